@@ -1,0 +1,34 @@
+# Everything runs in the project's own virtual environment; each target sets it up when needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo check test format clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(READY)  ## run a real job over the sample tickets through the simulator
+	rm -rf runs/ticket_triage.simulated
+	$(BIN)/batchrun run jobs/ticket_triage.toml --simulate
+	$(BIN)/python -c "import polars as pl; pl.Config(tbl_hide_dataframe_shape=True, fmt_str_lengths=34, tbl_width_chars=110); print(pl.read_parquet('runs/ticket_triage.simulated/results.parquet').select('ticket_id', 'subject', 'label', 'response', 'status', 'cost_usd').head(8))"
+
+check: $(READY)  ## formatting, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/pytest
+
+format: $(READY)  ## apply formatting and safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache

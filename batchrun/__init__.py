@@ -1,0 +1,49 @@
+"""batchrun: send every row of a table to an LLM, once.
+
+The command line and the Python interface share what is named here. Names are loaded when they are
+first used, so that `batchrun --help` does not wait for the data libraries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from batchrun.inspection import export, load_job, preview, status
+    from batchrun.job import Job, parse_setting
+    from batchrun.run import RunOptions, RunReport, arun_job, run_job
+    from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
+
+_HOMES = {
+    "batchrun.inspection": ("export", "load_job", "preview", "status"),
+    "batchrun.job": ("Job", "parse_setting"),
+    "batchrun.run": ("RunOptions", "RunReport", "arun_job", "run_job"),
+    "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
+}
+
+__all__ = [
+    "Job",
+    "RunOptions",
+    "RunReport",
+    "Simulator",
+    "SimulatorConfig",
+    "__version__",
+    "arun_job",
+    "export",
+    "load_job",
+    "parse_setting",
+    "preview",
+    "run_job",
+    "serve_simulator",
+    "status",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have any type
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,20 @@
+"""The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
+
+`Checkpoint` is the file, `Journal` its asynchronous side, `DirectoryLock` keeps a second execution
+out, `totals` adds a run up.
+"""
+
+from batchrun.checkpoint.journal import Journal
+from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory
+from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.totals import totals
+
+__all__ = [
+    "FILE_NAME",
+    "Checkpoint",
+    "DirectoryLock",
+    "Journal",
+    "is_locked",
+    "open_directory",
+    "totals",
+]

@@ -1,0 +1,118 @@
+"""Adding a run up: counts, tokens, money, times, over all its executions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.records import Cost, RunTotals, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.checkpoint.store import Checkpoint
+
+_COUNTS = """SELECT
+    count(*) FILTER (WHERE r.status = 'succeeded'),
+    count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
+    count(*) FILTER (WHERE r.retryable)
+    FROM items i LEFT JOIN results r ON r.request_id = i.request_id"""
+_ATTEMPTS = """SELECT
+    count(*), sum(maybe_billed), count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
+    count(*) FILTER (WHERE error_type IS NULL AND latency_s IS NOT NULL AND cost_output IS NULL),
+    sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
+    sum(reasoning_tokens), sum(cost_uncached_input), sum(cost_cache_read), sum(cost_cache_write),
+    sum(cost_output), sum(cache_saved)
+    FROM attempts"""
+_BY_MODEL = """SELECT model, sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
+    FROM attempts WHERE cost_output IS NOT NULL GROUP BY model ORDER BY 2 DESC"""
+# A retry is an attempt that another one followed.
+_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
+    WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
+    AND b.number = a.number + 1) GROUP BY 1"""
+_ERRORS = """SELECT type, count(*), max(message) FROM (
+    SELECT coalesce(i.error_type, a.error_type) AS type,
+        coalesce(i.error_message, a.error_message) AS message
+    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
+    WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
+_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
+    WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
+_LATENCY_COUNT = "SELECT count(*) FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL"
+_LATENCY_AT = """SELECT latency_s FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL
+    ORDER BY latency_s LIMIT 1 OFFSET ?"""
+_EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
+    (SELECT max(a.started_us) FROM attempts a WHERE a.execution = e.id)
+    FROM executions e ORDER BY e.id"""
+
+
+def totals(checkpoint: Checkpoint) -> RunTotals:
+    """Add up a run. Reads only; works beside a running writer."""
+    db = checkpoint.db
+    name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
+    succeeded, errored, to_retry = db.execute(_COUNTS).fetchone()
+    numbers = [value or 0 for value in db.execute(_ATTEMPTS).fetchone()]
+    executions = [_execution(row) for row in db.execute(_EXECUTIONS)]
+    last = db.execute(_LAST_ERROR).fetchone()
+    return RunTotals(
+        name=name,
+        total=total,
+        succeeded=succeeded,
+        errored=errored,
+        pending=max(0, total - succeeded - errored),
+        to_retry=to_retry,
+        attempts=numbers[0],
+        maybe_billed=numbers[1],
+        in_flight=numbers[2],
+        unpriced=numbers[3],
+        usage=Usage(
+            input_tokens=numbers[4],
+            output_tokens=numbers[5],
+            cache_read_tokens=numbers[6],
+            cache_write_tokens=numbers[7],
+            reasoning_tokens=numbers[8],
+        ),
+        cost=Cost(*numbers[9:14]),
+        cost_by_model=dict(db.execute(_BY_MODEL).fetchall()),
+        latency_s=_percentiles(checkpoint),
+        retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
+        waits_s_by_cause=_waits(executions),
+        errors_by_type={row[0]: (row[1], row[2]) for row in db.execute(_ERRORS)},
+        executions=tuple(executions),
+        wall_time_s=sum(execution["wall_time_s"] for execution in executions),
+        last_error=last[0] if last else None,
+    )
+
+
+def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:
+    """The latency that so many per cent of the successful attempts stayed within (nearest rank)."""
+    (count,) = checkpoint.db.execute(_LATENCY_COUNT).fetchone()
+    found: dict[str, float | None] = {}
+    for percent in (50, 90, 99):
+        rank = max(0, -(-count * percent // 100) - 1)
+        row = checkpoint.db.execute(_LATENCY_AT, (rank,)).fetchone()
+        found[f"p{percent}"] = row[0] if row else None
+    return found
+
+
+def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
+    key, started, finished, outcome, version, waits, last_attempt = row
+    # An execution that died has no end of its own; its last attempt is the last sign of life.
+    end = finished or last_attempt or started
+    return {
+        "execution": key,
+        "started_us": started,
+        "wall_time_s": (end - started) / 1e6,
+        "outcome": outcome or "unfinished",
+        "version": version,
+        "waits_s": orjson.loads(waits) if waits else {},
+    }
+
+
+def _waits(executions: list[dict[str, Any]]) -> Mapping[str, float]:
+    found: dict[str, float] = {}
+    for execution in executions:
+        for cause, seconds in execution["waits_s"].items():
+            found[cause] = found.get(cause, 0.0) + seconds
+    return found

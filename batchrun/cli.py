@@ -1,0 +1,207 @@
+"""The command line: options in, exit codes out, no logic.
+
+Progress and messages go to stderr, data to stdout. The library behind each command is loaded when
+the command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import batchrun
+from batchrun.errors import BatchrunError, Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.run import RunReport
+
+INTERRUPTED_EXIT_CODE = 130
+
+_JOB = click.argument("job", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+_DIRECTORY = click.argument(
+    "directory", type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        code = cli.main(prog_name="batchrun", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; what was answered is saved")
+        code = INTERRUPTED_EXIT_CODE
+    except BatchrunError as error:
+        _fail(error)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader of stdout (`| head`) has gone; there is nobody left to tell.
+        sys.stderr.close()
+        code = 141
+    sys.exit(code or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(batchrun.__version__, prog_name="batchrun")
+def cli() -> None:
+    """Send every row of a table to an LLM, once.
+
+    A run that is interrupted is resumed by running it again; what was answered is never paid for
+    twice.
+    """
+
+
+def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
+    """The options that change a job, shared by `run` and `preview`."""
+    options = (
+        click.option("--model", help="Model to ask."),
+        click.option(
+            "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="Wire format."
+        ),
+        click.option("--base-url", help="Where the API is, up to /v1."),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows."),
+        click.option(
+            "--concurrency", type=click.IntRange(min=1), help="Most requests in flight at a time."
+        ),
+        click.option(
+            "--output-dir", type=click.Path(path_type=Path), help="Run directory of this run."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any key of the job file, such as request.temperature=0.2. Repeatable.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_JOB
+@_request_options
+@click.option("--simulate", is_flag=True, help="Answer by a simulator: no key, no cost.")
+@click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
+@click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
+@click.option("--yes", "-y", is_flag=True, help="Never ask; for cron.")
+def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
+    r"""Run JOB, or resume it: running again is how one resumes.
+
+    JOB is a job file (TOML), or a table with a "prompt" or "messages" column.
+
+    \b
+    Examples:
+      batchrun run jobs/triage.toml
+      batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
+    """
+    simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
+    run_options = batchrun.RunOptions(
+        simulate=simulate,
+        new=options["new"],
+        retry_errored=options["retry_errored"],
+        quiet=options["quiet"],
+    )
+    report = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
+    _conclude(report, quiet=options["quiet"])
+    return report.exit_code
+
+
+@cli.command()
+@_JOB
+@_request_options
+@click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True)
+def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
+    """Print the first HTTP requests of JOB as JSON lines; send nothing."""
+    for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
+        click.echo(line)
+
+
+@cli.command()
+@_DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(directory: Path, *, as_json: bool) -> None:
+    """Show how far the run in DIRECTORY is, running or not."""
+    click.echo(batchrun.status(directory, as_json=as_json))
+
+
+@cli.command()
+@_DIRECTORY
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Only this .parquet, .csv, .jsonl.",
+)
+def export(directory: Path, to: Path | None) -> None:
+    """Write the outputs of the run in DIRECTORY again; send nothing."""
+    for path in batchrun.export(directory, to):
+        click.echo(path)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
+@click.option("--rpm", type=click.IntRange(min=1), help="Requests per minute.")
+@click.option("--tpm", type=click.IntRange(min=1), help="Tokens per minute.")
+@click.option("--latency-ms", type=click.FloatRange(min=0), default=50.0, show_default=True)
+@click.option(
+    "--error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of 5xx answers."
+)
+@click.option("--rate-limit-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of 429s.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--api-key", help="The only key that is accepted.")
+def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
+    """Serve both formats on loopback; print the base URL; run until interrupted."""
+    config = batchrun.SimulatorConfig(
+        requests_per_minute=options["rpm"],
+        tokens_per_minute=options["tpm"],
+        latency_ms=options["latency_ms"],
+        error_rate=options["error_rate"],
+        rate_limit_rate=options["rate_limit_rate"],
+        seed=options["seed"],
+        api_key=options["api_key"],
+    )
+    batchrun.serve_simulator(config, port, announce=click.echo)
+
+
+def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn options into dotted keys; paths given here start at the current directory."""
+    found = dict(batchrun.parse_setting(setting) for setting in options["settings"])
+    direct = {
+        "request.model": options["model"],
+        "request.format": options["wire_format"],
+        "request.base_url": options["base_url"],
+        "input.limit": options["limit"],
+        "limits.concurrency": options["concurrency"],
+        "output.dir": str(options["output_dir"].absolute()) if options["output_dir"] else None,
+    }
+    return found | {key: value for key, value in direct.items() if value is not None}
+
+
+def _conclude(report: RunReport, *, quiet: bool) -> None:
+    if not quiet:
+        _say(report.summary_text())
+    if report.error is None:
+        return
+    _fail(report.error)
+    if isinstance(report.error, Interrupted) or report.totals.pending:
+        # --new would start over instead of resuming.
+        again = [argument for argument in sys.argv[1:] if argument != "--new"]
+        _say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
+
+
+def _fail(error: BatchrunError) -> None:
+    _say(click.style("error: ", fg="red", bold=True) + str(error))
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

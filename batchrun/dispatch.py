@@ -1,0 +1,307 @@
+"""The workers: a stream of requests becomes a stream of attempts and results.
+
+Each worker takes a request, waits for the limits, makes attempts and decides after each. It knows
+no file, no table and no terminal: what happens is told to a `Journal`, and nothing goes on before
+the journal has it. An answer that has arrived is recorded even when the run is being cancelled.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import anyio
+
+from batchrun import retry
+from batchrun.errors import ProviderError, ProviderFault
+from batchrun.limits import demand
+from batchrun.records import Attempt, AttemptStart, Result, Status
+from batchrun.retry import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import ObjectReceiveStream
+
+    from batchrun.client import Exchange
+    from batchrun.job import RetryConfig
+    from batchrun.limits import ErrorBudget, RateLimits, Waits
+    from batchrun.pricing import PriceBook
+    from batchrun.records import PlannedRequest, WireRequest
+
+T = TypeVar("T")
+
+_WAITING_FOR = {Cause.RATE_LIMIT: "provider's rate limit", Cause.TRANSIENT: "retry"}
+
+
+class Sender(Protocol):
+    """Makes one attempt: returns an exchange or raises `ProviderError`."""
+
+    async def send(self, wire: WireRequest) -> Exchange:
+        """Make one attempt."""
+
+
+class Journal(Protocol):
+    """Keeps what happens; each call returns when it is safe."""
+
+    async def begin(self, start: AttemptStart) -> None:
+        """An attempt is about to be sent."""
+
+    async def fail(self, attempt: Attempt) -> None:
+        """An attempt failed, and the request goes on or stays pending."""
+
+    async def finish(self, result: Result) -> None:
+        """A request has its result."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far one request has come in this execution."""
+
+    number: int  # of the last attempt, counted over all executions
+    failures: int = 0
+    rate_limited: int = 0
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """How long to wait before the next attempt, and why."""
+
+    cause: Cause
+    seconds: float
+
+
+class Dispatcher:
+    """Sends requests with a fixed number of workers.
+
+    Args:
+        client: makes attempts.
+        journal: records them.
+        limits: admit requests.
+        waits: account for time spent waiting.
+        errors: decides when too many have failed.
+        prices: put a cost on usage.
+        config: how long to insist.
+        workers: how many requests are in flight at most.
+        jitter: returns a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Sender,
+        journal: Journal,
+        limits: RateLimits,
+        waits: Waits,
+        errors: ErrorBudget,
+        prices: PriceBook,
+        config: RetryConfig,
+        workers: int,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._journal = journal
+        self._limits = limits
+        self._waits = waits
+        self._errors = errors
+        self._prices = prices
+        self._config = config
+        self._workers = workers
+        self._jitter = jitter
+        self._waiting: set[anyio.CancelScope] = set()
+        self._on_drain: list[Callable[[], None]] = []
+        self.is_draining = False
+        self.in_flight = 0
+        self.fatal: ProviderFault | None = None
+        self.stop_reason: str | None = None
+
+    async def run(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
+        """Send every request of the stream; returns when all have a result or the run drains."""
+        async with anyio.create_task_group() as workers:
+            for _ in range(self._workers):
+                workers.start_soon(self._work, requests)
+
+    def drain(self) -> None:
+        """Send nothing more. What is in flight goes on to its end; what waits stays pending."""
+        self.is_draining = True
+        for scope in list(self._waiting):
+            scope.cancel()
+        for notify in self._on_drain:
+            notify()
+
+    def on_drain(self, notify: Callable[[], None]) -> None:
+        """Call `notify` when draining begins, so that the source of requests can stop too."""
+        self._on_drain.append(notify)
+
+    async def _work(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
+        async for request in requests:
+            if not self.is_draining:
+                await self._complete(request)
+
+    async def _complete(self, request: PlannedRequest) -> None:
+        """Take one request to its result, unless the run drains first."""
+        asked = demand(request)
+        progress = _Progress(number=request.attempts_made)
+        if (reason := self._limits.too_large(asked)) is not None:
+            await self._give_up_unsent(request, progress, "over_token_limit", reason)
+            return
+        while True:
+            admitted = await self._interruptible(self._limits.admit, asked)
+            if not admitted:
+                return
+            pause = await self._attempt(request, progress)
+            if pause is None or not await self._pause(pause):
+                return
+
+    async def _pause(self, pause: _Pause) -> bool:
+        with self._waits.waiting_for(_WAITING_FOR[pause.cause]):
+            return await self._interruptible(anyio.sleep, pause.seconds)
+
+    async def _interruptible(self, wait: Callable[[T], Awaitable[None]], argument: T) -> bool:
+        """Wait, unless the run drains; say whether to go on afterwards."""
+        if self.is_draining:
+            return False
+        with anyio.CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                await wait(argument)
+            finally:
+                self._waiting.discard(scope)
+        return not self.is_draining
+
+    async def _attempt(self, request: PlannedRequest, progress: _Progress) -> _Pause | None:
+        """Make one attempt; return the pause before the next one, None when there is none."""
+        progress.number += 1
+        await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
+        self.in_flight += 1
+        start = time.perf_counter()
+        try:
+            exchange = await self._client.send(request.wire)
+        except ProviderError as error:
+            return await self._failed(request, progress, error.fault, time.perf_counter() - start)
+        except anyio.get_cancelled_exc_class():
+            await self._abandon(request, progress, time.perf_counter() - start)
+            raise
+        finally:
+            self.in_flight -= 1
+        await self._succeeded(request, progress, exchange, time.perf_counter() - start)
+        return None
+
+    async def _succeeded(
+        self, request: PlannedRequest, progress: _Progress, exchange: Exchange, latency_s: float
+    ) -> None:
+        completion = exchange.completion
+        attempt = Attempt(
+            request.key,
+            progress.number,
+            latency_s,
+            http_status=exchange.http_status,
+            request_id=exchange.request_id,
+            model=completion.model or request.request.model,
+            usage=completion.usage,
+            cost=self._prices.cost(completion.usage, completion.model, request.request.model),
+        )
+        await self._finish(
+            Result(request.key, Status.SUCCEEDED, attempt, datetime.now(UTC), completion)
+        )
+
+    async def _failed(
+        self,
+        request: PlannedRequest,
+        progress: _Progress,
+        fault: ProviderFault,
+        latency_s: float,
+    ) -> _Pause | None:
+        decision = retry.classify(fault)
+        attempt = _failed_attempt(request, progress.number, fault, latency_s, decision.cause)
+        if decision.cause is Cause.FATAL:
+            # Not the item's failure: it stays pending, for when the cause has been mended.
+            await self._record(attempt)
+            self.fatal = fault
+            self.drain()
+            return None
+        delay = self._next_delay(decision, progress)
+        if delay is None:
+            may_help = decision.cause is not Cause.NO
+            await self._finish(
+                Result(
+                    request.key,
+                    Status.ERRORED,
+                    attempt,
+                    datetime.now(UTC),
+                    retryable=may_help,
+                )
+            )
+            return None
+        await self._record(attempt)
+        return _Pause(decision.cause, delay)
+
+    def _next_delay(self, decision: retry.RetryDecision, progress: _Progress) -> float | None:
+        """Return the seconds to wait, None when the request has used up its chances.
+
+        Being told to slow down does not count as a failed try, but the time waited does.
+        """
+        if decision.cause is Cause.NO:
+            return None
+        if decision.cause is Cause.TRANSIENT:
+            progress.failures += 1
+            if progress.failures >= self._config.max_attempts:
+                return None
+            tries = progress.failures
+        else:
+            progress.rate_limited += 1
+            tries = progress.rate_limited
+        delay = retry.delay(decision, tries, self._jitter)
+        progress.waited_s += delay
+        return delay if progress.waited_s <= self._config.max_wait_s else None
+
+    async def _give_up_unsent(
+        self, request: PlannedRequest, progress: _Progress, error_type: str, message: str
+    ) -> None:
+        progress.number += 1
+        await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
+        fault = ProviderFault(error_type, message)
+        attempt = _failed_attempt(request, progress.number, fault, 0.0, Cause.NO)
+        await self._finish(Result(request.key, Status.ERRORED, attempt, datetime.now(UTC)))
+
+    async def _abandon(
+        self, request: PlannedRequest, progress: _Progress, latency_s: float
+    ) -> None:
+        """Record that an attempt was cut off while its answer was under way."""
+        fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=True)
+        await self._record(
+            _failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
+        )
+
+    async def _record(self, attempt: Attempt) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._journal.fail(attempt)
+
+    async def _finish(self, result: Result) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._journal.finish(result)
+        reason = self._errors.count(errored=result.status is Status.ERRORED)
+        if reason is not None and self.stop_reason is None:
+            self.stop_reason = reason
+            self.drain()
+
+
+def _failed_attempt(
+    request: PlannedRequest, number: int, fault: ProviderFault, latency_s: float, cause: Cause
+) -> Attempt:
+    return Attempt(
+        request.key,
+        number,
+        latency_s,
+        http_status=fault.http_status,
+        error_type=fault.error_type,
+        error_message=fault.message,
+        cause=cause.value,
+        maybe_billed=fault.maybe_billed,
+        request_id=fault.request_id,
+        model=request.request.model,
+    )

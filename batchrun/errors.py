@@ -1,0 +1,99 @@
+"""The exception tree.
+
+BatchrunError
+├── JobError              exit 2   the job file, an option or the input is wrong; nothing was sent
+├── RunStopped            exit 4   stopped on purpose: credentials, quota, too many errors
+├── CheckpointError       exit 5   the checkpoint is unusable or locked by another process
+├── OutputError           exit 6   outputs could not be written; the results are safe
+├── Interrupted           exit 128 + signal number; resumable
+├── RenderError           never ends a run: the item becomes an errored result
+└── ProviderError         never ends a run by itself: one failed attempt, judged by `retry`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+
+
+class BatchrunError(Exception):
+    """Base of every error that batchrun raises on purpose; the message is written for the user."""
+
+    exit_code: int = 1
+
+
+class JobError(BatchrunError):
+    """The job file, a command line option or the input is wrong; nothing was sent."""
+
+    exit_code = 2
+
+
+class RunStopped(BatchrunError):
+    """The run was stopped on purpose; everything paid for is saved and the run can be resumed."""
+
+    exit_code = 4
+
+
+class CheckpointError(BatchrunError):
+    """The checkpoint cannot be used, or another process is using it."""
+
+    exit_code = 5
+
+
+class OutputError(BatchrunError):
+    """The outputs could not be written; the results are safe in the checkpoint."""
+
+    exit_code = 6
+
+
+class Interrupted(BatchrunError):
+    """A signal ended the run early; everything that arrived is saved."""
+
+    def __init__(self, signum: signal.Signals, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+        # What a shell reports for a process that died of this signal: 130 or 143.
+        self.exit_code = 128 + signum
+
+
+class RenderError(BatchrunError):
+    """One item cannot become a request. It turns into an errored result with this reason."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFault:
+    """What is known about one failed HTTP attempt.
+
+    Attributes:
+        error_type: the provider's own word (`rate_limit_error`, `invalid_api_key` …) or, when no
+            usable answer arrived, ours: `connection_error`, `timeout`, `invalid_response`.
+        message: the provider's message or a description of what happened.
+        http_status: None when no status line arrived.
+        request_id: the provider's id of this exchange, from a header or the error body.
+        retry_after_s: seconds that the provider asked to wait, already clamped to what is sane.
+        should_retry: the provider's explicit `x-should-retry`, when it sent one.
+        maybe_billed: True when the request may have been processed although no answer arrived.
+    """
+
+    error_type: str
+    message: str
+    http_status: int | None = None
+    request_id: str | None = None
+    retry_after_s: float | None = None
+    should_retry: bool | None = None
+    maybe_billed: bool = False
+
+
+class ProviderError(BatchrunError):
+    """One HTTP attempt failed; `fault` says how."""
+
+    def __init__(self, fault: ProviderFault) -> None:
+        super().__init__(f"{fault.error_type}: {fault.message}")
+        self.fault = fault

@@ -1,0 +1,102 @@
+"""The chat format: OpenAI-compatible Chat Completions, `POST /v1/chat/completions`.
+
+Pure functions: a `Request` becomes URL, headers and body; a body becomes a `Completion`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
+from batchrun.records import Completion, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.records import Request
+
+PATH = "/v1/chat/completions"
+REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+
+
+def key_header(key: str) -> tuple[str, str]:
+    """Return the header that carries the API key."""
+    return "authorization", f"Bearer {key}"
+
+
+def headers(_request: Request) -> tuple[tuple[str, str], ...]:
+    """Return the format's own headers, without credentials: it has none."""
+    return ()
+
+
+def body(request: Request) -> dict[str, Any]:
+    """Return the JSON body. Key order is fixed: the fingerprint is taken over these bytes."""
+    messages: list[dict[str, Any]] = []
+    if request.system is not None:
+        messages.append({"role": "system", "content": request.system})
+    messages.extend(
+        {"role": message.role, "content": message.content} for message in request.messages
+    )
+    payload: dict[str, Any] = {"model": request.model, "messages": messages}
+    parameters = request.parameters
+    optional = (
+        ("max_tokens", parameters.max_tokens),
+        ("temperature", parameters.temperature),
+        ("top_p", parameters.top_p),
+        ("stop", parameters.stop),
+        ("n", parameters.n),
+        ("seed", parameters.seed),
+        ("presence_penalty", parameters.presence_penalty),
+        ("frequency_penalty", parameters.frequency_penalty),
+        ("user", parameters.user),
+        ("service_tier", parameters.service_tier),
+    )
+    payload.update((name, value) for name, value in optional if value is not None)
+    payload.update(request.extra_body)
+    return payload
+
+
+def parse(payload: Mapping[str, Any]) -> Completion:
+    """Read a whole (not streamed) answer.
+
+    Raises:
+        InvalidResponse: when it holds no choice with a message.
+    """
+    choices = payload.get("choices")
+    typed = [choice for choice in choices or () if isinstance(choice, dict)]
+    if not isinstance(choices, list) or not typed:
+        raise InvalidResponse("the answer has no choices")
+    # Servers may list choices in the order in which they finished.
+    typed.sort(key=lambda choice: as_count(choice.get("index")) or 0)
+    messages = [as_dict(choice.get("message")) for choice in typed]
+    return Completion(
+        texts=tuple(as_text(message.get("content")) for message in messages),
+        stop_reason=text_or_none(typed[0].get("finish_reason")),
+        model=text_or_none(payload.get("model")),
+        response_id=text_or_none(payload.get("id")),
+        usage=parse_usage(payload.get("usage")),
+        reasoning=text_or_none(messages[0].get("reasoning_content")) or None,
+    )
+
+
+def parse_usage(usage: object) -> Usage:
+    """Read token counts; here `prompt_tokens` includes what the cache served.
+
+    Gateways that serve Claude add `claude_cache_creation_*` for cache writes.
+    """
+    counts = as_dict(usage)
+    prompt = as_dict(counts.get("prompt_tokens_details"))
+    completion = as_dict(counts.get("completion_tokens_details"))
+    write_1h = as_count(counts.get("claude_cache_creation_1_h_tokens"))
+    write_5m = as_count(counts.get("claude_cache_creation_5_m_tokens"))
+    write = as_count(prompt.get("cache_write_tokens"))
+    if write is None and (write_5m is not None or write_1h is not None):
+        write = (write_5m or 0) + (write_1h or 0)
+    return Usage(
+        input_tokens=as_count(counts.get("prompt_tokens")),
+        output_tokens=as_count(counts.get("completion_tokens")),
+        cache_read_tokens=as_count(prompt.get("cached_tokens")),
+        cache_write_tokens=write,
+        cache_write_1h_tokens=write_1h,
+        reasoning_tokens=as_count(completion.get("reasoning_tokens")),
+    )

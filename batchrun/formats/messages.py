@@ -1,0 +1,98 @@
+"""The messages format: Claude Messages, `POST /v1/messages`.
+
+Pure functions: a `Request` becomes URL, headers and body; a body becomes a `Completion`.
+Facts are from the Claude Messages API reference.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
+from batchrun.records import Completion, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.records import Request
+
+PATH = "/v1/messages"
+DEFAULT_API_VERSION = "2023-06-01"
+REQUEST_ID_HEADERS = ("request-id", "x-request-id")
+
+
+def key_header(key: str) -> tuple[str, str]:
+    """Return the header that carries the API key."""
+    return "x-api-key", key
+
+
+def headers(request: Request) -> tuple[tuple[str, str], ...]:
+    """Return the format's own headers, without credentials."""
+    return (("anthropic-version", request.api_version or DEFAULT_API_VERSION),)
+
+
+def body(request: Request) -> dict[str, Any]:
+    """Return the JSON body. Key order is fixed: the fingerprint is taken over these bytes."""
+    parameters = request.parameters
+    payload: dict[str, Any] = {"model": request.model, "max_tokens": parameters.max_tokens}
+    if request.system is not None:
+        payload["system"] = request.system
+    payload["messages"] = [
+        {"role": message.role, "content": message.content} for message in request.messages
+    ]
+    optional = (
+        ("temperature", parameters.temperature),
+        ("top_p", parameters.top_p),
+        ("top_k", parameters.top_k),
+        ("stop_sequences", parameters.stop),
+        ("metadata", {"user_id": parameters.user} if parameters.user is not None else None),
+        ("service_tier", parameters.service_tier),
+    )
+    payload.update((name, value) for name, value in optional if value is not None)
+    payload.update(request.extra_body)
+    return payload
+
+
+def parse(payload: Mapping[str, Any]) -> Completion:
+    """Read a whole (not streamed) answer.
+
+    Raises:
+        InvalidResponse: when it is no message.
+    """
+    blocks = payload.get("content")
+    if not isinstance(blocks, list):
+        raise InvalidResponse("the answer has no content blocks")
+    typed = [block for block in blocks if isinstance(block, dict)]
+    texts = [as_text(block.get("text")) for block in typed if block.get("type") == "text"]
+    thinking = [
+        as_text(block.get("thinking")) for block in typed if block.get("type") == "thinking"
+    ]
+    return Completion(
+        texts=("".join(texts),),
+        stop_reason=text_or_none(payload.get("stop_reason")),
+        model=text_or_none(payload.get("model")),
+        response_id=text_or_none(payload.get("id")),
+        usage=parse_usage(payload.get("usage")),
+        reasoning="".join(thinking) or None,
+    )
+
+
+def parse_usage(usage: object) -> Usage:
+    """Turn exclusive token counts into the inclusive ones of `Usage`.
+
+    Here `input_tokens` leaves out what was read from or written to the cache.
+    """
+    counts = as_dict(usage)
+    read = as_count(counts.get("cache_read_input_tokens"))
+    write = as_count(counts.get("cache_creation_input_tokens"))
+    uncached = as_count(counts.get("input_tokens"))
+    details = as_dict(counts.get("output_tokens_details"))
+    created = as_dict(counts.get("cache_creation"))
+    return Usage(
+        input_tokens=None if uncached is None else uncached + (read or 0) + (write or 0),
+        output_tokens=as_count(counts.get("output_tokens")),
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+        cache_write_1h_tokens=as_count(created.get("ephemeral_1h_input_tokens")),
+        reasoning_tokens=as_count(details.get("thinking_tokens")),
+    )

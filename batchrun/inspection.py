@@ -1,0 +1,134 @@
+"""Looking at a job before it runs and at a run directory afterwards; nothing here sends anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun import checkpoint, output, report
+from batchrun.errors import JobError, OutputError
+from batchrun.formats import key_header
+from batchrun.job import OUTPUT_SUFFIXES, Job
+from batchrun.render import Renderer
+from batchrun.run import input_signature, write_files
+from batchrun.source import Source, is_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batchrun.records import RenderedItem
+
+MASK = "***"
+_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
+
+
+def load_job(path: Path, overrides: Mapping[str, Any]) -> Job:
+    """Load a job file, or make the job that a table is by itself.
+
+    Raises:
+        JobError: when it is wrong.
+    """
+    if not is_table(path.name):
+        return Job.load(path, overrides)
+    probe = Job.for_table(path, ["prompt"], {"request.model": "any", "request.max_tokens": 1})
+    columns = Source(probe.input).columns
+    job = Job.for_table(path, columns, overrides)
+    if not job.output.prefix and set(columns) & set(output.RESULT_SCHEMA):
+        # A table that names its request columns (model …) must not need a job file for that.
+        job = replace(job, output=replace(job.output, prefix="batchrun_"))
+    return job
+
+
+def preview(job: Job, count: int) -> Iterator[str]:
+    """Yield the first HTTP requests as JSON lines, with secrets masked.
+
+    Raises:
+        JobError: when the input or a template is wrong.
+    """
+    source = Source(job.input)
+    renderer = Renderer(job, source.columns)
+    source.check_ids()
+    items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
+    for item in renderer.render(islice(items, count)):
+        yield orjson.dumps(_described(job, item)).decode()
+
+
+def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
+    if item.wire is None:
+        return {
+            "custom_id": item.custom_id,
+            "error_type": item.error_type,
+            "error_message": item.error_message,
+        }
+    headers = dict(item.wire.headers)
+    if job.request.api_key_env:
+        headers.update([key_header(job.request.format, MASK)])
+    masked = {
+        name: _masked(name, value) if name in dict(job.request.extra_headers) else value
+        for name, value in headers.items()
+    }
+    return {
+        "custom_id": item.custom_id,
+        "method": "POST",
+        "url": item.wire.url,
+        "headers": masked,
+        "body": orjson.loads(item.wire.body),
+    }
+
+
+def _masked(name: str, value: str) -> str:
+    return MASK if any(word in name for word in _SECRET_WORDS) else value
+
+
+def status(directory: Path, *, as_json: bool) -> str:
+    """Describe a live or dead run.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+    """
+    store = checkpoint.Checkpoint(directory, writable=False)
+    try:
+        totals = checkpoint.totals(store)
+    finally:
+        store.close()
+    running = checkpoint.is_locked(directory)
+    if not as_json:
+        return report.status_text(totals, directory, running=running)
+    facts = {"running": running, **report.summary(totals)}
+    return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def export(directory: Path, to: Path | None) -> list[Path]:
+    """Write a run's outputs again from its checkpoint.
+
+    Args:
+        directory: the run directory.
+        to: write only this file, with the results, instead of the run's own files.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used.
+        JobError: when the input is gone or `to` has an unknown suffix.
+        OutputError: when a file cannot be written or the input has changed.
+    """
+    if to is not None and to.suffix not in OUTPUT_SUFFIXES:
+        raise JobError(f"--to {to}: must end in {', '.join(OUTPUT_SUFFIXES)}")
+    store = checkpoint.Checkpoint(directory, writable=False)
+    try:
+        document, base, signature = store.job()
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        source = Source(job.input)
+        if not signature.endswith(input_signature(job, source)):
+            raise OutputError(
+                f"{job.input.path}: has changed since the run, so its results cannot be matched to "
+                "the rows. Run the job again: only new rows are sent"
+            )
+        if to is not None:
+            return [output.write_results(job.output, to, source, store, job.input.id)]
+        with checkpoint.open_directory(directory, new=False):
+            return write_files(job, source, store, directory)
+    finally:
+        store.close()

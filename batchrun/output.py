@@ -1,0 +1,273 @@
+"""The outputs: results joined to the input in input order, and the usage table.
+
+Files appear whole or not at all: each is written beside its place and moved into it at the end.
+Everything streams in bounded chunks, from the checkpoint and the input into polars' writers.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+import polars as pl
+from polars.exceptions import PolarsError
+from polars.io.plugins import register_io_source
+
+from batchrun.errors import JobError, OutputError
+from batchrun.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from batchrun.job import OutputConfig
+
+CHUNK_ROWS = 5_000
+PICO_PER_USD = 10**12
+
+_MONEY = pl.Float64
+_TIME = pl.Datetime("us", "UTC")
+
+RESULT_SCHEMA: dict[str, Any] = {
+    "custom_id": pl.String,
+    "status": pl.String,
+    "response": pl.String,
+    "responses": pl.List(pl.String),
+    "reasoning": pl.String,
+    "tool_calls": pl.String,
+    "stop_reason": pl.String,
+    "model": pl.String,
+    "response_id": pl.String,
+    "request_id": pl.String,
+    "input_tokens": pl.Int64,
+    "output_tokens": pl.Int64,
+    "cache_read_tokens": pl.Int64,
+    "cache_write_tokens": pl.Int64,
+    "reasoning_tokens": pl.Int64,
+    "cost_usd": _MONEY,
+    "attempts": pl.Int64,
+    "latency_s": pl.Float64,
+    "finished_at": _TIME,
+    "http_status": pl.Int64,
+    "error_type": pl.String,
+    "error_message": pl.String,
+}
+USAGE_SCHEMA: dict[str, Any] = {
+    "custom_id": pl.String,
+    "attempt": pl.Int64,
+    "execution": pl.Int64,
+    "started_at": _TIME,
+    "latency_s": pl.Float64,
+    "http_status": pl.Int64,
+    "error_type": pl.String,
+    "error_message": pl.String,
+    "request_id": pl.String,
+    "model": pl.String,
+    "input_tokens": pl.Int64,
+    "output_tokens": pl.Int64,
+    "cache_read_tokens": pl.Int64,
+    "cache_write_tokens": pl.Int64,
+    "reasoning_tokens": pl.Int64,
+    "cost_usd": _MONEY,
+    "maybe_billed": pl.Boolean,
+}
+
+
+class Rows(Protocol):
+    """Where results come from: rows of `RESULT_SCHEMA` behind their ordinal, and attempts."""
+
+    def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
+        """Return the rows from ordinal `first` up to `end`; unknown ones are left out."""
+
+    def attempt_rows(self, chunk_rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the attempts in chunks."""
+
+
+class Table(Protocol):
+    """The input: its columns, and its rows in order."""
+
+    @property
+    def schema(self) -> pl.Schema:
+        """The columns and their types."""
+
+    def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the rows in bounded frames."""
+
+
+def result_names(columns: Sequence[str], prefix: str) -> dict[str, str]:
+    """Return our column names as they will stand beside the input's.
+
+    A name that the input already has gets the prefix.
+
+    Raises:
+        JobError: when names collide all the same.
+    """
+    taken = set(columns)
+    names = {name: prefix + name if name in taken else name for name in RESULT_SCHEMA}
+    clashes = sorted(name for name in names.values() if name in taken)
+    if clashes:
+        raise JobError(
+            f"the input has columns that batchrun writes too: {', '.join(clashes)}; choose what to "
+            'put before ours, such as [output] prefix = "llm_"'
+        )
+    return names
+
+
+def write_outputs(
+    config: OutputConfig, directory: Path, table: Table, rows: Rows, id_column: str | None
+) -> list[Path]:
+    """Write the result files and the usage table into a directory; return their paths.
+
+    Raises:
+        OutputError: when a file cannot be written; what was there before is untouched.
+    """
+    files = [
+        write_results(config, directory / file, table, rows, id_column) for file in config.files
+    ]
+    usage = directory / "usage.parquet"
+    _write(usage, pl.Schema(USAGE_SCHEMA), lambda: _usage_frames(rows))
+    return [*files, usage]
+
+
+def write_results(
+    config: OutputConfig, path: Path, table: Table, rows: Rows, id_column: str | None
+) -> Path:
+    """Write one file of results; its suffix says the format.
+
+    Raises:
+        OutputError: when it cannot be written; what was there before is untouched.
+    """
+    names = result_names(list(table.schema), config.prefix)
+    ours = {names[name]: kind for name, kind in RESULT_SCHEMA.items()}
+    schema = pl.Schema({**table.schema, **ours})
+    _write(path, schema, lambda: _joined(table, rows, id_column, names))
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _joined(
+    table: Table, rows: Rows, id_column: str | None, names: dict[str, str]
+) -> Iterator[pl.DataFrame]:
+    """Yield the input's rows with our columns beside them."""
+    start = 0
+    for frame in table.frames():
+        for part in frame.iter_slices(CHUNK_ROWS):
+            found = rows.rows(start, start + part.height)
+            results = _result_frame(part, start, found, id_column)
+            yield part.hstack(results.rename(names).get_columns())
+            start += part.height
+
+
+def _result_frame(
+    part: pl.DataFrame, start: int, found: list[tuple[Any, ...]], id_column: str | None
+) -> pl.DataFrame:
+    """Make our columns for one part of the input; rows without a record are pending."""
+    if id_column is None:
+        ids = [str(start + n + 1) for n in range(part.height)]
+    else:
+        ids = part.get_column(id_column).cast(pl.String).to_list()
+    if len(found) < part.height:
+        found = _with_pending(start, ids, found)
+    columns = list(zip(*found, strict=True))[1:]
+    if list(columns[0]) != ids:
+        raise OutputError(
+            "the input has changed since the run began, so results cannot be matched to its rows; "
+            "they are safe in the checkpoint. Run the job again to match them anew"
+        )
+    data: dict[str, Sequence[Any]] = dict(zip(RESULT_SCHEMA, columns, strict=True))
+    data["responses"] = [None if text is None else orjson.loads(text) for text in data["responses"]]
+    return _typed(data, RESULT_SCHEMA)
+
+
+def _with_pending(
+    start: int, ids: list[str], found: list[tuple[Any, ...]]
+) -> list[tuple[Any, ...]]:
+    known = {row[0]: row for row in found}
+    blank = (None,) * (len(RESULT_SCHEMA) - 2)
+    return [
+        known.get(start + n) or (start + n, custom_id, Status.PENDING.value, *blank)
+        for n, custom_id in enumerate(ids)
+    ]
+
+
+def _usage_frames(rows: Rows) -> Iterator[pl.DataFrame]:
+    for chunk in rows.attempt_rows(CHUNK_ROWS):
+        columns = zip(*chunk, strict=True)
+        data: dict[str, Sequence[Any]] = dict(zip(USAGE_SCHEMA, columns, strict=True))
+        data["maybe_billed"] = [bool(value) for value in data["maybe_billed"]]
+        yield _typed(data, USAGE_SCHEMA)
+
+
+def _typed(data: dict[str, Sequence[Any]], schema: dict[str, Any]) -> pl.DataFrame:
+    series = []
+    for name, kind in schema.items():
+        if kind is _MONEY and name == "cost_usd":
+            pico = pl.Series(name, data[name], dtype=pl.Int64)
+            series.append(pico.cast(pl.Float64) / PICO_PER_USD)
+        elif kind == _TIME:
+            series.append(pl.Series(name, data[name], dtype=pl.Int64).cast(kind))
+        else:
+            series.append(pl.Series(name, data[name], dtype=kind, strict=True))
+    return pl.DataFrame(series)
+
+
+def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataFrame]]) -> None:
+    def produce(
+        with_columns: list[str] | None,
+        predicate: object,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        for frame in frames():
+            yield frame if with_columns is None else frame.select(with_columns)
+
+    lazy = register_io_source(produce, schema=schema)
+    with _replacing(path) as temporary:
+        if path.suffix == ".parquet":
+            lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
+        elif path.suffix == ".csv":
+            _flat(lazy, schema).sink_csv(temporary, maintain_order=True)
+        else:
+            lazy.sink_ndjson(temporary, maintain_order=True)
+
+
+def _flat(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
+    """CSV has no nesting: lists and structs become JSON text."""
+    nested = [name for name, kind in schema.items() if kind.is_nested()]
+    return lazy.with_columns(
+        pl.col(name).map_elements(_json_text, return_dtype=pl.String) for name in nested
+    )
+
+
+def _json_text(value: object) -> str:
+    plain = value.to_list() if isinstance(value, pl.Series) else value
+    return orjson.dumps(plain, default=str).decode()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path; when the block succeeds, flush it and move it into place."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, PolarsError) as error:
+        raise OutputError(
+            f"{path}: could not be written: {error}. The results are safe in the checkpoint; "
+            f"mend the cause and run: batchrun export {path.parent}"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+"""The tqdm bar; where there is no terminal, a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from batchrun.records import Result
+
+PICO_PER_USD = 10**12
+LINE_EVERY_S = 30.0
+REFRESH_EVERY_S = 0.2
+
+
+class Progress:
+    """Shows how far a run is, on stderr.
+
+    Args:
+        total: items in the run.
+        quiet: show nothing.
+        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal.
+    """
+
+    def __init__(
+        self, name: str, total: int, *, quiet: bool = False, terminal: bool | None = None
+    ) -> None:
+        self._name = name
+        self._total = total
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._bar: tqdm[Any] | None = None
+        self._done = 0
+        self._sent = 0
+        self._errors = 0
+        self._tokens = 0
+        self._pico = 0
+        self._start = time.monotonic()
+        self._next = self._start
+        self._waiting: str | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet and self._terminal:
+            self._bar = tqdm(
+                total=self._total,
+                desc=self._name,
+                unit="row",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=REFRESH_EVERY_S,
+                smoothing=0.1,
+                bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
+                "[{elapsed}<{remaining}, {rate_fmt}]{postfix}",
+            )
+        self._next = time.monotonic() + LINE_EVERY_S
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._bar is not None:
+            self._describe()
+            self._bar.close()
+            self._bar = None
+
+    def reused(self, count: int) -> None:
+        """Count items that were done before."""
+        self._advance(count)
+
+    def unrenderable(self, count: int) -> None:
+        """Count items that cannot become a request."""
+        self._errors += count
+        self._advance(count)
+
+    def finished(self, result: Result) -> None:
+        """Count a result."""
+        self._sent += 1
+        self._errors += result.completion is None
+        usage, cost = result.last.usage, result.last.cost
+        self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        self._pico += cost.total if cost is not None else 0
+        self._advance(1)
+
+    def waiting(self, reason: str | None) -> None:
+        """Say what the run is waiting for, if anything."""
+        self._waiting = reason
+        self._show()
+
+    def note(self, message: str) -> None:
+        """Print a message without tearing the bar."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.write(message, file=sys.stderr)
+        else:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is the terminal's home
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + (REFRESH_EVERY_S if self._bar is not None else LINE_EVERY_S)
+        if self._bar is not None:
+            self._describe()
+        elif not self._quiet:
+            rate = self._sent / max(now - self._start, 1e-9)
+            self.note(f"{self._name}: {self._done}/{self._total} rows, {rate:.1f}/s{self._facts()}")
+
+    def _describe(self) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._facts().removeprefix(", "), refresh=True)
+
+    def _facts(self) -> str:
+        facts = [f"{_short(self._tokens)} tokens", f"${self._pico / PICO_PER_USD:.4f}"]
+        if self._errors:
+            facts.append(f"{self._errors} errors")
+        if self._waiting:
+            facts.append(f"waiting: {self._waiting}")
+        return "".join(f", {fact}" for fact in facts)
+
+
+def _short(number: int) -> str:
+    for size, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{suffix}"
+    return str(number)

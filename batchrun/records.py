@@ -1,0 +1,250 @@
+"""The records that travel between the stages. All are frozen; none does I/O.
+
+A row is read as an `Item`, rendered into a `Request`, encoded as a `WireRequest`, given its place
+in the checkpoint as a `PlannedRequest`, sent in one or more `Attempt`s, and ends as a `Result`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+FormatName = Literal["messages", "chat"]
+
+
+class Status(StrEnum):
+    """Where an item stands."""
+
+    SUCCEEDED = "succeeded"  # the provider answered; never sent again
+    ERRORED = "errored"  # no usable answer; sent again by the next run only if that may help
+    PENDING = "pending"  # the run stopped before this item had a result
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input record.
+
+    Attributes:
+        ordinal: 0-based position in the input.
+        custom_id: joins item, request, result and output.
+        values: the columns that the templates use, as Python values.
+    """
+
+    ordinal: int
+    custom_id: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` is text, or a list of content blocks that is passed on as it is."""
+
+    role: Literal["user", "assistant"]
+    content: str | list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Everything in a request that is neither addressing nor conversation, by neutral name.
+
+    Rows whose parameters do not depend on a column share one instance. None means: not sent.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] | None = None
+    n: int | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    user: str | None = None
+    service_tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A rendered call, the same for either wire format."""
+
+    format: FormatName
+    base_url: str
+    model: str
+    messages: tuple[Message, ...]
+    system: str | None = None
+    parameters: Parameters = field(default_factory=Parameters)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_headers: tuple[tuple[str, str], ...] = ()
+    api_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """One HTTP request without its credentials: those are added by the client alone."""
+
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedItem:
+    """An item with its request, or with the reason why it has none.
+
+    `fingerprint` (16 bytes) identifies what is asked: format, base URL and body, nothing else.
+    """
+
+    ordinal: int
+    custom_id: str
+    request: Request | None = None
+    wire: WireRequest | None = None
+    fingerprint: bytes | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRequest:
+    """A request with its row in the checkpoint.
+
+    Attributes:
+        key: the checkpoint's number for this request.
+        attempts_made: attempts by earlier executions; the next one is numbered after them.
+    """
+
+    key: int
+    custom_id: str
+    request: Request
+    wire: WireRequest
+    attempts_made: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one exchange, in inclusive counts.
+
+    `input_tokens` counts all input; the cache counts are parts of it, and the 5-minute and 1-hour
+    writes are parts of `cache_write_tokens`. `reasoning_tokens` is part of `output_tokens`.
+    None means that the provider did not say.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model returned: one text per choice, in order of their index."""
+
+    texts: tuple[str, ...]
+    stop_reason: str | None
+    model: str | None
+    response_id: str | None
+    usage: Usage
+    reasoning: str | None = None
+    tool_calls: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """An amount of money in whole pico-dollars (1e-12 USD), so that sums are exact.
+
+    The parts are those of the input (uncached, cache read, cache write) and the output.
+    """
+
+    uncached_input: int
+    cache_read: int
+    cache_write: int
+    output: int
+    cache_saved: int = 0
+
+    @property
+    def total(self) -> int:
+        """The whole amount in pico-dollars."""
+        return self.uncached_input + self.cache_read + self.cache_write + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStart:
+    """An attempt that is about to be sent. Committed before its first byte leaves."""
+
+    key: int
+    number: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One finished HTTP exchange, numbered from 1 within its request.
+
+    `cause` says what kind of failure it was (`transient`, `rate_limit`, `fatal`, `no`), None for a
+    success. `latency_s` runs from the first byte sent to the last byte received.
+    """
+
+    key: int
+    number: int
+    latency_s: float
+    http_status: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    cause: str | None = None
+    maybe_billed: bool = False
+    request_id: str | None = None
+    model: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The final outcome of one request, with its last attempt.
+
+    `retryable` marks an errored result that a later execution should try again: the failure was
+    the network's or the server's, not the request's.
+    """
+
+    key: int
+    status: Status
+    last: Attempt
+    finished_at: datetime
+    completion: Completion | None = None
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """What a run amounts to, over all its executions.
+
+    Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
+    attempts that may have been billed although their answer never arrived.
+    """
+
+    name: str
+    total: int
+    succeeded: int
+    errored: int
+    pending: int
+    to_retry: int
+    in_flight: int
+    attempts: int
+    maybe_billed: int
+    unpriced: int
+    usage: Usage
+    cost: Cost
+    cost_by_model: Mapping[str, int]
+    latency_s: Mapping[str, float | None]
+    retries_by_cause: Mapping[str, int]
+    waits_s_by_cause: Mapping[str, float]
+    errors_by_type: Mapping[str, tuple[int, str]]
+    executions: tuple[Mapping[str, Any], ...]
+    wall_time_s: float
+    last_error: str | None

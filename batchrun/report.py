@@ -1,0 +1,169 @@
+"""What a run amounts to, for people and for programs: `summary.json` and the terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from batchrun.records import RunTotals
+
+SCHEMA_VERSION = 1
+PICO_PER_USD = 10**12
+# Control characters could rewrite the terminal; a provider's message is not to be trusted.
+_CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�")
+
+
+def summary(totals: RunTotals) -> dict[str, Any]:
+    """Return the content of `summary.json`: money in USD, times in seconds."""
+    usage, cost = totals.usage, totals.cost
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": totals.name,
+        "counts": {
+            "total": totals.total,
+            "succeeded": totals.succeeded,
+            "errored": totals.errored,
+            "pending": totals.pending,
+        },
+        "tokens": {
+            "input": usage.input_tokens,
+            "output": usage.output_tokens,
+            "cache_read": usage.cache_read_tokens,
+            "cache_write": usage.cache_write_tokens,
+            "reasoning": usage.reasoning_tokens,
+        },
+        "cost_usd": {
+            "total": _usd(cost.total),
+            "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
+            "by_kind": {
+                "uncached_input": _usd(cost.uncached_input),
+                "cache_read": _usd(cost.cache_read),
+                "cache_write": _usd(cost.cache_write),
+                "output": _usd(cost.output),
+            },
+            "saved_by_cache": _usd(cost.cache_saved),
+            "answers_without_price": totals.unpriced,
+        },
+        "latency_s": dict(totals.latency_s),
+        "attempts": totals.attempts,
+        "retries": {
+            "total": sum(totals.retries_by_cause.values()),
+            "by_cause": dict(totals.retries_by_cause),
+        },
+        "waits_s": {cause: round(s, 3) for cause, s in totals.waits_s_by_cause.items()},
+        "errors": {
+            error_type: {"count": count, "example": example}
+            for error_type, (count, example) in totals.errors_by_type.items()
+        },
+        "errored_to_retry": totals.to_retry,
+        "in_flight": totals.in_flight,
+        "possibly_double_billed": totals.maybe_billed,
+        "executions": [_execution(execution) for execution in totals.executions],
+        "wall_time_s": round(totals.wall_time_s, 3),
+        "last_error": totals.last_error,
+    }
+
+
+def summary_json(totals: RunTotals) -> str:
+    """Return `summary.json` as text."""
+    return orjson.dumps(summary(totals), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def summary_text(totals: RunTotals, directory: Path) -> str:
+    """Return the summary that a person reads after a run."""
+    lines = [
+        f"{totals.name}: {_counts(totals)}",
+        f"  tokens   {_tokens(totals)}",
+        f"  cost     {_cost(totals)}",
+        f"  latency  {_latency(totals.latency_s)}",
+        f"  attempts {totals.attempts:,}{_retries(totals.retries_by_cause)}",
+    ]
+    if totals.maybe_billed:
+        lines.append(f"  {totals.maybe_billed} attempts may have been billed without an answer")
+    for error_type, (count, example) in list(totals.errors_by_type.items())[:5]:
+        lines.append(f"  {count:,} × {printable(error_type)}: {printable(example)[:160]}")
+    lines.append(f"  results  {directory}")
+    return "\n".join(lines)
+
+
+def status_text(totals: RunTotals, directory: Path, *, running: bool) -> str:
+    """Return what `batchrun status` prints."""
+    state = "running" if running else "not running"
+    text = summary_text(totals, directory)
+    started = totals.executions[-1]["started_us"] if totals.executions else None
+    since = f", last started {_moment(started)}" if started is not None else ""
+    lines = [f"{state}{since}", text]
+    if running or totals.in_flight:
+        lines.append(f"  in flight {totals.in_flight}")
+    if totals.last_error:
+        lines.append(f"  last error {printable(totals.last_error)[:200]}")
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return text without characters that steer a terminal."""
+    return " ".join(text.split()).translate(_CONTROLS)
+
+
+def _counts(totals: RunTotals) -> str:
+    parts = [f"{totals.succeeded:,} of {totals.total:,} rows succeeded"]
+    if totals.errored:
+        again = f" ({totals.to_retry:,} will be tried again by the next run)"
+        parts.append(f"{totals.errored:,} errored{again if totals.to_retry else ''}")
+    if totals.pending:
+        parts.append(f"{totals.pending:,} pending")
+    return ", ".join(parts)
+
+
+def _tokens(totals: RunTotals) -> str:
+    usage = totals.usage
+    text = f"{usage.input_tokens or 0:,} in, {usage.output_tokens or 0:,} out"
+    if usage.cache_read_tokens:
+        text += f", {usage.cache_read_tokens:,} read from cache"
+    return text
+
+
+def _cost(totals: RunTotals) -> str:
+    text = f"${_usd(totals.cost.total):,.6f}"
+    if totals.unpriced:
+        known = "" if totals.cost.total else "unknown: "
+        text = f"{known or text + ', and '}{totals.unpriced:,} answers without a known price"
+    if totals.cost.cache_saved:
+        text += f", ${_usd(totals.cost.cache_saved):,.6f} saved by caching"
+    return text
+
+
+def _latency(latency: Mapping[str, float | None]) -> str:
+    known = [f"{name} {value:.2f} s" for name, value in latency.items() if value is not None]
+    return ", ".join(known) or "no answer yet"
+
+
+def _retries(retries: Mapping[str, int]) -> str:
+    if not retries:
+        return ""
+    parts = ", ".join(f"{count:,} {cause.replace('_', ' ')}" for cause, count in retries.items())
+    return f" ({parts} retried)"
+
+
+def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "execution": execution["execution"],
+        "started_at": _moment(execution["started_us"]),
+        "wall_time_s": round(execution["wall_time_s"], 3),
+        "outcome": execution["outcome"],
+        "version": execution["version"],
+    }
+
+
+def _moment(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def _usd(pico: int) -> float:
+    return pico / PICO_PER_USD

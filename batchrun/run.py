@@ -1,0 +1,448 @@
+"""Running a job: the one file that knows the order of the stages.
+
+prepare → open the checkpoint → (read → render → plan → dispatch → record) → outputs → report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from batchrun import __version__, checkpoint, output, report
+from batchrun.client import Client, PyreqwestTransport
+from batchrun.dispatch import Dispatcher
+from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
+from batchrun.limits import ErrorBudget, RateLimits, Waits
+from batchrun.pricing import PriceBook
+from batchrun.progress import Progress
+from batchrun.render import Renderer
+from batchrun.simulator import Simulator, SimulatorConfig
+from batchrun.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from anyio.abc import ObjectSendStream, TaskGroup
+
+    from batchrun.client import TransportPort
+    from batchrun.errors import ProviderFault
+    from batchrun.job import Job
+    from batchrun.records import (
+        Attempt,
+        AttemptStart,
+        Item,
+        PlannedRequest,
+        RenderedItem,
+        Result,
+        RunTotals,
+    )
+
+CHUNK_ROWS = 256
+GRACE_S = 30.0
+REFRESH_S = 0.5
+SIMULATED_SUFFIX = ".simulated"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run a job, as opposed to what the job is.
+
+    Attributes:
+        simulate: answer with the simulator in this process instead of the provider.
+        new: start over; an earlier run is kept beside this one.
+        retry_errored: try every errored row again, also those that failed for good.
+        quiet: no progress and no messages.
+        grace_s: how long requests in flight may go on after the first signal.
+        transport: carries the requests; None for the network.
+    """
+
+    simulate: SimulatorConfig | None = None
+    new: bool = False
+    retry_errored: bool = False
+    quiet: bool = False
+    grace_s: float = GRACE_S
+    transport: TransportPort | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run stands after an execution.
+
+    Attributes:
+        totals: counts, tokens and money over all executions of the run.
+        directory: the run directory.
+        files: the outputs that were written.
+        error: what ended the execution early or kept the outputs from being written; None when it
+            went through, whether or not single items failed.
+    """
+
+    totals: RunTotals
+    directory: Path
+    files: tuple[Path, ...] = ()
+    error: BatchrunError | None = field(default=None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all succeeded, 3 some items errored, otherwise the error's."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 3 if self.totals.errored or self.totals.pending else 0
+
+    def summary_text(self) -> str:
+        """Return the summary that a person reads after a run."""
+        return report.summary_text(self.totals, self.directory)
+
+
+def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
+    """Run or resume a job and return when it is through.
+
+    Raises:
+        JobError: when the job or the input is wrong; nothing was sent.
+        CheckpointError: when the run directory cannot be used.
+    """
+    return anyio.run(arun_job, job, options)
+
+
+async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
+    """Run or resume a job inside an event loop; see `run_job`."""
+    options = options or RunOptions()
+    plan = await anyio.to_thread.run_sync(prepare, job, options)
+    with checkpoint.open_directory(plan.directory, new=options.new):
+        store = checkpoint.Checkpoint(plan.directory, writable=True)
+        try:
+            error = await _Execution(plan, store, options).run()
+            return await anyio.to_thread.run_sync(_conclude, plan, store, error)
+        finally:
+            store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose input, templates and key have been checked; nothing has been sent."""
+
+    job: Job
+    source: Source
+    renderer: Renderer
+    total: int
+    key: str | None
+    directory: Path
+
+    @property
+    def signature(self) -> str:
+        """Changes when rows may have to be matched to requests anew."""
+        return plan_signature(self.job, self.source)
+
+
+def prepare(job: Job, options: RunOptions) -> Prepared:
+    """Check everything that can be checked before the first request.
+
+    Raises:
+        JobError: when something is wrong.
+    """
+    source = Source(job.input)
+    renderer = Renderer(job, source.columns)
+    output.result_names(source.columns, job.output.prefix)
+    key = None if options.simulate is not None else api_key(job)
+    source.check_ids()
+    return Prepared(job, source, renderer, source.count(), key, run_directory(job, options))
+
+
+def run_directory(job: Job, options: RunOptions) -> Path:
+    """Return where the run keeps its files; simulated answers are kept apart from real ones."""
+    directory = job.output.dir.resolve()
+    if options.simulate is None:
+        return directory
+    return directory.with_name(directory.name + SIMULATED_SUFFIX)
+
+
+def plan_signature(job: Job, source: Source) -> str:
+    """Return `<what is asked>:<of which input>` as two digests."""
+    asked = hashlib.blake2b(repr(job.request).encode(), digest_size=8).hexdigest()
+    return f"{asked}:{input_signature(job, source)}"
+
+
+def input_signature(job: Job, source: Source) -> str:
+    """Return a digest that changes when the input's files change."""
+    facts = repr((job.input.id, source.stamps)).encode()
+    return hashlib.blake2b(facts, digest_size=8).hexdigest()
+
+
+def api_key(job: Job) -> str | None:
+    """Read the key from the environment variable that the job names; "" names none.
+
+    Raises:
+        JobError: when the variable is not set or holds no key.
+    """
+    variable = job.request.api_key_env
+    if not variable:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise JobError(
+            f"the environment variable {variable} is not set; it must hold the API key for "
+            f"{job.request.base_url}. Set it, name another with [request] api_key_env, or rehearse "
+            "with --simulate, which needs no key"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise JobError(f"the environment variable {variable} holds characters that no key has")
+    return key
+
+
+class _Execution:
+    """One process working on a run."""
+
+    def __init__(self, plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> None:
+        self._plan = plan
+        self._store = store
+        self._options = options
+        self._journal = checkpoint.Journal(store)
+        self._waits = Waits()
+        self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
+        self._work_scope = anyio.CancelScope()
+        self._interrupted: signal.Signals | None = None
+        self._error: BatchrunError | None = None
+
+    async def run(self) -> BatchrunError | None:
+        """Send what is pending; return what ended the execution early, if anything did.
+
+        Raises:
+            CheckpointError: when the checkpoint stops working.
+        """
+        self._begin()
+        try:
+            with self._progress:
+                await self._with_journal()
+        except BaseExceptionGroup as group:
+            raise _ours(group) from group
+        error = self._outcome()
+        outcome = "finished" if error is None else f"stopped: {error}"
+        self._store.finish_execution(outcome, dict(self._waits.seconds))
+        return error
+
+    def _begin(self) -> None:
+        plan = self._plan
+        in_flight = self._store.start_execution(
+            name=plan.job.name,
+            job=plan.job.document,
+            base=plan.job.base,
+            signature=plan.signature,
+            total=plan.total,
+            version=__version__,
+        )
+        if in_flight:
+            self._progress.note(
+                f"{in_flight} requests were in flight when an earlier execution ended; "
+                "they may have been billed, and are sent again"
+            )
+
+    async def _with_journal(self) -> None:
+        """Keep the journal open until everything that happened is on disk."""
+        async with anyio.create_task_group() as keeper:
+            await keeper.start(self._journal.run)
+            async with anyio.create_task_group() as helpers, self._client(helpers) as client:
+                self._dispatcher = self._make_dispatcher(client)
+                helpers.start_soon(self._show_waits)
+                if threading.current_thread() is threading.main_thread():
+                    helpers.start_soon(self._watch_signals, helpers)
+                await self._send_everything()
+                helpers.cancel_scope.cancel()
+            self._journal.close()
+
+    @asynccontextmanager
+    async def _client(self, helpers: TaskGroup) -> AsyncIterator[Client]:
+        job, options = self._plan.job, self._options
+        reroute = None
+        if options.simulate is not None:
+            address = await helpers.start(Simulator(options.simulate).serve)
+            reroute = (job.request.base_url, address)
+        transport = options.transport or PyreqwestTransport(
+            connections=job.limits.concurrency, timeout_s=job.retry.timeout_s
+        )
+        client = Client(
+            job.request.format,
+            self._plan.key,
+            timeout_s=job.retry.timeout_s,
+            transport=transport,
+            reroute=reroute,
+        )
+        try:
+            yield client
+        finally:
+            with anyio.CancelScope(shield=True):
+                await client.aclose()
+
+    def _make_dispatcher(self, client: Client) -> Dispatcher:
+        job = self._plan.job
+        return Dispatcher(
+            client=client,
+            journal=_ObservedJournal(self._journal, self._progress),
+            limits=RateLimits(job.limits, self._waits),
+            waits=self._waits,
+            errors=ErrorBudget(job.limits.max_errors),
+            prices=PriceBook(),
+            config=job.retry,
+            workers=min(job.limits.concurrency, max(1, self._plan.total)),
+        )
+
+    async def _send_everything(self) -> None:
+        send, receive = anyio.create_memory_object_stream["PlannedRequest"](CHUNK_ROWS)
+        with self._work_scope:
+            async with receive, anyio.create_task_group() as work:
+                work.start_soon(self._feed, send)
+                work.start_soon(self._dispatcher.run, receive)
+
+    async def _feed(self, send: ObjectSendStream[PlannedRequest]) -> None:
+        """Read, render and plan ahead of the workers, until the end or until the run drains."""
+        async with send:
+            with anyio.CancelScope() as scope:
+                self._dispatcher.on_drain(scope.cancel)
+                try:
+                    await self._plan_all(send)
+                except BatchrunError as error:
+                    self._error = error
+                    self._dispatcher.drain()
+
+    async def _plan_all(self, send: ObjectSendStream[PlannedRequest]) -> None:
+        chunks = self._plan.source.items(self._plan.renderer.columns, CHUNK_ROWS)
+        while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
+            rendered = self._plan.renderer.render(items)
+            pending = await self._journal.call(
+                self._store.plan, rendered, retry_errored=self._options.retry_errored
+            )
+            self._count(rendered, pending)
+            for request in pending:
+                await send.send(request)
+        await self._journal.call(self._store.finish_plan, self._plan.total)
+
+    def _count(self, rendered: list[RenderedItem], pending: list[PlannedRequest]) -> None:
+        bad = sum(item.fingerprint is None for item in rendered)
+        self._progress.unrenderable(bad)
+        self._progress.reused(len(rendered) - bad - len(pending))
+
+    async def _show_waits(self) -> None:
+        while True:
+            await anyio.sleep(REFRESH_S)
+            self._progress.waiting(self._waits.current)
+
+    async def _watch_signals(self, helpers: TaskGroup) -> None:
+        """The first signal lets what is in flight finish; the second cancels it."""
+        with anyio.open_signal_receiver(*SIGNALS) as signals:
+            async for signum in signals:
+                if self._interrupted is not None:
+                    self._work_scope.cancel()
+                    continue
+                self._interrupted = signum
+                self._dispatcher.drain()
+                helpers.start_soon(self._end_of_grace)
+                self._progress.note(
+                    f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
+                    f"{self._options.grace_s:g} s; once more to cancel them"
+                )
+
+    async def _end_of_grace(self) -> None:
+        await anyio.sleep(self._options.grace_s)
+        self._work_scope.cancel()
+
+    def _outcome(self) -> BatchrunError | None:
+        dispatcher = self._dispatcher
+        if self._error is not None:
+            return self._error
+        if dispatcher.fatal is not None:
+            return RunStopped(_fatal_message(self._plan.job, dispatcher.fatal))
+        if dispatcher.stop_reason is not None:
+            return RunStopped(f"stopped: {dispatcher.stop_reason}; what was answered is saved")
+        if self._interrupted is not None:
+            return Interrupted(self._interrupted, "interrupted; what was answered is saved")
+        return None
+
+
+class _ObservedJournal:
+    """The checkpoint's journal, with the progress bar told once a result is safe."""
+
+    def __init__(self, journal: checkpoint.Journal, progress: Progress) -> None:
+        self._journal = journal
+        self._progress = progress
+
+    async def begin(self, start: AttemptStart) -> None:
+        await self._journal.begin(start)
+
+    async def fail(self, attempt: Attempt) -> None:
+        await self._journal.fail(attempt)
+
+    async def finish(self, result: Result) -> None:
+        await self._journal.finish(result)
+        self._progress.finished(result)
+
+
+def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
+    return next(chunks, None)
+
+
+def _conclude(
+    plan: Prepared, store: checkpoint.Checkpoint, error: BatchrunError | None
+) -> RunReport:
+    """Write what is there, also after a stop; the results are safe whatever happens here."""
+    files: list[Path] = []
+    try:
+        files = write_files(plan.job, plan.source, store, plan.directory)
+    except (OutputError, JobError) as problem:
+        error = error or OutputError(str(problem))
+    return RunReport(checkpoint.totals(store), plan.directory, tuple(files), error)
+
+
+def write_files(
+    job: Job, source: Source, store: checkpoint.Checkpoint, directory: Path
+) -> list[Path]:
+    """Write the outputs and `summary.json`.
+
+    Raises:
+        OutputError: when a file cannot be written, or the input is no longer the one that was run.
+    """
+    if not source.is_unchanged():
+        raise OutputError(
+            f"{job.input.path}: has changed during the run, so results cannot be matched to its "
+            "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
+        )
+    files = output.write_outputs(job.output, directory, source, store, job.input.id)
+    summary = directory / "summary.json"
+    output.write_text(summary, report.summary_json(checkpoint.totals(store)))
+    return [*files, summary]
+
+
+def _fatal_message(job: Job, fault: ProviderFault) -> str:
+    """Say what the provider refused, and what to look at."""
+    status = f"HTTP {fault.http_status} " if fault.http_status else ""
+    if fault.http_status in {401, 403}:
+        variable = job.request.api_key_env or "no variable (api_key_env is empty)"
+        hint = f"check the key in the environment variable {variable}"
+    elif fault.http_status == 404:
+        hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
+    else:
+        hint = "the account's quota or credit is exhausted; raise it"
+    message = report.printable(fault.message)
+    return (
+        f"{job.request.base_url} refused: {status}{fault.error_type}: {message}; {hint}. "
+        "What was answered is saved"
+    )
+
+
+def _ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return our own error from a group of tasks' errors, or the group when there is none."""
+    for error in group.exceptions:
+        found = _ours(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, BatchrunError):
+            return found
+    return group
+
+
+__all__ = ["RunOptions", "RunReport", "arun_job", "run_job"]

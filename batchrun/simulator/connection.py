@@ -1,0 +1,161 @@
+"""HTTP/1.1 over one socket: bounded requests in, responses out, in turn, until either side ends.
+
+h11 reads, because what comes in is anybody's. What goes out is ours and written as it is: having it
+checked and tracked by h11 took as long as all the rest of a request.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import anyio
+import h11
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import SocketStream
+
+    Handler = Callable[["HttpRequest"], Awaitable["HttpResponse"]]
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = 32 * 1024 * 1024  # the limit of the Messages API
+
+_LINGER_S = 1.0
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NOT_HTTP = (  # what both dialects can read, as the path that tells them apart is unknown
+    b'{"type":"error","error":{"type":"invalid_request_error",'
+    b'"message":"The request is not valid HTTP/1.1.","param":null,"code":null}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request.
+
+    Attributes:
+        method: as sent.
+        path: without the query.
+        headers: lower-case names; of repeated ones the last.
+        body: None when it was larger than `MAX_BODY_BYTES` and therefore not read.
+    """
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One response with a JSON body. `headers` leave out the content's type and length."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+async def serve_connection(stream: SocketStream, handle: Handler) -> None:
+    """Answer requests on `stream` until the client leaves or breaks the protocol."""
+    # A client may vanish at any moment, in crash tests on purpose: that is its right.
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        async with stream:
+            unread: bytes | None = b""
+            while unread is not None:
+                unread = await _exchange(stream, unread, handle)
+
+
+async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> bytes | None:
+    """Answer one request, whose first bytes may be `received` already.
+
+    Returns:
+        What was received of the next request; None when there can be none.
+    """
+    reader = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    if received:  # to h11, no bytes are the end of the stream
+        reader.receive_data(received)
+    try:
+        request = await _read_request(reader, stream)
+    except h11.RemoteProtocolError as error:
+        await _send(stream, HttpResponse(error.error_status_hint, _NOT_HTTP), closing=True)
+        return await _linger(stream)
+    if request is None:
+        return None
+    response = await handle(request)
+    closing = reader.their_state is not h11.DONE
+    await _send(stream, response, closing=closing, bodiless=request.method == "HEAD")
+    if request.body is None:
+        await _linger(stream)
+    return None if closing else reader.trailing_data[0]
+
+
+async def _read_request(reader: h11.Connection, stream: SocketStream) -> HttpRequest | None:
+    """Return the next request; None when the client is done."""
+    head = await _next_event(reader, stream)
+    if not isinstance(head, h11.Request):
+        return None
+    headers = {name.lower(): value for name, value in head.headers.raw_items()}
+    return HttpRequest(
+        method=head.method.decode("ascii"),
+        path=head.target.partition(b"?")[0].decode("ascii"),
+        headers=headers,
+        body=await _read_body(reader, stream, int(headers.get(b"content-length", 0))),
+    )
+
+
+async def _read_body(reader: h11.Connection, stream: SocketStream, announced: int) -> bytes | None:
+    """Return the body; None as soon as it is known to be too large."""
+    if announced > MAX_BODY_BYTES:
+        return None
+    if reader.they_are_waiting_for_100_continue:
+        await stream.send(_CONTINUE)
+    chunks: list[bytes] = []
+    size = 0
+    while isinstance(event := await _next_event(reader, stream), h11.Data):
+        chunks.append(event.data)
+        size += len(event.data)
+        if size > MAX_BODY_BYTES:
+            return None
+    return b"".join(chunks)
+
+
+async def _next_event(reader: h11.Connection, stream: SocketStream) -> object:
+    while (event := reader.next_event()) is h11.NEED_DATA:
+        try:
+            reader.receive_data(await stream.receive())
+        except anyio.EndOfStream:
+            reader.receive_data(b"")
+    return event
+
+
+async def _send(
+    stream: SocketStream, response: HttpResponse, *, closing: bool, bodiless: bool = False
+) -> None:
+    """Send a response in one write: two would be two packets and two turns of the loop.
+
+    Args:
+        closing: no further request is read.
+        bodiless: the body's length is told, but not the body, as HEAD wants it.
+    """
+    head = [
+        f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}",
+        "content-type: application/json",
+        f"content-length: {len(response.body)}",
+        *(f"{name}: {value}" for name, value in response.headers),
+    ]
+    if closing:
+        head.append("connection: close")
+    body = b"" if bodiless else response.body
+    await stream.send("\r\n".join((*head, "", "")).encode("ascii") + body)
+
+
+async def _linger(stream: SocketStream) -> None:
+    """Let the client read the answer first: closing over unread input would reset the connection."""
+    await stream.send_eof()
+    with anyio.move_on_after(_LINGER_S), suppress(anyio.EndOfStream):
+        while True:
+            await stream.receive()

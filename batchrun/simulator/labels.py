@@ -1,0 +1,137 @@
+"""Finds the labels that a prompt offers, and ranks them by what the prompt speaks of.
+
+A prompt offers labels where it says so ("one of these labels: a, b", "Labels:", "choose from a, b or
+c") and a list of short items follows, on the line or as bullets. Everything else is prose.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batchrun.simulator.dice import Dice
+
+_MAX_LABELS = 100
+_MAX_CHARACTERS = 60
+_MAX_WORDS = 5
+
+_CLUES = ("one of", "choose", "select", "pick", "labels", "categories", "classes")
+# Announces a list: what follows may be inline, bracketed or bullets.
+_ANNOUNCED = re.compile(
+    r"\b(?:one of|(?:choose|select|pick)\b[^.:\n]{0,40}?\b(?:one|from|among|between)"
+    r"|labels|categories|classes)\b[^.:(\[\n]{0,60}?(?:[:(\[]|\bare\b)",
+    re.IGNORECASE,
+)
+# Runs into a list within its sentence, as prose does too: see `_run_in`.
+_RUN_IN = re.compile(
+    r"\b(?:(one)\s+of|(?:choose|select|pick)\s+(?:from|among|between))\s+", re.IGNORECASE
+)
+_ITEM = r"[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]+(\S.*)"
+_BULLET = re.compile(_ITEM)
+_BULLETS = re.compile(rf"[ \t]*\n(?:[ \t]*\n)?((?:{_ITEM}(?:\n|\Z))+)")
+_DESCRIPTION = re.compile(r"\s*:\s|\s+[-–—(]")
+_LINE = re.compile(r"[\s:\[({]*([^\n]*)")
+_ASIDE = re.compile(r"\s*\([^)\n]*\)")
+_LIST_END = re.compile(r"[.!?](?=\s|$)|[)\]}]|\s[-–—]\s|\s(?:and|with)\s+(?:nothing|no)\b")
+_COMMA = re.compile(r"\s*[,;|]\s*")
+_LAST_TWO = re.compile(r"\s+(?:or|and)\s+|\s*/\s*", re.IGNORECASE)
+_CONJUNCTION = re.compile(r"(?:or|and)\s+", re.IGNORECASE)
+_AROUND = " \t\"'`“”‘’«»*.:;,"
+_ARTICLES = {"the", "a", "an", "my", "our", "your", "their", "these", "those", "this", "that"}
+_SMALL_WORDS = {"to", "of", "the", "and", "or", "a", "in", "on", "for", "not"}
+_WORD = re.compile(r"[^\W_]+")
+_SUFFIX = re.compile(r"(?<=\w{4})(?:lations?|ations?|ings?|ions?|ied|ies|ed|es|s|y)$")
+
+
+class Offer(NamedTuple):
+    """The labels that a text offers, and the text without them."""
+
+    labels: tuple[str, ...]
+    rest: str
+
+
+@lru_cache(maxsize=256)  # all rows of a job share a system prompt
+def find_offer(text: str) -> Offer | None:
+    """Return the first list of labels in `text`."""
+    if not any(clue in text.lower() for clue in _CLUES):  # ten times as fast as the patterns
+        return None
+    for start, end, labels in (*_announced(text), *_run_in(text)):
+        if _credible(labels):
+            return Offer(labels, f"{text[:start]} {text[end:]}")
+    return None
+
+
+def rank_labels(labels: tuple[str, ...], text: str, dice: Dice) -> list[str]:
+    """Return the labels, best first: those whose words or stems are in `text`, then by dice."""
+    seen = {stem.lower() for stem in _stem_pattern(labels).findall(text)}
+    weights = {label: sum(len(stem) for stem in _stems(label) & seen) for label in labels}
+    return sorted(dice.sample(labels, len(labels)), key=weights.__getitem__, reverse=True)
+
+
+def _announced(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Yield the start, the end and the items of each list with an announcement."""
+    for announced in _ANNOUNCED.finditer(text):
+        if bullets := _BULLETS.match(text, announced.end()):
+            yield announced.start(), bullets.end(), _bulleted(bullets[1])
+        else:
+            yield announced.start(), *_inline(text, announced.end())
+
+
+def _run_in(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Yield what may be lists within a sentence, as far as they look more like lists than prose."""
+    for run_in in _RUN_IN.finditer(text):
+        end, labels = _inline(text, run_in.end())
+        if len(labels) > 2 or not run_in[1]:
+            yield run_in.start(), end, labels
+
+
+def _bulleted(lines: str) -> tuple[str, ...]:
+    items = (bullet[1] for line in lines.splitlines() if (bullet := _BULLET.match(line)))
+    return _unique(_DESCRIPTION.split(item, maxsplit=1)[0] for item in items)
+
+
+def _inline(text: str, start: int) -> tuple[int, tuple[str, ...]]:
+    """Return the end and the items of the list that starts here."""
+    line = _LINE.match(text, start)
+    if line is None:
+        return start, ()
+    # Blanked, not removed: positions in the line stay positions in the text.
+    listed = _ASIDE.sub(lambda aside: " " * len(aside[0]), line[1])
+    if end := _LIST_END.search(listed):
+        listed = listed[: end.start()]
+    *items, last = _COMMA.split(listed)
+    items += _LAST_TWO.split(_CONJUNCTION.sub("", last, count=1) if items else last)
+    return line.start(1) + len(listed), _unique(items)
+
+
+def _unique(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label for item in items if (label := item.strip(_AROUND))))
+
+
+def _credible(labels: tuple[str, ...]) -> bool:
+    return 2 <= len(labels) <= _MAX_LABELS and all(map(_is_label, labels))
+
+
+def _is_label(text: str) -> bool:
+    words = text.split(None, _MAX_WORDS)
+    opens_a_phrase = len(words) > 1 and words[0].lower() in _ARTICLES
+    return len(text) <= _MAX_CHARACTERS and len(words) <= _MAX_WORDS and not opens_a_phrase
+
+
+@lru_cache(maxsize=256)
+def _stem_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern whose matches are the labels' stems in a text."""
+    stems = sorted({stem for label in labels for stem in _stems(label)}, key=len, reverse=True)
+    # A short word must stand alone, but for a plural: "bug" is in "bugs" and not in "bugle".
+    ends = (re.escape(stem) + ("" if len(stem) > 3 else r"(?=s?\b)") for stem in stems)
+    return re.compile(rf"\b(?:{'|'.join(ends) or '(?!)'})", re.IGNORECASE)
+
+
+@lru_cache(maxsize=4096)
+def _stems(label: str) -> frozenset[str]:
+    words = {word.lower() for word in _WORD.findall(label)} - _SMALL_WORDS
+    return frozenset(_SUFFIX.sub("", word) for word in words)
