@@ -10,7 +10,7 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -82,10 +82,12 @@ class Client:
         reroute: tuple[str, str] | None = None,
     ) -> None:
         self._format = wire_format
+        self._key = key
         self._key_header = () if key is None else (formats.key_header(wire_format, key),)
         self._timeout_s = timeout_s
         self._transport = transport
         self._reroute = reroute
+        self._targets: dict[str, httpx.URL] = {}
 
     async def send(self, wire: WireRequest) -> Exchange:
         """Make one attempt.
@@ -93,6 +95,17 @@ class Client:
         Raises:
             ProviderError: for everything that is not a completion.
         """
+        try:
+            return await self._translated(wire)
+        except ProviderError as error:
+            # Some providers quote the key that they refuse.
+            if self._key is None or self._key not in error.fault.message:
+                raise
+            message = error.fault.message.replace(self._key, "***")
+            raise ProviderError(replace(error.fault, message=message)) from None
+
+    async def _translated(self, wire: WireRequest) -> Exchange:
+        """Make one attempt with every foreign error translated."""
         try:
             with anyio.fail_after(self._timeout_s):
                 return await self._exchange(wire)
@@ -128,12 +141,19 @@ class Client:
         return Exchange(completion, response.status_code, request_id, response.headers)
 
     def _http_request(self, wire: WireRequest) -> httpx.Request:
-        url = wire.url
-        if self._reroute is not None:
-            original, target = self._reroute
-            url = target + url.removeprefix(original)
         headers = [*wire.headers, *self._key_header]
-        return httpx.Request("POST", url, headers=headers, content=wire.body)
+        return httpx.Request("POST", self._target(wire.url), headers=headers, content=wire.body)
+
+    def _target(self, url: str) -> httpx.URL:
+        """Parse a URL once: all requests of a job go to one or a few."""
+        target = self._targets.get(url)
+        if target is None:
+            address = url
+            if self._reroute is not None:
+                original, other = self._reroute
+                address = other + url.removeprefix(original)
+            target = self._targets[url] = httpx.URL(address)
+        return target
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:

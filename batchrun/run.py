@@ -210,6 +210,8 @@ class _Execution:
         self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
         self._work_scope = anyio.CancelScope()
         self._interrupted: signal.Signals | None = None
+        self._reused = 0
+        self._sent = 0
         self._error: BatchrunError | None = None
 
     async def run(self) -> BatchrunError | None:
@@ -323,11 +325,17 @@ class _Execution:
             for request in pending:
                 await send.send(request)
         await self._journal.call(self._store.finish_plan, self._plan.total)
+        if self._reused:
+            rest = f"{self._sent} to send" if self._sent else "nothing to send"
+            self._progress.note(f"{self._reused} rows have their result already; {rest}")
 
     def _count(self, rendered: list[RenderedItem], pending: list[PlannedRequest]) -> None:
         bad = sum(item.fingerprint is None for item in rendered)
         self._progress.unrenderable(bad)
-        self._progress.reused(len(rendered) - bad - len(pending))
+        reused = len(rendered) - bad - len(pending)
+        self._progress.reused(reused)
+        self._reused += reused
+        self._sent += len(pending)
 
     async def _show_waits(self) -> None:
         while True:

@@ -89,7 +89,7 @@ def _vocabulary() -> list[_Piece]:
     kinds: dict[str, int] = {"<unk>": TokenType.UNKNOWN}
     kinds |= dict.fromkeys(_CONTROL, TokenType.CONTROL)
     kinds |= dict.fromkeys((f"<0x{byte:02X}>" for byte in range(256)), TokenType.BYTE)
-    kinds[_TOOL_CALL] = TokenType.USER_DEFINED
+    kinds |= dict.fromkeys((_TOOL_CALL, '</tool_call>'), TokenType.USER_DEFINED)
     texts = ["▁", *map(chr, range(0x21, 0x7F)), *_MARKS]
     texts += [f"▁{word[:end]}" for word in _WORDS for end in range(1, len(word) + 1)]
     for text in texts:
@@ -139,7 +139,7 @@ def build_model(path: Path) -> None:
     embedding[:, 0] = 4.0
     output[:, 0] = [0.0 if piece.spoken else _NEVER for piece in pieces]
     output[ids[_END], 0] = _END_BIAS
-    embedding[ids["<|caller|>"], 1] = embedding[ids["}"], 2] = 4.0
+    embedding[ids["<|caller|>"], 1] = embedding[ids["}"], 2] = embedding[ids["</tool_call>"], 2] = 4.0
     output[ids[_TOOL_CALL], 1] = 20
     output[ids[_END], 2] = 4
 

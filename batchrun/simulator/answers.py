@@ -39,23 +39,23 @@ _CONTINUATIONS = (
     "about '{0}' at least as much as about '{1}'.",
 )
 _DETAILS = (
-    "The mention of '{2}' makes that clearer.",
-    "It would help to look at '{2}' first.",
-    "Without '{2}' the rest would be hard to judge.",
-    "Taken together with '{2}', the picture is consistent.",
-    "Whoever wrote this cares about '{2}'.",
-    "The part about '{2}' deserves a closer look.",
-    "A short follow-up on '{3}' should settle the rest.",
-    "Nothing beyond '{3}' seems urgent.",
-    "The wording around '{3}' leaves some room for doubt.",
-    "I would come back to '{3}' at the end.",
+    "The mention of '{0}' makes that clearer.",
+    "It would help to look at '{0}' first.",
+    "Without '{0}' the rest would be hard to judge.",
+    "Taken together with '{0}', the picture is consistent.",
+    "Whoever wrote this cares about '{0}'.",
+    "The part about '{0}' deserves a closer look.",
+    "A short follow-up on '{0}' should settle the rest.",
+    "Nothing beyond '{0}' seems urgent.",
+    "The wording around '{0}' leaves some room for doubt.",
+    "I would come back to '{0}' at the end.",
 )
-_FALLBACK_TOPICS = ("the request", "its context", "the wording", "the next step")
+_FALLBACK_TOPICS = ("the request", "its context", "the wording", "the tone", "the next step")
 _TOPIC = re.compile(r"[^\W\d_]{4,24}")
 _TOPICS = 8
 _DULL_WORDS = (
     "about above after again also answer because been before being below between both cannot could "
-    "does doing dont down during each even every exactly from further have having here hers himself "
+    "dear does doing dont down during each even every exactly from further have having hello here hers "
     "however into itself just label labels like made make many might more most much must myself need "
     "once only other otherwise ours ourselves over please same several shall should since some still "
     "such than thank thanks that their theirs them then there these they this those though through "
@@ -129,11 +129,15 @@ def _prose(prompt: str, call: Call, key: tuple[int | bytes, ...]) -> list[str]:
 
 def _sentences(topics: list[str], prefill: str, dice: Dice) -> str:
     """Return one to four sentences, which go on in the middle of the first after a prefill."""
-    chosen = [*dice.sample(topics, 4), *_FALLBACK_TOPICS]
-    first = dice.pick(_CONTINUATIONS if prefill else _OPENINGS)
-    sentences = [_MARK, first, *dice.sample(_DETAILS, dice.below(4))]
+    main, second, *others = *dice.sample(topics, 5), *_FALLBACK_TOPICS
+    details = dice.sample(_DETAILS, dice.below(4))
+    sentences = [
+        _MARK,
+        dice.pick(_CONTINUATIONS if prefill else _OPENINGS).format(main, second),
+        *(detail.format(topic) for detail, topic in zip(details, others, strict=False)),
+    ]
     gap = " " if prefill and not prefill[-1].isspace() else ""
-    return gap + " ".join(sentences).format(*chosen)
+    return gap + " ".join(sentences)
 
 
 def _topics(prompt: str) -> list[str]:

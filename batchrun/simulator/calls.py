@@ -58,7 +58,10 @@ class Call:
 
     @property
     def reserved_tokens(self) -> int:
-        """What admission charges: the output is not known yet, so its bound stands in for it."""
+        """What admission charges: the output is not known yet, so its bound stands in for it.
+
+        Without a bound only the input is charged, and the output afterwards.
+        """
         return self.input_tokens + self.choices * (self.max_tokens or 0)
 
 
@@ -196,7 +199,10 @@ def _block(block: object, path: str) -> tuple[str, int]:
         return block["text"], count_tokens(block["text"])
     if block["type"] in _IMAGE_BLOCKS:
         return "", _IMAGE_TOKENS
-    return "", count_tokens(orjson.dumps(block).decode())
+    try:
+        return "", count_tokens(orjson.dumps(block).decode())
+    except orjson.JSONEncodeError:
+        _invalid(path, "nested too deeply.")
 
 
 def _required(fields: dict[str, Any], name: str) -> Any:  # noqa: ANN401 - JSON, not checked yet

@@ -82,7 +82,8 @@ async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> b
         request = await _read_request(reader, stream)
     except h11.RemoteProtocolError as error:
         await _send(stream, HttpResponse(error.error_status_hint, _NOT_HTTP), closing=True)
-        return await _linger(stream)
+        await _linger(stream)
+        return None
     if request is None:
         return None
     response = await handle(request)
@@ -137,9 +138,8 @@ async def _send(
 ) -> None:
     """Send a response in one write: two would be two packets and two turns of the loop.
 
-    Args:
-        closing: no further request is read.
-        bodiless: the body's length is told, but not the body, as HEAD wants it.
+    `closing` tells that no further request is read. `bodiless` tells the body's length and not the
+    body, as HEAD wants it.
     """
     head = [
         f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}",

@@ -36,10 +36,10 @@ _BULLETS = re.compile(rf"[ \t]*\n(?:[ \t]*\n)?((?:{_ITEM}(?:\n|\Z))+)")
 _DESCRIPTION = re.compile(r"\s*:\s|\s+[-–—(]")
 _LINE = re.compile(r"[\s:\[({]*([^\n]*)")
 _ASIDE = re.compile(r"\s*\([^)\n]*\)")
-_LIST_END = re.compile(r"[.!?](?=\s|$)|[)\]}]|\s[-–—]\s|\s(?:and|with)\s+(?:nothing|no)\b")
+_LIST_END = re.compile(r"[.!?](?=\s|$)|[)\]}]|\s[-–—]\s|\s(?:and|with)\s+(?:nothing\b|no\s+\w)")
 _COMMA = re.compile(r"\s*[,;|]\s*")
 _LAST_TWO = re.compile(r"\s+(?:or|and)\s+|\s*/\s*", re.IGNORECASE)
-_CONJUNCTION = re.compile(r"(?:or|and)\s+", re.IGNORECASE)
+_CONJUNCTION = re.compile(r"^(?:or|and)\s+", re.IGNORECASE)
 _AROUND = " \t\"'`“”‘’«»*.:;,"
 _ARTICLES = {"the", "a", "an", "my", "our", "your", "their", "these", "those", "this", "that"}
 _SMALL_WORDS = {"to", "of", "the", "and", "or", "a", "in", "on", "for", "not"}
@@ -104,7 +104,7 @@ def _inline(text: str, start: int) -> tuple[int, tuple[str, ...]]:
     if end := _LIST_END.search(listed):
         listed = listed[: end.start()]
     *items, last = _COMMA.split(listed)
-    items += _LAST_TWO.split(_CONJUNCTION.sub("", last, count=1) if items else last)
+    items += _LAST_TWO.split(_CONJUNCTION.sub("", last) if items else last)
     return line.start(1) + len(listed), _unique(items)
 
 

@@ -1,0 +1,109 @@
+"""Shared fixtures: a job over a small table, and the command as a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+KEY = "sk-test-canary-0123456789"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> Callable[..., Path]:
+    """Write a table of so many rows and a job over it; return the job file."""
+
+    def write(
+        base_url: str,
+        *,
+        rows: int = 20,
+        wire_format: str = "messages",
+        request: str = "",
+        extra: str = "",
+    ) -> Path:
+        table = tmp_path / "rows.csv"
+        pl.DataFrame(
+            {"id": [f"r{n:05d}" for n in range(rows)], "text": [f"text {n}" for n in range(rows)]}
+        ).write_csv(table)
+        job = tmp_path / "job.toml"
+        job.write_text(
+            f"""
+[input]
+path = "rows.csv"
+id = "id"
+[request]
+format = "{wire_format}"
+base_url = "{base_url}"
+api_key_env = "TEST_KEY"
+model = "claude-haiku-4-5-20251001"
+prompt = "Say {{{{ text }}}}"
+max_tokens = 50
+{request}
+[output]
+dir = "out"
+{extra}
+""",
+            encoding="utf-8",
+        )
+        return job
+
+    return write
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Callable[[], pl.DataFrame]:
+    """Read the results of the job that `write_job` wrote."""
+    return lambda: pl.read_parquet(tmp_path / "out" / "results.parquet")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a child process: a key, and no proxy between it and loopback."""
+    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    kept.pop("ANTHROPIC_API_KEY", None)
+    kept.pop("OPENAI_API_KEY", None)
+    return {**kept, "TEST_KEY": KEY, **changes}
+
+
+def start_batchrun(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "batchrun", *map(str, arguments)],
+        cwd=cwd,
+        env=environment() if env is None else env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, str, str]:
+    """Wait for a process; return its exit code, stdout and stderr. Kills it when it hangs."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, stdout, stderr
+
+
+def batchrun(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run the command to its end."""
+    return finish(start_batchrun(*arguments, cwd=cwd, env=env))

@@ -1,0 +1,178 @@
+"""A provider for tests: a real HTTP server on loopback whose every answer the test decides.
+
+It keeps the books that a real provider would keep: what arrived, what was answered (and so billed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as it arrived. `seen` counts earlier requests with the same body."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    number: int
+    seen: int
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.body)  # type: ignore[no-any-return]
+
+    @property
+    def prompt(self) -> str:
+        """The last user turn."""
+        turns = [turn for turn in self.json["messages"] if turn["role"] == "user"]
+        return str(turns[-1]["content"])
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What to answer. `delay_s` passes before it; `then` is called once it has been sent."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+    then: Callable[[], None] | None = None
+
+
+def answer(call: Call, text: str = "ok", **reply: Any) -> Reply:
+    """A success in the format that was asked for; 11 tokens in, 7 out."""
+    model = call.json["model"]
+    if call.path.endswith("/messages"):
+        payload: dict[str, Any] = {
+            "id": f"msg_{call.number}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": 11, "output_tokens": 7},
+        }
+    else:
+        payload = {
+            "id": f"chatcmpl-{call.number}",
+            "object": "chat.completion",
+            "created": 1,
+            "model": model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+        }
+    return Reply(body=json.dumps(payload).encode(), **reply)
+
+
+def refusal(status: int, error_type: str, message: str = "no", **headers: str) -> Reply:
+    """An error in the Claude shape, which both formats' readers know."""
+    payload = {"type": "error", "error": {"type": error_type, "message": message}}
+    fixed = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, json.dumps(payload).encode(), fixed)
+
+
+class Provider:
+    """Runs in a thread of its own; `decide` is called there for every request."""
+
+    def __init__(self, decide: Callable[[Call], Reply]) -> None:
+        self.decide = decide
+        self.calls: list[Call] = []
+        self.billed: Counter[bytes] = Counter()
+        self.url = ""
+        self._seen: Counter[bytes] = Counter()
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def extra_bills(self) -> int:
+        """How many answers were billed beyond the first of each request."""
+        return sum(count - 1 for count in self.billed.values())
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def stop(self) -> None:
+        assert self._loop is not None
+        assert self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._ready.set()
+        await self._stop.wait()
+        server.close()
+
+    async def _connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            while True:
+                await self._exchange(reader, writer)
+        writer.close()
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:] if line)
+        }
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        call = Call(head[0].split()[1], headers, body, len(self.calls) + 1, self._seen[body])
+        self._seen[body] += 1
+        self.calls.append(call)
+        reply = self.decide(call)
+        await asyncio.sleep(reply.delay_s)
+        if reply.status == 200:
+            # From here on the provider charges, whether or not the answer gets through.
+            self.billed[body] += 1
+        writer.write(_head(reply) + reply.body)
+        await writer.drain()
+        if reply.then is not None:
+            reply.then()
+
+
+def _head(reply: Reply) -> bytes:
+    lines = [
+        f"HTTP/1.1 {reply.status} X",
+        f"content-length: {len(reply.body)}",
+        "content-type: application/json",
+        *(f"{name}: {value}" for name, value in reply.headers.items()),
+    ]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@contextmanager
+def serving(decide: Callable[[Call], Reply] = answer) -> Iterator[Provider]:
+    """Run a provider for as long as the block lasts."""
+    provider = Provider(decide)
+    provider.start()
+    try:
+        yield provider
+    finally:
+        provider.stop()
