@@ -1,18 +1,17 @@
 """A real llama.cpp server as a peer for integration tests.
 
-`running_llama_server` writes a tiny llama model with random weights (nothing is downloaded), serves it
-with the llama.cpp server inside xllamacpp on a free loopback port, and yields the base URL. The server
-speaks both wire formats, streams both, and counts tokens with its own tokenizer. What it says is a
-salad of words: always the same one for the same request, as far as temperature 0 can promise.
+`running_llama_server` writes a tiny llama model with random weights (nothing is downloaded), serves
+it with the llama.cpp server inside xllamacpp on a free loopback port, and yields the base URL. The
+server speaks both wire formats, streams both, and counts tokens with its own tokenizer. What it
+says is a salad of words: at temperature 0 the same one for the same request, but for the rounding
+of requests that are computed together.
 
 The server is a child process. It can be killed like a provider that goes down, it cannot hang the
-tests, and it ends by itself when the process that started it dies. Run as a script, this file is that
-child.
+tests, and it ends by itself when the process that started it dies. Run as a script, this file is
+that child.
 """
 
 import argparse
-import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -21,51 +20,58 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MODEL_NAME = "tiny-llama"
 
-# Shape of the model. Its size is mostly two tables of one row per vocabulary piece.
-_SEED = 6
+# The shape of the model; the two tables with a row per vocabulary piece are half of its size.
 _WIDTH = 48
 _HEADS = 3
 _LAYERS = 2
 _FEED_FORWARD = 96
 _MAX_CONTEXT = 32_768
+# Chosen by trial: answers end after 1 to 100 tokens, JSON and tool calls are completed.
+_SEED = 42
 
-# The first channel of every embedding is this constant and no layer writes to it, so that the first
-# column of the output matrix acts as a bias on every piece.
+# The first channels of the model carry no noise, and no layer writes to them. One is constant, so
+# that its column of the output table is a bias; the others tell what the last piece was.
+_BIAS, _CALL_CUE, _END_CUE = range(3)
 _RESERVED = 3
-_NEVER = -8.0
-_END_BIAS = 0.5
-_REPEAT = 0.3
+_CUE = 4.0
 
 _END = "</s>"
-_TOOL_CALL = "<tool_call>"
-_CONTROL = ("<s>", _END, "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|caller|>")
+_CALLER = "<|caller|>"  # takes the place of <|assistant|> when the request offers tools
+_CONTROL = ("<s>", _END, "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", _CALLER)
+_CALL_TAGS = ("<tool_call>", "</tool_call>")
 # What answers consist of: words, and what quoting, escaping and UTF-8 decoding have to cope with.
 _WORDS = (
     "the a of to in is it and for with on that this order delivery refund invoice account password "
     "ticket customer support urgent late item answer please thanks today yes no good bad very "
     "naïve café größer señor 東京"
-).split()
+)
 _MARKS = (".", ",", '"', "🙂", "<0x0A>")
 
 _CHAT_TEMPLATE = """\
 {%- if tools %}<|system|>{{ tools | tojson }}</s>{% endif %}
 {%- for message in messages %}<|{{ message.role }}|>{{ message.content or '' }}
 {%- for call in message.tool_calls or [] -%}
-<tool_call>{"name": {{ call.function.name | tojson }}, "arguments": {{ call.function.arguments | tojson }}}</tool_call>
+<tool_call>{"name": {{ call.function.name | tojson }}, \
+"arguments": {{ call.function.arguments | tojson }}}</tool_call>
 {%- endfor %}</s>{% endfor %}
 {%- if add_generation_prompt %}{{ '<|caller|>' if tools else '<|assistant|>' }}{% endif %}"""
 
 
 def is_available() -> bool:
     """Tell whether the libraries that the server needs are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("gguf", "xllamacpp"))
+    return all(find_spec(name) is not None for name in ("gguf", "xllamacpp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +80,25 @@ class _Piece:
 
     text: str
     kind: int
-    spoken: bool = False
+    spoken: bool
 
 
 def _vocabulary() -> list[_Piece]:
     """List control tokens, all bytes, printable ASCII, and the words with all their beginnings.
 
-    The tokenizer joins pieces two by two, so a word needs its beginnings; what it cannot join or does
-    not know becomes bytes, so that every text has tokens.
+    The tokenizer joins pieces two by two, so a word needs its beginnings; what it does not know
+    becomes bytes, so that every text has tokens.
     """
     from gguf import TokenType
 
-    spoken = {_END, *_MARKS, *(f"▁{word}" for word in _WORDS)}
+    words = [f"▁{word}" for word in _WORDS.split()]
+    spoken = {_END, *_MARKS, *words}
     kinds: dict[str, int] = {"<unk>": TokenType.UNKNOWN}
     kinds |= dict.fromkeys(_CONTROL, TokenType.CONTROL)
     kinds |= dict.fromkeys((f"<0x{byte:02X}>" for byte in range(256)), TokenType.BYTE)
-    kinds |= dict.fromkeys((_TOOL_CALL, '</tool_call>'), TokenType.USER_DEFINED)
+    kinds |= dict.fromkeys(_CALL_TAGS, TokenType.USER_DEFINED)
     texts = ["▁", *map(chr, range(0x21, 0x7F)), *_MARKS]
-    texts += [f"▁{word[:end]}" for word in _WORDS for end in range(1, len(word) + 1)]
+    texts += [word[:end] for word in words for end in range(2, len(word) + 1)]
     for text in texts:
         kinds.setdefault(text, TokenType.NORMAL)
     return [_Piece(text, kind, text in spoken) for text, kind in kinds.items()]
@@ -99,16 +106,9 @@ def _vocabulary() -> list[_Piece]:
 
 def build_model(path: Path) -> None:
     """Write a llama model of about 0.4 MB with seeded random weights: always the same bytes."""
-    import numpy as np
     from gguf import GGUFWriter
 
     pieces = _vocabulary()
-    ids = {piece.text: number for number, piece in enumerate(pieces)}
-    random = np.random.default_rng(_SEED)
-
-    def normal(rows: int, columns: int, scale: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return random.normal(0.0, scale, (rows, columns)).astype(np.float32)
-
     writer = GGUFWriter(path, "llama")
     writer.add_name(MODEL_NAME)
     writer.add_context_length(_MAX_CONTEXT)
@@ -121,6 +121,7 @@ def build_model(path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(pieces))
 
+    ids = {piece.text: number for number, piece in enumerate(pieces)}
     writer.add_tokenizer_model("llama")
     writer.add_token_list([piece.text for piece in pieces])
     writer.add_token_types([piece.kind for piece in pieces])
@@ -132,43 +133,57 @@ def build_model(path: Path) -> None:
     writer.add_add_space_prefix(False)
     writer.add_chat_template(_CHAT_TEMPLATE)
 
-    embedding = normal(len(pieces), _WIDTH, 1.0)
-    output = normal(len(pieces), _WIDTH, 0.5) - _REPEAT * embedding
-    output[[not piece.spoken for piece in pieces]] *= 0.1
-    embedding[:, :_RESERVED] = output[:, :_RESERVED] = 0.0
-    embedding[:, 0] = 4.0
-    output[:, 0] = [0.0 if piece.spoken else _NEVER for piece in pieces]
-    output[ids[_END], 0] = _END_BIAS
-    embedding[ids["<|caller|>"], 1] = embedding[ids["}"], 2] = embedding[ids["</tool_call>"], 2] = 4.0
-    output[ids[_TOOL_CALL], 1] = 20
-    output[ids[_END], 2] = 4
-
-    ones = np.ones(_WIDTH, dtype=np.float32)
-    writer.add_tensor("token_embd.weight", embedding)
-    writer.add_tensor("output_norm.weight", ones)
-    writer.add_tensor("output.weight", output)
-    for layer in range(_LAYERS):
-        attention_output = normal(_WIDTH, _WIDTH, 0.3)
-        feed_forward_down = normal(_WIDTH, _FEED_FORWARD, 0.2)
-        attention_output[:_RESERVED] = feed_forward_down[:_RESERVED] = 0.0
-        tensors = {
-            "attn_norm": ones,
-            "attn_q": normal(_WIDTH, _WIDTH, 0.3),
-            "attn_k": normal(_WIDTH, _WIDTH, 0.3),
-            "attn_v": normal(_WIDTH, _WIDTH, 0.3),
-            "attn_output": attention_output,
-            "ffn_norm": ones,
-            "ffn_gate": normal(_FEED_FORWARD, _WIDTH, 0.2),
-            "ffn_up": normal(_FEED_FORWARD, _WIDTH, 0.2),
-            "ffn_down": feed_forward_down,
-        }
-        for name, tensor in tensors.items():
-            writer.add_tensor(f"blk.{layer}.{name}.weight", tensor)
-
+    for name, tensor in _tensors(pieces, ids).items():
+        writer.add_tensor(f"{name}.weight", tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _tensors(pieces: list[_Piece], ids: dict[str, int]) -> dict[str, "NDArray[np.float32]"]:
+    """Draw the weights: noise, but for what keeps the answers readable and ends them."""
+    import numpy as np
+
+    random = np.random.default_rng(_SEED)
+
+    def noise(rows: int, columns: int, scale: float) -> "NDArray[np.float32]":
+        return random.normal(0.0, scale, (rows, columns)).astype(np.float32)
+
+    embedding = noise(len(pieces), _WIDTH, 1.0)
+    output = noise(len(pieces), _WIDTH, 0.5) - 0.3 * embedding  # less: or a piece repeats itself
+    output[[not piece.spoken for piece in pieces]] *= 0.1
+    embedding[:, :_RESERVED] = output[:, :_RESERVED] = 0.0
+    embedding[:, _BIAS] = _CUE
+    output[:, _BIAS] = [0.0 if piece.spoken else -8.0 for piece in pieces]
+    output[ids[_END], _BIAS] = 0.5
+    # No answer is empty, it is a call where tools are offered, and nothing follows a call or JSON.
+    opening, closing = (ids[tag] for tag in _CALL_TAGS)
+    embedding[ids[_CALLER], _CALL_CUE] = _CUE
+    embedding[[ids["}"], closing], _END_CUE] = _CUE
+    embedding[ids["<|assistant|>"], _END_CUE] = -_CUE
+    output[opening, _CALL_CUE] = output[ids[_END], _END_CUE] = 60.0
+    output[closing, _BIAS] = -4.0
+
+    ones = np.ones(_WIDTH, dtype=np.float32)
+    tensors = {"token_embd": embedding, "output_norm": ones, "output": output}
+    for layer in range(_LAYERS):
+        attention_output = noise(_WIDTH, _WIDTH, 0.3)
+        feed_forward_down = noise(_WIDTH, _FEED_FORWARD, 0.2)
+        attention_output[:_RESERVED] = feed_forward_down[:_RESERVED] = 0.0
+        block = {
+            "attn_norm": ones,
+            "attn_q": noise(_WIDTH, _WIDTH, 0.3),
+            "attn_k": noise(_WIDTH, _WIDTH, 0.3),
+            "attn_v": noise(_WIDTH, _WIDTH, 0.3),
+            "attn_output": attention_output,
+            "ffn_norm": ones,
+            "ffn_gate": noise(_FEED_FORWARD, _WIDTH, 0.2),
+            "ffn_up": noise(_FEED_FORWARD, _WIDTH, 0.2),
+            "ffn_down": feed_forward_down,
+        }
+        tensors |= {f"blk.{layer}.{name}": tensor for name, tensor in block.items()}
+    return tensors
 
 
 @dataclass(slots=True)
@@ -197,7 +212,7 @@ class LlamaServer:
         return self._process.pid
 
     def start(self) -> str:
-        """Write the model unless it is there, start the child, wait until it is ready: its base URL."""
+        """Start the child on the model, written if need be; return its base URL when ready."""
         if self._process is not None:
             raise RuntimeError("the llama server is running already")
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -206,7 +221,7 @@ class LlamaServer:
             build_model(model)
         address = self.directory / "llama_server.address"
         address.unlink(missing_ok=True)
-        command = [sys.executable, __file__, f"--model={model}", f"--address-file={address}"]
+        command = [sys.executable, "-P", __file__, f"--model={model}", f"--address-file={address}"]
         command += [f"--slots={self.slots}", f"--context-per-slot={self.context_per_slot}"]
         command += [f"--port={self.port}"]
         if self.api_key is not None:
@@ -271,9 +286,10 @@ def running_llama_server(
     context_per_slot: int = 4096,
     deadline_s: float = 30.0,
 ) -> Iterator[str]:
-    """Serve the model from `tmp_path` and yield the base URL, without `/v1`; any key when none is set."""
-    server = LlamaServer(tmp_path, api_key, slots, context_per_slot, deadline_s=deadline_s)
-    with server:
+    """Serve from `tmp_path` and yield the base URL, without `/v1`; no `api_key`: any will do."""
+    with LlamaServer(
+        tmp_path, api_key, slots=slots, context_per_slot=context_per_slot, deadline_s=deadline_s
+    ) as server:
         yield server.base_url
 
 
@@ -290,7 +306,8 @@ def _is_healthy(base_url: str) -> bool:
 
 def _serve(arguments: argparse.Namespace) -> None:
     """Serve until standard input closes, which is when the parent ends, however it ends."""
-    xllamacpp = importlib.import_module("xllamacpp")  # compiled, without type information
+    import xllamacpp
+
     params = xllamacpp.CommonParams()
     params.model.path = str(arguments.model)
     params.model_alias = {MODEL_NAME}
@@ -301,6 +318,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     params.n_parallel = arguments.slots
     params.n_ctx = arguments.slots * arguments.context_per_slot
     params.n_predict = 512  # for requests without max_tokens
+    params.cache_ram_mib = 64
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.fit_params = params.ui = params.warmup = False
     params.offline = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import time
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -14,6 +16,7 @@ import anyio
 import httpx
 import openai
 import pytest
+from anyio.abc import SocketAttribute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +24,7 @@ from batchrun.simulator import Simulator, SimulatorConfig, connection
 from batchrun.simulator.answers import compose, count_tokens
 from batchrun.simulator.calls import decode
 from batchrun.simulator.chat import ChatDialect
-from batchrun.simulator.dice import Dice
-from batchrun.simulator.labels import find_offer, rank_labels
+from batchrun.simulator.labels import find_offer
 from batchrun.simulator.ledger import LedgerBook
 from batchrun.simulator.messages import MessagesDialect
 from batchrun.simulator.refusals import RefusedError
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.anyio
 MODEL = "claude-haiku-4-5-20251001"
 TRIAGE = "Answer with exactly one of these labels: billing, bug, how_to, account, feature_request, cancellation."
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
+DEEP_BLOCK = {"type": "odd", "deep": json.loads("[" * 300 + "]" * 300)}
 BOTH = pytest.mark.parametrize("path", [MESSAGES, CHAT])
 NOON = datetime.fromisoformat("2026-01-01T12:00:00+00:00").timestamp()
 
@@ -52,7 +55,7 @@ class Clock:
     """Time that passes when a test says so."""
 
     def __init__(self) -> None:
-        self.now = NOON
+        self.now = NOON + 0.25
 
     def __call__(self) -> float:
         return self.now
@@ -244,11 +247,26 @@ def test_labels_are_found_where_a_prompt_offers_them(text: str, labels: str | No
     assert (offer and "|".join(offer.labels)) == labels
 
 
-def test_the_offer_itself_speaks_for_no_label() -> None:
-    offer = find_offer("One of these labels: bug, billing. I was billed twice.")
-    assert offer
-    for seed in range(20):
-        assert rank_labels(offer.labels, offer.rest, Dice(seed))[0] == "billing"
+async def test_the_offer_itself_speaks_for_no_label() -> None:
+    prompt = "One of these labels: cancellation, billing. Ticket {}: I was billed twice."
+    async with serving() as peer:
+        answers = {text_of(await peer.post(MESSAGES, prompt.format(n))) for n in range(10)}
+    assert answers == {"billing"}
+
+
+@BOTH
+async def test_the_last_user_message_is_answered(path: str) -> None:
+    turns = [("user", "Apples"), ("assistant", "Fine"), ("user", "Invoices"), ("user", "Pears")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    async with serving() as peer:
+        text = text_of(await peer.post(path, messages=messages))
+    assert "Pears" in text
+    assert "Apples" not in text
+
+
+def test_all_choices_differ() -> None:
+    call = ChatDialect().parse(body("Hi", n=128))
+    assert len({answer.text for answer in compose(call, 0)}) == 128
 
 
 async def test_labels_without_a_hint_differ_from_ticket_to_ticket() -> None:
@@ -314,13 +332,13 @@ async def test_answers_follow_from_seed_and_body_alone() -> None:
 
 
 async def test_failures_follow_from_seed_body_and_try() -> None:
-    prompts = [f"Prompt {number}" for number in range(60)]
+    prompts = [f"Prompt {number}" for number in range(50)]
 
     async def failures(asked: list[str]) -> dict[str, list[int]]:
         config = SimulatorConfig(error_rate=0.3, rate_limit_rate=0.2, seed=4)
         async with serving(config) as peer:
             return {
-                prompt: [(await peer.post(MESSAGES, prompt)).status_code for _ in range(4)]
+                prompt: [(await peer.post(MESSAGES, prompt)).status_code for _ in range(3)]
                 for prompt in asked
             }
 
@@ -382,16 +400,19 @@ async def test_requests_are_limited_as_the_messages_format_tells() -> None:
         early = await peer.post(MESSAGES)
         clock.now += 0.1
         again = await peer.post(MESSAGES)
+        clock.now += 3600
+        rested = await peer.post(MESSAGES)
     assert [answer.status_code for answer in (*answers, early, again)] == [200, 200, 429, 429, 200]
+    assert rested.headers["anthropic-ratelimit-requests-remaining"] == "1"
     prefix = "anthropic-ratelimit-requests"
     told = [
         [answer.headers[f"{prefix}-{what}"] for what in ("limit", "remaining", "reset")]
         for answer in answers
     ]
     assert told == [
-        ["2", "1", "2026-01-01T12:00:30Z"],
-        ["2", "0", "2026-01-01T12:01:00Z"],
-        ["2", "0", "2026-01-01T12:01:00Z"],
+        ["2", "1", "2026-01-01T12:00:31Z"],
+        ["2", "0", "2026-01-01T12:01:01Z"],
+        ["2", "0", "2026-01-01T12:01:01Z"],
     ]
     assert answers[2].headers["retry-after"] == "30"
     error = answers[2].json()
@@ -530,6 +551,7 @@ async def test_invalid_fields_are_named(path: str, param: str, fields: dict[str,
         (MESSAGES, {"stop_sequences": [""]}, 400),
         (MESSAGES, {"messages": [{"role": "system", "content": "Hello"}]}, 400),
         (MESSAGES, {"messages": [{"role": "user", "content": ""}]}, 400),
+        (MESSAGES, {"messages": [{"role": "user", "content": [DEEP_BLOCK]}]}, 400),
         (MESSAGES, {"messages": [{"role": "user", "content": "Hi"}] * 2}, 200),
         (MESSAGES, {"messages": [{"role": "assistant", "content": "Hi "}]}, 400),
     ],
@@ -582,7 +604,7 @@ _TURNS = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("dialect", [MessagesDialect(), ChatDialect()])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     fields=st.fixed_dictionaries(
         {"model": st.just("m"), "max_tokens": st.integers(1, 9), "messages": st.lists(_TURNS)},
@@ -628,7 +650,12 @@ async def test_broken_clients_disturb_nobody() -> None:
 async def test_a_client_that_leaves_is_billed_all_the_same() -> None:
     async with serving(SimulatorConfig(latency_ms=50)) as peer:
         async with await peer.connect() as stream:
+            raw_socket = stream.extra(SocketAttribute.raw_socket)
+            reset_on_close = struct.pack("ii", 1, 0)
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
             await stream.send(raw_request(json.dumps(body("Gone")).encode()))
+            while (await peer.http.get("/ledger")).json()["billed"] == 0:
+                pass
         assert (await peer.post(MESSAGES, "Still here")).status_code == 200
     assert peer.simulator.ledger.billed == 2
 
@@ -643,10 +670,15 @@ async def test_large_requests_are_refused_before_they_are_read(
             yield b" " * 100
 
     async with serving() as peer:
-        announced = await peer.http.post(MESSAGES, content=b" " * 1001)
+        announced = await peer.http.post(MESSAGES, content=b" " * 10_000_000)
         chunked = await peer.http.post(CHAT, content=chunks())
         headers = await peer.http.post(MESSAGES, json=body(), headers={"x": "y" * 200_000})
+        async with await peer.connect() as stream:
+            await stream.send(raw_request(b" " * 1001)[:-1001])
+            with anyio.fail_after(2):
+                ((unsent, _),) = await read_responses(stream, 1)
         assert (await peer.post(MESSAGES)).status_code == 200
+    assert unsent == 413
     assert (announced.status_code, announced.json()["error"]["type"]) == (413, "request_too_large")
     assert (chunked.status_code, chunked.json()["error"]["code"]) == (413, "request_too_large")
     assert headers.status_code == 431

@@ -142,11 +142,14 @@ def _sentences(topics: list[str], prefill: str, dice: Dice) -> str:
 
 def _topics(prompt: str) -> list[str]:
     """Return the words that say most about the prompt: first the frequent, then the long."""
-    words = _TOPIC.findall(prompt)
-    counts = Counter(word.lower() for word in words)
-    spelled = {word.lower(): word for word in reversed(words)}
-    telling = sorted(counts.keys() - _DULL, key=lambda word: (-counts[word], -len(word), word))
-    return [spelled[word] for word in telling[:_TOPICS]]
+    counts = Counter(_TOPIC.findall(prompt))
+    topics: dict[str, str] = {}
+    for word in sorted(counts, key=lambda word: (-counts[word], -len(word), word)):
+        if word.lower() not in _DULL:
+            topics.setdefault(word.lower(), word)
+            if len(topics) == _TOPICS:
+                break
+    return list(topics.values())
 
 
 def _cut(text: str, call: Call) -> Answer:

@@ -68,8 +68,12 @@ def find_offer(text: str) -> Offer | None:
 def rank_labels(labels: tuple[str, ...], text: str, dice: Dice) -> list[str]:
     """Return the labels, best first: those whose words or stems are in `text`, then by dice."""
     seen = {stem.lower() for stem in _stem_pattern(labels).findall(text)}
-    weights = {label: sum(len(stem) for stem in _stems(label) & seen) for label in labels}
-    return sorted(dice.sample(labels, len(labels)), key=weights.__getitem__, reverse=True)
+    first = dice.below(len(labels))
+    return sorted(
+        (*labels[first:], *labels[:first]),
+        key=lambda label: sum(map(len, _stems(label) & seen)),
+        reverse=True,
+    )
 
 
 def _announced(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:

@@ -1,0 +1,1 @@
+"""Measurements; `make bench` runs them. Figures are quoted in docs/performance.md."""
