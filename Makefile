@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo check test format clean
+.PHONY: demo check test bench format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ check: $(READY)  ## formatting, lint, types, architecture
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/pytest
+
+bench: $(READY)  ## the figures of docs/performance.md
+	$(BIN)/python -m benchmarks.large_input
 
 format: $(READY)  ## apply formatting and safe fixes
 	$(BIN)/ruff format .

@@ -14,13 +14,15 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from batchrun.inspection import export, load_job, preview, status
     from batchrun.job import Job, parse_setting
-    from batchrun.run import RunOptions, RunReport, arun_job, run_job
+    from batchrun.prepare import RunOptions
+    from batchrun.run import RunReport, arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
 
 _HOMES = {
     "batchrun.inspection": ("export", "load_job", "preview", "status"),
     "batchrun.job": ("Job", "parse_setting"),
-    "batchrun.run": ("RunOptions", "RunReport", "arun_job", "run_job"),
+    "batchrun.prepare": ("RunOptions",),
+    "batchrun.run": ("RunReport", "arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
 }
 

@@ -136,6 +136,8 @@ class Dispatcher:
     def on_drain(self, notify: Callable[[], None]) -> None:
         """Call `notify` when draining begins, so that the source of requests can stop too."""
         self._on_drain.append(notify)
+        if self.is_draining:
+            notify()
 
     async def _work(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
         async for request in requests:

@@ -12,9 +12,10 @@ import orjson
 from batchrun import checkpoint, output, report
 from batchrun.errors import JobError, OutputError
 from batchrun.formats import key_header
-from batchrun.job import OUTPUT_SUFFIXES, Job
+from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job
+from batchrun.prepare import input_signature
 from batchrun.render import Renderer
-from batchrun.run import input_signature, write_files
+from batchrun.run import write_files
 from batchrun.source import Source, is_table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from batchrun.records import RenderedItem
 
 MASK = "***"
+TABLE_PREFIX = "batchrun_"
 _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
 
 
@@ -34,13 +36,11 @@ def load_job(path: Path, overrides: Mapping[str, Any]) -> Job:
     """
     if not is_table(path.name):
         return Job.load(path, overrides)
-    probe = Job.for_table(path, ["prompt"], {"request.model": "any", "request.max_tokens": 1})
-    columns = Source(probe.input).columns
-    job = Job.for_table(path, columns, overrides)
-    if not job.output.prefix and set(columns) & set(output.RESULT_SCHEMA):
+    columns = Source(InputConfig(str(path.resolve()))).columns
+    if set(columns) & set(output.RESULT_SCHEMA):
         # A table that names its request columns (model …) must not need a job file for that.
-        job = replace(job, output=replace(job.output, prefix="batchrun_"))
-    return job
+        overrides = {"output.prefix": TABLE_PREFIX, **overrides}
+    return Job.for_table(path, columns, overrides)
 
 
 def preview(job: Job, count: int) -> Iterator[str]:
@@ -96,6 +96,10 @@ def status(directory: Path, *, as_json: bool) -> str:
     finally:
         store.close()
     running = checkpoint.is_locked(directory)
+    if not running:
+        # Nobody waits for these answers any more: what was in flight may have been billed.
+        lost = totals.maybe_billed + totals.in_flight
+        totals = replace(totals, maybe_billed=lost, in_flight=0)
     if not as_json:
         return report.status_text(totals, directory, running=running)
     facts = {"running": running, **report.summary(totals)}

@@ -16,6 +16,8 @@ import anyio
 from aiolimiter import AsyncLimiter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchrun.job import LimitsConfig
     from batchrun.records import PlannedRequest
 
@@ -41,9 +43,14 @@ def demand(planned: PlannedRequest) -> Demand:
 
 
 class Waits:
-    """Seconds spent waiting, by cause, and the cause that somebody is waiting for now."""
+    """Seconds spent waiting, by cause, and the cause that somebody is waiting for now.
 
-    def __init__(self) -> None:
+    Args:
+        clock: returns seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.seconds: dict[str, float] = defaultdict(float)
         self._waiting: dict[str, int] = defaultdict(int)
 
@@ -57,12 +64,13 @@ class Waits:
         """Return a context that accounts the time spent in it to a cause."""
         return _Wait(self, cause)
 
-    def _enter(self, cause: str) -> None:
+    def _enter(self, cause: str) -> float:
         self._waiting[cause] += 1
+        return self._clock()
 
-    def _leave(self, cause: str, seconds: float) -> None:
+    def _leave(self, cause: str, since: float) -> None:
         self._waiting[cause] -= 1
-        self.seconds[cause] += seconds
+        self.seconds[cause] += self._clock() - since
 
 
 class _Wait:
@@ -72,11 +80,10 @@ class _Wait:
         self._start = 0.0
 
     def __enter__(self) -> None:
-        self._start = time.monotonic()
-        self._waits._enter(self._cause)
+        self._start = self._waits._enter(self._cause)
 
     def __exit__(self, *_error: object) -> None:
-        self._waits._leave(self._cause, time.monotonic() - self._start)
+        self._waits._leave(self._cause, self._start)
 
 
 class _Rate:
@@ -91,9 +98,10 @@ class _Rate:
 
     async def acquire(self, amount: float) -> None:
         # aiolimiter refuses more than its burst at once, so a long prompt pays in instalments;
-        # it holds its turn until it has paid, so nobody overtakes it.
+        # it holds its turn until it has paid, so nobody overtakes it. With half a burst at a time
+        # the bucket never runs dry, so that the time by which the loop wakes late is not lost.
         while amount > 0:
-            part = min(amount, self._burst)
+            part = min(amount, self._burst / 2)
             await self._limiter.acquire(part)
             amount -= part
 
@@ -113,10 +121,11 @@ class RateLimits:
     def too_large(self, asked: Demand) -> str | None:
         """Return why a request could never be admitted, None when it can."""
         for rate, amount in self._amounts(asked):
-            if amount > rate.per_minute:
+            if rate is not self._requests and amount > rate.per_minute:
                 return (
-                    f"the request needs about {amount} tokens, more than the whole "
-                    f"{rate.cause} of {rate.per_minute:g} per minute"
+                    f"the request needs about {amount:,} tokens, more than the whole "
+                    f"{rate.cause} of {rate.per_minute:,.10g} per minute; shorten the prompt, lower "
+                    "max_tokens, or raise the limit if the provider's is higher"
                 )
         return None
 

@@ -55,7 +55,7 @@ class Progress:
                 bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
                 "[{elapsed}<{remaining}, {rate_fmt}]{postfix}",
             )
-        self._next = time.monotonic() + LINE_EVERY_S
+        self._next = time.monotonic() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -87,14 +87,16 @@ def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -
 
     Full jitter: uniform between 0 and an exponentially growing bound, so that clients that failed
     together do not come back together. What the provider asked for is a lower bound, with up to a
-    tenth (at most a second) on top for the same reason.
+    tenth (at most a second) on top for the same reason. A wish shorter than the base delay (some
+    servers send 0 for ever) is no licence for a busy loop: there, the growing delay applies, too.
 
     Args:
         decision: of the last failure.
         failures: how often this request has failed, from 1.
         random: returns a number in [0, 1).
     """
-    if decision.delay_s is not None:
-        return decision.delay_s + random() * min(1.0, 0.1 * decision.delay_s)
     bound = min(MAX_DELAY_S, decision.base_delay_s * 2.0 ** min(failures - 1, 30))
-    return random() * bound
+    if decision.delay_s is None:
+        return random() * bound
+    told = decision.delay_s + random() * min(1.0, 0.1 * decision.delay_s)
+    return told if decision.delay_s >= decision.base_delay_s else max(told, random() * bound)

@@ -5,8 +5,6 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
-import hashlib
-import os
 import signal
 import threading
 from contextlib import asynccontextmanager
@@ -21,11 +19,10 @@ from batchrun.client import Client, PyreqwestTransport
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
 from batchrun.limits import ErrorBudget, RateLimits, Waits
+from batchrun.prepare import Prepared, RunOptions, prepare
 from batchrun.pricing import PriceBook
 from batchrun.progress import Progress
-from batchrun.render import Renderer
-from batchrun.simulator import Simulator, SimulatorConfig
-from batchrun.source import Source
+from batchrun.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import ObjectSendStream, TaskGroup
 
-    from batchrun.client import TransportPort
     from batchrun.errors import ProviderFault
     from batchrun.job import Job
     from batchrun.records import (
@@ -45,33 +41,11 @@ if TYPE_CHECKING:
         Result,
         RunTotals,
     )
+    from batchrun.source import Source
 
 CHUNK_ROWS = 256
-GRACE_S = 30.0
 REFRESH_S = 0.5
-SIMULATED_SUFFIX = ".simulated"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How to run a job, as opposed to what the job is.
-
-    Attributes:
-        simulate: answer with the simulator in this process instead of the provider.
-        new: start over; an earlier run is kept beside this one.
-        retry_errored: try every errored row again, also those that failed for good.
-        quiet: no progress and no messages.
-        grace_s: how long requests in flight may go on after the first signal.
-        transport: carries the requests; None for the network.
-    """
-
-    simulate: SimulatorConfig | None = None
-    new: bool = False
-    retry_errored: bool = False
-    quiet: bool = False
-    grace_s: float = GRACE_S
-    transport: TransportPort | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,78 +98,6 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
             return await anyio.to_thread.run_sync(_conclude, plan, store, error)
         finally:
             store.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job whose input, templates and key have been checked; nothing has been sent."""
-
-    job: Job
-    source: Source
-    renderer: Renderer
-    total: int
-    key: str | None
-    directory: Path
-
-    @property
-    def signature(self) -> str:
-        """Changes when rows may have to be matched to requests anew."""
-        return plan_signature(self.job, self.source)
-
-
-def prepare(job: Job, options: RunOptions) -> Prepared:
-    """Check everything that can be checked before the first request.
-
-    Raises:
-        JobError: when something is wrong.
-    """
-    source = Source(job.input)
-    renderer = Renderer(job, source.columns)
-    output.result_names(source.columns, job.output.prefix)
-    key = None if options.simulate is not None else api_key(job)
-    source.check_ids()
-    return Prepared(job, source, renderer, source.count(), key, run_directory(job, options))
-
-
-def run_directory(job: Job, options: RunOptions) -> Path:
-    """Return where the run keeps its files; simulated answers are kept apart from real ones."""
-    directory = job.output.dir.resolve()
-    if options.simulate is None:
-        return directory
-    return directory.with_name(directory.name + SIMULATED_SUFFIX)
-
-
-def plan_signature(job: Job, source: Source) -> str:
-    """Return `<what is asked>:<of which input>` as two digests."""
-    asked = hashlib.blake2b(repr(job.request).encode(), digest_size=8).hexdigest()
-    return f"{asked}:{input_signature(job, source)}"
-
-
-def input_signature(job: Job, source: Source) -> str:
-    """Return a digest that changes when the input's files change."""
-    facts = repr((job.input.id, source.stamps)).encode()
-    return hashlib.blake2b(facts, digest_size=8).hexdigest()
-
-
-def api_key(job: Job) -> str | None:
-    """Read the key from the environment variable that the job names; "" names none.
-
-    Raises:
-        JobError: when the variable is not set or holds no key.
-    """
-    variable = job.request.api_key_env
-    if not variable:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise JobError(
-            f"the environment variable {variable} is not set; it must hold the API key for "
-            f"{job.request.base_url}. Set it, name another with [request] api_key_env, or rehearse "
-            "with --simulate, which needs no key"
-        )
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise JobError(f"the environment variable {variable} holds characters that no key has")
-    return key
 
 
 class _Execution:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY = "sk-test-canary-0123456789"
 ROOT = Path(__file__).parent.parent
@@ -87,8 +90,6 @@ def start_batchrun(
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, str, str]:

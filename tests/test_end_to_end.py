@@ -227,6 +227,8 @@ def test_a_table_with_a_prompt_column_is_a_job_of_its_own(tmp_path: Path) -> Non
     # The table's own column keeps its name; what the provider answered as stands beside it.
     assert found["model"].to_list() == ["", "other-model"]
     assert found["batchrun_model"].to_list() == ["M", "other-model"]
+    assert batchrun("export", tmp_path / "out")[0] == 0
+    assert pl.read_parquet(tmp_path / "out" / "results.parquet").equals(found)
 
 
 def test_a_second_execution_is_refused_while_one_is_running(write_job: WriteJob) -> None:
@@ -355,6 +357,27 @@ def test_the_key_is_in_no_file(write_job: WriteJob, tmp_path: Path) -> None:
     assert everything
     assert not any(KEY.encode() in content for content in everything)
     assert KEY not in stdout + stderr
+
+
+def test_more_connections_than_open_files_allowed(
+    write_job: WriteJob, results: Results
+) -> None:
+    with serving() as provider:
+        job = write_job(provider.url, rows=400, extra="[limits]\nconcurrency = 300")
+        arguments = f"{sys.executable} -m batchrun run {job}"
+        low = ["sh", "-c", f"ulimit -S -n 64; exec {arguments}"]
+        raised = subprocess.run(
+            low, env=environment(), capture_output=True, text=True, check=False, timeout=60
+        )
+        assert raised.returncode == 0, raised.stderr
+        assert set(results()["status"]) == {"succeeded"}
+        low[2] = f"ulimit -n 64; exec {arguments} --new"
+        refused = subprocess.run(
+            low, env=environment(), capture_output=True, text=True, check=False, timeout=60
+        )
+    assert refused.returncode == 2
+    assert "ulimit" in refused.stderr
+    assert len(provider.calls) == 400
 
 
 def test_a_closed_reader_of_stdout_is_no_crash(write_job: WriteJob) -> None:

@@ -6,13 +6,12 @@ gathers, so that the cost of a commit is shared by everything that arrived meanw
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from batchrun.checkpoint.schema import unusable
+from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ class _Group:
         self.attempts: list[Attempt] = []
         self.results: list[Result] = []
         self.committed = anyio.Event()
+        self.failure: CheckpointError | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -53,6 +53,7 @@ class Journal:
         self._thread = anyio.CapacityLimiter(1)
         self._group = _Group()
         self._wake = anyio.Event()
+        self._is_running = False
         self._closed = False
         self._failure: CheckpointError | None = None
 
@@ -78,33 +79,30 @@ class Journal:
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the checkpoint in its thread."""
-        try:
+        with usable(self._checkpoint.path):
             return await anyio.to_thread.run_sync(
                 lambda: function(*args, **kwargs), limiter=self._thread
             )
-        except sqlite3.Error as error:
-            raise unusable(self._checkpoint.path, error) from error
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Commit groups until `close`; a failure is raised here and in everyone who waits."""
+        """Commit groups until `close`; a failure is raised here and in everyone who waits.
+
+        When this task is cancelled nothing is lost: from then on events are committed one by one
+        by those who report them, such as a worker that saves an answer under a shield.
+        """
+        self._is_running = True
         task_status.started()
-        while True:
-            if self._group.is_empty:
-                if self._closed:
-                    return
-                self._wake = anyio.Event()
-                await self._wake.wait()
-                continue
-            group, self._group = self._group, _Group()
-            try:
-                await self.call(
-                    self._checkpoint.record, group.starts, group.attempts, group.results
-                )
-            except CheckpointError as error:
-                self._failure = error
-                raise
-            finally:
-                group.committed.set()
+        try:
+            while not self._closed:
+                if self._group.is_empty:
+                    self._wake = anyio.Event()
+                    await self._wake.wait()
+                else:
+                    await self._flush()
+        finally:
+            self._is_running = False
+            if not self._group.is_empty:
+                await self._flush()
 
     def close(self) -> None:
         """Let `run` end once everything is committed."""
@@ -113,7 +111,36 @@ class Journal:
 
     async def _commit(self) -> None:
         group = self._group
-        self._wake.set()
-        await group.committed.wait()
+        if self._is_running:
+            self._wake.set()
+            await group.committed.wait()
+        else:
+            await self._flush()
+        if group.failure is not None:
+            raise group.failure
+
+    async def _flush(self) -> None:
+        """Commit what has gathered, to the end even when this task is being cancelled."""
+        group, self._group = self._group, _Group()
+        try:
+            await self._write(group)
+        except BaseException as error:
+            if self._failure is None:
+                self._failure = _failure(self._checkpoint, error)
+            group.failure = self._failure
+            raise
+        finally:
+            group.committed.set()
+
+    async def _write(self, group: _Group) -> None:
         if self._failure is not None:
             raise self._failure
+        with anyio.CancelScope(shield=True):
+            await self.call(self._checkpoint.record, group.starts, group.attempts, group.results)
+
+
+def _failure(checkpoint: Checkpoint, error: BaseException) -> CheckpointError:
+    """What those are told who wait for a commit that failed."""
+    if isinstance(error, CheckpointError):
+        return error
+    return CheckpointError(f"{checkpoint.path}: could not be written: {error!r}")

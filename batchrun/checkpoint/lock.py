@@ -5,12 +5,18 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import time
 from typing import TYPE_CHECKING, Self
 
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# What tells a run from a folder that holds other things: any of these files.
+_TRACES = ("checkpoint.db", "usage.parquet", "summary.json")
+_TRIES = 20
+_PAUSE_S = 0.02
 
 
 class DirectoryLock:
@@ -23,15 +29,7 @@ class DirectoryLock:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise CheckpointError(
-                f"{directory}: another batchrun process is working on this run; "
-                "wait for it, or stop it. `batchrun status` shows how far it is"
-            ) from None
+        self._fd = _locked(directory)
 
     def release(self) -> None:
         """Let go of the lock."""
@@ -45,12 +43,19 @@ class DirectoryLock:
 
 
 def is_locked(directory: Path) -> bool:
-    """Say whether a process is working on a run directory."""
+    """Say whether a process is working on a run directory.
+
+    Raises:
+        CheckpointError: when that cannot be found out.
+    """
     try:
-        DirectoryLock(directory).release()
-    except CheckpointError:
-        return True
-    return False
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return not _try_lock(fd, fcntl.LOCK_SH)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unusable(directory, error) from None
 
 
 def open_directory(directory: Path, *, new: bool) -> DirectoryLock:
@@ -66,14 +71,47 @@ def open_directory(directory: Path, *, new: bool) -> DirectoryLock:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = DirectoryLock(directory)
-        if new and any(directory.iterdir()):
-            directory.rename(_free_name(directory))
-            lock.release()
-            directory.mkdir(mode=0o700)
+        if new and any((directory / name).exists() for name in _TRACES):
+            with lock:
+                directory.rename(_free_name(directory))
+            directory.mkdir(mode=0o700, exist_ok=True)
             lock = DirectoryLock(directory)
     except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be used as run directory: {error}") from None
+        raise _unusable(directory, error) from None
     return lock
+
+
+def _locked(directory: Path) -> int:
+    """Return a descriptor that holds the lock on what is at this path now."""
+    for _ in range(_TRIES):
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _try_lock(fd, fcntl.LOCK_EX):
+                if os.path.samestat(os.fstat(fd), directory.stat()):
+                    return os.dup(fd)  # the lock stays while any copy is open
+                # Somebody moved it aside after we had opened it; what is there now is another.
+            elif not _try_lock(fd, fcntl.LOCK_SH):
+                break
+            # Otherwise somebody was only looking (`is_locked`), and is gone in a moment.
+        finally:
+            os.close(fd)
+        time.sleep(_PAUSE_S)
+    raise CheckpointError(
+        f"{directory}: another batchrun process is working on this run; "
+        "wait for it, or stop it. `batchrun status` shows how far it is"
+    )
+
+
+def _try_lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unusable(directory: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{directory}: cannot be used as run directory: {error}")
 
 
 def _free_name(directory: Path) -> Path:

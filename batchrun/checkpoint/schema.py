@@ -6,7 +6,9 @@ round trips are exact.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from sqlite_utils import Database, Migrations
@@ -14,11 +16,13 @@ from sqlite_utils import Database, Migrations
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # "btrn": tells a checkpoint from any other SQLite file.
 APPLICATION_ID = 0x6274726E
 BUSY_TIMEOUT_S = 30.0
+PRIVATE_FILE = 0o600
 
 migrations = Migrations("batchrun")
 
@@ -122,17 +126,20 @@ def create(path: Path) -> Database:
     Raises:
         CheckpointError: when the file is foreign, damaged or newer than this version.
     """
-    try:
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
-        path.chmod(0o600)
-        db = Database(connection)
-        _refuse_foreign(db, path)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        migrations.apply(db)
-    except (sqlite3.Error, OSError) as error:
-        raise unusable(path, error) from error
+    with usable(path):
+        # Made here, because SQLite would leave its mode to the umask.
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
+        _check(path)
+        path.chmod(PRIVATE_FILE)
+        db = _connect(path, "mode=rw")
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            migrations.apply(db)
+        except BaseException:
+            db.close()
+            raise
     return db
 
 
@@ -146,39 +153,100 @@ def open_existing(path: Path) -> Database:
         raise CheckpointError(
             f"{path.parent}: holds no checkpoint.db; is it the directory of a run?"
         )
+    with usable(path):
+        applied = _check(path)
+        if not applied:
+            raise CheckpointError(f"{path}: holds no run yet; run the job first")
+        if applied != _known():
+            with closing(_connect(path, "mode=rw")) as older:
+                migrations.apply(older)
+        return _connect_reader(path)
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system say about a checkpoint into a message for the user.
+
+    Raises:
+        CheckpointError: saying what is wrong with the file, and the way out.
+    """
     try:
-        connection = sqlite3.connect(path, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
-        db = Database(connection)
-        _refuse_foreign(db, path)
-        if migrations.pending(db):
-            migrations.apply(db)
-        connection.execute("PRAGMA query_only = ON")
-    except (sqlite3.Error, OSError) as error:
-        raise unusable(path, error) from error
-    return db
+        yield
+    except sqlite3.ProgrammingError:
+        raise  # a mistake of ours: it says nothing about the file
+    except (sqlite3.OperationalError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be used: {error}; check the disk and permissions"
+        ) from error
+    except sqlite3.Error as error:
+        raise _damaged(path, str(error)) from error
 
 
-def unusable(path: Path, error: Exception) -> CheckpointError:
-    """Say what is wrong with a checkpoint file, and the way out."""
-    if isinstance(error, sqlite3.OperationalError | OSError):
-        return CheckpointError(f"{path}: cannot be used: {error}; check the disk and permissions")
+def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: is damaged or no SQLite file ({error}); it was left as it is. "
+        f"{path}: is damaged or no SQLite file ({reason}); it was left as it is. "
         "Restore it from a backup, or start over with --new"
     )
 
 
-def _refuse_foreign(db: Database, path: Path) -> None:
-    (application_id,) = db.execute("PRAGMA application_id").fetchone()
-    tables = set(db.table_names())
-    if tables and application_id != APPLICATION_ID:
-        raise CheckpointError(
-            f"{path}: is a SQLite file of another program; it was left as it is. "
-            "Choose another directory with --output-dir"
-        )
-    ours = {migration.name for migration in migrations.pending(Database(memory=True))}
-    if any(migration.name not in ours for migration in migrations.applied(db)):
+def _connect(path: Path, options: str) -> Database:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{options}",
+        uri=True,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT_S,
+    )
+    return Database(connection)
+
+
+def _connect_reader(path: Path) -> Database:
+    """Connect without the means to change anything, not even by recovering or tidying up."""
+    db = _connect(path, "mode=ro")
+    try:
+        db.table_names()
+    except sqlite3.OperationalError:
+        db.close()
+        if _has_wal(path):
+            raise
+        # SQLite wants to write beside the file even to read it. An archived run lies still, so
+        # it can be read from a folder that nobody may write to.
+        return _connect(path, "immutable=1")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(path: Path) -> set[str]:
+    """Return the names of the applied migrations, without touching the file.
+
+    Raises:
+        CheckpointError: when the file is foreign, cut short or newer than this version.
+    """
+    with closing(_connect_reader(path)) as db:
+        (application_id,) = db.execute("PRAGMA application_id").fetchone()
+        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
+        if db.table_names() and application_id != APPLICATION_ID:
+            raise CheckpointError(
+                f"{path}: is a SQLite file of another program; it was left as it is. "
+                "Choose another directory with --output-dir"
+            )
+        if path.stat().st_size % page_bytes and not _has_wal(path):
+            raise _damaged(path, "it ends in the middle of a page")
+        applied = {migration.name for migration in migrations.applied(db)}
+    if not applied <= _known():
         raise CheckpointError(
             f"{path}: was written by a newer version of batchrun; it was left as it is. "
             "Upgrade batchrun, or choose another directory with --output-dir"
         )
+    return applied
+
+
+def _has_wal(path: Path) -> bool:
+    wal = path.with_name(f"{path.name}-wal")
+    return wal.exists() and wal.stat().st_size > 0
+
+
+def _known() -> set[str]:
+    with closing(Database(memory=True)) as nothing:
+        return {migration.name for migration in migrations.pending(nothing)}

@@ -43,12 +43,23 @@ _LATENCY_COUNT = "SELECT count(*) FROM attempts WHERE error_type IS NULL AND lat
 _LATENCY_AT = """SELECT latency_s FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL
     ORDER BY latency_s LIMIT 1 OFFSET ?"""
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
-    (SELECT max(a.started_us) FROM attempts a WHERE a.execution = e.id)
+    CASE WHEN e.finished_us IS NULL THEN (
+        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
+        WHERE a.execution = e.id) END
     FROM executions e ORDER BY e.id"""
 
 
 def totals(checkpoint: Checkpoint) -> RunTotals:
-    """Add up a run. Reads only; works beside a running writer."""
+    """Add up a run as it is at one moment. Reads only; works beside a running writer.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used.
+    """
+    with checkpoint.transaction():
+        return _added_up(checkpoint)
+
+
+def _added_up(checkpoint: Checkpoint) -> RunTotals:
     db = checkpoint.db
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
     succeeded, errored, to_retry = db.execute(_COUNTS).fetchone()
@@ -103,7 +114,8 @@ def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
     return {
         "execution": key,
         "started_us": started,
-        "wall_time_s": (end - started) / 1e6,
+        # The clock may have been set back meanwhile.
+        "wall_time_s": max(0.0, (end - started) / 1e6),
         "outcome": outcome or "unfinished",
         "version": version,
         "waits_s": orjson.loads(waits) if waits else {},

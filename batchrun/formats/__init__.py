@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.formats import chat, messages
-from batchrun.formats.parsing import InvalidResponse, as_dict, text_or_none
+from batchrun.formats.parsing import InvalidResponse, as_dict, glimpse, read_json, text_or_none
 from batchrun.records import WireRequest
 
 if TYPE_CHECKING:
@@ -24,19 +24,24 @@ if TYPE_CHECKING:
 FORMATS: dict[str, ModuleType] = {"messages": messages, "chat": chat}
 
 MAX_ERROR_CHARACTERS = 2_000
+MAX_NAME_CHARACTERS = 200
 
 
 def encode(request: Request) -> WireRequest:
-    """Turn a request into URL, headers (without credentials) and body."""
+    """Turn a request into URL, headers (without credentials) and body.
+
+    An extra header takes the place of ours of the same name.
+    """
     wire_format = FORMATS[request.format]
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json",
+        **dict(wire_format.headers(request)),
+        **dict(request.extra_headers),
+    }
     return WireRequest(
         url=request.base_url + wire_format.PATH,
-        headers=(
-            ("content-type", "application/json"),
-            ("accept", "application/json"),
-            *wire_format.headers(request),
-            *request.extra_headers,
-        ),
+        headers=tuple(headers.items()),
         body=orjson.dumps(wire_format.body(request)),
     )
 
@@ -64,12 +69,9 @@ def parse(wire_format: FormatName, content: bytes) -> Completion:
     Raises:
         InvalidResponse: when it is not JSON, or no completion.
     """
-    try:
-        payload = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        raise InvalidResponse(f"the body is not JSON: {_glimpse(content)}") from None
+    payload = read_json(content)
     if not isinstance(payload, dict):
-        raise InvalidResponse(f"the body is not a JSON object: {_glimpse(content)}")
+        raise InvalidResponse(f"the body is not a JSON object: {glimpse(content)}")
     if payload.get("error"):
         error_type, message, _ = describe_error(content)
         raise InvalidResponse(f"an error under status 200: {error_type or 'error'}: {message}")
@@ -88,33 +90,33 @@ def describe_error(content: bytes) -> tuple[str | None, str, str | None]:
 
     Known shapes: Claude's `{"type":"error","error":{…},"request_id"}`, OpenAI's
     `{"error":{"message","type","code"}}`, gateways' `{"success":false,"error":{"code","message"},
-    "trace_id"}`, `error` as a string, and anything that is not JSON. A `code` says more than a
-    `type`, so it wins where both are there.
+    "trace_id"}`, `error` as a string, `detail` instead of it, any of them as the only item of a
+    list, and anything that is not JSON. A `code` says more than a `type`, so it wins where both
+    are there.
     """
     try:
-        payload = as_dict(orjson.loads(content))
-    except orjson.JSONDecodeError:
-        return None, _glimpse(content), None
+        payload = read_json(content)
+    except InvalidResponse:
+        return None, glimpse(content), None
+    if isinstance(payload, list) and len(payload) == 1:
+        payload = payload[0]
+    payload = as_dict(payload)
     error = payload.get("error")
-    trace = text_or_none(payload.get("request_id")) or text_or_none(payload.get("trace_id"))
-    if isinstance(error, str):
+    trace = _name(payload.get("request_id")) or _name(payload.get("trace_id"))
+    if isinstance(error, str) and error:
         return None, error[:MAX_ERROR_CHARACTERS], trace
     fields = as_dict(error) or payload
-    message = text_or_none(fields.get("message")) or _glimpse(content)
-    return _error_type(fields), message[:MAX_ERROR_CHARACTERS], trace
+    message = text_or_none(fields.get("message")) or text_or_none(fields.get("detail"))
+    return _error_type(fields), (message or glimpse(content))[:MAX_ERROR_CHARACTERS], trace
 
 
 def _error_type(fields: Mapping[str, Any]) -> str | None:
-    code = fields.get("code")
-    if isinstance(code, str) and code and not code.isdigit():
-        return code
-    return text_or_none(fields.get("type")) or None
+    code = _name(fields.get("code"))
+    return code if code and not code.isdigit() else _name(fields.get("type"))
 
 
-def _glimpse(content: bytes) -> str:
-    """The beginning of a body, readable on one line."""
-    text = content[:300].decode("utf-8", "replace")
-    return " ".join(text.split()) or "an empty body"
+def _name(value: object) -> str | None:
+    return (text_or_none(value) or "")[:MAX_NAME_CHARACTERS] or None
 
 
 __all__ = [

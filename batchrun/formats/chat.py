@@ -63,20 +63,30 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         InvalidResponse: when it holds no choice with a message.
     """
     choices = payload.get("choices")
-    typed = [choice for choice in choices or () if isinstance(choice, dict)]
-    if not isinstance(choices, list) or not typed:
-        raise InvalidResponse("the answer has no choices")
+    typed = [as_dict(choice) for choice in choices] if isinstance(choices, list) else []
+    answered = [choice for choice in typed if isinstance(choice.get("message"), dict)]
+    if not answered:
+        raise InvalidResponse("the answer has no choice with a message")
     # Servers may list choices in the order in which they finished.
-    typed.sort(key=lambda choice: as_count(choice.get("index")) or 0)
-    messages = [as_dict(choice.get("message")) for choice in typed]
+    answered.sort(key=lambda choice: as_count(choice.get("index")) or 0)
+    messages = [choice["message"] for choice in answered]
     return Completion(
-        texts=tuple(as_text(message.get("content")) for message in messages),
-        stop_reason=text_or_none(typed[0].get("finish_reason")),
+        texts=tuple(_text(message.get("content")) for message in messages),
+        stop_reason=text_or_none(answered[0].get("finish_reason")),
         model=text_or_none(payload.get("model")),
         response_id=text_or_none(payload.get("id")),
         usage=parse_usage(payload.get("usage")),
-        reasoning=text_or_none(messages[0].get("reasoning_content")) or None,
+        reasoning=as_text(messages[0].get("reasoning_content"))
+        or as_text(messages[0].get("reasoning"))
+        or None,
     )
+
+
+def _text(content: object) -> str:
+    """Return the text of a message; some servers send it in parts."""
+    parts = content if isinstance(content, list) else []
+    texts = [as_text(part.get("text")) for part in parts if isinstance(part, dict)]
+    return "".join(texts) if parts else as_text(content)
 
 
 def parse_usage(usage: object) -> Usage:

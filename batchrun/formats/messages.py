@@ -88,11 +88,15 @@ def parse_usage(usage: object) -> Usage:
     uncached = as_count(counts.get("input_tokens"))
     details = as_dict(counts.get("output_tokens_details"))
     created = as_dict(counts.get("cache_creation"))
+    write_5m = as_count(created.get("ephemeral_5m_input_tokens"))
+    write_1h = as_count(created.get("ephemeral_1h_input_tokens"))
+    if write is None and (write_5m is not None or write_1h is not None):
+        write = (write_5m or 0) + (write_1h or 0)
     return Usage(
         input_tokens=None if uncached is None else uncached + (read or 0) + (write or 0),
         output_tokens=as_count(counts.get("output_tokens")),
         cache_read_tokens=read,
         cache_write_tokens=write,
-        cache_write_1h_tokens=as_count(created.get("ephemeral_1h_input_tokens")),
+        cache_write_1h_tokens=write_1h,
         reasoning_tokens=as_count(details.get("thinking_tokens")),
     )

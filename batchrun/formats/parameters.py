@@ -7,6 +7,7 @@ Ranges are those of the two API references: temperature 0-1 in messages and 0-2 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from batchrun.records import FormatName
 
 MAX_STOP_SEQUENCES = 4
+
+_EXPRESSION = re.compile(r"\{[{%#]")
+_DIGITS = re.compile(r"[+-]?[0-9]+\Z")
+_MOST = 2**63 - 1  # JSON readers keep whole numbers in 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,25 @@ def unsupported(name: str, wire_format: FormatName) -> str | None:
     )
 
 
+def is_template(value: object) -> bool:
+    """Say whether a value of the job file is text with an expression to be filled in for a row."""
+    return isinstance(value, str) and _EXPRESSION.search(value) is not None
+
+
+def check(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: ANN401 - by name
+    """Return a value of the job file as `coerce` does; a template stays what it is.
+
+    Raises:
+        ValueError: with a message that names the value.
+    """
+    if is_template(value):
+        return value
+    # TOML has types: a quoted number in the job file is a mistake worth naming.
+    if isinstance(value, str) and PARAMETERS[name].kind in {int, float}:
+        raise ValueError(f"must be a number or a template, not {value!r:.80}")
+    return coerce(name, value, wire_format)
+
+
 def coerce(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: ANN401 - by name
     """Return a value as the type and in the range that the format wants.
 
@@ -82,36 +106,43 @@ def coerce(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: A
     if parameter.kind is tuple:
         return _stop_sequences(value)
     if parameter.kind is str:
-        return str(value)
+        return _text(value)
     number = _number(value, parameter.kind)
     low, high = parameter.bounds(wire_format) or _ANY
     if not low <= number <= high:
         span = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ValueError(f"must be {span} in the {wire_format} format, not {value!r}")
+        raise ValueError(f"must be {span} in the {wire_format} format, not {value!r:.80}")
     return number
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool | float | bytes | list | tuple | dict):
+        raise ValueError(f"must be a string, not {value!r:.80}")  # noqa: TRY004 - as below
+    return str(value)
 
 
 def _number(value: object, kind: type) -> int | float:
     wanted = "a whole number" if kind is int else "a number"
-    if isinstance(value, bool):
-        raise ValueError(f"must be {wanted}, not {value!r}")  # noqa: TRY004 - callers expect one type
+    text = "" if isinstance(value, bool) else str(value).strip()
     try:
-        number = float(str(value))
+        number = float(text.replace("_", "?"))
         if kind is not int:
             return number
-        whole = int(number)
+        # Large integers (seeds) would lose digits on the way through float.
+        whole = int(text) if _DIGITS.match(text) else int(number)
     except (ValueError, OverflowError):
-        raise ValueError(f"must be {wanted}, not {value!r}") from None
-    if whole != number:
-        raise ValueError(f"must be a whole number, not {value!r}")
-    # Large integers (seeds) lose digits on the way through float.
-    return int(str(value)) if str(value).strip().lstrip("+-").isdigit() else whole
+        raise ValueError(f"must be {wanted}, not {value!r:.80}") from None
+    if not _DIGITS.match(text) and whole != number:
+        raise ValueError(f"must be a whole number, not {value!r:.80}")
+    if abs(whole) > _MOST:
+        raise ValueError(f"is too large for any server: {value!r:.80}")
+    return whole
 
 
 def _stop_sequences(value: object) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
-        raise ValueError(f"must be a string or an array of strings, not {value!r}")
+        raise ValueError(f"must be a string or an array of strings, not {value!r:.80}")
     if len(values) > MAX_STOP_SEQUENCES:
         raise ValueError(f"takes at most {MAX_STOP_SEQUENCES} sequences, not {len(values)}")
     if "" in values:

@@ -1,0 +1,168 @@
+"""Matching the rows of the input to the requests that were made so far.
+
+A request is what is asked, a row only where it is asked now. So rows that moved, or whose neighbours
+changed, find their request and its answer again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from batchrun.records import PlannedRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sqlite_utils import Database
+
+    from batchrun.records import RenderedItem
+
+# From so many identical rows on, their requests are kept in memory instead of being read again for
+# every chunk, which would take time in the square of their number.
+MANY = 1_000
+
+_INSERT_ITEM = """INSERT OR REPLACE INTO items (ordinal, custom_id, request_id, error_type,
+    error_message) VALUES (?, ?, ?, ?, ?)"""
+_INSERT_REQUEST = (
+    "INSERT INTO requests (id, fingerprint, occurrence, custom_id) VALUES (?, ?, ?, ?)"
+)
+
+
+@dataclass(slots=True)
+class _Stock:
+    """The requests that ask the same: those that no row holds, the best last."""
+
+    free: list[int] = field(default_factory=list)
+    highest: int = 0  # occurrence
+
+
+class Planner:
+    """Gives rows their requests. Runs inside the caller's transaction."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._large: dict[bytes | None, _Stock] = {}
+
+    def plan(
+        self, rendered: Sequence[RenderedItem], *, retry_errored: bool
+    ) -> list[PlannedRequest]:
+        """Give consecutive rows their requests; return those that have to be sent."""
+        assigned = self._assign(rendered)
+        done = self._done(assigned.values(), retry_errored=retry_errored)
+        waiting = {ordinal: key for ordinal, key in assigned.items() if key not in done}
+        made = self._attempts_made(waiting.values())
+        return [
+            PlannedRequest(key, item.custom_id, item.request, item.wire, made.get(key, 0))
+            for item in rendered
+            if (key := waiting.get(item.ordinal)) is not None
+            and item.request is not None
+            and item.wire is not None
+        ]
+
+    def _assign(self, rendered: Sequence[RenderedItem]) -> dict[int, int]:
+        """Return the request of each row by ordinal, writing what changed."""
+        held = self._held(rendered)
+        assigned: dict[int, int] = {}
+        homeless: list[RenderedItem] = []
+        changed: list[tuple[Any, ...]] = []
+        for item in rendered:
+            custom_id, key, fingerprint, error = held.get(item.ordinal, (None, None, None, None))
+            same_id = custom_id == item.custom_id
+            if item.fingerprint is not None and item.fingerprint == fingerprint and same_id:
+                assigned[item.ordinal] = key
+            elif item.fingerprint is not None:
+                self._large.pop(fingerprint, None)
+                homeless.append(item)
+            elif error != item.error_message or not same_id:
+                self._large.pop(fingerprint, None)
+                changed.append(_item_row(item, None))
+        self._free(homeless)
+        for item, key in self._find_homes(homeless):
+            assigned[item.ordinal] = key
+            changed.append(_item_row(item, key))
+        self._db.conn.executemany(_INSERT_ITEM, changed)
+        return assigned
+
+    def _held(self, rendered: Sequence[RenderedItem]) -> dict[int, tuple[Any, ...]]:
+        rows = self._db.execute(
+            """SELECT i.ordinal, i.custom_id, i.request_id, q.fingerprint, i.error_message
+            FROM items i LEFT JOIN requests q ON q.id = i.request_id
+            WHERE i.ordinal BETWEEN ? AND ?""",
+            (rendered[0].ordinal, rendered[-1].ordinal),
+        )
+        return {row[0]: row[1:] for row in rows}
+
+    def _free(self, items: Sequence[RenderedItem]) -> None:
+        self._db.conn.executemany(
+            "DELETE FROM items WHERE ordinal = ?", [(item.ordinal,) for item in items]
+        )
+
+    def _find_homes(self, items: Sequence[RenderedItem]) -> Iterator[tuple[RenderedItem, int]]:
+        """Find or make a request for each row."""
+        stocks = self._stocks({item.fingerprint for item in items})
+        (next_key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
+        new: list[tuple[Any, ...]] = []
+        moved: list[tuple[str, int]] = []
+        for item in items:
+            stock = stocks[item.fingerprint]
+            if stock.free:
+                key = stock.free.pop()
+                moved.append((item.custom_id, key))
+            else:
+                key = next_key + len(new)
+                stock.highest += 1
+                new.append((key, item.fingerprint, stock.highest, item.custom_id))
+            yield item, key
+        self._db.conn.executemany(_INSERT_REQUEST, new)
+        self._db.conn.executemany("UPDATE requests SET custom_id = ? WHERE id = ?", moved)
+
+    def _stocks(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _Stock]:
+        """Return the requests of each fingerprint, the best last.
+
+        The best is one that succeeded; then comes the order of occurrence.
+        """
+        unknown = fingerprints - self._large.keys()
+        stocks = {fingerprint: _Stock() for fingerprint in unknown}
+        rows = self._db.execute(
+            f"""SELECT q.fingerprint, q.id, q.occurrence, i.ordinal IS NULL
+            FROM requests q LEFT JOIN items i ON i.request_id = q.id
+            LEFT JOIN results r ON r.request_id = q.id
+            WHERE q.fingerprint IN ({_marks(unknown)})
+            ORDER BY r.status IS 'succeeded', q.occurrence DESC""",  # noqa: S608 - marks only
+            list(unknown),
+        )
+        for fingerprint, key, occurrence, is_free in rows:
+            stock = stocks[fingerprint]
+            stock.highest = max(stock.highest, occurrence)
+            if is_free:
+                stock.free.append(key)
+        self._large.update((f, stock) for f, stock in stocks.items() if stock.highest >= MANY)
+        return {**self._large, **stocks}
+
+    def _done(self, keys: Iterable[int], *, retry_errored: bool) -> set[int]:
+        wanted = list(keys)
+        again = "status = 'errored'" if retry_errored else "retryable"
+        rows = self._db.execute(
+            f"""SELECT request_id FROM results
+            WHERE request_id IN ({_marks(wanted)}) AND NOT ({again})""",  # noqa: S608 - marks only
+            wanted,
+        )
+        return {row[0] for row in rows}
+
+    def _attempts_made(self, keys: Iterable[int]) -> dict[int, int]:
+        wanted = list(keys)
+        rows = self._db.execute(
+            f"""SELECT request_id, max(number) FROM attempts
+            WHERE request_id IN ({_marks(wanted)}) GROUP BY request_id""",  # noqa: S608 - marks
+            wanted,
+        )
+        return dict(rows.fetchall())
+
+
+def _marks(values: Iterable[object]) -> str:
+    return ",".join("?" for _ in values)
+
+
+def _item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:
+    return item.ordinal, item.custom_id, key, item.error_type, item.error_message

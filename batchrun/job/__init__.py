@@ -1,0 +1,274 @@
+"""The job file: TOML → a validated, frozen `Job`.
+
+A `Job` says what to do and never holds a row. It can be rebuilt from its `document` (the TOML as
+data, with command line overrides applied) and the folder that its relative paths start from;
+that is how a run directory can write its outputs again without the job file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.errors import JobError
+from batchrun.formats.endpoint import DEFAULT_BASE_URL, DEFAULT_KEY_ENV
+from batchrun.job.configs import (
+    DEFAULT_FILES,
+    InputConfig,
+    LimitsConfig,
+    OutputConfig,
+    RequestConfig,
+    RetryConfig,
+)
+from batchrun.job.overrides import LATER_KEYS, LATER_SECTIONS, SECTIONS, apply_overrides
+from batchrun.job.request import ROW_KEYS, read_request
+from batchrun.sections import Section, parse_setting, read_text, read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
+RATE_KEYS = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "input_tokens_per_minute",
+    "output_tokens_per_minute",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The definition of a batch: rows, requests, limits, outputs."""
+
+    name: str
+    input: InputConfig
+    request: RequestConfig
+    limits: LimitsConfig
+    retry: RetryConfig
+    output: OutputConfig
+    document: Mapping[str, Any] = field(repr=False)
+    base: Path = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Job:
+        """Read and check a job file.
+
+        Args:
+            path: the TOML file; relative paths in it start from its folder.
+            overrides: dotted keys and their values, such as `{"request.model": "m"}`.
+
+        Raises:
+            JobError: naming the file, the key, the value and the way out, for every problem.
+        """
+        document = apply_overrides({"name": path.stem, **read_toml(path)}, overrides or {})
+        return cls.from_document(document, path.resolve().parent, origin=str(path))
+
+    @classmethod
+    def for_table(
+        cls, table: Path, columns: Sequence[str], overrides: Mapping[str, Any] | None = None
+    ) -> Job:
+        """Make the job that a table with a `prompt` or `messages` column is by itself.
+
+        Raises:
+            JobError: when it has neither column, or the options do not fit.
+        """
+        document = {
+            "name": table.name.split(".")[0] or table.name,
+            "input": {"path": str(table.resolve())},
+            "request": _request_from_columns(table, columns),
+        }
+        return cls.from_document(
+            apply_overrides(document, overrides or {}), table.resolve().parent, origin=str(table)
+        )
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], base: Path, *, origin: str = "job") -> Job:
+        """Check a parsed job and freeze it.
+
+        Raises:
+            JobError: listing every problem found.
+        """
+        problems: list[str] = []
+        document = _with_texts(document, base, problems)
+        top = Section("", document, problems, LATER_SECTIONS)
+        name = _read_name(top)
+        sections = {
+            key: Section(key, top.table(key), problems, LATER_KEYS.get(key, ())) for key in SECTIONS
+        }
+        job = cls(
+            name=name,
+            input=_read_input(sections["input"], base),
+            request=read_request(sections["request"]),
+            limits=_read_limits(sections["limits"]),
+            retry=_read_retry(sections["retry"]),
+            output=_read_output(sections["output"], base, name),
+            document=document,
+            base=base,
+        )
+        homes = {key: section.name for section in sections.values() for key in section.known}
+        for section in (top, *sections.values()):
+            section.finish(homes)
+        problems += _unstorable(document)
+        if problems:
+            raise JobError("\n".join(f"{origin}: {problem}" for problem in problems))
+        return job
+
+
+def _unstorable(document: Mapping[str, Any]) -> list[str]:
+    """Say why a run directory could not keep the document; it keeps JSON."""
+    try:
+        orjson.dumps(document, default=str)
+    except (TypeError, RecursionError) as error:
+        return [f"holds a value that cannot be kept: {error}"]
+    return []
+
+
+def _with_texts(document: Mapping[str, Any], base: Path, problems: list[str]) -> dict[str, Any]:
+    """Return a copy with the content of `prompt_file` and `system_file` in their place.
+
+    A run keeps what it was asked with, also when those files change later.
+    """
+    request = document.get("request")
+    if not isinstance(request, dict):
+        return dict(document)
+    changed = dict(request)
+    section = Section("request", request, problems)
+    for key in ("prompt", "system"):
+        file = section.get(f"{key}_file", str)
+        changed.pop(f"{key}_file", None)
+        if file is None:
+            continue
+        if key in request:
+            section.problem(f"{key}_file", f"{key} is set, too; keep one of them")
+        read = partial(_read_beside, base, file)
+        changed[key] = section.check(f"{key}_file", read, "unread")
+    return {**document, "request": changed}
+
+
+def _read_beside(base: Path, file: str) -> str:
+    try:
+        return read_text(_path(base, file))
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from None
+
+
+def _path(base: Path, text: str) -> Path:
+    """Return a path of the job file as an absolute one.
+
+    Raises:
+        ValueError: when there can be no such path.
+    """
+    if "\0" in text:
+        raise ValueError("holds a null character")
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r:.80} begins with a user who is not known here") from None
+
+
+def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]:
+    if "messages" in columns:
+        request: dict[str, Any] = {"messages_column": "messages"}
+    elif "prompt" in columns:
+        request = {"prompt": "{{ prompt }}"}
+    else:
+        raise JobError(
+            f'{table}: a table is a job of its own when it has a "prompt" or "messages" column; '
+            f"this one has {', '.join(columns)}. Rename a column, or write a job file with a "
+            "[request] prompt template"
+        )
+    for column in columns:
+        if column in LATER_KEYS["request"]:
+            raise JobError(
+                f'{table}: the column "{column}" is named like a request key that this version '
+                "does not support yet; rename the column"
+            )
+    request["from_columns"] = [column for column in columns if column in ROW_KEYS]
+    return request
+
+
+def _read_name(section: Section) -> str:
+    name = section.text("name") or "job"
+    # It names the run's folder and stands on the progress line.
+    if Path(name).name != name or name == ".." or not name.isprintable():
+        section.problem("name", f"must be usable as the name of a folder, not {name!r:.80}")
+    return name
+
+
+def _read_input(section: Section, base: Path) -> InputConfig:
+    given = section.text("path")
+    if not given.strip() and section.raw("path") in (None, given):
+        section.problem("path", 'is missing; name the table, such as path = "../data.csv"')
+    return InputConfig(
+        path=str(section.check("path", partial(_path, base, given), base)),
+        id=section.get("id", str),
+        limit=section.number("limit", int, 0) or None,
+    )
+
+
+def _read_limits(section: Section) -> LimitsConfig:
+    default = LimitsConfig()
+    rates = {key: section.number(key, float, 0.0) or None for key in RATE_KEYS}
+    return LimitsConfig(
+        concurrency=section.number("concurrency", int, default.concurrency, most=100_000),
+        max_errors=section.number("max_errors", float, default.max_errors),
+        **rates,
+    )
+
+
+def _read_retry(section: Section) -> RetryConfig:
+    default = RetryConfig()
+    return RetryConfig(
+        max_attempts=section.number("max_attempts", int, default.max_attempts),
+        max_wait_s=section.number("max_wait_s", float, default.max_wait_s),
+        timeout_s=section.number("timeout_s", float, default.timeout_s, most=86_400),
+    )
+
+
+def _read_output(section: Section, base: Path, name: str) -> OutputConfig:
+    files = section.strings("files")
+    if files is None:
+        files = DEFAULT_FILES
+    section.check("files", partial(_check_files, files), None)
+    directory = section.get("dir", str)
+    # jobs/x.toml leaves its run beside the jobs folder; a job file elsewhere beside itself.
+    home = base.parent if base.name == "jobs" else base
+    place = directory or str(home / "runs" / name)
+    return OutputConfig(
+        dir=section.check("dir", partial(_path, base, place), base),
+        files=files,
+        prefix=section.text("prefix"),
+    )
+
+
+def _check_files(files: Sequence[str]) -> None:
+    if not files:
+        raise ValueError("names no file; leave it out for results.parquet")
+    for file in files:
+        plain = Path(file).name == file and file.isprintable()
+        if not plain or Path(file).suffix not in OUTPUT_SUFFIXES:
+            raise ValueError(
+                f"{file!r:.80} must be a plain file name ending in {', '.join(OUTPUT_SUFFIXES)}"
+            )
+        if file.casefold() == "usage.parquet":
+            raise ValueError("usage.parquet is the name of the usage table; choose another")
+    if len({file.casefold() for file in files}) != len(files):
+        raise ValueError(f"names a file twice: {', '.join(files)}")
+
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "DEFAULT_KEY_ENV",
+    "InputConfig",
+    "Job",
+    "LimitsConfig",
+    "OutputConfig",
+    "RequestConfig",
+    "RetryConfig",
+    "apply_overrides",
+    "parse_setting",
+]

@@ -1,0 +1,79 @@
+"""What a job is made of: one frozen record for each section of the job file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from batchrun.records import FormatName
+
+DEFAULT_FILES = ("results.parquet",)
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column."""
+
+    path: str
+    id: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestConfig:
+    """`[request]`: what every row becomes. Strings are templates unless they hold no expression.
+
+    `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
+    turn for a `prompt`, empty with `messages_column`. `from_columns` names request keys whose
+    column, where it is not empty, takes the place of the key for its row.
+    """
+
+    format: FormatName
+    base_url: str
+    api_key_env: str
+    model: str
+    system: str | None
+    turns: tuple[tuple[str, str], ...]
+    messages_column: str | None
+    parameters: Mapping[str, Any]
+    from_columns: tuple[str, ...] = ()
+    api_version: str | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """`[limits]`: upper bounds, per minute where named so. None means: no bound of ours.
+
+    `max_errors` below 1 is a share of the finished items, otherwise a count.
+    """
+
+    concurrency: int = 64
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    input_tokens_per_minute: float | None = None
+    output_tokens_per_minute: float | None = None
+    max_errors: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """`[retry]`: how long to insist. Times in seconds."""
+
+    max_attempts: int = 6
+    max_wait_s: float = 600.0
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """`[output]`: the run directory, the result files in it, and the prefix of our columns."""
+
+    dir: Path
+    files: tuple[str, ...] = DEFAULT_FILES
+    prefix: str = ""

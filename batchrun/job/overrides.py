@@ -1,0 +1,91 @@
+"""Options of the command line put into a job's document, by dotted key."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from batchrun.errors import JobError
+from batchrun.job.configs import InputConfig, LimitsConfig, OutputConfig, RetryConfig
+from batchrun.job.request import TEXT_SOURCES
+from batchrun.sections import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECTIONS = ("input", "request", "limits", "retry", "output")
+# Keys of features that this version does not have: refused by name, never ignored.
+LATER_KEYS = {
+    "request": (
+        "stream",
+        "thinking_tokens",
+        "images",
+        "tools",
+        "tool_choice",
+        "json_schema",
+        "cache_system",
+        "dedupe",
+    ),
+    "limits": ("max_cost_usd",),
+}
+LATER_SECTIONS = ("price", "score", "matrix", "tools")
+
+# Of these, an override takes the place of the others.
+_ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
+
+
+def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the document with dotted keys replaced.
+
+    A key without a section (`temperature`) is looked up in `[request]` unless it is a section's
+    own. A prompt takes the place of whatever gave the prompt before.
+
+    Raises:
+        JobError: when a dotted key names no section.
+    """
+    changed = copy.deepcopy(dict(document))
+    for dotted, value in overrides.items():
+        *tables, key = _place(dotted)
+        target = changed
+        for name in tables:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise JobError(f"--set {dotted}: {name} is no table in the job file")
+        if tables == ["request"]:
+            given = {_place(name)[-1] for name in overrides}
+            for other in _alternatives(key) - given:
+                target.pop(other, None)
+        target[key] = value
+    return changed
+
+
+def _alternatives(key: str) -> set[str]:
+    return {other for group in _ALTERNATIVES if key in group for other in group}
+
+
+def _place(dotted: str) -> list[str]:
+    """Return the tables and the key that an override names."""
+    parts = dotted.split(".")
+    if len(parts) == 1 and dotted != "name":
+        parts = [_section_of(dotted), dotted]
+    section = parts[0]
+    if len(parts) > 1 and section in LATER_SECTIONS:
+        raise JobError(f"--set {dotted}: this version of batchrun does not support [{section}] yet")
+    if len(parts) > 1 and section not in SECTIONS:
+        hint = did_you_mean(section, SECTIONS)
+        raise JobError(f"--set {dotted}: there is no section [{section}]{hint}")
+    return parts
+
+
+def _section_of(key: str) -> str:
+    homes: dict[str, type[Any]] = {
+        "input": InputConfig,
+        "limits": LimitsConfig,
+        "retry": RetryConfig,
+        "output": OutputConfig,
+    }
+    for section, config in homes.items():
+        if key in {field.name for field in fields(config)} or key in LATER_KEYS.get(section, ()):
+            return section
+    return "request"

@@ -1,0 +1,169 @@
+"""`[request]`: what every row becomes, checked against what the wire format can express."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from batchrun.formats.endpoint import (
+    DEFAULT_BASE_URL,
+    DEFAULT_KEY_ENV,
+    check_base_url,
+    check_headers,
+    check_key_variable,
+)
+from batchrun.formats.parameters import PARAMETERS, check, unsupported
+from batchrun.job.configs import RequestConfig
+from batchrun.sections import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrun.records import FormatName
+    from batchrun.sections import Section
+
+TEXT_SOURCES = ("prompt", "messages", "messages_column")
+ROW_KEYS = ("model", "system", *PARAMETERS)
+
+
+def read_request(section: Section) -> RequestConfig:
+    """Read the section; what is wrong goes to its problems."""
+    name = _read_format(section)
+    allow_http = section.get("allow_http", bool) or False
+    base_url = section.text("base_url", DEFAULT_BASE_URL[name])
+    examine = partial(check_base_url, base_url, allow_http=allow_http)
+    key_env = section.text("api_key_env", DEFAULT_KEY_ENV[name])
+    section.check("api_key_env", partial(check_key_variable, key_env), None)
+    from_columns = _read_from_columns(section)
+    return RequestConfig(
+        format=name,
+        base_url=section.check("base_url", examine, base_url),
+        api_key_env=key_env,
+        model=_read_model(section, from_columns),
+        system=section.get("system", str),
+        turns=_read_turns(section),
+        messages_column=section.get("messages_column", str),
+        parameters=_read_parameters(section, name, from_columns),
+        from_columns=from_columns,
+        api_version=_read_api_version(section, name),
+        extra_body=_read_extra_body(section),
+        extra_headers=_read_headers(section),
+    )
+
+
+def _read_format(section: Section) -> FormatName:
+    name = section.text("format", "messages")
+    if name not in DEFAULT_BASE_URL:
+        hint = did_you_mean(name, DEFAULT_BASE_URL)
+        section.problem("format", f'must be "messages" or "chat", not {name!r:.80}{hint}')
+        name = "messages"
+    return cast("FormatName", name)
+
+
+def _read_from_columns(section: Section) -> tuple[str, ...]:
+    names = section.strings("from_columns") or ()
+    for name in names:
+        if name not in ROW_KEYS:
+            hint = did_you_mean(name, ROW_KEYS)
+            section.problem("from_columns", f"{name!r:.80} is no key that can differ by row{hint}")
+    return tuple(name for name in names if name in ROW_KEYS)
+
+
+def _read_model(section: Section, from_columns: Sequence[str]) -> str:
+    model = section.text("model")
+    if not model.strip() and "model" not in from_columns:
+        section.problem("model", "is missing; set it in the job file or with --model")
+    return model
+
+
+def _read_turns(section: Section) -> tuple[tuple[str, str], ...]:
+    prompt = section.get("prompt", str)
+    turns = section.get("messages", list)
+    given = [key for key in TEXT_SOURCES if key in section]
+    if len(given) != 1:
+        found = " and ".join(given) or "none of them"
+        section.problem(
+            "prompt",
+            f"give exactly one of prompt, prompt_file, messages, messages_column; found {found}",
+        )
+    if prompt is not None:
+        if not prompt.strip():
+            section.problem("prompt", "is empty")
+        return (("user", prompt),)
+    if turns is None:
+        return ()
+    checked = [
+        section.check("messages", partial(_read_turn, number, turn), ("user", ""))
+        for number, turn in enumerate(turns, 1)
+    ]
+    if "user" not in {role for role, _ in checked}:
+        section.problem("messages", "there is no turn of the user")
+    return tuple(checked)
+
+
+def _read_turn(number: int, turn: object) -> tuple[str, str]:
+    if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
+        raise ValueError(f"turn {number} must be {{ role = …, content = … }}: {turn!r:.80}")
+    role, content = turn["role"], turn["content"]
+    if role not in ("user", "assistant", "system"):
+        raise ValueError(f"turn {number}: role must be user, assistant or system, not {role!r:.80}")
+    if not isinstance(content, str) or not content.strip():
+        raise ValueError(f"turn {number}: content must be text, not {content!r:.80}")
+    return role, content
+
+
+def _read_parameters(
+    section: Section, wire_format: FormatName, from_columns: Sequence[str]
+) -> dict[str, Any]:
+    """Return the parameters by neutral name; strings with an expression stay templates."""
+    parameters: dict[str, Any] = {}
+    for name in PARAMETERS:
+        value = section.raw(name)
+        if value is None and name not in from_columns:
+            continue
+        reason = unsupported(name, wire_format)
+        if reason is not None:
+            section.problem(name, reason)
+        elif value is not None:
+            parameters[name] = section.check(name, partial(check, name, value, wire_format), None)
+    if wire_format == "messages" and not {*parameters, *from_columns} & {"max_tokens"}:
+        section.problem(
+            "max_tokens", "is required by the messages format; for example max_tokens = 1000"
+        )
+    return parameters
+
+
+def _read_api_version(section: Section, wire_format: FormatName) -> str | None:
+    version = section.get("api_version", str)
+    if version is None:
+        return None
+    if wire_format != "messages":
+        section.problem("api_version", f"the {wire_format} format has none; remove it")
+    section.check("api_version", partial(check_headers, {"anthropic-version": version}), None)
+    return version
+
+
+def _read_extra_body(section: Section) -> dict[str, Any]:
+    extra = section.table("extra_body")
+    if extra.get("stream"):
+        section.problem("extra_body", "stream: this version cannot read streamed answers")
+    return section.check("extra_body", partial(_as_json, extra), extra)
+
+
+def _as_json(extra: dict[str, Any]) -> dict[str, Any]:
+    """Return the table as JSON will carry it: TOML's dates become text."""
+    try:
+        json.dumps(extra, allow_nan=False, default=str)
+        plain: dict[str, Any] = orjson.loads(orjson.dumps(extra))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"cannot be written as JSON: {error}") from None
+    return plain
+
+
+def _read_headers(section: Section) -> tuple[tuple[str, str], ...]:
+    headers = section.table("extra_headers")
+    section.check("extra_headers", partial(check_headers, headers), None)
+    return tuple((name.lower(), str(value)) for name, value in headers.items())

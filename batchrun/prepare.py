@@ -1,0 +1,139 @@
+"""Everything that is checked before the first request leaves: input, templates, key, directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun import output
+from batchrun.errors import JobError
+from batchrun.render import Renderer
+from batchrun.source import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchrun.client import TransportPort
+    from batchrun.job import Job
+    from batchrun.simulator import SimulatorConfig
+
+GRACE_S = 30.0
+SPARE_FILES = 128
+SIMULATED_SUFFIX = ".simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run a job, as opposed to what the job is.
+
+    Attributes:
+        simulate: answer with the simulator in this process instead of the provider.
+        new: start over; an earlier run is kept beside this one.
+        retry_errored: try every errored row again, also those that failed for good.
+        quiet: no progress and no messages.
+        grace_s: how long requests in flight may go on after the first signal.
+        transport: carries the requests; None for the network.
+    """
+
+    simulate: SimulatorConfig | None = None
+    new: bool = False
+    retry_errored: bool = False
+    quiet: bool = False
+    grace_s: float = GRACE_S
+    transport: TransportPort | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose input, templates and key have been checked; nothing has been sent."""
+
+    job: Job
+    source: Source
+    renderer: Renderer
+    total: int
+    key: str | None
+    directory: Path
+
+    @property
+    def signature(self) -> str:
+        """Changes when rows may have to be matched to requests anew."""
+        return plan_signature(self.job, self.source)
+
+
+def prepare(job: Job, options: RunOptions) -> Prepared:
+    """Check everything that can be checked before the first request.
+
+    Raises:
+        JobError: when something is wrong.
+    """
+    source = Source(job.input)
+    renderer = Renderer(job, source.columns)
+    output.result_names(source.columns, job.output.prefix)
+    key = None if options.simulate is not None else api_key(job)
+    allow_open_files(job)
+    source.check_ids()
+    return Prepared(job, source, renderer, source.count(), key, run_directory(job, options))
+
+
+def allow_open_files(job: Job) -> None:
+    """Raise this process's limit on open files to what the connections need.
+
+    Twice the concurrency, because with the simulator both ends of each are here.
+
+    Raises:
+        JobError: when the system does not allow that many.
+    """
+    needed = 2 * job.limits.concurrency + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise JobError(
+            f"[limits] concurrency: {job.limits.concurrency} needs {needed} open files, and this "
+            f"system allows {hard}; lower it to {(hard - SPARE_FILES) // 2} or raise `ulimit -n`"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def run_directory(job: Job, options: RunOptions) -> Path:
+    """Return where the run keeps its files; simulated answers are kept apart from real ones."""
+    directory = job.output.dir.resolve()
+    if options.simulate is None:
+        return directory
+    return directory.with_name(directory.name + SIMULATED_SUFFIX)
+
+
+def plan_signature(job: Job, source: Source) -> str:
+    """Return `<what is asked>:<of which input>` as two digests."""
+    asked = hashlib.blake2b(repr(job.request).encode(), digest_size=8).hexdigest()
+    return f"{asked}:{input_signature(job, source)}"
+
+
+def input_signature(job: Job, source: Source) -> str:
+    """Return a digest that changes when the input's files change."""
+    facts = repr((job.input.id, source.stamps)).encode()
+    return hashlib.blake2b(facts, digest_size=8).hexdigest()
+
+
+def api_key(job: Job) -> str | None:
+    """Read the key from the environment variable that the job names; "" names none.
+
+    Raises:
+        JobError: when the variable is not set or holds no key.
+    """
+    variable = job.request.api_key_env
+    if not variable:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise JobError(
+            f"the environment variable {variable} is not set; it must hold the API key for "
+            f"{job.request.base_url}. Set it, name another with [request] api_key_env, or rehearse "
+            "with --simulate, which needs no key"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise JobError(f"the environment variable {variable} holds characters that no key has")
+    return key

@@ -1,0 +1,182 @@
+"""Templates: an `Item` becomes a neutral `Request`, its wire bytes and its fingerprint.
+
+Templates are Jinja2, sandboxed and strict: an undefined name or a null where text is needed makes
+that one item an error. A template that no row can satisfy is a `JobError` before anything is sent.
+Cells are data: a cell that looks like a template is never evaluated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.errors import JobError, RenderError
+from batchrun.formats import encode, fingerprint
+from batchrun.formats.parameters import coerce, is_template
+from batchrun.records import Parameters, RenderedItem, Request
+from batchrun.render.conversation import read_messages, split_system
+from batchrun.render.template import ENVIRONMENT, ROW, Text
+from batchrun.sections import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from batchrun.job import Job, RequestConfig
+    from batchrun.records import Item, Message
+
+
+class Renderer:
+    """Turns items into requests for one job.
+
+    Args:
+        job: what to ask.
+        columns: the input's columns, to check the templates against.
+
+    Raises:
+        JobError: when a template is invalid or needs a column that no row has.
+    """
+
+    def __init__(self, job: Job, columns: Sequence[str]) -> None:
+        self._config = job.request
+        config = self._config
+        self._model = Text("model", config.model)
+        self._system = None if config.system is None else Text("system", config.system)
+        self._turns = [
+            (role, Text(_turn_key(n, config), text))
+            for n, (role, text) in enumerate(config.turns, 1)
+        ]
+        self._templated = {
+            name: Text(name, value)
+            for name, value in config.parameters.items()
+            if is_template(value)
+        }
+        self._fixed = Parameters(
+            **{k: v for k, v in config.parameters.items() if k not in self._templated}
+        )
+        self.columns = self._needed_columns(columns)
+        self._whole_row = ROW not in columns and any(ROW in text.names for text in self._texts())
+
+    def render(self, items: Iterable[Item]) -> list[RenderedItem]:
+        """Turn items into requests; an item that cannot be rendered carries the reason."""
+        return [self._render_one(item) for item in items]
+
+    def _render_one(self, item: Item) -> RenderedItem:
+        try:
+            request = self._request(item.values)
+            wire = encode(request)
+        except RenderError as error:
+            return RenderedItem(
+                item.ordinal, item.custom_id, error_type=error.error_type, error_message=str(error)
+            )
+        except (orjson.JSONEncodeError, RecursionError) as error:
+            return RenderedItem(
+                item.ordinal,
+                item.custom_id,
+                error_type="invalid_text",
+                error_message=f"the request cannot be written as JSON: {error}",
+            )
+        return RenderedItem(item.ordinal, item.custom_id, request, wire, fingerprint(request, wire))
+
+    def _request(self, row: Mapping[str, Any]) -> Request:
+        config = self._config
+        values = {**row, ROW: row} if self._whole_row else row
+        system, messages = self._conversation(values)
+        model = self._text_override("model", row) or self._model.text(values)
+        if not model.strip():
+            raise RenderError("empty_model", "model: is empty for this row")
+        return Request(
+            format=config.format,
+            base_url=config.base_url,
+            model=model,
+            messages=messages,
+            system=system,
+            parameters=self._parameters(row, values),
+            extra_body=config.extra_body,
+            extra_headers=config.extra_headers,
+            api_version=config.api_version,
+        )
+
+    def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:
+        system = self._text_override("system", values)
+        if system is None and self._system is not None:
+            system = self._system.text(values)
+        if self._config.messages_column is not None:
+            turns = read_messages(self._config.messages_column, values)
+        else:
+            turns = [(role, text.text(values)) for role, text in self._turns]
+        return split_system(system, turns)
+
+    def _parameters(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> Parameters:
+        found = {name: text.value(values) for name, text in self._templated.items()}
+        for name in self._config.from_columns:
+            override = self._override(name, row)
+            if override is not None and name not in {"model", "system"}:
+                found[name] = override
+        if not found:
+            return self._fixed
+        checked = {name: self._checked(name, value) for name, value in found.items()}
+        parameters = replace(self._fixed, **checked)
+        if self._config.format == "messages" and parameters.max_tokens is None:
+            raise RenderError("invalid_parameter", "max_tokens: is required by the messages format")
+        return parameters
+
+    def _checked(self, name: str, value: object) -> Any:  # noqa: ANN401 - a parameter
+        """Return a parameter's value for a row; an empty cell, as a null, leaves it out."""
+        if _is_empty(value):
+            return None
+        try:
+            return coerce(name, value, self._config.format)
+        except ValueError as error:
+            raise RenderError("invalid_parameter", f"{name}: {error}") from None
+
+    def _override(self, key: str, row: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a cell
+        """The cell that takes a key's place in this row; an empty one does not."""
+        if key not in self._config.from_columns or _is_empty(row[key]):
+            return None
+        return row[key]
+
+    def _text_override(self, key: str, row: Mapping[str, Any]) -> str | None:
+        cell = self._override(key, row)
+        if cell is None or isinstance(cell, str):
+            return cell
+        raise RenderError("invalid_parameter", f"{key}: must be text, not {cell!r:.80}")
+
+    def _texts(self) -> list[Text]:
+        system = [] if self._system is None else [self._system]
+        turns = [text for _, text in self._turns]
+        return [self._model, *system, *turns, *self._templated.values()]
+
+    def _needed_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """The columns that rendering reads, in the input's order."""
+        names: set[str] = set(self._config.from_columns)
+        for text in self._texts():
+            known = {*columns, ROW, *ENVIRONMENT.globals}
+            wanted = text.names if ROW in columns else text.names | text.row_names
+            for name in sorted(wanted - text.guarded - known):
+                raise JobError(_unknown_column(f"[request] {text.key}", name, columns))
+            names |= text.names
+        if self._config.messages_column is not None:
+            names.add(self._config.messages_column)
+        for name in sorted({*self._config.from_columns, self._config.messages_column or ""} - {""}):
+            if name not in columns:
+                key = "from_columns" if name in self._config.from_columns else "messages_column"
+                raise JobError(_unknown_column(f"[request] {key}", name, columns))
+        if ROW in names and ROW not in columns:
+            return tuple(columns)
+        return tuple(column for column in columns if column in names)
+
+
+def _is_empty(cell: object) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _unknown_column(where: str, name: str, columns: Sequence[str]) -> str:
+    hint = did_you_mean(name, columns)
+    return f"{where}: the input has no column {name!r}{hint}; it has {', '.join(columns)}"
+
+
+def _turn_key(number: int, config: RequestConfig) -> str:
+    single = len(config.turns) == 1 and config.turns[0][0] == "user"
+    return "prompt" if single else f"messages, turn {number}"

@@ -1,0 +1,235 @@
+"""One string of the job file as a template: Jinja2, sandboxed and strict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, Any, cast
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from batchrun.errors import JobError, RenderError
+from batchrun.formats.parameters import is_template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jinja2 import Template
+
+# The whole row as a mapping, for columns whose names are no identifiers: {{ row["unit price"] }}.
+ROW = "row"
+
+_BARE_NAME = re.compile(r"\A\s*\{\{-?\s*([A-Za-z_]\w*)\s*-?\}\}\s*\Z")
+
+# What compiling or evaluating a stranger's expression over a stranger's value can raise.
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,  # RecursionError is one
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+# Jinja's filters for text, which turn a null into "None".
+_TEXT_FILTERS = (
+    "capitalize",
+    "center",
+    "e",
+    "escape",
+    "forceescape",
+    "indent",
+    "lower",
+    "replace",
+    "string",
+    "striptags",
+    "title",
+    "trim",
+    "truncate",
+    "upper",
+    "urlencode",
+    "urlize",
+    "wordcount",
+    "wordwrap",
+)
+_FILE_READERS: tuple[type[nodes.Node], ...] = (
+    nodes.Include,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.Extends,
+)
+
+
+class NullValueError(ValueError):
+    """A null reached a place where text is needed."""
+
+
+def _refuse_null(value: object) -> None:
+    if value is None:
+        raise NullValueError("a null value where text is needed")
+
+
+def _printable(value: object) -> object:
+    """Return what an expression may leave in a text: never Python's name for an object."""
+    _refuse_null(value)
+    if isinstance(value, Undefined):
+        return value  # it explains itself when it becomes text
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Iterator):
+        raise TypeError("an expression ends in a sequence; add | join(…) or | list")
+    if callable(value):
+        raise TypeError("an expression ends in a function; call it with ()")
+    return value
+
+
+def _strict(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a filter that refuses a null in place of its text, or in the list that it joins."""
+    position = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @wraps(function)
+    def refusing(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - a filter's own
+        before, value, after = args[:position], args[position], args[position + 1 :]
+        _refuse_null(value)
+        if name == "join":
+            value = list(value)
+            for item in value:
+                _refuse_null(item)
+        return function(*before, value, *after, **options)
+
+    return refusing
+
+
+class _StrictConcat(NodeTransformer):
+    """Makes `a ~ b` refuse a null, which it would spell "None"."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:
+        self.generic_visit(node)
+        node.nodes = [
+            nodes.Filter(part, "string", [], [], None, None, lineno=part.lineno)
+            for part in node.nodes
+        ]
+        node.set_environment(ENVIRONMENT)
+        return node
+
+
+ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined,
+    autoescape=False,
+    keep_trailing_newline=True,
+    finalize=_printable,
+    cache_size=0,
+)
+# Chance would change the requests from one execution to the next: a resumed run would pay again.
+del ENVIRONMENT.filters["random"], ENVIRONMENT.globals["lipsum"]
+ENVIRONMENT.filters.update(
+    {name: _strict(name, ENVIRONMENT.filters[name]) for name in (*_TEXT_FILTERS, "join")}
+)
+
+
+class Text:
+    """A string of the job file: constant, a bare `{{ column }}`, or a template.
+
+    Args:
+        key: where it stands in the job file, for messages.
+        source: the string.
+
+    Raises:
+        JobError: when it is no valid template.
+    """
+
+    def __init__(self, key: str, source: str) -> None:
+        self.key = key
+        self._constant = None if is_template(source) else source
+        bare = _BARE_NAME.match(source)
+        self._bare = bare.group(1) if bare else None
+        self.names: frozenset[str] = frozenset()
+        self.row_names: frozenset[str] = frozenset()
+        self.guarded: frozenset[str] = frozenset()
+        self._template: Template | None = None
+        if self._constant is None:
+            self._compile(source)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the string is the same for every row."""
+        return self._constant is not None
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        """Return the text for one row.
+
+        Raises:
+            RenderError: when a name is undefined, a value is null, or an expression fails.
+        """
+        if self._template is None:
+            return cast("str", self._constant)
+        try:
+            return self._template.render(values)
+        except NullValueError:
+            raise RenderError("null_value", self._null_message(values)) from None
+        except _TEMPLATE_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            raise RenderError("template_error", f"{self.key}: {reason}") from None
+
+    def value(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a column's own type
+        """Return the typed value of a bare `{{ column }}`, otherwise the text."""
+        if self._bare is not None and self._bare in values:
+            return values[self._bare]
+        return self.text(values)
+
+    def _null_message(self, values: Mapping[str, Any]) -> str:
+        names = sorted(self.names | self.row_names)
+        nulls = [name for name in names if name in values and values[name] is None]
+        where = f"the column {nulls[0]!r} is null" if nulls else "a value is null"
+        return (
+            f"{self.key}: {where} where text is needed; guard it with {{% if … %}} or "
+            'with default("…", true)'
+        )
+
+    def _compile(self, source: str) -> None:
+        try:
+            tree = ENVIRONMENT.parse(source)
+            if any(tree.find(kind) is not None for kind in _FILE_READERS):
+                raise TemplateError("a template cannot read other files")
+            self.names = frozenset(meta.find_undeclared_variables(tree))
+            self.row_names = _row_names(tree) if ROW in self.names else frozenset()
+            self.guarded = _guarded_names(tree)
+            self._template = ENVIRONMENT.from_string(_StrictConcat().visit(tree))
+        except _TEMPLATE_ERRORS as error:
+            where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
+            reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
+            raise JobError(f"[request] {self.key}: not a valid template: {reason}") from None
+
+
+def _row_names(tree: nodes.Template) -> frozenset[str]:
+    """Columns that the template looks up in the row: `row["…"]`."""
+    lookups = tree.find_all((nodes.Getitem, nodes.Getattr))
+    return frozenset(name for lookup in lookups if (name := _name_of(lookup)) is not None)
+
+
+def _guarded_names(tree: nodes.Template) -> frozenset[str]:
+    """Names whose absence the template provides for: `x is defined`, `x | default(…)`."""
+    tests = (
+        node.node for node in tree.find_all(nodes.Test) if node.name in {"defined", "undefined"}
+    )
+    filters = (node.node for node in tree.find_all(nodes.Filter) if node.name in {"default", "d"})
+    return frozenset(name for node in (*tests, *filters) if (name := _name_of(node)) is not None)
+
+
+def _name_of(node: nodes.Node | None) -> str | None:
+    """Return the variable or the column that an expression names, None for any other."""
+    if isinstance(node, nodes.Name):
+        return node.name
+    if not isinstance(node, nodes.Getitem | nodes.Getattr) or _name_of(node.node) != ROW:
+        return None
+    if isinstance(node, nodes.Getattr):
+        return None if hasattr(dict, node.attr) else node.attr  # row.items() and the like
+    key = node.arg.value if isinstance(node.arg, nodes.Const) else None
+    return key if isinstance(key, str) else None

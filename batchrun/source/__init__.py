@@ -1,0 +1,222 @@
+"""The input: files → frames in bounded chunks → `Item`s.
+
+polars reads the files. Text formats keep text ("007" stays "007"; a cell that is empty in CSV is
+empty text); typed Parquet columns and JSON Lines reach templates as Python values. A frame never
+holds more than a bounded number of rows and bytes, whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import polars as pl
+
+from batchrun.errors import JobError
+from batchrun.records import Item
+from batchrun.sections import did_you_mean
+from batchrun.source import json_lines, tables
+from batchrun.source.files import FileStamp, common_kind, explained, is_table, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from batchrun.job import InputConfig
+
+_NO_ID_TYPES = (pl.Binary, pl.Duration, pl.Object)
+
+Part = TypeVar("Part", pl.DataFrame, list[bytes])
+
+
+class Source:
+    """An opened input: its columns, its rows in order.
+
+    Args:
+        config: which files, which id column, how many rows at most.
+
+    Raises:
+        JobError: when files are missing, of different kinds, or cannot be parsed.
+    """
+
+    def __init__(self, config: InputConfig) -> None:
+        self._config = config
+        self.paths = resolve(config.path)
+        self._kind = common_kind(self.paths)
+        self.stamps = tuple(FileStamp.of(path) for path in self.paths)
+        self.schema = self._read_schema()
+        if config.id is not None:
+            _check_id_column(config.path, config.id, self.schema)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        return tuple(self.schema)
+
+    def count(self) -> int:
+        """Return the number of rows that will be read.
+
+        Raises:
+            JobError: when the input cannot be parsed.
+        """
+        total = sum(self._count_file(path) for path in self.paths)
+        return total if self._config.limit is None else min(total, self._config.limit)
+
+    def check_ids(self) -> None:
+        """Make sure that every row has an id and that no two share one.
+
+        Hashes of the ids are compared, 8 bytes a row; equal ones are looked up again.
+
+        Raises:
+            JobError: naming a row or a value.
+        """
+        if self._config.id is None:
+            return
+        start, hashes = 0, []
+        for frame in self.frames([self._config.id]):
+            ids = self._ids(frame)
+            self._require_ids(ids, start)
+            hashes.append(ids.hash())
+            start += frame.height
+        # Sorting finds equal neighbours in place of a hash table several times the size.
+        every = (pl.concat(hashes) if hashes else pl.Series([], dtype=pl.UInt64)).sort()
+        suspects = set(every.filter(every == every.shift(1)).head(1_000).to_list())
+        if suspects:
+            self._report_duplicates(self._config.id, suspects)
+
+    def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the rows in order, in bounded frames.
+
+        Args:
+            columns: only these; None for all.
+
+        Raises:
+            JobError: when the input cannot be parsed.
+        """
+        # Without columns there is still a height to know: one column is read for it.
+        names = list(self.schema if columns is None else columns) or list(self.schema)[:1]
+        every = (frame for path in self.paths for frame in self._file_frames(path, names))
+        return _first(every, self._config.limit)
+
+    def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
+        """Yield the items in order, at most `chunk_rows` at a time, with these columns' values.
+
+        A row's values do not depend on other rows: those of JSON Lines are what their line says,
+        whatever type the whole column has.
+
+        Raises:
+            JobError: when the input cannot be parsed.
+        """
+        wanted = list(dict.fromkeys(columns))
+        read = self._read_lines if self._kind == ".jsonl" else self._read_frames
+        start = 0
+        for ids, rows in read(wanted, chunk_rows):
+            numbered = ids or [str(start + n + 1) for n in range(len(rows))]
+            yield [Item(start + n, numbered[n], row) for n, row in enumerate(rows)]
+            start += len(rows)
+
+    def is_unchanged(self) -> bool:
+        """Say whether the files are still those that were opened."""
+        try:
+            return self.stamps == tuple(FileStamp.of(path) for path in self.paths)
+        except JobError:
+            return False
+
+    def _read_schema(self) -> pl.Schema:
+        if self._kind == ".jsonl":
+            return json_lines.schema(self.paths)
+        return tables.schema(self.paths, self._kind)
+
+    def _count_file(self, path: Path) -> int:
+        if self._kind == ".parquet":
+            return tables.count_parquet(path)
+        # Only reading every cell shows that all of a text file can be read, before anything is sent.
+        return sum(frame.height for frame in self._file_frames(path, list(self.schema)))
+
+    def _file_frames(self, path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
+        if self._kind == ".jsonl":
+            return json_lines.frames(path, self.schema, columns)
+        return tables.frames(path, self._kind, columns)
+
+    def _read_frames(
+        self, columns: list[str], chunk_rows: int
+    ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+        extra = [] if self._config.id is None else [self._config.id]
+        for frame in self.frames(list(dict.fromkeys([*columns, *extra]))):
+            for part in frame.iter_slices(chunk_rows):
+                with explained(self._config.path):
+                    rows = part.select(columns).rows(named=True) or [{}] * part.height
+                yield self._ids(part).to_list(), rows
+
+    def _read_lines(
+        self, columns: list[str], chunk_rows: int
+    ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+        every = (lines for path in self.paths for lines in json_lines.blocks(path))
+        for lines in _first(every, self._config.limit):
+            for start in range(0, len(lines), chunk_rows):
+                part = lines[start : start + chunk_rows]
+                with explained(self._config.path):
+                    rows = json_lines.rows(part, columns)
+                    ids = [] if self._config.id is None else self._line_ids(part)
+                yield ids, rows
+
+    def _line_ids(self, lines: list[bytes]) -> list[str]:
+        return self._ids(json_lines.frame(lines, self.schema)).to_list()
+
+    def _ids(self, frame: pl.DataFrame) -> pl.Series:
+        """The rows' ids in polars' spelling, which the outputs compare with; empty without one."""
+        if self._config.id is None:
+            return pl.Series([], dtype=pl.String)
+        return frame.get_column(self._config.id).cast(pl.String)
+
+    def _require_ids(self, ids: pl.Series, start: int) -> None:
+        missing = ids.fill_null("") == ""
+        if missing.any():
+            row = start + int(missing.arg_max() or 0) + 1
+            raise JobError(
+                f'{self._config.path}: row {row} has no id in the column "{self._config.id}"; '
+                "fill it in, or leave [input] id out to number the rows"
+            )
+
+    def _report_duplicates(self, column: str, suspects: set[int]) -> None:
+        seen: dict[str, int] = {}
+        row = 0
+        for frame in self.frames([column]):
+            ids = self._ids(frame)
+            for value, digest in zip(ids, ids.hash(), strict=True):
+                row += 1
+                if digest in suspects and seen.setdefault(value, row) != row:
+                    raise JobError(
+                        f"{self._config.path}: the id {value!r} in the column "
+                        f'"{column}" stands in row {seen[value]} and in row {row}; ids must be '
+                        "unique. Mend the table, or leave [input] id out to number the rows"
+                    )
+
+
+def _first(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:
+    """Yield the parts up to a number of rows; none is empty."""
+    left = limit
+    for part in parts:
+        cut = part if left is None else part[:left]
+        if left is not None:
+            left -= len(cut)
+        if len(cut):
+            yield cut
+        if left == 0:
+            return
+
+
+def _check_id_column(path: str, column: str, schema: pl.Schema) -> None:
+    if column not in schema:
+        raise JobError(
+            f'{path}: [input] id names the column "{column}", which is not there'
+            f"{did_you_mean(column, schema)}; the columns are {', '.join(schema)}"
+        )
+    kind = schema[column]
+    if kind.is_nested() or isinstance(kind, _NO_ID_TYPES):
+        raise JobError(
+            f'{path}: [input] id names the column "{column}" of type {kind}; an id is text, a '
+            "number or a date"
+        )
+
+
+__all__ = ["FileStamp", "Source", "is_table"]

@@ -1,0 +1,115 @@
+"""The documentation is true: its commands run, its job files load, its tables name what exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchrun import job
+from batchrun.cli import cli
+from batchrun.formats.parameters import PARAMETERS
+from tests.conftest import ROOT, batchrun, environment, finish, start_batchrun
+from tests.provider import serving
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def readme_commands() -> list[str]:
+    blocks = CONSOLE.findall(README)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of what the README's commands work on, and a prompts.csv as it describes."""
+    for name in ("jobs", "sample_data"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "prompts.csv").write_text("prompt,system\nHello,\nBye,Be brief\n")
+    return tmp_path
+
+
+def test_every_readme_command_runs(project: Path) -> None:
+    env = environment(ANTHROPIC_API_KEY="sk-a", OPENAI_API_KEY="sk-o")
+    ran = []
+    with serving() as provider:
+        for command in readme_commands():
+            words = shlex.split(command)
+            if words[0] != "batchrun" or words[1] == "simulate":
+                continue
+            if words[1] == "run" and "--simulate" not in words:
+                words += ["--base-url", provider.url]
+            code, _, stderr = batchrun(*words[1:], cwd=project, env=env)
+            assert code == 0, f"{command}\n{stderr}"
+            ran.append(command)
+    assert len(ran) == 7
+    assert len(provider.calls) == 343 + 2 + 2
+    assert (project / "tickets.jsonl").exists()
+
+
+def test_the_readme_simulator_serves(tmp_path: Path) -> None:
+    (command,) = [c for c in readme_commands() if c.startswith("batchrun simulate")]
+    words = shlex.split(command)
+    words[words.index("8123")] = "0"  # any free port: 8123 may be taken here
+    process = start_batchrun(*words[1:], cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("http://127.0.0.1:")
+    process.terminate()
+    assert finish(process)[0] == 0
+
+
+def test_the_readme_job_file_loads(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "triage.toml"
+    path.write_text(text, encoding="utf-8")
+    loaded = job.Job.load(path)
+    assert loaded.request.format == "messages"
+    assert loaded.output.dir == tmp_path / "runs" / "triage"
+
+
+def test_make_demo_shows_the_results(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
+    shutil.copytree(ROOT / "sample_data", tmp_path / "sample_data")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    # The virtual environment that runs the tests stands in for the one that make would set up.
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "ready").touch()
+    done = subprocess.run(
+        ["make", "demo", f"BIN={Path(sys.executable).parent}", "READY=ready"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "343 of 343 rows succeeded" in done.stderr
+    assert "T-0001" in done.stdout
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for name in cli.commands:
+        assert f"batchrun {name}" in README, name
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for text, base in ((README, ROOT), (document.read_text(encoding="utf-8"), document.parent)):
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert target.startswith("https://") or (base / target).exists(), target
+
+
+def test_every_key_of_a_job_file_is_documented() -> None:
+    documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "job.md").read_text()))
+    configs = (job.InputConfig, job.LimitsConfig, job.RetryConfig, job.OutputConfig)
+    keys = {field.name for config in configs for field in dataclasses.fields(config)}
+    request = {field.name for field in dataclasses.fields(job.RequestConfig)}
+    keys |= {*PARAMETERS, *request} - {"turns", "parameters"}
+    assert keys - documented == set()

@@ -1,0 +1,78 @@
+"""Against a real server that is not ours: llama.cpp's, in both formats."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from tests.conftest import KEY, batchrun, environment
+from tests.llama_server import is_available, running_llama_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+if not is_available() and os.environ.get("CI") != "true":
+    pytest.skip("gguf and xllamacpp are not installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_llama_server(tmp_path_factory.mktemp("llama"), api_key=KEY) as base_url:
+        yield base_url
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_a_job_gets_real_answers_and_real_usage(
+    llama: str,
+    write_job: Callable[..., Path],
+    results: Callable[[], pl.DataFrame],
+    wire_format: str,
+) -> None:
+    job = write_job(
+        llama,
+        rows=24,
+        wire_format=wire_format,
+        request='system = "Be brief."\ntemperature = 0.0',
+        extra="[limits]\nconcurrency = 4",
+    )
+    code, _, stderr = batchrun("run", job, "--model", "tiny-llama")
+    assert code == 0, stderr
+    found = results()
+    assert set(found["status"]) == {"succeeded"}
+    assert found["custom_id"].to_list() == [f"r{n:05d}" for n in range(24)]
+    assert all(found["response"].str.len_chars() > 0)
+    assert found["input_tokens"].min() > 5  # type: ignore[operator]
+    assert 0 < found["output_tokens"].min() <= found["output_tokens"].max() <= 50  # type: ignore[operator]
+    assert found["cost_usd"].null_count() == 24, "nobody knows a price for this model"
+    usage = pl.read_parquet(job.parent / "out" / "usage.parquet")
+    assert usage.height == 24
+    assert usage["input_tokens"].sum() == found["input_tokens"].sum()
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_a_longer_prompt_has_more_tokens(
+    llama: str,
+    write_job: Callable[..., Path],
+    results: Callable[[], pl.DataFrame],
+    wire_format: str,
+) -> None:
+    job = write_job(llama, rows=1, wire_format=wire_format)
+    assert batchrun("run", job)[0] == 0
+    short = results()["input_tokens"][0]
+    assert batchrun("run", job, "--set", "prompt=Say {{ text }} again and again, please")[0] == 0
+    assert results()["input_tokens"][0] > short
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_its_refusal_of_a_key_stops_the_run(
+    write_job: Callable[..., Path], tmp_path: Path, llama: str, wire_format: str
+) -> None:
+    job = write_job(llama, rows=50, wire_format=wire_format)
+    code, _, stderr = batchrun("run", job, env=environment(TEST_KEY="wrong"))
+    assert code == 4
+    assert "TEST_KEY" in stderr
+    assert "401" in stderr
