@@ -10,11 +10,13 @@ from __future__ import annotations
 import email.utils
 import math
 import time
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
 import httpx
 from pyreqwest.client import ClientBuilder
 from pyreqwest.exceptions import (
@@ -31,12 +33,14 @@ from batchrun import formats
 from batchrun.errors import ProviderError, ProviderFault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
 
     from pyreqwest.client import Client as PyreqwestClient
     from pyreqwest.response import Response
 
     from batchrun.records import Completion, FormatName, WireRequest
+
+T = TypeVar("T")
 
 # The port: whatever carries HTTP requests. Other modules name it by this alias.
 TransportPort = httpx.AsyncBaseTransport
@@ -44,7 +48,10 @@ TransportPort = httpx.AsyncBaseTransport
 CONNECT_TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 32 * 1024 * 1024
 READ_BYTES = 256 * 1024
+STREAM_END_S = 1.0
+MIN_KEY_PART = 4
 MAX_RETRY_AFTER_S = 24 * 3600.0
+_CONNECTING = "client error (Connect)"
 KEEP_ALIVE_S = 60.0
 
 
@@ -98,11 +105,18 @@ class Client:
         try:
             return await self._translated(wire)
         except ProviderError as error:
-            # Some providers quote the key that they refuse.
-            if self._key is None or self._key not in error.fault.message:
-                raise
-            message = error.fault.message.replace(self._key, "***")
-            raise ProviderError(replace(error.fault, message=message)) from None
+            raise ProviderError(self._without_key(error.fault)) from None
+
+    def _without_key(self, fault: ProviderFault) -> ProviderFault:
+        """Strike out the key: some providers quote the one that they refuse."""
+        if self._key is None:
+            return fault
+        return replace(
+            fault,
+            error_type=_struck_out(self._key, fault.error_type),
+            message=_struck_out(self._key, fault.message),
+            request_id=fault.request_id and _struck_out(self._key, fault.request_id),
+        )
 
     async def _translated(self, wire: WireRequest) -> Exchange:
         """Make one attempt with every foreign error translated."""
@@ -113,10 +127,14 @@ class Client:
             raise _broken("timeout", f"no answer within {self._timeout_s:g} s") from None
         except httpx.ConnectError as error:
             raise _broken("connection_error", str(error), maybe_billed=False) from None
+        except httpx.ConnectTimeout as error:
+            raise _broken("timeout", str(error), maybe_billed=False) from None
         except httpx.TimeoutException as error:
             raise _broken("timeout", str(error)) from None
         except httpx.TransportError as error:
             raise _broken("connection_error", str(error)) from None
+        except httpx.DecodingError as error:
+            raise _broken("invalid_response", f"the body cannot be decompressed: {error}") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -124,25 +142,44 @@ class Client:
 
     async def _exchange(self, wire: WireRequest) -> Exchange:
         response = await self._transport.handle_async_request(self._http_request(wire))
-        try:
-            content = await _read_bounded(response)
-        finally:
-            await response.aclose()
         request_id = formats.request_id(self._format, response.headers)
-        if response.status_code != 200:
-            raise ProviderError(_status_fault(response, content, request_id))
         try:
-            completion = formats.parse(self._format, content)
+            completion = await self._read(response, request_id)
         except formats.InvalidResponse as error:
             fault = ProviderFault(
-                "invalid_response", str(error), 200, request_id=request_id, maybe_billed=True
+                error.error_type, str(error), 200, request_id=request_id, maybe_billed=True
             )
             raise ProviderError(fault) from None
+        finally:
+            await response.aclose()
         return Exchange(completion, response.status_code, request_id, response.headers)
+
+    async def _read(self, response: httpx.Response, request_id: str | None) -> Completion:
+        if response.status_code != 200:
+            content = await _read_bounded(response)
+            raise ProviderError(_status_fault(response, content, request_id))
+        # The answer's own type decides: a server may stream unasked, or not although asked.
+        if "text/event-stream" in response.headers.get("content-type", ""):
+            return await self._read_stream(response)
+        return formats.parse(self._format, await _read_bounded(response))
+
+    async def _read_stream(self, response: httpx.Response) -> Completion:
+        reader = formats.StreamReader(self._format)
+        async with aclosing(_bounded(response)) as pieces:
+            async for piece in pieces:
+                reader.feed(piece)
+                if reader.is_complete:
+                    await _read_off(pieces)
+                    break
+        return reader.finish()
 
     def _http_request(self, wire: WireRequest) -> httpx.Request:
         headers = [*wire.headers, *self._key_header]
-        return httpx.Request("POST", self._target(wire.url), headers=headers, content=wire.body)
+        try:
+            return httpx.Request("POST", self._target(wire.url), headers=headers, content=wire.body)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            fault = ProviderFault("invalid_request", f"cannot be sent: {error}", should_retry=False)
+            raise ProviderError(fault) from None
 
     def _target(self, url: str) -> httpx.URL:
         """Parse a URL once: all requests of a job go to one or a few."""
@@ -156,9 +193,22 @@ class Client:
         return target
 
 
+def _struck_out(key: str, text: str) -> str:
+    """Replace a key in a text, also where the end of the text cuts it short."""
+    text = text.replace(key, "***")
+    for length in range(len(key) - 1, MIN_KEY_PART - 1, -1):
+        if text.endswith(key[:length]):
+            return text[:-length] + "***"
+    return text
+
+
 async def _read_bounded(response: httpx.Response) -> bytes:
     """Read a body of at most `MAX_BODY_BYTES`, counted after decompression."""
-    pieces: list[bytes] = []
+    return b"".join([piece async for piece in _bounded(response)])
+
+
+async def _bounded(response: httpx.Response) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a body, counted after decompression."""
     size = 0
     async for piece in response.aiter_bytes():
         size += len(piece)
@@ -172,8 +222,17 @@ async def _read_bounded(response: httpx.Response) -> bytes:
                     maybe_billed=True,
                 )
             )
-        pieces.append(piece)
-    return b"".join(pieces)
+        yield piece
+
+
+async def _read_off(pieces: AsyncIterator[bytes]) -> None:
+    """Read a finished stream to its end, so that its connection can be used again.
+
+    The answer is there already: whatever happens now, or does not happen soon, is no failure.
+    """
+    with anyio.move_on_after(STREAM_END_S), suppress(httpx.TransportError, ProviderError):
+        async for _ in pieces:
+            pass
 
 
 def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> ProviderError:
@@ -245,17 +304,15 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
 
     Args:
         connections: the most connections kept open to one host.
-        timeout_s: the longest that one exchange may take.
     """
 
-    def __init__(self, *, connections: int, timeout_s: float) -> None:
+    def __init__(self, *, connections: int) -> None:
         self._client: PyreqwestClient = (
             ClientBuilder()
             .http1_only()
             .follow_redirects(enable=False)
             .user_agent("batchrun")
-            .connect_timeout(timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)))
-            .timeout(timedelta(seconds=timeout_s))
+            .connect_timeout(timedelta(seconds=CONNECT_TIMEOUT_S))
             .pool_idle_timeout(timedelta(seconds=KEEP_ALIVE_S))
             .pool_max_idle_per_host(connections)
             .build()
@@ -266,10 +323,8 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         builder = self._client.request(request.method, str(request.url))
         builder = builder.headers(request.headers.multi_items()).body_bytes(request.content)
         exchange = builder.build_streamed()
-        try:
-            response = await exchange.__aenter__()
-        except PyreqwestError as error:
-            raise _as_httpx(error, request) from error
+        with _translating(request):
+            response = await _cancellable(exchange.__aenter__())
         return httpx.Response(
             response.status,
             headers=list(response.headers.items()),
@@ -289,14 +344,32 @@ class _BodyStream(httpx.AsyncByteStream):
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            while (piece := await self._reader.read(READ_BYTES)) is not None:
+        with _translating(self._request):
+            while (piece := await _cancellable(self._reader.read(READ_BYTES))) is not None:
                 yield bytes(piece)
-        except PyreqwestError as error:
-            raise _as_httpx(error, self._request) from error
 
     async def aclose(self) -> None:
         await self._leave(None, None, None)  # type: ignore[operator]
+
+
+async def _cancellable(awaitable: Awaitable[T]) -> T:
+    """Await pyreqwest; when the task is cancelled, with the cancellation that anyio knows.
+
+    pyreqwest raises a `CancelledError` of its own, which no cancel scope would own up to.
+    """
+    try:
+        return await awaitable
+    except anyio.get_cancelled_exc_class():
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        raise
+
+
+@contextmanager
+def _translating(request: httpx.Request) -> Iterator[None]:
+    try:
+        yield
+    except PyreqwestError as error:
+        raise _as_httpx(error, request) from error
 
 
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
@@ -306,8 +379,9 @@ def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportE
     reasons = [cause["message"] for cause in causes if " for url (" not in cause["message"]]
     message = ": ".join([str(error.args[0]), *reasons])
     kinds: tuple[tuple[type[PyreqwestError], type[httpx.TransportError]], ...] = (
-        (ConnectTimeoutError, httpx.ReadTimeout),  # also raised when the answer is late
-        (ConnectError, httpx.ConnectError),
+        (ConnectTimeoutError, httpx.ConnectTimeout),
+        # A connection that was there and broke is a ConnectError too, but not a failed connect.
+        (ConnectError, httpx.ConnectError if _CONNECTING in reasons else httpx.ReadError),
         (RequestTimeoutError, httpx.ReadTimeout),
         (WriteError, httpx.WriteError),
         (ReadError, httpx.ReadError),

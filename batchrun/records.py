@@ -81,6 +81,7 @@ class Request:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: tuple[tuple[str, str], ...] = ()
     api_version: str | None = None
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)

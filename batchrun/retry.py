@@ -46,6 +46,8 @@ _FATAL_STATUSES = frozenset({401, 402, 403, 404})
 _TRANSIENT_STATUSES = frozenset({408, 409})
 _OVERLOADED = 529
 
+_SLOW_DOWN_TYPES = frozenset({"overloaded_error", "rate_limit_error", "rate_limit_exceeded"})
+
 # Under status 429 (and 400 at some gateways) these say that money, not time, is missing.
 _EXHAUSTED_TYPES = frozenset(
     {
@@ -68,7 +70,10 @@ def classify(fault: ProviderFault) -> RetryDecision:
         return RetryDecision(Cause.FATAL)
     if fault.http_status == 429:
         return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s)
-    if fault.http_status == _OVERLOADED:
+    if fault.http_status == _OVERLOADED or (
+        # A stream that had begun with 200 reports in an event that the server cannot go on.
+        fault.http_status == 200 and fault.error_type in _SLOW_DOWN_TYPES
+    ):
         return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, OVERLOADED_BASE_DELAY_S)
     if fault.should_retry is False:
         return RetryDecision(Cause.NO)

@@ -169,9 +169,7 @@ class _Execution:
         if options.simulate is not None:
             address = await helpers.start(Simulator(options.simulate).serve)
             reroute = (job.request.base_url, address)
-        transport = options.transport or PyreqwestTransport(
-            connections=job.limits.concurrency, timeout_s=job.retry.timeout_s
-        )
+        transport = options.transport or PyreqwestTransport(connections=job.limits.concurrency)
         client = Client(
             job.request.format,
             self._plan.key,

@@ -359,9 +359,7 @@ def test_the_key_is_in_no_file(write_job: WriteJob, tmp_path: Path) -> None:
     assert KEY not in stdout + stderr
 
 
-def test_more_connections_than_open_files_allowed(
-    write_job: WriteJob, results: Results
-) -> None:
+def test_more_connections_than_open_files_allowed(write_job: WriteJob, results: Results) -> None:
     with serving() as provider:
         job = write_job(provider.url, rows=400, extra="[limits]\nconcurrency = 300")
         arguments = f"{sys.executable} -m batchrun run {job}"

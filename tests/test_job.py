@@ -273,7 +273,6 @@ def test_a_number_out_of_its_range(sections: dict[str, Any], label: str) -> None
 @pytest.mark.parametrize(
     "key",
     [
-        "stream",
         "thinking_tokens",
         "images",
         "tools",
@@ -315,7 +314,17 @@ def test_all_problems_are_reported_at_once() -> None:
 
 
 def test_a_later_key_in_place_of_a_wrong_one_is_not_also_unknown() -> None:
-    assert refusal(request={"stream": True}).count("stream") == 1
+    assert refusal(request={"tools": True}).count("tools") == 1
+
+
+@pytest.mark.parametrize(("value", "read"), [("auto", None), (True, True), (False, False)])
+def test_streaming_can_be_chosen(value: object, read: bool | None) -> None:
+    assert make(request={"stream": value}).request.stream is read
+
+
+@pytest.mark.parametrize("value", ["yes", 1, 0, []])
+def test_streaming_is_chosen_by_name(value: object) -> None:
+    assert '[request] stream: must be true, false or "auto"' in refusal(request={"stream": value})
 
 
 @pytest.mark.parametrize(
@@ -486,9 +495,9 @@ def test_an_extra_body_that_json_cannot_carry(extra: dict[str, Any]) -> None:
     assert "[request] extra_body: cannot be written as JSON" in message
 
 
-def test_streaming_cannot_be_slipped_in() -> None:
+def test_streaming_has_a_key_of_its_own() -> None:
     message = refusal(request={"extra_body": {"stream": True}})
-    assert "[request] extra_body: stream: this version cannot read streamed answers" in message
+    assert "[request] extra_body: stream: set [request] stream = true instead" in message
 
 
 # addresses and headers
@@ -958,7 +967,7 @@ _DOCUMENTS = st.dictionaries(_KEYS, _VALUES, max_size=6)
 # any document
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(_DOCUMENTS, _DOCUMENTS, _DOCUMENTS)
 def test_it_is_a_job_or_a_job_error(
     top: dict[str, Any], request: dict[str, Any], output: dict[str, Any]

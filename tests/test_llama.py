@@ -54,6 +54,28 @@ def test_a_job_gets_real_answers_and_real_usage(
 
 
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_streaming_is_another_way_to_the_same_run(
+    llama: str,
+    write_job: Callable[..., Path],
+    results: Callable[[], pl.DataFrame],
+    wire_format: str,
+) -> None:
+    extra = "[limits]\nconcurrency = 2"
+    request = "temperature = 0.0\nstream = true"
+    job = write_job(llama, rows=8, wire_format=wire_format, request=request, extra=extra)
+    code, _, stderr = batchrun("run", job)
+    assert code == 0, stderr
+    found = results()
+    assert all(found["response"].str.len_chars() > 0)
+    assert set(found["stop_reason"]) <= {"end_turn", "max_tokens", "stop", "length"}
+    assert found["input_tokens"].min() > 5  # type: ignore[operator]
+    assert found["output_tokens"].min() > 0  # type: ignore[operator]
+    code, _, stderr = batchrun("run", job, "--set", "stream=false")
+    assert code == 0
+    assert "nothing to send" in stderr, "how an answer travels is no part of what was asked"
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
 def test_a_longer_prompt_has_more_tokens(
     llama: str,
     write_job: Callable[..., Path],

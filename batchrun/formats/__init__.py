@@ -7,12 +7,14 @@ A format is a module with `PATH`, `key_header`, `headers`, `body`, `parse` and
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
 from batchrun.formats import chat, messages
-from batchrun.formats.parsing import InvalidResponse, as_dict, glimpse, read_json, text_or_none
+from batchrun.formats.faults import describe_error
+from batchrun.formats.parsing import InvalidResponse, glimpse, read_json
+from batchrun.formats.streaming import StreamReader
 from batchrun.records import WireRequest
 
 if TYPE_CHECKING:
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 
 FORMATS: dict[str, ModuleType] = {"messages": messages, "chat": chat}
 
-MAX_ERROR_CHARACTERS = 2_000
-MAX_NAME_CHARACTERS = 200
+# What makes a provider stream, put behind the rest of the body: it does not change the answer.
+_STREAM = {
+    "messages": b',"stream":true}',
+    "chat": b',"stream":true,"stream_options":{"include_usage":true}}',
+}
 
 
 def encode(request: Request) -> WireRequest:
@@ -39,11 +44,10 @@ def encode(request: Request) -> WireRequest:
         **dict(wire_format.headers(request)),
         **dict(request.extra_headers),
     }
-    return WireRequest(
-        url=request.base_url + wire_format.PATH,
-        headers=tuple(headers.items()),
-        body=orjson.dumps(wire_format.body(request)),
-    )
+    body = orjson.dumps(wire_format.body(request))
+    if request.stream:
+        body = body.removesuffix(b"}") + _STREAM[request.format]
+    return WireRequest(request.base_url + wire_format.PATH, tuple(headers.items()), body)
 
 
 def key_header(wire_format: FormatName, key: str) -> tuple[str, str]:
@@ -55,11 +59,15 @@ def key_header(wire_format: FormatName, key: str) -> tuple[str, str]:
 def fingerprint(request: Request, wire: WireRequest) -> bytes:
     """Return 16 bytes that identify what is asked: format, base URL and body.
 
-    What cannot change the answer (credentials, extra headers, limits, outputs) is left out.
+    What cannot change the answer (credentials, extra headers, streaming, limits, outputs) is left
+    out.
     """
+    body = wire.body
+    if request.stream:
+        body = body.removesuffix(_STREAM[request.format]) + b"}"
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{request.format}\n{request.base_url}\n".encode())
-    digest.update(wire.body)
+    digest.update(body)
     return digest.digest()
 
 
@@ -85,43 +93,10 @@ def request_id(wire_format: FormatName, headers: Mapping[str, str]) -> str | Non
     return next((headers[name] for name in names if name in headers), None)
 
 
-def describe_error(content: bytes) -> tuple[str | None, str, str | None]:
-    """Read an error body of any known shape: (type, message, request id).
-
-    Known shapes: Claude's `{"type":"error","error":{…},"request_id"}`, OpenAI's
-    `{"error":{"message","type","code"}}`, gateways' `{"success":false,"error":{"code","message"},
-    "trace_id"}`, `error` as a string, `detail` instead of it, any of them as the only item of a
-    list, and anything that is not JSON. A `code` says more than a `type`, so it wins where both
-    are there.
-    """
-    try:
-        payload = read_json(content)
-    except InvalidResponse:
-        return None, glimpse(content), None
-    if isinstance(payload, list) and len(payload) == 1:
-        payload = payload[0]
-    payload = as_dict(payload)
-    error = payload.get("error")
-    trace = _name(payload.get("request_id")) or _name(payload.get("trace_id"))
-    if isinstance(error, str) and error:
-        return None, error[:MAX_ERROR_CHARACTERS], trace
-    fields = as_dict(error) or payload
-    message = text_or_none(fields.get("message")) or text_or_none(fields.get("detail"))
-    return _error_type(fields), (message or glimpse(content))[:MAX_ERROR_CHARACTERS], trace
-
-
-def _error_type(fields: Mapping[str, Any]) -> str | None:
-    code = _name(fields.get("code"))
-    return code if code and not code.isdigit() else _name(fields.get("type"))
-
-
-def _name(value: object) -> str | None:
-    return (text_or_none(value) or "")[:MAX_NAME_CHARACTERS] or None
-
-
 __all__ = [
     "FORMATS",
     "InvalidResponse",
+    "StreamReader",
     "describe_error",
     "encode",
     "fingerprint",

@@ -126,7 +126,7 @@ def _number(value: object, kind: type) -> int | float:
     text = "" if isinstance(value, bool) else str(value).strip()
     try:
         number = float(text.replace("_", "?"))
-        if kind is not int:
+        if kind is not int and math.isfinite(number):
             return number
         # Large integers (seeds) would lose digits on the way through float.
         whole = int(text) if _DIGITS.match(text) else int(number)

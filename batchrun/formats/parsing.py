@@ -11,7 +11,14 @@ from batchrun.errors import BatchrunError
 
 
 class InvalidResponse(BatchrunError):
-    """A body under status 200 that is no completion."""
+    """A body under status 200 that is no completion.
+
+    `error_type` is the provider's word where the body reports an error, otherwise ours.
+    """
+
+    def __init__(self, message: str, error_type: str = "invalid_response") -> None:
+        super().__init__(message)
+        self.error_type = error_type
 
 
 def read_json(content: bytes) -> Any:  # noqa: ANN401 - JSON

@@ -28,7 +28,8 @@ class RequestConfig:
     """`[request]`: what every row becomes. Strings are templates unless they hold no expression.
 
     `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
-    turn for a `prompt`, empty with `messages_column`. `from_columns` names request keys whose
+    turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
+    answer may have. `from_columns` names request keys whose
     column, where it is not empty, takes the place of the key for its row.
     """
 
@@ -44,6 +45,7 @@ class RequestConfig:
     api_version: str | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: tuple[tuple[str, str], ...] = ()
+    stream: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

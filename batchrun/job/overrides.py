@@ -18,7 +18,6 @@ SECTIONS = ("input", "request", "limits", "retry", "output")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": (
-        "stream",
         "thinking_tokens",
         "images",
         "tools",

@@ -51,7 +51,17 @@ def read_request(section: Section) -> RequestConfig:
         api_version=_read_api_version(section, name),
         extra_body=_read_extra_body(section),
         extra_headers=_read_headers(section),
+        stream=_read_stream(section),
     )
+
+
+def _read_stream(section: Section) -> bool | None:
+    value = section.raw("stream")
+    if isinstance(value, bool):
+        return value
+    if value is not None and value != "auto":
+        section.problem("stream", f'must be true, false or "auto", not {value!r:.80}')
+    return None
 
 
 def _read_format(section: Section) -> FormatName:
@@ -149,7 +159,7 @@ def _read_api_version(section: Section, wire_format: FormatName) -> str | None:
 def _read_extra_body(section: Section) -> dict[str, Any]:
     extra = section.table("extra_body")
     if extra.get("stream"):
-        section.problem("extra_body", "stream: this version cannot read streamed answers")
+        section.problem("extra_body", "stream: set [request] stream = true instead")
     return section.check("extra_body", partial(_as_json, extra), extra)
 
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from batchrun.records import Item, Message
 
 
+# Answers that may be longer outlive the time limits of proxies unless they are streamed; the
+# official Claude SDK refuses to ask for them in one piece.
+LONGEST_WHOLE_ANSWER = 21_333
+
+
 class Renderer:
     """Turns items into requests for one job.
 
@@ -86,16 +91,18 @@ class Renderer:
         model = self._text_override("model", row) or self._model.text(values)
         if not model.strip():
             raise RenderError("empty_model", "model: is empty for this row")
+        parameters = self._parameters(row, values)
         return Request(
             format=config.format,
             base_url=config.base_url,
             model=model,
             messages=messages,
             system=system,
-            parameters=self._parameters(row, values),
+            parameters=parameters,
             extra_body=config.extra_body,
             extra_headers=config.extra_headers,
             api_version=config.api_version,
+            stream=_streams(config, parameters),
         )
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:
@@ -175,6 +182,12 @@ def _is_empty(cell: object) -> bool:
 def _unknown_column(where: str, name: str, columns: Sequence[str]) -> str:
     hint = did_you_mean(name, columns)
     return f"{where}: the input has no column {name!r}{hint}; it has {', '.join(columns)}"
+
+
+def _streams(config: RequestConfig, parameters: Parameters) -> bool:
+    if config.stream is not None:
+        return config.stream
+    return (parameters.max_tokens or 0) > LONGEST_WHOLE_ANSWER
 
 
 def _turn_key(number: int, config: RequestConfig) -> str:

@@ -1,0 +1,332 @@
+"""Streamed answers give what whole ones give, whatever the line ends and wherever chunks break.
+
+The official SDKs are the oracle: from the same bytes they read the same answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrun import formats
+from batchrun.formats import InvalidResponse, StreamReader
+from batchrun.formats.sse import Decoder
+from batchrun.records import Message, Parameters, Request, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchrun.records import Completion, FormatName
+
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="\r"), max_size=12
+) | st.sampled_from(["é", "🙂", "\u2028", "data: x", "\n\n", "東京", ""])
+COUNT = st.integers(0, 10**6)
+
+
+def read(wire_format: FormatName, chunks: list[bytes]) -> Completion:
+    reader = StreamReader(wire_format)
+    for chunk in chunks:
+        reader.feed(chunk)
+    return reader.finish()
+
+
+# The Claude Messages format
+
+
+@st.composite
+def messages_events(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """The events of one answer: thinking now and then, texts and a tool call, pings anywhere."""
+    usage = {
+        "input_tokens": draw(COUNT),
+        "output_tokens": 1,
+        "cache_read_input_tokens": draw(COUNT),
+    }
+    message: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant"}
+    message |= {"model": "claude-x", "content": [], "stop_reason": None, "usage": usage}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": message}]
+    kinds = draw(st.lists(st.sampled_from(["text", "thinking", "tool_use"]), max_size=4))
+    for index, kind in enumerate(kinds):
+        events += draw(_block(index, kind))
+    delta = {
+        "stop_reason": draw(st.sampled_from(["end_turn", "max_tokens"])),
+        "stop_sequence": None,
+    }
+    events.append(
+        {"type": "message_delta", "delta": delta, "usage": {"output_tokens": draw(COUNT)}}
+    )
+    events.append({"type": "message_stop"})
+    for place in draw(st.lists(st.integers(1, len(events) - 1), max_size=2)):
+        events.insert(place, {"type": "ping"})
+    return events
+
+
+def _block(index: int, kind: str) -> st.SearchStrategy[list[dict[str, Any]]]:
+    start: dict[str, dict[str, Any]] = {
+        "text": {"type": "text", "text": ""},
+        "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+        "tool_use": {"type": "tool_use", "id": f"toolu_{index}", "name": "f", "input": {}},
+    }
+
+    def events(pieces: list[str]) -> list[dict[str, Any]]:
+        if kind == "text":
+            deltas = [{"type": "text_delta", "text": piece} for piece in pieces]
+        elif kind == "thinking":
+            deltas = [{"type": "thinking_delta", "thinking": piece} for piece in pieces]
+            deltas.append({"type": "signature_delta", "signature": "c2ln"})
+        else:
+            whole = json.dumps({"a": "".join(pieces)})
+            parts = [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
+            deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
+        return [
+            {"type": "content_block_start", "index": index, "content_block": start[kind]},
+            *({"type": "content_block_delta", "index": index, "delta": d} for d in deltas),
+            {"type": "content_block_stop", "index": index},
+        ]
+
+    return st.lists(TEXT, max_size=4).map(events)
+
+
+@st.composite
+def wire(
+    draw: st.DrawFn, frames: list[tuple[str, str]], ends: tuple[str, ...]
+) -> tuple[bytes, list[bytes]]:
+    """The bytes of a stream with mixed line ends and comments, and a way to split them."""
+    lines = []
+    for name, data in frames:
+        if draw(st.integers(0, 5)) == 0:
+            lines.append(": a comment")
+        if name:
+            lines.append(f"event: {name}")
+        lines += [draw(st.sampled_from(["data: ", "data:"])) + data, ""]
+    content = _ended(draw, lines, ends).encode()
+    cuts = sorted(draw(st.lists(st.integers(0, len(content)), max_size=12)))
+    places = [0, *cuts, len(content)]
+    chunks = [content[a:b] for a, b in itertools.pairwise(places)]
+    return content, chunks
+
+
+def _ended(draw: st.DrawFn, lines: list[str], ends: tuple[str, ...]) -> str:
+    text = ""
+    for line in lines:
+        # An empty line that ends in \n right after a \r would be one line end, not two.
+        one = text.endswith("\r") and not line
+        text += line + draw(st.sampled_from([end for end in ends if not (one and end == "\n")]))
+    return text
+
+
+class _Bytes(httpx2.SyncByteStream):
+    def __init__(self, chunks: list[bytes]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+
+
+def sdk_transport(chunks: list[bytes]) -> httpx2.Client:
+    def respond(_: httpx2.Request) -> httpx2.Response:
+        head = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=head, stream=_Bytes(chunks))
+
+    return httpx2.Client(transport=httpx2.MockTransport(respond))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_messages_streams_read_as_the_official_sdk_reads_them(data: st.DataObject) -> None:
+    events = data.draw(messages_events())
+    frames = [(event["type"], json.dumps(event, ensure_ascii=False)) for event in events]
+    _, chunks = data.draw(wire(frames, ("\n", "\r\n", "\r")))
+    ours = read("messages", chunks)
+    # The oracle is given plain line ends: it has its own limits there, and they are not the point.
+    plain = "".join(f"event: {name}\ndata: {text}\n\n" for name, text in frames).encode()
+    client = anthropic.Anthropic(api_key="k", http_client=sdk_transport([plain]), max_retries=0)
+    with client.messages.stream(
+        model="m", max_tokens=9, messages=[{"role": "user", "content": "x"}]
+    ) as stream:
+        theirs = stream.get_final_message()
+    assert ours.texts == ("".join(b.text for b in theirs.content if b.type == "text"),)
+    thinking = "".join(b.thinking for b in theirs.content if b.type == "thinking")
+    assert (ours.reasoning or "") == thinking
+    assert ours.stop_reason == theirs.stop_reason
+    assert ours.response_id == theirs.id
+    assert ours.model == theirs.model
+    read_from_cache = theirs.usage.cache_read_input_tokens or 0
+    assert ours.usage.input_tokens == theirs.usage.input_tokens + read_from_cache
+    assert ours.usage.output_tokens == theirs.usage.output_tokens
+
+
+# The chat format
+
+
+@st.composite
+def chat_chunks(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """The chunks of an answer with one or more interleaved choices and a last one with usage."""
+    choices = draw(st.integers(1, 3))
+    deltas = [
+        (index, {"content": piece})
+        for index in range(choices)
+        for piece in draw(st.lists(TEXT, max_size=4))
+    ]
+    deltas = draw(st.permutations(deltas))
+    ends: list[tuple[int, dict[str, Any], str]] = [
+        (index, {}, draw(st.sampled_from(["stop", "length"]))) for index in range(choices)
+    ]
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    chunks = [
+        {**head, "choices": [{"index": i, "delta": {"role": "assistant", "content": ""}}]}
+        for i in range(choices)
+    ]
+    chunks += [{**head, "choices": [{"index": i, "delta": d}]} for i, d in deltas]
+    chunks += [
+        {**head, "choices": [{"index": i, "delta": d, "finish_reason": r}]} for i, d, r in ends
+    ]
+    usage = {"prompt_tokens": draw(COUNT), "completion_tokens": draw(COUNT), "total_tokens": 0}
+    return [*chunks, {**head, "choices": [], "usage": usage}]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_chat_streams_read_as_the_official_sdk_reads_them(data: st.DataObject) -> None:
+    payloads = data.draw(chat_chunks())
+    frames = [("", json.dumps(payload, ensure_ascii=False)) for payload in payloads]
+    frames.append(("", "[DONE]"))
+    _, chunks = data.draw(wire(frames, ("\n", "\r\n", "\r")))
+    ours = read("chat", chunks)
+    plain = "".join(f"data: {text}\n\n" for _, text in frames).encode()
+    client = openai.OpenAI(api_key="k", http_client=sdk_transport([plain]), max_retries=0)
+    texts: dict[int, str] = {}
+    reasons: dict[int, str | None] = {}
+    usage = None
+    for chunk in client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "x"}], stream=True
+    ):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
+    assert ours.texts == tuple(texts[index] for index in sorted(texts))
+    assert ours.stop_reason == reasons[0]
+    assert usage is not None
+    assert ours.usage == Usage(usage.prompt_tokens, usage.completion_tokens)
+
+
+# What goes wrong
+
+
+CUT: dict[FormatName, bytes] = {
+    "messages": b'event: message_start\ndata: {"type":"message_start","message":{"id":"m"}}\n\n'
+    b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"half"}}\n\n'
+    b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    "chat": b'data: {"choices":[{"index":0,"delta":{"content":"half"},"finish_reason":"stop"}]}\n\n',
+}
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_a_stream_without_its_end_marker_is_no_answer(wire_format: FormatName) -> None:
+    with pytest.raises(InvalidResponse, match="before its end marker") as caught:
+        read(wire_format, [CUT[wire_format]])
+    assert caught.value.error_type == "stream_cut"
+
+
+def test_the_end_marker_makes_it_one() -> None:
+    whole = read("messages", [CUT["messages"], b'data: {"type":"message_stop"}\n\n'])
+    assert (whole.texts, whole.stop_reason) == (("half",), "end_turn")
+    whole = read("chat", [CUT["chat"], b"data: [DONE]\n\n"])
+    assert (whole.texts, whole.stop_reason) == (("half",), "stop")
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "event", "error_type"),
+    [
+        (
+            "messages",
+            b'data: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n',
+            "overloaded_error",
+        ),
+        ("chat", b'data: {"error":{"message":"gone","code":"server_error"}}\n\n', "server_error"),
+        ("chat", b'event: error\ndata: {"message":"gone"}\n\n', "stream_error"),
+        ("messages", b"data: {nonsense\n\n", "invalid_response"),
+        ("chat", b"data: 17\n\n", "invalid_response"),
+        ("chat", b"<html>Bad gateway</html>\n\n", "stream_cut"),
+    ],
+)
+def test_what_a_stream_reports_in_the_middle_is_its_error(
+    wire_format: FormatName, event: bytes, error_type: str
+) -> None:
+    with pytest.raises(InvalidResponse) as caught:
+        read(wire_format, [CUT[wire_format], event] if b"<html>" not in event else [event])
+    assert caught.value.error_type == error_type
+
+
+def test_zeros_at_the_start_are_overridden_field_by_field() -> None:
+    start = b'data: {"type":"message_start","message":{"usage":{"input_tokens":0,"output_tokens":0}}}\n\n'
+    delta = b'data: {"type":"message_delta","delta":{},"usage":{"input_tokens":25,"output_tokens":7}}\n\n'
+    found = read("messages", [start, delta, b'data: {"type":"message_stop"}\n\n'])
+    assert found.usage == Usage(input_tokens=25, output_tokens=7)
+
+
+def test_2000_events_in_one_chunk() -> None:
+    piece = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+    assert read("chat", [piece * 2_000 + b"data: [DONE]\n\n"]).texts == ("x" * 2_000,)
+
+
+def test_an_event_that_never_ends_is_bounded() -> None:
+    decoder = Decoder(limit=1_000_000)
+    assert list(decoder.feed(b"data: " + b"x" * 999_000)) == []
+    with pytest.raises(InvalidResponse, match="larger than"):
+        list(decoder.feed(b"x" * 2_000))
+    decoder = Decoder(limit=1_000_000)
+    assert list(decoder.feed((b"data: " + b"x" * 1_000 + b"\n") * 990)) == []
+    with pytest.raises(InvalidResponse, match="larger than"):
+        list(decoder.feed((b"data: " + b"x" * 1_000 + b"\n") * 20))
+
+
+def test_a_stream_of_the_seed_document() -> None:
+    """The example of the Claude Chat Completion document, as it stands there."""
+    head = '"id": "msg_bdrk_01LPPqDjLKMgfSwTRMRty9VT", "object": "chat.completion.chunk", '
+    head += '"created": 1768619445, "model": "claude-opus-4-20250514", "system_fingerprint": null, '
+    tail = '"logprobs": null, "finish_reason": %s, "index": 0}], "usage": null}'
+    deltas = ['{"content": "", "role": "assistant"}', '{"content": ""}', '{"content": "Hello!"}']
+    deltas += ['{"content": " How can I help you"}', '{"content": " today?"}']
+    lines = ["{" + head + '"choices": [{"delta": ' + d + ", " + tail % "null" for d in deltas]
+    lines.append("{" + head + '"choices": [{"delta": {}, ' + tail % '"stop"')
+    usage = '{"prompt_tokens": 8, "completion_tokens": 12, "total_tokens": 20, '
+    usage += '"prompt_tokens_details": {"cached_tokens": 0, "text_tokens": 0, "audio_tokens": 0, '
+    usage += (
+        '"image_tokens": 0}, "completion_tokens_details": {"text_tokens": 0, "audio_tokens": 0, '
+    )
+    usage += '"reasoning_tokens": 0}, "input_tokens": 0, "output_tokens": 0, '
+    usage += '"input_tokens_details": null, "claude_cache_creation_5_m_tokens": 0, '
+    usage += '"claude_cache_creation_1_h_tokens": 0}'
+    lines.append("{" + head + '"choices": [], "usage": ' + usage + "}")
+    content = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+    found = read("chat", [content])
+    assert found.texts == ("Hello! How can I help you today?",)
+    assert (found.stop_reason, found.model) == ("stop", "claude-opus-4-20250514")
+    assert found.usage == Usage(8, 12, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_streaming_does_not_change_the_fingerprint(wire_format: FormatName) -> None:
+    turn = (Message("user", "hi"),)
+    whole = Request(
+        wire_format, "https://x.example", "m", turn, parameters=Parameters(max_tokens=5)
+    )
+    streamed = replace(whole, stream=True)
+    body = json.loads(formats.encode(streamed).body)
+    assert body.pop("stream") is True
+    assert body.pop("stream_options", {"include_usage": True}) == {"include_usage": True}
+    assert body == json.loads(formats.encode(whole).body)
+    assert formats.fingerprint(whole, formats.encode(whole)) == formats.fingerprint(
+        streamed, formats.encode(streamed)
+    )
