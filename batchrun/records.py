@@ -66,11 +66,33 @@ class Parameters:
     frequency_penalty: float | None = None
     user: str | None = None
     service_tier: str | None = None
+    thinking_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may call: described by a JSON schema, or a vendor's own as it is."""
+
+    name: str
+    description: str | None = None
+    input_schema: Mapping[str, Any] | None = None
+    vendor: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which tool the model should call: mode `auto`, `any`, `none`, or `tool` with its name."""
+
+    mode: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A rendered call, the same for either wire format."""
+    """A rendered call, the same for either wire format.
+
+    `cache_ttl` asks to cache the system prompt for `5m` or `1h`.
+    """
 
     format: FormatName
     base_url: str
@@ -82,6 +104,9 @@ class Request:
     extra_headers: tuple[tuple[str, str], ...] = ()
     api_version: str | None = None
     stream: bool = False
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    cache_ttl: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,11 +165,6 @@ async def opened(
         await opened_client.aclose()
 
 
-def patient() -> PyreqwestTransport:
-    """A transport that leaves the time limit to the client."""
-    return PyreqwestTransport(connections=4)
-
-
 def hasty() -> PyreqwestTransport:
     """A transport that connects at once or not at all."""
     with pytest.MonkeyPatch.context() as patch:
@@ -481,17 +476,9 @@ async def test_an_answer_that_takes_too_long_in_all_is_a_timeout(
     how: Callable[[asyncio.StreamWriter], Awaitable[None]],
 ) -> None:
     start = time.monotonic()
-    fault = await fault_from(how, timeout_s=0.2, transport=patient())
+    fault = await fault_from(how, timeout_s=0.2)
     assert fault == ProviderFault("timeout", "no answer within 0.2 s", maybe_billed=True)
     assert time.monotonic() - start < 2
-
-
-@pytest.mark.parametrize("how", [never_answer, drip_the_head, drip_the_body])
-async def test_a_timeout_of_the_transport_is_the_same(
-    how: Callable[[asyncio.StreamWriter], Awaitable[None]],
-) -> None:
-    fault = await fault_from(how, transport=PyreqwestTransport(connections=1))
-    assert (fault.error_type, fault.maybe_billed) == ("timeout", True)
 
 
 async def test_a_server_that_does_not_even_connect_cannot_have_billed() -> None:
@@ -599,10 +586,32 @@ async def test_every_error_of_a_transport_becomes_a_fault(
 
 
 async def test_cancelling_is_no_fault() -> None:
-    async with serving(never_answer) as server, opened(transport=patient()) as client:
+    async with serving(never_answer) as server, opened() as client:
         with anyio.move_on_after(0.1) as scope:
             await client.send(wire(server.url))
     assert scope.cancelled_caught
+
+
+class SlowToPutAway(httpx.AsyncByteStream):
+    """A body that has arrived, on a connection that takes its time to be put away."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield json.dumps(MESSAGE).encode()
+
+    async def aclose(self) -> None:
+        await anyio.sleep(0.2)
+
+
+@pytest.mark.xfail(reason="client.py: response.aclose() is neither shielded nor bounded")
+@pytest.mark.parametrize("within_s", [0.1, 5.0])
+async def test_an_answer_that_was_read_is_kept_whatever_becomes_of_its_connection(
+    within_s: float,
+) -> None:
+    reply = httpx.Response(200, stream=SlowToPutAway())
+    async with opened(transport=Scripted(reply), timeout_s=0.1) as client:
+        with anyio.move_on_after(within_s):
+            exchange = await client.send(wire("http://x"))
+    assert exchange.completion.texts == ("hello",)
 
 
 async def test_a_client_goes_on_after_a_cancelled_and_a_broken_exchange() -> None:
@@ -615,7 +624,7 @@ async def test_a_client_goes_on_after_a_cancelled_and_a_broken_exchange() -> Non
         else:
             writer.write(response(MESSAGE))
 
-    async with serving(reply) as server, opened(transport=patient()) as client:
+    async with serving(reply) as server, opened() as client:
         with anyio.move_on_after(0.1):
             await client.send(wire(server.url))
         await fault_of(client, wire(server.url))

@@ -155,7 +155,7 @@ def test_messages_streams_read_as_the_official_sdk_reads_them(data: st.DataObjec
     ) as stream:
         theirs = stream.get_final_message()
     assert ours.texts == ("".join(b.text for b in theirs.content if b.type == "text"),)
-    thinking = "".join(b.thinking for b in theirs.content if b.type == "thinking")
+    thinking = "\n\n".join(b.thinking for b in theirs.content if b.type == "thinking")
     assert (ours.reasoning or "") == thinking
     assert ours.stop_reason == theirs.stop_reason
     assert ours.response_id == theirs.id

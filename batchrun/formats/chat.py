@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
+from batchrun.formats.tools import chat_calls, chat_choice, chat_tools
 from batchrun.records import Completion, Usage
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from batchrun.records import Request
 
 PATH = "/v1/chat/completions"
+THINKING = "-thinking"
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
 
@@ -37,8 +39,8 @@ def body(request: Request) -> dict[str, Any]:
     messages.extend(
         {"role": message.role, "content": message.content} for message in request.messages
     )
-    payload: dict[str, Any] = {"model": request.model, "messages": messages}
     parameters = request.parameters
+    payload: dict[str, Any] = {"model": _model(request), "messages": messages}
     optional = (
         ("max_tokens", parameters.max_tokens),
         ("temperature", parameters.temperature),
@@ -50,10 +52,18 @@ def body(request: Request) -> dict[str, Any]:
         ("frequency_penalty", parameters.frequency_penalty),
         ("user", parameters.user),
         ("service_tier", parameters.service_tier),
+        ("tools", chat_tools(request.tools) or None),
+        ("tool_choice", request.tool_choice and chat_choice(request.tool_choice)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
     payload.update(request.extra_body)
     return payload
+
+
+def _model(request: Request) -> str:
+    """Return the model's name; here thinking is turned on by a suffix of it."""
+    thinks = request.parameters.thinking_tokens is not None
+    return request.model.removesuffix(THINKING) + THINKING if thinks else request.model
 
 
 def parse(payload: Mapping[str, Any]) -> Completion:
@@ -79,6 +89,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         reasoning=as_text(messages[0].get("reasoning_content"))
         or as_text(messages[0].get("reasoning"))
         or None,
+        tool_calls=chat_calls(messages[0].get("tool_calls")),
     )
 
 

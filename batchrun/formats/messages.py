@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
+from batchrun.formats.tools import messages_calls, messages_choice, messages_tools
 from batchrun.records import Completion, Usage
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def body(request: Request) -> dict[str, Any]:
     parameters = request.parameters
     payload: dict[str, Any] = {"model": request.model, "max_tokens": parameters.max_tokens}
     if request.system is not None:
-        payload["system"] = request.system
+        payload["system"] = _system(request.system, request.cache_ttl)
     payload["messages"] = [
         {"role": message.role, "content": message.content} for message in request.messages
     ]
@@ -47,10 +48,24 @@ def body(request: Request) -> dict[str, Any]:
         ("stop_sequences", parameters.stop),
         ("metadata", {"user_id": parameters.user} if parameters.user is not None else None),
         ("service_tier", parameters.service_tier),
+        ("thinking", _thinking(parameters.thinking_tokens)),
+        ("tools", messages_tools(request.tools) or None),
+        ("tool_choice", request.tool_choice and messages_choice(request.tool_choice)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
     payload.update(request.extra_body)
     return payload
+
+
+def _system(text: str, cache_ttl: str | None) -> str | list[dict[str, Any]]:
+    if cache_ttl is None:
+        return text
+    mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
+    return [{"type": "text", "text": text, "cache_control": mark}]
+
+
+def _thinking(tokens: int | None) -> dict[str, Any] | None:
+    return None if tokens is None else {"type": "enabled", "budget_tokens": tokens}
 
 
 def parse(payload: Mapping[str, Any]) -> Completion:
@@ -64,17 +79,23 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         raise InvalidResponse("the answer has no content blocks")
     typed = [block for block in blocks if isinstance(block, dict)]
     texts = [as_text(block.get("text")) for block in typed if block.get("type") == "text"]
-    thinking = [
-        as_text(block.get("thinking")) for block in typed if block.get("type") == "thinking"
-    ]
+    thoughts = [thought for block in typed if (thought := _thought(block)) is not None]
     return Completion(
         texts=("".join(texts),),
         stop_reason=text_or_none(payload.get("stop_reason")),
         model=text_or_none(payload.get("model")),
         response_id=text_or_none(payload.get("id")),
         usage=parse_usage(payload.get("usage")),
-        reasoning="".join(thinking) or None,
+        reasoning="\n\n".join(thoughts) or None,
+        tool_calls=messages_calls(typed),
     )
+
+
+def _thought(block: Mapping[str, Any]) -> str | None:
+    """Return what a thinking block says; a redacted one is encrypted and only said to be there."""
+    if block.get("type") == "thinking":
+        return as_text(block.get("thinking"))
+    return "[redacted]" if block.get("type") == "redacted_thinking" else None
 
 
 def parse_usage(usage: object) -> Usage:

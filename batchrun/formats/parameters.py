@@ -58,6 +58,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "frequency_penalty": Parameter(float, chat=(-2, 2)),
     "user": Parameter(str, messages=_ANY, chat=_ANY),
     "service_tier": Parameter(str, messages=_ANY, chat=_ANY),
+    "thinking_tokens": Parameter(int, messages=_COUNT, chat=_COUNT),
 }
 
 assert set(PARAMETERS) == {field.name for field in fields(Parameters)}  # noqa: S101
@@ -73,6 +74,21 @@ def unsupported(name: str, wire_format: FormatName) -> str | None:
         f'the {wire_format} format has no {name}; use format = "{other}" '
         f"or remove it{parameter.instead}"
     )
+
+
+def thinking_conflict(
+    thinking_tokens: object, max_tokens: object, wire_format: FormatName
+) -> str | None:
+    """Return why two checked values do not go together, None when they do.
+
+    In the messages format the thinking budget is a part of `max_tokens`, and the answer needs some
+    of it too.
+    """
+    if wire_format != "messages" or not isinstance(thinking_tokens, int):
+        return None
+    if not isinstance(max_tokens, int) or thinking_tokens < max_tokens:
+        return None
+    return f"must be below max_tokens, which is {max_tokens}, not {thinking_tokens}"
 
 
 def is_template(value: object) -> bool:

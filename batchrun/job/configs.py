@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batchrun.records import FormatName
+    from batchrun.records import FormatName, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
 
@@ -29,7 +29,7 @@ class RequestConfig:
 
     `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
-    answer may have. `from_columns` names request keys whose
+    answer may have, and `cache_ttl` is how long to cache the system prompt. `from_columns` names request keys whose
     column, where it is not empty, takes the place of the key for its row.
     """
 
@@ -46,6 +46,9 @@ class RequestConfig:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: tuple[tuple[str, str], ...] = ()
     stream: bool | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    cache_ttl: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

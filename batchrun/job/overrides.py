@@ -18,12 +18,8 @@ SECTIONS = ("input", "request", "limits", "retry", "output")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": (
-        "thinking_tokens",
         "images",
-        "tools",
-        "tool_choice",
         "json_schema",
-        "cache_system",
         "dedupe",
     ),
     "limits": ("max_cost_usd",),

@@ -15,17 +15,19 @@ from batchrun.formats.endpoint import (
     check_headers,
     check_key_variable,
 )
-from batchrun.formats.parameters import PARAMETERS, check, unsupported
+from batchrun.formats.parameters import PARAMETERS, check, thinking_conflict, unsupported
+from batchrun.formats.tools import read_choice, read_tool
 from batchrun.job.configs import RequestConfig
 from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchrun.records import FormatName
+    from batchrun.records import FormatName, Tool, ToolChoice
     from batchrun.sections import Section
 
 TEXT_SOURCES = ("prompt", "messages", "messages_column")
+CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
 
@@ -52,7 +54,44 @@ def read_request(section: Section) -> RequestConfig:
         extra_body=_read_extra_body(section),
         extra_headers=_read_headers(section),
         stream=_read_stream(section),
+        tools=(tools := _read_tools(section, name)),
+        tool_choice=_read_tool_choice(section, tools),
+        cache_ttl=_read_cache(section, name),
     )
+
+
+def _read_tools(section: Section, wire_format: FormatName) -> tuple[Tool, ...]:
+    given = section.get("tools", list) or []
+    read = [section.check("tools", partial(read_tool, one, wire_format), None) for one in given]
+    tools = tuple(tool for tool in read if tool is not None)
+    names = [tool.name for tool in tools]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        section.problem("tools", f"there are two tools named {name}")
+    return tools
+
+
+def _read_tool_choice(section: Section, tools: Sequence[Tool]) -> ToolChoice | None:
+    given = section.raw("tool_choice")
+    if given is None:
+        return None
+    return section.check("tool_choice", partial(read_choice, given, tools), None)
+
+
+def _read_cache(section: Section, wire_format: FormatName) -> str | None:
+    given = section.raw("cache_system")
+    if given is None or given is False:
+        return None
+    if given is not True and given not in CACHE_TTLS:
+        section.problem("cache_system", f'must be true, false, "5m" or "1h", not {given!r:.80}')
+    elif wire_format != "messages":
+        section.problem(
+            "cache_system",
+            f"the {wire_format} format has no mark for it, and its servers cache by themselves; "
+            'remove it, or use format = "messages"',
+        )
+    elif "system" not in section and "system" not in (section.raw("from_columns") or ()):
+        section.problem("cache_system", "there is no system prompt to cache; set system")
+    return "5m" if given is True else str(given)
 
 
 def _read_stream(section: Section) -> bool | None:
@@ -143,6 +182,9 @@ def _read_parameters(
         section.problem(
             "max_tokens", "is required by the messages format; for example max_tokens = 1000"
         )
+    thinking, most = parameters.get("thinking_tokens"), parameters.get("max_tokens")
+    if (reason := thinking_conflict(thinking, most, wire_format)) is not None:
+        section.problem("thinking_tokens", reason)
     return parameters
 
 

@@ -14,7 +14,7 @@ import orjson
 
 from batchrun.errors import JobError, RenderError
 from batchrun.formats import encode, fingerprint
-from batchrun.formats.parameters import coerce, is_template
+from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.conversation import read_messages, split_system
 from batchrun.render.template import ENVIRONMENT, ROW, Text
@@ -103,6 +103,9 @@ class Renderer:
             extra_headers=config.extra_headers,
             api_version=config.api_version,
             stream=_streams(config, parameters),
+            tools=config.tools,
+            tool_choice=config.tool_choice,
+            cache_ttl=config.cache_ttl,
         )
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:
@@ -127,6 +130,9 @@ class Renderer:
         parameters = replace(self._fixed, **checked)
         if self._config.format == "messages" and parameters.max_tokens is None:
             raise RenderError("invalid_parameter", "max_tokens: is required by the messages format")
+        thinking, most = parameters.thinking_tokens, parameters.max_tokens
+        if (reason := thinking_conflict(thinking, most, self._config.format)) is not None:
+            raise RenderError("invalid_parameter", f"thinking_tokens: {reason}")
         return parameters
 
     def _checked(self, name: str, value: object) -> Any:  # noqa: ANN401 - a parameter

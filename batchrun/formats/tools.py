@@ -1,0 +1,134 @@
+"""Tools in both formats: definitions, the choice among them, and the calls that come back.
+
+A tool is written once, as `name`, `description` and `input_schema`; a vendor's own tool (computer,
+text editor, bash …) has a `type` and passes as it is, in the messages format alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.formats.parsing import as_dict
+from batchrun.records import Tool, ToolChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from batchrun.records import FormatName
+
+_OWN_KEYS = {"name", "description", "input_schema"}
+_MODES = {"auto": "auto", "any": "any", "required": "any", "none": "none"}
+
+
+def read_tool(given: object, wire_format: FormatName) -> Tool:
+    """Read a tool of the job file.
+
+    Raises:
+        ValueError: when it is none, or the format cannot express it.
+    """
+    if not isinstance(given, dict):
+        raise ValueError(f"a tool must be a table, not {given!r:.80}")  # noqa: TRY004 - one type
+    name = given.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a tool needs a name: {given!r:.80}")
+    if "type" in given:
+        if wire_format != "messages":
+            raise ValueError(
+                f'{name}: tools with a type are the vendor\'s own; use format = "messages", '
+                "or describe the tool by input_schema"
+            )
+        return Tool(name, vendor=given)
+    unknown = sorted(set(given) - _OWN_KEYS)
+    if unknown:
+        raise ValueError(f"{name}: unknown key {unknown[0]}; a tool has {', '.join(_OWN_KEYS)}")
+    schema, description = given.get("input_schema"), given.get("description")
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise ValueError(f'{name}: input_schema must be a JSON schema of type "object"')
+    if description is not None and not isinstance(description, str):
+        raise ValueError(f"{name}: description must be text, not {description!r:.80}")
+    return Tool(name, description, schema)
+
+
+def read_choice(given: object, tools: Sequence[Tool]) -> ToolChoice:
+    """Read `tool_choice`: "auto", "any", "none", or the name of a tool.
+
+    Raises:
+        ValueError: when it is none of these.
+    """
+    names = [tool.name for tool in tools]
+    if not names:
+        raise ValueError("there are no tools to choose from; add them as tools = […]")
+    if isinstance(given, str) and given in _MODES:
+        return ToolChoice(_MODES[given])
+    if given in names:
+        return ToolChoice("tool", str(given))
+    raise ValueError(
+        f'must be "auto", "any", "none" or one of {", ".join(names)}, not {given!r:.80}'
+    )
+
+
+def messages_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+    """Return definitions for the messages format."""
+    return [
+        dict(tool.vendor) if tool.vendor is not None else _described(tool, "input_schema")
+        for tool in tools
+    ]
+
+
+def chat_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
+    """Return definitions for the chat format."""
+    return [{"type": "function", "function": _described(tool, "parameters")} for tool in tools]
+
+
+def messages_choice(choice: ToolChoice) -> dict[str, Any]:
+    """Return `tool_choice` for the messages format."""
+    return {"type": choice.mode} if choice.name is None else {"type": "tool", "name": choice.name}
+
+
+def chat_choice(choice: ToolChoice) -> Any:  # noqa: ANN401 - a string or a table
+    """Return `tool_choice` for the chat format."""
+    if choice.name is not None:
+        return {"type": "function", "function": {"name": choice.name}}
+    return "required" if choice.mode == "any" else choice.mode
+
+
+def messages_calls(blocks: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the calls among an answer's content blocks as JSON, None when there are none."""
+    calls = [
+        {"id": block.get("id"), "name": block.get("name"), "input": block.get("input")}
+        for block in blocks
+        if block.get("type") == "tool_use"
+    ]
+    return _json(calls)
+
+
+def chat_calls(calls: object) -> str | None:
+    """Return the calls of a message as JSON, None when there are none."""
+    typed = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return _json([_chat_call(call) for call in typed])
+
+
+def _chat_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = as_dict(call.get("function"))
+    given = function.get("arguments")
+    arguments: Any = given
+    if isinstance(given, str):
+        # Arguments that max_tokens cut short are no JSON: then what there is stays text.
+        with suppress(orjson.JSONDecodeError):
+            arguments = orjson.loads(given or "{}")
+    return {"id": call.get("id"), "name": function.get("name"), "input": arguments}
+
+
+def _described(tool: Tool, schema_key: str) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        described["description"] = tool.description
+    described[schema_key] = tool.input_schema
+    return described
+
+
+def _json(calls: list[dict[str, Any]]) -> str | None:
+    return orjson.dumps(calls).decode() if calls else None
