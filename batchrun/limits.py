@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BURST_S = 0.1
 BYTES_PER_TOKEN = 4
+TOKENS_PER_IMAGE = 1_600
 DEFAULT_OUTPUT_TOKENS = 256
 JUDGED_AFTER_ITEMS = 200
 
@@ -36,10 +37,15 @@ class Demand:
 
 
 def demand(planned: PlannedRequest) -> Demand:
-    """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output."""
-    parameters = planned.request.parameters
+    """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output.
+
+    Images count by number, not by the bytes that they are written as.
+    """
+    parameters, images = planned.request.parameters, planned.request.images
+    text_bytes = len(planned.wire.body) - sum(len(image.data or "") for image in images)
+    tokens = text_bytes // BYTES_PER_TOKEN + len(images) * TOKENS_PER_IMAGE
     output = (parameters.max_tokens or DEFAULT_OUTPUT_TOKENS) * (parameters.n or 1)
-    return Demand(max(1, len(planned.wire.body) // BYTES_PER_TOKEN), output)
+    return Demand(max(1, tokens), output)
 
 
 class Waits:

@@ -6,13 +6,14 @@ Everything streams in bounded chunks, from the checkpoint and the input into pol
 
 from __future__ import annotations
 
+import base64
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
@@ -176,7 +177,8 @@ def _result_frame(
     if id_column is None:
         ids = [str(start + n + 1) for n in range(part.height)]
     else:
-        ids = part.get_column(id_column).cast(pl.String).to_list()
+        # As they were made: `str` of the Python value, which is not what polars' cast gives.
+        ids = [str(value) for value in part.get_column(id_column).to_list()]
     if len(found) < part.height:
         found = _with_pending(start, ids, found)
     columns = list(zip(*found, strict=True))[1:]
@@ -223,6 +225,8 @@ def _typed(data: dict[str, Sequence[Any]], schema: dict[str, Any]) -> pl.DataFra
 
 
 def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataFrame]]) -> None:
+    kinds = {name: _file_type(kind, path.suffix) for name, kind in schema.items()}
+
     def produce(
         with_columns: list[str] | None,
         predicate: object,
@@ -230,29 +234,76 @@ def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataF
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         for frame in frames():
-            yield frame if with_columns is None else frame.select(with_columns)
+            columns = [_converted(column, kinds[column.name]) for column in frame.iter_columns()]
+            yield pl.DataFrame(columns).select(with_columns or list(kinds))
 
-    lazy = register_io_source(produce, schema=schema)
+    lazy = register_io_source(produce, schema=pl.Schema(kinds))
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
             lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
         elif path.suffix == ".csv":
-            _flat(lazy, schema).sink_csv(temporary, maintain_order=True)
+            lazy.sink_csv(temporary, maintain_order=True)
         else:
             lazy.sink_ndjson(temporary, maintain_order=True)
 
 
-def _flat(lazy: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
-    """CSV has no nesting: lists and structs become JSON text."""
-    nested = [name for name, kind in schema.items() if kind.is_nested()]
-    return lazy.with_columns(
-        pl.col(name).map_elements(_json_text, return_dtype=pl.String) for name in nested
-    )
+def _file_type(kind: pl.DataType, suffix: str) -> pl.DataType:
+    """Return the type that a column has in a file: what the format cannot hold becomes text.
+
+    Bytes become base64, durations ISO 8601, and nested values JSON.
+    """
+    if suffix == ".parquet":
+        return pl.String() if _holds_empty_struct(kind) else kind
+    if suffix == ".csv":
+        is_text = kind.is_nested() or kind in (pl.Binary, pl.Duration)
+        return pl.String() if is_text else kind
+    return _without_bytes(kind)
+
+
+def _holds_empty_struct(kind: object) -> bool:
+    if isinstance(kind, pl.Struct):
+        return not kind.fields or any(_holds_empty_struct(field.dtype) for field in kind.fields)
+    return isinstance(kind, pl.List | pl.Array) and _holds_empty_struct(kind.inner)
+
+
+def _without_bytes(kind: Any) -> Any:  # noqa: ANN401 - polars' types are classes or instances
+    if kind == pl.Binary:
+        return pl.String()
+    if isinstance(kind, pl.List):
+        return pl.List(_without_bytes(kind.inner))
+    if isinstance(kind, pl.Array):
+        return pl.Array(_without_bytes(kind.inner), kind.size)
+    if isinstance(kind, pl.Struct):
+        return pl.Struct({field.name: _without_bytes(field.dtype) for field in kind.fields})
+    return kind
+
+
+def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
+    """Return a column as its type in the file wants it."""
+    if column.dtype == kind:
+        return column
+    if column.dtype == pl.Binary:
+        return column.bin.encode("base64")
+    if column.dtype == pl.Duration:
+        return column.dt.to_string("iso")
+    convert = _json_text if kind == pl.String else _json_ready
+    values = [None if value is None else convert(value) for value in column.to_list()]
+    return pl.Series(column.name, values, dtype=kind)
 
 
 def _json_text(value: object) -> str:
-    plain = value.to_list() if isinstance(value, pl.Series) else value
-    return orjson.dumps(plain, default=str).decode()
+    return orjson.dumps(value, default=_json_ready).decode()
+
+
+def _json_ready(value: object) -> object:
+    """Replace bytes, at any depth, by base64; what JSON does not know becomes text."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {name: _json_ready(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_json_ready(part) for part in value]
+    return value
 
 
 @contextmanager
@@ -264,10 +315,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, PolarsError) as error:
+    except (OSError, PolarsError, PanicException) as error:
         raise OutputError(
             f"{path}: could not be written: {error}. The results are safe in the checkpoint; "
             f"mend the cause and run: batchrun export {path.parent}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

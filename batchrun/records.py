@@ -70,6 +70,15 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """An image by its address, or as base64 `data` with its media type."""
+
+    url: str | None = None
+    media_type: str | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A tool that the model may call: described by a JSON schema, or a vendor's own as it is."""
 
@@ -91,7 +100,8 @@ class ToolChoice:
 class Request:
     """A rendered call, the same for either wire format.
 
-    `cache_ttl` asks to cache the system prompt for `5m` or `1h`.
+    `images` go before the text of the last user turn. `cache_ttl` asks to cache the system prompt
+    for `5m` or `1h`.
     """
 
     format: FormatName
@@ -107,6 +117,7 @@ class Request:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     cache_ttl: str | None = None
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

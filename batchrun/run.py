@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from batchrun.source import Source
 
 CHUNK_ROWS = 256
+IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -111,6 +112,8 @@ class _Execution:
         self._waits = Waits()
         self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
         self._work_scope = anyio.CancelScope()
+        # A row with images takes megabytes once it is rendered.
+        self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
         self._interrupted: signal.Signals | None = None
         self._reused = 0
         self._sent = 0
@@ -197,7 +200,7 @@ class _Execution:
         )
 
     async def _send_everything(self) -> None:
-        send, receive = anyio.create_memory_object_stream["PlannedRequest"](CHUNK_ROWS)
+        send, receive = anyio.create_memory_object_stream["PlannedRequest"](self._chunk_rows)
         with self._work_scope:
             async with receive, anyio.create_task_group() as work:
                 work.start_soon(self._feed, send)
@@ -215,7 +218,7 @@ class _Execution:
                     self._dispatcher.drain()
 
     async def _plan_all(self, send: ObjectSendStream[PlannedRequest]) -> None:
-        chunks = self._plan.source.items(self._plan.renderer.columns, CHUNK_ROWS)
+        chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             rendered = self._plan.renderer.render(items)
             pending = await self._journal.call(

@@ -404,7 +404,11 @@ def test_the_stop_reason_is_the_providers(reason: str) -> None:
         ([], "", None),
         ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab", None),
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}], "a", "hm"),
-        ([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "a"}], "a", None),
+        (
+            [{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "a"}],
+            "a",
+            "[redacted]",
+        ),
         ([{"type": "text", "text": "a"}, {"type": "tool_use", "id": "t", "input": {}}], "a", None),
         ([{"type": "from_the_future", "text": "no"}, {"type": "text", "text": "a"}], "a", None),
         ([{"type": "text"}, {"type": "text", "text": None}, "x", None, 5], "", None),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrun.formats.images import chat_block, turns
 from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
 from batchrun.formats.tools import chat_calls, chat_choice, chat_tools
 from batchrun.records import Completion, Usage
@@ -36,9 +37,7 @@ def body(request: Request) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     if request.system is not None:
         messages.append({"role": "system", "content": request.system})
-    messages.extend(
-        {"role": message.role, "content": message.content} for message in request.messages
-    )
+    messages += turns(request, chat_block)
     parameters = request.parameters
     payload: dict[str, Any] = {"model": _model(request), "messages": messages}
     optional = (

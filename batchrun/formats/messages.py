@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrun.formats.images import messages_block, turns
 from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
 from batchrun.formats.tools import messages_calls, messages_choice, messages_tools
 from batchrun.records import Completion, Usage
@@ -38,9 +39,7 @@ def body(request: Request) -> dict[str, Any]:
     payload: dict[str, Any] = {"model": request.model, "max_tokens": parameters.max_tokens}
     if request.system is not None:
         payload["system"] = _system(request.system, request.cache_ttl)
-    payload["messages"] = [
-        {"role": message.role, "content": message.content} for message in request.messages
-    ]
+    payload["messages"] = turns(request, messages_block)
     optional = (
         ("temperature", parameters.temperature),
         ("top_p", parameters.top_p),

@@ -102,7 +102,7 @@ class Job:
         job = cls(
             name=name,
             input=_read_input(sections["input"], base),
-            request=read_request(sections["request"]),
+            request=read_request(sections["request"], base),
             limits=_read_limits(sections["limits"]),
             retry=_read_retry(sections["retry"]),
             output=_read_output(sections["output"], base, name),

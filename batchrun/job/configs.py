@@ -29,7 +29,8 @@ class RequestConfig:
 
     `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
-    answer may have, and `cache_ttl` is how long to cache the system prompt. `from_columns` names request keys whose
+    answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
+    among them stay below `image_dir`. `from_columns` names request keys whose
     column, where it is not empty, takes the place of the key for its row.
     """
 
@@ -49,6 +50,8 @@ class RequestConfig:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     cache_ttl: str | None = None
+    images: tuple[str, ...] = ()
+    image_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

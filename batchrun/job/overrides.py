@@ -18,7 +18,6 @@ SECTIONS = ("input", "request", "limits", "retry", "output")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": (
-        "images",
         "json_schema",
         "dedupe",
     ),

@@ -22,6 +22,7 @@ from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from batchrun.records import FormatName, Tool, ToolChoice
     from batchrun.sections import Section
@@ -31,8 +32,8 @@ CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
 
-def read_request(section: Section) -> RequestConfig:
-    """Read the section; what is wrong goes to its problems."""
+def read_request(section: Section, base: Path) -> RequestConfig:
+    """Read the section; what is wrong goes to its problems. Paths start at `base`."""
     name = _read_format(section)
     allow_http = section.get("allow_http", bool) or False
     base_url = section.text("base_url", DEFAULT_BASE_URL[name])
@@ -57,6 +58,8 @@ def read_request(section: Section) -> RequestConfig:
         tools=(tools := _read_tools(section, name)),
         tool_choice=_read_tool_choice(section, tools),
         cache_ttl=_read_cache(section, name),
+        images=section.strings("images") or (),
+        image_dir=base / (section.get("image_dir", str) or "."),
     )
 
 

@@ -8,6 +8,7 @@ Cells are data: a cell that looks like a template is never evaluated.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -17,6 +18,7 @@ from batchrun.formats import encode, fingerprint
 from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.conversation import read_messages, split_system
+from batchrun.render.images import read_images
 from batchrun.render.template import ENVIRONMENT, ROW, Text
 from batchrun.sections import did_you_mean
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from batchrun.job import Job, RequestConfig
-    from batchrun.records import Item, Message
+    from batchrun.records import Image, Item, Message
 
 
 # Answers that may be longer outlive the time limits of proxies unless they are streamed; the
@@ -57,6 +59,7 @@ class Renderer:
             for name, value in config.parameters.items()
             if is_template(value)
         }
+        self._images = [Text("images", image) for image in config.images]
         self._fixed = Parameters(
             **{k: v for k, v in config.parameters.items() if k not in self._templated}
         )
@@ -106,6 +109,7 @@ class Renderer:
             tools=config.tools,
             tool_choice=config.tool_choice,
             cache_ttl=config.cache_ttl,
+            images=self._read_images(values),
         )
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:
@@ -117,6 +121,11 @@ class Renderer:
         else:
             turns = [(role, text.text(values)) for role, text in self._turns]
         return split_system(system, turns)
+
+    def _read_images(self, values: Mapping[str, Any]) -> tuple[Image, ...]:
+        folder = self._config.image_dir or Path()
+        found = [read_images(image.value(values), folder) for image in self._images]
+        return tuple(image for images in found for image in images)
 
     def _parameters(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> Parameters:
         found = {name: text.value(values) for name, text in self._templated.items()}
@@ -159,7 +168,7 @@ class Renderer:
     def _texts(self) -> list[Text]:
         system = [] if self._system is None else [self._system]
         turns = [text for _, text in self._turns]
-        return [self._model, *system, *turns, *self._templated.values()]
+        return [self._model, *system, *turns, *self._images, *self._templated.values()]
 
     def _needed_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns that rendering reads, in the input's order."""
