@@ -895,9 +895,16 @@ def test_a_table_without_a_prompt_names_its_columns(tmp_path: Path) -> None:
         Job.for_table(tmp_path / "x.csv", ["a", "b"])
 
 
-def test_a_column_named_like_a_later_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match='"images" is named like a request key'):
-        Job.for_table(tmp_path / "x.csv", ["prompt", "images"])
+@pytest.mark.parametrize("column", ["json_schema", "dedupe", "tools", "stream"])
+def test_a_column_named_like_a_key_that_cannot_differ_by_row(tmp_path: Path, column: str) -> None:
+    with pytest.raises(JobError, match=f'"{column}" is named like a request key'):
+        Job.for_table(tmp_path / "x.csv", ["prompt", column])
+
+
+def test_a_column_of_images_applies_to_its_row(tmp_path: Path) -> None:
+    options = {"model": "m", "max_tokens": 5}
+    job = Job.for_table(tmp_path / "x.csv", ["prompt", "images"], options)
+    assert job.request.images == ("{{ images }}",)
 
 
 def test_a_table_needs_a_model(tmp_path: Path) -> None:

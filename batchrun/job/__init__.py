@@ -25,7 +25,7 @@ from batchrun.job.configs import (
     RetryConfig,
 )
 from batchrun.job.overrides import LATER_KEYS, LATER_SECTIONS, SECTIONS, apply_overrides
-from batchrun.job.request import ROW_KEYS, read_request
+from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
 from batchrun.sections import Section, parse_setting, read_text, read_toml
 
 if TYPE_CHECKING:
@@ -182,11 +182,13 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
             "[request] prompt template"
         )
     for column in columns:
-        if column in LATER_KEYS["request"]:
+        if column in (*LATER_KEYS["request"], *JOB_WIDE_KEYS):
             raise JobError(
-                f'{table}: the column "{column}" is named like a request key that this version '
-                "does not support yet; rename the column"
+                f'{table}: the column "{column}" is named like a request key that cannot differ by '
+                "row in this version; rename the column"
             )
+    if "images" in columns:
+        request["images"] = "{{ images }}"
     request["from_columns"] = [column for column in columns if column in ROW_KEYS]
     return request
 

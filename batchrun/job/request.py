@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from batchrun.sections import Section
 
 TEXT_SOURCES = ("prompt", "messages", "messages_column")
+# Keys of `[request]` that are the same for all rows.
+JOB_WIDE_KEYS = ("tools", "tool_choice", "cache_system", "stream")
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
