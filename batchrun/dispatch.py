@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -18,11 +19,11 @@ import anyio
 from batchrun import retry
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.limits import demand
-from batchrun.records import Attempt, AttemptStart, Result, Status
+from batchrun.records import Attempt, AttemptStart, Completion, Result, Status
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from anyio.abc import ObjectReceiveStream
 
@@ -34,7 +35,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WAITING_FOR = {Cause.RATE_LIMIT: "provider's rate limit", Cause.TRANSIENT: "retry"}
+_WAITING_FOR = {
+    Cause.RATE_LIMIT: "provider's rate limit",
+    Cause.TRANSIENT: "retry",
+    Cause.INVALID: "retry",
+}
+
+Review = Callable[[Completion], tuple[Completion, str | None]]
+
+
+def as_it_is(completion: Completion) -> tuple[Completion, str | None]:
+    """The review that finds nothing wrong."""
+    return completion, None
 
 
 class Sender(Protocol):
@@ -88,6 +100,7 @@ class Dispatcher:
         config: how long to insist.
         workers: how many requests are in flight at most.
         jitter: returns a number in [0, 1).
+        review: reads an answer further, and says what is wrong with it, if anything.
     """
 
     def __init__(
@@ -102,6 +115,7 @@ class Dispatcher:
         config: RetryConfig,
         workers: int,
         jitter: Callable[[], float] = random.random,
+        review: Review = as_it_is,
     ) -> None:
         self._client = client
         self._journal = journal
@@ -112,6 +126,7 @@ class Dispatcher:
         self._config = config
         self._workers = workers
         self._jitter = jitter
+        self._review = review
         self._waiting: set[anyio.CancelScope] = set()
         self._on_drain: list[Callable[[], None]] = []
         self.is_draining = False
@@ -190,26 +205,33 @@ class Dispatcher:
             raise
         finally:
             self.in_flight -= 1
-        await self._succeeded(request, progress, exchange, time.perf_counter() - start)
-        return None
+        return await self._answered(request, progress, exchange, time.perf_counter() - start)
 
-    async def _succeeded(
+    async def _answered(
         self, request: PlannedRequest, progress: _Progress, exchange: Exchange, latency_s: float
-    ) -> None:
-        completion = exchange.completion
+    ) -> _Pause | None:
+        completion, problem = self._review(exchange.completion)
         attempt = Attempt(
             request.key,
             progress.number,
             latency_s,
             http_status=exchange.http_status,
+            error_type=None if problem is None else Cause.INVALID.value,
+            error_message=problem,
+            cause=None if problem is None else Cause.INVALID.value,
             request_id=exchange.request_id,
             model=completion.model or request.request.model,
             usage=completion.usage,
             cost=self._prices.cost(completion.usage, completion.model, request.request.model),
         )
-        await self._finish(
-            Result(request.key, Status.SUCCEEDED, attempt, datetime.now(UTC), completion)
-        )
+        progress.failures += problem is not None
+        if problem is not None and progress.failures < self._config.max_attempts:
+            await self._record(attempt)
+            return _Pause(Cause.INVALID, 0.0)
+        # An answer that never came right is kept beside the reason: it was paid for.
+        status = Status.SUCCEEDED if problem is None else Status.ERRORED
+        await self._finish(Result(request.key, status, attempt, datetime.now(UTC), completion))
+        return None
 
     async def _failed(
         self,

@@ -233,9 +233,10 @@ def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataF
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
+        names = with_columns or list(kinds)
         for frame in frames():
-            columns = [_converted(column, kinds[column.name]) for column in frame.iter_columns()]
-            yield pl.DataFrame(columns).select(with_columns or list(kinds))
+            # Names are data: most other methods take "*" or "^a$" for a pattern, or rename "".
+            yield pl.DataFrame({n: _converted(frame.get_column(n), kinds[n]) for n in names})
 
     lazy = register_io_source(produce, schema=pl.Schema(kinds))
     with _replacing(path) as temporary:
@@ -247,7 +248,7 @@ def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataF
             lazy.sink_ndjson(temporary, maintain_order=True)
 
 
-def _file_type(kind: pl.DataType, suffix: str) -> pl.DataType:
+def _file_type(kind: Any, suffix: str) -> Any:  # noqa: ANN401 - polars' types, or their classes
     """Return the type that a column has in a file: what the format cannot hold becomes text.
 
     Bytes become base64, durations ISO 8601, and nested values JSON.
@@ -266,7 +267,7 @@ def _holds_empty_struct(kind: object) -> bool:
     return isinstance(kind, pl.List | pl.Array) and _holds_empty_struct(kind.inner)
 
 
-def _without_bytes(kind: Any) -> Any:  # noqa: ANN401 - polars' types are classes or instances
+def _without_bytes(kind: Any) -> Any:  # noqa: ANN401 - as above
     if kind == pl.Binary:
         return pl.String()
     if isinstance(kind, pl.List):
@@ -292,11 +293,11 @@ def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
 
 
 def _json_text(value: object) -> str:
-    return orjson.dumps(value, default=_json_ready).decode()
+    return orjson.dumps(_json_ready(value), default=str).decode()
 
 
 def _json_ready(value: object) -> object:
-    """Replace bytes, at any depth, by base64; what JSON does not know becomes text."""
+    """Replace bytes, at any depth, by base64."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dict):

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun import output
+from batchrun.dispatch import Review, as_it_is
 from batchrun.errors import JobError
 from batchrun.render import Renderer
 from batchrun.source import Source
+from batchrun.structured import SchemaReview, schema_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +58,7 @@ class Prepared:
     total: int
     key: str | None
     directory: Path
+    review: Review
 
     @property
     def signature(self) -> str:
@@ -75,7 +78,23 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     key = None if options.simulate is not None else api_key(job)
     allow_open_files(job)
     source.check_ids()
-    return Prepared(job, source, renderer, source.count(), key, run_directory(job, options))
+    return Prepared(
+        job, source, renderer, source.count(), key, run_directory(job, options), review_of(job)
+    )
+
+
+def review_of(job: Job) -> Review:
+    """Return what judges the answers of a job.
+
+    Raises:
+        JobError: when its JSON schema is none.
+    """
+    answer = job.request.answer
+    if answer is None:
+        return as_it_is
+    if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
+        raise JobError(f"[request] json_schema: is not a JSON schema: {problem}")
+    return SchemaReview(answer.schema, as_tool=answer.as_tool)
 
 
 def allow_open_files(job: Job) -> None:

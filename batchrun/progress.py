@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
+from batchrun.records import Status
+
 if TYPE_CHECKING:
     from batchrun.records import Result
 
@@ -76,7 +78,7 @@ class Progress:
     def finished(self, result: Result) -> None:
         """Count a result."""
         self._sent += 1
-        self._errors += result.completion is None
+        self._errors += result.status is Status.ERRORED
         usage, cost = result.last.usage, result.last.cost
         self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._pico += cost.total if cost is not None else 0

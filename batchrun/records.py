@@ -97,6 +97,17 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerSchema:
+    """What the answer must be: JSON by a schema, or any JSON object when `schema` is None.
+
+    `as_tool` asks for it by a tool that the model must call, for servers without structured output.
+    """
+
+    schema: Mapping[str, Any] | None
+    as_tool: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A rendered call, the same for either wire format.
 
@@ -118,6 +129,7 @@ class Request:
     tool_choice: ToolChoice | None = None
     cache_ttl: str | None = None
     images: tuple[Image, ...] = ()
+    answer: AnswerSchema | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     NO = "no"  # the request itself is wrong: sending it again cannot help
     TRANSIENT = "transient"  # network or server trouble: send it again, a limited number of times
     RATE_LIMIT = "rate_limit"  # too fast or overloaded: wait, for a limited time
+    INVALID = "invalid_answer"  # it arrived and is not what was asked for: ask again
     FATAL = "fatal"  # no request of this run can succeed: stop
 
 

@@ -197,6 +197,7 @@ class _Execution:
             prices=PriceBook(),
             config=job.retry,
             workers=min(job.limits.concurrency, max(1, self._plan.total)),
+            review=self._plan.review,
         )
 
     async def _send_everything(self) -> None:

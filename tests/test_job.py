@@ -273,7 +273,6 @@ def test_a_number_out_of_its_range(sections: dict[str, Any], label: str) -> None
 @pytest.mark.parametrize(
     "key",
     [
-        "json_schema",
         "dedupe",
     ],
 )
@@ -506,6 +505,7 @@ def test_streaming_has_a_key_of_its_own() -> None:
         ("https://api.anthropic.com/v1", "https://api.anthropic.com"),
         ("https://api.anthropic.com/v1/", "https://api.anthropic.com"),
         ("https://host/anthropic/v1", "https://host/anthropic"),
+        ("https://host//v1", "https://host"),
         ("https://host/api/v10", "https://host/api/v10"),
         ("http://localhost:8080/v1", "http://localhost:8080"),
         ("http://127.0.0.1:1", "http://127.0.0.1:1"),

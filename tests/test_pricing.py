@@ -132,7 +132,8 @@ def test_the_matched_entry_of_the_price_list_is_told(model: str, matched: str) -
 def test_a_long_prompt_is_paid_at_the_dearer_tier_as_a_whole(
     input_tokens: int, dollars: float
 ) -> None:
-    cost = BOOK.cost(Usage(input_tokens, 1_000), "claude-sonnet-4-5-20250929")
+    book = PriceBook(at=datetime(2025, 12, 1, tzinfo=UTC))
+    cost = book.cost(Usage(input_tokens, 1_000), "claude-sonnet-4-5-20250929")
     assert usd(cost) == pytest.approx(dollars, rel=1e-12)
 
 

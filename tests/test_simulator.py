@@ -21,13 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun.simulator import Simulator, SimulatorConfig, connection
-from batchrun.simulator.answers import compose, count_tokens
-from batchrun.simulator.calls import decode
+from batchrun.simulator.answers import compose
 from batchrun.simulator.chat import ChatDialect
+from batchrun.simulator.fields import decode
 from batchrun.simulator.labels import find_offer
 from batchrun.simulator.ledger import LedgerBook
 from batchrun.simulator.messages import MessagesDialect
 from batchrun.simulator.refusals import RefusedError
+from batchrun.simulator.tokens import count_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -328,7 +329,7 @@ async def test_answers_follow_from_seed_and_body_alone() -> None:
     first = await answers(1, prompts)
     assert await answers(1, prompts[::-1]) == first
     assert await answers(2, prompts) != first
-    assert len(set(first.values())) == len(prompts)
+    assert len(set(first.values())) > 20
 
 
 async def test_failures_follow_from_seed_body_and_try() -> None:
@@ -487,17 +488,16 @@ async def test_a_failure_gives_its_tokens_back() -> None:
 
 async def test_only_the_right_key_is_accepted() -> None:
     async with serving(SimulatorConfig(api_key="sesame")) as peer:
-        for path, header in [(MESSAGES, "x-api-key"), (MESSAGES, "bearer"), (CHAT, "bearer")]:
+        for path in (MESSAGES, CHAT):
             for key in ("sesame", "wrong"):
-                bearer = header == "bearer"
-                headers = {"authorization": f"Bearer {key}"} if bearer else {header: key}
-                answer = await peer.http.post(path, json=body(), headers=headers)
-                assert answer.status_code == (200 if key == "sesame" else 401)
-                assert "sesame" not in answer.text
+                for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
+                    answer = await peer.http.post(path, json=body(), headers=headers)
+                    assert answer.status_code == (200 if key == "sesame" else 401)
+                    assert "sesame" not in answer.text
         message, chat = await peer.post(MESSAGES), await peer.post(CHAT)
     assert message.json()["error"]["type"] == "authentication_error"
     assert chat.json()["error"]["code"] == "invalid_api_key"
-    assert peer.simulator.ledger.statuses == {200: 3, 401: 5}
+    assert peer.simulator.ledger.statuses == {200: 4, 401: 6}
 
 
 @BOTH
@@ -518,7 +518,7 @@ async def test_only_the_right_key_is_accepted() -> None:
         ("temperature", {"temperature": -0.1}),
         ("temperature", {"temperature": "hot"}),
         ("top_p", {"top_p": 1.5}),
-        ("stream", {"stream": True}),
+        ("stream", {"stream": "yes"}),
     ],
 )
 async def test_invalid_fields_are_named(path: str, param: str, fields: dict[str, Any]) -> None:
@@ -533,7 +533,6 @@ async def test_invalid_fields_are_named(path: str, param: str, fields: dict[str,
         assert answer.json()["request_id"] == answer.headers["request-id"]
     else:
         assert error["param"] == re.sub(r"\.(\d+)", r"[\1]", param)
-        assert (error["code"] == "api_not_implemented") == (param == "stream")
 
 
 @pytest.mark.parametrize(
@@ -715,7 +714,7 @@ async def test_a_client_can_ask_to_close_or_to_continue() -> None:
 async def test_many_connections_at_once() -> None:
     many = 300
     statuses: list[int] = []
-    async with serving(SimulatorConfig(latency_ms=200)) as peer:
+    async with serving(SimulatorConfig(latency_ms=500)) as peer:
 
         async def ask(number: int) -> None:
             async with await peer.connect() as stream:
@@ -773,6 +772,8 @@ def test_tries_and_bills_are_counted_by_body() -> None:
         {"latency_ms": -1},
         {"error_rate": -0.1},
         {"error_rate": 0.6, "rate_limit_rate": 0.6},
+        {"stream_error_rate": 1.1},
+        {"invalid_json_rate": -0.1},
     ],
 )
 def test_impossible_configurations_are_refused(fields: dict[str, Any]) -> None:

@@ -167,10 +167,15 @@ def test_text_tables_that_are_none(put: Put, content: bytes, reason: str) -> Non
     assert reason in message
 
 
-def test_a_bad_cell_is_found_before_anything_is_sent_in_whatever_column(put: Put) -> None:
+@pytest.mark.parametrize(
+    ("cell", "reason"), [(b"\xe9", "line 3 is not UTF-8 text"), (b'"x"y', "could not parse")]
+)
+def test_a_bad_cell_is_found_before_anything_is_sent_in_whatever_column(
+    put: Put, cell: bytes, reason: str
+) -> None:
     # Templates may use the first column only, but the outputs hold them all.
-    source = opened(put("x.csv", b"a,b\n1,2\n3,\xe9\n"))
-    with pytest.raises(JobError, match="line 3 is not UTF-8 text"):
+    source = opened(put("x.csv", b"a,b\n1,2\n3," + cell + b"\n"))
+    with pytest.raises(JobError, match=reason):
         source.count()
 
 
@@ -505,6 +510,10 @@ def test_json_lines_files_share_their_columns(put: Put, tmp_path: Path) -> None:
     put("2.jsonl", "")
     put("3.jsonl", '{"b": 2, "a": "x"}\n')
     assert rows_of(tmp_path / "*.jsonl") == [{"a": 1, "b": None}, {"a": "x", "b": 2}]
+    put("3.jsonl", json.dumps({"a": 2**80}))
+    assert opened(tmp_path / "*.jsonl").schema == {"a": pl.Int128}
+    put("3.jsonl", '{"a": 0.5}')
+    assert opened(tmp_path / "*.jsonl").schema == {"a": pl.Float64}
 
 
 @pytest.mark.parametrize(
@@ -654,6 +663,12 @@ def test_a_row_without_an_id_is_named(put: Put, name: str, content: str) -> None
     assert refusal(path, id="k").startswith(f'{path}: row 3 has no id in the column "k"')
 
 
+def test_rows_are_counted_over_all_files(put: Put, tmp_path: Path) -> None:
+    put("1.csv", "k\na\nb\n")
+    put("2.csv", 'k\nc\n""\n')
+    assert "row 4 has no id" in refusal(tmp_path / "*.csv", id="k")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -698,6 +713,14 @@ def test_the_limit_counts_rows(put: Put, tmp_path: Path, name: str, limit: int, 
     put("x.jsonl", '{"a": "1"}\n' * 5)
     pl.DataFrame({"a": ["1"] * 5}).write_parquet(tmp_path / "x.parquet")
     assert rows_of(tmp_path / name, limit=limit) == [{"a": "1"}] * count
+
+
+def test_nothing_is_read_beyond_the_limit(put: Put, tmp_path: Path) -> None:
+    put("1.csv", "a\n1\n")
+    beyond = put("2.csv", "a\n2\n")
+    source = opened(tmp_path / "*.csv", limit=1)
+    beyond.unlink()
+    assert [frame.height for frame in source.frames()] == [1]
 
 
 # change

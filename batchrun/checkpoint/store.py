@@ -45,19 +45,28 @@ _UPDATE_ATTEMPT = """UPDATE attempts SET
 _REPLACE_RESULT = """INSERT OR REPLACE INTO results (request_id, status, retryable, attempts,
     finished_us, response, responses, reasoning, tool_calls, stop_reason, response_id)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_SELECT_ROWS = """SELECT
+_COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
+
+
+def _over_attempts(amount: str) -> str:
+    """What a row used or cost: that of all its attempts, which is mostly one."""
+    return f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
+        (SELECT sum({amount}) FROM attempts s WHERE s.request_id = r.request_id) END"""  # noqa: S608
+
+
+_SELECT_ROWS = f"""SELECT
     i.ordinal, i.custom_id,
     CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END,
     r.response, r.responses, r.reasoning, r.tool_calls, r.stop_reason, a.model, r.response_id,
-    a.provider_request_id, a.input_tokens, a.output_tokens, a.cache_read_tokens,
-    a.cache_write_tokens, a.reasoning_tokens,
-    a.cost_uncached_input + a.cost_cache_read + a.cost_cache_write + a.cost_output,
+    a.provider_request_id, {_over_attempts("input_tokens")}, {_over_attempts("output_tokens")},
+    {_over_attempts("cache_read_tokens")}, {_over_attempts("cache_write_tokens")},
+    {_over_attempts("reasoning_tokens")}, {_over_attempts(_COST)},
     r.attempts, a.latency_s, r.finished_us, a.http_status,
     coalesce(i.error_type, a.error_type), coalesce(i.error_message, a.error_message)
     FROM items i
     LEFT JOIN results r ON r.request_id = i.request_id
     LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
+    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""  # noqa: S608 - no values
 _SELECT_ATTEMPTS = """SELECT q.custom_id, a.number, a.execution, a.started_us, a.latency_s,
     a.http_status, a.error_type, a.error_message, a.provider_request_id, a.model, a.input_tokens,
     a.output_tokens, a.cache_read_tokens, a.cache_write_tokens, a.reasoning_tokens,

@@ -7,6 +7,7 @@ A format is a module with `PATH`, `key_header`, `headers`, `body`, `parse` and
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,7 +16,8 @@ from batchrun.formats import chat, messages
 from batchrun.formats.faults import describe_error
 from batchrun.formats.parsing import InvalidResponse, glimpse, read_json
 from batchrun.formats.streaming import StreamReader
-from batchrun.records import WireRequest
+from batchrun.formats.tools import SCHEMA_TOOL, answer_tool
+from batchrun.records import ToolChoice, WireRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +46,9 @@ def encode(request: Request) -> WireRequest:
         **dict(wire_format.headers(request)),
         **dict(request.extra_headers),
     }
+    if request.answer is not None and request.answer.as_tool:
+        choice = ToolChoice("tool", SCHEMA_TOOL)
+        request = replace(request, tools=(answer_tool(request.answer),), tool_choice=choice)
     body = orjson.dumps(wire_format.body(request))
     if request.stream:
         body = body.removesuffix(b"}") + _STREAM[request.format]
@@ -95,6 +100,7 @@ def request_id(wire_format: FormatName, headers: Mapping[str, str]) -> str | Non
 
 __all__ = [
     "FORMATS",
+    "SCHEMA_TOOL",
     "InvalidResponse",
     "StreamReader",
     "describe_error",

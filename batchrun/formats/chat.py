@@ -15,7 +15,7 @@ from batchrun.records import Completion, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.records import Request
+    from batchrun.records import AnswerSchema, Request
 
 PATH = "/v1/chat/completions"
 THINKING = "-thinking"
@@ -53,10 +53,20 @@ def body(request: Request) -> dict[str, Any]:
         ("service_tier", parameters.service_tier),
         ("tools", chat_tools(request.tools) or None),
         ("tool_choice", request.tool_choice and chat_choice(request.tool_choice)),
+        ("response_format", _response_format(request.answer)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
     payload.update(request.extra_body)
     return payload
+
+
+def _response_format(answer: AnswerSchema | None) -> dict[str, Any] | None:
+    if answer is None or answer.as_tool:
+        return None
+    if answer.schema is None:
+        return {"type": "json_object"}
+    named = {"name": "answer", "schema": answer.schema, "strict": True}
+    return {"type": "json_schema", "json_schema": named}
 
 
 def _model(request: Request) -> str:

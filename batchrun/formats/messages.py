@@ -16,7 +16,7 @@ from batchrun.records import Completion, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.records import Request
+    from batchrun.records import AnswerSchema, Request
 
 PATH = "/v1/messages"
 DEFAULT_API_VERSION = "2023-06-01"
@@ -50,6 +50,7 @@ def body(request: Request) -> dict[str, Any]:
         ("thinking", _thinking(parameters.thinking_tokens)),
         ("tools", messages_tools(request.tools) or None),
         ("tool_choice", request.tool_choice and messages_choice(request.tool_choice)),
+        ("output_config", _output_config(request.answer)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
     payload.update(request.extra_body)
@@ -61,6 +62,12 @@ def _system(text: str, cache_ttl: str | None) -> str | list[dict[str, Any]]:
         return text
     mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
     return [{"type": "text", "text": text, "cache_control": mark}]
+
+
+def _output_config(answer: AnswerSchema | None) -> dict[str, Any] | None:
+    if answer is None or answer.as_tool:
+        return None
+    return {"format": {"type": "json_schema", "schema": answer.schema}}
 
 
 def _thinking(tokens: int | None) -> dict[str, Any] | None:

@@ -17,7 +17,10 @@ from batchrun.records import Tool, ToolChoice
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from batchrun.records import FormatName
+    from batchrun.records import AnswerSchema, FormatName
+
+# The tool that stands for the answer where a server has no structured output of its own.
+SCHEMA_TOOL = "answer"
 
 _OWN_KEYS = {"name", "description", "input_schema"}
 _MODES = {"auto": "auto", "any": "any", "required": "any", "none": "none"}
@@ -68,6 +71,11 @@ def read_choice(given: object, tools: Sequence[Tool]) -> ToolChoice:
     raise ValueError(
         f'must be "auto", "any", "none" or one of {", ".join(names)}, not {given!r:.80}'
     )
+
+
+def answer_tool(answer: AnswerSchema) -> Tool:
+    """Return the tool whose input is the answer."""
+    return Tool(SCHEMA_TOOL, "Give the answer.", answer.schema)
 
 
 def messages_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:

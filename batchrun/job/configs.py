@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batchrun.records import FormatName, Tool, ToolChoice
+    from batchrun.records import AnswerSchema, FormatName, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
 
@@ -52,6 +52,7 @@ class RequestConfig:
     cache_ttl: str | None = None
     images: tuple[str, ...] = ()
     image_dir: Path | None = None
+    answer: AnswerSchema | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 SECTIONS = ("input", "request", "limits", "retry", "output")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
-    "request": (
-        "json_schema",
-        "dedupe",
-    ),
+    "request": ("dedupe",),
     "limits": ("max_cost_usd",),
 }
 LATER_SECTIONS = ("price", "score", "matrix", "tools")

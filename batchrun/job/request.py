@@ -18,6 +18,7 @@ from batchrun.formats.endpoint import (
 from batchrun.formats.parameters import PARAMETERS, check, thinking_conflict, unsupported
 from batchrun.formats.tools import read_choice, read_tool
 from batchrun.job.configs import RequestConfig
+from batchrun.records import AnswerSchema
 from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 TEXT_SOURCES = ("prompt", "messages", "messages_column")
 # Keys of `[request]` that are the same for all rows.
-JOB_WIDE_KEYS = ("tools", "tool_choice", "cache_system", "stream")
+JOB_WIDE_KEYS = ("tools", "tool_choice", "json_schema", "cache_system", "stream")
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -61,6 +62,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         tool_choice=_read_tool_choice(section, tools),
         cache_ttl=_read_cache(section, name),
         images=section.strings("images") or (),
+        answer=_read_answer(section, name),
         image_dir=base / (section.get("image_dir", str) or "."),
     )
 
@@ -80,6 +82,32 @@ def _read_tool_choice(section: Section, tools: Sequence[Tool]) -> ToolChoice | N
     if given is None:
         return None
     return section.check("tool_choice", partial(read_choice, given, tools), None)
+
+
+def _read_answer(section: Section, wire_format: FormatName) -> AnswerSchema | None:
+    given, way = section.raw("json_schema"), section.text("json_schema_as", "native")
+    if given is None or given is False:
+        return None
+    if given is not True and not isinstance(given, dict):
+        section.problem(
+            "json_schema", f"must be a JSON schema as a table, or true, not {given!r:.80}"
+        )
+        return None
+    if way not in {"native", "tool"}:
+        section.problem("json_schema_as", f'must be "native" or "tool", not {way!r:.80}')
+    if given is True and (wire_format == "messages" or way == "tool"):
+        section.problem(
+            "json_schema",
+            'true (any JSON object) is for format = "chat"; give a schema, such as '
+            'json_schema = { type = "object" }',
+        )
+    if way == "tool":
+        clashes = [key for key in ("tools", "tool_choice", "thinking_tokens") if key in section]
+        if clashes:
+            section.problem("json_schema_as", f'"tool" does not go with {" and ".join(clashes)}')
+        elif isinstance(given, dict) and given.get("type") != "object":
+            section.problem("json_schema_as", '"tool" needs a schema of type "object"')
+    return AnswerSchema(None if given is True else given, as_tool=way == "tool")
 
 
 def _read_cache(section: Section, wire_format: FormatName) -> str | None:

@@ -110,6 +110,7 @@ class Renderer:
             tool_choice=config.tool_choice,
             cache_ttl=config.cache_ttl,
             images=self._read_images(values),
+            answer=config.answer,
         )
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:

@@ -1,68 +1,42 @@
-"""What the simulator says: one of the prompt's labels, or a few sentences about the prompt.
+"""What the simulator answers: tool calls, JSON, one of the prompt's labels, or a few sentences.
 
-Everything follows from the call and the dice. The text is worked out whole; how it is cut by
+Everything follows from the call and the dice. An answer is worked out whole; how it is cut by
 `max_tokens` and stop sequences is decided here too, so that a stream can hand it out in pieces.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from base64 import b64encode
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
 
+import orjson
+
+from batchrun.simulator.calls import ANY_JSON, may_use_tools
 from batchrun.simulator.dice import Dice
 from batchrun.simulator.labels import find_offer, rank_labels
+from batchrun.simulator.prose import (
+    MARK,
+    count_images,
+    excerpt,
+    find_topics,
+    quote,
+    talk,
+    think,
+)
+from batchrun.simulator.schemas import SchemaWriter
+from batchrun.simulator.tokens import count_tokens, cut_to
+from batchrun.simulator.tools import use_tools
 
 if TYPE_CHECKING:
     from batchrun.simulator.calls import Call
+    from batchrun.simulator.tools import ToolUse
 
-_BYTES_PER_TOKEN = 4
-_EXCERPT_CHARACTERS = 4_000  # long prompts are looked at from both ends only
 _REDRAWS = 8
-_MARK = "(simulated)"
-
-_OPENINGS = (
-    "This is mainly about '{0}', with '{1}' close behind.",
-    "Two things stand out: '{0}' and '{1}'.",
-    "What matters most here is '{0}'; '{1}' comes second.",
-    "At its heart this is a question of '{0}' and '{1}'.",
-    "Read as a whole, it turns on '{0}' rather than on '{1}'.",
-    "The key point seems to be '{0}', seen in the light of '{1}'.",
-    "In short: '{0}' first, then '{1}'.",
-)
-_CONTINUATIONS = (
-    "that '{0}' and '{1}' belong together.",
-    "mostly a matter of '{0}', and to some degree of '{1}'.",
-    "'{0}' before anything else, and '{1}' after it.",
-    "about '{0}' at least as much as about '{1}'.",
-)
-_DETAILS = (
-    "The mention of '{0}' makes that clearer.",
-    "It would help to look at '{0}' first.",
-    "Without '{0}' the rest would be hard to judge.",
-    "Taken together with '{0}', the picture is consistent.",
-    "Whoever wrote this cares about '{0}'.",
-    "The part about '{0}' deserves a closer look.",
-    "A short follow-up on '{0}' should settle the rest.",
-    "Nothing beyond '{0}' seems urgent.",
-    "The wording around '{0}' leaves some room for doubt.",
-    "I would come back to '{0}' at the end.",
-)
-_FALLBACK_TOPICS = ("the request", "its context", "the wording", "the tone", "the next step")
-_TOPIC = re.compile(r"[^\W\d_]{4,24}")
-_TOPICS = 8
-_DULL_WORDS = (
-    "about above after again also answer because been before being below between both cannot could "
-    "dear does doing dont down during each even every exactly from further have having hello here hers "
-    "however into itself just label labels like made make many might more most much must myself need "
-    "once only other otherwise ours ourselves over please same several shall should since some still "
-    "such than thank thanks that their theirs them then there these they this those though through "
-    "under until upon very want was were what when where whether which while whom whose will with "
-    "within without would write your yours yourself"
-)
-_DULL = frozenset(_DULL_WORDS.split())
+_REDACTED = 8  # one in so many thoughts has a part that is not shown
+_REDACTED_BYTES = 48
 
 
 class Ending(Enum):
@@ -71,6 +45,7 @@ class Ending(Enum):
     COMPLETE = auto()
     MAX_TOKENS = auto()
     STOP = auto()
+    TOOL_USE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +54,48 @@ class Answer:
 
     Attributes:
         text: what is said, after the prefill if there was one.
-        tokens: what it costs.
+        tokens: what it costs, thoughts and tool calls included.
         ending: why it ends.
         stop: the stop sequence that ended it.
+        thoughts: the reasoning before the text.
+        redacted: reasoning that is not shown, as base64.
+        thinking_tokens: what both of these cost.
+        uses: calls of tools, after the text.
     """
 
     text: str
     tokens: int
     ending: Ending
     stop: str | None = None
+    thoughts: str = ""
+    redacted: str = ""
+    thinking_tokens: int = 0
+    uses: tuple[ToolUse, ...] = ()
 
 
-def count_tokens(text: str) -> int:
-    """Estimate tokens from UTF-8 length: 4 Latin, 2 Cyrillic or 1.3 Chinese characters in each."""
-    size = len(text) if text.isascii() else len(text.encode())
-    return -(-size // _BYTES_PER_TOKEN)
+def compose(call: Call, *key: int | bytes, spoiled: bool = False) -> tuple[Answer, ...]:
+    """Return the choices for `call`, as different from each other as the prompt allows.
+
+    Args:
+        call: what is asked for.
+        key: of the dice.
+        spoiled: JSON violates the schema that it should satisfy.
+    """
+    if call.wishes.schema is not None:
+        texts = _structured(call, key, spoiled=spoiled)
+    else:
+        texts = _said(call, key)
+    return tuple(_finish(call, text, (*key, place)) for place, text in enumerate(texts))
 
 
-def compose(call: Call, *key: int | bytes) -> tuple[Answer, ...]:
-    """Return the choices for `call`, as different from each other as the prompt allows."""
-    prompt = _excerpt(call.prompt)
-    in_system = find_offer(_excerpt(call.system))
+def _said(call: Call, key: tuple[int | bytes, ...]) -> list[str]:
+    """Return labels, where the call offers them, or prose."""
+    prompt = excerpt(call.prompt)
+    in_system = find_offer(excerpt(call.system))
     if offer := in_system or find_offer(prompt):
         ranked = rank_labels(offer.labels, prompt if in_system else offer.rest, Dice(*key))
-        texts = _labels(ranked, call)
-    else:
-        texts = _prose(prompt or call.system, call, key)
-    return tuple(_cut(text, call) for text in texts)
+        return _labels(ranked, call)
+    return _prose(call, key)
 
 
 def _labels(ranked: list[str], call: Call) -> list[str]:
@@ -115,58 +105,102 @@ def _labels(ranked: list[str], call: Call) -> list[str]:
     return [fitting[place % len(fitting)] for place in range(call.choices)]
 
 
-def _prose(prompt: str, call: Call, key: tuple[int | bytes, ...]) -> list[str]:
-    topics = _topics(prompt)
+def _prose(call: Call, key: tuple[int | bytes, ...]) -> list[str]:
+    topics = find_topics(_subject(call))
+    notes = [count_images(call.images)] if call.images else []
+    notes += map(quote, call.results)
     texts: list[str] = []
     for place in range(call.choices):
         for redraw in range(_REDRAWS):
-            text = _sentences(topics, call.prefill, Dice(*key, place, redraw))
+            text = talk(topics, notes, call.prefill, Dice(*key, place, redraw))
             if text not in texts:
                 break
         texts.append(text)
     return texts
 
 
-def _sentences(topics: list[str], prefill: str, dice: Dice) -> str:
-    """Return one to four sentences, which go on in the middle of the first after a prefill."""
-    main, second, *others = *dice.sample(topics, 5), *_FALLBACK_TOPICS
-    details = dice.sample(_DETAILS, dice.below(4))
-    sentences = [
-        _MARK,
-        dice.pick(_CONTINUATIONS if prefill else _OPENINGS).format(main, second),
-        *(detail.format(topic) for detail, topic in zip(details, others, strict=False)),
-    ]
-    gap = " " if prefill and not prefill[-1].isspace() else ""
-    return gap + " ".join(sentences)
+def _subject(call: Call) -> str:
+    """Return what the answer is about: the prompt, else what a tool returned, else the system."""
+    return excerpt(call.prompt or "\n".join(call.results) or call.system)
 
 
-def _topics(prompt: str) -> list[str]:
-    """Return the words that say most about the prompt: first the frequent, then the long."""
-    counts = Counter(_TOPIC.findall(prompt))
-    topics: dict[str, str] = {}
-    for word in sorted(counts, key=lambda word: (-counts[word], -len(word), word)):
-        if word.lower() not in _DULL:
-            topics.setdefault(word.lower(), word)
-            if len(topics) == _TOPICS:
-                break
-    return list(topics.values())
+def _structured(call: Call, key: tuple[int | bytes, ...], *, spoiled: bool) -> list[str]:
+    """Return JSON texts for the schema that is asked for."""
+    schema = call.wishes.schema or ANY_JSON
+    subject = _subject(call)
+    texts: list[str] = []
+    for place in range(call.choices):
+        dice = Dice(*key, place, "json")
+        if schema is ANY_JSON:
+            (said, *_) = _said(call, (*key, place))
+            value: object = {"simulated": True, "answer": said}
+        else:
+            value = SchemaWriter(schema, subject, dice, marked=True).write()
+        texts.append(_spoil(value, schema, dice) if spoiled else orjson.dumps(value).decode())
+    return texts
 
 
-def _cut(text: str, call: Call) -> Answer:
-    """End the text before the first stop sequence, and within `max_tokens`."""
-    ending, stop = Ending.COMPLETE, None
+def _spoil(value: object, schema: dict[str, Any], dice: Dice) -> str:
+    """Return JSON for `value` with one of the faults that models have: the schema allows none."""
+    text = orjson.dumps(value).decode()
+    faults = [f"Here is the JSON you asked for:\n\n{text}", f"```json\n{text}\n```"]
+    if isinstance(value, dict):
+        faults += [text[: len(text) // 2], f"{text[:-1]},}}"]
+    if schema.get("type") == "object" and isinstance(value, dict):
+        faults.append(f"[{text}]")
+        for name in list(schema.get("required", ()))[:1]:
+            rest = {key: each for key, each in value.items() if key != name}
+            faults.append(orjson.dumps(rest).decode())
+    return dice.pick(faults)
+
+
+def _finish(call: Call, text: str, key: tuple[int | bytes, ...]) -> Answer:
+    """Add thoughts and tool calls to what is said, and end it where it must end."""
+    uses: tuple[ToolUse, ...] = ()
+    if call.wishes.toolbox and may_use_tools(call):
+        dice = Dice(*key, "tools")
+        uses = use_tools(call.wishes.toolbox, _subject(call), dice)
+        if uses:
+            text = f"{MARK} Let me use {uses[0].name}." if dice.below(2) else ""
+    if not call.wishes.thinking and not uses:
+        return _cut(call, text)
+    thoughts, redacted = _think(call, Dice(*key, "thoughts"))
+    return _cut(call, text, thoughts, redacted, uses)
+
+
+def _think(call: Call, dice: Dice) -> tuple[str, str]:
+    """Return thoughts, and now and then some that are not shown, within budget and `max_tokens`."""
+    room = call.wishes.thinking
+    if call.max_tokens is not None:
+        room = min(room, call.max_tokens // 2)
+    if room < 1:
+        return "", ""
+    redacted = ""
+    thoughts = think(find_topics(_subject(call)), dice)
+    if dice.below(_REDACTED) == 0:
+        hidden = blake2b(thoughts.encode(), digest_size=_REDACTED_BYTES).digest()
+        redacted = b64encode(hidden).decode()
+        if count_tokens(redacted) >= room:
+            redacted = ""
+    return cut_to(thoughts, room - count_tokens(redacted)), redacted
+
+
+def _cut(
+    call: Call,
+    text: str,
+    thoughts: str = "",
+    redacted: str = "",
+    uses: tuple[ToolUse, ...] = (),
+) -> Answer:
+    """End the answer before the first stop sequence in its text, and within `max_tokens`."""
+    ending, stop = Ending.TOOL_USE if uses else Ending.COMPLETE, None
     if found := min(((text.find(stop), stop) for stop in call.stops if stop in text), default=None):
         at, stop = found
-        text, ending = text[:at], Ending.STOP
-    if call.max_tokens is not None and count_tokens(text) > call.max_tokens:
-        room = call.max_tokens * _BYTES_PER_TOKEN
-        text = text.encode()[:room].decode(errors="ignore")
-        ending, stop = Ending.MAX_TOKENS, None
-    return Answer(text, max(1, count_tokens(text)), ending, stop)
-
-
-def _excerpt(text: str) -> str:
-    if len(text) <= _EXCERPT_CHARACTERS:
-        return text
-    half = _EXCERPT_CHARACTERS // 2
-    return f"{text[:half]}\n{text[-half:]}"
+        text, ending, uses = text[:at], Ending.STOP, ()
+    thinking = count_tokens(thoughts) + count_tokens(redacted) if thoughts else 0
+    tokens = thinking + count_tokens(text) + sum(use.tokens for use in uses)
+    if call.max_tokens is not None and tokens > call.max_tokens:
+        text = cut_to(text, call.max_tokens - thinking)
+        # A call whose arguments do not fit is not made at all.
+        ending, stop, uses, tokens = Ending.MAX_TOKENS, None, (), call.max_tokens
+    return Answer(text, max(1, tokens), ending, stop, thoughts, redacted, thinking, uses)

@@ -1,4 +1,7 @@
-"""The Chat Completions dialect, non-streaming, in the shapes of OpenAI-compatible servers."""
+"""The Chat Completions dialect, in the shapes of OpenAI-compatible servers: its errors and limits.
+
+Requests and answers have their own modules.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,18 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchrun.simulator import calls
-from batchrun.simulator.answers import Ending
-from batchrun.simulator.dialect import Dialect, Headers, bearer_token
+from batchrun.simulator import chat_answer
+from batchrun.simulator.chat_request import parse_chat
+from batchrun.simulator.dialect import NO_HEADERS, Dialect, Headers, Reply
 from batchrun.simulator.refusals import Fault, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.simulator.answers import Answer
+    from batchrun.simulator.calls import Call
+    from batchrun.simulator.dice import Dice
     from batchrun.simulator.quota import Standing
 
-_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_FINISH_REASONS = {Ending.COMPLETE: "stop", Ending.MAX_TOKENS: "length", Ending.STOP: "stop"}
 _ERRORS: dict[Fault, tuple[int, str, str | None]] = {
     Fault.MISSING: (400, "invalid_request_error", "missing_required_parameter"),
     Fault.INVALID: (400, "invalid_request_error", "invalid_value"),
@@ -40,49 +42,22 @@ class ChatDialect(Dialect):
     request_id_header = "x-request-id"
     answer_id_prefix = "chatcmpl-sim-"
 
-    def api_key(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the bearer token that was sent."""
-        return bearer_token(headers)
+    def parse(self, fields: dict[str, Any], headers: Mapping[bytes, bytes] = NO_HEADERS) -> Call:
+        """Check a request's body. The headers say nothing about it."""
+        del headers
+        return parse_chat(fields)
 
-    def parse(self, fields: dict[str, Any]) -> calls.Call:
-        """Check a request's body."""
-        model = calls.model_name(fields)
-        turns = calls.conversation(fields, _ROLES)
-        limits = [calls.integer(fields, name) for name in ("max_completion_tokens", "max_tokens")]
-        calls.check_range(fields, "temperature", 0, 2)
-        calls.check_range(fields, "top_p", 0, 1)
-        for name in ("presence_penalty", "frequency_penalty"):
-            calls.check_range(fields, name, -2, 2)
-        return calls.build_call(
-            model,
-            turns,
-            max_tokens=next(filter(None, limits), None),
-            stops=calls.stop_texts(fields, "stop"),
-            choices=calls.choice_count(fields),
-        )
-
-    def completion(
-        self, call: calls.Call, answers: tuple[Answer, ...], answer_id: str, now: float
-    ) -> dict[str, Any]:
+    def completion(self, reply: Reply) -> dict[str, Any]:
         """Return a `chat.completion`."""
-        return {
-            "id": answer_id,
-            "model": call.model,
-            "object": "chat.completion",
-            "created": int(now),
-            "choices": [
-                {
-                    "index": place,
-                    "message": {"role": "assistant", "content": answer.text},
-                    "finish_reason": _FINISH_REASONS[answer.ending],
-                }
-                for place, answer in enumerate(answers)
-            ],
-            "usage": _usage(call.input_tokens, sum(answer.tokens for answer in answers)),
-        }
+        return chat_answer.completion(reply)
+
+    def events(self, reply: Reply, dice: Dice) -> list[bytes]:
+        """Return the chunks, and `[DONE]`."""
+        return chat_answer.events(reply, dice)
 
     def error(self, refused: RefusedError, request_id: str) -> tuple[int, dict[str, Any]]:
         """Return the status and the `error`; a rate limit's type names what is limited."""
+        del request_id  # stands in a header only
         status, error_type, code = _ERRORS[refused.fault]
         param = _INDEX.sub(r"[\1]", refused.param) if refused.param else None
         return status, {
@@ -94,8 +69,13 @@ class ChatDialect(Dialect):
             }
         }
 
+    def error_event(self, refused: RefusedError, request_id: str) -> bytes:
+        """Return a chunk that holds an `error` instead of choices."""
+        return chat_answer.event(self.error(refused, request_id)[1])
+
     def limit_headers(self, standings: Mapping[str, Standing], now: float) -> Headers:
         """Return `x-ratelimit-*`; resets as durations."""
+        del now
         headers: Headers = []
         for what, standing in standings.items():
             headers += [
@@ -108,31 +88,6 @@ class ChatDialect(Dialect):
     def retry_headers(self, wait_s: float) -> Headers:
         """Return when to try again, in seconds and in milliseconds."""
         return [*super().retry_headers(wait_s), ("retry-after-ms", str(math.ceil(wait_s * 1000)))]
-
-
-def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    """Return the usage with all that gateways add; those who bill by it read the first three."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": 0,
-            "text_tokens": 0,
-            "audio_tokens": 0,
-            "image_tokens": 0,
-        },
-        "completion_tokens_details": {
-            "text_tokens": 0,
-            "audio_tokens": 0,
-            "reasoning_tokens": 0,
-        },
-        "input_tokens": 0,
-        "output_tokens": 0,
-        "input_tokens_details": None,
-        "claude_cache_creation_5_m_tokens": 0,
-        "claude_cache_creation_1_h_tokens": 0,
-    }
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from batchrun.simulator.server import Simulator
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrun.simulator.server import SimulatorConfig
+    from batchrun.simulator.config import SimulatorConfig
 
 
 def serve_simulator(

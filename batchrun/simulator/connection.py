@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import SocketStream
 
+    from batchrun.simulator.streams import EventStream
+
     Handler = Callable[["HttpRequest"], Awaitable["HttpResponse"]]
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -26,6 +28,12 @@ MAX_BODY_BYTES = 32 * 1024 * 1024  # the limit of the Messages API
 
 _LINGER_S = 1.0
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
+_STREAM_FRAMING = (
+    "content-type: text/event-stream; charset=utf-8",
+    "cache-control: no-cache",
+    "transfer-encoding: chunked",
+)
+_LAST_CHUNK = b"0\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NOT_HTTP = (  # what both dialects can read, as the path that tells them apart is unknown
     b'{"type":"error","error":{"type":"invalid_request_error",'
@@ -52,11 +60,21 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """One response with a JSON body. `headers` leave out the content's type and length."""
+    """One response.
+
+    Attributes:
+        status: HTTP status.
+        body: JSON; unless there are `events`.
+        headers: without the content's type and length.
+        events: server-sent events instead of JSON.
+        afterwards: called, once each, when the response was sent or cannot be.
+    """
 
     status: int
-    body: bytes
+    body: bytes = b""
     headers: list[tuple[str, str]] = field(default_factory=list)
+    events: EventStream | None = None
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
 
 async def serve_connection(stream: SocketStream, handle: Handler) -> None:
@@ -81,14 +99,24 @@ async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> b
     try:
         request = await _read_request(reader, stream)
     except h11.RemoteProtocolError as error:
-        await _send(stream, HttpResponse(error.error_status_hint, _NOT_HTTP), closing=True)
+        refusal = HttpResponse(error.error_status_hint, _NOT_HTTP)
+        await _send_whole(stream, refusal, closing=True, bodiless=False)
         await _linger(stream)
         return None
     if request is None:
         return None
-    response = await handle(request)
     closing = reader.their_state is not h11.DONE
-    await _send(stream, response, closing=closing, bodiless=request.method == "HEAD")
+    response = await handle(request)
+    try:
+        if response.events:
+            await _send_events(stream, response, response.events, closing=closing)
+            closing |= response.events.torn
+        else:
+            bodiless = request.method == "HEAD"
+            await _send_whole(stream, response, closing=closing, bodiless=bodiless)
+    finally:
+        for call in response.afterwards:
+            call()
     if request.body is None:
         await _linger(stream)
     return None if closing else reader.trailing_data[0]
@@ -133,24 +161,43 @@ async def _next_event(reader: h11.Connection, stream: SocketStream) -> object:
     return event
 
 
-async def _send(
-    stream: SocketStream, response: HttpResponse, *, closing: bool, bodiless: bool = False
+async def _send_whole(
+    stream: SocketStream, response: HttpResponse, *, closing: bool, bodiless: bool
 ) -> None:
     """Send a response in one write: two would be two packets and two turns of the loop.
 
     `closing` tells that no further request is read. `bodiless` tells the body's length and not the
     body, as HEAD wants it.
     """
+    framing = ("content-type: application/json", f"content-length: {len(response.body)}")
+    body = b"" if bodiless else response.body
+    await stream.send(_head(response, framing, closing=closing) + body)
+
+
+async def _send_events(
+    stream: SocketStream, response: HttpResponse, events: EventStream, *, closing: bool
+) -> None:
+    """Send a response in chunks, each when its time has come; those without a wait in one write."""
+    pending = _head(response, _STREAM_FRAMING, closing=closing)
+    for burst in events.bursts:
+        if burst.wait_s:
+            await stream.send(pending)
+            await anyio.sleep(burst.wait_s)
+            pending = b""
+        pending += b"%x\r\n%b\r\n" % (len(burst.data), burst.data)
+    await stream.send(pending if events.torn else pending + _LAST_CHUNK)
+
+
+def _head(response: HttpResponse, framing: tuple[str, ...], *, closing: bool) -> bytes:
+    """Return the status line and the headers."""
     head = [
         f"HTTP/1.1 {response.status} {_REASONS.get(response.status, '')}",
-        "content-type: application/json",
-        f"content-length: {len(response.body)}",
+        *framing,
         *(f"{name}: {value}" for name, value in response.headers),
     ]
     if closing:
         head.append("connection: close")
-    body = b"" if bodiless else response.body
-    await stream.send("\r\n".join((*head, "", "")).encode("ascii") + body)
+    return "\r\n".join((*head, "", "")).encode("ascii")
 
 
 async def _linger(stream: SocketStream) -> None:

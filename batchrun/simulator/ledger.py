@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # 12 bytes occupy as much memory as 8 and make a false double bill unthinkable (1e-17 at a million).
 _DIGEST_BYTES = 12
@@ -51,16 +46,16 @@ class LedgerBook:
         """Return the name under which `body` is booked."""
         return blake2b(body, digest_size=_DIGEST_BYTES).digest()
 
-    @contextmanager
-    def request(self) -> Iterator[int]:
-        """Count a request as in hand, and yield its number, from 1."""
+    def begin(self) -> int:
+        """Count a request as in hand, and return its number, from 1."""
         self._requests += 1
         self._in_flight += 1
         self._max_in_flight = max(self._max_in_flight, self._in_flight)
-        try:
-            yield self._requests
-        finally:
-            self._in_flight -= 1
+        return self._requests
+
+    def end(self) -> None:
+        """Count a request as no longer in hand."""
+        self._in_flight -= 1
 
     def tries(self, digest: bytes) -> int:
         """Return how often this body was already billed or failed on purpose.

@@ -1,4 +1,4 @@
-"""The Claude Messages dialect, non-streaming."""
+"""The Claude Messages dialect: its errors and limits; requests and answers have their own modules."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from batchrun.simulator import calls
-from batchrun.simulator.answers import Ending
-from batchrun.simulator.dialect import Dialect, Headers, bearer_token
+from batchrun.simulator import messages_answer
+from batchrun.simulator.dialect import NO_HEADERS, Dialect, Headers, Reply
+from batchrun.simulator.messages_request import parse_messages
 from batchrun.simulator.refusals import Fault, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.simulator.answers import Answer
+    from batchrun.simulator.calls import Call
+    from batchrun.simulator.dice import Dice
     from batchrun.simulator.quota import Standing
 
-_STOP_REASONS = {
-    Ending.COMPLETE: "end_turn",
-    Ending.MAX_TOKENS: "max_tokens",
-    Ending.STOP: "stop_sequence",
-}
 _ERRORS = {
     Fault.MISSING: (400, "invalid_request_error"),
     Fault.INVALID: (400, "invalid_request_error"),
@@ -45,48 +41,17 @@ class MessagesDialect(Dialect):
     request_id_header = "request-id"
     answer_id_prefix = "msg_sim_"
 
-    def api_key(self, headers: Mapping[bytes, bytes]) -> bytes | None:
-        """Return the key that was sent, in the vendor's header or as a bearer token."""
-        return headers.get(b"x-api-key") or bearer_token(headers)
+    def parse(self, fields: dict[str, Any], headers: Mapping[bytes, bytes] = NO_HEADERS) -> Call:
+        """Check a request's body, by the rules of the version that the headers name."""
+        return parse_messages(fields, headers.get(b"anthropic-version", b"").decode("latin-1"))
 
-    def parse(self, fields: dict[str, Any]) -> calls.Call:
-        """Check a request's body."""
-        model = calls.model_name(fields)
-        max_tokens = calls.integer(fields, "max_tokens", required=True)
-        turns = calls.conversation(fields, ("user", "assistant"))
-        _check_texts(turns, fields["messages"])
-        for name in ("temperature", "top_p"):
-            calls.check_range(fields, name, 0, 1)
-        if fields.get("system"):
-            turns.insert(0, calls.turn_of("system", fields["system"], "system"))
-        stops = calls.stop_texts(fields, "stop_sequences")
-        return calls.build_call(model, turns, max_tokens=max_tokens, stops=stops)
-
-    def completion(
-        self,
-        call: calls.Call,
-        answers: tuple[Answer, ...],
-        answer_id: str,
-        now: float,
-    ) -> dict[str, Any]:
+    def completion(self, reply: Reply) -> dict[str, Any]:
         """Return a `message`."""
-        (answer,) = answers
-        return {
-            "id": answer_id,
-            "type": "message",
-            "role": "assistant",
-            "model": call.model,
-            "content": [{"type": "text", "text": answer.text}] if answer.text else [],
-            "stop_reason": _STOP_REASONS[answer.ending],
-            "stop_sequence": answer.stop,
-            "usage": {
-                "input_tokens": call.input_tokens,
-                "cache_creation_input_tokens": 0,
-                "cache_read_input_tokens": 0,
-                "output_tokens": answer.tokens,
-                "service_tier": "standard",
-            },
-        }
+        return messages_answer.message(reply)
+
+    def events(self, reply: Reply, dice: Dice) -> list[bytes]:
+        """Return the events from `message_start` to `message_stop`."""
+        return messages_answer.events(reply, dice)
 
     def error(self, refused: RefusedError, request_id: str) -> tuple[int, dict[str, Any]]:
         """Return the status and the `error`."""
@@ -94,6 +59,10 @@ class MessagesDialect(Dialect):
         message = f"{refused.param}: {refused.message}" if refused.param else refused.message
         detail = {"type": error_type, "message": message}
         return status, {"type": "error", "error": detail, "request_id": request_id}
+
+    def error_event(self, refused: RefusedError, request_id: str) -> bytes:
+        """Return an `error` event."""
+        return messages_answer.event(self.error(refused, request_id)[1])
 
     def limit_headers(self, standings: Mapping[str, Standing], now: float) -> Headers:
         """Return `anthropic-ratelimit-*`; resets as RFC 3339 times, in whole seconds."""
@@ -113,19 +82,3 @@ class MessagesDialect(Dialect):
 @lru_cache(maxsize=128)  # most requests of a second share it
 def _rfc3339(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _check_texts(turns: list[calls.Turn], messages: list[dict[str, Any]]) -> None:
-    """Refuse empty turns, and prefills that no token can continue."""
-    for place, message in enumerate(messages):
-        if not message.get("content") and (place < len(messages) - 1 or turns[-1].role == "user"):
-            raise RefusedError(
-                Fault.INVALID, "must have non-empty content", param=f"messages.{place}"
-            )
-    last = turns[-1]
-    if last.role == "assistant" and last.text != last.text.rstrip():
-        raise RefusedError(
-            Fault.INVALID,
-            "final assistant content cannot end with trailing whitespace",
-            param="messages",
-        )

@@ -63,6 +63,34 @@ class Bucket:
         self._filled_at = now
 
 
+class Reservation:
+    """Tokens that were taken at admission, before it was known what would be used.
+
+    Attributes:
+        used: tokens; 0 as long as nothing was.
+    """
+
+    __slots__ = ("_bucket", "_reserved", "used")
+
+    def __init__(self, bucket: Bucket | None, reserved: int) -> None:
+        self._bucket = bucket
+        self._reserved = reserved
+        self.used = 0
+
+    def settle(self) -> None:
+        """Replace the tokens that were reserved by those that were used, once."""
+        if self._bucket:
+            self._bucket.take(self.used - self._reserved)
+            self._bucket = None
+
+    def hand_over(self) -> Callable[[], None]:
+        """Return what settles it later; `settle` then does nothing here."""
+        later = Reservation(self._bucket, self._reserved)
+        later.used = self.used
+        self._bucket = None
+        return later.settle
+
+
 class Quota:
     """Both limits together; None means unlimited."""
 
@@ -75,7 +103,7 @@ class Quota:
         self._requests = Bucket(requests_per_minute, clock) if requests_per_minute else None
         self._tokens = Bucket(tokens_per_minute, clock) if tokens_per_minute else None
 
-    def admit(self, tokens: int) -> None:
+    def admit(self, tokens: int) -> Reservation:
         """Take one request and `tokens`, or take nothing and raise."""
         for what, bucket, amount in self._demands(tokens):
             wait_s = bucket.wait_for(amount)
@@ -89,11 +117,7 @@ class Quota:
                 )
         for _, bucket, amount in self._demands(tokens):
             bucket.take(amount)
-
-    def correct(self, reserved: int, used: int) -> None:
-        """Replace the tokens that were reserved at admission by those that were used."""
-        if self._tokens:
-            self._tokens.take(used - reserved)
+        return Reservation(self._tokens, tokens)
 
     def standings(self) -> dict[str, Standing]:
         """Return the limits that are set, by "requests" and "tokens"."""
