@@ -76,6 +76,7 @@ class Client:
         key: the API key; None sends none. It is kept in this object alone.
         timeout_s: the longest that one attempt may take, from connecting to the last byte.
         transport: the port to the network.
+        auth: `bearer` or `x-api-key`; None for what the format uses.
         reroute: sends every request to this base URL instead of the one in it (the simulator).
     """
 
@@ -87,10 +88,11 @@ class Client:
         timeout_s: float,
         transport: httpx.AsyncBaseTransport,
         reroute: tuple[str, str] | None = None,
+        auth: str | None = None,
     ) -> None:
         self._format = wire_format
         self._key = key
-        self._key_header = () if key is None else (formats.key_header(wire_format, key),)
+        self._key_header = () if key is None else (formats.key_header(wire_format, key, auth),)
         self._timeout_s = timeout_s
         self._transport = transport
         self._reroute = reroute
@@ -174,7 +176,10 @@ class Client:
         return reader.finish()
 
     def _http_request(self, wire: WireRequest) -> httpx.Request:
-        headers = [*wire.headers, *self._key_header]
+        # A header of the job's own takes the place of ours of the same name.
+        given = {name for name, _ in wire.headers}
+        key_header = [header for header in self._key_header if header[0] not in given]
+        headers = [*wire.headers, *key_header]
         try:
             return httpx.Request("POST", self._target(wire.url), headers=headers, content=wire.body)
         except (httpx.InvalidURL, UnicodeError) as error:

@@ -66,7 +66,7 @@ def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
         }
     headers = dict(item.wire.headers)
     if job.request.api_key_env:
-        headers.update([key_header(job.request.format, MASK)])
+        headers.update([key_header(job.request.format, MASK, job.request.auth)])
     masked = {
         name: _masked(name, value) if name in dict(job.request.extra_headers) else value
         for name, value in headers.items()

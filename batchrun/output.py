@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 5_000
 PICO_PER_USD = 10**12
 
-_MONEY = pl.Float64
 _TIME = pl.Datetime("us", "UTC")
 
 RESULT_SCHEMA: dict[str, Any] = {
@@ -47,7 +46,7 @@ RESULT_SCHEMA: dict[str, Any] = {
     "cache_read_tokens": pl.Int64,
     "cache_write_tokens": pl.Int64,
     "reasoning_tokens": pl.Int64,
-    "cost_usd": _MONEY,
+    "cost_usd": pl.Float64,
     "attempts": pl.Int64,
     "latency_s": pl.Float64,
     "finished_at": _TIME,
@@ -71,7 +70,7 @@ USAGE_SCHEMA: dict[str, Any] = {
     "cache_read_tokens": pl.Int64,
     "cache_write_tokens": pl.Int64,
     "reasoning_tokens": pl.Int64,
-    "cost_usd": _MONEY,
+    "cost_usd": pl.Float64,
     "maybe_billed": pl.Boolean,
 }
 
@@ -214,9 +213,10 @@ def _usage_frames(rows: Rows) -> Iterator[pl.DataFrame]:
 def _typed(data: dict[str, Sequence[Any]], schema: dict[str, Any]) -> pl.DataFrame:
     series = []
     for name, kind in schema.items():
-        if kind is _MONEY and name == "cost_usd":
-            pico = pl.Series(name, data[name], dtype=pl.Int64)
-            series.append(pico.cast(pl.Float64) / PICO_PER_USD)
+        if name == "cost_usd":
+            # In Python: polars divides by multiplying with 1e-12, which is not quite the same.
+            usd = [None if pico is None else pico / PICO_PER_USD for pico in data[name]]
+            series.append(pl.Series(name, usd, dtype=kind))
         elif kind == _TIME:
             series.append(pl.Series(name, data[name], dtype=pl.Int64).cast(kind))
         else:

@@ -130,6 +130,7 @@ class Request:
     cache_ttl: str | None = None
     images: tuple[Image, ...] = ()
     answer: AnswerSchema | None = None
+    max_tokens_key: str = "max_tokens"
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,7 @@ class _Execution:
             timeout_s=job.retry.timeout_s,
             transport=transport,
             reroute=reroute,
+            auth=job.request.auth,
         )
         try:
             yield client

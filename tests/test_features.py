@@ -19,7 +19,7 @@ from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.records import Item
 from batchrun.render import Renderer
-from tests.conftest import batchrun
+from tests.conftest import KEY, batchrun
 from tests.provider import Call, Reply, serving
 
 if TYPE_CHECKING:
@@ -285,3 +285,38 @@ def _thoughtful(call: Call, wire_format: str) -> Reply:
         }
         payload = {"choices": [{"message": message}], "usage": usage}
     return Reply(body=json.dumps(payload).encode())
+
+
+# How the key travels, and what a number is called
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "auth", "header", "value"),
+    [
+        ("messages", None, "x-api-key", KEY),
+        ("messages", "bearer", "authorization", f"Bearer {KEY}"),
+        ("chat", None, "authorization", f"Bearer {KEY}"),
+        ("chat", "x-api-key", "x-api-key", KEY),
+    ],
+)
+def test_the_key_travels_as_the_server_wants_it(
+    write_job: Callable[..., Path], wire_format: str, auth: str | None, header: str, value: str
+) -> None:
+    chosen = f'auth = "{auth}"' if auth else ""
+    with serving() as provider:
+        path = write_job(provider.url, rows=1, wire_format=wire_format, request=chosen)
+        assert batchrun("run", path)[0] == 0
+        _, shown, _ = batchrun("preview", path)
+    (call,) = provider.calls
+    assert call.headers[header] == value
+    assert len({"authorization", "x-api-key"} & set(call.headers)) == 1
+    assert json.loads(shown)["headers"][header] == value.replace(KEY, "***")
+
+
+def test_max_tokens_has_another_name_at_some_servers() -> None:
+    found = body("chat", max_tokens_key="max_completion_tokens")
+    assert found["max_completion_tokens"] == 4000
+    assert "max_tokens" not in found
+    assert 'format = "chat"' in refusal("messages", max_tokens_key="max_completion_tokens")
+    assert "must be" in refusal("chat", max_tokens_key="tokens")
+    assert '"bearer" or "x-api-key"' in refusal("chat", auth="basic")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from polars.exceptions import PanicException
 from polars.testing import assert_frame_equal
 
 from batchrun import output
@@ -77,7 +78,7 @@ class Rows:
         results: Sequence[tuple[Any, ...]] = (),
         attempts: Sequence[tuple[Any, ...]] = (),
         *,
-        fails: Exception | None = None,
+        fails: BaseException | None = None,
         fails_at: int = 0,
     ) -> None:
         self._results = {row[0]: row for row in results}
@@ -181,6 +182,13 @@ def test_an_unknown_price_is_null_and_not_zero(tmp_path: Path) -> None:
     rows = Rows([result(0, cost_usd=None), result(1, cost_usd=0), result(2)])
     table = pl.read_parquet(written(tmp_path, SMALL, rows))
     assert table["cost_usd"].to_list() == [None, 0.0, 1.5e-6]
+
+
+def test_prices_are_the_nearest_numbers_to_the_exact_amounts(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"n": range(200)})
+    rows = Rows([result(n, cost_usd=n) for n in range(200)])
+    table = pl.read_parquet(written(tmp_path, frame, rows))
+    assert table["cost_usd"].to_list() == [float(f"{n}e-12") for n in range(200)]
 
 
 def test_rows_without_a_record_are_pending_in_their_place(tmp_path: Path) -> None:
@@ -500,6 +508,13 @@ def test_a_full_disk_leaves_the_old_file_and_tells_the_way_out(tmp_path: Path, f
     assert "results are safe in the checkpoint" in message
     assert message.endswith(f"batchrun export {tmp_path}")
     assert caught.value.exit_code == 6
+
+
+def test_a_bug_inside_of_polars_is_an_output_error(tmp_path: Path) -> None:
+    rows = Rows(fails=PanicException("not yet implemented"))
+    with pytest.raises(OutputError, match="not yet implemented"):
+        written(tmp_path, SMALL, rows)
+    assert contents(tmp_path) == {}
 
 
 def test_a_directory_in_the_place_of_a_file_is_an_output_error(tmp_path: Path) -> None:

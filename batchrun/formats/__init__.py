@@ -1,6 +1,6 @@
 """The two wire formats behind one set of functions: `encode`, `parse`, `fault`.
 
-A format is a module with `PATH`, `key_header`, `headers`, `body`, `parse` and
+A format is a module with `PATH`, `AUTH`, `headers`, `body`, `parse` and
 `REQUEST_ID_HEADERS`. Nothing here does I/O.
 """
 
@@ -55,10 +55,11 @@ def encode(request: Request) -> WireRequest:
     return WireRequest(request.base_url + wire_format.PATH, tuple(headers.items()), body)
 
 
-def key_header(wire_format: FormatName, key: str) -> tuple[str, str]:
-    """Return the header that carries the API key in a format."""
-    header: tuple[str, str] = FORMATS[wire_format].key_header(key)
-    return header
+def key_header(wire_format: FormatName, key: str, auth: str | None = None) -> tuple[str, str]:
+    """Return the header that carries the API key: the format's own, or the one that is chosen."""
+    if (auth or FORMATS[wire_format].AUTH) == "bearer":
+        return "authorization", f"Bearer {key}"
+    return "x-api-key", key
 
 
 def fingerprint(request: Request, wire: WireRequest) -> bytes:

@@ -18,13 +18,9 @@ if TYPE_CHECKING:
     from batchrun.records import AnswerSchema, Request
 
 PATH = "/v1/chat/completions"
+AUTH = "bearer"
 THINKING = "-thinking"
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
-
-
-def key_header(key: str) -> tuple[str, str]:
-    """Return the header that carries the API key."""
-    return "authorization", f"Bearer {key}"
 
 
 def headers(_request: Request) -> tuple[tuple[str, str], ...]:
@@ -41,7 +37,7 @@ def body(request: Request) -> dict[str, Any]:
     parameters = request.parameters
     payload: dict[str, Any] = {"model": _model(request), "messages": messages}
     optional = (
-        ("max_tokens", parameters.max_tokens),
+        (request.max_tokens_key, parameters.max_tokens),
         ("temperature", parameters.temperature),
         ("top_p", parameters.top_p),
         ("stop", parameters.stop),

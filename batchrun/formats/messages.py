@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     from batchrun.records import AnswerSchema, Request
 
 PATH = "/v1/messages"
+AUTH = "x-api-key"
 DEFAULT_API_VERSION = "2023-06-01"
 REQUEST_ID_HEADERS = ("request-id", "x-request-id")
-
-
-def key_header(key: str) -> tuple[str, str]:
-    """Return the header that carries the API key."""
-    return "x-api-key", key
 
 
 def headers(request: Request) -> tuple[tuple[str, str], ...]:

@@ -53,6 +53,8 @@ class RequestConfig:
     images: tuple[str, ...] = ()
     image_dir: Path | None = None
     answer: AnswerSchema | None = None
+    auth: str | None = None
+    max_tokens_key: str = "max_tokens"
 
 
 @dataclass(frozen=True, slots=True)

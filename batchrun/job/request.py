@@ -63,6 +63,8 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         cache_ttl=_read_cache(section, name),
         images=section.strings("images") or (),
         answer=_read_answer(section, name),
+        auth=_read_auth(section),
+        max_tokens_key=_read_max_tokens_key(section, name),
         image_dir=base / (section.get("image_dir", str) or "."),
     )
 
@@ -82,6 +84,24 @@ def _read_tool_choice(section: Section, tools: Sequence[Tool]) -> ToolChoice | N
     if given is None:
         return None
     return section.check("tool_choice", partial(read_choice, given, tools), None)
+
+
+def _read_auth(section: Section) -> str | None:
+    auth = section.get("auth", str)
+    if auth not in {None, "bearer", "x-api-key"}:
+        section.problem("auth", f'must be "bearer" or "x-api-key", not {auth!r:.80}')
+    return auth
+
+
+def _read_max_tokens_key(section: Section, wire_format: FormatName) -> str:
+    key = section.text("max_tokens_key", "max_tokens")
+    if key not in {"max_tokens", "max_completion_tokens"}:
+        section.problem(
+            "max_tokens_key", f'must be "max_tokens" or "max_completion_tokens", not {key!r:.80}'
+        )
+    elif key == "max_completion_tokens" and wire_format != "chat":
+        section.problem("max_tokens_key", f'the {wire_format} format has none; use format = "chat"')
+    return key
 
 
 def _read_answer(section: Section, wire_format: FormatName) -> AnswerSchema | None:

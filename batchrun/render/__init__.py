@@ -111,6 +111,7 @@ class Renderer:
             cache_ttl=config.cache_ttl,
             images=self._read_images(values),
             answer=config.answer,
+            max_tokens_key=config.max_tokens_key,
         )
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:
