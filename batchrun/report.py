@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 PICO_PER_USD = 10**12
-# Control characters could rewrite the terminal; a provider's message is not to be trusted.
-_CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "�")
+# Control characters could rewrite the terminal, those of writing direction what it seems to say;
+# a provider's message is not to be trusted.
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *_DIRECTIONS), "�")
 
 
 def summary(totals: RunTotals) -> dict[str, Any]:
-    """Return the content of `summary.json`: money in USD, times in seconds."""
+    """Return the content of `summary.json`: money in USD, times in seconds.
+
+    Amounts are null when no answer has a known price; `answers_without_price` says how many are
+    missing from a sum.
+    """
     usage, cost = totals.usage, totals.cost
+    usd = _unknown if _is_unpriced(totals) else _usd
     return {
         "schema_version": SCHEMA_VERSION,
         "name": totals.name,
@@ -39,15 +46,15 @@ def summary(totals: RunTotals) -> dict[str, Any]:
             "reasoning": usage.reasoning_tokens,
         },
         "cost_usd": {
-            "total": _usd(cost.total),
+            "total": usd(cost.total),
             "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
             "by_kind": {
-                "uncached_input": _usd(cost.uncached_input),
-                "cache_read": _usd(cost.cache_read),
-                "cache_write": _usd(cost.cache_write),
-                "output": _usd(cost.output),
+                "uncached_input": usd(cost.uncached_input),
+                "cache_read": usd(cost.cache_read),
+                "cache_write": usd(cost.cache_write),
+                "output": usd(cost.output),
             },
-            "saved_by_cache": _usd(cost.cache_saved),
+            "saved_by_cache": usd(cost.cache_saved),
             "answers_without_price": totals.unpriced,
         },
         "latency_s": dict(totals.latency_s),
@@ -85,7 +92,8 @@ def summary_text(totals: RunTotals, directory: Path) -> str:
         f"  attempts {totals.attempts:,}{_retries(totals.retries_by_cause)}",
     ]
     if totals.maybe_billed:
-        lines.append(f"  {totals.maybe_billed} attempts may have been billed without an answer")
+        noun = "attempt" if totals.maybe_billed == 1 else "attempts"
+        lines.append(f"  {totals.maybe_billed:,} {noun} may have been billed without an answer")
     for error_type, (count, example) in list(totals.errors_by_type.items())[:5]:
         lines.append(f"  {count:,} × {printable(error_type)}: {printable(example)[:160]}")
     lines.append(f"  results  {directory}")
@@ -132,8 +140,9 @@ def _tokens(totals: RunTotals) -> str:
 def _cost(totals: RunTotals) -> str:
     text = f"${_usd(totals.cost.total):,.6f}"
     if totals.unpriced:
-        known = "" if totals.cost.total else "unknown: "
-        text = f"{known or text + ', and '}{totals.unpriced:,} answers without a known price"
+        known = "unknown: " if _is_unpriced(totals) else f"{text}, and "
+        noun = "answer" if totals.unpriced == 1 else "answers"
+        text = f"{known}{totals.unpriced:,} {noun} without a known price"
     if totals.cost.cache_saved:
         text += f", ${_usd(totals.cost.cache_saved):,.6f} saved by caching"
     return text
@@ -163,6 +172,15 @@ def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
 
 def _moment(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def _is_unpriced(totals: RunTotals) -> bool:
+    """Whether there are answers, and not one of them has a known price."""
+    return bool(totals.unpriced) and not totals.cost_by_model
+
+
+def _unknown(_pico: int) -> None:
+    return None
 
 
 def _usd(pico: int) -> float:

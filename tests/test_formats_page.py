@@ -65,7 +65,7 @@ def body(wire_format: FormatName) -> dict[str, Any]:
 
 
 def page() -> str:
-    bodies = {name: json.dumps(body(name), indent=2) for name in ("messages", "chat")}  # type: ignore[arg-type]
+    bodies = {name: json.dumps(body(name), indent=2) for name in ("messages", "chat")}
     return _PAGE.format(job=JOB.read_text(encoding="utf-8"), **bodies)
 
 
