@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
@@ -11,11 +12,49 @@ from tqdm import tqdm
 from batchrun.records import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TextIO
+
     from batchrun.records import Result
 
 PICO_PER_USD = 10**12
 LINE_EVERY_S = 30.0
 REFRESH_EVERY_S = 0.2
+
+
+class _Display:
+    """A stream that may go away (`2>&1 | head`, a closed window) without ending a run."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever tqdm asks a stream
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that is drawn by us alone, not by a thread of tqdm's."""
+
+    monitor_interval = 0
+
+    def skip(self, count: int) -> None:
+        """Count what took no time, and so says nothing about the rate and the time left."""
+        self.n += count
+        self.initial += count
+        self.last_print_n += count
 
 
 class Progress:
@@ -25,39 +64,49 @@ class Progress:
         total: items in the run.
         quiet: show nothing.
         terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal.
+        clock: returns seconds that never go back.
     """
 
     def __init__(
-        self, name: str, total: int, *, quiet: bool = False, terminal: bool | None = None
+        self,
+        name: str,
+        total: int,
+        *,
+        quiet: bool = False,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._total = total
         self._quiet = quiet
-        self._terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._bar: tqdm[Any] | None = None
+        self._clock = clock
+        self._display = _Display(sys.stderr)
+        self._terminal = self._display.isatty() if terminal is None else terminal
+        self._bar: _Bar | None = None
         self._done = 0
         self._sent = 0
         self._errors = 0
         self._tokens = 0
         self._pico = 0
-        self._start = time.monotonic()
+        self._unpriced = 0
+        self._start = clock()
         self._next = self._start
         self._waiting: str | None = None
 
     def __enter__(self) -> Self:
         if not self._quiet and self._terminal:
-            self._bar = tqdm(
+            self._bar = _Bar(
                 total=self._total,
                 desc=self._name,
                 unit="row",
-                file=sys.stderr,
+                file=self._display,
                 dynamic_ncols=True,
                 mininterval=REFRESH_EVERY_S,
                 smoothing=0.1,
                 bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
                 "[{elapsed}<{remaining}, {rate_fmt}]{postfix}",
             )
-        self._next = time.monotonic() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
+        self._next = self._clock() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -68,12 +117,15 @@ class Progress:
 
     def reused(self, count: int) -> None:
         """Count items that were done before."""
-        self._advance(count)
+        self._done += count
+        if self._bar is not None:
+            self._bar.skip(count)
+        self._show()
 
     def unrenderable(self, count: int) -> None:
         """Count items that cannot become a request."""
         self._errors += count
-        self._advance(count)
+        self.reused(count)
 
     def finished(self, result: Result) -> None:
         """Count a result."""
@@ -82,7 +134,11 @@ class Progress:
         usage, cost = result.last.usage, result.last.cost
         self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._pico += cost.total if cost is not None else 0
-        self._advance(1)
+        self._unpriced += cost is None and result.status is Status.SUCCEEDED
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(1)
+        self._show()
 
     def waiting(self, reason: str | None) -> None:
         """Say what the run is waiting for, if anything."""
@@ -94,24 +150,19 @@ class Progress:
         if self._quiet:
             return
         if self._bar is not None:
-            self._bar.write(message, file=sys.stderr)
+            self._bar.write(message, file=self._display)
         else:
-            print(message, file=sys.stderr, flush=True)  # noqa: T201 - this is the terminal's home
-
-    def _advance(self, count: int) -> None:
-        self._done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        self._show()
+            self._display.write(f"{message}\n")
+            self._display.flush()
 
     def _show(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             return
         self._next = now + (REFRESH_EVERY_S if self._bar is not None else LINE_EVERY_S)
         if self._bar is not None:
             self._describe()
-        elif not self._quiet:
+        else:
             rate = self._sent / max(now - self._start, 1e-9)
             self.note(f"{self._name}: {self._done}/{self._total} rows, {rate:.1f}/s{self._facts()}")
 
@@ -120,12 +171,17 @@ class Progress:
             self._bar.set_postfix_str(self._facts().removeprefix(", "), refresh=True)
 
     def _facts(self) -> str:
-        facts = [f"{_short(self._tokens)} tokens", f"${self._pico / PICO_PER_USD:.4f}"]
+        facts = [f"{_short(self._tokens)} tokens", self._cost()]
         if self._errors:
             facts.append(f"{self._errors} errors")
         if self._waiting:
             facts.append(f"waiting: {self._waiting}")
         return "".join(f", {fact}" for fact in facts)
+
+    def _cost(self) -> str:
+        if self._unpriced and not self._pico:
+            return "unknown cost"
+        return f"${self._pico / PICO_PER_USD:.4f}{' and more' if self._unpriced else ''}"
 
 
 def _short(number: int) -> str:

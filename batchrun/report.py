@@ -27,8 +27,7 @@ def summary(totals: RunTotals) -> dict[str, Any]:
     Amounts are null when no answer has a known price; `answers_without_price` says how many are
     missing from a sum.
     """
-    usage, cost = totals.usage, totals.cost
-    usd = _unknown if _is_unpriced(totals) else _usd
+    usage = totals.usage
     return {
         "schema_version": SCHEMA_VERSION,
         "name": totals.name,
@@ -45,18 +44,7 @@ def summary(totals: RunTotals) -> dict[str, Any]:
             "cache_write": usage.cache_write_tokens,
             "reasoning": usage.reasoning_tokens,
         },
-        "cost_usd": {
-            "total": usd(cost.total),
-            "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
-            "by_kind": {
-                "uncached_input": usd(cost.uncached_input),
-                "cache_read": usd(cost.cache_read),
-                "cache_write": usd(cost.cache_write),
-                "output": usd(cost.output),
-            },
-            "saved_by_cache": usd(cost.cache_saved),
-            "answers_without_price": totals.unpriced,
-        },
+        "cost_usd": _money(totals),
         "latency_s": dict(totals.latency_s),
         "attempts": totals.attempts,
         "retries": {
@@ -77,6 +65,23 @@ def summary(totals: RunTotals) -> dict[str, Any]:
     }
 
 
+def _money(totals: RunTotals) -> dict[str, Any]:
+    cost = totals.cost
+    usd = _unknown if _is_unpriced(totals) else _usd
+    return {
+        "total": usd(cost.total),
+        "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
+        "by_kind": {
+            "uncached_input": usd(cost.uncached_input),
+            "cache_read": usd(cost.cache_read),
+            "cache_write": usd(cost.cache_write),
+            "output": usd(cost.output),
+        },
+        "saved_by_cache": usd(cost.cache_saved),
+        "answers_without_price": totals.unpriced,
+    }
+
+
 def summary_json(totals: RunTotals) -> str:
     """Return `summary.json` as text."""
     return orjson.dumps(summary(totals), option=orjson.OPT_INDENT_2).decode() + "\n"
@@ -85,7 +90,7 @@ def summary_json(totals: RunTotals) -> str:
 def summary_text(totals: RunTotals, directory: Path) -> str:
     """Return the summary that a person reads after a run."""
     lines = [
-        f"{totals.name}: {_counts(totals)}",
+        f"{printable(totals.name)}: {_counts(totals)}",
         f"  tokens   {_tokens(totals)}",
         f"  cost     {_cost(totals)}",
         f"  latency  {_latency(totals.latency_s)}",

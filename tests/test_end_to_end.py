@@ -280,7 +280,7 @@ def test_the_simulator_needs_no_key_and_keeps_its_run_apart(tmp_path: Path) -> N
     assert csv["body"].to_list() == found["body"].to_list()
 
 
-@pytest.mark.parametrize("job", ["product_copy", "follow_up"])
+@pytest.mark.parametrize("job", ["product_copy", "follow_up", "showcase"])
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
 def test_the_other_sample_jobs_work_in_both_formats(
     tmp_path: Path, job: str, wire_format: str
@@ -293,6 +293,22 @@ def test_the_other_sample_jobs_work_in_both_formats(
     assert code == 0, stderr
     found = pl.read_parquet(tmp_path / f"{job}.simulated" / "results.parquet")
     assert set(found["status"]) == {"succeeded"}
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_streamed_and_whole_answers_are_the_same(tmp_path: Path, wire_format: str) -> None:
+    found = {}
+    for stream in ("true", "false"):
+        code, _, stderr = batchrun(
+            *("run", ROOT / "jobs" / "showcase.toml", "--simulate", "--format", wire_format),
+            *("--output-dir", tmp_path / stream, "--set", f"stream={stream}"),
+        )
+        assert code == 0, stderr
+        found[stream] = pl.read_parquet(tmp_path / f"{stream}.simulated" / "results.parquet")
+    same = ["custom_id", "response", "reasoning", "tool_calls", "stop_reason", "input_tokens"]
+    same += ["output_tokens", "reasoning_tokens", "cost_usd"]
+    assert found["true"].select(same).equals(found["false"].select(same))
+    assert found["true"]["reasoning"].null_count() == 0
 
 
 def test_export_writes_the_outputs_again(

@@ -40,84 +40,78 @@ _USAGE_COLUMNS = """
 """
 
 
+_INITIAL = (
+    """CREATE TABLE run (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        name TEXT NOT NULL,
+        job TEXT NOT NULL,
+        base TEXT NOT NULL,
+        plan_signature TEXT,
+        total INTEGER,
+        created_us INTEGER NOT NULL
+    ) STRICT""",
+    """CREATE TABLE executions (
+        id INTEGER PRIMARY KEY,
+        started_us INTEGER NOT NULL,
+        finished_us INTEGER,
+        outcome TEXT,
+        version TEXT NOT NULL,
+        waits TEXT
+    ) STRICT""",
+    # A request is what is asked, however often and wherever it stands in the input.
+    """CREATE TABLE requests (
+        id INTEGER PRIMARY KEY,
+        fingerprint BLOB NOT NULL,
+        occurrence INTEGER NOT NULL,
+        custom_id TEXT NOT NULL,
+        UNIQUE (fingerprint, occurrence)
+    ) STRICT""",
+    # An item is a row of the input as it is now, with the request that answers it.
+    """CREATE TABLE items (
+        ordinal INTEGER PRIMARY KEY,
+        custom_id TEXT NOT NULL,
+        request_id INTEGER REFERENCES requests (id),
+        error_type TEXT,
+        error_message TEXT
+    ) STRICT""",
+    "CREATE INDEX items_by_request ON items (request_id)",
+    f"""CREATE TABLE attempts (
+        request_id INTEGER NOT NULL REFERENCES requests (id),
+        number INTEGER NOT NULL,
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        started_us INTEGER NOT NULL,
+        latency_s REAL,
+        http_status INTEGER,
+        error_type TEXT,
+        error_message TEXT,
+        cause TEXT,
+        maybe_billed INTEGER NOT NULL DEFAULT 0,
+        provider_request_id TEXT,
+        model TEXT,
+        {_USAGE_COLUMNS},
+        PRIMARY KEY (request_id, number)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE results (
+        request_id INTEGER PRIMARY KEY REFERENCES requests (id),
+        status TEXT NOT NULL,
+        retryable INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        finished_us INTEGER NOT NULL,
+        response TEXT,
+        responses TEXT,
+        reasoning TEXT,
+        tool_calls TEXT,
+        stop_reason TEXT,
+        response_id TEXT
+    ) STRICT""",
+)
+
+
 @migrations()
 def m001_initial(db: Database) -> None:
     """The tables of the first release."""
-    db.execute(
-        """CREATE TABLE run (
-            id INTEGER PRIMARY KEY CHECK (id = 1),
-            name TEXT NOT NULL,
-            job TEXT NOT NULL,
-            base TEXT NOT NULL,
-            plan_signature TEXT,
-            total INTEGER,
-            created_us INTEGER NOT NULL
-        ) STRICT"""
-    )
-    db.execute(
-        """CREATE TABLE executions (
-            id INTEGER PRIMARY KEY,
-            started_us INTEGER NOT NULL,
-            finished_us INTEGER,
-            outcome TEXT,
-            version TEXT NOT NULL,
-            waits TEXT
-        ) STRICT"""
-    )
-    # A request is what is asked, however often and wherever it stands in the input.
-    db.execute(
-        """CREATE TABLE requests (
-            id INTEGER PRIMARY KEY,
-            fingerprint BLOB NOT NULL,
-            occurrence INTEGER NOT NULL,
-            custom_id TEXT NOT NULL,
-            UNIQUE (fingerprint, occurrence)
-        ) STRICT"""
-    )
-    # An item is a row of the input as it is now, with the request that answers it.
-    db.execute(
-        """CREATE TABLE items (
-            ordinal INTEGER PRIMARY KEY,
-            custom_id TEXT NOT NULL,
-            request_id INTEGER REFERENCES requests (id),
-            error_type TEXT,
-            error_message TEXT
-        ) STRICT"""
-    )
-    db.execute("CREATE INDEX items_by_request ON items (request_id)")
-    db.execute(
-        f"""CREATE TABLE attempts (
-            request_id INTEGER NOT NULL REFERENCES requests (id),
-            number INTEGER NOT NULL,
-            execution INTEGER NOT NULL REFERENCES executions (id),
-            started_us INTEGER NOT NULL,
-            latency_s REAL,
-            http_status INTEGER,
-            error_type TEXT,
-            error_message TEXT,
-            cause TEXT,
-            maybe_billed INTEGER NOT NULL DEFAULT 0,
-            provider_request_id TEXT,
-            model TEXT,
-            {_USAGE_COLUMNS},
-            PRIMARY KEY (request_id, number)
-        ) STRICT, WITHOUT ROWID"""
-    )
-    db.execute(
-        """CREATE TABLE results (
-            request_id INTEGER PRIMARY KEY REFERENCES requests (id),
-            status TEXT NOT NULL,
-            retryable INTEGER NOT NULL,
-            attempts INTEGER NOT NULL,
-            finished_us INTEGER NOT NULL,
-            response TEXT,
-            responses TEXT,
-            reasoning TEXT,
-            tool_calls TEXT,
-            stop_reason TEXT,
-            response_id TEXT
-        ) STRICT"""
-    )
+    for statement in _INITIAL:
+        db.execute(statement)
 
 
 def create(path: Path) -> Database:

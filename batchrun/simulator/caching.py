@@ -120,7 +120,9 @@ def marked_prefixes(
     """
     tools = fields.get("tools") or []
     said = [message.get("content") for message in fields["messages"]]
-    if not any(_is_marked(part) for part in (tools, fields.get("system"), *said)):
+    # Most requests have plain texts only, and are done here.
+    lists = [part for part in (tools, fields.get("system"), *said) if isinstance(part, list)]
+    if not any(map(_is_marked, lists)):
         return ()
     contents = [("system", "system", fields["system"])] if has_system else []
     for place, message in enumerate(fields["messages"]):
@@ -169,10 +171,8 @@ def _parts(
             yield role, f"{path}.{place}", block, cost
 
 
-def _is_marked(content: object) -> bool:
-    return isinstance(content, list) and any(
-        isinstance(block, dict) and block.get("cache_control") for block in content
-    )
+def _is_marked(blocks: list[Any]) -> bool:
+    return any(isinstance(block, dict) and block.get("cache_control") for block in blocks)
 
 
 def _unmarked(block: object) -> object:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _FORMATS = ("text", "json_object", "json_schema")
+_RANGES = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
 _UNSUPPORTED = ("functions", "audio", "logprobs")
 # Without any of these fields there is nothing to find out beyond the text that is asked for.
 _WISHED = frozenset(
@@ -31,7 +37,8 @@ def parse_chat(fields: dict[str, Any]) -> Call:
     turns = conversation(fields, _ROLES, check_image_url_block)
     limits = [check.integer(fields, name) for name in ("max_completion_tokens", "max_tokens")]
     max_tokens = next(filter(None, limits), None)
-    _check_numbers(fields)
+    if not _RANGES.keys().isdisjoint(fields):
+        _check_numbers(fields)
     _check_results(fields["messages"])
     prefixes = _prefixes(fields, turns)
     plain = not prefixes and _WISHED.isdisjoint(fields) and not model.endswith(THINKING_SUFFIX)
@@ -74,10 +81,8 @@ def _prefixes(fields: dict[str, Any], turns: list[Turn]) -> tuple[Prefix, ...]:
 
 
 def _check_numbers(fields: dict[str, Any]) -> None:
-    check.check_range(fields, "temperature", 0, 2)
-    check.check_range(fields, "top_p", 0, 1)
-    for name in ("presence_penalty", "frequency_penalty"):
-        check.check_range(fields, name, -2, 2)
+    for name, (low, high) in _RANGES.items():
+        check.check_range(fields, name, low, high)
 
 
 def _schema(fields: dict[str, Any]) -> dict[str, Any] | None:

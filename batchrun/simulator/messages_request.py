@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchrun.simulator.tools import Toolbox
 
 _NO_SAMPLING_SINCE = "2026-10-21"
-_SAMPLING = ("temperature", "top_p", "top_k")
+_SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 _UNSUPPORTED = ("mcp_servers", "container")
 # Without any of these fields there is nothing to find out beyond the text that is asked for.
 _WISHED = frozenset(
@@ -34,7 +34,8 @@ def parse_messages(fields: dict[str, Any], version: str) -> Call:
     max_tokens = check.integer(fields, "max_tokens", needed=True) or 1
     turns = conversation(fields, ("user", "assistant"), check_image_block)
     _check_turns(turns, fields["messages"])
-    _check_sampling(fields, version)
+    if not _SAMPLING.isdisjoint(fields):
+        _check_sampling(fields, version)
     has_system = bool(fields.get("system"))
     if has_system:
         turns.insert(0, turn_of("system", fields["system"], "system", check_image_block))
@@ -61,8 +62,8 @@ def _wishes(
 
 
 def _check_sampling(fields: dict[str, Any], version: str) -> None:
-    for name in _SAMPLING if version >= _NO_SAMPLING_SINCE else ():
-        if fields.get(name) is not None:
+    for name in sorted(_SAMPLING):
+        if version >= _NO_SAMPLING_SINCE and fields.get(name) is not None:
             check.invalid(name, f"is not supported with anthropic-version {version}.")
     for name in ("temperature", "top_p"):
         check.check_range(fields, name, 0, 1)

@@ -1,0 +1,274 @@
+"""The summary, for people and for programs, from totals made by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from batchrun.records import Cost, RunTotals, Usage
+from batchrun.report import printable, status_text, summary, summary_json, summary_text
+
+START_US = 1_767_355_200_000_000
+TOTALS = RunTotals(
+    name="triage",
+    total=12_345,
+    succeeded=12_000,
+    errored=300,
+    pending=45,
+    to_retry=20,
+    in_flight=3,
+    attempts=13_000,
+    maybe_billed=2,
+    unpriced=0,
+    usage=Usage(
+        input_tokens=5_000_000,
+        output_tokens=700_000,
+        cache_read_tokens=1_000_000,
+        cache_write_tokens=20_000,
+        reasoning_tokens=3_000,
+    ),
+    cost=Cost(
+        uncached_input=4 * 10**12,
+        cache_read=10**11,
+        cache_write=25 * 10**9,
+        output=35 * 10**11,
+        cache_saved=9 * 10**11,
+    ),
+    cost_by_model={"claude-a": 7 * 10**12, "claude-b": 625 * 10**9},
+    latency_s={"p50": 1.25, "p90": 2.5, "p99": 10.0},
+    retries_by_cause={"transient": 600, "rate_limit": 400},
+    waits_s_by_cause={"retry": 12.34567, "request rate": 60.0},
+    errors_by_type={"invalid_request_error": (280, "too long"), "timeout": (20, "no answer")},
+    executions=(
+        {
+            "execution": 1,
+            "started_us": START_US,
+            "wall_time_s": 61.23456,
+            "outcome": "finished",
+            "version": "0.1.0",
+            "waits_s": {"retry": 12.34567},
+        },
+    ),
+    wall_time_s=61.23456,
+    last_error="timeout: no answer",
+)
+EMPTY = replace(
+    TOTALS,
+    total=0,
+    succeeded=0,
+    errored=0,
+    pending=0,
+    to_retry=0,
+    in_flight=0,
+    attempts=0,
+    maybe_billed=0,
+    usage=Usage(0, 0, 0, 0, None, 0),
+    cost=Cost(0, 0, 0, 0),
+    cost_by_model={},
+    latency_s={"p50": None, "p90": None, "p99": None},
+    retries_by_cause={},
+    waits_s_by_cause={},
+    errors_by_type={},
+    executions=(),
+    wall_time_s=0.0,
+    last_error=None,
+)
+DIRECTORY = Path("/runs/triage")
+
+
+# For programs
+
+
+def test_the_summary_has_every_number_under_its_key() -> None:
+    assert summary(TOTALS) == {
+        "schema_version": 1,
+        "name": "triage",
+        "counts": {"total": 12_345, "succeeded": 12_000, "errored": 300, "pending": 45},
+        "tokens": {
+            "input": 5_000_000,
+            "output": 700_000,
+            "cache_read": 1_000_000,
+            "cache_write": 20_000,
+            "reasoning": 3_000,
+        },
+        "cost_usd": {
+            "total": 7.625,
+            "by_model": {"claude-a": 7.0, "claude-b": 0.625},
+            "by_kind": {
+                "uncached_input": 4.0,
+                "cache_read": 0.1,
+                "cache_write": 0.025,
+                "output": 3.5,
+            },
+            "saved_by_cache": 0.9,
+            "answers_without_price": 0,
+        },
+        "latency_s": {"p50": 1.25, "p90": 2.5, "p99": 10.0},
+        "attempts": 13_000,
+        "retries": {"total": 1_000, "by_cause": {"transient": 600, "rate_limit": 400}},
+        "waits_s": {"retry": 12.346, "request rate": 60.0},
+        "errors": {
+            "invalid_request_error": {"count": 280, "example": "too long"},
+            "timeout": {"count": 20, "example": "no answer"},
+        },
+        "errored_to_retry": 20,
+        "in_flight": 3,
+        "possibly_double_billed": 2,
+        "executions": [
+            {
+                "execution": 1,
+                "started_at": "2026-01-02T12:00:00+00:00",
+                "wall_time_s": 61.235,
+                "outcome": "finished",
+                "version": "0.1.0",
+            }
+        ],
+        "wall_time_s": 61.235,
+        "last_error": "timeout: no answer",
+    }
+
+
+def test_the_summary_as_text_is_json_that_ends_in_a_newline() -> None:
+    text = summary_json(TOTALS)
+    assert json.loads(text) == summary(TOTALS)
+    assert text.endswith("}\n")
+
+
+def test_a_run_that_has_done_nothing_has_a_summary() -> None:
+    found = json.loads(summary_json(EMPTY))
+    assert found["cost_usd"]["total"] == 0
+    assert found["latency_s"] == {"p50": None, "p90": None, "p99": None}
+    assert found["executions"] == []
+
+
+def test_an_unknown_price_is_null_and_never_zero() -> None:
+    unpriced = replace(EMPTY, succeeded=5, unpriced=5)
+    cost = summary(unpriced)["cost_usd"]
+    assert cost["total"] is cost["saved_by_cache"] is None
+    assert set(cost["by_kind"].values()) == {None}
+    assert cost["answers_without_price"] == 5
+
+
+def test_a_sum_that_lacks_some_answers_says_how_many() -> None:
+    cost = summary(replace(TOTALS, unpriced=3))["cost_usd"]
+    assert (cost["total"], cost["answers_without_price"]) == (7.625, 3)
+
+
+def test_answers_that_cost_nothing_are_not_unknown() -> None:
+    free = replace(EMPTY, cost_by_model={"free": 0}, unpriced=1)
+    assert summary(free)["cost_usd"]["total"] == 0
+
+
+# For people
+
+
+def test_the_text_tells_the_same_in_a_few_lines() -> None:
+    first, *others = summary_text(TOTALS, DIRECTORY).splitlines()
+    assert first == (
+        "triage: 12,000 of 12,345 rows succeeded, 300 errored (20 will be tried again by the next "
+        "run), 45 pending"
+    )
+    assert others == [
+        "  tokens   5,000,000 in, 700,000 out, 1,000,000 read from cache",
+        "  cost     $7.625000, $0.900000 saved by caching",
+        "  latency  p50 1.25 s, p90 2.50 s, p99 10.00 s",
+        "  attempts 13,000 (600 transient, 400 rate limit retried)",
+        "  2 attempts may have been billed without an answer",
+        "  280 × invalid_request_error: too long",
+        "  20 × timeout: no answer",
+        "  results  /runs/triage",
+    ]
+
+
+def test_what_did_not_happen_is_not_mentioned() -> None:
+    assert summary_text(EMPTY, DIRECTORY).splitlines() == [
+        "triage: 0 of 0 rows succeeded",
+        "  tokens   0 in, 0 out",
+        "  cost     $0.000000",
+        "  latency  no answer yet",
+        "  attempts 0",
+        "  results  /runs/triage",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unpriced", "by_model", "line"),
+    [
+        (5, {}, "unknown: 5 answers without a known price"),
+        (1, {"m": 7_625 * 10**9}, "$7.625000, and 1 answer without a known price"),
+        (1_000, {"m": 1}, "$7.625000, and 1,000 answers without a known price"),
+    ],
+)
+def test_an_unknown_price_is_said(unpriced: int, by_model: dict[str, int], line: str) -> None:
+    cost = Cost(7_625 * 10**9, 0, 0, 0) if by_model else Cost(0, 0, 0, 0)
+    totals = replace(TOTALS, unpriced=unpriced, cost=cost, cost_by_model=by_model)
+    assert f"  cost     {line}" in summary_text(totals, DIRECTORY).splitlines()
+
+
+def test_one_attempt_is_not_several() -> None:
+    text = summary_text(replace(TOTALS, maybe_billed=1), DIRECTORY)
+    assert "  1 attempt may have been billed" in text
+
+
+def test_only_the_most_frequent_errors_are_shown_and_no_message_is_endless() -> None:
+    errors = {f"e{n}": (100 - n, "x" * 10_000) for n in range(50)}
+    lines = summary_text(replace(TOTALS, errors_by_type=errors), DIRECTORY).splitlines()
+    shown = [line for line in lines if " × e" in line]
+    assert [line.split(":")[0] for line in shown] == [f"  {100 - n} × e{n}" for n in range(5)]
+    assert max(map(len, lines)) < 300
+
+
+def test_the_status_tells_whether_it_is_running_and_since_when() -> None:
+    running = status_text(TOTALS, DIRECTORY, running=True).splitlines()
+    assert running[0] == "running, last started 2026-01-02T12:00:00+00:00"
+    assert running[1:-2] == summary_text(TOTALS, DIRECTORY).splitlines()
+    assert running[-2:] == ["  in flight 3", "  last error timeout: no answer"]
+    dead = status_text(replace(TOTALS, in_flight=0), DIRECTORY, running=False).splitlines()
+    assert dead[0].startswith("not running, last started")
+    assert not any("in flight" in line for line in dead)
+    assert status_text(EMPTY, DIRECTORY, running=False).startswith("not running\n")
+
+
+def test_the_status_of_a_run_that_died_tells_what_was_in_flight() -> None:
+    assert "\n  in flight 3\n" in status_text(TOTALS, DIRECTORY, running=False)
+
+
+def test_the_status_tells_of_the_last_start() -> None:
+    later = {**TOTALS.executions[0], "started_us": START_US + 3_600_000_000}
+    totals = replace(TOTALS, executions=(*TOTALS.executions, later))
+    assert "last started 2026-01-02T13:00:00" in status_text(totals, DIRECTORY, running=False)
+
+
+def test_errors_that_stay_are_not_promised_to_be_tried_again() -> None:
+    text = summary_text(replace(TOTALS, to_retry=0), DIRECTORY)
+    assert "300 errored, 45 pending" in text
+
+
+# Nobody's terminal is rewritten
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \r\n\tline \x00\x7f \u202egnp.exe \u2066x\u2069"
+
+
+def test_control_characters_are_neutralised() -> None:
+    text = printable(HOSTILE)
+    assert text == "�[2J�]0;owned� �31m line �� �gnp.exe �x�"
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize("text", ["naïve 東京 🙂", "a b", "", "👩‍👩‍👧 e\u0301"])
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_nothing_that_a_provider_said_steers_the_terminal() -> None:
+    hostile = replace(
+        TOTALS,
+        errors_by_type={HOSTILE: (1, HOSTILE)},
+        last_error=HOSTILE,
+        name=HOSTILE,
+    )
+    text = status_text(hostile, DIRECTORY, running=False)
+    assert all(line.isprintable() for line in text.split("\n"))
