@@ -74,7 +74,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     """
     source = Source(job.input)
     renderer = Renderer(job, source.columns)
-    output.result_names(source.columns, job.output.prefix)
+    output.result_names(source.columns, job.output.prefix, job.output.unnest)
     key = None if options.simulate is not None else api_key(job)
     allow_open_files(job)
     source.check_ids()

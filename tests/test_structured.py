@@ -166,3 +166,57 @@ def test_a_job_with_a_schema_can_be_rebuilt_from_what_a_run_keeps(
 ) -> None:
     job = Job.load(write_job("http://127.0.0.1:1", request=AS_TOML))
     assert Job.from_document(job.document, job.base).request == job.request
+
+
+# Properties as columns
+
+
+UNNEST_SCHEMA = """json_schema = { type = "object", required = ["label"], properties = { \
+label = { type = "string" }, count = { type = ["integer", "null"] }, share = { type = "number" }, \
+sure = { type = "boolean" }, tags = { type = "array", items = { type = "string" } }, \
+more = { type = "object" }, status = { type = "string" } } }"""
+
+
+def test_properties_become_typed_columns(
+    write_job: Callable[..., Path], results: Callable[[], pl.DataFrame]
+) -> None:
+    answers = [
+        {"label": "a", "count": 3, "share": 0.5, "sure": True, "tags": ["x"], "status": "new"},
+        {"label": "b", "count": None, "share": 1, "more": {"k": [1]}, "tags": []},
+    ]
+
+    def decide(call: Call) -> Reply:
+        number = int(call.prompt.rsplit(" ", 1)[1])
+        return answer(call, json.dumps(answers[number]) if number < 2 else "no JSON")
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=3, request=UNNEST_SCHEMA, extra="unnest = true")
+        job.write_text(job.read_text() + '\nprefix = "llm_"\n[retry]\nmax_attempts = 1\n')
+        assert batchrun("run", job)[0] == 3
+    found = results()
+    assert found.schema["count"] == pl.Int64
+    assert found.schema["share"] == pl.Float64
+    assert found.schema["tags"] == pl.List(pl.String)
+    assert found["label"].to_list() == ["a", "b", None]
+    assert found["count"].to_list() == [3, None, None]
+    assert found["share"].to_list() == [0.5, 1.0, None]
+    assert found["sure"].to_list() == [True, None, None]
+    assert found["tags"].to_list() == [["x"], [], None]
+    assert found["more"].to_list() == [None, '{"k":[1]}', None]
+    # `status` is a column of ours, so the property of that name stands beside it.
+    assert found["status"].to_list() == ["succeeded", "succeeded", "errored"]
+    assert found["llm_status"].to_list() == ["new", None, None]
+    assert batchrun("export", job.parent / "out")[0] == 0
+    assert results().equals(found)
+
+
+def test_unnesting_needs_a_schema_and_names_that_are_free(write_job: Callable[..., Path]) -> None:
+    job = write_job("http://127.0.0.1:1", extra="unnest = true")
+    code, _, stderr = batchrun("run", job)
+    assert code == 2
+    assert "[output] unnest: needs a [request] json_schema" in stderr
+    code, _, stderr = batchrun(
+        "run", write_job("http://127.0.0.1:1", request=UNNEST_SCHEMA, extra="unnest = true")
+    )
+    assert code == 2
+    assert "writes too: status" in stderr

@@ -31,6 +31,8 @@ from batchrun.sections import Section, parse_setting, read_text, read_toml
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchrun.records import AnswerSchema
+
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 RATE_KEYS = (
     "requests_per_minute",
@@ -99,13 +101,14 @@ class Job:
         sections = {
             key: Section(key, top.table(key), problems, LATER_KEYS.get(key, ())) for key in SECTIONS
         }
+        request = read_request(sections["request"], base)
         job = cls(
             name=name,
             input=_read_input(sections["input"], base),
-            request=read_request(sections["request"], base),
+            request=request,
             limits=_read_limits(sections["limits"]),
             retry=_read_retry(sections["retry"]),
-            output=_read_output(sections["output"], base, name),
+            output=_read_output(sections["output"], base, name, request.answer),
             document=document,
             base=base,
         )
@@ -231,7 +234,9 @@ def _read_retry(section: Section) -> RetryConfig:
     )
 
 
-def _read_output(section: Section, base: Path, name: str) -> OutputConfig:
+def _read_output(
+    section: Section, base: Path, name: str, answer: AnswerSchema | None
+) -> OutputConfig:
     files = section.strings("files")
     if files is None:
         files = DEFAULT_FILES
@@ -244,7 +249,18 @@ def _read_output(section: Section, base: Path, name: str) -> OutputConfig:
         dir=section.check("dir", partial(_path, base, place), base),
         files=files,
         prefix=section.text("prefix"),
+        unnest=_read_unnest(section, answer),
     )
+
+
+def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
+    if not section.get("unnest", bool):
+        return {}
+    properties = answer.schema.get("properties") if answer and answer.schema else None
+    if not isinstance(properties, dict) or not properties:
+        section.problem("unnest", "needs a [request] json_schema with properties")
+        return {}
+    return properties
 
 
 def _check_files(files: Sequence[str]) -> None:

@@ -83,8 +83,12 @@ class RetryConfig:
 
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
-    """`[output]`: the run directory, the result files in it, and the prefix of our columns."""
+    """`[output]`: the run directory, the result files in it, and the prefix of our columns.
+
+    `unnest` holds the properties of the answer's JSON schema that become columns, by name.
+    """
 
     dir: Path
     files: tuple[str, ...] = DEFAULT_FILES
     prefix: str = ""
+    unnest: Mapping[str, Any] = field(default_factory=dict)

@@ -17,15 +17,17 @@ from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
+from batchrun.output.unnest import column_type, unnested
 from batchrun.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batchrun.job import OutputConfig
 
 CHUNK_ROWS = 5_000
+UNNESTED = "answer."
 PICO_PER_USD = 10**12
 
 _TIME = pl.Datetime("us", "UTC")
@@ -96,21 +98,28 @@ class Table(Protocol):
         """Yield the rows in bounded frames."""
 
 
-def result_names(columns: Sequence[str], prefix: str) -> dict[str, str]:
+def result_names(
+    columns: Sequence[str], prefix: str, properties: Iterable[str] = ()
+) -> dict[str, str]:
     """Return our column names as they will stand beside the input's.
 
-    A name that the input already has gets the prefix.
+    A name that the input already has gets the prefix; so does an answer's property that is named
+    like one of our columns. Properties stand in the result behind an `UNNESTED` mark.
 
     Raises:
         JobError: when names collide all the same.
     """
     taken = set(columns)
     names = {name: prefix + name if name in taken else name for name in RESULT_SCHEMA}
+    ours = taken | set(names.values())
+    unnested = {UNNESTED + name: prefix + name if name in ours else name for name in properties}
     clashes = sorted(name for name in names.values() if name in taken)
+    clashes += sorted(name for name in unnested.values() if name in ours)
+    names |= unnested
     if clashes:
         raise JobError(
-            f"the input has columns that batchrun writes too: {', '.join(clashes)}; choose what to "
-            'put before ours, such as [output] prefix = "llm_"'
+            f"the input or the answer has columns that batchrun writes too: {', '.join(clashes)}; "
+            'choose what to put before ours, such as [output] prefix = "llm_"'
         )
     return names
 
@@ -139,10 +148,11 @@ def write_results(
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
     """
-    names = result_names(list(table.schema), config.prefix)
-    ours = {names[name]: kind for name, kind in RESULT_SCHEMA.items()}
+    names = result_names(list(table.schema), config.prefix, config.unnest)
+    answers = {UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()}
+    ours = {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
     schema = pl.Schema({**table.schema, **ours})
-    _write(path, schema, lambda: _joined(table, rows, id_column, names))
+    _write(path, schema, lambda: _joined(table, rows, id_column, names, config.unnest))
     return path
 
 
@@ -157,7 +167,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _joined(
-    table: Table, rows: Rows, id_column: str | None, names: dict[str, str]
+    table: Table,
+    rows: Rows,
+    id_column: str | None,
+    names: dict[str, str],
+    properties: Mapping[str, Any],
 ) -> Iterator[pl.DataFrame]:
     """Yield the input's rows with our columns beside them."""
     start = 0
@@ -165,7 +179,12 @@ def _joined(
         for part in frame.iter_slices(CHUNK_ROWS):
             found = rows.rows(start, start + part.height)
             results = _result_frame(part, start, found, id_column)
-            yield part.hstack(results.rename(names).get_columns())
+            columns = {name: results.get_column(name) for name in RESULT_SCHEMA}
+            answers = unnested(
+                properties, columns["response"].to_list(), columns["status"].to_list()
+            )
+            columns |= {UNNESTED + name: column for name, column in answers.items()}
+            yield part.hstack([column.alias(names[name]) for name, column in columns.items()])
             start += part.height
 
 
