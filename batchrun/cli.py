@@ -157,6 +157,15 @@ def export(directory: Path, to: Path | None) -> None:
     "--error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of 5xx answers."
 )
 @click.option("--rate-limit-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of 429s.")
+@click.option(
+    "--stream-error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of broken streams."
+)
+@click.option(
+    "--invalid-json-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of structured answers that do not satisfy their schema.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--api-key", help="The only key that is accepted.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
@@ -167,6 +176,8 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
         latency_ms=options["latency_ms"],
         error_rate=options["error_rate"],
         rate_limit_rate=options["rate_limit_rate"],
+        stream_error_rate=options["stream_error_rate"],
+        invalid_json_rate=options["invalid_json_rate"],
         seed=options["seed"],
         api_key=options["api_key"],
     )

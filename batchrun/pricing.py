@@ -19,7 +19,6 @@ from batchrun.records import Cost
 if TYPE_CHECKING:
     from batchrun.records import Usage
 
-PICO_PER_USD = 10**12
 _PICO_PER_TOKEN = 10**6  # of a rate in USD per million tokens: 1e12 / 1e6
 _THINKING = "-thinking"
 _PROVIDERS = (("claude", "anthropic"), ("gpt-", "openai"), ("o1", "openai"), ("o3", "openai"))

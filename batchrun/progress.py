@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from batchrun.records import Status
+from batchrun.records import PICO_PER_USD, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from batchrun.records import Result
 
-PICO_PER_USD = 10**12
 LINE_EVERY_S = 30.0
 REFRESH_EVERY_S = 0.2
 

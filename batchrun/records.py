@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FormatName = Literal["messages", "chat"]
 
+# Money is counted in whole pico-dollars, so that sums are exact.
+PICO_PER_USD = 10**12
+
 
 class Status(StrEnum):
     """Where an item stands."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.records import PICO_PER_USD
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from batchrun.records import RunTotals
 
 SCHEMA_VERSION = 1
-PICO_PER_USD = 10**12
 # Control characters could rewrite the terminal, those of writing direction what it seems to say;
 # a provider's message is not to be trusted.
 _DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,8 +236,9 @@ def test_a_second_execution_is_refused_while_one_is_running(write_job: WriteJob)
     with serving(lambda call: answer(call, delay_s=60)) as provider:
         job = write_job(provider.url, rows=3)
         running = start_batchrun("run", job)
-        while not provider.calls:
+        while len(provider.calls) < 3:
             assert running.poll() is None
+            time.sleep(0.005)
         code, _, stderr = batchrun("run", job)
         status, stdout, _ = batchrun("status", job.parent / "out", "--json")
         running.kill()
@@ -254,6 +256,7 @@ def test_status_of_a_run_that_was_killed(write_job: WriteJob) -> None:
         running = start_batchrun("run", job)
         while len(provider.calls) < 3:
             assert running.poll() is None
+            time.sleep(0.005)
         running.kill()
         finish(running)
     code, stdout, _ = batchrun("status", job.parent / "out", "--json")

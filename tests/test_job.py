@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from batchrun.errors import JobError
 from batchrun.job import Job, LimitsConfig, RetryConfig, apply_overrides, parse_setting
 
-BASE = Path("/work/project")
+BASE = Path("/srv/project")
 
 
 def document(**sections: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_every_supported_key() -> None:
     )
     assert job.name == "nightly"
     assert (job.input.path, job.input.id, job.input.limit) == (
-        "/work/project/in/*.csv",
+        "/srv/project/in/*.csv",
         "key",
         7,
     )

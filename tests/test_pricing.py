@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.pricing import PICO_PER_USD, PriceBook
-from batchrun.records import Cost, Usage
+from batchrun.pricing import PriceBook
+from batchrun.records import PICO_PER_USD, Cost, Usage
 
 BOOK = PriceBook(at=datetime(2025, 12, 1, tzinfo=UTC))
 # One kind of token each: 1,000 uncached, 20,000 read, 300 written for 5 minutes, 40 for an hour.

@@ -20,7 +20,7 @@ from batchrun.records import Item, Message, RenderedItem, Request
 from batchrun.render import Renderer
 from batchrun.source import Source
 
-BASE = Path("/work/project")
+BASE = Path("/srv/project")
 
 
 def make_job(**request: Any) -> Job:

@@ -185,6 +185,7 @@ async def test_images_are_counted(path: str, sources: list[Any]) -> None:
         (MESSAGES, base64_source(PNG, "image/tiff")),
         (MESSAGES, base64_source("not base64!")),
         (MESSAGES, base64_source(PNG[:-3])),
+        (MESSAGES, base64_source(f"{PNG}!!")),
         (MESSAGES, base64_source("")),
         (MESSAGES, {"type": "url", "url": "file:///etc/passwd"}),
         (MESSAGES, {"type": "path", "path": "a.png"}),

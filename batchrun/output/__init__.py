@@ -18,7 +18,7 @@ from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
 from batchrun.output.unnest import column_type, unnested
-from batchrun.records import Status
+from batchrun.records import PICO_PER_USD, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 5_000
 UNNESTED = "answer."
-PICO_PER_USD = 10**12
 
 _TIME = pl.Datetime("us", "UTC")
 
