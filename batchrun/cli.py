@@ -96,7 +96,7 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
 @click.option("--yes", "-y", is_flag=True, help="Never ask; for cron.")
 def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
-    r"""Run JOB, or resume it: running again is how one resumes.
+    """Run JOB, or resume it: running again is how one resumes.
 
     JOB is a job file (TOML), or a table with a "prompt" or "messages" column.
 
@@ -104,7 +104,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
     Examples:
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
-    """
+    """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
     simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
     run_options = batchrun.RunOptions(
         simulate=simulate,

@@ -518,6 +518,12 @@ def test_an_errored_row_tells_of_its_last_attempt(store: Checkpoint) -> None:
     }
 
 
+def test_a_single_choice_has_no_list_of_choices(store: Checkpoint) -> None:
+    (request,) = plan(store, items("a"))
+    finish(store, succeeded(request, "only"))
+    assert (column(store, "response"), column(store, "responses")) == (["only"], [None])
+
+
 def test_rows_are_read_by_range_in_the_order_of_the_input(store: Checkpoint) -> None:
     plan(store, items("abcdefg"))
     assert [row["ordinal"] for row in rows(store, 2, 5)] == [2, 3, 4]
@@ -531,8 +537,9 @@ def test_attempts_are_listed_in_chunks_by_request_and_number(store: Checkpoint) 
     failed = errored(one, maybe_billed=True, usage=USAGE, cost=COST, request_id="req").last
     store.record([], [failed], [])
     begin(store, replace(one, attempts_made=1), at=NOON + timedelta(seconds=3))
-    chunks = list(store.attempt_rows(2))
-    assert [len(chunk) for chunk in chunks] == [2, 1]
+    chunks = list(store.attempt_rows(1))
+    assert [len(chunk) for chunk in chunks] == [1, 1, 1]
+    assert [row for chunk in store.attempt_rows(2) for row in chunk] == [c[0] for c in chunks]
     listed = [dict(zip(USAGE_SCHEMA, row, strict=True)) for chunk in chunks for row in chunk]
     assert [(row["custom_id"], row["attempt"]) for row in listed] == [("A", 1), ("A", 2), ("B", 1)]
     assert listed[0] == {
@@ -648,6 +655,14 @@ def test_errors_are_counted_by_type_with_an_example(store: Checkpoint) -> None:
         "overloaded_error": (1, "too long"),
         "template_error": (1, "bad"),
     }
+
+
+def test_the_last_error_is_the_latest(store: Checkpoint) -> None:
+    pending = plan(store, items("abc"))
+    for n, request in zip((1, 2, 0), pending, strict=True):
+        begin(store, request, at=NOON + timedelta(seconds=n))
+        store.record([], [errored(request, error_message=f"at {n}").last], [])
+    assert totals(store).last_error == "invalid_request_error: at 2"
 
 
 def test_executions_add_up_their_waits_and_times(store: Checkpoint) -> None:

@@ -200,4 +200,7 @@ def _csv_fault(lines: Iterable[bytes], separator: str) -> str | None:
         return f"line {number} is not UTF-8 text"
     if wide is None:
         return None
-    return f"line {number} has {len(wide)} fields, the header has {width}"
+    return (
+        f"line {number} has {len(wide)} fields, the header has {width}; a cell that holds the "
+        "separator or a line break must stand in double quotes"
+    )
