@@ -138,11 +138,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """One HTTP request without its credentials: those are added by the client alone."""
+    """One HTTP request without its credentials: those are added by the client alone.
+
+    `stream` says that the body asks for a streamed answer.
+    """
 
     url: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)

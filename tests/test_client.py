@@ -167,9 +167,7 @@ async def opened(
 
 def hasty() -> PyreqwestTransport:
     """A transport that connects at once or not at all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.2)
-        return PyreqwestTransport(connections=4)
+    return PyreqwestTransport(connections=1, connect_timeout_s=0.2)
 
 
 async def send(server: Server, wire_format: FormatName = "messages", **options: Any) -> Exchange:
@@ -602,7 +600,6 @@ class SlowToPutAway(httpx.AsyncByteStream):
         await anyio.sleep(0.2)
 
 
-@pytest.mark.xfail(reason="client.py: response.aclose() is neither shielded nor bounded")
 @pytest.mark.parametrize("within_s", [0.1, 5.0])
 async def test_an_answer_that_was_read_is_kept_whatever_becomes_of_its_connection(
     within_s: float,

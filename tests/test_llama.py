@@ -98,3 +98,34 @@ def test_its_refusal_of_a_key_stops_the_run(
     assert code == 4
     assert "TEST_KEY" in stderr
     assert "401" in stderr
+
+
+def test_structured_output_and_several_choices_in_chat(
+    llama: str, write_job: Callable[..., Path], results: Callable[[], pl.DataFrame]
+) -> None:
+    schema = (
+        '{ type = "object", required = ["label", "urgent"], properties = { '
+        'label = { enum = ["bug", "billing"] }, urgent = { type = "boolean" } } }'
+    )
+    request = f"json_schema = {schema}\nn = 2\ntemperature = 0.8"
+    job = write_job(llama, rows=4, wire_format="chat", request=request, extra="unnest = true")
+    code, _, stderr = batchrun("run", job, "--set", "max_tokens=300", "--concurrency", "2")
+    assert code == 0, stderr
+    found = results()
+    assert all(len(choices) == 2 for choices in found["responses"])
+    assert set(found["label"]) <= {"bug", "billing"}
+    assert found["urgent"].dtype == pl.Boolean
+    assert found["urgent"].null_count() == 0
+
+
+def test_cache_reads_in_messages_are_parts_of_the_input(
+    llama: str, write_job: Callable[..., Path], results: Callable[[], pl.DataFrame]
+) -> None:
+    job = write_job(llama, rows=6, request='system = "Always be brief, kind and exact."')
+    code, _, stderr = batchrun("run", job, "--concurrency", "1")
+    assert code == 0, stderr
+    found = results()
+    assert found["cache_read_tokens"].max() > 0  # type: ignore[operator]
+    assert (found["cache_read_tokens"] < found["input_tokens"]).all()
+    # With the cache counted in, near-identical prompts have near-identical sizes.
+    assert found["input_tokens"].max() - found["input_tokens"].min() <= 2  # type: ignore[operator]

@@ -52,7 +52,8 @@ def encode(request: Request) -> WireRequest:
     body = orjson.dumps(wire_format.body(request))
     if request.stream:
         body = body.removesuffix(b"}") + _STREAM[request.format]
-    return WireRequest(request.base_url + wire_format.PATH, tuple(headers.items()), body)
+    url = request.base_url + wire_format.PATH
+    return WireRequest(url, tuple(headers.items()), body, request.stream)
 
 
 def key_header(wire_format: FormatName, key: str, auth: str | None = None) -> tuple[str, str]:

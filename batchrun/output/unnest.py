@@ -43,6 +43,8 @@ def unnested(
         responses: the answers' texts.
         statuses: of the same rows; only what succeeded is known to be valid.
     """
+    if not properties:
+        return {}  # no answer has to be parsed
     answers = [
         _read(text) if status == "succeeded" else {}
         for text, status in zip(responses, statuses, strict=True)

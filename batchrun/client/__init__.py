@@ -2,7 +2,7 @@
 
 The port is httpx's: anything that is an `httpx.AsyncBaseTransport` can carry the requests, and
 tests inject faults there. The transport under it by default is pyreqwest, called directly: httpx's
-own pool and `AsyncClient.send` cost an order of magnitude more per request (docs/performance.md).
+own pool slows down with the square of the requests in flight.
 """
 
 from __future__ import annotations
@@ -10,49 +10,30 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, cast
 
 import anyio
-import anyio.lowlevel
 import httpx
-from pyreqwest.client import ClientBuilder
-from pyreqwest.exceptions import (
-    BodyDecodeError,
-    ConnectError,
-    ConnectTimeoutError,
-    PyreqwestError,
-    ReadError,
-    RequestTimeoutError,
-    WriteError,
-)
 
 from batchrun import formats
+from batchrun.client.transport import STREAM_EXTENSION, PyreqwestTransport
 from batchrun.errors import ProviderError, ProviderFault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
-
-    from pyreqwest.client import Client as PyreqwestClient
-    from pyreqwest.response import Response
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
     from batchrun.records import Completion, FormatName, WireRequest
-
-T = TypeVar("T")
 
 # The port: whatever carries HTTP requests. Other modules name it by this alias.
 TransportPort = httpx.AsyncBaseTransport
 
-CONNECT_TIMEOUT_S = 10.0
 MAX_BODY_BYTES = 32 * 1024 * 1024
-READ_BYTES = 256 * 1024
 STREAM_END_S = 1.0
+CLOSE_S = 1.0
 MIN_KEY_PART = 4
 MAX_RETRY_AFTER_S = 24 * 3600.0
-_CONNECTING = "client error (Connect)"
-KEEP_ALIVE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +134,7 @@ class Client:
             )
             raise ProviderError(fault) from None
         finally:
-            await response.aclose()
+            await _put_away(response)
         return Exchange(completion, response.status_code, request_id, response.headers)
 
     async def _read(self, response: httpx.Response, request_id: str | None) -> Completion:
@@ -181,7 +162,13 @@ class Client:
         key_header = [header for header in self._key_header if header[0] not in given]
         headers = [*wire.headers, *key_header]
         try:
-            return httpx.Request("POST", self._target(wire.url), headers=headers, content=wire.body)
+            return httpx.Request(
+                "POST",
+                self._target(wire.url),
+                headers=headers,
+                content=wire.body,
+                extensions={STREAM_EXTENSION: wire.stream},
+            )
         except (httpx.InvalidURL, UnicodeError) as error:
             fault = ProviderFault("invalid_request", f"cannot be sent: {error}", should_retry=False)
             raise ProviderError(fault) from None
@@ -215,7 +202,10 @@ async def _read_bounded(response: httpx.Response) -> bytes:
 async def _bounded(response: httpx.Response) -> AsyncGenerator[bytes]:
     """Yield the pieces of a body, counted after decompression."""
     size = 0
-    async for piece in response.aiter_bytes():
+    # httpx's iteration would also close the response, and an answer must not wait for that.
+    is_plain = "content-encoding" not in response.headers
+    pieces = response.stream if is_plain else response.aiter_bytes()
+    async for piece in cast("AsyncIterable[bytes]", pieces):
         size += len(piece)
         if size > MAX_BODY_BYTES:
             raise ProviderError(
@@ -228,6 +218,15 @@ async def _bounded(response: httpx.Response) -> AsyncGenerator[bytes]:
                 )
             )
         yield piece
+
+
+async def _put_away(response: httpx.Response) -> None:
+    """Close a response; whether that works or not, an answer that was read is kept."""
+    with (
+        anyio.move_on_after(CLOSE_S, shield=True),
+        suppress(httpx.TransportError),
+    ):
+        await response.aclose()
 
 
 async def _read_off(pieces: AsyncIterator[bytes]) -> None:
@@ -301,98 +300,4 @@ def _http_date(text: str) -> float | None:
         return None
 
 
-class PyreqwestTransport(httpx.AsyncBaseTransport):
-    """httpx's transport port over pyreqwest: HTTP/1.1, keep-alive, proxies from the environment.
-
-    HTTP/1.1 on many connections is right for a batch: one HTTP/2 connection stops at the server's
-    limit of concurrent streams.
-
-    Args:
-        connections: the most connections kept open to one host.
-    """
-
-    def __init__(self, *, connections: int) -> None:
-        self._client: PyreqwestClient = (
-            ClientBuilder()
-            .http1_only()
-            .follow_redirects(enable=False)
-            .user_agent("batchrun")
-            .connect_timeout(timedelta(seconds=CONNECT_TIMEOUT_S))
-            .pool_idle_timeout(timedelta(seconds=KEEP_ALIVE_S))
-            .pool_max_idle_per_host(connections)
-            .build()
-        )
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; the response's body is read from its stream."""
-        builder = self._client.request(request.method, str(request.url))
-        builder = builder.headers(request.headers.multi_items()).body_bytes(request.content)
-        exchange = builder.build_streamed()
-        with _translating(request):
-            response = await _cancellable(exchange.__aenter__())
-        return httpx.Response(
-            response.status,
-            headers=list(response.headers.items()),
-            stream=_BodyStream(exchange.__aexit__, response, request),
-            request=request,
-        )
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.close()
-
-
-class _BodyStream(httpx.AsyncByteStream):
-    def __init__(self, leave: object, response: Response, request: httpx.Request) -> None:
-        self._leave = leave
-        self._reader = response.body_reader
-        self._request = request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _translating(self._request):
-            while (piece := await _cancellable(self._reader.read(READ_BYTES))) is not None:
-                yield bytes(piece)
-
-    async def aclose(self) -> None:
-        await self._leave(None, None, None)  # type: ignore[operator]
-
-
-async def _cancellable(awaitable: Awaitable[T]) -> T:
-    """Await pyreqwest; when the task is cancelled, with the cancellation that anyio knows.
-
-    pyreqwest raises a `CancelledError` of its own, which no cancel scope would own up to.
-    """
-    try:
-        return await awaitable
-    except anyio.get_cancelled_exc_class():
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        raise
-
-
-@contextmanager
-def _translating(request: httpx.Request) -> Iterator[None]:
-    try:
-        yield
-    except PyreqwestError as error:
-        raise _as_httpx(error, request) from error
-
-
-def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
-    """Translate pyreqwest's errors at the one place where they can appear."""
-    causes = getattr(error, "details", {}).get("causes") or []
-    # The first cause repeats the URL; the later ones say what happened.
-    reasons = [cause["message"] for cause in causes if " for url (" not in cause["message"]]
-    message = ": ".join([str(error.args[0]), *reasons])
-    kinds: tuple[tuple[type[PyreqwestError], type[httpx.TransportError]], ...] = (
-        (ConnectTimeoutError, httpx.ConnectTimeout),
-        # A connection that was there and broke is a ConnectError too, but not a failed connect.
-        (ConnectError, httpx.ConnectError if _CONNECTING in reasons else httpx.ReadError),
-        (RequestTimeoutError, httpx.ReadTimeout),
-        (WriteError, httpx.WriteError),
-        (ReadError, httpx.ReadError),
-        (BodyDecodeError, httpx.RemoteProtocolError),
-    )
-    for kind, translated in kinds:
-        if isinstance(error, kind):
-            return translated(message, request=request)
-    return httpx.RemoteProtocolError(message, request=request)
+__all__ = ["Client", "Exchange", "PyreqwestTransport", "TransportPort", "retry_after"]

@@ -1,0 +1,172 @@
+"""What a server may send in place of a whole stream.
+
+Each is a failed attempt with a reason, in bounded memory and time, or an answer when it is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchrun import client as client_module
+from batchrun.client import Client, PyreqwestTransport
+from batchrun.errors import ProviderError
+from batchrun.records import WireRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from batchrun.records import Completion, FormatName
+
+pytestmark = pytest.mark.anyio
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+
+
+@asynccontextmanager
+async def serving(act: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """A server that reads one request and then acts."""
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            await act(writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connection, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def send(
+    act: Callable[[asyncio.StreamWriter], Awaitable[None]],
+    *,
+    wire_format: FormatName = "chat",
+    timeout_s: float = 20.0,
+) -> Completion:
+    async with serving(act) as url:
+        transport = PyreqwestTransport(connections=1)
+        client = Client(wire_format, "key", timeout_s=timeout_s, transport=transport)
+        try:
+            return (await client.send(WireRequest(url, (), b"", stream=True))).completion
+        finally:
+            await client.aclose()
+
+
+def body(
+    content: bytes, content_type: bytes = b"text/event-stream"
+) -> Callable[[asyncio.StreamWriter], Awaitable[None]]:
+    async def act(writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\nconnection: close\r\n\r\n" % content_type
+        writer.write(head + content)
+        await writer.drain()
+
+    return act
+
+
+WHOLE = json.dumps({"choices": [{"message": {"content": "whole"}}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "error_type"),
+    [
+        (b"<html>Bad gateway</html>", b"text/html", "invalid_response"),
+        (b"<html>Bad gateway</html>", b"text/event-stream", "stream_cut"),
+        (b"", b"text/event-stream", "stream_cut"),
+        (b"", b"application/json", "invalid_response"),
+        (WHOLE[:-3], b"application/json", "invalid_response"),
+        (DELTA, b"text/event-stream", "stream_cut"),
+        (DELTA + DELTA[:-9], b"text/event-stream", "stream_cut"),
+        (b"data: {\xff\xfe\n\n", b"text/event-stream", "invalid_response"),
+        (b"data: " + b"[" * 200_000 + b"\n\n", b"text/event-stream", "invalid_response"),
+    ],
+    ids=[
+        "html",
+        "html-as-events",
+        "nothing",
+        "empty",
+        "cut-json",
+        "cut",
+        "cut-event",
+        "bytes",
+        "deep",
+    ],
+)
+async def test_what_is_no_answer_is_a_failed_attempt(
+    content: bytes, content_type: bytes, error_type: str
+) -> None:
+    with pytest.raises(ProviderError) as caught:
+        await send(body(content, content_type))
+    fault = caught.value.fault
+    assert (fault.error_type, fault.http_status) == (error_type, 200)
+    assert fault.maybe_billed
+    assert len(fault.message) < 3_000
+
+
+async def test_a_whole_answer_to_a_request_for_a_stream_is_one() -> None:
+    assert (await send(body(WHOLE, b"application/json"))).texts == ("whole",)
+
+
+async def test_bytes_that_are_no_utf8_do_not_lose_the_answer() -> None:
+    broken = DELTA.replace(b'"x"', b'"\xff"')
+    found = await send(body(broken + b"data: [DONE]\n\n"))
+    assert found.texts == ("\N{REPLACEMENT CHARACTER}",)
+
+
+async def test_a_server_that_keeps_the_stream_open_after_its_end_is_not_waited_for() -> None:
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n" + DELTA + b"data: [DONE]\n\n")
+        await writer.drain()
+        await asyncio.sleep(30)
+
+    assert (await send(act)).texts == ("x",)
+
+
+async def test_a_stream_that_never_ends_is_ended_by_the_time_limit() -> None:
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n")
+        while True:
+            writer.write(b": ping\n\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(ProviderError) as caught:
+        await send(act, timeout_s=0.5)
+    assert caught.value.fault.error_type == "timeout"
+
+
+async def test_a_stream_without_bounds_is_cut_off() -> None:
+    sent = 0
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(HEAD + b"\r\n")
+        while sent < 4 * client_module.MAX_BODY_BYTES:
+            writer.write(b"data: " if not sent else b"x" * 1_000_000)
+            sent += 1_000_000
+            await writer.drain()
+
+    with pytest.raises(ProviderError, match="larger than"):
+        await send(act)
+    assert sent < 2 * client_module.MAX_BODY_BYTES
+
+
+async def test_a_connection_that_breaks_in_a_stream_may_have_been_billed() -> None:
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"content-length: 100000\r\n\r\n" + DELTA)
+        await writer.drain()
+
+    with pytest.raises(ProviderError) as caught:
+        await send(act)
+    assert caught.value.fault.error_type == "connection_error"
+    assert caught.value.fault.maybe_billed
