@@ -193,18 +193,19 @@ class Dispatcher:
     async def _attempt(self, request: PlannedRequest, progress: _Progress) -> _Pause | None:
         """Make one attempt; return the pause before the next one, None when there is none."""
         progress.number += 1
-        await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
-        self.in_flight += 1
-        start = time.perf_counter()
+        sent, start = False, time.perf_counter()
         try:
+            await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
+            sent, start = True, time.perf_counter()
+            self.in_flight += 1
             exchange = await self._client.send(request.wire)
         except ProviderError as error:
             return await self._failed(request, progress, error.fault, time.perf_counter() - start)
         except anyio.get_cancelled_exc_class():
-            await self._abandon(request, progress, time.perf_counter() - start)
+            await self._abandon(request, progress, time.perf_counter() - start, sent=sent)
             raise
         finally:
-            self.in_flight -= 1
+            self.in_flight -= sent
         return await self._answered(request, progress, exchange, time.perf_counter() - start)
 
     async def _answered(
@@ -290,13 +291,16 @@ class Dispatcher:
         await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
         fault = ProviderFault(error_type, message)
         attempt = _failed_attempt(request, progress.number, fault, 0.0, Cause.NO)
-        await self._finish(Result(request.key, Status.ERRORED, attempt, datetime.now(UTC)))
+        # Another execution may have a higher limit.
+        await self._finish(
+            Result(request.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=True)
+        )
 
     async def _abandon(
-        self, request: PlannedRequest, progress: _Progress, latency_s: float
+        self, request: PlannedRequest, progress: _Progress, latency_s: float, *, sent: bool
     ) -> None:
-        """Record that an attempt was cut off while its answer was under way."""
-        fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=True)
+        """Record that an attempt was cut off, before it left or while its answer was under way."""
+        fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
         await self._record(
             _failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
         )

@@ -95,8 +95,10 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     with checkpoint.open_directory(plan.directory, new=options.new):
         store = checkpoint.Checkpoint(plan.directory, writable=True)
         try:
-            error = await _Execution(plan, store, options).run()
-            return await anyio.to_thread.run_sync(_conclude, plan, store, error)
+            execution = _Execution(plan, store, options)
+            error = await execution.run()
+            place = execution.is_planned or not store.has_unplaced_results()
+            return await anyio.to_thread.run_sync(_conclude, plan, store, error, place)
         finally:
             store.close()
 
@@ -117,6 +119,9 @@ class _Execution:
         self._interrupted: signal.Signals | None = None
         self._reused = 0
         self._sent = 0
+        self._sending = anyio.CancelScope()
+        self._has_unplaced: bool | None = None
+        self.is_planned = False
         self._error: BatchrunError | None = None
 
     async def run(self) -> BatchrunError | None:
@@ -156,14 +161,16 @@ class _Execution:
         """Keep the journal open until everything that happened is on disk."""
         async with anyio.create_task_group() as keeper:
             await keeper.start(self._journal.run)
-            async with anyio.create_task_group() as helpers, self._client(helpers) as client:
-                self._dispatcher = self._make_dispatcher(client)
-                helpers.start_soon(self._show_waits)
-                if threading.current_thread() is threading.main_thread():
-                    helpers.start_soon(self._watch_signals, helpers)
-                await self._send_everything()
-                helpers.cancel_scope.cancel()
-            self._journal.close()
+            try:
+                async with anyio.create_task_group() as helpers, self._client(helpers) as client:
+                    self._dispatcher = self._make_dispatcher(client)
+                    helpers.start_soon(self._show_waits)
+                    if threading.current_thread() is threading.main_thread():
+                        helpers.start_soon(self._watch_signals, helpers)
+                    await self._send_everything()
+                    helpers.cancel_scope.cancel()
+            finally:
+                self._journal.close()
 
     @asynccontextmanager
     async def _client(self, helpers: TaskGroup) -> AsyncIterator[Client]:
@@ -209,15 +216,14 @@ class _Execution:
                 work.start_soon(self._dispatcher.run, receive)
 
     async def _feed(self, send: ObjectSendStream[PlannedRequest]) -> None:
-        """Read, render and plan ahead of the workers, until the end or until the run drains."""
+        """Read, render and plan ahead of the workers."""
+        self._dispatcher.on_drain(self._stop_sending)
         async with send:
-            with anyio.CancelScope() as scope:
-                self._dispatcher.on_drain(scope.cancel)
-                try:
-                    await self._plan_all(send)
-                except BatchrunError as error:
-                    self._error = error
-                    self._dispatcher.drain()
+            try:
+                await self._plan_all(send)
+            except BatchrunError as error:
+                self._error = error
+                self._dispatcher.drain()
 
     async def _plan_all(self, send: ObjectSendStream[PlannedRequest]) -> None:
         chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
@@ -227,12 +233,35 @@ class _Execution:
                 self._store.plan, rendered, retry_errored=self._options.retry_errored
             )
             self._count(rendered, pending)
-            for request in pending:
-                await send.send(request)
+            await self._hand_over(pending, send)
+            if self._dispatcher.is_draining and not await self._must_plan_on():
+                return
         await self._journal.call(self._store.finish_plan, self._plan.total)
+        self.is_planned = True
         if self._reused:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
             self._progress.note(f"{self._reused} rows have their result already; {rest}")
+
+    async def _hand_over(
+        self, pending: list[PlannedRequest], send: ObjectSendStream[PlannedRequest]
+    ) -> None:
+        with anyio.CancelScope() as self._sending:
+            for request in pending:
+                if self._dispatcher.is_draining:
+                    return
+                await send.send(request)
+
+    def _stop_sending(self) -> None:
+        self._sending.cancel()
+
+    async def _must_plan_on(self) -> bool:
+        """Whether answers of earlier executions are still to be matched to their rows.
+
+        After a change of the input or the template they are; the outputs would lack them.
+        """
+        if self._has_unplaced is None:
+            self._has_unplaced = await self._journal.call(self._store.has_unplaced_results)
+        return self._has_unplaced
 
     def _count(self, rendered: list[RenderedItem], pending: list[PlannedRequest]) -> None:
         bad = sum(item.fingerprint is None for item in rendered)
@@ -302,12 +331,17 @@ def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
 
 
 def _conclude(
-    plan: Prepared, store: checkpoint.Checkpoint, error: BatchrunError | None
+    plan: Prepared, store: checkpoint.Checkpoint, error: BatchrunError | None, is_placed: bool
 ) -> RunReport:
-    """Write what is there, also after a stop; the results are safe whatever happens here."""
+    """Write what is there, also after a stop; the results are safe whatever happens here.
+
+    Outputs of an earlier execution are better than ones that lack answers which are there but were
+    not matched to their rows before the stop: then the files stay as they are.
+    """
     files: list[Path] = []
     try:
-        files = write_files(plan.job, plan.source, store, plan.directory)
+        if is_placed:
+            files = write_files(plan.job, plan.source, store, plan.directory)
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
     return RunReport(checkpoint.totals(store), plan.directory, tuple(files), error)
@@ -342,11 +376,8 @@ def _fatal_message(job: Job, fault: ProviderFault) -> str:
         hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
     else:
         hint = "the account's quota or credit is exhausted; raise it"
-    message = report.printable(fault.message)
-    return (
-        f"{job.request.base_url} refused: {status}{fault.error_type}: {message}; {hint}. "
-        "What was answered is saved"
-    )
+    message = f"{report.printable(fault.error_type)}: {report.printable(fault.message)}"
+    return f"{job.request.base_url} refused: {status}{message}; {hint}. What was answered is saved"
 
 
 def _ours(group: BaseExceptionGroup[BaseException]) -> BaseException:

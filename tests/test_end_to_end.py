@@ -81,6 +81,21 @@ def test_only_new_and_edited_rows_are_sent(
     assert set(found["status"]) == {"succeeded"}
 
 
+def test_a_stop_after_a_change_loses_no_answer_from_the_outputs(
+    write_job: WriteJob, results: Results, tmp_path: Path
+) -> None:
+    with serving() as provider:
+        job = write_job(provider.url, rows=1_500)
+        assert batchrun("run", job)[0] == 0
+        table = tmp_path / "rows.csv"
+        table.write_text(table.read_text().replace("text 3\n", "edited\n"))
+        provider.decide = lambda _: refusal(401, "authentication_error")
+        assert batchrun("run", job)[0] == 4
+    counts = dict(results()["status"].value_counts().rows())
+    assert counts == {"succeeded": 1_499, "pending": 1}
+    assert results()["status"][3] == "pending"
+
+
 def test_an_errored_row_is_data_and_the_exit_code_says_so(
     write_job: WriteJob, results: Results
 ) -> None:

@@ -228,6 +228,15 @@ class Checkpoint:
             last = (rows[-1][0], rows[-1][2])
             yield [row[1:] for row in rows]
 
+    def has_unplaced_results(self) -> bool:
+        """Say whether there are results that no row of the input holds (yet, or any more)."""
+        with usable(self.path):
+            (found,) = self.db.execute(
+                """SELECT EXISTS (SELECT 1 FROM results r WHERE NOT EXISTS
+                (SELECT 1 FROM items i WHERE i.request_id = r.request_id))"""
+            ).fetchone()
+        return bool(found)
+
     def job(self) -> tuple[dict[str, Any], str, str]:
         """Return the job's document, the folder of its relative paths, and the plan's signature."""
         with usable(self.path):

@@ -9,6 +9,9 @@ import orjson
 
 from batchrun.errors import BatchrunError
 
+# A larger number is no count of tokens, and a column of them would overflow its 64-bit sum.
+MAX_COUNT = 10**12
+
 
 class InvalidResponse(BatchrunError):
     """A body under status 200 that is no completion.
@@ -57,8 +60,7 @@ def as_count(value: object) -> int | None:
     """Return a token count; null, a negative number or another type is unknown."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    # Beyond 2**53 it is no count of tokens, and it would not fit the 64-bit columns.
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT:
         return value
     return None
 
