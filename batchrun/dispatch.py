@@ -10,16 +10,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 
-from batchrun import retry
+from batchrun import formats, retry
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.limits import demand
-from batchrun.records import Attempt, AttemptStart, Completion, Result, Status
+from batchrun.records import Attempt, AttemptStart, Completion, Result, Status, Turn
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
@@ -68,6 +68,23 @@ class Journal(Protocol):
     async def finish(self, result: Result) -> None:
         """A request has its result."""
 
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        """A conversation has a turn of the model, with its attempt; later, with its results."""
+
+
+class Tools(Protocol):
+    """Carries out what the model calls."""
+
+    @property
+    def max_turns(self) -> int:
+        """How often the model may answer with calls."""
+
+    def wants(self, completion: Completion) -> bool:
+        """Say whether the answer is to be followed by the results of its calls."""
+
+    async def run(self, calls: str) -> str:
+        """Carry out calls, as `Completion.tool_calls` has them; return `Turn.results`."""
+
 
 @dataclass(slots=True)
 class _Progress:
@@ -101,6 +118,7 @@ class Dispatcher:
         workers: how many requests are in flight at most.
         jitter: returns a number in [0, 1).
         review: reads an answer further, and says what is wrong with it, if anything.
+        tools: carry out calls, so that an answer with calls is not the last one.
     """
 
     def __init__(
@@ -116,6 +134,7 @@ class Dispatcher:
         workers: int,
         jitter: Callable[[], float] = random.random,
         review: Review = as_it_is,
+        tools: Tools | None = None,
     ) -> None:
         self._client = client
         self._journal = journal
@@ -127,6 +146,7 @@ class Dispatcher:
         self._workers = workers
         self._jitter = jitter
         self._review = review
+        self._tools = tools
         self._waiting: set[anyio.CancelScope] = set()
         self._on_drain: list[Callable[[], None]] = []
         self.is_draining = False
@@ -160,19 +180,56 @@ class Dispatcher:
                 await self._complete(request)
 
     async def _complete(self, request: PlannedRequest) -> None:
-        """Take one request to its result, unless the run drains first."""
-        asked = demand(request)
+        """Take one request to its result, unless the run drains first.
+
+        A conversation with tools has several turns, each with attempts of its own.
+        """
         progress = _Progress(number=request.attempts_made)
+        following = await self._caught_up(request, progress)
+        while following is not None:
+            following = await self._take_turn(following, progress)
+
+    async def _caught_up(
+        self, request: PlannedRequest, progress: _Progress
+    ) -> PlannedRequest | None:
+        """Return the request as far as its conversation came in earlier executions."""
+        following = replace(request, turns=())
+        if self._tools is None:
+            return following
+        if len(request.turns) >= self._tools.max_turns:
+            await self._give_up_unsent(request, progress, *_too_many_turns(self._tools))
+            return None
+        for turn in request.turns:
+            following = await self._go_on(following, self._tools, turn)
+        return following
+
+    async def _go_on(self, request: PlannedRequest, tools: Tools, turn: Turn) -> PlannedRequest:
+        """Run the tools of a turn, if they have not run yet; return the request that follows."""
+        if turn.results is None:
+            turn = replace(turn, results=await tools.run(turn.calls))
+            with anyio.CancelScope(shield=True):
+                await self._journal.turn(turn)
+        wire = formats.continued(request.request.format, request.wire, turn)
+        return replace(request, wire=wire, turns=(*request.turns, turn))
+
+    async def _take_turn(
+        self, request: PlannedRequest, progress: _Progress
+    ) -> PlannedRequest | None:
+        """Get one answer; return the request that has to follow it, None when there is none."""
+        asked = demand(request)
+        progress.failures = 0
         if (reason := self._limits.too_large(asked)) is not None:
             await self._give_up_unsent(request, progress, "over_token_limit", reason)
-            return
+            return None
         while True:
             admitted = await self._interruptible(self._limits.admit, asked)
             if not admitted:
-                return
-            pause = await self._attempt(request, progress)
-            if pause is None or not await self._pause(pause):
-                return
+                return None
+            follows = await self._attempt(request, progress)
+            if not isinstance(follows, _Pause):
+                return follows
+            if not await self._pause(follows):
+                return None
 
     async def _pause(self, pause: _Pause) -> bool:
         with self._waits.waiting_for(_WAITING_FOR[pause.cause]):
@@ -190,8 +247,10 @@ class Dispatcher:
                 self._waiting.discard(scope)
         return not self.is_draining
 
-    async def _attempt(self, request: PlannedRequest, progress: _Progress) -> _Pause | None:
-        """Make one attempt; return the pause before the next one, None when there is none."""
+    async def _attempt(
+        self, request: PlannedRequest, progress: _Progress
+    ) -> _Pause | PlannedRequest | None:
+        """Make one attempt; return the pause before the next, or the request of the next turn."""
         progress.number += 1
         sent, start = False, time.perf_counter()
         try:
@@ -210,8 +269,11 @@ class Dispatcher:
 
     async def _answered(
         self, request: PlannedRequest, progress: _Progress, exchange: Exchange, latency_s: float
-    ) -> _Pause | None:
-        completion, problem = self._review(exchange.completion)
+    ) -> _Pause | PlannedRequest | None:
+        completion, problem = exchange.completion, None
+        tools = self._tools if self._tools and self._tools.wants(completion) else None
+        if tools is None:
+            completion, problem = self._review(completion)
         attempt = Attempt(
             request.key,
             progress.number,
@@ -225,13 +287,35 @@ class Dispatcher:
             usage=completion.usage,
             cost=self._prices.cost(completion.usage, completion.model, request.request.model),
         )
+        if tools is not None:
+            return await self._turned(request, tools, attempt, completion)
         progress.failures += problem is not None
         if problem is not None and progress.failures < self._config.max_attempts:
             await self._record(attempt)
             return _Pause(Cause.INVALID, 0.0)
         # An answer that never came right is kept beside the reason: it was paid for.
         status = Status.SUCCEEDED if problem is None else Status.ERRORED
+        completion = formats.with_calls(completion, request.turns)
         await self._finish(Result(request.key, status, attempt, datetime.now(UTC), completion))
+        return None
+
+    async def _turned(
+        self, request: PlannedRequest, tools: Tools, attempt: Attempt, completion: Completion
+    ) -> PlannedRequest | None:
+        """Keep a turn that calls tools before they run, since it is paid for; then run them."""
+        turn = formats.turn(request.key, attempt.number, completion)
+        with anyio.CancelScope(shield=True):
+            await self._journal.turn(turn, attempt)
+        if len(request.turns) + 1 < tools.max_turns:
+            return await self._go_on(request, tools, turn)
+        error_type, message = _too_many_turns(tools)
+        attempt = replace(
+            attempt, error_type=error_type, error_message=message, cause=Cause.NO.value
+        )
+        completion = formats.with_calls(completion, (*request.turns, turn))
+        await self._finish(
+            Result(request.key, Status.ERRORED, attempt, datetime.now(UTC), completion)
+        )
         return None
 
     async def _failed(
@@ -316,6 +400,13 @@ class Dispatcher:
         if reason is not None and self.stop_reason is None:
             self.stop_reason = reason
             self.drain()
+
+
+def _too_many_turns(tools: Tools) -> tuple[str, str]:
+    return "max_turns", (
+        f"the model still called tools in its turn {tools.max_turns}; raise [tools] max_turns and "
+        "run again with --retry-errored to go on from there"
+    )
 
 
 def _failed_attempt(

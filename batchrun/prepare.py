@@ -14,6 +14,7 @@ from batchrun.errors import JobError
 from batchrun.render import Renderer
 from batchrun.source import Source
 from batchrun.structured import SchemaReview, schema_problem
+from batchrun.toolbox import Toolbox, load_functions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +60,7 @@ class Prepared:
     key: str | None
     directory: Path
     review: Review
+    tools: Toolbox | None = None
 
     @property
     def signature(self) -> str:
@@ -79,7 +81,14 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     allow_open_files(job)
     source.check_ids()
     return Prepared(
-        job, source, renderer, source.count(), key, run_directory(job, options), review_of(job)
+        job=job,
+        source=source,
+        renderer=renderer,
+        total=source.count(),
+        key=key,
+        directory=run_directory(job, options),
+        review=review_of(job),
+        tools=toolbox_of(job),
     )
 
 
@@ -95,6 +104,19 @@ def review_of(job: Job) -> Review:
     if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
         raise JobError(f"[request] json_schema: is not a JSON schema: {problem}")
     return SchemaReview(answer.schema, as_tool=answer.as_tool)
+
+
+def toolbox_of(job: Job) -> Toolbox | None:
+    """Return what carries out the calls of a job's tools, None when that is left to the user.
+
+    Raises:
+        JobError: when the module cannot be imported or lacks a function.
+    """
+    config = job.tools
+    if config.module is None:
+        return None
+    functions = load_functions(config.module, job.request.tools)
+    return Toolbox(functions, max_turns=config.max_turns, timeout_s=config.timeout_s)
 
 
 def allow_open_files(job: Job) -> None:

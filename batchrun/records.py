@@ -166,12 +166,33 @@ class RenderedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the model that calls tools, and what the calls gave.
+
+    Attributes:
+        key: the request.
+        number: the attempt that brought the turn.
+        said: the assistant's message as JSON, as it has to be sent back.
+        calls: JSON list of `{id, name, input}`.
+        results: the calls with their `output`, and `is_error` where one failed; None until the
+            tools have run.
+    """
+
+    key: int
+    number: int
+    said: str
+    calls: str
+    results: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedRequest:
     """A request with its row in the checkpoint.
 
     Attributes:
         key: the checkpoint's number for this request.
         attempts_made: attempts by earlier executions; the next one is numbered after them.
+        turns: how far a conversation with tools has come.
     """
 
     key: int
@@ -179,6 +200,7 @@ class PlannedRequest:
     request: Request
     wire: WireRequest
     attempts_made: int = 0
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +222,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model returned: one text per choice, in order of their index."""
+    """What the model returned: one text per choice, in order of their index.
+
+    `tool_calls` is a JSON list of `{id, name, input}`. `turn` is there when tools are called: the
+    assistant's message (JSON value) as it has to be sent back to go on.
+    """
 
     texts: tuple[str, ...]
     stop_reason: str | None
@@ -209,6 +235,7 @@ class Completion:
     usage: Usage
     reasoning: str | None = None
     tool_calls: str | None = None
+    turn: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

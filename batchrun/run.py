@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RenderedItem,
         Result,
         RunTotals,
+        Turn,
     )
     from batchrun.source import Source
 
@@ -206,6 +207,7 @@ class _Execution:
             config=job.retry,
             workers=min(job.limits.concurrency, max(1, self._plan.total)),
             review=self._plan.review,
+            tools=self._plan.tools,
         )
 
     async def _send_everything(self) -> None:
@@ -320,6 +322,9 @@ class _ObservedJournal:
 
     async def fail(self, attempt: Attempt) -> None:
         await self._journal.fail(attempt)
+
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        await self._journal.turn(turn, attempt)
 
     async def finish(self, result: Result) -> None:
         await self._journal.finish(result)

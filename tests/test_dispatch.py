@@ -25,6 +25,7 @@ from batchrun.records import (
     Request,
     Result,
     Status,
+    Turn,
     Usage,
     WireRequest,
 )
@@ -101,6 +102,7 @@ class Journal:
     starts: list[AttemptStart] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     takes_s: float = 0.0
     fails: bool = False
 
@@ -114,6 +116,12 @@ class Journal:
     async def fail(self, attempt: Attempt) -> None:
         await self._write()
         self.attempts.append(attempt)
+
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        await self._write()
+        self.turns.append(turn)
+        if attempt is not None:
+            self.attempts.append(attempt)
 
     async def finish(self, result: Result) -> None:
         await self._write()

@@ -286,7 +286,7 @@ def test_the_cost_limit_of_a_later_version_is_refused_by_name() -> None:
     assert "[limits] max_cost_usd: this version of batchrun does not support it yet" in message
 
 
-@pytest.mark.parametrize("section", ["price", "score", "matrix", "tools"])
+@pytest.mark.parametrize("section", ["price", "score", "matrix"])
 def test_sections_of_later_features_are_refused_by_name(section: str) -> None:
     message = refusal(**{section: {}})
     assert f"job: {section}: this version of batchrun does not support it yet" in message

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from batchrun.checkpoint.store import Checkpoint
-    from batchrun.records import Attempt, AttemptStart, Result
+    from batchrun.records import Attempt, AttemptStart, Result, Turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,12 +33,13 @@ class _Group:
         self.starts: list[AttemptStart] = []
         self.attempts: list[Attempt] = []
         self.results: list[Result] = []
+        self.turns: list[Turn] = []
         self.committed = anyio.Event()
         self.failure: CheckpointError | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.starts or self.attempts or self.results)
+        return not (self.starts or self.attempts or self.results or self.turns)
 
 
 class Journal:
@@ -75,6 +76,13 @@ class Journal:
         """Record a result with its last attempt; returns when it is on disk."""
         self._group.attempts.append(result.last)
         self._group.results.append(result)
+        await self._commit()
+
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        """Record a turn of a conversation, with its attempt when it is new."""
+        if attempt is not None:
+            self._group.attempts.append(attempt)
+        self._group.turns.append(turn)
         await self._commit()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -136,7 +144,9 @@ class Journal:
         if self._failure is not None:
             raise self._failure
         with anyio.CancelScope(shield=True):
-            await self.call(self._checkpoint.record, group.starts, group.attempts, group.results)
+            await self.call(
+                self._checkpoint.record, group.starts, group.attempts, group.results, group.turns
+            )
 
 
 def _failure(checkpoint: Checkpoint, error: BaseException) -> CheckpointError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchrun.records import PlannedRequest
+from batchrun.records import PlannedRequest, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -52,8 +52,11 @@ class Planner:
         done = self._done(assigned.values(), retry_errored=retry_errored)
         waiting = {ordinal: key for ordinal, key in assigned.items() if key not in done}
         made = self._attempts_made(waiting.values())
+        turns = self._turns(made)
         return [
-            PlannedRequest(key, item.custom_id, item.request, item.wire, made.get(key, 0))
+            PlannedRequest(
+                key, item.custom_id, item.request, item.wire, made.get(key, 0), turns.get(key, ())
+            )
             for item in rendered
             if (key := waiting.get(item.ordinal)) is not None
             and item.request is not None
@@ -158,6 +161,19 @@ class Planner:
             wanted,
         )
         return dict(rows.fetchall())
+
+    def _turns(self, keys: Iterable[int]) -> dict[int, tuple[Turn, ...]]:
+        """Return how far conversations came, by request."""
+        wanted = list(keys)
+        rows = self._db.execute(
+            f"""SELECT request_id, number, said, calls, results FROM turns
+            WHERE request_id IN ({_marks(wanted)}) ORDER BY number""",  # noqa: S608 - marks only
+            wanted,
+        )
+        turns: dict[int, tuple[Turn, ...]] = {}
+        for row in rows:
+            turns[row[0]] = (*turns.get(row[0], ()), Turn(*row))
+        return turns
 
 
 def _marks(values: Iterable[object]) -> str:

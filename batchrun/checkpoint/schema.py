@@ -114,6 +114,21 @@ def m001_initial(db: Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m002_turns(db: Database) -> None:
+    """Conversations with tools: what the model said in each turn, and what its calls gave."""
+    db.execute(
+        """CREATE TABLE turns (
+        request_id INTEGER NOT NULL REFERENCES requests (id),
+        number INTEGER NOT NULL,
+        said TEXT NOT NULL,
+        calls TEXT NOT NULL,
+        results TEXT,
+        PRIMARY KEY (request_id, number)
+    ) STRICT, WITHOUT ROWID"""
+    )
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PlannedRequest,
         RenderedItem,
         Result,
+        Turn,
     )
 
 FILE_NAME = "checkpoint.db"
@@ -45,6 +46,8 @@ _UPDATE_ATTEMPT = """UPDATE attempts SET
 _REPLACE_RESULT = """INSERT OR REPLACE INTO results (request_id, status, retryable, attempts,
     finished_us, response, responses, reasoning, tool_calls, stop_reason, response_id)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
+    VALUES (?, ?, ?, ?, ?)"""
 _COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
 
 
@@ -196,7 +199,11 @@ class Checkpoint:
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (total,))
 
     def record(
-        self, starts: list[AttemptStart], attempts: list[Attempt], results: list[Result]
+        self,
+        starts: list[AttemptStart],
+        attempts: list[Attempt],
+        results: list[Result],
+        turns: Sequence[Turn] = (),
     ) -> None:
         """Write a group of events in one transaction; when this returns they are on disk."""
         connection, execution = self._connection, self.execution
@@ -206,6 +213,9 @@ class Checkpoint:
             )
             connection.executemany(_UPDATE_ATTEMPT, [_attempt_row(a) for a in attempts])
             connection.executemany(_REPLACE_RESULT, [_result_row(r) for r in results])
+            connection.executemany(
+                _REPLACE_TURN, [(t.key, t.number, t.said, t.calls, t.results) for t in turns]
+            )
 
     def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
         """Return the results of the items from ordinal `first` up to `end`, in order.

@@ -27,10 +27,10 @@ _ATTEMPTS = """SELECT
     FROM attempts"""
 _BY_MODEL = """SELECT model, sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
     FROM attempts WHERE cost_output IS NOT NULL GROUP BY model ORDER BY 2 DESC"""
-# A retry is an attempt that another one followed.
+# A retry is a failed attempt that another one followed; a turn that called tools has not failed.
 _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
     WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
-    AND b.number = a.number + 1) GROUP BY 1"""
+    AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
 _ERRORS = """SELECT type, count(*), max(message) FROM (
     SELECT coalesce(i.error_type, a.error_type) AS type,
         coalesce(i.error_message, a.error_message) AS message

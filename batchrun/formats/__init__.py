@@ -17,6 +17,7 @@ from batchrun.formats.faults import describe_error
 from batchrun.formats.parsing import InvalidResponse, glimpse, read_json
 from batchrun.formats.streaming import StreamReader
 from batchrun.formats.tools import SCHEMA_TOOL, answer_tool
+from batchrun.formats.turns import continued, turn, with_calls
 from batchrun.records import ToolChoice, WireRequest
 
 if TYPE_CHECKING:
@@ -105,10 +106,13 @@ __all__ = [
     "SCHEMA_TOOL",
     "InvalidResponse",
     "StreamReader",
+    "continued",
     "describe_error",
     "encode",
     "fingerprint",
     "key_header",
     "parse",
     "request_id",
+    "turn",
+    "with_calls",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.formats.images import chat_block, turns
 from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
 from batchrun.formats.tools import chat_calls, chat_choice, chat_tools
+from batchrun.formats.turns import chat_turn
 from batchrun.records import Completion, Usage
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     # Servers may list choices in the order in which they finished.
     answered.sort(key=lambda choice: as_count(choice.get("index")) or 0)
     messages = [choice["message"] for choice in answered]
+    calls = chat_calls(messages[0].get("tool_calls"))
     return Completion(
         texts=tuple(_text(message.get("content")) for message in messages),
         stop_reason=text_or_none(answered[0].get("finish_reason")),
@@ -94,7 +96,8 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         reasoning=as_text(messages[0].get("reasoning_content"))
         or as_text(messages[0].get("reasoning"))
         or None,
-        tool_calls=chat_calls(messages[0].get("tool_calls")),
+        tool_calls=calls,
+        turn=chat_turn(messages[0]) if calls else None,
     )
 
 

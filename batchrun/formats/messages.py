@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.formats.images import messages_block, turns
 from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
 from batchrun.formats.tools import messages_calls, messages_choice, messages_tools
+from batchrun.formats.turns import messages_turn
 from batchrun.records import Completion, Usage
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     typed = [block for block in blocks if isinstance(block, dict)]
     texts = [as_text(block.get("text")) for block in typed if block.get("type") == "text"]
     thoughts = [thought for block in typed if (thought := _thought(block)) is not None]
+    calls = messages_calls(typed)
     return Completion(
         texts=("".join(texts),),
         stop_reason=text_or_none(payload.get("stop_reason")),
@@ -89,7 +91,8 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         response_id=text_or_none(payload.get("id")),
         usage=parse_usage(payload.get("usage")),
         reasoning="\n\n".join(thoughts) or None,
-        tool_calls=messages_calls(typed),
+        tool_calls=calls,
+        turn=messages_turn(typed) if calls else None,
     )
 
 

@@ -23,6 +23,7 @@ from batchrun.job.configs import (
     OutputConfig,
     RequestConfig,
     RetryConfig,
+    ToolsConfig,
 )
 from batchrun.job.overrides import LATER_KEYS, LATER_SECTIONS, SECTIONS, apply_overrides
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
@@ -52,6 +53,7 @@ class Job:
     limits: LimitsConfig
     retry: RetryConfig
     output: OutputConfig
+    tools: ToolsConfig
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
 
@@ -109,6 +111,7 @@ class Job:
             limits=_read_limits(sections["limits"]),
             retry=_read_retry(sections["retry"]),
             output=_read_output(sections["output"], base, name, request.answer),
+            tools=_read_tools(sections["tools"], base, request),
             document=document,
             base=base,
         )
@@ -234,6 +237,32 @@ def _read_retry(section: Section) -> RetryConfig:
     )
 
 
+def _read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsConfig:
+    default = ToolsConfig()
+    given = section.get("module", str)
+    module = section.check("module", partial(_tools_module, base, given, request), None)
+    if given is None and ("max_turns" in section or "timeout_s" in section):
+        section.problem("module", 'is missing; name a Python file, such as module = "my_tools.py"')
+    return ToolsConfig(
+        module=module,
+        max_turns=section.number("max_turns", int, default.max_turns, most=1_000),
+        timeout_s=section.number("timeout_s", float, default.timeout_s, most=86_400),
+    )
+
+
+def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path | None:
+    if given is None:
+        return None
+    path = _path(base, given)
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{given!r:.80} is no Python file; it is looked for at {path}")
+    if not request.tools:
+        raise ValueError("there are no tools to carry out; describe them in [request] tools")
+    if request.parameters.get("n", 1) != 1:
+        raise ValueError("[request] n must be 1: a conversation goes on from one answer")
+    return path
+
+
 def _read_output(
     section: Section, base: Path, name: str, answer: AnswerSchema | None
 ) -> OutputConfig:
@@ -287,6 +316,7 @@ __all__ = [
     "OutputConfig",
     "RequestConfig",
     "RetryConfig",
+    "ToolsConfig",
     "apply_overrides",
     "parse_setting",
 ]

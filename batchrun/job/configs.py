@@ -82,6 +82,18 @@ class RetryConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolsConfig:
+    """`[tools]`: the Python file whose functions carry out the calls, and its bounds.
+
+    `max_turns` is how often the model may answer with calls; `timeout_s` is for one call.
+    """
+
+    module: Path | None = None
+    max_turns: int = 10
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 

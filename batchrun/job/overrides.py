@@ -7,20 +7,26 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
-from batchrun.job.configs import InputConfig, LimitsConfig, OutputConfig, RetryConfig
+from batchrun.job.configs import (
+    InputConfig,
+    LimitsConfig,
+    OutputConfig,
+    RetryConfig,
+    ToolsConfig,
+)
 from batchrun.job.request import TEXT_SOURCES
 from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SECTIONS = ("input", "request", "limits", "retry", "output")
+SECTIONS = ("input", "request", "tools", "limits", "retry", "output")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": ("dedupe",),
     "limits": ("max_cost_usd",),
 }
-LATER_SECTIONS = ("price", "score", "matrix", "tools")
+LATER_SECTIONS = ("price", "score", "matrix")
 
 # Of these, an override takes the place of the others.
 _ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
@@ -75,6 +81,7 @@ def _section_of(key: str) -> str:
         "limits": LimitsConfig,
         "retry": RetryConfig,
         "output": OutputConfig,
+        "tools": ToolsConfig,
     }
     for section, config in homes.items():
         if key in {field.name for field in fields(config)} or key in LATER_KEYS.get(section, ()):

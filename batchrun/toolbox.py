@@ -1,0 +1,183 @@
+"""Tools that are Python functions: `[tools] module` names the file, the calls name the functions.
+
+What a function returns is told to the model: text as it is, anything else as JSON. One that raises,
+takes too long or is called wrongly is told to the model as an error, and the conversation goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import orjson
+
+from batchrun.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from batchrun.records import Completion, Tool
+
+# More would only wait for one another: functions share this process.
+MAX_THREADS = 32
+MAX_OUTPUT_CHARACTERS = 1_000_000
+# Calls of an answer that ended for these reasons may be cut short; they are not carried out.
+_UNFINISHED = {"max_tokens", "length", "refusal", "content_filter"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a call gave."""
+
+    output: str
+    is_error: bool = False
+
+
+class Toolbox:
+    """Carries out the calls of a conversation.
+
+    Args:
+        functions: by name of the tool; they are called with its input as keyword arguments.
+        max_turns: how often the model may answer with calls.
+        timeout_s: the longest that one call may take.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, Callable[..., Any]], *, max_turns: int, timeout_s: float
+    ) -> None:
+        self._functions = functions
+        self._timeout_s = timeout_s
+        self._threads = anyio.CapacityLimiter(MAX_THREADS)
+        self.max_turns = max_turns
+
+    def wants(self, completion: Completion) -> bool:
+        """Say whether an answer has to be followed by the results of its calls.
+
+        A call of a tool that has no function (a vendor's own) is left to the user.
+        """
+        if completion.turn is None or completion.stop_reason in _UNFINISHED:
+            return False
+        calls = orjson.loads(completion.tool_calls or "[]")
+        return all(call["id"] and str(call["name"]) in self._functions for call in calls)
+
+    async def run(self, calls: str) -> str:
+        """Carry out calls (JSON) at the same time; return them with their output (JSON)."""
+        listed: list[dict[str, Any]] = orjson.loads(calls)
+        outcomes = [_Outcome("")] * len(listed)
+
+        async def carry_out(place: int) -> None:
+            outcomes[place] = await self._outcome(listed[place])
+
+        async with anyio.create_task_group() as group:
+            for place in range(len(listed)):
+                group.start_soon(carry_out, place)
+        return orjson.dumps([_told(*pair) for pair in zip(listed, outcomes, strict=True)]).decode()
+
+    async def _outcome(self, call: Mapping[str, Any]) -> _Outcome:
+        arguments = call.get("input")
+        if not isinstance(arguments, dict):
+            return _Outcome("the input is not a JSON object", is_error=True)
+        try:
+            with anyio.fail_after(self._timeout_s):
+                value = await self._call(self._functions[call["name"]], arguments)
+            return _Outcome(_as_text(value)[:MAX_OUTPUT_CHARACTERS])
+        except TimeoutError as error:
+            reason = str(error) or f"no result within {self._timeout_s:g} s"
+            return _Outcome(reason, is_error=True)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model is told, whatever it is
+            return _Outcome(f"{type(error).__name__}: {error}", is_error=True)
+
+    async def _call(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        if inspect.iscoroutinefunction(function):
+            return await function(**arguments)
+        async with self._threads:
+            return await _in_thread(partial(function, **arguments))
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it returns
+    """Run a function in a thread that nobody has to wait for, not even the end of the process."""
+    token, finished = anyio.lowlevel.current_token(), anyio.Event()
+    values: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            errors.append(error)
+        with suppress(anyio.RunFinishedError):
+            anyio.from_thread.run_sync(finished.set, token=token)
+
+    threading.Thread(target=work, name="batchrun tool", daemon=True).start()
+    await finished.wait()
+    if errors:
+        raise errors[0]
+    return values[0]
+
+
+def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[..., Any]]:
+    """Import a module and return its functions by the names of the tools.
+
+    Raises:
+        JobError: when it cannot be imported, or lacks a function for a tool of the job's own.
+    """
+    module = _import(path)
+    functions: dict[str, Callable[..., Any]] = {}
+    for tool in tools:
+        function = getattr(module, tool.name, None)
+        if callable(function):
+            functions[tool.name] = function
+        elif tool.vendor is None:
+            raise JobError(
+                f"[tools] module: {path} has no function {tool.name}; define it there, or remove "
+                "the tool from [request] tools"
+            )
+    return functions
+
+
+def _import(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(f"batchrun_tools_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise JobError(f"[tools] module: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # As for a script, modules beside it can be imported; it comes last, to hide nothing of ours.
+    sys.path.append(str(path.parent))
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        line = error.lineno if isinstance(error, SyntaxError) else _line_in(path, error)
+        place = f"{path}, line {line}" if line else str(path)
+        raise JobError(
+            f"[tools] module: {place} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _line_in(path: Path, error: BaseException) -> int | None:
+    """Return the last line of the file that an error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+def _told(call: Mapping[str, Any], outcome: _Outcome) -> dict[str, Any]:
+    told = {**call, "output": outcome.output}
+    return {**told, "is_error": True} if outcome.is_error else told
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

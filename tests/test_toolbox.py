@@ -1,0 +1,509 @@
+"""Tools that are Python functions: calls are carried out, and the conversation goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import polars as pl
+import pytest
+
+from batchrun.errors import JobError
+from batchrun.job import Job
+from batchrun.records import Completion, Tool, Usage
+from batchrun.toolbox import Toolbox, load_functions
+from tests.conftest import ROOT, batchrun, finish, start_batchrun
+from tests.provider import Reply, answer, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.provider import Call
+
+    WriteJob = Callable[..., Path]
+
+FORMATS = ("messages", "chat")
+TOOLS = """
+tools = [{ name = "lookup", description = "Look up.", input_schema = { type = "object" } }]
+"""
+MODULE = """
+import time
+from pathlib import Path
+
+def lookup(key):
+    with (Path(__file__).parent / "ran.txt").open("a") as log:
+        log.write(f"{key}\\n")
+    if key == "missing":
+        raise KeyError(key)
+    return {"value": key.upper()}
+"""
+
+
+def calls_tool(call: Call, *arguments: object, name: str = "lookup") -> Reply:
+    """An answer that calls the tool once for each argument; 20 tokens in, 5 out."""
+    model, number = call.json["model"], call.number
+    if call.path.endswith("/messages"):
+        blocks: list[dict[str, Any]] = [
+            {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+            {"type": "text", "text": ""},
+        ]
+        blocks += [
+            {"type": "tool_use", "id": f"toolu_{number}_{n}", "name": name, "input": argument}
+            for n, argument in enumerate(arguments)
+        ]
+        payload: dict[str, Any] = {
+            "id": f"msg_{number}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": blocks,
+            "stop_reason": "tool_use",
+            "usage": {"input_tokens": 20, "output_tokens": 5},
+        }
+    else:
+        calls = [
+            {
+                "id": f"call_{number}_{n}",
+                "type": "function",
+                "function": {"name": name, "arguments": json.dumps(argument)},
+            }
+            for n, argument in enumerate(arguments)
+        ]
+        message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": calls}
+        payload = {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "model": model,
+            "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
+            "usage": {"prompt_tokens": 20, "completion_tokens": 5},
+        }
+    return Reply(body=json.dumps(payload).encode())
+
+
+def told(call: Call) -> list[tuple[str, bool]]:
+    """What the tools are reported to have given, and whether as errors, of the last turn."""
+    messages = call.json["messages"]
+    if call.path.endswith("/messages"):
+        content = messages[-1]["content"]
+        blocks = content if isinstance(content, list) else []
+        return [(b["content"], b.get("is_error", False)) for b in blocks]
+    results = [m["content"] for m in messages if m["role"] == "tool"]
+    return [(text.removeprefix("Error: "), text.startswith("Error: ")) for text in results]
+
+
+def asks_once(*arguments: object) -> Callable[[Call], Reply]:
+    def decide(call: Call) -> Reply:
+        results = told(call)
+        if results:
+            return answer(call, f"it is {results}")
+        return calls_tool(call, *arguments)
+
+    return decide
+
+
+@pytest.fixture
+def write_tools_job(write_job: WriteJob, tmp_path: Path) -> WriteJob:
+    (tmp_path / "my_tools.py").write_text(MODULE)
+
+    def write(base_url: str, *, tools: str = "", request: str = "", **options: Any) -> Path:
+        extra = f'[tools]\nmodule = "my_tools.py"\n{tools}'
+        return write_job(base_url, request=TOOLS + request, extra=extra, **options)
+
+    return write
+
+
+def ran(folder: Path) -> list[str]:
+    log = folder / "ran.txt"
+    return log.read_text().split() if log.exists() else []
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+def test_calls_are_carried_out_until_the_model_answers(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame], tmp_path: Path, wire_format: str
+) -> None:
+    with serving(asks_once({"key": "a"}, {"key": "b"})) as provider:
+        job = write_tools_job(provider.url, rows=3, wire_format=wire_format)
+        code, _, error = batchrun("run", job)
+        assert code == 0, error
+        assert len(provider.calls) == 6
+        assert batchrun("run", job)[0] == 0
+        assert len(provider.calls) == 6
+    found = results()
+    expected = [('{"value":"A"}', False), ('{"value":"B"}', False)]
+    assert found["response"].to_list() == [f"it is {expected}"] * 3
+    assert sorted(ran(tmp_path)) == ["a"] * 3 + ["b"] * 3
+    assert found["attempts"].to_list() == [2, 2, 2]
+    assert found["input_tokens"].to_list() == [31] * 3  # of both turns
+    assert found["output_tokens"].to_list() == [12] * 3
+    assert [
+        (call["name"], call["input"], call["output"]) for call in json.loads(found["tool_calls"][0])
+    ] == [("lookup", {"key": "a"}, '{"value":"A"}'), ("lookup", {"key": "b"}, '{"value":"B"}')]
+    usage = pl.read_parquet(tmp_path / "out" / "usage.parquet")
+    assert usage.height == 6
+    assert usage["error_type"].null_count() == 6
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+def test_the_model_gets_its_turn_back_as_it_was(
+    write_tools_job: WriteJob, wire_format: str
+) -> None:
+    with serving(asks_once({"key": "a"})) as provider:
+        job = write_tools_job(
+            provider.url, rows=1, wire_format=wire_format, request='tool_choice = "lookup"'
+        )
+        assert batchrun("run", job)[0] == 0
+        first, second = (call.json for call in provider.calls)
+    if wire_format == "messages":
+        said = [
+            {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+            {"type": "tool_use", "id": "toolu_1_0", "name": "lookup", "input": {"key": "a"}},
+        ]
+        result = {"type": "tool_result", "tool_use_id": "toolu_1_0", "content": '{"value":"A"}'}
+        expected: list[dict[str, Any]] = [
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": [result]},
+        ]
+        assert (first["tool_choice"]["type"], second["tool_choice"]["type"]) == ("tool", "auto")
+    else:
+        function = {"name": "lookup", "arguments": '{"key": "a"}'}
+        made = {"id": "call_1_0", "type": "function", "function": function}
+        expected = [
+            {"role": "assistant", "content": None, "tool_calls": [made]},
+            {"role": "tool", "tool_call_id": "call_1_0", "content": '{"value":"A"}'},
+        ]
+        assert second["tool_choice"] == "auto"
+    assert second["messages"] == first["messages"] + expected
+    unchanged = {key for key in first if first[key] == second[key]}
+    assert unchanged == set(first) - {"messages", "tool_choice"}
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+def test_a_tool_that_raises_is_told_to_the_model(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame], wire_format: str
+) -> None:
+    with serving(asks_once({"key": "missing"}, {"wrong": 1}, "text")) as provider:
+        job = write_tools_job(provider.url, rows=1, wire_format=wire_format)
+        assert batchrun("run", job)[0] == 0
+        errors = told(provider.calls[-1])
+    assert [is_error for _, is_error in errors] == [True, True, True]
+    assert errors[0][0] == "KeyError: 'missing'"
+    assert errors[1][0].startswith("TypeError: lookup() got an unexpected keyword argument")
+    assert errors[2][0] == "the input is not a JSON object"
+    assert [call["is_error"] for call in json.loads(results()["tool_calls"][0])] == [True] * 3
+
+
+def test_a_model_that_never_answers_is_ended_by_max_turns_and_may_go_on_later(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    def decide(call: Call) -> Reply:
+        turns = len(call.json["messages"])
+        return answer(call, "done") if turns >= 7 else calls_tool(call, {"key": f"k{turns}"})
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1, tools="max_turns = 2")
+        assert batchrun("run", job)[0] == 3
+        assert len(provider.calls) == 2
+        row = results().row(0, named=True)
+        assert (row["status"], row["error_type"], row["attempts"]) == ("errored", "max_turns", 2)
+        assert "raise [tools] max_turns" in row["error_message"]
+        assert [call["input"] for call in json.loads(row["tool_calls"])] == [
+            {"key": "k1"},
+            {"key": "k3"},
+        ]
+        assert batchrun("run", job)[0] == 3
+        assert len(provider.calls) == 2
+        assert batchrun("run", job, "--retry-errored", "--set", "tools.max_turns=9")[0] == 0
+        assert len(provider.calls) == 4
+    assert results()["response"].to_list() == ["done"]
+    assert ran(tmp_path) == ["k1", "k3", "k5"]
+
+
+def test_calls_that_were_cut_short_are_not_carried_out(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    def decide(call: Call) -> Reply:
+        reply = calls_tool(call, {"key": "a"})
+        return Reply(body=reply.body.replace(b'"tool_use", "usage"', b'"max_tokens", "usage"'))
+
+    with serving(decide) as provider:
+        assert batchrun("run", write_tools_job(provider.url, rows=1))[0] == 0
+    assert ran(tmp_path) == []
+    assert results()["stop_reason"].to_list() == ["max_tokens"]
+
+
+def test_only_the_last_answer_has_to_satisfy_the_schema(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    def decide(call: Call) -> Reply:
+        return answer(call, '{"n": 1}') if told(call) else calls_tool(call, {"key": "a"})
+
+    schema = 'json_schema = { type = "object", required = ["n"] }'
+    with serving(decide) as provider:
+        assert batchrun("run", write_tools_job(provider.url, rows=1, request=schema))[0] == 0
+        assert len(provider.calls) == 2
+    assert results()["response"].to_list() == ['{"n": 1}']
+
+
+def test_a_failed_attempt_of_a_later_turn_does_not_begin_anew(
+    write_tools_job: WriteJob, tmp_path: Path
+) -> None:
+    def decide(call: Call) -> Reply:
+        if not told(call):
+            return calls_tool(call, {"key": "a"})
+        return Reply(500, b"{}") if call.seen == 0 else answer(call)
+
+    with serving(decide) as provider:
+        assert batchrun("run", write_tools_job(provider.url, rows=1))[0] == 0
+        assert [len(call.json["messages"]) for call in provider.calls] == [1, 3, 3]
+    assert ran(tmp_path) == ["a"]
+
+
+def test_a_conversation_goes_on_where_a_killed_process_left_it(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    """Killed while a tool runs, and killed while the answer to its result is under way."""
+    (tmp_path / "my_tools.py").write_text(
+        MODULE.replace(
+            "    return",
+            "    while (Path(__file__).parent / 'hold').exists(): time.sleep(0.01)\n    return",
+        )
+    )
+    (tmp_path / "hold").touch()
+
+    def decide(call: Call) -> Reply:
+        if not told(call):
+            return calls_tool(call, {"key": "a"})
+        return answer(call, "done", delay_s=0 if call.seen else 30)
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1)
+        child = start_batchrun("run", job)
+        wait_until(lambda: ran(tmp_path) == ["a"])
+        child.kill()
+        finish(child)
+        (tmp_path / "hold").unlink()
+        child = start_batchrun("run", job)
+        wait_until(lambda: len(provider.calls) == 2)
+        child.kill()
+        finish(child)
+        assert batchrun("run", job)[0] == 0
+        assert [len(call.json["messages"]) for call in provider.calls] == [1, 3, 3]
+    assert ran(tmp_path) == ["a", "a"]  # the first had not been answered when it was killed
+    row = results().row(0, named=True)
+    assert (row["response"], row["attempts"]) == ("done", 3)
+    assert json.loads(row["tool_calls"])[0]["output"] == '{"value":"A"}'
+
+
+def test_an_interrupted_tool_does_not_keep_the_command_from_ending(
+    write_tools_job: WriteJob, tmp_path: Path
+) -> None:
+    (tmp_path / "my_tools.py").write_text(
+        MODULE.replace("    return", "    time.sleep(60)\n    return")
+    )
+    with serving(asks_once({"key": "a"})) as provider:
+        child = start_batchrun("run", write_tools_job(provider.url, rows=1))
+        wait_until(lambda: ran(tmp_path) == ["a"])
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGTERM)
+        assert finish(child, 10)[0] == 143
+    with closing(sqlite3.connect(tmp_path / "out" / "checkpoint.db")) as db:
+        assert db.execute("SELECT count(*), count(results) FROM turns").fetchone() == (1, 0)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", ["true", "false"], ids=["streamed", "whole"])
+@pytest.mark.parametrize("wire_format", FORMATS)
+def test_the_sample_job_with_tools_can_be_rehearsed(
+    tmp_path: Path, wire_format: str, stream: str
+) -> None:
+    job = ROOT / "jobs" / "shipping_quotes.toml"
+    out = tmp_path / "out"
+    to = ("--format", wire_format, "--output-dir", out, "--set", f"stream={stream}")
+    code, _, error = batchrun("run", job, "--simulate", "--quiet", *to)
+    assert code == 0, error
+    found = pl.read_parquet(tmp_path / "out.simulated" / "results.parquet")
+    assert found["attempts"].to_list() == [2] * 40
+    calls = [json.loads(calls)[0] for calls in found["tool_calls"]]
+    assert {call["name"] for call in calls} == {"shipping_cost"}
+    good = [json.loads(call["output"]) for call in calls if not call.get("is_error")]
+    assert good
+    assert all(set(output) == {"eur", "country"} for output in good)
+
+
+# What the job file may say
+
+
+@pytest.mark.parametrize(
+    ("tools", "asked", "message"),
+    [
+        ('module = "none.py"', TOOLS, "[tools] module: 'none.py' is no Python file"),
+        ('module = "rows.csv"', TOOLS, "[tools] module: 'rows.csv' is no Python file"),
+        ('module = "my_tools.py"', "", "[tools] module: there are no tools to carry out"),
+        ("max_turns = 3", TOOLS, "[tools] module: is missing"),
+        ('module = "my_tools.py"\nmax_turns = 0', TOOLS, "[tools] max_turns: must be a finite"),
+        ('module = "my_tools.py"\ntimeout_s = 0', TOOLS, "[tools] timeout_s: must be a finite"),
+        ('module = "my_tools.py"\nmax_turn = 1', TOOLS, 'did you mean "max_turns"'),
+    ],
+    ids=["absent", "no-python", "no-tools", "no-module", "no-turns", "no-time", "unknown"],
+)
+def test_a_wrong_tools_section_is_named(
+    write_job: WriteJob, tmp_path: Path, tools: str, asked: str, message: str
+) -> None:
+    (tmp_path / "my_tools.py").write_text(MODULE)
+    job = write_job("http://127.0.0.1:9", request=asked, extra=f"[tools]\n{tools}")
+    with pytest.raises(JobError) as error:
+        Job.load(job)
+    assert message in str(error.value)
+
+
+def test_several_answers_and_tools_that_run_exclude_each_other(
+    write_tools_job: WriteJob,
+) -> None:
+    job = write_tools_job("http://127.0.0.1:9", wire_format="chat", request="n = 2")
+    with pytest.raises(JobError, match=r"\[request\] n must be 1"):
+        Job.load(job)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("def other(): pass", "has no function lookup"),
+        ("lookup = 5", "has no function lookup"),
+        ("x = 1\nx / 0", "line 2 cannot be imported: ZeroDivisionError"),
+        ("\n\ndef lookup(:", "line 3 cannot be imported: SyntaxError"),
+        ("import no_such_module_here", "line 1 cannot be imported: ModuleNotFoundError"),
+        ("raise SystemExit(7)", "cannot be imported: SystemExit: 7"),
+    ],
+    ids=["no-function", "no-callable", "raises", "syntax", "import", "exits"],
+)
+def test_a_wrong_module_ends_the_command_before_anything_is_sent(
+    write_tools_job: WriteJob, tmp_path: Path, module: str, message: str
+) -> None:
+    with serving(answer) as provider:
+        job = write_tools_job(provider.url)
+        (tmp_path / "my_tools.py").write_text(module)
+        code, _, error = batchrun("run", job)
+        assert code == 2
+        assert provider.calls == []
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_module_finds_modules_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_it.py").write_text("FACTOR = 3")
+    module = tmp_path / "tools.py"
+    module.write_text("def times(n):\n    from beside_it import FACTOR\n    return n * FACTOR")
+    functions = load_functions(module, [Tool("times", input_schema={}), Tool("bash", vendor={})])
+    assert functions["times"](2) == 6
+    assert set(functions) == {"times"}
+
+
+# What the calls give
+
+
+def made(*calls: tuple[str, object]) -> str:
+    return json.dumps(
+        [{"id": f"c{n}", "name": name, "input": given} for n, (name, given) in enumerate(calls)]
+    )
+
+
+async def run(calls: str, **functions: Callable[..., Any]) -> list[tuple[str, bool]]:
+    done = json.loads(await Toolbox(functions, max_turns=3, timeout_s=0.2).run(calls))
+    return [(call["output"], call.get("is_error", False)) for call in done]
+
+
+@pytest.mark.anyio
+async def test_text_goes_back_as_it_is_and_values_as_json() -> None:
+    values = {"text": "plain", "none": None, "tuple": (1, 2), "set": {3}, "keys": {1: "a"}}
+    found = await run(
+        made(*[("give", {"which": name}) for name in values]), give=lambda which: values[which]
+    )
+    assert found == [
+        ("plain", False),
+        ("null", False),
+        ("[1,2]", False),
+        ('"{3}"', False),
+        ('{"1":"a"}', False),
+    ]
+
+
+@pytest.mark.anyio
+async def test_functions_may_be_asynchronous_and_run_side_by_side() -> None:
+    met = anyio.Event()
+
+    async def first() -> str:
+        await met.wait()
+        return "one"
+
+    async def second() -> str:
+        met.set()
+        return "two"
+
+    found = await run(made(("first", {}), ("second", {})), first=first, second=second)
+    assert found == [("one", False), ("two", False)]
+
+
+@pytest.mark.anyio
+async def test_a_call_that_takes_too_long_is_an_error_result() -> None:
+    found = await run(
+        made(("slow", {}), ("sleepy", {})), slow=lambda: time.sleep(0.5), sleepy=anyio.sleep_forever
+    )
+    assert found == [("no result within 0.2 s", True)] * 2
+
+
+@pytest.mark.anyio
+async def test_a_tool_cannot_end_the_run() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    def stop() -> None:
+        raise StopIteration("over")
+
+    async def leave_later() -> None:
+        raise SystemExit(4)
+
+    calls = made(("leave", {}), ("stop", {}), ("later", {}))
+    found = await run(calls, leave=leave, stop=stop, later=leave_later)
+    assert [is_error for _, is_error in found] == [True] * 3
+    assert found[0][0] == "SystemExit: 3"
+    assert found[2][0] == "SystemExit: 4"
+
+
+def completion(calls: str | None, stop_reason: str | None = "tool_use") -> Completion:
+    turn = None if calls is None else {"role": "assistant", "content": []}
+    return Completion(("",), stop_reason, "m", "id", Usage(), tool_calls=calls, turn=turn)
+
+
+@pytest.mark.parametrize(
+    ("calls", "stop_reason", "wanted"),
+    [
+        (made(("known", {})), "tool_use", True),
+        (made(("known", {})), "tool_calls", True),
+        (made(("known", {})), "stop", True),
+        (made(("known", {})), None, True),
+        (made(("known", {})), "length", False),
+        (made(("known", {}), ("bash", {})), "tool_use", False),
+        ('[{"id": null, "name": "known", "input": {}}]', "tool_use", False),
+        ('[{"id": "c", "name": ["known"], "input": {}}]', "tool_use", False),
+        (None, "end_turn", False),
+    ],
+    ids=["messages", "chat", "stop", "no-reason", "cut", "vendor", "no-id", "odd", "no-calls"],
+)
+def test_which_answers_are_followed_up(
+    calls: str | None, stop_reason: str | None, wanted: bool
+) -> None:
+    toolbox = Toolbox({"known": print}, max_turns=3, timeout_s=1)
+    assert toolbox.wants(completion(calls, stop_reason)) is wanted
