@@ -33,6 +33,11 @@ TEXT = st.text(
 COUNT = st.integers(0, 10**6)
 
 
+def calls_of(completion: Completion) -> list[tuple[str, str, object]]:
+    calls = json.loads(completion.tool_calls or "[]")
+    return [(call["id"], call["name"], call["input"]) for call in calls]
+
+
 def read(wire_format: FormatName, chunks: list[bytes]) -> Completion:
     reader = StreamReader(wire_format)
     for chunk in chunks:
@@ -147,9 +152,7 @@ def test_messages_streams_read_as_the_official_sdk_reads_them(data: st.DataObjec
     frames = [(event["type"], json.dumps(event, ensure_ascii=False)) for event in events]
     _, chunks = data.draw(wire(frames, ("\n", "\r\n", "\r")))
     ours = read("messages", chunks)
-    # The oracle is given plain line ends: it has its own limits there, and they are not the point.
-    plain = "".join(f"event: {name}\ndata: {text}\n\n" for name, text in frames).encode()
-    client = anthropic.Anthropic(api_key="k", http_client=sdk_transport([plain]), max_retries=0)
+    client = anthropic.Anthropic(api_key="k", http_client=sdk_transport(chunks), max_retries=0)
     with client.messages.stream(
         model="m", max_tokens=9, messages=[{"role": "user", "content": "x"}]
     ) as stream:
@@ -157,6 +160,8 @@ def test_messages_streams_read_as_the_official_sdk_reads_them(data: st.DataObjec
     assert ours.texts == ("".join(b.text for b in theirs.content if b.type == "text"),)
     thinking = "\n\n".join(b.thinking for b in theirs.content if b.type == "thinking")
     assert (ours.reasoning or "") == thinking
+    called = [(b.id, b.name, b.input) for b in theirs.content if b.type == "tool_use"]
+    assert calls_of(ours) == called
     assert ours.stop_reason == theirs.stop_reason
     assert ours.response_id == theirs.id
     assert ours.model == theirs.model
@@ -166,6 +171,29 @@ def test_messages_streams_read_as_the_official_sdk_reads_them(data: st.DataObjec
 
 
 # The chat format
+
+
+_CALL = st.dictionaries(TEXT, TEXT, max_size=3)
+
+
+def _woven(
+    draw: st.DrawFn, deltas: list[tuple[int, dict[str, Any]]], calls: list[dict[str, str]]
+) -> list[tuple[int, dict[str, Any]]]:
+    """Put the pieces of the first choice's tool calls between the other deltas, in their order."""
+    pieces: list[tuple[int, dict[str, Any]]] = []
+    for number, arguments in enumerate(calls):
+        text = json.dumps(arguments)
+        start: dict[str, Any] = {"id": f"call_{number}", "type": "function"}
+        start["function"] = {"name": "f", "arguments": ""}
+        parts = [text[: len(text) // 2], text[len(text) // 2 :]]
+        told = [start, *({"function": {"arguments": part}} for part in parts)]
+        pieces += [(0, {"tool_calls": [{"index": number, **part}]}) for part in told]
+    places = sorted(
+        draw(st.lists(st.integers(0, len(deltas)), min_size=len(pieces), max_size=len(pieces)))
+    )
+    for offset, (place, piece) in enumerate(zip(places, pieces, strict=True)):
+        deltas = [*deltas[: place + offset], piece, *deltas[place + offset :]]
+    return deltas
 
 
 @st.composite
@@ -178,8 +206,9 @@ def chat_chunks(draw: st.DrawFn) -> list[dict[str, Any]]:
         for piece in draw(st.lists(TEXT, max_size=4))
     ]
     deltas = draw(st.permutations(deltas))
+    deltas = _woven(draw, deltas, draw(st.lists(_CALL, max_size=3)))
     ends: list[tuple[int, dict[str, Any], str]] = [
-        (index, {}, draw(st.sampled_from(["stop", "length"]))) for index in range(choices)
+        (index, {}, draw(st.sampled_from(["stop", "tool_calls"]))) for index in range(choices)
     ]
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     chunks = [
@@ -202,20 +231,17 @@ def test_chat_streams_read_as_the_official_sdk_reads_them(data: st.DataObject) -
     frames.append(("", "[DONE]"))
     _, chunks = data.draw(wire(frames, ("\n", "\r\n", "\r")))
     ours = read("chat", chunks)
-    plain = "".join(f"data: {text}\n\n" for _, text in frames).encode()
-    client = openai.OpenAI(api_key="k", http_client=sdk_transport([plain]), max_retries=0)
-    texts: dict[int, str] = {}
-    reasons: dict[int, str | None] = {}
-    usage = None
-    for chunk in client.chat.completions.create(
-        model="m", messages=[{"role": "user", "content": "x"}], stream=True
-    ):
-        usage = chunk.usage or usage
-        for choice in chunk.choices:
-            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
-            reasons[choice.index] = choice.finish_reason or reasons.get(choice.index)
-    assert ours.texts == tuple(texts[index] for index in sorted(texts))
-    assert ours.stop_reason == reasons[0]
+    client = openai.OpenAI(api_key="k", http_client=sdk_transport(chunks), max_retries=0)
+    asked: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    with client.chat.completions.stream(**asked) as stream:
+        theirs = stream.get_final_completion()
+    assert ours.texts == tuple(choice.message.content or "" for choice in theirs.choices)
+    called = theirs.choices[0].message.tool_calls or []
+    assert calls_of(ours) == [
+        (call.id, call.function.name, json.loads(call.function.arguments)) for call in called
+    ]
+    assert ours.stop_reason == theirs.choices[0].finish_reason
+    usage = theirs.usage
     assert usage is not None
     assert ours.usage == Usage(usage.prompt_tokens, usage.completion_tokens)
 
