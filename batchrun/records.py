@@ -45,10 +45,22 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` is text, or a list of content blocks that is passed on as it is."""
+    """One turn, as the request's format has it.
 
-    role: Literal["user", "assistant"]
-    content: str | list[dict[str, Any]]
+    `content` is text or a list of content blocks. `extra` is what the chat format puts beside it:
+    `tool_calls` of the assistant, then with no content, or `tool_call_id` of a tool.
+    """
+
+    role: Literal["user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_tool_result(self) -> bool:
+        """Whether a tool speaks here, and not a person."""
+        blocks = self.content if isinstance(self.content, list) else []
+        has_results = any(block.get("type") == "tool_result" for block in blocks)
+        return self.role == "tool" or (self.role == "user" and has_results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ class AnswerSchema:
 class Request:
     """A rendered call, the same for either wire format.
 
-    `images` go before the text of the last user turn. `cache_ttl` asks to cache the system prompt
+    `system` is text or text blocks. `images` go before the text of the last user turn. `cache_ttl` asks to cache the system prompt
     for `5m` or `1h`.
     """
 
@@ -122,7 +134,7 @@ class Request:
     base_url: str
     model: str
     messages: tuple[Message, ...]
-    system: str | None = None
+    system: str | tuple[Mapping[str, Any], ...] | None = None
     parameters: Parameters = field(default_factory=Parameters)
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: tuple[tuple[str, str], ...] = ()
@@ -130,6 +142,7 @@ class Request:
     stream: bool = False
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     cache_ttl: str | None = None
     images: tuple[Image, ...] = ()
     answer: AnswerSchema | None = None

@@ -101,7 +101,8 @@ def test_every_supported_key() -> None:
     )
     request = job.request
     assert (request.format, request.base_url) == ("chat", "https://gateway.example.com")
-    assert (request.api_key_env, request.model, request.system) == ("GATEWAY_KEY", "m", "s")
+    assert (request.api_key_env, request.model) == ("GATEWAY_KEY", "m")
+    assert request.system == (("s", {}),)
     assert request.turns == (("user", "{{ a }}"),)
     assert request.parameters == {
         "max_tokens": 5,
@@ -136,7 +137,7 @@ def test_defaults() -> None:
     assert (job.limits.concurrency, job.limits.max_errors) == (64, 0.5)
     assert job.retry == RetryConfig(6, 600.0, 600.0)
     assert (job.output.files, job.output.prefix) == (("results.parquet",), "")
-    assert (job.request.system, job.request.extra_headers) == (None, ())
+    assert (job.request.system, job.request.extra_headers) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_an_unknown_key_is_named_with_the_likely_one(
         ({"name": 5}, "name", "a string"),
         ({"request": {"model": 5}}, "[request] model", "a string"),
         ({"request": {"prompt": ["p"]}}, "[request] prompt", "a string"),
-        ({"request": {"system": {}}}, "[request] system", "a string"),
+        ({"request": {"model": {}}}, "[request] model", "a string"),
         ({"request": {"prompt": None, "messages": "x"}}, "[request] messages", "an array"),
         ({"request": {"extra_body": []}}, "[request] extra_body", "a table"),
         ({"request": {"allow_http": 1}}, "[request] allow_http", "true or false"),
@@ -690,7 +691,7 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
     text = MINIMAL.replace('prompt = "p"', 'prompt_file = "p.md"\nsystem_file = "s.md"')
     job = Job.load(write(tmp_path, text))
     assert job.request.turns == (("user", "Say {{ a }}\n"),)
-    assert job.request.system == "Be kind."
+    assert job.request.system == (("Be kind.", {}),)
     (tmp_path / "p.md").unlink()
     assert Job.from_document(job.document, job.base) == job
 
@@ -816,7 +817,7 @@ def test_a_section_that_is_no_table_is_named() -> None:
 def test_a_prompt_takes_the_place_of_the_files_and_messages(tmp_path: Path) -> None:
     text = MINIMAL.replace('prompt = "p"', 'prompt_file = "gone.md"\nsystem_file = "gone.md"')
     job = Job.load(write(tmp_path, text), {"request.prompt": "q", "system": "s"})
-    assert (job.request.turns, job.request.system) == ((("user", "q"),), "s")
+    assert (job.request.turns, job.request.system) == ((("user", "q"),), (("s", {}),))
 
 
 def test_two_prompts_on_the_command_line_are_still_two() -> None:
@@ -916,7 +917,7 @@ def test_texts_from_files_work_for_a_table_too(tmp_path: Path) -> None:
     write(tmp_path, "Be kind.", "s.md")
     overrides = {"model": "m", "max_tokens": 5, "system_file": "s.md"}
     job = Job.for_table(tmp_path / "x.csv", ["prompt"], overrides)
-    assert job.request.system == "Be kind."
+    assert job.request.system == (("Be kind.", {}),)
 
 
 # the document

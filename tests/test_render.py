@@ -515,7 +515,9 @@ def test_blocks_are_passed_on_without_the_nulls_of_typed_columns(tmp_path: Path)
         [items] = source.items(renderer.columns, 10)
         [rendered] = renderer.render(items)
         assert rendered.request is not None
-        assert rendered.request.messages == (Message("user", blocks),)
+        image = {"type": "base64", "media_type": "image/png", "data": "AA=="}
+        written = [blocks[0], {"type": "image", "source": image}]
+        assert rendered.request.messages == (Message("user", written),)
 
 
 def test_a_conversation_may_mix_texts_and_blocks(tmp_path: Path) -> None:
@@ -548,7 +550,7 @@ def test_a_conversation_may_mix_texts_and_blocks(tmp_path: Path) -> None:
         ("[]", "m: must be a list of messages, not []"),
         (5, "m: must be a list of messages, not 5"),
         (["x"], "m, message 1: must be an object, not 'x'"),
-        ([{"role": "tool", "content": "x"}], "m, message 1: role must be"),
+        ([{"role": "bot", "content": "x"}], "m, message 1: role must be"),
         ([{"role": None, "content": "x"}], "m, message 1: role must be"),
         ([{"role": ["user"], "content": "x"}], "m, message 1: role must be"),
         ([{"content": "x"}], "m, message 1: role must be"),
@@ -557,8 +559,8 @@ def test_a_conversation_may_mix_texts_and_blocks(tmp_path: Path) -> None:
         ([{"role": "user", "content": []}], "m, message 1: content must be text or blocks"),
         ([{"role": "user", "content": ["x"]}], "m, message 1: content must be text or blocks"),
         (
-            [{"role": "user", "content": "x", "name": "Ann"}],
-            "m, message 1: can have role and content only, not name",
+            [{"role": "user", "content": "x", "weight": 1}],
+            "m, message 1: can have role, content, name, tool_calls, tool_call_id only, not weight",
         ),
         (
             [*TURNS, {"role": "system", "content": [{"type": "image"}]}],

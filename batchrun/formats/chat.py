@@ -33,7 +33,8 @@ def body(request: Request) -> dict[str, Any]:
     """Return the JSON body. Key order is fixed: the fingerprint is taken over these bytes."""
     messages: list[dict[str, Any]] = []
     if request.system is not None:
-        messages.append({"role": "system", "content": request.system})
+        text = request.system if isinstance(request.system, str) else list(request.system)
+        messages.append({"role": "system", "content": text})
     messages += turns(request, chat_block)
     parameters = request.parameters
     payload: dict[str, Any] = {"model": _model(request), "messages": messages}
@@ -50,6 +51,7 @@ def body(request: Request) -> dict[str, Any]:
         ("service_tier", parameters.service_tier),
         ("tools", chat_tools(request.tools) or None),
         ("tool_choice", request.tool_choice and chat_choice(request.tool_choice)),
+        ("parallel_tool_calls", request.parallel_tool_calls),
         ("response_format", _response_format(request.answer)),
     )
     payload.update((name, value) for name, value in optional if value is not None)

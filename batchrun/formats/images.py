@@ -18,10 +18,15 @@ def turns(request: Request, block: Callable[[Image], dict[str, Any]]) -> list[di
         block: writes one image as a content block of the format.
     """
     written: list[dict[str, Any]] = [
-        {"role": message.role, "content": message.content} for message in request.messages
+        {"role": message.role, "content": message.content, **message.extra}
+        for message in request.messages
     ]
     if request.images:
-        asked = next(turn for turn in reversed(written) if turn["role"] == "user")
+        asked = next(
+            turn
+            for turn, message in zip(reversed(written), reversed(request.messages), strict=True)
+            if message.role == "user" and not message.is_tool_result
+        )
         content = asked["content"]
         rest = content if isinstance(content, list) else [{"type": "text", "text": content}]
         asked["content"] = [*(block(image) for image in request.images), *rest]

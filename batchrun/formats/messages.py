@@ -46,7 +46,7 @@ def body(request: Request) -> dict[str, Any]:
         ("service_tier", parameters.service_tier),
         ("thinking", _thinking(parameters.thinking_tokens)),
         ("tools", messages_tools(request.tools) or None),
-        ("tool_choice", request.tool_choice and messages_choice(request.tool_choice)),
+        ("tool_choice", messages_choice(request.tool_choice, request.parallel_tool_calls)),
         ("output_config", _output_config(request.answer)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
@@ -54,11 +54,16 @@ def body(request: Request) -> dict[str, Any]:
     return payload
 
 
-def _system(text: str, cache_ttl: str | None) -> str | list[dict[str, Any]]:
+def _system(
+    system: str | tuple[Mapping[str, Any], ...], cache_ttl: str | None
+) -> str | list[Mapping[str, Any]]:
+    blocks: list[Mapping[str, Any]] = (
+        [{"type": "text", "text": system}] if isinstance(system, str) else list(system)
+    )
     if cache_ttl is None:
-        return text
+        return system if isinstance(system, str) else blocks
     mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
-    return [{"type": "text", "text": text, "cache_control": mark}]
+    return [*blocks[:-1], {**blocks[-1], "cache_control": mark}]
 
 
 def _output_config(answer: AnswerSchema | None) -> dict[str, Any] | None:

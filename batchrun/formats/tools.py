@@ -91,9 +91,15 @@ def chat_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     return [{"type": "function", "function": _described(tool, "parameters")} for tool in tools]
 
 
-def messages_choice(choice: ToolChoice) -> dict[str, Any]:
-    """Return `tool_choice` for the messages format."""
-    return {"type": choice.mode} if choice.name is None else {"type": "tool", "name": choice.name}
+def messages_choice(choice: ToolChoice | None, parallel: bool | None) -> dict[str, Any] | None:
+    """Return `tool_choice` for the messages format, which also says whether calls may be several."""
+    if choice is None and parallel is None:
+        return None
+    choice = choice or ToolChoice("auto")
+    found: dict[str, Any] = {"type": choice.mode}
+    if choice.name is not None:
+        found["name"] = choice.name
+    return found if parallel is None else {**found, "disable_parallel_tool_use": not parallel}
 
 
 def chat_choice(choice: ToolChoice) -> Any:  # noqa: ANN401 - a string or a table

@@ -27,7 +27,7 @@ class InputConfig:
 class RequestConfig:
     """`[request]`: what every row becomes. Strings are templates unless they hold no expression.
 
-    `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
+    `system` are (template, marks) pairs, one for each block. `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
     answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
     among them stay below `image_dir`. `from_columns` names request keys whose
@@ -38,7 +38,7 @@ class RequestConfig:
     base_url: str
     api_key_env: str
     model: str
-    system: str | None
+    system: tuple[tuple[str, Mapping[str, Any]], ...]
     turns: tuple[tuple[str, str], ...]
     messages_column: str | None
     parameters: Mapping[str, Any]
@@ -49,6 +49,7 @@ class RequestConfig:
     stream: bool | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     cache_ttl: str | None = None
     images: tuple[str, ...] = ()
     image_dir: Path | None = None

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 TEXT_SOURCES = ("prompt", "messages", "messages_column")
 # Keys of `[request]` that are the same for all rows.
-JOB_WIDE_KEYS = ("tools", "tool_choice", "json_schema", "cache_system", "stream")
+JOB_WIDE_KEYS = (
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "json_schema",
+    "cache_system",
+    "stream",
+)
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -49,7 +56,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         base_url=section.check("base_url", examine, base_url),
         api_key_env=key_env,
         model=_read_model(section, from_columns),
-        system=section.get("system", str),
+        system=_read_system(section),
         turns=_read_turns(section),
         messages_column=section.get("messages_column", str),
         parameters=_read_parameters(section, name, from_columns),
@@ -59,7 +66,8 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         extra_headers=_read_headers(section),
         stream=_read_stream(section),
         tools=(tools := _read_tools(section, name)),
-        tool_choice=_read_tool_choice(section, tools),
+        tool_choice=(choice := _read_tool_choice(section, tools)),
+        parallel_tool_calls=_read_parallel(section, tools, choice),
         cache_ttl=_read_cache(section, name),
         images=section.strings("images") or (),
         answer=_read_answer(section, name),
@@ -84,6 +92,17 @@ def _read_tool_choice(section: Section, tools: Sequence[Tool]) -> ToolChoice | N
     if given is None:
         return None
     return section.check("tool_choice", partial(read_choice, given, tools), None)
+
+
+def _read_parallel(
+    section: Section, tools: Sequence[Tool], choice: ToolChoice | None
+) -> bool | None:
+    wanted = section.get("parallel_tool_calls", bool)
+    if wanted is not None and not tools:
+        section.problem("parallel_tool_calls", "there are no tools to call; add them, or remove it")
+    elif wanted is not None and choice is not None and choice.mode == "none":
+        section.problem("parallel_tool_calls", 'tool_choice = "none" allows no calls; remove one')
+    return wanted
 
 
 def _read_auth(section: Section) -> str | None:
@@ -179,6 +198,30 @@ def _read_model(section: Section, from_columns: Sequence[str]) -> str:
     if not model.strip() and "model" not in from_columns:
         section.problem("model", "is missing; set it in the job file or with --model")
     return model
+
+
+def _read_system(section: Section) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Return the blocks of the system prompt; a text is one block without marks."""
+    given = section.raw("system")
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        return ((given, {}),)
+    if not isinstance(given, list) or not given:
+        section.problem("system", f"must be text or an array of text blocks, not {given!r:.80}")
+        return ()
+    nothing: tuple[str, dict[str, Any]] = ("", {})
+    return tuple(section.check("system", partial(_read_block, block), nothing) for block in given)
+
+
+def _read_block(given: object) -> tuple[str, dict[str, Any]]:
+    block = {"type": "text", "text": given} if isinstance(given, str) else given
+    text = block.get("text") if isinstance(block, dict) else None
+    if not isinstance(block, dict) or not isinstance(text, str) or block.get("type") != "text":
+        raise ValueError(f'a block must be text or {{ type = "text", text = … }}: {given!r:.80}')
+    if not text.strip():
+        raise ValueError("a block is empty; remove it")
+    return text, {key: value for key, value in block.items() if key not in {"type", "text"}}
 
 
 def _read_turns(section: Section) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,7 @@ from batchrun.errors import JobError, RenderError
 from batchrun.formats import encode, fingerprint
 from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.records import Parameters, RenderedItem, Request
-from batchrun.render.conversation import read_messages, split_system
+from batchrun.render.conversation import arranged, read_messages
 from batchrun.render.images import read_images
 from batchrun.render.template import ENVIRONMENT, ROW, Text
 from batchrun.sections import did_you_mean
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from batchrun.job import Job, RequestConfig
     from batchrun.records import Image, Item, Message
+    from batchrun.render.conversation import System
 
 
 # Answers that may be longer outlive the time limits of proxies unless they are streamed; the
@@ -49,7 +50,7 @@ class Renderer:
         self._config = job.request
         config = self._config
         self._model = Text("model", config.model)
-        self._system = None if config.system is None else Text("system", config.system)
+        self._system = [Text("system", text) for text, _ in config.system]
         self._turns = [
             (role, Text(_turn_key(n, config), text))
             for n, (role, text) in enumerate(config.turns, 1)
@@ -108,21 +109,28 @@ class Renderer:
             stream=_streams(config, parameters),
             tools=config.tools,
             tool_choice=config.tool_choice,
+            parallel_tool_calls=config.parallel_tool_calls,
             cache_ttl=config.cache_ttl,
             images=self._read_images(values),
             answer=config.answer,
             max_tokens_key=config.max_tokens_key,
         )
 
-    def _conversation(self, values: Mapping[str, Any]) -> tuple[str | None, tuple[Message, ...]]:
-        system = self._text_override("system", values)
-        if system is None and self._system is not None:
-            system = self._system.text(values)
+    def _conversation(self, values: Mapping[str, Any]) -> tuple[System | None, tuple[Message, ...]]:
+        system = self._text_override("system", values) or self._system_prompt(values)
         if self._config.messages_column is not None:
             turns = read_messages(self._config.messages_column, values)
         else:
-            turns = [(role, text.text(values)) for role, text in self._turns]
-        return split_system(system, turns)
+            turns = [{"role": role, "content": text.text(values)} for role, text in self._turns]
+        return arranged(self._config.format, system, turns)
+
+    def _system_prompt(self, values: Mapping[str, Any]) -> System | None:
+        texts = [text.text(values) for text in self._system]
+        marks = [marks for _, marks in self._config.system]
+        if len(texts) == 1 and not marks[0]:
+            return texts[0]
+        blocks = zip(texts, marks, strict=True)
+        return tuple({"type": "text", "text": text, **mark} for text, mark in blocks) or None
 
     def _read_images(self, values: Mapping[str, Any]) -> tuple[Image, ...]:
         folder = self._config.image_dir or Path()
@@ -168,9 +176,8 @@ class Renderer:
         raise RenderError("invalid_parameter", f"{key}: must be text, not {cell!r:.80}")
 
     def _texts(self) -> list[Text]:
-        system = [] if self._system is None else [self._system]
         turns = [text for _, text in self._turns]
-        return [self._model, *system, *turns, *self._images, *self._templated.values()]
+        return [self._model, *self._system, *turns, *self._images, *self._templated.values()]
 
     def _needed_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns that rendering reads, in the input's order."""

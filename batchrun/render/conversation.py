@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from batchrun.errors import RenderError
-from batchrun.records import Message
+from batchrun.formats.conversation import EXTRA_KEYS, written_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchrun.records import FormatName, Message
 
-def read_messages(column: str, values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    Turn = Mapping[str, Any]
+    System = str | tuple[Mapping[str, Any], ...]
+
+# `developer` is what newer chat models call the system.
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
+
+
+def read_messages(column: str, values: Mapping[str, Any]) -> list[Turn]:
     """Read a conversation from a cell: JSON text, or a list of structs from Parquet.
 
     Raises:
@@ -34,27 +43,30 @@ def read_messages(column: str, values: Mapping[str, Any]) -> list[tuple[str, Any
     return [_read_turn(column, number, turn) for number, turn in enumerate(cell, 1)]
 
 
-def _read_turn(column: str, number: int, turn: object) -> tuple[str, Any]:
+def _read_turn(column: str, number: int, turn: object) -> Turn:
     where = f"{column}, message {number}"
     if not isinstance(turn, dict):
         raise RenderError("invalid_messages", f"{where}: must be an object, not {turn!r:.80}")
-    others = [key for key in turn if key not in {"role", "content"} and turn[key] is not None]
+    known = {key: value for key, value in turn.items() if value is not None}
+    others = [key for key in known if key not in {"role", "content", *EXTRA_KEYS}]
     if others:
         raise RenderError(
             "invalid_messages",
-            f"{where}: can have role and content only, not {', '.join(map(str, others))}",
+            f"{where}: can have role, content, {', '.join(EXTRA_KEYS)} only, "
+            f"not {', '.join(map(str, others))}",
         )
-    role, content = turn.get("role"), turn.get("content")
-    if role not in ("system", "user", "assistant"):
+    role, content = known.get("role"), known.get("content")
+    if role not in ROLES:
         raise RenderError(
-            "invalid_messages", f"{where}: role must be system, user or assistant, not {role!r:.80}"
+            "invalid_messages", f"{where}: role must be one of {', '.join(ROLES)}, not {role!r:.80}"
         )
     blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
-    if not isinstance(content, str) and not (blocks and content):
+    only_calls = content in (None, []) and "tool_calls" in known
+    if not isinstance(content, str) and not (blocks and content) and not only_calls:
         raise RenderError(
             "invalid_messages", f"{where}: content must be text or blocks, not {content!r:.80}"
         )
-    return str(role), content
+    return known
 
 
 def _without_nulls(value: object) -> object:
@@ -66,33 +78,64 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-def split_system(
-    system: str | None, turns: Sequence[tuple[str, Any]]
-) -> tuple[str | None, tuple[Message, ...]]:
-    """Move system turns out of the conversation; both formats then put them where they belong.
+def arranged(
+    wire_format: FormatName, system: System | None, turns: Sequence[Turn]
+) -> tuple[System | None, tuple[Message, ...]]:
+    """Return the system prompt, with what system turns say behind it, and the other turns.
 
     Raises:
-        RenderError: when a message is empty or the user says nothing.
+        RenderError: when a message is empty, the user says nothing, or the format cannot express
+            a turn.
     """
     parts = [] if system is None else [system]
-    messages: list[Message] = []
-    for role, content in turns:
-        if role == "system":
-            parts.append(_plain_text(content))
-            continue
-        if isinstance(content, str) and not content.strip():
-            raise RenderError("empty_prompt", f"the {role} message is empty")
-        messages.append(Message(cast("Any", role), content))
-    if "user" not in {message.role for message in messages}:
+    parts += [_system_part(turn.get("content")) for turn in turns if turn["role"] in SYSTEM_ROLES]
+    spoken = [turn for turn in turns if turn["role"] not in SYSTEM_ROLES]
+    for turn in spoken:
+        content = turn.get("content")
+        if isinstance(content, str) and not content.strip() and _must_speak(turn):
+            raise RenderError("empty_prompt", f"the {turn['role']} message is empty")
+    try:
+        messages = written_for(wire_format, spoken)
+    except ValueError as error:
+        number = next(n for n, turn in enumerate(turns, 1) if not _can_write(wire_format, turn))
+        raise RenderError("invalid_messages", f"message {number}: {error}") from None
+    if not any(message.role == "user" and not message.is_tool_result for message in messages):
         raise RenderError("empty_prompt", "the conversation has no user message")
-    return "\n\n".join(parts) if parts else None, tuple(messages)
+    return _joined(parts), messages
 
 
-def _plain_text(content: object) -> str:
+def _can_write(wire_format: FormatName, turn: Turn) -> bool:
+    if turn["role"] in SYSTEM_ROLES:
+        return True
+    try:
+        written_for(wire_format, [turn])
+    except ValueError:
+        return False
+    return True
+
+
+def _must_speak(turn: Turn) -> bool:
+    return turn["role"] != "tool" and not turn.get("tool_calls")
+
+
+def _joined(parts: Sequence[System]) -> System | None:
+    """Return texts as one text; with blocks among them, all as blocks, which may carry marks."""
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return "\n\n".join(texts) if texts else None
+    blocks: list[Mapping[str, Any]] = []
+    for part in parts:
+        blocks += [{"type": "text", "text": part}] if isinstance(part, str) else part
+    return tuple(blocks)
+
+
+def _system_part(content: object) -> System:
     if isinstance(content, str):
         return content
-    blocks = content if isinstance(content, list) else []
-    texts = [block.get("text") for block in blocks]
-    if not all(isinstance(text, str) for text in texts):
+    blocks = cast("list[dict[str, Any]]", content)
+    if not all(isinstance(block.get("text"), str) for block in blocks):
         raise RenderError("invalid_messages", "a system message can hold text only")
-    return "".join(cast("list[str]", texts))
+    # Blocks with nothing but text are as good as their text.
+    if all(set(block) <= {"type", "text"} for block in blocks):
+        return "".join(block["text"] for block in blocks)
+    return tuple(blocks)

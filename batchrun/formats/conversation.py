@@ -1,0 +1,189 @@
+"""Conversations of a table, in either format's shape, written as the wanted format has them.
+
+What the format knows passes as it is. Of the other format's shapes, tool calls, their results and
+images are translated; what cannot be expressed raises ValueError, with the other format as the way
+out. Turns are mappings with `role`, `content` and what their format puts beside these.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from batchrun.formats.images import chat_block, messages_block
+from batchrun.records import Image, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batchrun.records import FormatName
+
+    Block = Mapping[str, Any]
+
+# Keys that a turn may have beside role and content. All of them are the chat format's.
+EXTRA_KEYS = ("name", "tool_calls", "tool_call_id")
+
+_DATA_URL = re.compile(r"data:(?P<media_type>[^;,]+);base64,(?P<data>.*)", re.DOTALL)
+_CHAT_ONLY = {"input_audio", "file", "refusal"}
+_MESSAGES_ONLY = {"thinking", "redacted_thinking", "document", "search_result", "container_upload"}
+# Of the provider's own tools: server_tool_use, mcp_tool_use, web_search_tool_result …
+_MESSAGES_ONLY_ENDS = ("_tool_use", "_tool_result")
+
+
+def written_for(wire_format: FormatName, turns: Sequence[Block]) -> tuple[Message, ...]:
+    """Return the turns (without system turns) as messages of the format.
+
+    Raises:
+        ValueError: when a turn is malformed, or the format cannot express it.
+    """
+    if wire_format == "chat":
+        return tuple(message for turn in turns for message in _chat_messages(turn))
+    # Results of calls that were made together go back together, in one turn of the user.
+    groups = itertools.groupby(turns, key=lambda turn: turn["role"] == "tool")
+    return tuple(
+        message
+        for are_results, group in groups
+        for message in (
+            [Message("user", [_result_block(turn) for turn in group])]
+            if are_results
+            else [_messages_message(turn) for turn in group]
+        )
+    )
+
+
+# Chat → messages
+
+
+def _messages_message(turn: Block) -> Message:
+    if turn.get("name") is not None:
+        raise ValueError('name: the messages format has none; remove it, or use format = "chat"')
+    content, calls = turn.get("content"), turn.get("tool_calls") or []
+    if not calls:
+        return Message(turn["role"], _messages_content(content))
+    said = _messages_content(content or [])
+    blocks = [{"type": "text", "text": said}] if isinstance(said, str) else said
+    return Message(turn["role"], [*blocks, *map(_use_block, _listed("tool_calls", calls))])
+
+
+def _messages_content(content: object) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    return [_messages_part(part) for part in _listed("content", content)]
+
+
+def _messages_part(part: Block) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind in _CHAT_ONLY:
+        raise ValueError(f'the messages format has no {kind} content; use format = "chat"')
+    if kind != "image_url":
+        return dict(part)
+    given = part.get("image_url")
+    url = given.get("url") if isinstance(given, dict) else given
+    if not isinstance(url, str):
+        raise ValueError(f"image_url: must hold a url, not {given!r:.80}")  # noqa: TRY004 - one type
+    if (inline := _DATA_URL.fullmatch(url)) is None:
+        return messages_block(Image(url=url))
+    return messages_block(Image(media_type=inline["media_type"], data=inline["data"]))
+
+
+def _use_block(call: Block) -> dict[str, Any]:
+    function = call.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str):
+        message = f"tool_calls: a call must have a function with a name: {dict(call)!r:.80}"
+        raise ValueError(message)  # noqa: TRY004 - one type
+    try:
+        given = orjson.loads(function.get("arguments") or "{}")
+    except (orjson.JSONDecodeError, TypeError):
+        given = None
+    if not isinstance(given, dict):
+        raise ValueError(  # noqa: TRY004 - one type
+            f"tool_calls: the arguments of {name} must be a JSON object for the messages format, "
+            f"not {function.get('arguments')!r:.80}"
+        )
+    return {"type": "tool_use", "id": call.get("id"), "name": name, "input": given}
+
+
+def _result_block(turn: Block) -> dict[str, Any]:
+    return {
+        "type": "tool_result",
+        "tool_use_id": _call_id(turn),
+        "content": _messages_content(turn.get("content") or ""),
+    }
+
+
+# Messages → chat
+
+
+def _chat_messages(turn: Block) -> Iterator[Message]:
+    """Yield a turn as one message, and before it one for each result of a tool in it."""
+    role, content = turn["role"], turn.get("content")
+    extra = {key: turn[key] for key in EXTRA_KEYS if turn.get(key) is not None}
+    if role == "tool":
+        _call_id(turn)
+    if not isinstance(content, list):
+        yield Message(role, content, extra)
+        return
+    blocks = _listed("content", content)
+    for block in blocks:
+        if block.get("type") == "tool_result":
+            yield _tool_message(block)
+    calls = [_chat_call(block) for block in blocks if block.get("type") == "tool_use"]
+    if calls:
+        extra["tool_calls"] = [*extra.get("tool_calls", ()), *calls]
+    rest = [block for block in blocks if block.get("type") not in {"tool_use", "tool_result"}]
+    if rest or calls:
+        yield Message(role, [_chat_part(block) for block in rest] or None, extra)
+
+
+def _chat_part(block: Block) -> dict[str, Any]:
+    kind = str(block.get("type"))
+    if kind in _MESSAGES_ONLY or kind.endswith(_MESSAGES_ONLY_ENDS):
+        raise ValueError(
+            f'the chat format has no {kind} content; leave it out, or use format = "messages"'
+        )
+    if kind != "image":
+        return dict(block)
+    source = block.get("source")
+    match source:
+        case {"type": "url", "url": str(url)}:
+            return chat_block(Image(url=url))
+        case {"type": "base64", "media_type": str(media_type), "data": str(data)}:
+            return chat_block(Image(media_type=media_type, data=data))
+    raise ValueError(f"image: the chat format takes a url or base64 source, not {source!r:.80}")
+
+
+def _chat_call(block: Block) -> dict[str, Any]:
+    function = {
+        "name": block.get("name"),
+        "arguments": orjson.dumps(block.get("input") or {}).decode(),
+    }
+    return {"id": block.get("id"), "type": "function", "function": function}
+
+
+def _tool_message(block: Block) -> Message:
+    """Write a result; the chat format has no mark for errors, so the text says it."""
+    content = block.get("content") or ""
+    if not isinstance(content, str):
+        parts = _listed("tool_result", content)
+        if any(part.get("type") != "text" for part in parts):
+            raise ValueError('a tool_result of the chat format is text; use format = "messages"')
+        content = "".join(str(part.get("text")) for part in parts)
+    text = ("Error: " if block.get("is_error") else "") + content
+    return Message("tool", text, {"tool_call_id": block.get("tool_use_id")})
+
+
+def _call_id(turn: Block) -> str:
+    found = turn.get("tool_call_id")
+    if not isinstance(found, str) or not found:
+        raise ValueError("a tool message needs the tool_call_id of the call that it answers")
+    return found
+
+
+def _listed(key: str, value: object) -> list[Block]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError(f"{key}: must be a list of objects, not {value!r:.80}")
+    return cast("list[Block]", value)
