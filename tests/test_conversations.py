@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from pydantic import TypeAdapter
 
 from batchrun.errors import JobError
 from batchrun.job import Job
@@ -21,6 +24,7 @@ BASE: dict[str, dict[str, Any]] = {
     "chat": {"format": "chat"},
 }
 PNG = "iVBORw0KGgo="
+TOOLS = [{"name": "f", "input_schema": {"type": "object"}}]
 USER = {"role": "user", "content": "What is the weather?"}
 
 # The same conversation, as either format has it.
@@ -92,6 +96,12 @@ def rendered(wire_format: str, turns: object, **request: Any) -> RenderedItem:
     return item
 
 
+PARAMS: dict[str, TypeAdapter[Any]] = {
+    "messages": TypeAdapter(MessageCreateParamsNonStreaming),
+    "chat": TypeAdapter(CompletionCreateParamsNonStreaming),
+}
+
+
 def sent(wire_format: str, turns: object, **request: Any) -> list[dict[str, Any]]:
     item = rendered(wire_format, turns, **request)
     assert item.wire is not None, item.error_message
@@ -106,6 +116,9 @@ def test_a_conversation_of_either_shape_fits_both_formats(
     given: list[dict[str, Any]], wire_format: str, expected: list[dict[str, Any]]
 ) -> None:
     assert sent(wire_format, given) == expected
+    item = rendered(wire_format, given, tools=TOOLS, parallel_tool_calls=False, system=["a", "b"])
+    assert item.wire is not None
+    PARAMS[wire_format].validate_json(item.wire.body)
 
 
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
@@ -328,9 +341,6 @@ def test_a_wrong_system_prompt_is_named(system: object, message: str) -> None:
 
 
 # Calls side by side
-
-
-TOOLS = [{"name": "f", "input_schema": {"type": "object"}}]
 
 
 @pytest.mark.parametrize("parallel", [True, False])
