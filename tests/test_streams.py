@@ -317,31 +317,6 @@ def test_an_event_that_never_ends_is_bounded() -> None:
         list(decoder.feed((b"data: " + b"x" * 1_000 + b"\n") * 20))
 
 
-def test_a_stream_of_the_seed_document() -> None:
-    """The example of the Claude Chat Completion document, as it stands there."""
-    head = '"id": "msg_bdrk_01LPPqDjLKMgfSwTRMRty9VT", "object": "chat.completion.chunk", '
-    head += '"created": 1768619445, "model": "claude-opus-4-20250514", "system_fingerprint": null, '
-    tail = '"logprobs": null, "finish_reason": %s, "index": 0}], "usage": null}'
-    deltas = ['{"content": "", "role": "assistant"}', '{"content": ""}', '{"content": "Hello!"}']
-    deltas += ['{"content": " How can I help you"}', '{"content": " today?"}']
-    lines = ["{" + head + '"choices": [{"delta": ' + d + ", " + tail % "null" for d in deltas]
-    lines.append("{" + head + '"choices": [{"delta": {}, ' + tail % '"stop"')
-    usage = '{"prompt_tokens": 8, "completion_tokens": 12, "total_tokens": 20, '
-    usage += '"prompt_tokens_details": {"cached_tokens": 0, "text_tokens": 0, "audio_tokens": 0, '
-    usage += (
-        '"image_tokens": 0}, "completion_tokens_details": {"text_tokens": 0, "audio_tokens": 0, '
-    )
-    usage += '"reasoning_tokens": 0}, "input_tokens": 0, "output_tokens": 0, '
-    usage += '"input_tokens_details": null, "claude_cache_creation_5_m_tokens": 0, '
-    usage += '"claude_cache_creation_1_h_tokens": 0}'
-    lines.append("{" + head + '"choices": [], "usage": ' + usage + "}")
-    content = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
-    found = read("chat", [content])
-    assert found.texts == ("Hello! How can I help you today?",)
-    assert (found.stop_reason, found.model) == ("stop", "claude-opus-4-20250514")
-    assert found.usage == Usage(8, 12, 0, 0, 0, 0)
-
-
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
 def test_streaming_does_not_change_the_fingerprint(wire_format: FormatName) -> None:
     turn = (Message("user", "hi"),)
