@@ -36,6 +36,10 @@ MIN_KEY_PART = 4
 MAX_RETRY_AFTER_S = 24 * 3600.0
 
 
+# An address, and the headers that all requests to it have.
+_Head = tuple[httpx.URL, tuple[tuple[bytes, bytes], ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A successful attempt: the completion and what the response's head said.
@@ -77,7 +81,7 @@ class Client:
         self._timeout_s = timeout_s
         self._transport = transport
         self._reroute = reroute
-        self._targets: dict[str, httpx.URL] = {}
+        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], _Head] = {}
 
     async def send(self, wire: WireRequest) -> Exchange:
         """Make one attempt.
@@ -103,11 +107,10 @@ class Client:
 
     async def _translated(self, wire: WireRequest) -> Exchange:
         """Make one attempt with every foreign error translated."""
+        deadline = anyio.current_time() + self._timeout_s
         try:
-            with anyio.fail_after(self._timeout_s):
+            with anyio.CancelScope(deadline=deadline) as scope:
                 return await self._exchange(wire)
-        except TimeoutError:
-            raise _broken("timeout", f"no answer within {self._timeout_s:g} s") from None
         except httpx.ConnectError as error:
             raise _broken("connection_error", str(error), maybe_billed=False) from None
         except httpx.ConnectTimeout as error:
@@ -118,6 +121,8 @@ class Client:
             raise _broken("connection_error", str(error)) from None
         except httpx.DecodingError as error:
             raise _broken("invalid_response", f"the body cannot be decompressed: {error}") from None
+        assert scope.cancelled_caught  # noqa: S101 - the only way to get here
+        raise _broken("timeout", f"no answer within {self._timeout_s:g} s")
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -125,9 +130,10 @@ class Client:
 
     async def _exchange(self, wire: WireRequest) -> Exchange:
         response = await self._transport.handle_async_request(self._http_request(wire))
-        request_id = formats.request_id(self._format, response.headers)
+        headers = _plain(response.headers)
+        request_id = formats.request_id(self._format, headers)
         try:
-            completion = await self._read(response, request_id)
+            completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
             fault = ProviderFault(
                 error.error_type, str(error), 200, request_id=request_id, maybe_billed=True
@@ -135,20 +141,25 @@ class Client:
             raise ProviderError(fault) from None
         finally:
             await _put_away(response)
-        return Exchange(completion, response.status_code, request_id, response.headers)
+        return Exchange(completion, response.status_code, request_id, headers)
 
-    async def _read(self, response: httpx.Response, request_id: str | None) -> Completion:
+    async def _read(
+        self, response: httpx.Response, headers: Mapping[str, str], request_id: str | None
+    ) -> Completion:
+        # httpx's iteration would also close the response, and an answer must not wait for that.
+        body = response.aiter_bytes() if "content-encoding" in headers else response.stream
+        pieces = _bounded(cast("AsyncIterable[bytes]", body), response.status_code)
         if response.status_code != 200:
-            content = await _read_bounded(response)
-            raise ProviderError(_status_fault(response, content, request_id))
+            content = await _joined(pieces)
+            raise ProviderError(_status_fault(response.status_code, headers, content, request_id))
         # The answer's own type decides: a server may stream unasked, or not although asked.
-        if "text/event-stream" in response.headers.get("content-type", ""):
-            return await self._read_stream(response)
-        return formats.parse(self._format, await _read_bounded(response))
+        if "text/event-stream" in headers.get("content-type", ""):
+            return await self._read_stream(pieces)
+        return formats.parse(self._format, await _joined(pieces))
 
-    async def _read_stream(self, response: httpx.Response) -> Completion:
+    async def _read_stream(self, body: AsyncGenerator[bytes]) -> Completion:
         reader = formats.StreamReader(self._format)
-        async with aclosing(_bounded(response)) as pieces:
+        async with aclosing(body) as pieces:
             async for piece in pieces:
                 reader.feed(piece)
                 if reader.is_complete:
@@ -157,32 +168,41 @@ class Client:
         return reader.finish()
 
     def _http_request(self, wire: WireRequest) -> httpx.Request:
+        url, headers = self._head(wire)
+        # With a stream instead of content, httpx has nothing to work out for each request.
+        return httpx.Request(
+            "POST",
+            url,
+            headers=[*headers, (b"content-length", b"%d" % len(wire.body))],
+            stream=httpx.ByteStream(wire.body),
+            extensions={STREAM_EXTENSION: wire.stream},
+        )
+
+    def _head(self, wire: WireRequest) -> _Head:
+        """Make address and headers once: all requests of a job have one or a few."""
+        key = (wire.url, wire.headers)
+        head = self._heads.get(key)
+        if head is None:
+            try:
+                head = self._heads[key] = self._new_head(wire)
+            except (httpx.InvalidURL, UnicodeError) as error:
+                fault = ProviderFault(
+                    "invalid_request", f"cannot be sent: {error}", should_retry=False
+                )
+                raise ProviderError(fault) from None
+        return head
+
+    def _new_head(self, wire: WireRequest) -> _Head:
         # A header of the job's own takes the place of ours of the same name.
         given = {name for name, _ in wire.headers}
         key_header = [header for header in self._key_header if header[0] not in given]
-        headers = [*wire.headers, *key_header]
-        try:
-            return httpx.Request(
-                "POST",
-                self._target(wire.url),
-                headers=headers,
-                content=wire.body,
-                extensions={STREAM_EXTENSION: wire.stream},
-            )
-        except (httpx.InvalidURL, UnicodeError) as error:
-            fault = ProviderFault("invalid_request", f"cannot be sent: {error}", should_retry=False)
-            raise ProviderError(fault) from None
-
-    def _target(self, url: str) -> httpx.URL:
-        """Parse a URL once: all requests of a job go to one or a few."""
-        target = self._targets.get(url)
-        if target is None:
-            address = url
-            if self._reroute is not None:
-                original, other = self._reroute
-                address = other + url.removeprefix(original)
-            target = self._targets[url] = httpx.URL(address)
-        return target
+        address = wire.url
+        if self._reroute is not None:
+            original, other = self._reroute
+            address = other + wire.url.removeprefix(original)
+        request = httpx.Request("POST", address, headers=[*wire.headers, *key_header])
+        del request.headers["content-length"]
+        return request.url, tuple(request.headers.raw)
 
 
 def _struck_out(key: str, text: str) -> str:
@@ -194,25 +214,27 @@ def _struck_out(key: str, text: str) -> str:
     return text
 
 
-async def _read_bounded(response: httpx.Response) -> bytes:
-    """Read a body of at most `MAX_BODY_BYTES`, counted after decompression."""
-    return b"".join([piece async for piece in _bounded(response)])
+def _plain(headers: httpx.Headers) -> dict[str, str]:
+    """Return headers as a dict: httpx's own lookups go through all of them each time."""
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
 
 
-async def _bounded(response: httpx.Response) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a body, counted after decompression."""
+async def _joined(pieces: AsyncIterable[bytes]) -> bytes:
+    read = [piece async for piece in pieces]
+    return read[0] if len(read) == 1 else b"".join(read)
+
+
+async def _bounded(body: AsyncIterable[bytes], status: int) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a body, at most `MAX_BODY_BYTES` of them."""
     size = 0
-    # httpx's iteration would also close the response, and an answer must not wait for that.
-    is_plain = "content-encoding" not in response.headers
-    pieces = response.stream if is_plain else response.aiter_bytes()
-    async for piece in cast("AsyncIterable[bytes]", pieces):
+    async for piece in body:
         size += len(piece)
         if size > MAX_BODY_BYTES:
             raise ProviderError(
                 ProviderFault(
                     "response_too_large",
                     f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB",
-                    response.status_code,
+                    status,
                     should_retry=False,
                     maybe_billed=True,
                 )
@@ -247,12 +269,11 @@ def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> Prov
 
 
 def _status_fault(
-    response: httpx.Response, content: bytes, request_id: str | None
+    status: int, headers: Mapping[str, str], content: bytes, request_id: str | None
 ) -> ProviderFault:
-    status = response.status_code
     error_type, message, body_id = formats.describe_error(content)
     if 300 <= status < 400:
-        target = response.headers.get("location", "nowhere")
+        target = headers.get("location", "nowhere")
         error_type = "redirect"
         message = f"the server redirects to {target}; redirects are not followed, mend base_url"
     return ProviderFault(
@@ -260,8 +281,8 @@ def _status_fault(
         message=message,
         http_status=status,
         request_id=request_id or body_id,
-        retry_after_s=retry_after(response.headers),
-        should_retry={"true": True, "false": False}.get(response.headers.get("x-should-retry", "")),
+        retry_after_s=retry_after(headers),
+        should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
     )
 
 

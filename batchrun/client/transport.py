@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
+SHORT_BODY_BYTES = 1024 * 1024
 # Tells the transport, through httpx's request extensions, that a stream was asked for.
 STREAM_EXTENSION = "batchrun.stream"
 
@@ -62,7 +63,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the response's body is read from its stream."""
         builder = self._client.request(request.method, str(request.url))
-        builder = builder.headers(request.headers.multi_items()).body_bytes(request.content)
+        builder = builder.headers(request.headers.multi_items()).body_bytes(request.read())
         if request.extensions.get(STREAM_EXTENSION):
             # pyreqwest gathers the beginning of a body before it hands the response over, which
             # saves a step for answers in one piece and would hold a stream back.
@@ -70,32 +71,53 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         exchange = builder.build_streamed()
         with _translating(request):
             response = await _cancellable(exchange.__aenter__())
-        return httpx.Response(
-            response.status,
-            headers=list(response.headers.items()),
-            stream=_BodyStream(exchange.__aexit__, response, request),
-            request=request,
-        )
+        headers = list(response.headers.items())
+        stream = _BodyStream(exchange.__aexit__, response, request, _length(headers))
+        return httpx.Response(response.status, headers=headers, stream=stream, request=request)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()
 
 
+def _length(headers: list[tuple[str, str]]) -> int | None:
+    """Return how long the body says it is; servers that stream or compress do not say."""
+    for name, value in headers:
+        if name == "content-length" and value.isdecimal():
+            return int(value)
+    return None
+
+
 class _BodyStream(httpx.AsyncByteStream):
-    def __init__(self, leave: object, response: Response, request: httpx.Request) -> None:
+    """A body, in one piece where it is known to be short, else chunk by chunk.
+
+    Each step into pyreqwest costs a third of the whole exchange, so a short answer takes only one,
+    and a body that was read to its end needs none to be closed.
+    """
+
+    def __init__(
+        self, leave: object, response: Response, request: httpx.Request, length: int | None
+    ) -> None:
         self._leave = leave
-        self._reader = response.body_reader
+        self._response = response
         self._request = request
+        self._is_short = length is not None and length <= SHORT_BODY_BYTES
+        self._is_read = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translating(self._request):
-            # Chunk by chunk: `read` would wait until so many bytes have come, or the end.
-            while (piece := await _cancellable(self._reader.read_chunk())) is not None:
-                yield bytes(piece)
+            if self._is_short:
+                yield bytes(await _cancellable(self._response.bytes()))
+            else:
+                # `read` would wait until so many bytes have come, or the end.
+                reader = self._response.body_reader
+                while (piece := await _cancellable(reader.read_chunk())) is not None:
+                    yield bytes(piece)
+            self._is_read = True
 
     async def aclose(self) -> None:
-        await self._leave(None, None, None)  # type: ignore[operator]
+        if not self._is_read:
+            await self._leave(None, None, None)  # type: ignore[operator]
 
 
 async def _cancellable(awaitable: Awaitable[T]) -> T:
