@@ -8,7 +8,7 @@ import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun import output
+from batchrun import __version__, output
 from batchrun.dispatch import Review, as_it_is
 from batchrun.errors import JobError
 from batchrun.render import Renderer
@@ -66,6 +66,16 @@ class Prepared:
     def signature(self) -> str:
         """Changes when rows may have to be matched to requests anew."""
         return plan_signature(self.job, self.source)
+
+    @property
+    def mark(self) -> str | None:
+        """Identifies the plan as a whole: a row's request is the same as long as this is.
+
+        None when that depends on more than the job and the input, such as on files of images.
+        """
+        if self.job.request.images:
+            return None
+        return f"{__version__}:{self.signature}:{self.total}"
 
 
 def prepare(job: Job, options: RunOptions) -> Prepared:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
         AttemptStart,
         Item,
         PlannedRequest,
-        RenderedItem,
         Result,
         RunTotals,
         Turn,
@@ -122,6 +121,7 @@ class _Execution:
         self._sent = 0
         self._sending = anyio.CancelScope()
         self._has_unplaced: bool | None = None
+        self._is_through = True
         self.is_planned = False
         self._error: BatchrunError | None = None
 
@@ -228,21 +228,45 @@ class _Execution:
                 self._dispatcher.drain()
 
     async def _plan_all(self, send: ObjectSendStream[PlannedRequest]) -> None:
-        chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
-        while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
-            rendered = self._plan.renderer.render(items)
-            pending = await self._journal.call(
-                self._store.plan, rendered, retry_errored=self._options.retry_errored
-            )
-            self._count(rendered, pending)
-            await self._hand_over(pending, send)
-            if self._dispatcher.is_draining and not await self._must_plan_on():
+        mark = self._plan.mark
+        is_known = await self._journal.call(self._store.is_planned, mark)
+        if not (is_known and await self._is_settled(0, self._plan.total)):
+            await self._plan_rows(send, is_known=is_known)
+            if not self._is_through:
                 return
-        await self._journal.call(self._store.finish_plan, self._plan.total)
+        await self._journal.call(self._store.finish_plan, self._plan.total, mark)
         self.is_planned = True
         if self._reused:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
             self._progress.note(f"{self._reused} rows have their result already; {rest}")
+
+    async def _plan_rows(self, send: ObjectSendStream[PlannedRequest], *, is_known: bool) -> None:
+        chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
+        while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
+            if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
+                continue
+            rendered = self._plan.renderer.render(items)
+            pending = await self._journal.call(
+                self._store.plan, rendered, retry_errored=self._options.retry_errored
+            )
+            bad = sum(item.fingerprint is None for item in rendered)
+            self._count(len(rendered), bad, len(pending))
+            await self._hand_over(pending, send)
+            if self._dispatcher.is_draining and not await self._must_plan_on():
+                self._is_through = False
+                return
+
+    async def _is_settled(self, first: int, end: int) -> bool:
+        """Say whether rows that have their requests already need nothing more; then count them.
+
+        A run that is nearly done is resumed without rendering what is done.
+        """
+        to_send, bad = await self._journal.call(
+            self._store.standing, first, end, retry_errored=self._options.retry_errored
+        )
+        if not to_send:
+            self._count(end - first, bad, 0)
+        return not to_send
 
     async def _hand_over(
         self, pending: list[PlannedRequest], send: ObjectSendStream[PlannedRequest]
@@ -265,13 +289,12 @@ class _Execution:
             self._has_unplaced = await self._journal.call(self._store.has_unplaced_results)
         return self._has_unplaced
 
-    def _count(self, rendered: list[RenderedItem], pending: list[PlannedRequest]) -> None:
-        bad = sum(item.fingerprint is None for item in rendered)
-        self._progress.unrenderable(bad)
-        reused = len(rendered) - bad - len(pending)
+    def _count(self, rows: int, unrenderable: int, to_send: int) -> None:
+        self._progress.unrenderable(unrenderable)
+        reused = rows - unrenderable - to_send
         self._progress.reused(reused)
         self._reused += reused
-        self._sent += len(pending)
+        self._sent += to_send
 
     async def _show_waits(self) -> None:
         while True:

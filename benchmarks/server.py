@@ -93,8 +93,4 @@ async def serve() -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         Provider.latency_s = float(sys.argv[1]) / 1000
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
-    sys.exit(run(serve()))
+    sys.exit(asyncio.run(serve()))

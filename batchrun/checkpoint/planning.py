@@ -29,6 +29,10 @@ _INSERT_REQUEST = (
 )
 
 
+# Which results do not settle their request, with `retry_errored` and without.
+_TRY_AGAIN = {True: "status = 'errored'", False: "retryable"}
+
+
 @dataclass(slots=True)
 class _Stock:
     """The requests that ask the same: those that no row holds, the best last."""
@@ -145,7 +149,7 @@ class Planner:
 
     def _done(self, keys: Iterable[int], *, retry_errored: bool) -> set[int]:
         wanted = list(keys)
-        again = "status = 'errored'" if retry_errored else "retryable"
+        again = _TRY_AGAIN[retry_errored]
         rows = self._db.execute(
             f"""SELECT request_id FROM results
             WHERE request_id IN ({_marks(wanted)}) AND NOT ({again})""",  # noqa: S608 - marks only
@@ -174,6 +178,19 @@ class Planner:
         for row in rows:
             turns[row[0]] = (*turns.get(row[0], ()), Turn(*row))
         return turns
+
+
+def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
+    """Return how many rows from `first` up to `end` have to be sent, and cannot be rendered."""
+    again = _TRY_AGAIN[retry_errored]
+    to_send, unrenderable = db.execute(
+        f"""SELECT coalesce(sum(i.request_id IS NOT NULL AND (r.request_id IS NULL OR {again})), 0),
+        coalesce(sum(i.request_id IS NULL), 0)
+        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+        WHERE i.ordinal >= ? AND i.ordinal < ?""",  # noqa: S608 - no values
+        (first, end),
+    ).fetchone()
+    return to_send, unrenderable
 
 
 def _marks(values: Iterable[object]) -> str:

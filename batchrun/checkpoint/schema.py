@@ -129,6 +129,12 @@ def m002_turns(db: Database) -> None:
     )
 
 
+@migrations()
+def m004_planned(db: Database) -> None:
+    """Which plan was carried through to the last row."""
+    db.execute("ALTER TABLE run ADD COLUMN planned TEXT")
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 

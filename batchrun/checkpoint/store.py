@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint import schema
-from batchrun.checkpoint.planning import Planner
+from batchrun.checkpoint.planning import Planner, count_standing
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
 from batchrun.records import Status
@@ -193,10 +193,25 @@ class Checkpoint:
         with self.transaction():
             return self._planner.plan(rendered, retry_errored=retry_errored)
 
-    def finish_plan(self, total: int) -> None:
-        """Forget items beyond the end of the input; their results stay for when they return."""
+    def finish_plan(self, total: int, mark: str | None = None) -> None:
+        """Forget items beyond the end of the input; their results stay for when they return.
+
+        `mark` identifies the plan: `is_planned` knows it until the job or the input changes.
+        """
         with self.transaction():
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (total,))
+            self.db.execute("UPDATE run SET planned = ?", (mark,))
+
+    def is_planned(self, mark: str | None) -> bool:
+        """Say whether every row has its request already, by the plan of this mark."""
+        with usable(self.path):
+            (planned,) = self.db.execute("SELECT planned FROM run").fetchone()
+        return mark is not None and planned == mark
+
+    def standing(self, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
+        """Return how many planned rows from `first` up to `end` are to be sent, and cannot be."""
+        with usable(self.path):
+            return count_standing(self.db, first, end, retry_errored=retry_errored)
 
     def record(
         self,

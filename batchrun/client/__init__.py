@@ -18,7 +18,7 @@ import anyio
 import httpx
 
 from batchrun import formats
-from batchrun.client.transport import STREAM_EXTENSION, PyreqwestTransport
+from batchrun.client.transport import STREAM_EXTENSION, BodyStream, PyreqwestTransport
 from batchrun.errors import ProviderError, ProviderFault
 
 if TYPE_CHECKING:
@@ -244,6 +244,8 @@ async def _bounded(body: AsyncIterable[bytes], status: int) -> AsyncGenerator[by
 
 async def _put_away(response: httpx.Response) -> None:
     """Close a response; whether that works or not, an answer that was read is kept."""
+    if isinstance(response.stream, BodyStream) and response.stream.is_read:
+        return
     with (
         anyio.move_on_after(CLOSE_S, shield=True),
         suppress(httpx.TransportError),

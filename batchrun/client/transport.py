@@ -72,7 +72,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         with _translating(request):
             response = await _cancellable(exchange.__aenter__())
         headers = list(response.headers.items())
-        stream = _BodyStream(exchange.__aexit__, response, request, _length(headers))
+        stream = BodyStream(exchange.__aexit__, response, request, _length(headers))
         return httpx.Response(response.status, headers=headers, stream=stream, request=request)
 
     async def aclose(self) -> None:
@@ -88,11 +88,11 @@ def _length(headers: list[tuple[str, str]]) -> int | None:
     return None
 
 
-class _BodyStream(httpx.AsyncByteStream):
+class BodyStream(httpx.AsyncByteStream):
     """A body, in one piece where it is known to be short, else chunk by chunk.
 
     Each step into pyreqwest costs a third of the whole exchange, so a short answer takes only one,
-    and a body that was read to its end needs none to be closed.
+    and a body that was read to its end (`is_read`) needs none to be closed.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class _BodyStream(httpx.AsyncByteStream):
         self._response = response
         self._request = request
         self._is_short = length is not None and length <= SHORT_BODY_BYTES
-        self._is_read = False
+        self.is_read = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translating(self._request):
@@ -113,10 +113,11 @@ class _BodyStream(httpx.AsyncByteStream):
                 reader = self._response.body_reader
                 while (piece := await _cancellable(reader.read_chunk())) is not None:
                     yield bytes(piece)
-            self._is_read = True
+            self.is_read = True
 
     async def aclose(self) -> None:
-        if not self._is_read:
+        """Let go of the connection, unless that has happened already."""
+        if not self.is_read:
             await self._leave(None, None, None)  # type: ignore[operator]
 
 

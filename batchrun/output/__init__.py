@@ -7,6 +7,7 @@ Everything streams in bounded chunks, from the checkpoint and the input into pol
 from __future__ import annotations
 
 import base64
+import gc
 import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -131,12 +132,25 @@ def write_outputs(
     Raises:
         OutputError: when a file cannot be written; what was there before is untouched.
     """
-    files = [
-        write_results(config, directory / file, table, rows, id_column) for file in config.files
-    ]
-    usage = directory / "usage.parquet"
-    _write(usage, pl.Schema(USAGE_SCHEMA), lambda: _usage_frames(rows))
+    with _without_collector():
+        files = [
+            write_results(config, directory / file, table, rows, id_column) for file in config.files
+        ]
+        usage = directory / "usage.parquet"
+        _write(usage, pl.Schema(USAGE_SCHEMA), lambda: _usage_frames(rows))
     return [*files, usage]
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause the collector of cycles, which looks through millions of values and finds none here."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def write_results(
