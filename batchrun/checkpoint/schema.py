@@ -129,6 +129,13 @@ def m002_turns(db: Database) -> None:
     )
 
 
+@migrations()
+def m003_limits(db: Database) -> None:
+    """What was reserved for an attempt, and what an execution was waiting for last."""
+    db.execute("ALTER TABLE attempts ADD COLUMN reserved INTEGER")
+    db.execute("ALTER TABLE executions ADD COLUMN waiting TEXT")
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 

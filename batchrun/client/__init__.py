@@ -24,7 +24,7 @@ from batchrun.errors import ProviderError, ProviderFault
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
-    from batchrun.records import Completion, FormatName, WireRequest
+    from batchrun.records import Completion, FormatName, LimitState, WireRequest
 
 # The port: whatever carries HTTP requests. Other modules name it by this alias.
 TransportPort = httpx.AsyncBaseTransport
@@ -40,13 +40,14 @@ MAX_RETRY_AFTER_S = 24 * 3600.0
 class Exchange:
     """A successful attempt: the completion and what the response's head said.
 
-    `headers` have lower-case names.
+    `headers` have lower-case names; `limits` is what the limit headers among them say.
     """
 
     completion: Completion
     http_status: int
     request_id: str | None
     headers: Mapping[str, str]
+    limits: LimitState | None = None
 
 
 class Client:
@@ -135,7 +136,10 @@ class Client:
             raise ProviderError(fault) from None
         finally:
             await _put_away(response)
-        return Exchange(completion, response.status_code, request_id, response.headers)
+        headers = response.headers
+        return Exchange(
+            completion, response.status_code, request_id, headers, formats.limit_state(headers)
+        )
 
     async def _read(self, response: httpx.Response, request_id: str | None) -> Completion:
         if response.status_code != 200:
@@ -262,6 +266,7 @@ def _status_fault(
         request_id=request_id or body_id,
         retry_after_s=retry_after(response.headers),
         should_retry={"true": True, "false": False}.get(response.headers.get("x-should-retry", "")),
+        limits=formats.limit_state(response.headers),
     )
 
 
