@@ -71,9 +71,11 @@ class Concurrency:
             self._begin_round(rate=None)
             return
         self._done += 1
-        self._limit = min(
-            self._limit + self._growth, self._base * (1 + self._growth), float(self._cap)
-        )
+        if self._growth:
+            # By one at least: a tenth of very few would take for ever.
+            most = self._base + max(1.0, self._base * self._growth)
+            step = max(self._growth, 1 / self._base)
+            self._limit = min(self._limit + step, most, float(self._cap))
         now = self._clock()
         if self._done >= self._base and now - (self._since or 0.0) >= ROUND_S:
             self._judge(self._done / (now - (self._since or 0.0)))

@@ -222,11 +222,17 @@ class Gate:
             if math.isinf(self._ramp.per_minute):
                 self._ramp.set(RAMP_FLOOR_PER_S * 60)
         if is_first or decision.delay_s is not None:
-            seconds = retry.delay(decision, self._strikes, self._jitter)
+            seconds = self._pause_s(decision)
             self._cool_until = max(self._cool_until, now + seconds)
         if fault.http_status == 429:
             self._learn(permit, fault, is_first=is_first)
         return self._cool_until - now
+
+    def _pause_s(self, decision: retry.RetryDecision) -> float:
+        """What the provider said, however short; growing when that turns out to be too short."""
+        if decision.delay_s is not None and self._strikes <= 1:
+            return retry.told_delay(decision.delay_s, self._jitter)
+        return retry.delay(decision, self._strikes, self._jitter)
 
     def _amounts(self, asked: Demand, factor: float | None = None) -> dict[str, float]:
         """What a request takes of each rate, with the size of prompts as it was learned."""

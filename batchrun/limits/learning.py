@@ -3,6 +3,8 @@
 At each refusal the provider's bucket is empty, so what it accepted between two refusals is what it
 refilled: that is its rate. Requests then go a little slower, and faster again with every success.
 After the first refusal they go much slower, and twice as fast every second until the second one.
+Refusals that come as often at any rate (a provider short of capacity, say) teach no rate: then the
+cooldowns have to do.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ GROWTH_DOUBLES_AFTER = 100
 LONG_S = 30.0
 MANY = 100
 MEMORY_S = 10.0
+# So many refusals in a row after few requests each have nothing to do with the rate; it is asked
+# after again after so many requests, and twice as many each time.
+FEW = 60
+SHORTS = 4
+RELEARN_AFTER = 200
 # Beyond so many times the recent rate, a pace holds nothing back.
 OPEN_FACTOR = 4.0
 
@@ -47,12 +54,18 @@ class Learner:
         self._successes = 0
         self._is_exploring = False
         self._grown_at = 0.0
+        self._sent = 0
+        self._sent_at_refusal = 0
+        self._shorts = 0
+        self._deaf_until = 0
+        self._deaf_for = RELEARN_AFTER
         self.per_minute = math.inf
 
     def take(self, amount: float) -> None:
         """An amount is sent."""
         self._taken += amount
         self._requests += 1
+        self._sent += 1
         self._recent.add(amount)
 
     def refund(self, amount: float) -> None:
@@ -73,9 +86,20 @@ class Learner:
             self._taken -= amount
             if not is_first and sent_at <= self._refused_at:
                 self._taken_at_refusal -= amount
-        if is_first:
+        if is_first and self._is_about_rate():
             self._note_empty(amount)
         self._reckon()
+
+    def _is_about_rate(self) -> bool:
+        """Say whether refusals get rarer as requests go slower; otherwise forget the rate."""
+        is_short = self._sent - self._sent_at_refusal < FEW
+        self._shorts = self._shorts + 1 if is_short else 0
+        self._sent_at_refusal = self._sent
+        if self._shorts >= SHORTS:
+            self._shorts = 0
+            self._deaf_until, self._deaf_for = self._sent + self._deaf_for, 2 * self._deaf_for
+            self.per_minute, self._since = math.inf, None
+        return self._sent >= self._deaf_until
 
     def _note_empty(self, least_per_s: float) -> None:
         now = self._clock()
