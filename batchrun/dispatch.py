@@ -430,6 +430,7 @@ class Dispatcher:
         if progress.rate_limited % PATIENCE_WITH_REFUSALS == 0:
             progress.place = self._limits.next_place()
         await self._record(attempt)
+        self._add_worker()
         return _Pause(0.0)
 
     async def _wait_in_vain(self, attempt: Attempt) -> None:

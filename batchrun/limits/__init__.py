@@ -96,10 +96,13 @@ class Limits:
 
     def workers_wanted(self) -> int:
         """How many workers can have something to do: more than that would only wait."""
-        limits = [gate.concurrency.limit for gate, _ in self._gates.values()]
-        if not limits:
+        gates = [gate for gate, _ in self._gates.values()]
+        if not gates:
             return self._config.concurrency or START
-        return min(sum(limits), self._cap) + LOOKAHEAD * (len(limits) - 1)
+        # Behind the requests to a model that has to wait there may be some to another.
+        held_up = max(len(gates) - 1, sum(gate.cooldown_s > 0 for gate in gates))
+        limit = sum(gate.concurrency.limit for gate in gates)
+        return min(limit, self._cap) + LOOKAHEAD * held_up
 
     def waiting_for(self) -> str | None:
         """Say what requests are waiting for at this moment: a limit, or else the server."""
