@@ -7,18 +7,21 @@ the journal has it. An answer that has arrived is recorded even when the run is 
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
+import anyio.lowlevel
 
 from batchrun import formats, retry
 from batchrun.errors import ProviderError, ProviderFault
-from batchrun.limits import demand
+from batchrun.limits import CapReached, demand, most_tokens
 from batchrun.records import Attempt, AttemptStart, Completion, Result, Status, Turn
 from batchrun.retry import Cause
 
@@ -29,17 +32,14 @@ if TYPE_CHECKING:
 
     from batchrun.client import Exchange
     from batchrun.job import RetryConfig
-    from batchrun.limits import ErrorBudget, RateLimits, Waits
+    from batchrun.limits import Demand, ErrorBudget, Limits, Permit, Waits
     from batchrun.pricing import PriceBook
-    from batchrun.records import PlannedRequest, WireRequest
+    from batchrun.records import LimitState, PlannedRequest, WireRequest
 
-T = TypeVar("T")
-
-_WAITING_FOR = {
-    Cause.RATE_LIMIT: "provider's rate limit",
-    Cause.TRANSIENT: "retry",
-    Cause.INVALID: "retry",
-}
+# Refused so often in a row, a request goes behind the others: it may be the one that is too large.
+PATIENCE_WITH_REFUSALS = 3
+# Started at once; the others as they are needed.
+FIRST_WORKERS = 64
 
 Review = Callable[[Completion], tuple[Completion, str | None]]
 
@@ -91,21 +91,23 @@ class _Progress:
     """How far one request has come in this execution."""
 
     number: int  # of the last attempt, counted over all executions
+    place: int  # in the order of admission
     failures: int = 0
     rate_limited: int = 0
     waited_s: float = 0.0
+    permit: Permit | None = None
+    refused: Attempt | None = None  # the last attempt, when the provider was too busy for it
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """How long to wait before the next attempt, and why."""
+    """How long to wait before the next attempt, beside the wait for the limits."""
 
-    cause: Cause
     seconds: float
 
 
 class Dispatcher:
-    """Sends requests with a fixed number of workers.
+    """Sends requests with as many workers as the limits have work for.
 
     Args:
         client: makes attempts.
@@ -115,7 +117,6 @@ class Dispatcher:
         errors: decides when too many have failed.
         prices: put a cost on usage.
         config: how long to insist.
-        workers: how many requests are in flight at most.
         jitter: returns a number in [0, 1).
         review: reads an answer further, and says what is wrong with it, if anything.
         tools: carry out calls, so that an answer with calls is not the last one.
@@ -126,12 +127,11 @@ class Dispatcher:
         *,
         client: Sender,
         journal: Journal,
-        limits: RateLimits,
+        limits: Limits,
         waits: Waits,
         errors: ErrorBudget,
         prices: PriceBook,
         config: RetryConfig,
-        workers: int,
         jitter: Callable[[], float] = random.random,
         review: Review = as_it_is,
         tools: Tools | None = None,
@@ -143,7 +143,8 @@ class Dispatcher:
         self._errors = errors
         self._prices = prices
         self._config = config
-        self._workers = workers
+        self._workers = 0
+        self._idle = 0
         self._jitter = jitter
         self._review = review
         self._tools = tools
@@ -156,9 +157,10 @@ class Dispatcher:
 
     async def run(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
         """Send every request of the stream; returns when all have a result or the run drains."""
-        async with anyio.create_task_group() as workers:
-            for _ in range(self._workers):
-                workers.start_soon(self._work, requests)
+        async with anyio.create_task_group() as self._pool:
+            self._requests = requests
+            for _ in range(min(self._limits.workers_wanted(), FIRST_WORKERS)):
+                self._start_worker()
 
     def drain(self) -> None:
         """Send nothing more. What is in flight goes on to its end; what waits stays pending."""
@@ -174,17 +176,30 @@ class Dispatcher:
         if self.is_draining:
             notify()
 
+    def _add_worker(self) -> None:
+        """Add a worker when all are busy and one more would have something to do."""
+        if self._idle == 0 and self._workers < self._limits.workers_wanted():
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        self._workers += 1
+        self._idle += 1
+        self._pool.start_soon(self._work, self._requests)
+
     async def _work(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
         async for request in requests:
+            self._idle -= 1
+            self._add_worker()
             if not self.is_draining:
                 await self._complete(request)
+            self._idle += 1
 
     async def _complete(self, request: PlannedRequest) -> None:
         """Take one request to its result, unless the run drains first.
 
         A conversation with tools has several turns, each with attempts of its own.
         """
-        progress = _Progress(number=request.attempts_made)
+        progress = _Progress(request.attempts_made, self._limits.next_place())
         following = await self._caught_up(request, progress)
         while following is not None:
             following = await self._take_turn(following, progress)
@@ -216,33 +231,80 @@ class Dispatcher:
         self, request: PlannedRequest, progress: _Progress
     ) -> PlannedRequest | None:
         """Get one answer; return the request that has to follow it, None when there is none."""
-        asked = demand(request)
+        asked = demand(request, self._most_cost(request))
         progress.failures = 0
-        if (reason := self._limits.too_large(asked)) is not None:
-            await self._give_up_unsent(request, progress, "over_token_limit", reason)
+        if (problem := self._unsendable(asked)) is not None:
+            await self._give_up_unsent(request, progress, *problem)
             return None
-        while True:
-            admitted = await self._interruptible(self._limits.admit, asked)
-            if not admitted:
-                return None
+        while await self._admitted(asked, progress):
             follows = await self._attempt(request, progress)
             if not isinstance(follows, _Pause):
                 return follows
             if not await self._pause(follows):
                 return None
+        return None
+
+    def _most_cost(self, request: PlannedRequest) -> int | None:
+        """Return the highest cost that a request can have, if it can be told and matters."""
+        if not self._limits.money.is_capped or (most := most_tokens(request)) is None:
+            return None
+        return self._prices.highest(*most, request.request.model)
+
+    def _unsendable(self, asked: Demand) -> tuple[str, str] | None:
+        """Return the type and the message of the error that keeps a request from being sent."""
+        if (reason := self._limits.too_large(asked)) is not None:
+            return "over_token_limit", reason
+        if self._limits.money.is_capped and asked.most_cost is None:
+            return "unknown_price", (
+                f"[limits] max_cost_usd: the price of {asked.key[1]} is not known, or max_tokens is "
+                "missing, so there is no highest cost to hold against it"
+            )
+        return None
+
+    async def _admitted(self, asked: Demand, progress: _Progress) -> bool:
+        """Wait until a request may be sent; False when it is not to be sent any more."""
+        progress.permit = None if self.is_draining else self._limits.admit_now(asked)
+        if progress.permit is not None:
+            return True
+        start = anyio.current_time()
+        left_s = math.inf if progress.refused is None else self._wait_left_s(progress)
+        with anyio.move_on_after(left_s):
+            await self._interruptible(partial(self._ask, asked, progress))
+        if self.is_draining:
+            if progress.permit is not None:
+                progress.permit.withdraw()
+                progress.permit = None
+        elif progress.refused is not None:
+            progress.waited_s += anyio.current_time() - start
+            if progress.permit is None:
+                await self._wait_in_vain(progress.refused)
+        return progress.permit is not None
+
+    async def _ask(self, asked: Demand, progress: _Progress) -> None:
+        progress.permit = None
+        try:
+            progress.permit = await self._limits.admit(asked, progress.place)
+        except CapReached as reason:
+            self._stop(str(reason))
+
+    def _wait_left_s(self, progress: _Progress) -> float:
+        return self._config.max_wait_s - progress.waited_s
 
     async def _pause(self, pause: _Pause) -> bool:
-        with self._waits.waiting_for(_WAITING_FOR[pause.cause]):
-            return await self._interruptible(anyio.sleep, pause.seconds)
+        if not pause.seconds:
+            await anyio.lowlevel.checkpoint()
+            return True
+        with self._waits.waiting_for("retry"):
+            return await self._interruptible(partial(anyio.sleep, pause.seconds))
 
-    async def _interruptible(self, wait: Callable[[T], Awaitable[None]], argument: T) -> bool:
+    async def _interruptible(self, wait: Callable[[], Awaitable[None]]) -> bool:
         """Wait, unless the run drains; say whether to go on afterwards."""
         if self.is_draining:
             return False
         with anyio.CancelScope() as scope:
             self._waiting.add(scope)
             try:
-                await wait(argument)
+                await wait()
             finally:
                 self._waiting.discard(scope)
         return not self.is_draining
@@ -254,7 +316,10 @@ class Dispatcher:
         progress.number += 1
         sent, start = False, time.perf_counter()
         try:
-            await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
+            reserved = progress.permit.cost if progress.permit else None
+            await self._journal.begin(
+                AttemptStart(request.key, progress.number, datetime.now(UTC), reserved)
+            )
             sent, start = True, time.perf_counter()
             self.in_flight += 1
             exchange = await self._client.send(request.wire)
@@ -287,12 +352,13 @@ class Dispatcher:
             usage=completion.usage,
             cost=self._prices.cost(completion.usage, completion.model, request.request.model),
         )
+        _settle(progress, attempt, exchange.limits)
         if tools is not None:
             return await self._turned(request, tools, attempt, completion)
         progress.failures += problem is not None
         if problem is not None and progress.failures < self._config.max_attempts:
             await self._record(attempt)
-            return _Pause(Cause.INVALID, 0.0)
+            return _Pause(0.0)
         # An answer that never came right is kept beside the reason: it was paid for.
         status = Status.SUCCEEDED if problem is None else Status.ERRORED
         completion = formats.with_calls(completion, request.turns)
@@ -327,44 +393,61 @@ class Dispatcher:
     ) -> _Pause | None:
         decision = retry.classify(fault)
         attempt = _failed_attempt(request, progress.number, fault, latency_s, decision.cause)
+        permit = _settle(progress, attempt, fault.limits)
         if decision.cause is Cause.FATAL:
             # Not the item's failure: it stays pending, for when the cause has been mended.
             await self._record(attempt)
             self.fatal = fault
             self.drain()
             return None
+        if decision.cause is Cause.RATE_LIMIT and permit is not None:
+            if (reason := self._limits.above_told(permit.asked)) is not None:
+                attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
+                await self._finish(_errored(attempt, retryable=True))
+                return None
+            return await self._refused(progress, attempt, permit.cool_down(fault, decision))
         delay = self._next_delay(decision, progress)
         if delay is None:
-            may_help = decision.cause is not Cause.NO
-            await self._finish(
-                Result(
-                    request.key,
-                    Status.ERRORED,
-                    attempt,
-                    datetime.now(UTC),
-                    retryable=may_help,
-                )
-            )
+            await self._finish(_errored(attempt, retryable=decision.cause is not Cause.NO))
             return None
         await self._record(attempt)
-        return _Pause(decision.cause, delay)
+        return _Pause(delay)
+
+    async def _refused(
+        self, progress: _Progress, attempt: Attempt, pause_s: float
+    ) -> _Pause | None:
+        """The provider wants fewer requests: all wait, and this one is the first to go again.
+
+        That uses up none of its attempts, but the time that one request may wait is bounded.
+        """
+        progress.refused = attempt
+        progress.rate_limited += 1
+        if pause_s > self._wait_left_s(progress):
+            await self._wait_in_vain(attempt)
+            if pause_s > self._config.max_wait_s:
+                self._stop(
+                    f"the provider asks to wait {pause_s:.0f} s, longer than [retry] max_wait_s = "
+                    f"{self._config.max_wait_s:g}"
+                )
+            return None
+        if progress.rate_limited % PATIENCE_WITH_REFUSALS == 0:
+            progress.place = self._limits.next_place()
+        await self._record(attempt)
+        self._add_worker()
+        return _Pause(0.0)
+
+    async def _wait_in_vain(self, attempt: Attempt) -> None:
+        """A request was refused for as long as it may wait; another execution may try again."""
+        await self._finish(_errored(attempt, retryable=True), waited_out=True)
 
     def _next_delay(self, decision: retry.RetryDecision, progress: _Progress) -> float | None:
-        """Return the seconds to wait, None when the request has used up its chances.
-
-        Being told to slow down does not count as a failed try, but the time waited does.
-        """
+        """Return the seconds to wait, None when the request has used up its chances."""
         if decision.cause is Cause.NO:
             return None
-        if decision.cause is Cause.TRANSIENT:
-            progress.failures += 1
-            if progress.failures >= self._config.max_attempts:
-                return None
-            tries = progress.failures
-        else:
-            progress.rate_limited += 1
-            tries = progress.rate_limited
-        delay = retry.delay(decision, tries, self._jitter)
+        progress.failures += 1
+        if progress.failures >= self._config.max_attempts:
+            return None
+        delay = retry.delay(decision, progress.failures, self._jitter)
         progress.waited_s += delay
         return delay if progress.waited_s <= self._config.max_wait_s else None
 
@@ -376,30 +459,45 @@ class Dispatcher:
         fault = ProviderFault(error_type, message)
         attempt = _failed_attempt(request, progress.number, fault, 0.0, Cause.NO)
         # Another execution may have a higher limit.
-        await self._finish(
-            Result(request.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=True)
-        )
+        await self._finish(_errored(attempt, retryable=True))
 
     async def _abandon(
         self, request: PlannedRequest, progress: _Progress, latency_s: float, *, sent: bool
     ) -> None:
         """Record that an attempt was cut off, before it left or while its answer was under way."""
         fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
-        await self._record(
-            _failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
-        )
+        attempt = _failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
+        _settle(progress, attempt)
+        await self._record(attempt)
 
     async def _record(self, attempt: Attempt) -> None:
         with anyio.CancelScope(shield=True):
             await self._journal.fail(attempt)
 
-    async def _finish(self, result: Result) -> None:
+    async def _finish(self, result: Result, *, waited_out: bool = False) -> None:
         with anyio.CancelScope(shield=True):
             await self._journal.finish(result)
-        reason = self._errors.count(errored=result.status is Status.ERRORED)
-        if reason is not None and self.stop_reason is None:
-            self.stop_reason = reason
-            self.drain()
+        errored = result.status is Status.ERRORED
+        reason = self._errors.count(errored=errored, waited_out=waited_out)
+        if reason is not None:
+            self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        """Stop on purpose; the first reason is the one that is told."""
+        self.stop_reason = self.stop_reason or reason
+        self.drain()
+
+
+def _settle(progress: _Progress, attempt: Attempt, told: LimitState | None = None) -> Permit | None:
+    """Give the limits back what an attempt did not use."""
+    permit, progress.permit = progress.permit, None
+    if permit is not None:
+        permit.settle(attempt, told)
+    return permit
+
+
+def _errored(attempt: Attempt, *, retryable: bool) -> Result:
+    return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)
 
 
 def _too_many_turns(tools: Tools) -> tuple[str, str]:

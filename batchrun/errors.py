@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import signal
 
+    from batchrun.records import LimitState
+
 
 class BatchrunError(Exception):
     """Base of every error that batchrun raises on purpose; the message is written for the user."""
@@ -80,6 +82,7 @@ class ProviderFault:
         retry_after_s: seconds that the provider asked to wait, already clamped to what is sane.
         should_retry: the provider's explicit `x-should-retry`, when it sent one.
         maybe_billed: True when the request may have been processed although no answer arrived.
+        limits: what the limit headers said, when there were any.
     """
 
     error_type: str
@@ -89,6 +92,7 @@ class ProviderFault:
     retry_after_s: float | None = None
     should_retry: bool | None = None
     maybe_billed: bool = False
+    limits: LimitState | None = None
 
 
 class ProviderError(BatchrunError):

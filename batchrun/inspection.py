@@ -99,10 +99,10 @@ def status(directory: Path, *, as_json: bool) -> str:
     if not running:
         # Nobody waits for these answers any more: what was in flight may have been billed.
         lost = totals.maybe_billed + totals.in_flight
-        totals = replace(totals, maybe_billed=lost, in_flight=0)
+        totals = replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
     if not as_json:
         return report.status_text(totals, directory, running=running)
-    facts = {"running": running, **report.summary(totals)}
+    facts = {"running": running, "waiting": totals.waiting, **report.summary(totals)}
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 

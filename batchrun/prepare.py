@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from batchrun import __version__, output
 from batchrun.dispatch import Review, as_it_is
 from batchrun.errors import JobError
+from batchrun.formats.parameters import is_template
+from batchrun.limits import MOST
+from batchrun.pricing import PriceBook
 from batchrun.render import Renderer
 from batchrun.source import Source
 from batchrun.structured import SchemaReview, schema_problem
@@ -51,7 +54,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job whose input, templates and key have been checked; nothing has been sent."""
+    """A job whose input, templates and key have been checked; nothing has been sent.
+
+    `most_in_flight` is what its `concurrency` and the limit on open files allow.
+    """
 
     job: Job
     source: Source
@@ -61,6 +67,7 @@ class Prepared:
     directory: Path
     review: Review
     tools: Toolbox | None = None
+    most_in_flight: int = MOST
 
     @property
     def signature(self) -> str:
@@ -88,7 +95,8 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     renderer = Renderer(job, source.columns)
     output.result_names(source.columns, job.output.prefix, job.output.unnest)
     key = None if options.simulate is not None else api_key(job)
-    allow_open_files(job)
+    check_price(job)
+    most_in_flight = allow_open_files(job)
     source.check_ids()
     return Prepared(
         job=job,
@@ -99,6 +107,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
         directory=run_directory(job, options),
         review=review_of(job),
         tools=toolbox_of(job),
+        most_in_flight=most_in_flight,
     )
 
 
@@ -129,24 +138,48 @@ def toolbox_of(job: Job) -> Toolbox | None:
     return Toolbox(functions, max_turns=config.max_turns, timeout_s=config.timeout_s)
 
 
-def allow_open_files(job: Job) -> None:
+def check_price(job: Job) -> None:
+    """See that a cap on the cost can be held. A model that differs by row is judged by row.
+
+    Raises:
+        JobError: when the model's price is not known.
+    """
+    model = job.request.model
+    if job.limits.max_cost_usd is None or is_template(model) or "model" in job.request.from_columns:
+        return
+    if PriceBook().highest(1, 1, model) is None:
+        raise JobError(
+            f"[limits] max_cost_usd: the price of {model} is not known, so the cap could not be "
+            "held; remove it, or ask a model that the price list has"
+        )
+
+
+def allow_open_files(job: Job) -> int:
     """Raise this process's limit on open files to what the connections need.
 
     Twice the concurrency, because with the simulator both ends of each are here.
 
+    Returns:
+        How many requests may be in flight.
+
     Raises:
         JobError: when the system does not allow that many.
     """
-    needed = 2 * job.limits.concurrency + SPARE_FILES
+    wanted = job.limits.concurrency
+    needed = 2 * (wanted or MOST) + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
+        return wanted or MOST
     if hard != resource.RLIM_INFINITY and hard < needed:
+        if wanted is None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return max(1, (hard - SPARE_FILES) // 2)
         raise JobError(
-            f"[limits] concurrency: {job.limits.concurrency} needs {needed} open files, and this "
+            f"[limits] concurrency: {wanted} needs {needed} open files, and this "
             f"system allows {hard}; lower it to {(hard - SPARE_FILES) // 2} or raise `ulimit -n`"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return wanted or MOST
 
 
 def run_directory(job: Job, options: RunOptions) -> Path:

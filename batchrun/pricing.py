@@ -59,6 +59,14 @@ class PriceBook:
         rates = self.rates(usage.input_tokens, *models)
         return None if rates is None else _cost(usage, rates)
 
+    def highest(self, input_tokens: int, output_tokens: int, model: str) -> int | None:
+        """Return the most that so many tokens can cost, in pico-dollars; None when unknown."""
+        rates = self.rates(input_tokens, model)
+        if rates is None:
+            return None
+        dearest = max(rates.input, rates.cache_read, rates.cache_write, rates.cache_write_1h)
+        return input_tokens * dearest + output_tokens * rates.output
+
     def rates(self, input_tokens: int, *models: str | None) -> Rates | None:
         """Return the rates of the first model that the price list knows."""
         for model in models:

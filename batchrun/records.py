@@ -271,12 +271,41 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """One limit as a provider's headers show it.
+
+    Attributes:
+        limit: how much it allows in its period, mostly a minute.
+        remaining: how much of that could be taken when the answer was written.
+        reset_s: seconds until all of it is there again; None when it did not say.
+    """
+
+    limit: float
+    remaining: float
+    reset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """The limits of one answer's headers. None: no word about that one."""
+
+    requests: Allowance | None = None
+    tokens: Allowance | None = None
+    input_tokens: Allowance | None = None
+    output_tokens: Allowance | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptStart:
-    """An attempt that is about to be sent. Committed before its first byte leaves."""
+    """An attempt that is about to be sent. Committed before its first byte leaves.
+
+    `reserved` is the most that it can cost, in pico-dollars; None when nobody asked.
+    """
 
     key: int
     number: int
     started_at: datetime
+    reserved: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +351,8 @@ class RunTotals:
     """What a run amounts to, over all its executions.
 
     Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
-    attempts that may have been billed although their answer never arrived.
+    attempts that may have been billed although their answer never arrived. `waiting` is what the
+    latest execution was waiting for when it last said so.
     """
 
     name: str
@@ -345,3 +375,4 @@ class RunTotals:
     executions: tuple[Mapping[str, Any], ...]
     wall_time_s: float
     last_error: str | None
+    waiting: str | None = None

@@ -115,6 +115,8 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool) -> str:
     lines = [f"{state}{since}", text]
     if running or totals.in_flight:
         lines.append(f"  in flight {totals.in_flight}")
+    if running and totals.waiting:
+        lines.append(f"  waiting   for {printable(totals.waiting)}")
     if totals.last_error:
         lines.append(f"  last error {printable(totals.last_error)[:200]}")
     return "\n".join(lines)

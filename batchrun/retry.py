@@ -104,5 +104,10 @@ def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -
     bound = min(MAX_DELAY_S, decision.base_delay_s * 2.0 ** min(failures - 1, 30))
     if decision.delay_s is None:
         return random() * bound
-    told = decision.delay_s + random() * min(1.0, 0.1 * decision.delay_s)
+    told = told_delay(decision.delay_s, random)
     return told if decision.delay_s >= decision.base_delay_s else max(told, random() * bound)
+
+
+def told_delay(delay_s: float, random: Callable[[], float]) -> float:
+    """Return what the provider asked for and up to a tenth, at most a second, on top."""
+    return delay_s + random() * min(1.0, 0.1 * delay_s)

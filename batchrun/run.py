@@ -5,6 +5,7 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from contextlib import asynccontextmanager
@@ -18,10 +19,11 @@ from batchrun import __version__, checkpoint, output, report
 from batchrun.client import Client, PyreqwestTransport
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
-from batchrun.limits import ErrorBudget, RateLimits, Waits
+from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare
 from batchrun.pricing import PriceBook
 from batchrun.progress import Progress
+from batchrun.records import PICO_PER_USD
 from batchrun.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 256
 IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
+NOTE_S = 2.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -166,6 +169,7 @@ class _Execution:
                 async with anyio.create_task_group() as helpers, self._client(helpers) as client:
                     self._dispatcher = self._make_dispatcher(client)
                     helpers.start_soon(self._show_waits)
+                    helpers.start_soon(self._note_waits)
                     if threading.current_thread() is threading.main_thread():
                         helpers.start_soon(self._watch_signals, helpers)
                     await self._send_everything()
@@ -180,7 +184,7 @@ class _Execution:
         if options.simulate is not None:
             address = await helpers.start(Simulator(options.simulate).serve)
             reroute = (job.request.base_url, address)
-        transport = options.transport or PyreqwestTransport(connections=job.limits.concurrency)
+        transport = options.transport or PyreqwestTransport(connections=self._plan.most_in_flight)
         client = Client(
             job.request.format,
             self._plan.key,
@@ -195,17 +199,30 @@ class _Execution:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
 
+    def _make_limits(self) -> Limits:
+        config = self._plan.job.limits
+        cap = config.max_cost_usd
+        money = CostBudget(None if cap is None else int(cap * PICO_PER_USD), self._store.spent())
+        return Limits(
+            config,
+            self._waits,
+            money=money,
+            most=self._plan.most_in_flight,
+            # What anyio.current_time returns, without finding the loop each time.
+            clock=asyncio.get_running_loop().time,
+        )
+
     def _make_dispatcher(self, client: Client) -> Dispatcher:
         job = self._plan.job
+        self._limits = self._make_limits()
         return Dispatcher(
             client=client,
             journal=_ObservedJournal(self._journal, self._progress),
-            limits=RateLimits(job.limits, self._waits),
+            limits=self._limits,
             waits=self._waits,
             errors=ErrorBudget(job.limits.max_errors),
             prices=PriceBook(),
             config=job.retry,
-            workers=min(job.limits.concurrency, max(1, self._plan.total)),
             review=self._plan.review,
             tools=self._plan.tools,
         )
@@ -299,7 +316,16 @@ class _Execution:
     async def _show_waits(self) -> None:
         while True:
             await anyio.sleep(REFRESH_S)
-            self._progress.waiting(self._waits.current)
+            self._progress.waiting(self._limits.waiting_for())
+
+    async def _note_waits(self) -> None:
+        """Tell those who ask for the status of this run what it is waiting for."""
+        noted = None
+        while True:
+            await anyio.sleep(NOTE_S)
+            if (reason := self._limits.waiting_for()) != noted:
+                await self._journal.call(self._store.note_waiting, reason)
+                noted = reason
 
     async def _watch_signals(self, helpers: TaskGroup) -> None:
         """The first signal lets what is in flight finish; the second cancels it."""

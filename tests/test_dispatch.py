@@ -14,7 +14,7 @@ from batchrun.client import Exchange
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import CheckpointError, ProviderError, ProviderFault
 from batchrun.job import LimitsConfig, RetryConfig
-from batchrun.limits import ErrorBudget, RateLimits, Waits
+from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.pricing import PriceBook
 from batchrun.records import (
     Attempt,
@@ -149,6 +149,7 @@ class Bench:
         jitter: float = 0.0,
         max_errors: float = 1_000,
         limits: LimitsConfig | None = None,
+        money: CostBudget | None = None,
         **retry: float,
     ) -> None:
         self.sender = sender
@@ -157,12 +158,16 @@ class Bench:
         self.dispatcher = Dispatcher(
             client=sender,
             journal=self.journal,
-            limits=RateLimits(limits or LimitsConfig(), self.waits),
+            limits=Limits(
+                limits or LimitsConfig(concurrency=workers),
+                self.waits,
+                money=money,
+                jitter=lambda: jitter,
+            ),
             waits=self.waits,
             errors=ErrorBudget(max_errors),
             prices=PriceBook(),
             config=RetryConfig(**retry),  # type: ignore[arg-type]
-            workers=workers,
             jitter=lambda: jitter,
         )
 
@@ -308,7 +313,7 @@ async def test_the_provider_is_given_the_time_that_it_asks_for() -> None:
 
 
 async def test_others_go_on_while_one_request_pauses() -> None:
-    patient: list[Outcome] = [refusal(429, retry_after_s=60.0), answer()]
+    patient: list[Outcome] = [refusal(503, retry_after_s=60.0), answer()]
     bench = Bench(Sender(by_key={1: patient}), workers=2)
     await bench.run_many(10)
     assert bench.sender.sent[-1] == 1
@@ -321,7 +326,7 @@ async def test_being_told_to_slow_down_uses_up_no_attempts() -> None:
     await bench.run(planned())
     assert bench.only.status is Status.SUCCEEDED
     assert bench.only.last.number == 21
-    assert bench.waits.seconds["provider's rate limit"] == pytest.approx(100, abs=0.1)
+    assert bench.waits.seconds["cooldown"] == pytest.approx(100, abs=0.1)
 
 
 @pytest.mark.parametrize("error", [SLOW_DOWN, refusal(529, "overloaded_error")])

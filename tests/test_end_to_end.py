@@ -134,11 +134,11 @@ def test_rate_limits_and_server_errors_are_ridden_out(
         return answer(call)
 
     with serving(decide) as provider:
-        job = write_job(provider.url, rows=400, extra="[retry]\nmax_attempts = 12")
+        job = write_job(provider.url, rows=120, extra="[retry]\nmax_attempts = 12")
         code, _, stderr = batchrun("run", job)
     assert code == 0, stderr
     assert set(results()["status"]) == {"succeeded"}
-    assert len(provider.calls) > 500
+    assert len(provider.calls) > 150
     assert provider.extra_bills == 0
 
 

@@ -134,7 +134,7 @@ def test_defaults() -> None:
     assert job.name == "job"
     assert (job.input.id, job.input.limit) == (None, None)
     assert job.limits == LimitsConfig()
-    assert (job.limits.concurrency, job.limits.max_errors) == (64, 0.5)
+    assert (job.limits.concurrency, job.limits.max_errors) == (None, 0.5)
     assert job.retry == RetryConfig(6, 600.0, 600.0)
     assert (job.output.files, job.output.prefix) == (("results.parquet",), "")
     assert (job.request.system, job.request.extra_headers) == ((), ())
@@ -222,9 +222,9 @@ def test_an_unknown_key_is_named_with_the_likely_one(
         ({"request": {"prompt": None, "messages": "x"}}, "[request] messages", "an array"),
         ({"request": {"extra_body": []}}, "[request] extra_body", "a table"),
         ({"request": {"allow_http": 1}}, "[request] allow_http", "true or false"),
-        ({"limits": {"concurrency": "64"}}, "[limits] concurrency", "a whole number"),
-        ({"limits": {"concurrency": 6.5}}, "[limits] concurrency", "a whole number"),
-        ({"limits": {"concurrency": True}}, "[limits] concurrency", "a whole number"),
+        ({"limits": {"concurrency": "64"}}, "[limits] concurrency", 'a whole number or "auto"'),
+        ({"limits": {"concurrency": 6.5}}, "[limits] concurrency", 'a whole number or "auto"'),
+        ({"limits": {"concurrency": True}}, "[limits] concurrency", 'a whole number or "auto"'),
         ({"limits": {"max_errors": True}}, "[limits] max_errors", "a number"),
         ({"limits": {"requests_per_minute": "9"}}, "[limits] requests_per_minute", "a number"),
         ({"retry": {"max_attempts": 1.5}}, "[retry] max_attempts", "a whole number"),
@@ -282,9 +282,25 @@ def test_request_keys_of_later_features_are_refused_by_name(key: str) -> None:
     assert f"job: [request] {key}: this version of batchrun does not support it yet" in message
 
 
-def test_the_cost_limit_of_a_later_version_is_refused_by_name() -> None:
-    message = refusal(limits={"max_cost_usd": 5.0})
-    assert "[limits] max_cost_usd: this version of batchrun does not support it yet" in message
+def test_a_cap_on_the_cost_needs_requests_whose_cost_has_a_bound() -> None:
+    capped = {"max_cost_usd": 5.0}
+    job = make(limits=capped, request={"max_tokens": 10})
+    assert job.limits.max_cost_usd == 5.0
+    message = refusal(limits=capped, request={"format": "chat", "max_tokens": None})
+    assert "[limits] max_cost_usd: needs [request] max_tokens" in message
+    message = refusal(limits=capped, request={"extra_body": {"n": 3}})
+    assert "max_cost_usd: cannot be held with [request] extra_body n" in message
+    message = refusal(limits=capped, request={"tools": [{"type": "web_search_1", "name": "w"}]})
+    assert "max_cost_usd: cannot be held with the tool web_search_1" in message
+    message = refusal(limits=capped, request={"service_tier": "priority"})
+    assert "its price is not known" in message
+    for wrong in (0, -1, "5", True, float("inf"), 1e9):
+        assert "[limits] max_cost_usd: must be" in refusal(limits={"max_cost_usd": wrong})
+
+
+def test_concurrency_may_be_left_to_the_run() -> None:
+    assert make(limits={"concurrency": "auto"}).limits.concurrency is None
+    assert make(limits={"concurrency": 7}).limits.concurrency == 7
 
 
 @pytest.mark.parametrize("section", ["price", "score", "matrix"])

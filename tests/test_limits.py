@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from batchrun.job import LimitsConfig
-from batchrun.limits import Demand, ErrorBudget, RateLimits, Waits, demand
+from batchrun.limits import Demand, ErrorBudget, Limits, Waits, demand
 from batchrun.records import Parameters, PlannedRequest, Request, WireRequest
 
 if TYPE_CHECKING:
@@ -68,11 +68,12 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"loop_factory": _PunctualLoop}
 
 
-def rates(**per_minute: float) -> RateLimits:
-    return RateLimits(LimitsConfig(**per_minute), Waits())  # type: ignore[arg-type]
+def rates(**per_minute: float) -> Limits:
+    config = LimitsConfig(concurrency=100_000, **per_minute)
+    return Limits(config, Waits())
 
 
-async def admitted_at(limits: RateLimits, asked: Demand, count: int, workers: int) -> list[float]:
+async def admitted_at(limits: Limits, asked: Demand, count: int, workers: int) -> list[float]:
     """Let workers ask for `count` admissions in all; return when each was given."""
     times: list[float] = []
 
@@ -211,15 +212,19 @@ def planned(body: bytes, **parameters: int) -> PlannedRequest:
 
 
 def test_demand_counts_a_token_for_four_bytes_and_all_output_that_is_allowed() -> None:
-    assert demand(planned(b"x" * 400, max_tokens=50)) == Demand(100, 50)
-    assert demand(planned(b"x" * 400, max_tokens=50, n=3)) == Demand(100, 150)
-    assert demand(planned(b"{}")) == Demand(1, 256)
+    assert demand(planned(b"x" * 400, max_tokens=50)) == Demand(
+        100, 50, ("http://x", "m"), None, True
+    )
+    assert demand(planned(b"x" * 400, max_tokens=50, n=3)) == Demand(
+        100, 150, ("http://x", "m"), None, True
+    )
+    assert demand(planned(b"{}")) == Demand(1, 256, ("http://x", "m"), None, True)
 
 
 async def test_waits_are_accounted_to_the_rate_that_caused_them() -> None:
     waits = Waits(anyio.current_time)
-    config = LimitsConfig(requests_per_minute=600, tokens_per_minute=600)
-    limits = RateLimits(config, waits)
+    config = LimitsConfig(100, requests_per_minute=600, tokens_per_minute=600)
+    limits = Limits(config, waits)
     await admitted_at(limits, Demand(10, 10), 4, workers=1)
     assert waits.seconds["token rate"] == pytest.approx(6, rel=0.5)
     assert waits.seconds["request rate"] < 0.5

@@ -130,6 +130,13 @@ def m002_turns(db: Database) -> None:
 
 
 @migrations()
+def m003_limits(db: Database) -> None:
+    """What was reserved for an attempt, and what an execution was waiting for last."""
+    db.execute("ALTER TABLE attempts ADD COLUMN reserved INTEGER")
+    db.execute("ALTER TABLE executions ADD COLUMN waiting TEXT")
+
+
+@migrations()
 def m004_planned(db: Database) -> None:
     """Which plan was carried through to the last row."""
     db.execute("ALTER TABLE run ADD COLUMN planned TEXT")

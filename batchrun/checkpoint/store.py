@@ -35,7 +35,8 @@ FILE_NAME = "checkpoint.db"
 MAX_COST = 10**16
 
 _INSERT_START = (
-    "INSERT INTO attempts (request_id, number, execution, started_us) VALUES (?, ?, ?, ?)"
+    "INSERT INTO attempts (request_id, number, execution, started_us, reserved) "
+    "VALUES (?, ?, ?, ?, ?)"
 )
 _UPDATE_ATTEMPT = """UPDATE attempts SET
     latency_s = ?, http_status = ?, error_type = ?, error_message = ?, cause = ?, maybe_billed = ?,
@@ -49,6 +50,10 @@ _REPLACE_RESULT = """INSERT OR REPLACE INTO results (request_id, status, retryab
 _REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
     VALUES (?, ?, ?, ?, ?)"""
 _COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
+
+_SPENT = f"""SELECT coalesce(sum(CASE WHEN cost_output IS NOT NULL THEN {_COST}
+    WHEN maybe_billed OR error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
+    FROM attempts"""  # noqa: S608 - no values
 
 
 def _over_attempts(amount: str) -> str:
@@ -180,6 +185,22 @@ class Checkpoint:
                 (now_us(), outcome, orjson.dumps(waits).decode(), self.execution),
             )
 
+    def note_waiting(self, reason: str | None) -> None:
+        """Record what this execution is waiting for, for those who look at it meanwhile."""
+        with self.transaction():
+            self.db.execute(
+                "UPDATE executions SET waiting = ? WHERE id = ?", (reason, self.execution)
+            )
+
+    def spent(self) -> int:
+        """Return what the run has cost, in pico-dollars: at most, where it is not known.
+
+        An attempt that may have been billed without a known cost counts with what was reserved.
+        """
+        with usable(self.path):
+            (spent,) = self.db.execute(_SPENT).fetchone()
+        return int(spent)
+
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool
     ) -> list[PlannedRequest]:
@@ -224,7 +245,8 @@ class Checkpoint:
         connection, execution = self._connection, self.execution
         with self.transaction():
             connection.executemany(
-                _INSERT_START, [(s.key, s.number, execution, _us(s.started_at)) for s in starts]
+                _INSERT_START,
+                [(s.key, s.number, execution, _us(s.started_at), s.reserved) for s in starts],
             )
             connection.executemany(_UPDATE_ATTEMPT, [_attempt_row(a) for a in attempts])
             connection.executemany(_REPLACE_RESULT, [_result_row(r) for r in results])

@@ -42,6 +42,7 @@ _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
 _LATENCY_COUNT = "SELECT count(*) FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL"
 _LATENCY_AT = """SELECT latency_s FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL
     ORDER BY latency_s LIMIT 1 OFFSET ?"""
+_WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
         SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
@@ -66,6 +67,7 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
     numbers = [value or 0 for value in db.execute(_ATTEMPTS).fetchone()]
     executions = [_execution(row) for row in db.execute(_EXECUTIONS)]
     last = db.execute(_LAST_ERROR).fetchone()
+    waiting = db.execute(_WAITING).fetchone()
     return RunTotals(
         name=name,
         total=total,
@@ -93,6 +95,7 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
         executions=tuple(executions),
         wall_time_s=sum(execution["wall_time_s"] for execution in executions),
         last_error=last[0] if last else None,
+        waiting=waiting[0] if waiting else None,
     )
 
 

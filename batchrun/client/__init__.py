@@ -24,7 +24,7 @@ from batchrun.errors import ProviderError, ProviderFault
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
-    from batchrun.records import Completion, FormatName, WireRequest
+    from batchrun.records import Completion, FormatName, LimitState, WireRequest
 
 # The port: whatever carries HTTP requests. Other modules name it by this alias.
 TransportPort = httpx.AsyncBaseTransport
@@ -44,13 +44,14 @@ _Head = tuple[httpx.URL, tuple[tuple[bytes, bytes], ...]]
 class Exchange:
     """A successful attempt: the completion and what the response's head said.
 
-    `headers` have lower-case names.
+    `headers` have lower-case names; `limits` is what the limit headers among them say.
     """
 
     completion: Completion
     http_status: int
     request_id: str | None
     headers: Mapping[str, str]
+    limits: LimitState | None = None
 
 
 class Client:
@@ -141,7 +142,9 @@ class Client:
             raise ProviderError(fault) from None
         finally:
             await _put_away(response)
-        return Exchange(completion, response.status_code, request_id, headers)
+        return Exchange(
+            completion, response.status_code, request_id, headers, formats.limit_state(headers)
+        )
 
     async def _read(
         self, response: httpx.Response, headers: Mapping[str, str], request_id: str | None

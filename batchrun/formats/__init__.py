@@ -14,6 +14,7 @@ import orjson
 
 from batchrun.formats import chat, messages
 from batchrun.formats.faults import describe_error
+from batchrun.formats.limit_headers import limit_state
 from batchrun.formats.parsing import InvalidResponse, glimpse, read_json
 from batchrun.formats.streaming import StreamReader
 from batchrun.formats.tools import SCHEMA_TOOL, answer_tool
@@ -111,6 +112,7 @@ __all__ = [
     "encode",
     "fingerprint",
     "key_header",
+    "limit_state",
     "parse",
     "request_id",
     "turn",

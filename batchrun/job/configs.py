@@ -62,15 +62,17 @@ class RequestConfig:
 class LimitsConfig:
     """`[limits]`: upper bounds, per minute where named so. None means: no bound of ours.
 
-    `max_errors` below 1 is a share of the finished items, otherwise a count.
+    A `concurrency` of None is found out while running. `max_errors` below 1 is a share of the
+    finished items, otherwise a count.
     """
 
-    concurrency: int = 64
+    concurrency: int | None = None
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     input_tokens_per_minute: float | None = None
     output_tokens_per_minute: float | None = None
     max_errors: float = 0.5
+    max_cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

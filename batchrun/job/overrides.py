@@ -24,7 +24,6 @@ SECTIONS = ("input", "request", "tools", "limits", "retry", "output")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": ("dedupe",),
-    "limits": ("max_cost_usd",),
 }
 LATER_SECTIONS = ("price", "score", "matrix")
 

@@ -1,0 +1,71 @@
+"""What a request asks of the limits, before anything is known of its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.records import PlannedRequest
+
+BYTES_PER_TOKEN = 4
+TOKENS_PER_IMAGE = 1_600
+DEFAULT_OUTPUT_TOKENS = 256
+
+# No tokenizer makes more than one token of a byte. Images and documents that are given by address
+# are not in the body; these are the most that any model counts for one of them.
+MOST_TOKENS_PER_IMAGE = 50_000
+MOST_TOKENS_PER_DOCUMENT = 1_000_000
+# What a provider's template and its instructions for tools add to what was sent.
+MOST_TOKENS_ADDED = 1_000
+_IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
+_DOCUMENTS = (b'"type":"document"', b'"type":"file"')
+
+# Limits are kept for each of these: base URL and model. The key is the same for a whole job.
+LimitKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one request asks of the limits, in tokens; the output is an upper estimate.
+
+    `most_cost` is the highest cost that it can have, in pico-dollars; None when nobody counts.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    key: LimitKey = ("", "")
+    most_cost: int | None = None
+    # What caches read counts against the limits of chat servers, not against Anthropic's.
+    counts_cache_reads: bool = False
+
+
+def demand(planned: PlannedRequest, most_cost: int | None = None) -> Demand:
+    """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output.
+
+    Images count by number, not by the bytes that they are written as.
+    """
+    request = planned.request
+    tokens = _text_bytes(planned) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE
+    output = (request.parameters.max_tokens or DEFAULT_OUTPUT_TOKENS) * (request.parameters.n or 1)
+    key = (request.base_url, request.model)
+    return Demand(max(1, tokens), output, key, most_cost, request.format == "chat")
+
+
+def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
+    """Return upper bounds of the input and output tokens, None when the output has none."""
+    request, body = planned.request, planned.wire.body
+    parameters = request.parameters
+    if parameters.max_tokens is None:
+        return None
+    documents = sum(body.count(mark) for mark in _DOCUMENTS)
+    tokens = _text_bytes(planned) + MOST_TOKENS_ADDED
+    tokens += body.count(_IMAGES) * MOST_TOKENS_PER_IMAGE + documents * MOST_TOKENS_PER_DOCUMENT
+    output = parameters.max_tokens
+    if request.format == "chat":  # where thinking may come on top
+        output += parameters.thinking_tokens or 0
+    return tokens, output * (parameters.n or 1)
+
+
+def _text_bytes(planned: PlannedRequest) -> int:
+    return len(planned.wire.body) - sum(len(image.data or "") for image in planned.request.images)

@@ -1,0 +1,105 @@
+"""What ends a run: too many errors, too much waiting, too little money."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from batchrun.records import PICO_PER_USD
+
+JUDGED_AFTER_ITEMS = 200
+# Items that waited out `max_wait_s` end the run when they are most of the last so many.
+RECENT_ITEMS = 20
+FEWEST_WAITED_OUT = 3
+
+
+class ErrorBudget:
+    """Decides when too many items have failed to go on.
+
+    Args:
+        max_errors: below 1 a share of the finished items, judged once enough have finished;
+            otherwise a count, judged at once.
+    """
+
+    def __init__(self, max_errors: float) -> None:
+        self._max_errors = max_errors
+        self._waited_out: deque[bool] = deque(maxlen=RECENT_ITEMS)
+        self.finished = 0
+        self.errored = 0
+
+    def count(self, *, errored: bool, waited_out: bool = False) -> str | None:
+        """Count a finished item; return why to stop, or None.
+
+        Args:
+            errored: it has no usable answer.
+            waited_out: because the provider kept refusing it for the whole of `max_wait_s`.
+        """
+        self.finished += 1
+        self.errored += errored
+        self._waited_out.append(waited_out)
+        if not errored:
+            return None
+        out = sum(self._waited_out)
+        if out >= FEWEST_WAITED_OUT and 2 * out > len(self._waited_out):
+            return (
+                f"the provider kept refusing requests: {out} of the last {len(self._waited_out)} "
+                "items waited in vain for as long as [retry] max_wait_s allows"
+            )
+        if self._max_errors >= 1:
+            spent = self.errored >= self._max_errors
+        else:
+            share = self.errored / self.finished
+            spent = self.finished >= JUDGED_AFTER_ITEMS and share > self._max_errors
+        if not spent:
+            return None
+        return f"{self.errored} of {self.finished} items failed (max_errors = {self._max_errors:g})"
+
+
+class CapReached(Exception):
+    """What is left of `max_cost_usd` cannot cover the next request, even if all others are free."""
+
+
+class CostBudget:
+    """Holds `max_cost_usd`: nothing is sent unless its highest cost still fits.
+
+    Args:
+        cap: in pico-dollars; None for none.
+        spent: what the run has cost before, in all its executions.
+    """
+
+    def __init__(self, cap: int | None = None, spent: int = 0) -> None:
+        self._cap = cap
+        self.spent = spent
+        self.reserved = 0
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether costs are to be reserved at all."""
+        return self._cap is not None
+
+    def fits(self, amount: int) -> bool:
+        """Say whether an amount can be reserved now; when not, it may be later.
+
+        Raises:
+            CapReached: when it cannot be later either.
+        """
+        if self._cap is None:
+            return True
+        if self.spent + amount > self._cap:
+            raise CapReached(
+                f"max_cost_usd = {_usd(self._cap)} is reached: {_usd(self.spent)} USD are spent, "
+                f"and the next request may cost up to {_usd(amount)} USD"
+            )
+        return self.spent + self.reserved + amount <= self._cap
+
+    def reserve(self, amount: int) -> None:
+        """Set an amount aside."""
+        self.reserved += amount
+
+    def settle(self, reserved: int, spent: int) -> None:
+        """Replace what was set aside by what was spent."""
+        self.reserved -= reserved
+        self.spent += spent
+
+
+def _usd(pico: int) -> str:
+    return f"{pico / PICO_PER_USD:.6f}".rstrip("0").rstrip(".")
