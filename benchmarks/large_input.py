@@ -91,7 +91,7 @@ def run_interrupted(job: Path, port: int) -> tuple[int, float]:
 def answered(port: int) -> int:
     """Ask the server how many requests it has seen."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
-        return int(response.read())
+        return int(json.loads(response.read())[0])
 
 
 if __name__ == "__main__":
