@@ -263,8 +263,7 @@ class Dispatcher:
 
     async def _admitted(self, asked: Demand, progress: _Progress) -> bool:
         """Wait until a request may be sent; False when it is not to be sent any more."""
-        progress.permit = None if self.is_draining else self._limits.admit_now(asked)
-        if progress.permit is not None:
+        if self._admitted_now(asked, progress):
             return True
         start = anyio.current_time()
         left_s = math.inf if progress.refused is None else self._wait_left_s(progress)
@@ -278,6 +277,10 @@ class Dispatcher:
             progress.waited_s += anyio.current_time() - start
             if progress.permit is None:
                 await self._wait_in_vain(progress.refused)
+        return progress.permit is not None
+
+    def _admitted_now(self, asked: Demand, progress: _Progress) -> bool:
+        progress.permit = None if self.is_draining else self._limits.admit_now(asked)
         return progress.permit is not None
 
     async def _ask(self, asked: Demand, progress: _Progress) -> None:
