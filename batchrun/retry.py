@@ -47,7 +47,20 @@ _FATAL_STATUSES = frozenset({401, 402, 403, 404})
 _TRANSIENT_STATUSES = frozenset({408, 409})
 _OVERLOADED = 529
 
-_SLOW_DOWN_TYPES = frozenset({"overloaded_error", "rate_limit_error", "rate_limit_exceeded"})
+# Errors under status 200, in a stream or instead of an answer, are judged by their type.
+_SLOW_DOWN_TYPES = frozenset(
+    {
+        "overloaded_error",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "slow_down",
+        "too_many_requests",
+    }
+)
+_REFUSED_TYPES = frozenset(
+    {"authentication_error", "invalid_api_key", "invalid_token", "permission_error"}
+)
+_WRONG_TYPES = frozenset({"invalid_request_error", "request_too_large"})
 
 # Under status 429 (and 400 at some gateways) these say that money, not time, is missing.
 _EXHAUSTED_TYPES = frozenset(
@@ -67,20 +80,27 @@ _EXHAUSTED_TYPES = frozenset(
 
 def classify(fault: ProviderFault) -> RetryDecision:
     """Judge a failed attempt by status, error type and the provider's explicit wishes."""
-    if fault.error_type in _EXHAUSTED_TYPES or fault.http_status in _FATAL_STATUSES:
+    if _is_fatal(fault):
         return RetryDecision(Cause.FATAL)
     if fault.http_status == 429:
         return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s)
-    if fault.http_status == _OVERLOADED or (
-        # A stream that had begun with 200 reports in an event that the server cannot go on.
-        fault.http_status == 200 and fault.error_type in _SLOW_DOWN_TYPES
-    ):
+    if fault.http_status == _OVERLOADED or _says(fault, _SLOW_DOWN_TYPES):
         return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, OVERLOADED_BASE_DELAY_S)
-    if fault.should_retry is False:
+    if fault.should_retry is False or _says(fault, _WRONG_TYPES):
         return RetryDecision(Cause.NO)
     if fault.should_retry or _may_pass(fault.http_status):
         return RetryDecision(Cause.TRANSIENT, fault.retry_after_s)
     return RetryDecision(Cause.NO)
+
+
+def _is_fatal(fault: ProviderFault) -> bool:
+    is_refused = fault.http_status in _FATAL_STATUSES or _says(fault, _REFUSED_TYPES)
+    return is_refused or fault.error_type in _EXHAUSTED_TYPES
+
+
+def _says(fault: ProviderFault, error_types: frozenset[str]) -> bool:
+    """Whether an answer that had begun with 200 turned out to be such an error."""
+    return fault.http_status == 200 and fault.error_type in error_types
 
 
 def _may_pass(status: int | None) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from batchrun import client as client_module
 from batchrun.client import Client, PyreqwestTransport
 from batchrun.errors import ProviderError
+from batchrun.formats import streaming
 from batchrun.records import WireRequest
 
 if TYPE_CHECKING:
@@ -115,6 +116,30 @@ async def test_what_is_no_answer_is_a_failed_attempt(
 
 async def test_a_whole_answer_to_a_request_for_a_stream_is_one() -> None:
     assert (await send(body(WHOLE, b"application/json"))).texts == ("whole",)
+
+
+async def test_the_end_marker_needs_no_empty_line_behind_it() -> None:
+    assert (await send(body(DELTA + b"data: [DONE]"))).texts == ("x",)
+    assert (await send(body(DELTA + b"data: [DONE]\n"))).texts == ("x",)
+
+
+@pytest.mark.parametrize("content_type", [b"Text/Event-Stream", b"text/plain", b"application/json"])
+async def test_a_stream_under_another_type_is_read(content_type: bytes) -> None:
+    assert (await send(body(DELTA + b"data: [DONE]\n\n", content_type))).texts == ("x",)
+
+
+async def test_a_long_stream_of_small_events_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "MAX_BODY_BYTES", 100_000)
+    events = 2 * 100_000 // len(DELTA)
+    found = await send(body(DELTA * events + b"data: [DONE]\n\n"))
+    assert found.texts == ("x" * events,)
+
+
+async def test_an_answer_in_huge_events_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "MAX_HELD_BYTES", 100_000)
+    with pytest.raises(ProviderError, match="streamed answer is larger than") as caught:
+        await send(body(DELTA.replace(b'"x"', b'"%s"' % (b"x" * 10_000)) * 20))
+    assert caught.value.fault.error_type == "response_too_large"
 
 
 async def test_bytes_that_are_no_utf8_do_not_lose_the_answer() -> None:

@@ -331,3 +331,11 @@ def test_streaming_does_not_change_the_fingerprint(wire_format: FormatName) -> N
     assert formats.fingerprint(whole, formats.encode(whole)) == formats.fingerprint(
         streamed, formats.encode(streamed)
     )
+
+
+def test_reasoning_comes_under_either_name() -> None:
+    for name in ("reasoning", "reasoning_content"):
+        events = [{"choices": [{"index": 0, "delta": {name: piece}}]} for piece in ("h", "m")]
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+        found = read("chat", ["".join([*lines, "data: [DONE]\n\n"]).encode()])
+        assert found.reasoning == "hm"

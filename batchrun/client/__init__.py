@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TransportPort = httpx.AsyncBaseTransport
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+# Of a stream little is kept; what is, the reader bounds.
+MAX_STREAM_BYTES = 1024 * 1024 * 1024
+_EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
 MIN_KEY_PART = 4
@@ -151,14 +154,21 @@ class Client:
     ) -> Completion:
         # httpx's iteration would also close the response, and an answer must not wait for that.
         body = response.aiter_bytes() if "content-encoding" in headers else response.stream
-        pieces = _bounded(cast("AsyncIterable[bytes]", body), response.status_code)
-        if response.status_code != 200:
-            content = await _joined(pieces)
-            raise ProviderError(_status_fault(response.status_code, headers, content, request_id))
         # The answer's own type decides: a server may stream unasked, or not although asked.
-        if "text/event-stream" in headers.get("content-type", ""):
+        streams = "text/event-stream" in headers.get("content-type", "").lower()
+        if streams and response.status_code == 200:
+            pieces = _bounded(cast("AsyncIterable[bytes]", body), 200, MAX_STREAM_BYTES)
             return await self._read_stream(pieces)
-        return formats.parse(self._format, await _joined(pieces))
+        pieces = _bounded(cast("AsyncIterable[bytes]", body), response.status_code, MAX_BODY_BYTES)
+        content = await _joined(pieces)
+        if response.status_code != 200:
+            raise ProviderError(_status_fault(response.status_code, headers, content, request_id))
+        if content.lstrip()[:6] in _EVENT_STARTS:
+            # Some servers stream under the type of a whole answer.
+            reader = formats.StreamReader(self._format)
+            reader.feed(content)
+            return reader.finish()
+        return formats.parse(self._format, content)
 
     async def _read_stream(self, body: AsyncGenerator[bytes]) -> Completion:
         reader = formats.StreamReader(self._format)
@@ -227,16 +237,18 @@ async def _joined(pieces: AsyncIterable[bytes]) -> bytes:
     return read[0] if len(read) == 1 else b"".join(read)
 
 
-async def _bounded(body: AsyncIterable[bytes], status: int) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a body, at most `MAX_BODY_BYTES` of them."""
+async def _bounded(
+    body: AsyncIterable[bytes], status: int, most_bytes: int
+) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a body that is not larger than it may be."""
     size = 0
     async for piece in body:
         size += len(piece)
-        if size > MAX_BODY_BYTES:
+        if size > most_bytes:
             raise ProviderError(
                 ProviderFault(
                     "response_too_large",
-                    f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB",
+                    f"the body is larger than {most_bytes // 2**20} MiB",
                     status,
                     should_retry=False,
                     maybe_billed=True,

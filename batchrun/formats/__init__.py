@@ -91,7 +91,10 @@ def parse(wire_format: FormatName, content: bytes) -> Completion:
         raise InvalidResponse(f"the body is not a JSON object: {glimpse(content)}")
     if payload.get("error"):
         error_type, message, _ = describe_error(content)
-        raise InvalidResponse(f"an error under status 200: {error_type or 'error'}: {message}")
+        raise InvalidResponse(
+            f"an error under status 200: {error_type or 'error'}: {message}",
+            error_type or "invalid_response",
+        )
     completion: Completion = FORMATS[wire_format].parse(payload)
     return completion
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchrun.formats.parsing import as_dict, as_text
 
-_TEXTS = ("content", "reasoning_content", "refusal")
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 
 
 class ChatAssembler:

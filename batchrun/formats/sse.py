@@ -65,6 +65,11 @@ class Decoder:
                 yield event
         self._after_return = chunk.endswith(b"\r")
 
+    def end(self) -> Event | None:
+        """Return the event that the end of the stream left without its empty line, if any."""
+        event = self._end_line() if self._line else None
+        return event or self._end_event()
+
     def _check_size(self) -> None:
         if self._held + len(self._line) > self._limit:
             raise InvalidResponse(f"a stream event is larger than {self._limit // 2**20} MiB")

@@ -6,13 +6,14 @@ text it brought: a cut answer must not pass for a short one.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchrun.formats import chat, messages
 from batchrun.formats.chat_stream import ChatAssembler
 from batchrun.formats.faults import describe_error
 from batchrun.formats.messages_stream import MessagesAssembler
-from batchrun.formats.parsing import InvalidResponse, glimpse, read_json
+from batchrun.formats.parsing import InvalidResponse, as_dict, glimpse, read_json
 from batchrun.formats.sse import Decoder
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from batchrun.records import Completion, FormatName
 
 _DONE = b"[DONE]"
+# A long answer comes in a million events of some hundred bytes, of which a few characters are kept;
+# so events count by what is kept of a small one, and by their size where they are larger.
+MAX_HELD_BYTES = 128 * 1024 * 1024
+KEPT_BYTES = 64
+ENVELOPE_BYTES = 512
 
 
 class _Assembler(Protocol):
@@ -49,6 +55,7 @@ class StreamReader:
         self._parse = messages.parse if in_messages else chat.parse
         self._assembler: _Assembler = MessagesAssembler() if in_messages else ChatAssembler()
         self._start = b""
+        self._held = 0
 
     @property
     def is_complete(self) -> bool:
@@ -74,6 +81,8 @@ class StreamReader:
         Raises:
             InvalidResponse: when the stream ended before its end marker.
         """
+        if not self.is_complete and (event := self._decoder.end()) is not None:
+            self._take_end(event)
         if not self.is_complete:
             raise InvalidResponse(
                 "the stream ended before its end marker, so the answer may be cut short; it began "
@@ -82,7 +91,22 @@ class StreamReader:
             )
         return self._parse(self._assembler.body())
 
+    def _take_end(self, event: Event) -> None:
+        """Take an event that lacks its empty line if it is the end marker: no more is missing."""
+        is_whole = event.data.strip() == _DONE
+        if not is_whole:
+            with suppress(InvalidResponse):
+                is_whole = as_dict(read_json(event.data)).get("type") == "message_stop"
+        if is_whole:
+            self._take(event)
+
     def _take(self, event: Event) -> None:
+        self._held += KEPT_BYTES + max(0, len(event.data) - ENVELOPE_BYTES)
+        if self._held > MAX_HELD_BYTES:
+            raise InvalidResponse(
+                f"the streamed answer is larger than {MAX_HELD_BYTES // 2**20} MiB",
+                "response_too_large",
+            )
         if event.data.strip() == _DONE:
             self._assembler.end()
             return
