@@ -88,7 +88,7 @@ async def test_the_cap_holds_with_64_in_flight_and_when_the_run_goes_on(seed: in
         assert till.charged <= spent <= CAP
     assert dispatcher.stop_reason is not None
     assert "max_cost_usd = 0.01 is reached" in dispatcher.stop_reason
-    assert till.charged >= 0.3 * CAP, "most of the rest may have been charged"
+    assert till.charged >= 0.1 * CAP, "the rest may have been charged"
     assert money.reserved == 0
 
 
