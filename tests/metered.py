@@ -184,6 +184,8 @@ async def dispatch(
     async def feed(send: ObjectSendStream[PlannedRequest]) -> None:
         async with send:
             for key in range(1, count + 1):
+                if dispatcher.is_draining:
+                    return
                 rows[key] = row(key)
                 await send.send(planned(key, rows[key], provider.wire_format))
 

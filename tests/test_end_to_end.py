@@ -424,3 +424,21 @@ def test_a_closed_reader_of_stdout_is_no_crash(write_job: WriteJob) -> None:
     )
     assert "Traceback" not in process.stderr
     assert process.stdout.count("\n") == 1
+
+
+def test_status_says_what_a_live_run_is_waiting_for(write_job: WriteJob, tmp_path: Path) -> None:
+    with serving(lambda call: answer(call, delay_s=0.01)) as provider:
+        extra = "[limits]\nrequests_per_minute = 60"
+        process = start_batchrun("run", write_job(provider.url, extra=extra), "--quiet")
+        deadline = time.monotonic() + 20
+        waiting = None
+        while waiting is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+            code, stdout, _ = batchrun("status", tmp_path / "out", "--json")
+            waiting = json.loads(stdout)["waiting"] if code == 0 else None
+        text = batchrun("status", tmp_path / "out")[1]
+        process.send_signal(2)
+        finish(process)
+    assert waiting == "request rate"
+    assert "waiting   for request rate" in text
+    assert json.loads(batchrun("status", tmp_path / "out", "--json")[1])["waiting"] is None

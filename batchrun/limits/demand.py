@@ -16,8 +16,9 @@ DEFAULT_OUTPUT_TOKENS = 256
 # are not in the body; these are the most that any model counts for one of them.
 MOST_TOKENS_PER_IMAGE = 50_000
 MOST_TOKENS_PER_DOCUMENT = 1_000_000
-# What a provider's template and its instructions for tools add to what was sent.
-MOST_TOKENS_ADDED = 1_000
+# What a provider's template, and its instructions for tools, add to what was sent.
+MOST_TOKENS_ADDED = 200
+MOST_TOKENS_FOR_TOOLS = 1_000
 _IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
 _DOCUMENTS = (b'"type":"document"', b'"type":"file"')
 
@@ -60,6 +61,8 @@ def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
         return None
     documents = sum(body.count(mark) for mark in _DOCUMENTS)
     tokens = _text_bytes(planned) + MOST_TOKENS_ADDED
+    if request.tools or request.answer is not None:
+        tokens += MOST_TOKENS_FOR_TOOLS
     tokens += body.count(_IMAGES) * MOST_TOKENS_PER_IMAGE + documents * MOST_TOKENS_PER_DOCUMENT
     output = parameters.max_tokens
     if request.format == "chat":  # where thinking may come on top
