@@ -10,100 +10,44 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 
 from batchrun import formats, retry
+from batchrun.dispatch.ports import Journal, Review, Sender, Tools, as_it_is
+from batchrun.dispatch.progress import (
+    Pause,
+    Progress,
+    errored,
+    failed_attempt,
+    settle,
+    too_many_turns,
+)
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.limits import CapReached, demand, most_tokens
 from batchrun.records import Attempt, AttemptStart, Completion, Result, Status, Turn
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import ObjectReceiveStream
 
     from batchrun.client import Exchange
     from batchrun.job import RetryConfig
-    from batchrun.limits import Demand, ErrorBudget, Limits, Permit, Waits
+    from batchrun.limits import Demand, ErrorBudget, Limits, Waits
     from batchrun.pricing import PriceBook
-    from batchrun.records import LimitState, PlannedRequest, WireRequest
+    from batchrun.records import PlannedRequest
 
 # Refused so often in a row, a request goes behind the others: it may be the one that is too large.
 PATIENCE_WITH_REFUSALS = 3
 # Started at once; the others as they are needed.
 FIRST_WORKERS = 64
-
-Review = Callable[[Completion], tuple[Completion, str | None]]
-
-
-def as_it_is(completion: Completion) -> tuple[Completion, str | None]:
-    """The review that finds nothing wrong."""
-    return completion, None
-
-
-class Sender(Protocol):
-    """Makes one attempt: returns an exchange or raises `ProviderError`."""
-
-    async def send(self, wire: WireRequest) -> Exchange:
-        """Make one attempt."""
-
-
-class Journal(Protocol):
-    """Keeps what happens; each call returns when it is safe."""
-
-    async def begin(self, start: AttemptStart) -> None:
-        """An attempt is about to be sent."""
-
-    async def fail(self, attempt: Attempt) -> None:
-        """An attempt failed, and the request goes on or stays pending."""
-
-    async def finish(self, result: Result) -> None:
-        """A request has its result."""
-
-    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
-        """A conversation has a turn of the model, with its attempt; later, with its results."""
-
-
-class Tools(Protocol):
-    """Carries out what the model calls."""
-
-    @property
-    def max_turns(self) -> int:
-        """How often the model may answer with calls."""
-
-    def wants(self, completion: Completion) -> bool:
-        """Say whether the answer is to be followed by the results of its calls."""
-
-    async def run(self, calls: str) -> str:
-        """Carry out calls, as `Completion.tool_calls` has them; return `Turn.results`."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """How far one request has come in this execution."""
-
-    number: int  # of the last attempt, counted over all executions
-    place: int  # in the order of admission
-    failures: int = 0
-    rate_limited: int = 0
-    waited_s: float = 0.0
-    permit: Permit | None = None
-    refused: Attempt | None = None  # the last attempt, when the provider was too busy for it
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """How long to wait before the next attempt, beside the wait for the limits."""
-
-    seconds: float
 
 
 class Dispatcher:
@@ -199,20 +143,20 @@ class Dispatcher:
 
         A conversation with tools has several turns, each with attempts of its own.
         """
-        progress = _Progress(request.attempts_made, self._limits.next_place())
+        progress = Progress(request.attempts_made, self._limits.next_place())
         following = await self._caught_up(request, progress)
         while following is not None:
             following = await self._take_turn(following, progress)
 
     async def _caught_up(
-        self, request: PlannedRequest, progress: _Progress
+        self, request: PlannedRequest, progress: Progress
     ) -> PlannedRequest | None:
         """Return the request as far as its conversation came in earlier executions."""
         following = replace(request, turns=())
         if self._tools is None:
             return following
         if len(request.turns) >= self._tools.max_turns:
-            await self._give_up_unsent(request, progress, *_too_many_turns(self._tools))
+            await self._give_up_unsent(request, progress, *too_many_turns(self._tools))
             return None
         for turn in request.turns:
             following = await self._go_on(following, self._tools, turn)
@@ -228,7 +172,7 @@ class Dispatcher:
         return replace(request, wire=wire, turns=(*request.turns, turn))
 
     async def _take_turn(
-        self, request: PlannedRequest, progress: _Progress
+        self, request: PlannedRequest, progress: Progress
     ) -> PlannedRequest | None:
         """Get one answer; return the request that has to follow it, None when there is none."""
         asked = demand(request, self._most_cost(request))
@@ -238,7 +182,7 @@ class Dispatcher:
             return None
         while await self._admitted(asked, progress):
             follows = await self._attempt(request, progress)
-            if not isinstance(follows, _Pause):
+            if not isinstance(follows, Pause):
                 return follows
             if not await self._pause(follows):
                 return None
@@ -261,7 +205,7 @@ class Dispatcher:
             )
         return None
 
-    async def _admitted(self, asked: Demand, progress: _Progress) -> bool:
+    async def _admitted(self, asked: Demand, progress: Progress) -> bool:
         """Wait until a request may be sent; False when it is not to be sent any more."""
         if self._admitted_now(asked, progress):
             return True
@@ -279,21 +223,21 @@ class Dispatcher:
                 await self._wait_in_vain(progress.refused)
         return progress.permit is not None
 
-    def _admitted_now(self, asked: Demand, progress: _Progress) -> bool:
+    def _admitted_now(self, asked: Demand, progress: Progress) -> bool:
         progress.permit = None if self.is_draining else self._limits.admit_now(asked)
         return progress.permit is not None
 
-    async def _ask(self, asked: Demand, progress: _Progress) -> None:
+    async def _ask(self, asked: Demand, progress: Progress) -> None:
         progress.permit = None
         try:
             progress.permit = await self._limits.admit(asked, progress.place)
         except CapReached as reason:
             self._stop(str(reason))
 
-    def _wait_left_s(self, progress: _Progress) -> float:
+    def _wait_left_s(self, progress: Progress) -> float:
         return self._config.max_wait_s - progress.waited_s
 
-    async def _pause(self, pause: _Pause) -> bool:
+    async def _pause(self, pause: Pause) -> bool:
         if not pause.seconds:
             await anyio.lowlevel.checkpoint()
             return True
@@ -313,8 +257,8 @@ class Dispatcher:
         return not self.is_draining
 
     async def _attempt(
-        self, request: PlannedRequest, progress: _Progress
-    ) -> _Pause | PlannedRequest | None:
+        self, request: PlannedRequest, progress: Progress
+    ) -> Pause | PlannedRequest | None:
         """Make one attempt; return the pause before the next, or the request of the next turn."""
         progress.number += 1
         sent, start = False, time.perf_counter()
@@ -336,8 +280,8 @@ class Dispatcher:
         return await self._answered(request, progress, exchange, time.perf_counter() - start)
 
     async def _answered(
-        self, request: PlannedRequest, progress: _Progress, exchange: Exchange, latency_s: float
-    ) -> _Pause | PlannedRequest | None:
+        self, request: PlannedRequest, progress: Progress, exchange: Exchange, latency_s: float
+    ) -> Pause | PlannedRequest | None:
         completion, problem = exchange.completion, None
         tools = self._tools if self._tools and self._tools.wants(completion) else None
         if tools is None:
@@ -355,13 +299,13 @@ class Dispatcher:
             usage=completion.usage,
             cost=self._prices.cost(completion.usage, completion.model, request.request.model),
         )
-        _settle(progress, attempt, exchange.limits)
+        settle(progress, attempt, exchange.limits)
         if tools is not None:
             return await self._turned(request, tools, attempt, completion)
         progress.failures += problem is not None
         if problem is not None and progress.failures < self._config.max_attempts:
             await self._record(attempt)
-            return _Pause(0.0)
+            return Pause(0.0)
         # An answer that never came right is kept beside the reason: it was paid for.
         status = Status.SUCCEEDED if problem is None else Status.ERRORED
         completion = formats.with_calls(completion, request.turns)
@@ -377,7 +321,7 @@ class Dispatcher:
             await self._journal.turn(turn, attempt)
         if len(request.turns) + 1 < tools.max_turns:
             return await self._go_on(request, tools, turn)
-        error_type, message = _too_many_turns(tools)
+        error_type, message = too_many_turns(tools)
         attempt = replace(
             attempt, error_type=error_type, error_message=message, cause=Cause.NO.value
         )
@@ -390,13 +334,13 @@ class Dispatcher:
     async def _failed(
         self,
         request: PlannedRequest,
-        progress: _Progress,
+        progress: Progress,
         fault: ProviderFault,
         latency_s: float,
-    ) -> _Pause | None:
+    ) -> Pause | None:
         decision = retry.classify(fault)
-        attempt = _failed_attempt(request, progress.number, fault, latency_s, decision.cause)
-        permit = _settle(progress, attempt, fault.limits)
+        attempt = failed_attempt(request, progress.number, fault, latency_s, decision.cause)
+        permit = settle(progress, attempt, fault.limits)
         if decision.cause is Cause.FATAL:
             # Not the item's failure: it stays pending, for when the cause has been mended.
             await self._record(attempt)
@@ -406,19 +350,17 @@ class Dispatcher:
         if decision.cause is Cause.RATE_LIMIT and permit is not None:
             if (reason := self._limits.above_told(permit.asked)) is not None:
                 attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
-                await self._finish(_errored(attempt, retryable=True))
+                await self._finish(errored(attempt, retryable=True))
                 return None
             return await self._refused(progress, attempt, permit.cool_down(fault, decision))
         delay = self._next_delay(decision, progress)
         if delay is None:
-            await self._finish(_errored(attempt, retryable=decision.cause is not Cause.NO))
+            await self._finish(errored(attempt, retryable=decision.cause is not Cause.NO))
             return None
         await self._record(attempt)
-        return _Pause(delay)
+        return Pause(delay)
 
-    async def _refused(
-        self, progress: _Progress, attempt: Attempt, pause_s: float
-    ) -> _Pause | None:
+    async def _refused(self, progress: Progress, attempt: Attempt, pause_s: float) -> Pause | None:
         """The provider wants fewer requests: all wait, and this one is the first to go again.
 
         That uses up none of its attempts, but the time that one request may wait is bounded.
@@ -437,13 +379,13 @@ class Dispatcher:
             progress.place = self._limits.next_place()
         await self._record(attempt)
         self._add_worker()
-        return _Pause(0.0)
+        return Pause(0.0)
 
     async def _wait_in_vain(self, attempt: Attempt) -> None:
         """A request was refused for as long as it may wait; another execution may try again."""
-        await self._finish(_errored(attempt, retryable=True), waited_out=True)
+        await self._finish(errored(attempt, retryable=True), waited_out=True)
 
-    def _next_delay(self, decision: retry.RetryDecision, progress: _Progress) -> float | None:
+    def _next_delay(self, decision: retry.RetryDecision, progress: Progress) -> float | None:
         """Return the seconds to wait, None when the request has used up its chances."""
         if decision.cause is Cause.NO:
             return None
@@ -455,22 +397,22 @@ class Dispatcher:
         return delay if progress.waited_s <= self._config.max_wait_s else None
 
     async def _give_up_unsent(
-        self, request: PlannedRequest, progress: _Progress, error_type: str, message: str
+        self, request: PlannedRequest, progress: Progress, error_type: str, message: str
     ) -> None:
         progress.number += 1
         await self._journal.begin(AttemptStart(request.key, progress.number, datetime.now(UTC)))
         fault = ProviderFault(error_type, message)
-        attempt = _failed_attempt(request, progress.number, fault, 0.0, Cause.NO)
+        attempt = failed_attempt(request, progress.number, fault, 0.0, Cause.NO)
         # Another execution may have a higher limit.
-        await self._finish(_errored(attempt, retryable=True))
+        await self._finish(errored(attempt, retryable=True))
 
     async def _abandon(
-        self, request: PlannedRequest, progress: _Progress, latency_s: float, *, sent: bool
+        self, request: PlannedRequest, progress: Progress, latency_s: float, *, sent: bool
     ) -> None:
         """Record that an attempt was cut off, before it left or while its answer was under way."""
         fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
-        attempt = _failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
-        _settle(progress, attempt)
+        attempt = failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
+        settle(progress, attempt)
         await self._record(attempt)
 
     async def _record(self, attempt: Attempt) -> None:
@@ -491,37 +433,4 @@ class Dispatcher:
         self.drain()
 
 
-def _settle(progress: _Progress, attempt: Attempt, told: LimitState | None = None) -> Permit | None:
-    """Give the limits back what an attempt did not use."""
-    permit, progress.permit = progress.permit, None
-    if permit is not None:
-        permit.settle(attempt, told)
-    return permit
-
-
-def _errored(attempt: Attempt, *, retryable: bool) -> Result:
-    return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)
-
-
-def _too_many_turns(tools: Tools) -> tuple[str, str]:
-    return "max_turns", (
-        f"the model still called tools in its turn {tools.max_turns}; raise [tools] max_turns and "
-        "run again with --retry-errored to go on from there"
-    )
-
-
-def _failed_attempt(
-    request: PlannedRequest, number: int, fault: ProviderFault, latency_s: float, cause: Cause
-) -> Attempt:
-    return Attempt(
-        request.key,
-        number,
-        latency_s,
-        http_status=fault.http_status,
-        error_type=fault.error_type,
-        error_message=fault.message,
-        cause=cause.value,
-        maybe_billed=fault.maybe_billed,
-        request_id=fault.request_id,
-        model=request.request.model,
-    )
+__all__ = ["Dispatcher", "Journal", "Review", "Sender", "Tools", "as_it_is"]

@@ -1,0 +1,75 @@
+"""How far a request has come, and the records of how its attempts ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from batchrun.records import Attempt, Result, Status
+
+if TYPE_CHECKING:
+    from batchrun.dispatch.ports import Tools
+    from batchrun.errors import ProviderFault
+    from batchrun.limits import Permit
+    from batchrun.records import LimitState, PlannedRequest
+    from batchrun.retry import Cause
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one request has come in this execution."""
+
+    number: int  # of the last attempt, counted over all executions
+    place: int  # in the order of admission
+    failures: int = 0
+    rate_limited: int = 0
+    waited_s: float = 0.0
+    permit: Permit | None = None
+    refused: Attempt | None = None  # the last attempt, when the provider was too busy for it
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How long to wait before the next attempt, beside the wait for the limits."""
+
+    seconds: float
+
+
+def settle(progress: Progress, attempt: Attempt, told: LimitState | None = None) -> Permit | None:
+    """Give the limits back what an attempt did not use."""
+    permit, progress.permit = progress.permit, None
+    if permit is not None:
+        permit.settle(attempt, told)
+    return permit
+
+
+def errored(attempt: Attempt, *, retryable: bool) -> Result:
+    """Return the result of a request that failed for good, or for this execution."""
+    return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)
+
+
+def too_many_turns(tools: Tools) -> tuple[str, str]:
+    """Return the error type and message of a conversation that did not end."""
+    return "max_turns", (
+        f"the model still called tools in its turn {tools.max_turns}; raise [tools] max_turns and "
+        "run again with --retry-errored to go on from there"
+    )
+
+
+def failed_attempt(
+    request: PlannedRequest, number: int, fault: ProviderFault, latency_s: float, cause: Cause
+) -> Attempt:
+    """Return the record of an attempt that a fault ended."""
+    return Attempt(
+        request.key,
+        number,
+        latency_s,
+        http_status=fault.http_status,
+        error_type=fault.error_type,
+        error_message=fault.message,
+        cause=cause.value,
+        maybe_billed=fault.maybe_billed,
+        request_id=fault.request_id,
+        model=request.request.model,
+    )
