@@ -28,6 +28,9 @@ test: $(READY)  ## the whole test suite
 
 bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.large_input
+	$(BIN)/python -m benchmarks.resume
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.limits
 
 format: $(READY)  ## apply formatting and safe fixes
 	$(BIN)/ruff format .

@@ -241,6 +241,46 @@ def test_names_of_speakers_are_for_chat() -> None:
             "tool_calls: the arguments of f must be a JSON object for the messages format",
         ),
         (
+            "messages",
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,x"}}]},
+            "image_url: must be base64 of image/gif",
+        ),
+        (
+            "messages",
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "http://x", "detail": "low"}}
+                ],
+            },
+            "image_url: the messages format has no detail",
+        ),
+        (
+            "chat",
+            {"role": "user", "content": "x", "tool_calls": [{}]},
+            "tool_calls: only the assis",
+        ),
+        (
+            "chat",
+            {"role": "user", "content": "x", "tool_call_id": "a"},
+            "tool_call_id: only a tool",
+        ),
+        (
+            "chat",
+            {"role": "user", "content": [{"type": "tool_use", "id": "a", "name": "f"}]},
+            "tool_use: only the assistant calls tools",
+        ),
+        (
+            "chat",
+            {"role": "assistant", "content": [{"type": "tool_use", "name": "f"}]},
+            "tool_use: a call needs an id and a name",
+        ),
+        (
+            "chat",
+            {"role": "user", "content": [{"type": "tool_result", "content": "x"}]},
+            "a tool_result needs the tool_use_id",
+        ),
+        (
             "chat",
             {"role": "user", "content": [{"type": "image", "source": {"type": "file"}}]},
             "image: the chat format takes a url or base64 source",
@@ -281,6 +321,14 @@ def test_results_alone_are_no_question() -> None:
     for wire_format in ("messages", "chat"):
         item = rendered(wire_format, [{"role": "user", "content": [result]}])
         assert item.error_type == "empty_prompt"
+
+
+def test_data_urls_are_read_whatever_their_case_and_parameters() -> None:
+    url = f"DATA:image/PNG;charset=utf-8;base64,{PNG}"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    [turn] = sent("messages", [{"role": "user", "content": [part]}])
+    source = {"type": "base64", "media_type": "image/png", "data": PNG}
+    assert turn["content"] == [{"type": "image", "source": source}]
 
 
 # The system prompt in blocks

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 # Keys that a turn may have beside role and content. All of them are the chat format's.
 EXTRA_KEYS = ("name", "tool_calls", "tool_call_id")
 
-_DATA_URL = re.compile(r"data:(?P<media_type>[^;,]+);base64,(?P<data>.*)", re.DOTALL)
+_DATA_URL = re.compile(
+    r"data:(?P<media_type>[^;,]*)(;[^;,]*)*;base64,(?P<data>.*)", re.DOTALL | re.IGNORECASE
+)
+MEDIA_TYPES = {"image/jpeg", "image/png", "image/gif", "image/webp"}
 _CHAT_ONLY = {"input_audio", "file", "refusal"}
 _MESSAGES_ONLY = {"thinking", "redacted_thinking", "document", "search_result", "container_upload"}
 # Of the provider's own tools: server_tool_use, mcp_tool_use, web_search_tool_result …
@@ -39,6 +42,8 @@ def written_for(wire_format: FormatName, turns: Sequence[Block]) -> tuple[Messag
     Raises:
         ValueError: when a turn is malformed, or the format cannot express it.
     """
+    for turn in turns:
+        _check_place(turn)
     if wire_format == "chat":
         return tuple(message for turn in turns for message in _chat_messages(turn))
     # Results of calls that were made together go back together, in one turn of the user.
@@ -54,18 +59,36 @@ def written_for(wire_format: FormatName, turns: Sequence[Block]) -> tuple[Messag
     )
 
 
+def _check_place(turn: Block) -> None:
+    """Raise ValueError when a turn has what only another role can have."""
+    role, content = turn["role"], turn.get("content")
+    if turn.get("tool_calls") and role != "assistant":
+        raise ValueError(f"tool_calls: only the assistant calls tools, not {role}")
+    if turn.get("tool_call_id") is not None and role != "tool":
+        raise ValueError(f"tool_call_id: only a tool answers a call, not {role}")
+    kinds = {str(block.get("type")) for block in content} if isinstance(content, list) else set()
+    if "tool_use" in kinds and role != "assistant":
+        raise ValueError(f"tool_use: only the assistant calls tools, not {role}")
+    if "tool_result" in kinds and role != "user":
+        raise ValueError(f"tool_result: results stand in a user message, not in one of {role}")
+
+
 # Chat → messages
 
 
 def _messages_message(turn: Block) -> Message:
-    if turn.get("name") is not None:
-        raise ValueError('name: the messages format has none; remove it, or use format = "chat"')
+    _check_name(turn)
     content, calls = turn.get("content"), turn.get("tool_calls") or []
     if not calls:
         return Message(turn["role"], _messages_content(content))
     said = _messages_content(content or [])
     blocks = [{"type": "text", "text": said}] if isinstance(said, str) else said
     return Message(turn["role"], [*blocks, *map(_use_block, _listed("tool_calls", calls))])
+
+
+def _check_name(turn: Block) -> None:
+    if turn.get("name") is not None:
+        raise ValueError('name: the messages format has none; remove it, or use format = "chat"')
 
 
 def _messages_content(content: object) -> str | list[dict[str, Any]]:
@@ -84,9 +107,18 @@ def _messages_part(part: Block) -> dict[str, Any]:
     url = given.get("url") if isinstance(given, dict) else given
     if not isinstance(url, str):
         raise ValueError(f"image_url: must hold a url, not {given!r:.80}")  # noqa: TRY004 - one type
-    if (inline := _DATA_URL.fullmatch(url)) is None:
+    if isinstance(given, dict) and given.get("detail") not in {None, "auto"}:
+        raise ValueError('image_url: the messages format has no detail; use format = "chat"')
+    if not url[:5].lower().startswith("data:"):
         return messages_block(Image(url=url))
-    return messages_block(Image(media_type=inline["media_type"], data=inline["data"]))
+    inline = _DATA_URL.fullmatch(url)
+    media_type = inline["media_type"].lower() if inline else url[:40]
+    if inline is None or media_type not in MEDIA_TYPES:
+        raise ValueError(
+            f"image_url: must be base64 of {', '.join(sorted(MEDIA_TYPES))} for the messages "
+            f"format, not {media_type!r:.80}"
+        )
+    return messages_block(Image(media_type=media_type, data=inline["data"]))
 
 
 def _use_block(call: Block) -> dict[str, Any]:
@@ -108,6 +140,7 @@ def _use_block(call: Block) -> dict[str, Any]:
 
 
 def _result_block(turn: Block) -> dict[str, Any]:
+    _check_name(turn)
     return {
         "type": "tool_result",
         "tool_use_id": _call_id(turn),
@@ -157,6 +190,11 @@ def _chat_part(block: Block) -> dict[str, Any]:
 
 
 def _chat_call(block: Block) -> dict[str, Any]:
+    if not isinstance(block.get("id"), str) or not isinstance(block.get("name"), str):
+        message = f"tool_use: a call needs an id and a name: {dict(block)!r:.80}"
+        raise ValueError(message)  # noqa: TRY004 - one type
+    if "cache_control" in block:
+        raise ValueError('tool_use: the chat format has no cache_control; use format = "messages"')
     function = {
         "name": block.get("name"),
         "arguments": orjson.dumps(block.get("input") or {}).decode(),
@@ -166,6 +204,9 @@ def _chat_call(block: Block) -> dict[str, Any]:
 
 def _tool_message(block: Block) -> Message:
     """Write a result; the chat format has no mark for errors, so the text says it."""
+    if not isinstance(block.get("tool_use_id"), str):
+        message = "a tool_result needs the tool_use_id of the call that it answers"
+        raise ValueError(message)  # noqa: TRY004 - one type
     content = block.get("content") or ""
     if not isinstance(content, str):
         parts = _listed("tool_result", content)
