@@ -17,7 +17,10 @@ from batchrun import Job, RunOptions
 from batchrun.run import arun_job
 from batchrun.simulator import Simulator, SimulatorConfig
 
-LIMITS = ({"requests_per_minute": 600}, {"tokens_per_minute": 100_000})
+LIMITS = (
+    SimulatorConfig(requests_per_minute=600, latency_ms=500),
+    SimulatorConfig(tokens_per_minute=100_000, latency_ms=500),
+)
 _JOB = """
 [input]
 path = "rows.parquet"
@@ -31,14 +34,14 @@ max_tokens = 100
 """
 
 
-async def measure(folder: Path, wire_format: str, limit: dict[str, int], seconds: float) -> None:
+async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, seconds: float) -> None:
     """Run against one limit for so long; print what was answered and refused."""
-    simulator = Simulator(SimulatorConfig(**limit, latency_ms=500))
+    simulator = Simulator(limits)
     async with anyio.create_task_group() as group:
         url = await group.start(simulator.serve)
         path = folder / "job.toml"
         path.write_text(_JOB.format(wire_format=wire_format, url=url), encoding="utf-8")
-        job = Job.load(path, {"output.dir": str(folder / f"{wire_format}-{next(iter(limit))}")})
+        job = Job.load(path, {"output.dir": str(folder / url.rpartition(":")[2])})
         group.start_soon(arun_job, job, RunOptions(quiet=True))
         await anyio.sleep(60)
         first = simulator.ledger
@@ -47,7 +50,11 @@ async def measure(folder: Path, wire_format: str, limit: dict[str, int], seconds
         group.cancel_scope.cancel()
     answered = (last.billed - first.billed) * 60 / (seconds - 60)
     refused = last.statuses.get(429, 0) / last.requests
-    print(f"{wire_format:9} {limit}: {answered:.0f} answers/min, {refused:.2%} refused", flush=True)
+    print(
+        f"{wire_format:9} {limits.requests_per_minute} requests, {limits.tokens_per_minute} tokens/min: "
+        f"{answered:.0f} answers/min, {refused:.2%} refused",
+        flush=True,
+    )
 
 
 def main(seconds: float) -> None:
@@ -58,8 +65,8 @@ def main(seconds: float) -> None:
         table = pl.DataFrame({"number": range(20_000), "text": [text] * 20_000})
         table.write_parquet(folder / "rows.parquet")
         for wire_format in ("messages", "chat"):
-            for limit in LIMITS:
-                anyio.run(measure, folder, wire_format, limit, seconds)
+            for limits in LIMITS:
+                anyio.run(measure, folder, wire_format, limits, seconds)
 
 
 if __name__ == "__main__":

@@ -574,3 +574,37 @@ async def test_requests_are_taken_as_they_come_and_the_run_ends_with_the_stream(
                 await anyio.sleep(10)
                 await send.send(planned(key))
     assert bench.sender.times == pytest.approx([10, 20, 30], abs=0.1)
+
+
+async def test_a_run_in_which_most_items_wait_in_vain_stops_with_a_reason() -> None:
+    told = refusal(429, "rate_limit_error", retry_after_s=10.0)
+    bench = Bench(Sender([told]), workers=8, max_wait_s=35, jitter=0.5)
+    await bench.run_many(100)
+    assert bench.dispatcher.stop_reason is not None
+    assert "waited in vain" in bench.dispatcher.stop_reason
+    assert 3 <= len(bench.journal.results) <= 8
+    assert all(result.retryable for result in bench.journal.results)
+    assert anyio.current_time() < 120
+
+
+async def test_a_pause_longer_than_any_item_may_wait_stops_the_run() -> None:
+    bench = Bench(Sender([refusal(429, retry_after_s=3_600.0)]), workers=4, max_wait_s=600)
+    await bench.run_many(50)
+    assert bench.dispatcher.stop_reason is not None
+    assert "3600 s" in bench.dispatcher.stop_reason
+    assert anyio.current_time() < 5
+    assert len(bench.journal.results) <= 4
+
+
+async def test_being_overloaded_cuts_what_is_in_flight_and_then_it_grows_again() -> None:
+    async def take_a_second(_key: int) -> None:
+        await anyio.sleep(1)
+
+    overloaded: list[Outcome] = [refusal(529, "overloaded_error"), answer()]
+    bench = Bench(Sender(by_key={20: overloaded}, before=take_a_second), workers=10)
+    await bench.run_many(200)
+    sent = [int(at + 0.5) for at in bench.sender.times]
+    assert sent.count(1) == 10
+    assert sent.count(3) in {8, 9}
+    assert sent.count(12) == 10
+    assert set(bench.journal.statuses.values()) == {"succeeded"}

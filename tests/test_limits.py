@@ -12,7 +12,8 @@ import pytest
 
 from batchrun.job import LimitsConfig
 from batchrun.limits import Demand, ErrorBudget, Limits, Waits, demand
-from batchrun.records import Parameters, PlannedRequest, Request, WireRequest
+from batchrun.limits.buckets import Pace, Told
+from batchrun.records import Allowance, Parameters, PlannedRequest, Request, WireRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -204,6 +205,31 @@ async def test_what_fits_a_whole_minute_exactly_is_admitted() -> None:
     assert limits.too_large(Demand(600, 400)) is None
     await limits.admit(Demand(600, 400))
     assert anyio.current_time() == pytest.approx(60, abs=6.1)
+
+
+def test_a_bucket_that_is_filled_at_once_is_waited_for_until_its_reset() -> None:
+    now = [0.0]
+    told = Told(lambda: now[0])
+    told.update(Allowance(600, 0, 10.0))  # refilled evenly, an empty bucket takes a minute
+    assert told.wait_for(1) == pytest.approx(10)
+    now[0] = 10.0
+    assert told.wait_for(500) == 0
+    told.update(Allowance(600, 0, 60.0))
+    assert told.wait_for(1) == pytest.approx(1, abs=0.2)
+    told.update(Allowance(600, 0, 3_600.0))  # of a day, which is no rate
+    assert told.wait_for(1) == 0
+
+
+def test_a_refund_can_be_spent_and_a_new_rate_holds_from_now_on() -> None:
+    now = [0.0]
+    pace = Pace(600, lambda: now[0])
+    pace.take(1)
+    assert pace.wait_for(11) == pytest.approx(1.1)
+    pace.refund(11, taken_at=0.0)
+    assert pace.wait_for(11) == 0
+    pace.take(11)
+    pace.set(60)
+    assert pace.wait_for(1) == pytest.approx(1.0)
 
 
 def planned(body: bytes, **parameters: int) -> PlannedRequest:
