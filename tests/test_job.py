@@ -507,8 +507,10 @@ def test_an_extra_body_that_json_cannot_carry(extra: dict[str, Any]) -> None:
 
 
 def test_streaming_has_a_key_of_its_own() -> None:
-    message = refusal(request={"extra_body": {"stream": True}})
-    assert "[request] extra_body: stream: set [request] stream = true instead" in message
+    for extra in ({"stream": True}, {"stream": False}, {"stream_options": {}}):
+        message = refusal(request={"extra_body": extra})
+        [key] = extra
+        assert f"[request] extra_body: {key}: set [request] stream instead" in message
 
 
 # addresses and headers

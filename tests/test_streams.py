@@ -339,3 +339,13 @@ def test_reasoning_comes_under_either_name() -> None:
         lines = [f"data: {json.dumps(event)}\n\n" for event in events]
         found = read("chat", ["".join([*lines, "data: [DONE]\n\n"]).encode()])
         assert found.reasoning == "hm"
+
+
+def test_the_text_of_a_refusal_is_the_answer() -> None:
+    message = {"role": "assistant", "content": None, "refusal": "I cannot."}
+    whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    assert formats.parse("chat", json.dumps(whole).encode()).texts == ("I cannot.",)
+    events = [{"choices": [{"index": 0, "delta": {"refusal": part}}]} for part in ("I ", "cannot.")]
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    found = read("chat", ["".join([*lines, "data: [DONE]\n\n"]).encode()])
+    assert found.texts == ("I cannot.",)

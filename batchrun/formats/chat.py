@@ -90,7 +90,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     messages = [choice["message"] for choice in answered]
     calls = chat_calls(messages[0].get("tool_calls"))
     return Completion(
-        texts=tuple(_text(message.get("content")) for message in messages),
+        texts=tuple(_text(message) for message in messages),
         stop_reason=text_or_none(answered[0].get("finish_reason")),
         model=text_or_none(payload.get("model")),
         response_id=text_or_none(payload.get("id")),
@@ -103,8 +103,11 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     )
 
 
-def _text(content: object) -> str:
-    """Return the text of a message; some servers send it in parts."""
+def _text(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, which may come in parts, or be the reason of a refusal."""
+    content = message.get("content")
+    if content is None:
+        return as_text(message.get("refusal"))
     parts = content if isinstance(content, list) else []
     texts = [as_text(part.get("text")) for part in parts if isinstance(part, dict)]
     return "".join(texts) if parts else as_text(content)

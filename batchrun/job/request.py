@@ -296,8 +296,9 @@ def _read_api_version(section: Section, wire_format: FormatName) -> str | None:
 
 def _read_extra_body(section: Section) -> dict[str, Any]:
     extra = section.table("extra_body")
-    if extra.get("stream"):
-        section.problem("extra_body", "stream: set [request] stream = true instead")
+    for key in ("stream", "stream_options"):
+        if key in extra:
+            section.problem("extra_body", f"{key}: set [request] stream instead; it sends both")
     return section.check("extra_body", partial(_as_json, extra), extra)
 
 
