@@ -507,7 +507,12 @@ def test_an_extra_body_that_json_cannot_carry(extra: dict[str, Any]) -> None:
 
 
 def test_streaming_has_a_key_of_its_own() -> None:
-    for extra in ({"stream": True}, {"stream": False}, {"stream_options": {}}):
+    streaming: tuple[dict[str, Any], ...] = (
+        {"stream": True},
+        {"stream": False},
+        {"stream_options": {}},
+    )
+    for extra in streaming:
         message = refusal(request={"extra_body": extra})
         [key] = extra
         assert f"[request] extra_body: {key}: set [request] stream instead" in message
