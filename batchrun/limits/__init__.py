@@ -7,6 +7,7 @@ refusals teach.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class Limits:
         money: what may be spent.
         most: the most requests in flight, whatever the job says.
         jitter: returns a number in [0, 1).
-        clock: seconds that never go back.
+        clock: seconds that never go back; None for the event loop's.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Limits:
         money: CostBudget | None = None,
         most: int = MOST,
         jitter: Callable[[], float] = random.random,
-        clock: Callable[[], float] = anyio.current_time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._config = config
         self._waits = waits
@@ -145,7 +146,8 @@ class Limits:
                 cap=self._cap,
                 jitter=self._jitter,
                 changed=self._left,
-                clock=self._clock,
+                # Asked several times a request, and anyio would look for its loop each time.
+                clock=self._clock or asyncio.get_running_loop().time,
             )
             found = self._gates[key] = gate, Turn()
         return found
