@@ -5,7 +5,6 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import threading
 from contextlib import asynccontextmanager
@@ -203,14 +202,7 @@ class _Execution:
         config = self._plan.job.limits
         cap = config.max_cost_usd
         money = CostBudget(None if cap is None else int(cap * PICO_PER_USD), self._store.spent())
-        return Limits(
-            config,
-            self._waits,
-            money=money,
-            most=self._plan.most_in_flight,
-            # What anyio.current_time returns, without finding the loop each time.
-            clock=asyncio.get_running_loop().time,
-        )
+        return Limits(config, self._waits, money=money, most=self._plan.most_in_flight)
 
     def _make_dispatcher(self, client: Client) -> Dispatcher:
         job = self._plan.job
