@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,7 +20,7 @@ from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
 from batchrun.limits import ErrorBudget, RateLimits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare
-from batchrun.pricing import PriceBook
+from batchrun.pricing import PriceBook, rates_of_job
 from batchrun.progress import Progress
 from batchrun.simulator import Simulator
 
@@ -203,7 +203,7 @@ class _Execution:
             limits=RateLimits(job.limits, self._waits),
             waits=self._waits,
             errors=ErrorBudget(job.limits.max_errors),
-            prices=PriceBook(),
+            prices=_prices(job),
             config=job.retry,
             workers=min(job.limits.concurrency, max(1, self._plan.total)),
             review=self._plan.review,
@@ -352,6 +352,10 @@ class _ObservedJournal:
     async def finish(self, result: Result) -> None:
         await self._journal.finish(result)
         self._progress.finished(result)
+
+
+def _prices(job: Job) -> PriceBook:
+    return PriceBook(fixed=None if job.price is None else rates_of_job(**asdict(job.price)))
 
 
 def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:

@@ -424,3 +424,13 @@ def test_a_closed_reader_of_stdout_is_no_crash(write_job: WriteJob) -> None:
     )
     assert "Traceback" not in process.stderr
     assert process.stdout.count("\n") == 1
+
+
+def test_prices_of_the_job_file_are_what_the_run_costs(
+    write_job: WriteJob, results: Results
+) -> None:
+    prices = ("--set", "price.input=2.0", "--set", "price.output=10.0")
+    with serving() as provider:
+        code, _, stderr = batchrun("run", write_job(provider.url), *prices)
+    assert code == 0, stderr
+    assert results()["cost_usd"].to_list() == [92e-6] * 20
