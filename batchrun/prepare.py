@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, output
@@ -13,7 +13,7 @@ from batchrun.dispatch import Review, as_it_is
 from batchrun.errors import JobError
 from batchrun.formats.parameters import is_template
 from batchrun.limits import MOST
-from batchrun.pricing import PriceBook
+from batchrun.pricing import PriceBook, rates_of_job
 from batchrun.render import Renderer
 from batchrun.source import Source
 from batchrun.structured import SchemaReview, schema_problem
@@ -147,11 +147,16 @@ def check_price(job: Job) -> None:
     model = job.request.model
     if job.limits.max_cost_usd is None or is_template(model) or "model" in job.request.from_columns:
         return
-    if PriceBook().highest(1, 1, model) is None:
+    if price_book(job).highest(1, 1, model) is None:
         raise JobError(
             f"[limits] max_cost_usd: the price of {model} is not known, so the cap could not be "
-            "held; remove it, or ask a model that the price list has"
+            "held; give it in [price], or ask a model that the price list has"
         )
+
+
+def price_book(job: Job) -> PriceBook:
+    """Return the prices that a job's costs are counted by: its own, or those of the price list."""
+    return PriceBook(fixed=None if job.price is None else rates_of_job(**asdict(job.price)))
 
 
 def allow_open_files(job: Job) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from batchrun.records import Usage
 
 _PICO_PER_TOKEN = 10**6  # of a rate in USD per million tokens: 1e12 / 1e6
+FROM_JOB = "[price] of the job file"
 _THINKING = "-thinking"
 _PROVIDERS = (("claude", "anthropic"), ("gpt-", "openai"), ("o1", "openai"), ("o3", "openai"))
 
@@ -36,14 +37,40 @@ class Rates:
     cache_write_1h: int
 
 
+def rates_of_job(
+    *,
+    input: float,  # noqa: A002 - the job file's word
+    output: float,
+    cache_read: float | None = None,
+    cache_write: float | None = None,
+    cache_write_1h: float | None = None,
+) -> Rates:
+    """Return the rates that a job file gives, in USD per million tokens, exactly as written."""
+    base, write = _pico(input), _pico(input if cache_write is None else cache_write)
+    return Rates(
+        matched=FROM_JOB,
+        input=base,
+        output=_pico(output),
+        cache_read=base if cache_read is None else _pico(cache_read),
+        cache_write=write,
+        cache_write_1h=write if cache_write_1h is None else _pico(cache_write_1h),
+    )
+
+
+def _pico(price: float) -> int:
+    return int(Decimal(str(price)) * _PICO_PER_TOKEN)
+
+
 class PriceBook:
     """Looks up prices as of one moment.
 
     Args:
         at: when the requests are made; prices change over time. Default: now.
+        fixed: rates of every model, in place of the price list.
     """
 
-    def __init__(self, at: datetime | None = None) -> None:
+    def __init__(self, at: datetime | None = None, *, fixed: Rates | None = None) -> None:
+        self._fixed = fixed
         self._at = at or datetime.now(UTC)
         self._known: dict[str, _ListPrice | None] = {}
 
@@ -69,6 +96,8 @@ class PriceBook:
 
     def rates(self, input_tokens: int, *models: str | None) -> Rates | None:
         """Return the rates of the first model that the price list knows."""
+        if self._fixed is not None:
+            return self._fixed
         for model in models:
             if model and (price := self._list_price(model)) is not None:
                 return price.rates(input_tokens)

@@ -19,8 +19,7 @@ from batchrun.client import Client, PyreqwestTransport
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
-from batchrun.prepare import Prepared, RunOptions, prepare
-from batchrun.pricing import PriceBook
+from batchrun.prepare import Prepared, RunOptions, prepare, price_book
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.simulator import Simulator
@@ -213,7 +212,7 @@ class _Execution:
             limits=self._limits,
             waits=self._waits,
             errors=ErrorBudget(job.limits.max_errors),
-            prices=PriceBook(),
+            prices=price_book(job),
             config=job.retry,
             review=self._plan.review,
             tools=self._plan.tools,

@@ -202,3 +202,17 @@ def test_a_row_whose_model_has_no_known_price_is_never_sent(
     assert bad["custom_id"].to_list() == ["r00003"]
     assert bad["error_type"].to_list() == ["unknown_price"]
     assert "no-such-model" in bad["error_message"][0]
+
+
+def test_a_price_in_the_job_file_makes_a_cap_on_an_unknown_model_possible(
+    write_job: Callable[..., Path],
+) -> None:
+    given = ("--model", "house-model", "--set", "limits.max_cost_usd=0.001")
+    with serving() as provider:
+        job = write_job(provider.url)
+        assert batchrun("run", job, *given)[0] == 2
+        prices = ("--set", "price.input=1.0", "--set", "price.output=10.0")
+        code, _, error = batchrun("run", job, *given, *prices)
+        assert code == 4, error
+        assert "max_cost_usd" in error
+        assert 0 < len(provider.calls) < 20

@@ -442,3 +442,13 @@ def test_status_says_what_a_live_run_is_waiting_for(write_job: WriteJob, tmp_pat
     assert waiting == "request rate"
     assert "waiting   for request rate" in text
     assert json.loads(batchrun("status", tmp_path / "out", "--json")[1])["waiting"] is None
+
+
+def test_prices_of_the_job_file_are_what_the_run_costs(
+    write_job: WriteJob, results: Results
+) -> None:
+    prices = ("--set", "price.input=2.0", "--set", "price.output=10.0")
+    with serving() as provider:
+        code, _, stderr = batchrun("run", write_job(provider.url), *prices)
+    assert code == 0, stderr
+    assert results()["cost_usd"].to_list() == [92e-6] * 20

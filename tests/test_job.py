@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun.errors import JobError
-from batchrun.job import Job, LimitsConfig, RetryConfig, apply_overrides, parse_setting
+from batchrun.job import Job, LimitsConfig, PriceConfig, RetryConfig, apply_overrides, parse_setting
 
 BASE = Path("/srv/project")
 
@@ -303,7 +303,7 @@ def test_concurrency_may_be_left_to_the_run() -> None:
     assert make(limits={"concurrency": 7}).limits.concurrency == 7
 
 
-@pytest.mark.parametrize("section", ["price", "score", "matrix"])
+@pytest.mark.parametrize("section", ["score", "matrix"])
 def test_sections_of_later_features_are_refused_by_name(section: str) -> None:
     message = refusal(**{section: {}})
     assert f"job: {section}: this version of batchrun does not support it yet" in message
@@ -821,7 +821,7 @@ def test_the_document_itself_is_not_changed() -> None:
     ("key", "message"),
     [
         ("limts.concurrency", 'no section [limts] (did you mean "limits"?)'),
-        ("price.input", "does not support [price] yet"),
+        ("score.answer", "does not support [score] yet"),
         ("request.model.x", "model is no table"),
     ],
 )
@@ -1017,3 +1017,25 @@ def test_any_setting_is_a_pair_or_a_job_error(text: str) -> None:
         except JobError:
             continue
         assert key == setting.partition("=")[0].strip()
+
+
+# prices
+
+
+def test_prices_of_the_job_are_read_and_zero_is_a_price() -> None:
+    price = make(price={"input": 0, "output": 0.29}).price
+    assert price == PriceConfig(input=0.0, output=0.29)
+    assert make().price is None
+
+
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        ({"input": 1.0}, "[price] output: is missing"),
+        ({"input": -1, "output": 1}, "[price] input: must be from 0 to 1,000"),
+        ({"input": float("nan"), "output": 1}, "[price] input: must be from 0 to 1,000"),
+        ({"input": 1, "outptu": 1}, "[price] outptu: unknown key"),
+    ],
+)
+def test_prices_that_cannot_be_meant(price: dict[str, Any], message: str) -> None:
+    assert message in refusal(price=price)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.pricing import PriceBook
+from batchrun.pricing import PriceBook, rates_of_job
 from batchrun.records import PICO_PER_USD, Cost, Usage
 
 BOOK = PriceBook(at=datetime(2025, 12, 1, tzinfo=UTC))
@@ -184,3 +184,23 @@ def test_every_cost_is_whole_and_not_negative(usage: Usage) -> None:
 def test_any_name_has_a_price_or_none(model: str) -> None:
     cost = BOOK.cost(Usage(1_000_000, 1_000_000), model)
     assert cost is None or cost.total > 0
+
+
+def test_prices_of_the_job_file_take_the_place_of_the_list_to_the_pico_dollar() -> None:
+    fixed = rates_of_job(
+        input=0.07, output=0.29, cache_read=0.007, cache_write=0.0875, cache_write_1h=0.14
+    )
+    assert PriceBook(fixed=fixed).cost(MIXED, HAIKU) == Cost(
+        uncached_input=1_000 * 70_000,
+        cache_read=20_000 * 7_000,
+        cache_write=300 * 87_500 + 40 * 140_000,
+        output=500 * 290_000,
+        cache_saved=20_000 * 63_000,
+    )
+    assert PriceBook(fixed=fixed).cost(Usage(1, 0), "my-finetune") == Cost(70_000, 0, 0, 0)
+
+
+def test_a_cache_without_a_price_of_its_own_costs_as_the_input() -> None:
+    rates = rates_of_job(input=2, output=0)
+    assert (rates.cache_read, rates.cache_write, rates.cache_write_1h) == (2_000_000,) * 3
+    assert rates.output == 0

@@ -7,7 +7,7 @@ that is how a run directory can write its outputs again without the job file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from batchrun.job.configs import (
     InputConfig,
     LimitsConfig,
     OutputConfig,
+    PriceConfig,
     RequestConfig,
     RetryConfig,
     ToolsConfig,
@@ -39,6 +40,7 @@ MOST_COST_USD = 1_000_000.0
 # What of a body passed through untouched could make a request dearer than its bound.
 COST_KEYS = {"max_tokens", "max_completion_tokens", "n", "best_of", "service_tier", "tools"}
 SERVER_TOOLS = ("web_search", "web_fetch", "code_execution")
+MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
 RATE_KEYS = (
     "requests_per_minute",
     "tokens_per_minute",
@@ -58,6 +60,7 @@ class Job:
     retry: RetryConfig
     output: OutputConfig
     tools: ToolsConfig
+    price: PriceConfig | None
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
 
@@ -116,6 +119,7 @@ class Job:
             retry=_read_retry(sections["retry"]),
             output=_read_output(sections["output"], base, name, request.answer),
             tools=_read_tools(sections["tools"], base, request),
+            price=_read_price(sections["price"]),
             document=document,
             base=base,
         )
@@ -292,6 +296,30 @@ def _read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsCo
     )
 
 
+def _read_price(section: Section) -> PriceConfig | None:
+    names = [each.name for each in fields(PriceConfig)]
+    rates = {name: _rate(section, name) for name in names}
+    if not any(name in section for name in names):
+        return None
+    for name in ("input", "output"):
+        if name not in section:
+            section.problem(name, "is missing; give it in USD per million tokens")
+    return PriceConfig(
+        input=rates["input"] or 0.0,
+        output=rates["output"] or 0.0,
+        cache_read=rates["cache_read"],
+        cache_write=rates["cache_write"],
+        cache_write_1h=rates["cache_write_1h"],
+    )
+
+
+def _rate(section: Section, name: str) -> float | None:
+    value = section.get(name, float)
+    if value is not None and not 0 <= value <= MAX_PRICE:
+        section.problem(name, f"must be from 0 to {MAX_PRICE:,} USD per million tokens")
+    return value
+
+
 def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path | None:
     if given is None:
         return None
@@ -356,6 +384,7 @@ __all__ = [
     "Job",
     "LimitsConfig",
     "OutputConfig",
+    "PriceConfig",
     "RequestConfig",
     "RetryConfig",
     "ToolsConfig",

@@ -97,6 +97,20 @@ class ToolsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceConfig:
+    """`[price]`: USD per million tokens, in place of the price list, for every model of the job.
+
+    What is None costs as the input; `cache_write_1h` as `cache_write`.
+    """
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+    cache_write_1h: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 

@@ -20,12 +20,12 @@ from batchrun.sections import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SECTIONS = ("input", "request", "tools", "limits", "retry", "output")
+SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": ("dedupe",),
 }
-LATER_SECTIONS = ("price", "score", "matrix")
+LATER_SECTIONS = ("score", "matrix")
 
 # Of these, an override takes the place of the others.
 _ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
