@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from batchrun.source import Source
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
 NOTE_S = 2.0

@@ -37,30 +37,40 @@ class Workers:
         self._low = 0
         self._is_low = anyio.Event()
         self._working = 0
-        self._is_stopped = False
+        self._idle: list[anyio.Event] = []
+        self._is_over = False
 
     async def run(self, chunks: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Complete every request of the stream, or until `stop` those that were begun."""
         async with anyio.create_task_group() as self._group:
             async for chunk in chunks:
-                if self._is_stopped:
-                    continue
-                self._ready.extend(chunk)
-                for _ in range(min(len(chunk), FIRST_WORKERS)):
-                    self.add()
-                await self._until_low(len(chunk))
+                if not self._is_over:
+                    self._ready.extend(chunk)
+                    for _ in range(min(len(chunk), FIRST_WORKERS)):
+                        self.add()
+                    await self._until_low(len(chunk))
+            self._end()
 
     def add(self) -> None:
-        """Add a worker, if one more would have something to do."""
-        if self._ready and self._working < self._wanted():
+        """Let a further worker have something to do, if there is something."""
+        if not self._ready:
+            return
+        if self._idle:
+            self._idle.pop().set()
+        elif self._working < self._wanted():
             self._working += 1
             self._group.start_soon(self._work)
 
     def stop(self) -> None:
         """Begin no further request."""
-        self._is_stopped = True
         self._ready.clear()
         self._is_low.set()
+        self._end()
+
+    def _end(self) -> None:
+        self._is_over = True
+        while self._idle:
+            self._idle.pop().set()
 
     async def _until_low(self, low: int) -> None:
         """Keep a chunk at hand, so that workers do not run out while the next one is fetched."""
@@ -70,11 +80,19 @@ class Workers:
             await self._is_low.wait()
 
     async def _work(self) -> None:
-        ready = self._ready
-        while ready:
-            request = ready.popleft()
-            if len(ready) <= self._low:
-                self._is_low.set()
+        while (request := await self._next()) is not None:
             self.add()
             await self._complete(request)
         self._working -= 1
+
+    async def _next(self) -> PlannedRequest | None:
+        """Return the next request; wait for one, and return None when none will come."""
+        while not self._ready:
+            if self._is_over:
+                return None
+            self._idle.append(something := anyio.Event())
+            await something.wait()
+        request = self._ready.popleft()
+        if len(self._ready) <= self._low:
+            self._is_low.set()
+        return request
