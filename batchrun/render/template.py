@@ -150,6 +150,8 @@ class Text:
         self._constant = None if is_template(source) else source
         bare = _BARE_NAME.match(source)
         self._bare = bare.group(1) if bare else None
+        # Whitespace around it belongs to the text.
+        self._whole = self._bare if source == source.strip() else None
         self.names: frozenset[str] = frozenset()
         self.row_names: frozenset[str] = frozenset()
         self.guarded: frozenset[str] = frozenset()
@@ -170,6 +172,8 @@ class Text:
         """
         if self._template is None:
             return cast("str", self._constant)
+        if self._whole is not None and type(whole := values.get(self._whole)) is str:
+            return whole
         try:
             return self._template.render(values)
         except NullValueError:
@@ -202,6 +206,8 @@ class Text:
             self.row_names = _row_names(tree) if ROW in self.names else frozenset()
             self.guarded = _guarded_names(tree)
             self._template = ENVIRONMENT.from_string(_StrictConcat().visit(tree))
+            # Jinja gives a chain of dicts, and would go through it again for every row.
+            self._template.globals = dict(self._template.globals)
         except _TEMPLATE_ERRORS as error:
             where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
             reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
