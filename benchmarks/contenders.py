@@ -152,11 +152,37 @@ async def lm_deluge(url: str, requests: int, in_flight: int) -> float:
     return time.perf_counter() - start
 
 
+async def async_batch_llm(url: str, requests: int, in_flight: int) -> float:
+    """The fastest peer that keeps a checkpoint, as safe as this project's."""
+    from async_batch_llm import OpenAIModel, OpenAIStrategy, SqliteArtifactStore, process_prompts
+    from async_batch_llm.sqlite_artifacts import SqliteDurability
+    from openai import AsyncOpenAI
+
+    with tempfile.TemporaryDirectory() as directory:
+        store = SqliteArtifactStore(
+            Path(directory) / "run.db",
+            durability=SqliteDurability.FULL,
+            commit_batch_size=in_flight,
+        )
+        client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600)
+        model = OpenAIModel(MODEL, client, api_surface="chat_completions")
+        start = time.perf_counter()
+        done = await process_prompts(
+            OpenAIStrategy(model),
+            [prompt(number) for number in range(requests)],
+            concurrency=in_flight,
+            artifact_store=store,
+        )
+        assert len(list(done.outputs())) == requests
+        return time.perf_counter() - start
+
+
 CONTENDERS: dict[str, Callable[[str, int, int], Coroutine[Any, Any, float]]] = {
     "aiohttp": bare_aiohttp,
     "httpx": httpx_client,
     "openai": async_openai,
     "lm-deluge": lm_deluge,
+    "async-batch-llm": async_batch_llm,
 }
 
 
