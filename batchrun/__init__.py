@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from batchrun.inspection import export, load_job, preview, status
+    from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.prepare import RunOptions
     from batchrun.run import RunReport, arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
 
 _HOMES = {
-    "batchrun.inspection": ("export", "load_job", "preview", "status"),
+    "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.prepare": ("RunOptions",),
     "batchrun.run": ("RunReport", "arun_job", "run_job"),
@@ -39,6 +39,8 @@ __all__ = [
     "parse_setting",
     "preview",
     "run_job",
+    "score",
+    "score_text",
     "serve_simulator",
     "status",
 ]

@@ -107,6 +107,19 @@ _INITIAL = (
 )
 
 
+# What is null has no score, or no label to compare.
+SCORES = """CREATE TABLE scores (
+    ordinal INTEGER PRIMARY KEY,
+    score REAL,
+    predicted TEXT,
+    expected TEXT,
+    answers INTEGER NOT NULL,
+    correct INTEGER NOT NULL,
+    majority REAL,
+    problem TEXT
+) STRICT"""
+
+
 @migrations()
 def m001_initial(db: Database) -> None:
     """The tables of the first release."""
@@ -140,6 +153,12 @@ def m003_limits(db: Database) -> None:
 def m004_planned(db: Database) -> None:
     """Which plan was carried through to the last row."""
     db.execute("ALTER TABLE run ADD COLUMN planned TEXT")
+
+
+@migrations()
+def m005_scores(db: Database) -> None:
+    """What the answer of each row is worth, as the outputs were last written."""
+    db.execute(SCORES)
 
 
 def create(path: Path) -> Database:
