@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from batchrun.comparison import compare, comparison_json, comparison_text
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.prepare import RunOptions
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
 
 _HOMES = {
+    "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.prepare": ("RunOptions",),
@@ -34,6 +36,9 @@ __all__ = [
     "SimulatorConfig",
     "__version__",
     "arun_job",
+    "compare",
+    "comparison_json",
+    "comparison_text",
     "export",
     "load_job",
     "parse_setting",

@@ -49,7 +49,7 @@ def test_every_readme_command_runs(project: Path) -> None:
             code, _, stderr = batchrun(*words[1:], cwd=project, env=env)
             assert code == 0, f"{command}\n{stderr}"
             ran.append(command)
-    assert len(ran) == 8
+    assert len(ran) == 9
     assert len(provider.calls) == 343 + 2 + 2
     assert (project / "tickets.jsonl").exists()
 
@@ -110,7 +110,13 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_every_key_of_a_job_file_is_documented() -> None:
     documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "job.md").read_text()))
-    configs = (job.InputConfig, job.LimitsConfig, job.RetryConfig, job.OutputConfig, job.ScoreConfig)
+    configs = (
+        job.InputConfig,
+        job.LimitsConfig,
+        job.RetryConfig,
+        job.OutputConfig,
+        job.ScoreConfig,
+    )
     keys = {field.name for config in configs for field in dataclasses.fields(config)}
     request = {field.name for field in dataclasses.fields(job.RequestConfig)}
     keys |= {*PARAMETERS, *request} - {"turns", "parameters", "cache_ttl", "answer"}

@@ -10,10 +10,11 @@ from batchrun.scoring.records import (
     ClassTotals,
     Confusion,
     Mark,
+    Pairs,
     ScoreTotals,
     Verdict,
 )
-from batchrun.scoring.summary import score_facts, score_line, score_lines
+from batchrun.scoring.summary import interval, mean_score, score_facts, score_line, score_lines
 
 __all__ = [
     "ClassCount",
@@ -21,9 +22,12 @@ __all__ = [
     "Confusion",
     "Judge",
     "Mark",
+    "Pairs",
     "ScoreTotals",
     "Verdict",
     "fold",
+    "interval",
+    "mean_score",
     "score_facts",
     "score_line",
     "score_lines",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import comb, exp, fsum, lgamma, log, sqrt
+from random import Random
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 # Half of what is left out lies on either side.
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+RESAMPLES = 2_000
+NEGLIGIBLE = 1e-18
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:
@@ -60,3 +63,36 @@ def pass_at(k: int, by_correct: Mapping[tuple[int, int], int]) -> float | None:
             rows += count
             passed += count * (1 - comb(answers - correct, k) / comb(answers, k))
     return passed / rows if rows else None
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: chance that both are equally good.
+
+    Args:
+        only_one: rows that only the one got right.
+        only_other: rows that only the other got right.
+    """
+    rows, fewer = only_one + only_other, min(only_one, only_other)
+    # Twice the lower tail of a fair coin, added up from its largest term; logarithms, because
+    # the numbers of combinations have as many digits as there are rows.
+    term = exp(lgamma(rows + 1) - lgamma(fewer + 1) - lgamma(rows - fewer + 1) - rows * log(2))
+    tail, heads = 0.0, fewer
+    while heads >= 0 and term > tail * NEGLIGIBLE:
+        tail += term
+        term *= heads / (rows - heads + 1)
+        heads -= 1
+    return min(1.0, 2 * tail)
+
+
+def bootstrap_interval(values: Mapping[float, int]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean by the percentiles of resampled means; always the same.
+
+    Args:
+        values: how often each value was seen.
+    """
+    chance = Random(0)  # noqa: S311 - drawn, not secret
+    count = sum(values.values())
+    kinds, weights = list(values), list(values.values())
+    means = sorted(fsum(chance.choices(kinds, weights, k=count)) / count for _ in range(RESAMPLES))
+    cut = round((1 - CONFIDENCE) / 2 * RESAMPLES)
+    return means[cut], means[-cut - 1]

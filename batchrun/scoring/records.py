@@ -135,3 +135,34 @@ class ScoreTotals:
     problem: str | None = None
     by_correct: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: ClassTotals | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Two runs compared, over the rows that succeeded in both.
+
+    Attributes:
+        common: how many such rows there are.
+        same_text: rows that both answered with the same text.
+        predicted: rows for which both have a prediction.
+        same_prediction: rows for which it is the same.
+        scored: rows that both have a score for.
+        is_binary: every such score is 0 or 1.
+        first_higher: rows that the first run has the higher score for.
+        second_higher: rows that the second has the higher score for.
+        total: the sum of the differences, second minus first.
+        squares: the sum of their squares.
+        differences: how often each difference was seen; None of many rows.
+    """
+
+    common: int
+    same_text: int
+    predicted: int
+    same_prediction: int
+    scored: int
+    is_binary: bool
+    first_higher: int
+    second_higher: int
+    total: float
+    squares: float
+    differences: Mapping[float, int] | None = None
