@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.records import PICO_PER_USD
+from batchrun.scoring import score_facts, score_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
 
 SCHEMA_VERSION = 1
 # Control characters could rewrite the terminal, those of writing direction what it seems to say;
@@ -22,11 +24,11 @@ _DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *_DIRECTIONS), "�")
 
 
-def summary(totals: RunTotals) -> dict[str, Any]:
+def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
     """Return the content of `summary.json`: money in USD, times in seconds.
 
     Amounts are null when no answer has a known price; `answers_without_price` says how many are
-    missing from a sum.
+    missing from a sum. `score` is there when answers were scored.
     """
     usage = totals.usage
     return {
@@ -63,6 +65,7 @@ def summary(totals: RunTotals) -> dict[str, Any]:
         "executions": [_execution(execution) for execution in totals.executions],
         "wall_time_s": round(totals.wall_time_s, 3),
         "last_error": totals.last_error,
+        **({} if score is None else {"score": score_facts(score)}),
     }
 
 
@@ -83,12 +86,12 @@ def _money(totals: RunTotals) -> dict[str, Any]:
     }
 
 
-def summary_json(totals: RunTotals) -> str:
+def summary_json(totals: RunTotals, score: ScoreTotals | None = None) -> str:
     """Return `summary.json` as text."""
-    return orjson.dumps(summary(totals), option=orjson.OPT_INDENT_2).decode() + "\n"
+    return orjson.dumps(summary(totals, score), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def summary_text(totals: RunTotals, directory: Path) -> str:
+def summary_text(totals: RunTotals, directory: Path, score: ScoreTotals | None = None) -> str:
     """Return the summary that a person reads after a run."""
     lines = [
         f"{printable(totals.name)}: {_counts(totals)}",
@@ -102,6 +105,9 @@ def summary_text(totals: RunTotals, directory: Path) -> str:
         lines.append(f"  {totals.maybe_billed:,} {noun} may have been billed without an answer")
     for error_type, (count, example) in list(totals.errors_by_type.items())[:5]:
         lines.append(f"  {count:,} × {printable(error_type)}: {printable(example)[:160]}")
+    if score is not None:
+        first, *rest = (printable_line(line) for line in score_lines(score))
+        lines += [f"  score    {first}", *(f"           {line}" for line in rest)]
     lines.append(f"  results  {directory}")
     return "\n".join(lines)
 
@@ -125,6 +131,11 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool) -> str:
 def printable(text: str) -> str:
     """Return text without characters that steer a terminal."""
     return " ".join(text.split()).translate(_CONTROLS)
+
+
+def printable_line(text: str) -> str:
+    """Return text without characters that steer a terminal, its spaces as they are."""
+    return text.translate(_CONTROLS)
 
 
 def _counts(totals: RunTotals) -> str:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from batchrun import __version__, checkpoint, output, report
+from batchrun import __version__, checkpoint, report
 from batchrun.client import Client, PyreqwestTransport
+from batchrun.deliver import Written, write_files
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
         RunTotals,
         Turn,
     )
-    from batchrun.source import Source
+    from batchrun.scoring import ScoreTotals
 
 CHUNK_ROWS = 512
 IMAGE_CHUNK_ROWS = 8
@@ -61,12 +62,14 @@ class RunReport:
         files: the outputs that were written.
         error: what ended the execution early or kept the outputs from being written; None when it
             went through, whether or not single items failed.
+        score: what the answers are worth, when the job has a `[score]`.
     """
 
     totals: RunTotals
     directory: Path
     files: tuple[Path, ...] = ()
     error: BatchrunError | None = field(default=None)
+    score: ScoreTotals | None = None
 
     @property
     def exit_code(self) -> int:
@@ -77,7 +80,7 @@ class RunReport:
 
     def summary_text(self) -> str:
         """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory)
+        return report.summary_text(self.totals, self.directory, self.score)
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
@@ -385,32 +388,13 @@ def _conclude(
     Outputs of an earlier execution are better than ones that lack answers which are there but were
     not matched to their rows before the stop: then the files stay as they are.
     """
-    files: list[Path] = []
+    written = Written()
     try:
         if is_placed:
-            files = write_files(plan.job, plan.source, store, plan.directory)
+            written = write_files(plan.job, plan.source, store, plan.directory, plan.evaluation)
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, tuple(files), error)
-
-
-def write_files(
-    job: Job, source: Source, store: checkpoint.Checkpoint, directory: Path
-) -> list[Path]:
-    """Write the outputs and `summary.json`.
-
-    Raises:
-        OutputError: when a file cannot be written, or the input is no longer the one that was run.
-    """
-    if not source.is_unchanged():
-        raise OutputError(
-            f"{job.input.path}: has changed during the run, so results cannot be matched to its "
-            "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
-        )
-    files = output.write_outputs(job.output, directory, source, store, job.input.id)
-    summary = directory / "summary.json"
-    output.write_text(summary, report.summary_json(checkpoint.totals(store)))
-    return [*files, summary]
+    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
 
 
 def _fatal_message(job: Job, fault: ProviderFault) -> str:
