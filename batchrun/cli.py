@@ -6,6 +6,7 @@ the command runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from batchrun.errors import BatchrunError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TextIO
 
     from batchrun.run import RunReport
 
@@ -132,7 +134,8 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
     """Show how far the run in DIRECTORY is, running or not."""
-    click.echo(batchrun.status(directory, as_json=as_json))
+    colour = _has_colours(sys.stdout)
+    click.echo(batchrun.status(directory, as_json=as_json, colour=colour))
 
 
 @cli.command()
@@ -231,7 +234,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conclude(report: RunReport, *, quiet: bool) -> None:
     if not quiet:
-        _say(report.summary_text())
+        _say(report.summary_text(colour=_has_colours(sys.stderr)))
     if report.error is None:
         return
     _fail(report.error)
@@ -242,7 +245,15 @@ def _conclude(report: RunReport, *, quiet: bool) -> None:
 
 
 def _fail(error: BatchrunError) -> None:
-    _say(click.style("error: ", fg="red", bold=True) + str(error))
+    label = "error: "
+    if _has_colours(sys.stderr):
+        label = click.style(label, fg="red", bold=True)
+    _say(label + str(error))
+
+
+def _has_colours(stream: TextIO) -> bool:
+    """Whether colours are seen and wanted; see https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _say(message: str) -> None:

@@ -22,6 +22,7 @@ from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare, price_book
+from batchrun.pricing import MOST_MODELS
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.simulator import Simulator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from batchrun.errors import ProviderFault
     from batchrun.job import Job
+    from batchrun.pricing import PriceBook
     from batchrun.records import (
         Attempt,
         AttemptStart,
@@ -78,9 +80,9 @@ class RunReport:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
 
-    def summary_text(self) -> str:
+    def summary_text(self, *, colour: bool = False) -> str:
         """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory, self.score)
+        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
@@ -118,7 +120,11 @@ class _Execution:
         self._options = options
         self._journal = checkpoint.Journal(store)
         self._waits = Waits()
-        self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
+        cap = plan.job.limits.max_cost_usd
+        self._cap = None if cap is None else int(cap * PICO_PER_USD)
+        self._progress = Progress(
+            plan.job.name, plan.total, cap=self._cap, spent=store.spent(), quiet=options.quiet
+        )
         self._work_scope = anyio.CancelScope()
         # A row with images takes megabytes once it is rendered.
         self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
@@ -204,20 +210,20 @@ class _Execution:
 
     def _make_limits(self) -> Limits:
         config = self._plan.job.limits
-        cap = config.max_cost_usd
-        money = CostBudget(None if cap is None else int(cap * PICO_PER_USD), self._store.spent())
+        money = CostBudget(self._cap, self._store.spent())
         return Limits(config, self._waits, money=money, most=self._plan.most_in_flight)
 
     def _make_dispatcher(self, client: Client) -> Dispatcher:
         job = self._plan.job
         self._limits = self._make_limits()
+        prices = price_book(job)
         return Dispatcher(
             client=client,
-            journal=_ObservedJournal(self._journal, self._progress),
+            journal=_ObservedJournal(self._journal, self._store, prices, self._progress),
             limits=self._limits,
             waits=self._waits,
             errors=ErrorBudget(job.limits.max_errors),
-            prices=price_book(job),
+            prices=prices,
             config=job.retry,
             review=self._plan.review,
             tools=self._plan.tools,
@@ -356,24 +362,45 @@ class _Execution:
 
 
 class _ObservedJournal:
-    """The checkpoint's journal, with the progress bar told once a result is safe."""
+    """The checkpoint's journal; keeps the prices used, and tells the bar once a result is safe."""
 
-    def __init__(self, journal: checkpoint.Journal, progress: Progress) -> None:
+    def __init__(
+        self,
+        journal: checkpoint.Journal,
+        store: checkpoint.Checkpoint,
+        prices: PriceBook,
+        progress: Progress,
+    ) -> None:
         self._journal = journal
+        self._store = store
+        self._prices = prices
         self._progress = progress
+        self._priced: set[str] = set()
 
     async def begin(self, start: AttemptStart) -> None:
         await self._journal.begin(start)
 
     async def fail(self, attempt: Attempt) -> None:
         await self._journal.fail(attempt)
+        await self._note_price(attempt)
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         await self._journal.turn(turn, attempt)
+        await self._note_price(attempt)
 
     async def finish(self, result: Result) -> None:
         await self._journal.finish(result)
         self._progress.finished(result)
+        await self._note_price(result.last)
+
+    async def _note_price(self, attempt: Attempt | None) -> None:
+        """Keep by which price a model's costs are counted, when it is met for the first time."""
+        if attempt is None or attempt.model is None or attempt.usage.input_tokens is None:
+            return
+        if attempt.model not in self._priced and len(self._priced) < MOST_MODELS:
+            self._priced.add(attempt.model)
+            price = self._prices.used(attempt.model)
+            await self._journal.call(self._store.note_price, price)
 
 
 def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:

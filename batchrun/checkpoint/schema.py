@@ -161,6 +161,22 @@ def m005_scores(db: Database) -> None:
     db.execute(SCORES)
 
 
+@migrations()
+def m007_prices(db: Database) -> None:
+    """By which price each execution counted the costs of each model, as it answered."""
+    db.execute(
+        """CREATE TABLE prices (
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        model TEXT NOT NULL,
+        source TEXT NOT NULL,
+        as_of_us INTEGER NOT NULL,
+        matched TEXT,
+        rates TEXT,
+        PRIMARY KEY (execution, model)
+    ) STRICT, WITHOUT ROWID"""
+    )
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 
