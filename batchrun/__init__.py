@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.prepare import RunOptions
+    from batchrun.reporting import write_report
     from batchrun.run import RunReport, arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
 
@@ -24,6 +25,7 @@ _HOMES = {
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.prepare": ("RunOptions",),
+    "batchrun.reporting": ("write_report",),
     "batchrun.run": ("RunReport", "arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
 }
@@ -48,6 +50,7 @@ __all__ = [
     "score_text",
     "serve_simulator",
     "status",
+    "write_report",
 ]
 
 

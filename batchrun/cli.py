@@ -114,9 +114,9 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
         retry_errored=options["retry_errored"],
         quiet=options["quiet"],
     )
-    report = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
-    _conclude(report, quiet=options["quiet"])
-    return report.exit_code
+    done = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
+    _conclude(done, quiet=options["quiet"])
+    return done.exit_code
 
 
 @cli.command()
@@ -149,6 +149,16 @@ def export(directory: Path, to: Path | None) -> None:
     """Write the outputs of the run in DIRECTORY again; send nothing."""
     for path in batchrun.export(directory, to):
         click.echo(path)
+
+
+@cli.command()
+@_DIRECTORY
+def report(directory: Path) -> None:
+    """Write report.html into DIRECTORY: the run in charts and tables, in one file.
+
+    It needs no network, and is searched, printed and sent like any other file.
+    """
+    click.echo(batchrun.write_report(directory))
 
 
 @cli.command()

@@ -83,6 +83,17 @@ def score_rows(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]
         return store.db.execute(_ROWS, (first, end)).fetchall()
 
 
+def is_scored(store: Checkpoint) -> bool:
+    """Say whether every row that succeeded has been judged."""
+    with usable(store.path):
+        (judged,) = store.db.execute("SELECT count(*) FROM scores").fetchone()
+        (answered,) = store.db.execute(
+            """SELECT count(*) FROM items i JOIN results r ON r.request_id = i.request_id
+            WHERE r.status = 'succeeded'"""
+        ).fetchone()
+    return bool(judged == answered)
+
+
 def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotals:
     """Add the scores up, in bounded memory.
 

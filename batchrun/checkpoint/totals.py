@@ -12,6 +12,8 @@ from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sqlite_utils import Database
+
     from batchrun.checkpoint.store import Checkpoint
 
 _COUNTS = """SELECT
@@ -74,7 +76,7 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
     succeeded, errored, to_retry = db.execute(_COUNTS).fetchone()
     numbers = [value or 0 for value in db.execute(_ATTEMPTS).fetchone()]
-    executions = [_execution(row) for row in db.execute(_EXECUTIONS)]
+    told = executions(db)
     last = db.execute(_LAST_ERROR).fetchone()
     waiting = db.execute(_WAITING).fetchone()
     models = tuple(ModelTotals(*row) for row in db.execute(_BY_MODEL))
@@ -101,16 +103,21 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
         cost_by_model={one.model: one.cost for one in models if one.cost is not None},
         latency_s=_percentiles(checkpoint),
         retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
-        waits_s_by_cause=_waits(executions),
+        waits_s_by_cause=_waits(told),
         errors_by_type={row[0]: (row[1], row[2]) for row in db.execute(_ERRORS)},
-        executions=tuple(executions),
-        wall_time_s=sum(execution["wall_time_s"] for execution in executions),
+        executions=tuple(told),
+        wall_time_s=sum(execution["wall_time_s"] for execution in told),
         last_error=last[0] if last else None,
         waiting=waiting[0] if waiting else None,
         cap=int(cap[0] * PICO_PER_USD) if cap and cap[0] is not None else None,
         prices=tuple(_price(row) for row in db.execute(_PRICES)),
         models=models,
     )
+
+
+def executions(db: Database) -> list[dict[str, Any]]:
+    """Return the executions of a run in their order, with times and what they waited for."""
+    return [_execution(row) for row in db.execute(_EXECUTIONS)]
 
 
 def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:

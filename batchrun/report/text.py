@@ -56,6 +56,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def when(microseconds: int) -> str:
+    """Return a moment as people write it: `2026-11-21 08:11 UTC`."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def moment(microseconds: int) -> str:
     """Return a moment, given in microseconds since 1970 UTC, in ISO 8601."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
