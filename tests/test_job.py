@@ -229,6 +229,7 @@ def test_an_unknown_key_is_named_with_the_likely_one(
         ({"limits": {"requests_per_minute": "9"}}, "[limits] requests_per_minute", "a number"),
         ({"retry": {"max_attempts": 1.5}}, "[retry] max_attempts", "a whole number"),
         ({"output": {"dir": 3}}, "[output] dir", "a string"),
+        ({"output": {"escape_formulas": 1}}, "[output] escape_formulas", "true or false"),
         ({"output": {"files": [3]}}, "[output] files", "a string or an array of strings"),
         ({"limits": 3}, "limits", "a table"),
         ({"input": {"path": 3}}, "[input] path", "a string"),
@@ -657,6 +658,11 @@ def test_file_names_that_collide(files: list[str], message: str) -> None:
 
 def test_a_single_file_name_is_an_array_of_one() -> None:
     assert make(output={"files": "my answers.csv"}).output.files == ("my answers.csv",)
+
+
+def test_formulas_can_be_escaped_also_for_a_later_export() -> None:
+    assert not make().output.escape_formulas
+    assert make(output={"escape_formulas": True}).output.escape_formulas
 
 
 def test_the_run_directory_of_a_job_in_the_jobs_folder(tmp_path: Path) -> None:

@@ -349,6 +349,7 @@ def _read_output(
         files=files,
         prefix=section.text("prefix"),
         unnest=_read_unnest(section, answer),
+        escape_formulas=section.get("escape_formulas", bool) or False,
     )
 
 
