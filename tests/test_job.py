@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 from typing import Any
 
@@ -729,7 +730,9 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('prompt_file = "gone.md"', "[request] prompt_file: gone.md there is no such file"),
-        ('prompt_file = "."', "[request] prompt_file: . cannot be read"),
+        ('prompt_file = "."', "[request] prompt_file: . cannot be read (it is no regular file)"),
+        ('prompt_file = "pipe.md"', "[request] prompt_file: pipe.md cannot be read (it is no"),
+        ('prompt_file = "huge.md"', "[request] prompt_file: huge.md is larger than 16 MiB"),
         ('prompt_file = "latin.md"', "[request] prompt_file: latin.md is not UTF-8 text"),
         ("prompt_file = 5", "[request] prompt_file: must be a string, not 5"),
         (
@@ -737,9 +740,12 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
             "[request] prompt_file: prompt is set, too; keep one of them",
         ),
     ],
-    ids=["missing", "folder", "latin", "type", "both"],
+    ids=["missing", "folder", "pipe", "huge", "latin", "type", "both"],
 )
 def test_texts_that_cannot_be_read(tmp_path: Path, line: str, message: str) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    with (tmp_path / "huge.md").open("wb") as file:
+        file.truncate(16 * 2**20 + 1)
     (tmp_path / "latin.md").write_bytes(b"\xe9")
     (tmp_path / "ok.md").write_text("p")
     path = write(tmp_path, MINIMAL.replace('prompt = "p"', line))
