@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from batchrun.source import Source
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
 NOTE_S = 2.0
@@ -219,13 +219,13 @@ class _Execution:
         )
 
     async def _send_everything(self) -> None:
-        send, receive = anyio.create_memory_object_stream["PlannedRequest"](self._chunk_rows)
+        send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
         with self._work_scope:
             async with receive, anyio.create_task_group() as work:
                 work.start_soon(self._feed, send)
                 work.start_soon(self._dispatcher.run, receive)
 
-    async def _feed(self, send: ObjectSendStream[PlannedRequest]) -> None:
+    async def _feed(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
         """Read, render and plan ahead of the workers."""
         self._dispatcher.on_drain(self._stop_sending)
         async with send:
@@ -235,7 +235,7 @@ class _Execution:
                 self._error = error
                 self._dispatcher.drain()
 
-    async def _plan_all(self, send: ObjectSendStream[PlannedRequest]) -> None:
+    async def _plan_all(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
         mark = self._plan.mark
         is_known = await self._journal.call(self._store.is_planned, mark)
         if not (is_known and await self._is_settled(0, self._plan.total)):
@@ -248,7 +248,9 @@ class _Execution:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
             self._progress.note(f"{self._reused} rows have their result already; {rest}")
 
-    async def _plan_rows(self, send: ObjectSendStream[PlannedRequest], *, is_known: bool) -> None:
+    async def _plan_rows(
+        self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
+    ) -> None:
         chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
@@ -277,13 +279,11 @@ class _Execution:
         return not to_send
 
     async def _hand_over(
-        self, pending: list[PlannedRequest], send: ObjectSendStream[PlannedRequest]
+        self, pending: list[PlannedRequest], send: ObjectSendStream[list[PlannedRequest]]
     ) -> None:
         with anyio.CancelScope() as self._sending:
-            for request in pending:
-                if self._dispatcher.is_draining:
-                    return
-                await send.send(request)
+            if pending and not self._dispatcher.is_draining:
+                await send.send(pending)
 
     def _stop_sending(self) -> None:
         self._sending.cancel()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from batchrun.checkpoint.schema import usable
@@ -45,7 +46,8 @@ class _Group:
 class Journal:
     """Groups commits, and lends the connection to one caller at a time.
 
-    Use: start `run` in a task group, report events, `close` at the end.
+    Use: start `run` in a task group, report events, `close` at the end. What was reported is
+    committed even when the one who reports it is cancelled and does not wait for that.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -124,6 +126,7 @@ class Journal:
             await group.committed.wait()
         else:
             await self._flush()
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if group.failure is not None:
             raise group.failure
 
