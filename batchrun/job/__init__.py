@@ -326,12 +326,18 @@ def _read_output(
     directory = section.get("dir", str)
     place = directory or str(project_of(base) / "runs" / name)
     return OutputConfig(
-        dir=section.check("dir", partial(absolute, base, place), base),
+        dir=section.check("dir", partial(_run_directory, base, place), base),
         files=files,
         prefix=section.text("prefix"),
         unnest=_read_unnest(section, answer),
         escape_formulas=section.get("escape_formulas", bool) or False,
     )
+
+
+def _run_directory(base: Path, place: str) -> Path:
+    if not place.isprintable():
+        raise ValueError(f"{place!r:.80} holds characters that cannot be printed")
+    return absolute(base, place)
 
 
 def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
