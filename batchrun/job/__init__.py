@@ -335,9 +335,10 @@ def _read_output(
 
 
 def _run_directory(base: Path, place: str) -> Path:
+    path = absolute(base, place)
     if not place.isprintable():
         raise ValueError(f"{place!r:.80} holds characters that cannot be printed")
-    return absolute(base, place)
+    return path
 
 
 def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
