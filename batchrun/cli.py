@@ -15,6 +15,7 @@ import click
 
 import batchrun
 from batchrun.errors import BatchrunError, Interrupted
+from batchrun.terminal import harmless, harmless_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,7 +125,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
     """Print the first HTTP requests of JOB as JSON lines; send nothing."""
     for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
-        click.echo(line)
+        click.echo(harmless_json(line))
 
 
 @cli.command()
@@ -132,7 +133,8 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
     """Show how far the run in DIRECTORY is, running or not."""
-    click.echo(batchrun.status(directory, as_json=as_json))
+    text = batchrun.status(directory, as_json=as_json)
+    click.echo(harmless_json(text) if as_json else harmless(text))
 
 
 @cli.command()
@@ -211,8 +213,8 @@ def _conclude(report: RunReport, *, quiet: bool) -> None:
 
 
 def _fail(error: BatchrunError) -> None:
-    _say(click.style("error: ", fg="red", bold=True) + str(error))
+    click.echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)), err=True)
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo(harmless(message), err=True)

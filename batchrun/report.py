@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.records import PICO_PER_USD
+from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from batchrun.records import RunTotals
 
 SCHEMA_VERSION = 1
-# Control characters could rewrite the terminal, those of writing direction what it seems to say;
-# a provider's message is not to be trusted.
-_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *_DIRECTIONS), "�")
 
 
 def summary(totals: RunTotals) -> dict[str, Any]:
@@ -120,11 +117,6 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool) -> str:
     if totals.last_error:
         lines.append(f"  last error {printable(totals.last_error)[:200]}")
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """Return text without characters that steer a terminal."""
-    return " ".join(text.split()).translate(_CONTROLS)
 
 
 def _counts(totals: RunTotals) -> str:

@@ -24,6 +24,7 @@ from batchrun.prepare import Prepared, RunOptions, prepare, price_book
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.simulator import Simulator
+from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -423,7 +424,7 @@ def _fatal_message(job: Job, fault: ProviderFault) -> str:
         hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
     else:
         hint = "the account's quota or credit is exhausted; raise it"
-    message = f"{report.printable(fault.error_type)}: {report.printable(fault.message)}"
+    message = f"{printable(fault.error_type)}: {printable(fault.message)}"
     return f"{job.request.base_url} refused: {status}{message}; {hint}. What was answered is saved"
 
 

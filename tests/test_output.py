@@ -552,3 +552,40 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with files_no_larger_than(10), pytest.raises(OutputError, match="could not be written"):
         write_text(path, "x" * 1_000)
     assert contents(tmp_path) == {"summary.json": "naïve\n".encode()}
+
+
+# Spreadsheets
+
+
+def test_formulas_are_escaped_in_csv_on_demand(tmp_path: Path) -> None:
+    cells = ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "'=1", " =1", "1=1", "", None]
+    frame = pl.DataFrame(
+        {
+            "=cell": cells,
+            "'=cell": pl.Series(["=a"] * 11, dtype=pl.Categorical),
+            "n": range(-5, 6),
+            "bytes": [b"\xf8\x00\x00"] * 11,
+        }
+    )
+    rows = Rows([result(n, response="=cmd()", error_message="@x") for n in range(11)])
+    config = OutputConfig(tmp_path, ("r.csv", "r.parquet", "r.jsonl"), escape_formulas=True)
+    write_outputs(config, tmp_path, Table(frame, 4), rows, None)
+
+    table = pl.read_csv(tmp_path / "r.csv", infer_schema=False)
+    assert table.columns[:4] == ["''=cell", "'=cell", "n", "bytes"]
+    escaped = ["'=1+1", "'+1", "'-1", "'@sum", "'\tx", "'\rx", "'=1", " =1", "1=1", "", None]
+    assert table["''=cell"].to_list() == escaped
+    assert set(table["'=cell"]) == {"'=a"}
+    assert table["n"].to_list() == [str(n) for n in range(-5, 6)]
+    assert set(table["bytes"]) == {"'+AAA"}
+    assert set(table["response"]) == {"'=cmd()"}
+    assert set(table["error_message"]) == {"'@x"}
+
+    assert pl.read_parquet(tmp_path / "r.parquet")["=cell"].to_list() == cells
+    assert pl.read_ndjson(tmp_path / "r.jsonl")["response"].unique().to_list() == ["=cmd()"]
+
+
+def test_formulas_stay_as_they_are_by_default(tmp_path: Path) -> None:
+    path = written(tmp_path, pl.DataFrame({"=a": ["=1"]}), Rows([result(0)]), "r.csv")
+    table = pl.read_csv(path, infer_schema=False)
+    assert (table.columns[0], table["=a"].to_list()) == ("=a", ["=1"])

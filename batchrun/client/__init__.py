@@ -18,6 +18,7 @@ import anyio
 import httpx
 
 from batchrun import formats
+from batchrun.client.keys import completion_without, fault_without, id_without
 from batchrun.client.transport import (
     HEAD_EXTENSION,
     STREAM_EXTENSION,
@@ -41,7 +42,6 @@ MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
-MIN_KEY_PART = 4
 MAX_RETRY_AFTER_S = 24 * 3600.0
 
 
@@ -133,19 +133,14 @@ class Client:
             ProviderError: for everything that is not a completion.
         """
         try:
-            return await self._translated(wire)
+            exchange = await self._translated(wire)
         except ProviderError as error:
-            raise ProviderError(self._without_key(error.fault)) from None
-
-    def _without_key(self, fault: ProviderFault) -> ProviderFault:
-        """Strike out the key: some providers quote the one that they refuse."""
-        if self._key is None:
-            return fault
-        return replace(
-            fault,
-            error_type=_struck_out(self._key, fault.error_type),
-            message=_struck_out(self._key, fault.message),
-            request_id=fault.request_id and _struck_out(self._key, fault.request_id),
+            raise ProviderError(fault_without(self._key, error.fault)) from None
+        completion = completion_without(self._key, exchange.completion)
+        return (
+            exchange
+            if completion is exchange.completion
+            else replace(exchange, completion=completion)
         )
 
     async def _translated(self, wire: WireRequest) -> Exchange:
@@ -179,6 +174,7 @@ class Client:
         response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
         request_id = formats.request_id(self._format, headers)
+        request_id = id_without(self._key, request_id)
         try:
             completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
@@ -244,15 +240,6 @@ class Client:
         request = httpx.Request("POST", address, headers=[*wire.headers, *key_header])
         del request.headers["content-length"]
         return _Head(request)
-
-
-def _struck_out(key: str, text: str) -> str:
-    """Replace a key in a text, also where the end of the text cuts it short."""
-    text = text.replace(key, "***")
-    for length in range(len(key) - 1, MIN_KEY_PART - 1, -1):
-        if text.endswith(key[:length]):
-            return text[:-length] + "***"
-    return text
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:

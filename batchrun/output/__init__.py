@@ -10,6 +10,7 @@ import base64
 import gc
 import os
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -18,6 +19,7 @@ from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
+from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.unnest import column_type, unnested
 from batchrun.records import PICO_PER_USD, Status
 
@@ -165,7 +167,10 @@ def write_results(
     answers = {UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()}
     ours = {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
     schema = pl.Schema({**table.schema, **ours})
-    _write(path, schema, lambda: _joined(table, rows, id_column, names, config.unnest))
+
+    escape = config.escape_formulas and path.suffix == ".csv"
+    frames = partial(_joined, table, rows, id_column, names, config.unnest)
+    _write(path, schema, frames, escape=escape)
     return path
 
 
@@ -256,8 +261,16 @@ def _typed(data: dict[str, Sequence[Any]], schema: dict[str, Any]) -> pl.DataFra
     return pl.DataFrame(series)
 
 
-def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataFrame]]) -> None:
+def _write(
+    path: Path,
+    schema: pl.Schema,
+    frames: Callable[[], Iterator[pl.DataFrame]],
+    *,
+    escape: bool = False,
+) -> None:
     kinds = {name: _file_type(kind, path.suffix) for name, kind in schema.items()}
+    named = escaped_names(kinds) if escape else {name: name for name in kinds}
+    finished = escaped if escape else dict
 
     def produce(
         with_columns: list[str] | None,
@@ -265,12 +278,16 @@ def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataF
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        names = with_columns or list(kinds)
+        names = with_columns or list(named)
         for frame in frames():
             # Names are data: most other methods take "*" or "^a$" for a pattern, or rename "".
-            yield pl.DataFrame({n: _converted(frame.get_column(n), kinds[n]) for n in names})
+            yield pl.DataFrame(
+                finished(
+                    {n: _converted(frame.get_column(named[n]), kinds[named[n]]) for n in names}
+                )
+            )
 
-    lazy = register_io_source(produce, schema=pl.Schema(kinds))
+    lazy = register_io_source(produce, schema=pl.Schema({n: kinds[named[n]] for n in named}))
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
             lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
@@ -288,7 +305,7 @@ def _file_type(kind: Any, suffix: str) -> Any:  # noqa: ANN401 - polars' types, 
     if suffix == ".parquet":
         return pl.String() if _holds_empty_struct(kind) else kind
     if suffix == ".csv":
-        is_text = kind.is_nested() or kind in (pl.Binary, pl.Duration)
+        is_text = kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Categorical, pl.Enum)
         return pl.String() if is_text else kind
     return _without_bytes(kind)
 
@@ -319,6 +336,8 @@ def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
         return column.bin.encode("base64")
     if column.dtype == pl.Duration:
         return column.dt.to_string("iso")
+    if column.dtype in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
     convert = _json_text if kind == pl.String else _json_ready
     values = [None if value is None else convert(value) for value in column.to_list()]
     return pl.Series(column.name, values, dtype=kind)

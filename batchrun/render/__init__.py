@@ -19,7 +19,8 @@ from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.conversation import arranged, read_messages
 from batchrun.render.images import read_images
-from batchrun.render.template import ENVIRONMENT, ROW, Text
+from batchrun.render.sandbox import ENVIRONMENT
+from batchrun.render.template import ROW, Text
 from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:
