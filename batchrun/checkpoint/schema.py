@@ -6,6 +6,7 @@ round trips are exact.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing, contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Database, Migrations
 
-from batchrun.errors import CheckpointError
+from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x6274726E
 BUSY_TIMEOUT_S = 30.0
 PRIVATE_FILE = 0o600
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 migrations = Migrations("batchrun")
 
@@ -197,11 +199,27 @@ def usable(path: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise  # a mistake of ours: it says nothing about the file
     except (sqlite3.OperationalError, OSError) as error:
+        if _is_full(error):
+            raise CheckpointFull(
+                f"{path}: cannot be used: {error}; check the disk: it is full, over its quota or "
+                "failing. Make room and run the job again: what is in the checkpoint is safe, and "
+                "an answer that could not be saved any more counts as possibly billed"
+            ) from error
         raise CheckpointError(
             f"{path}: cannot be used: {error}; check the disk and permissions"
         ) from error
     except sqlite3.Error as error:
         raise _damaged(path, str(error)) from error
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    # The lower byte is the kind: what is above it says at which operation.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+    }
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -107,6 +108,7 @@ class Checkpoint:
         self.path = directory / FILE_NAME
         self.db = (schema.create if writable else schema.open_existing)(self.path)
         self._connection = self.db.conn
+        self._identity = self.path.stat()
         self._writable = writable
         self._planner = Planner(self.db)
         self.execution = 0
@@ -118,6 +120,35 @@ class Checkpoint:
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+
+    def is_in_place(self) -> bool:
+        """Say whether the file is still where it was opened: its directory may be removed."""
+        try:
+            return os.path.samestat(self.path.stat(), self._identity)
+        except OSError:
+            return False
+
+    def put_back(self) -> None:
+        """Write the checkpoint anew to its place, after somebody removed or moved it.
+
+        The file that is open still has everything, though no name leads to it any more.
+
+        Raises:
+            CheckpointError: when another file is there now, which is left as it is, or when it
+                cannot be written.
+        """
+        copy = self.path.with_name(f".{FILE_NAME}.partial")
+        with usable(self.path):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            copy.unlink(missing_ok=True)
+            try:
+                with closing(sqlite3.connect(copy)) as target:
+                    self._connection.backup(target)
+                copy.chmod(schema.PRIVATE_FILE)
+                self.path.hardlink_to(copy)
+            finally:
+                copy.unlink(missing_ok=True)
+            self._identity = self.path.stat()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -211,8 +242,13 @@ class Checkpoint:
         """
         if not rendered:
             return []
-        with self.transaction():
-            return self._planner.plan(rendered, retry_errored=retry_errored)
+        try:
+            with self.transaction():
+                return self._planner.plan(rendered, retry_errored=retry_errored)
+        except CheckpointError:
+            # What it remembers of this chunk has been rolled back.
+            self._planner = Planner(self.db)
+            raise
 
     def finish_plan(self, total: int, mark: str | None = None) -> None:
         """Forget items beyond the end of the input; their results stay for when they return.
