@@ -12,6 +12,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import orjson
 from sqlite_utils import Database, Migrations
 
 from batchrun.errors import CheckpointError, CheckpointFull
@@ -205,11 +206,25 @@ def usable(path: Path) -> Iterator[None]:
                 "failing. Make room and run the job again: what is in the checkpoint is safe, and "
                 "an answer that could not be saved any more counts as possibly billed"
             ) from error
+        if "decode" in str(error):
+            raise _damaged(path, str(error)) from error
         raise CheckpointError(
             f"{path}: cannot be used: {error}; check the disk and permissions"
         ) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError, orjson.JSONDecodeError) as error:
         raise _damaged(path, str(error)) from error
+
+
+def check_integrity(db: Database, path: Path, because: Exception) -> None:
+    """Look through the whole file, which takes seconds for each gigabyte.
+
+    Raises:
+        CheckpointError: when it is damaged.
+    """
+    with usable(path):
+        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise _damaged(path, found) from because
 
 
 def _is_full(error: Exception) -> bool:

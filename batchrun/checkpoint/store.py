@@ -157,8 +157,13 @@ class Checkpoint:
         Raises:
             CheckpointError: when the file cannot be used.
         """
-        with usable(self.path), self.db.atomic():
-            yield
+        try:
+            with usable(self.path), self.db.atomic():
+                yield
+        except (LookupError, TypeError, ValueError) as error:
+            # Nonsense was read: either the file is damaged, or this is a mistake of ours.
+            schema.check_integrity(self.db, self.path, error)
+            raise
 
     def start_execution(
         self,
@@ -324,9 +329,9 @@ class Checkpoint:
         """Return the job's document, the folder of its relative paths, and the plan's signature."""
         with usable(self.path):
             row = self.db.execute("SELECT job, base, plan_signature FROM run").fetchone()
-        if row is None:
-            raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
-        return orjson.loads(row[0]), row[1], row[2]
+            if row is None:
+                raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
+            return orjson.loads(row[0]), row[1], row[2]
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
