@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
+from batchrun.conclusion import write_files
 from batchrun.errors import JobError, OutputError
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job
 from batchrun.prepare import input_signature
 from batchrun.render import Renderer
-from batchrun.run import write_files
 from batchrun.source import Source, is_table
 
 if TYPE_CHECKING:

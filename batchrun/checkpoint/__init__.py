@@ -1,11 +1,12 @@
 """The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
 
-`Checkpoint` is the file, `Journal` its asynchronous side, `DirectoryLock` keeps a second execution
-out, `totals` adds a run up.
+`Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
+`DirectoryLock` keeps a second execution out, `totals` adds a run up.
 """
 
 from batchrun.checkpoint.journal import Journal
-from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory
+from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory, refuse_locked
+from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.totals import totals
 
@@ -14,7 +15,9 @@ __all__ = [
     "Checkpoint",
     "DirectoryLock",
     "Journal",
+    "Patience",
     "is_locked",
     "open_directory",
+    "refuse_locked",
     "totals",
 ]
