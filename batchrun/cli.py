@@ -190,6 +190,37 @@ def export(directory: Path, to: Path | None) -> None:
 
 
 @cli.command()
+@_DIRECTORY
+@click.option(
+    "--job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take [score] from this job file, and keep it with the run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
+    """Score the answers of the run in DIRECTORY again; send nothing.
+
+    Writes the outputs and summary.json again.
+    """
+    click.echo(batchrun.score_text(batchrun.score(directory, job), as_json=as_json))
+
+
+@cli.command()
+@click.argument(
+    "directories",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIRECTORY DIRECTORY...",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
+    """Put runs side by side: score, agreement, cost, latency; each against the first."""
+    runs = batchrun.compare(directories)
+    click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
+
+
+@cli.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.option("--rpm", type=click.IntRange(min=1), help="Requests per minute.")
 @click.option("--tpm", type=click.IntRange(min=1), help="Tokens per minute.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchrun import checkpoint, output, report
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from batchrun.evaluation import Evaluation
     from batchrun.interrupts import Interrupts
     from batchrun.job import Job
     from batchrun.prepare import Prepared
     from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
     from batchrun.source import Source
 
 
@@ -29,12 +32,14 @@ class RunReport:
         files: the outputs that were written.
         error: what ended the execution early or kept the outputs from being written; None when it
             went through, whether or not single items failed.
+        score: what the answers are worth, when the job has a `[score]`.
     """
 
     totals: RunTotals
     directory: Path
     files: tuple[Path, ...] = ()
     error: BatchrunError | None = field(default=None)
+    score: ScoreTotals | None = None
 
     @property
     def exit_code(self) -> int:
@@ -45,7 +50,15 @@ class RunReport:
 
     def summary_text(self) -> str:
         """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory)
+        return report.summary_text(self.totals, self.directory, self.score)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outputs of a run, and what its answers are worth where that was asked."""
+
+    files: tuple[Path, ...] = ()
+    score: ScoreTotals | None = None
 
 
 class InterruptibleRows:
@@ -91,15 +104,18 @@ def conclude(
     Outputs of an earlier execution are better than ones that lack answers which are there but were
     not matched to their rows before the stop: then the files stay as they are.
     """
-    files: list[Path] = []
+    written = Written()
     try:
         if is_placed:
-            files = write_files(plan.job, plan.source, store, plan.directory, rows)
+            evaluation = plan.evaluation
+            written = write_files(
+                plan.job, plan.source, store, plan.directory, evaluation, rows=rows
+            )
     except Interrupted as interrupted:
         error = error or interrupted
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, tuple(files), error)
+    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
 
 
 def write_files(
@@ -107,9 +123,13 @@ def write_files(
     source: Source,
     store: checkpoint.Checkpoint,
     directory: Path,
+    evaluation: Evaluation | None,
+    *,
     rows: output.Rows | None = None,
-) -> list[Path]:
-    """Write the outputs and `summary.json`; `rows` may stand in for the checkpoint's.
+) -> Written:
+    """Score the answers, and write the outputs and `summary.json`.
+
+    `rows` may stand in for the checkpoint's.
 
     Raises:
         OutputError: when a file cannot be written, or the input is no longer the one that was run.
@@ -119,7 +139,13 @@ def write_files(
             f"{job.input.path}: has changed during the run, so results cannot be matched to its "
             "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
         )
-    files = output.write_outputs(job.output, directory, source, rows or store, job.input.id)
+    scores, score = None, None
+    if evaluation is not None:
+        evaluation.score(source, store)
+        scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
+    files = output.write_outputs(
+        job.output, directory, source, rows or store, job.input.id, scores=scores
+    )
     summary = directory / "summary.json"
-    output.write_text(summary, report.summary_json(checkpoint.totals(store)))
-    return [*files, summary]
+    output.write_text(summary, report.summary_json(checkpoint.totals(store), score))
+    return Written((*files, summary), score)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import orjson
@@ -110,6 +110,19 @@ _INITIAL = (
 )
 
 
+# What is null has no score, or no label to compare.
+SCORES = """CREATE TABLE scores (
+    ordinal INTEGER PRIMARY KEY,
+    score REAL,
+    predicted TEXT,
+    expected TEXT,
+    answers INTEGER NOT NULL,
+    correct INTEGER NOT NULL,
+    majority REAL,
+    problem TEXT
+) STRICT"""
+
+
 @migrations()
 def m001_initial(db: Database) -> None:
     """The tables of the first release."""
@@ -143,6 +156,12 @@ def m003_limits(db: Database) -> None:
 def m004_planned(db: Database) -> None:
     """Which plan was carried through to the last row."""
     db.execute("ALTER TABLE run ADD COLUMN planned TEXT")
+
+
+@migrations()
+def m005_scores(db: Database) -> None:
+    """What the answer of each row is worth, as the outputs were last written."""
+    db.execute(SCORES)
 
 
 def create(path: Path) -> Database:
@@ -270,6 +289,26 @@ def _connect_reader(path: Path) -> Database:
         db.close()
         raise
     return db
+
+
+@contextmanager
+def attached(db: Database, path: Path) -> Iterator[None]:
+    """Let a reader's queries see another checkpoint under the name `other`, for reading."""
+    address = path.absolute().as_uri()
+    try:
+        db.execute("ATTACH DATABASE ? AS other", (f"{address}?mode=ro",))
+        db.execute("SELECT 1 FROM other.run")
+    except sqlite3.OperationalError:
+        if _has_wal(path):
+            raise
+        # As for one reader alone: an archived run may lie where nothing can be written.
+        with suppress(sqlite3.OperationalError):  # it was not even attached
+            db.execute("DETACH DATABASE other")
+        db.execute("ATTACH DATABASE ? AS other", (f"{address}?immutable=1",))
+    try:
+        yield
+    finally:
+        db.execute("DETACH DATABASE other")
 
 
 def _check(path: Path) -> set[str]:

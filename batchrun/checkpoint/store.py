@@ -109,13 +109,13 @@ class Checkpoint:
         self.db = (schema.create if writable else schema.open_existing)(self.path)
         self._connection = self.db.conn
         self._identity = self.path.stat()
-        self._writable = writable
+        self.is_writable = writable
         self._planner = Planner(self.db)
         self.execution = 0
 
     def close(self) -> None:
         """Close the file; a writer first moves everything into it, so that it can be copied."""
-        if self._writable:
+        if self.is_writable:
             # Without that, such as on a full disk, the results are as safe in the WAL beside it.
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -188,6 +188,7 @@ class Checkpoint:
             previous = self.db.execute("SELECT plan_signature FROM run").fetchone()
             if previous is not None and previous[0] != signature:
                 self.db.execute("DELETE FROM items")
+                self.db.execute("DELETE FROM scores")  # they are by row
             self.db.execute(
                 """INSERT INTO run (id, name, job, base, plan_signature, total, created_us)
                 VALUES (1, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
@@ -195,7 +196,7 @@ class Checkpoint:
                 plan_signature = excluded.plan_signature""",
                 (
                     name,
-                    orjson.dumps(job, default=str).decode(),
+                    _as_json(job),
                     str(base),
                     signature,
                     total,
@@ -325,6 +326,11 @@ class Checkpoint:
             ).fetchone()
         return bool(found)
 
+    def replace_job(self, document: Mapping[str, Any]) -> None:
+        """Keep a job's document in place of the one that the run had."""
+        with self.transaction():
+            self.db.execute("UPDATE run SET job = ?", (_as_json(document),))
+
     def job(self) -> tuple[dict[str, Any], str, str]:
         """Return the job's document, the folder of its relative paths, and the plan's signature."""
         with usable(self.path):
@@ -332,6 +338,10 @@ class Checkpoint:
             if row is None:
                 raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
             return orjson.loads(row[0]), row[1], row[2]
+
+
+def _as_json(document: Mapping[str, Any]) -> str:
+    return orjson.dumps(document, default=str).decode()
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:

@@ -43,13 +43,15 @@ class Text:
     Args:
         key: where it stands in the job file, for messages.
         source: the string.
+        section: of the job file, for messages.
 
     Raises:
         JobError: when it is no valid template.
     """
 
-    def __init__(self, key: str, source: str) -> None:
+    def __init__(self, key: str, source: str, section: str = "request") -> None:
         self.key = key
+        self._section = section
         self._constant = None if is_template(source) else source
         bare = _BARE_NAME.match(source)
         self._bare = bare.group(1) if bare else None
@@ -121,7 +123,8 @@ class Text:
         except _TEMPLATE_ERRORS as error:
             where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
             reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
-            raise JobError(f"[request] {self.key}: not a valid template: {reason}") from None
+            place = f"[{self._section}] {self.key}"
+            raise JobError(f"{place}: not a valid template: {reason}") from None
         if self.names <= ENVIRONMENT.globals.keys():
             self._try_once()
 
@@ -130,7 +133,7 @@ class Text:
         try:
             self.text({})
         except RenderError as error:
-            raise JobError(f"[request] {error}") from None
+            raise JobError(f"[{self._section}] {error}") from None
 
 
 def _row_names(tree: nodes.Template) -> frozenset[str]:
