@@ -73,14 +73,14 @@ class InterruptibleRows:
         self._interrupts = interrupts
         self._count = interrupts.count
 
-    def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
-        """Return the rows from ordinal `first` up to `end`."""
+    def columns(self, first: int, end: int) -> list[list[Any]]:
+        """Return the columns of the rows from ordinal `first` up to `end`."""
         self._check()
-        return self._store.rows(first, end)
+        return self._store.columns(first, end)
 
-    def attempt_rows(self, chunk_rows: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield the attempts in chunks."""
-        for chunk in self._store.attempt_rows(chunk_rows):
+    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
+        """Yield the columns of the attempts in chunks."""
+        for chunk in self._store.attempt_columns(chunk_rows):
             self._check()
             yield chunk
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint import schema
+from batchrun.checkpoint import columns, schema
 from batchrun.checkpoint.planning import Planner, count_standing
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
@@ -50,38 +50,9 @@ _REPLACE_RESULT = """INSERT OR REPLACE INTO results (request_id, status, retryab
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
     VALUES (?, ?, ?, ?, ?)"""
-_COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
-
-_SPENT = f"""SELECT coalesce(sum(CASE WHEN cost_output IS NOT NULL THEN {_COST}
+_SPENT = f"""SELECT coalesce(sum(CASE WHEN cost_output IS NOT NULL THEN {columns.COST}
     WHEN maybe_billed OR error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
     FROM attempts"""  # noqa: S608 - no values
-
-
-def _over_attempts(amount: str) -> str:
-    """What a row used or cost: that of all its attempts, which is mostly one."""
-    return f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
-        (SELECT sum({amount}) FROM attempts s WHERE s.request_id = r.request_id) END"""  # noqa: S608
-
-
-_SELECT_ROWS = f"""SELECT
-    i.ordinal, i.custom_id,
-    CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END,
-    r.response, r.responses, r.reasoning, r.tool_calls, r.stop_reason, a.model, r.response_id,
-    a.provider_request_id, {_over_attempts("input_tokens")}, {_over_attempts("output_tokens")},
-    {_over_attempts("cache_read_tokens")}, {_over_attempts("cache_write_tokens")},
-    {_over_attempts("reasoning_tokens")}, {_over_attempts(_COST)},
-    r.attempts, a.latency_s, r.finished_us, a.http_status,
-    coalesce(i.error_type, a.error_type), coalesce(i.error_message, a.error_message)
-    FROM items i
-    LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""  # noqa: S608 - no values
-_SELECT_ATTEMPTS = """SELECT q.custom_id, a.number, a.execution, a.started_us, a.latency_s,
-    a.http_status, a.error_type, a.error_message, a.provider_request_id, a.model, a.input_tokens,
-    a.output_tokens, a.cache_read_tokens, a.cache_write_tokens, a.reasoning_tokens,
-    a.cost_uncached_input + a.cost_cache_read + a.cost_cache_write + a.cost_output, a.maybe_billed
-    FROM attempts a JOIN requests q ON q.id = a.request_id
-    WHERE (a.request_id, a.number) > (?, ?) ORDER BY a.request_id, a.number LIMIT ?"""
 
 
 def now_us() -> int:
@@ -296,26 +267,19 @@ class Checkpoint:
                 _REPLACE_TURN, [(t.key, t.number, t.said, t.calls, t.results) for t in turns]
             )
 
-    def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
+    def columns(self, first: int, end: int) -> list[list[Any]]:
         """Return the results of the items from ordinal `first` up to `end`, in order.
 
         Columns: ordinal, then the result columns of the outputs, `cost_usd` in pico-dollars and
         `finished_at` in microseconds. Items that were not planned yet are left out.
         """
         with usable(self.path):
-            return self.db.execute(_SELECT_ROWS, (first, end)).fetchall()
+            return columns.result_columns(self.db, first, end)
 
-    def attempt_rows(self, chunk_rows: int) -> Iterator[list[tuple[Any, ...]]]:
+    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
         """Yield all attempts, at most `chunk_rows` at a time, in the order of their requests."""
-        last = (0, 0)
-        keyed = _SELECT_ATTEMPTS.replace("SELECT ", "SELECT a.request_id, ", 1)
-        while True:
-            with usable(self.path):
-                rows = self.db.execute(keyed, (*last, chunk_rows)).fetchall()
-            if not rows:
-                return
-            last = (rows[-1][0], rows[-1][2])
-            yield [row[1:] for row in rows]
+        with usable(self.path):
+            yield from columns.attempt_columns(self.db, chunk_rows)
 
     def has_unplaced_results(self) -> bool:
         """Say whether there are results that no row of the input holds (yet, or any more)."""
@@ -347,7 +311,8 @@ def _as_json(document: Mapping[str, Any]) -> str:
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     usage = attempt.usage
     return (
-        attempt.latency_s,
+        # Microseconds survive being written as JSON.
+        round(attempt.latency_s, 6),
         attempt.http_status,
         attempt.error_type,
         attempt.error_message,
