@@ -134,7 +134,9 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
 @click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
 @click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
-@click.option("--yes", "-y", is_flag=True, help="Never ask; for cron.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+)
 def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
     """Run JOB, or resume it: running again is how one resumes.
 
@@ -151,6 +153,8 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
         new=options["new"],
         retry_errored=options["retry_errored"],
         quiet=options["quiet"],
+        yes=options["yes"],
+        ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
     report = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
     _conclude(report, quiet=options["quiet"])
@@ -280,6 +284,10 @@ def _conclude(report: RunReport, *, quiet: bool) -> None:
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
         _say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
+
+
+def _ask(question: str) -> bool:
+    return click.confirm(harmless(question), err=True)
 
 
 def _fail(error: BatchrunError) -> None:

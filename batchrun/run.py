@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,6 +15,7 @@ import anyio.from_thread
 import anyio.to_thread
 
 from batchrun import __version__, checkpoint
+from batchrun.changes import agree, needs_consent, reuse_of, told
 from batchrun.client import Client, PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.dispatch import Dispatcher
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         Item,
         PlannedRequest,
         Result,
+        Reuse,
         Turn,
     )
 
@@ -75,13 +78,36 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     with (
         checkpoint.open_directory(plan.directory, new=options.new),
         closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
-        interrupts.caught(),
     ):
-        execution = _Execution(plan, store, options, interrupts)
-        error = await execution.run()
-        place = execution.is_planned or not store.has_unplaced_results()
-        rows = InterruptibleRows(store, interrupts)
-        return await anyio.to_thread.run_sync(conclude, plan, store, rows, error, place)
+        reuse = await _agreed(plan, store, options)
+        with interrupts.caught():
+            return await _execute(plan, store, options, interrupts, reuse)
+
+
+async def _agreed(
+    plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions
+) -> Reuse | None:
+    """Return what a changed plan uses again, when whoever runs it agrees with what it does not."""
+    # Until something has been sent there is nothing to save: a signal ends it at once.
+    in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+    reuse: Reuse | None = await in_thread(reuse_of, plan, store, options)
+    if reuse is not None and needs_consent(reuse, options):
+        await in_thread(agree, plan, reuse, options.ask)
+    return reuse
+
+
+async def _execute(
+    plan: Prepared,
+    store: checkpoint.Checkpoint,
+    options: RunOptions,
+    interrupts: Interrupts,
+    reuse: Reuse | None,
+) -> RunReport:
+    execution = _Execution(plan, store, options, interrupts, reuse)
+    error = await execution.run()
+    place = execution.is_planned or not store.has_unplaced_results()
+    rows = InterruptibleRows(store, interrupts)
+    return await anyio.to_thread.run_sync(conclude, plan, store, rows, error, place)
 
 
 class _Execution:
@@ -93,8 +119,10 @@ class _Execution:
         store: checkpoint.Checkpoint,
         options: RunOptions,
         interrupts: Interrupts,
+        reuse: Reuse | None,
     ) -> None:
         self._plan = plan
+        self._reuse = reuse
         self._store = store
         self._options = options
         self._interrupts = interrupts
@@ -141,6 +169,8 @@ class _Execution:
             total=plan.total,
             version=__version__,
         )
+        if self._reuse is not None:
+            self._progress.note(told(self._reuse))
         if in_flight:
             self._progress.note(
                 f"{in_flight} requests were in flight when an earlier execution ended; "
@@ -232,9 +262,10 @@ class _Execution:
                 return
         await self._journal.call(self._store.finish_plan, self._plan.total, mark)
         self.is_planned = True
-        if self._reused:
+        if self._reused and self._reuse is None:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
-            self._progress.note(f"{self._reused} rows have their result already; {rest}")
+            shared = ", or share one" if self._plan.job.request.dedupe else ""
+            self._progress.note(f"{self._reused} rows have their result already{shared}; {rest}")
 
     async def _plan_rows(
         self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
@@ -245,7 +276,10 @@ class _Execution:
                 continue
             rendered = self._plan.renderer.render(items)
             pending = await self._journal.call(
-                self._store.plan, rendered, retry_errored=self._options.retry_errored
+                self._store.plan,
+                rendered,
+                retry_errored=self._options.retry_errored,
+                dedupe=self._plan.job.request.dedupe,
             )
             bad = sum(item.fingerprint is None for item in rendered)
             self._count(len(rendered), bad, len(pending))

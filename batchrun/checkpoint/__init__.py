@@ -9,6 +9,7 @@ from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory, refuse_locked
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
+from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.totals import totals
@@ -16,16 +17,19 @@ from batchrun.checkpoint.totals import totals
 __all__ = [
     "FILE_NAME",
     "Checkpoint",
+    "Comparison",
     "DirectoryLock",
     "Journal",
     "Patience",
     "answers",
     "compare_rows",
+    "has_answers",
     "is_locked",
     "open_directory",
     "refuse_locked",
     "score_rows",
     "score_totals",
     "totals",
+    "was_begun_as",
     "write_scores",
 ]

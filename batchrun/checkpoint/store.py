@@ -210,18 +210,19 @@ class Checkpoint:
         return int(spent)
 
     def plan(
-        self, rendered: Sequence[RenderedItem], *, retry_errored: bool
+        self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False
     ) -> list[PlannedRequest]:
         """Give consecutive items their requests; return those that have to be sent.
 
         An item keeps its request while its fingerprint is the same. Otherwise it takes one that
-        asks the same and that no item holds (one with an answer first), or a new one.
+        asks the same and that no item holds (one with an answer first), or a new one. With `dedupe`
+        items that ask the same hold one request, and the first of them sends it.
         """
         if not rendered:
             return []
         try:
             with self.transaction():
-                return self._planner.plan(rendered, retry_errored=retry_errored)
+                return self._planner.plan(rendered, retry_errored=retry_errored, dedupe=dedupe)
         except CheckpointError:
             # What it remembers of this chunk has been rolled back.
             self._planner = Planner(self.db)

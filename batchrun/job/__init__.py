@@ -27,7 +27,7 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
-from batchrun.job.overrides import LATER_KEYS, LATER_SECTIONS, SECTIONS, apply_overrides
+from batchrun.job.overrides import LATER_SECTIONS, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
 from batchrun.job.score import read_score
@@ -114,9 +114,7 @@ class Job:
         document = _with_texts(document, base, problems)
         top = Section("", document, problems, LATER_SECTIONS)
         name = _read_name(top)
-        sections = {
-            key: Section(key, top.table(key), problems, LATER_KEYS.get(key, ())) for key in SECTIONS
-        }
+        sections = {key: Section(key, top.table(key), problems) for key in SECTIONS}
         request = read_request(sections["request"], base)
         job = cls(
             name=name,
@@ -184,7 +182,7 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
             "[request] prompt template"
         )
     for column in columns:
-        if column in (*LATER_KEYS["request"], *JOB_WIDE_KEYS):
+        if column in JOB_WIDE_KEYS:
             raise JobError(
                 f'{table}: the column "{column}" is named like a request key that cannot differ by '
                 "row in this version; rename the column"

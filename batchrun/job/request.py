@@ -38,6 +38,7 @@ JOB_WIDE_KEYS = (
     "json_schema",
     "cache_system",
     "stream",
+    "dedupe",
 )
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
@@ -75,6 +76,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         auth=_read_auth(section),
         max_tokens_key=_read_max_tokens_key(section, name),
         image_dir=_read_image_dir(section, base),
+        dedupe=section.get("dedupe", bool) or False,
     )
 
 
