@@ -5,6 +5,7 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import threading
 from contextlib import asynccontextmanager
@@ -87,7 +88,8 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
     """
-    return anyio.run(arun_job, job, options)
+    has_uvloop = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(arun_job, job, options, backend_options={"use_uvloop": has_uvloop})
 
 
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:

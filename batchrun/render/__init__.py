@@ -188,6 +188,7 @@ class Renderer:
             wanted = text.names if ROW in columns else text.names | text.row_names
             for name in sorted(wanted - text.guarded - known):
                 raise JobError(_unknown_column(f"[request] {text.key}", name, columns))
+            text.try_once(columns)
             names |= text.names
         if self._config.messages_column is not None:
             names.add(self._config.messages_column)

@@ -13,7 +13,7 @@ from batchrun.render.bounds import MAX_TEXT, open_account
 from batchrun.render.sandbox import ENVIRONMENT, NullValueError, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from jinja2 import Template
 
@@ -53,6 +53,8 @@ class Text:
         self._constant = None if is_template(source) else source
         bare = _BARE_NAME.match(source)
         self._bare = bare.group(1) if bare else None
+        # Whitespace around it belongs to the text.
+        self._whole = self._bare if source == source.strip() else None
         self.names: frozenset[str] = frozenset()
         self.row_names: frozenset[str] = frozenset()
         self.guarded: frozenset[str] = frozenset()
@@ -73,6 +75,8 @@ class Text:
         """
         if self._template is None:
             return cast("str", self._constant)
+        if self._whole is not None and type(whole := values.get(self._whole)) is str:
+            return self._sendable(whole)
         try:
             open_account()
             text = self._template.render(values)
@@ -81,6 +85,9 @@ class Text:
         except _TEMPLATE_ERRORS as error:
             reason = str(error) or type(error).__name__
             raise RenderError("template_error", f"{self.key}: {reason}") from None
+        return self._sendable(text)
+
+    def _sendable(self, text: str) -> str:
         if len(text) > MAX_TEXT:
             raise RenderError(
                 "text_too_long",
@@ -110,15 +117,21 @@ class Text:
             self.row_names = _row_names(tree) if ROW in self.names else frozenset()
             self.guarded = _guarded_names(tree)
             self._template = ENVIRONMENT.from_string(guard(tree))
+            # Jinja gives a chain of dicts, and would go through it again for every row.
+            self._template.globals = dict(self._template.globals)
         except _TEMPLATE_ERRORS as error:
             where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
             reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
             raise JobError(f"[request] {self.key}: not a valid template: {reason}") from None
-        if self.names <= ENVIRONMENT.globals.keys():
-            self._try_once()
 
-    def _try_once(self) -> None:
-        """Render a template that is the same for every row: what fails now, fails for all."""
+    def try_once(self, columns: Iterable[str]) -> None:
+        """Render a template that no column can change: what fails now, fails for every row.
+
+        Raises:
+            JobError: saying why.
+        """
+        if not self.names.isdisjoint({*columns, ROW}):
+            return
         try:
             self.text({})
         except RenderError as error:
