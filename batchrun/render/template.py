@@ -10,7 +10,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from batchrun.errors import JobError, RenderError
 from batchrun.formats.parameters import is_template
 from batchrun.render.bounds import MAX_TEXT, open_account
-from batchrun.render.sandbox import ENVIRONMENT, NullValueError, guard
+from batchrun.render.sandbox import ENVIRONMENT, PARSER, NullValueError, guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,7 +112,7 @@ class Text:
 
     def _compile(self, source: str) -> None:
         try:
-            tree = ENVIRONMENT.parse(source)
+            tree = PARSER.parse(source)
             self.names = frozenset(meta.find_undeclared_variables(tree))
             self.row_names = _row_names(tree) if ROW in self.names else frozenset()
             self.guarded = _guarded_names(tree)
