@@ -22,6 +22,7 @@ from batchrun.errors import JobError, OutputError
 from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.unnest import column_type, unnested
 from batchrun.records import PICO_PER_USD, Status
+from batchrun.sections import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ def result_names(
     names |= unnested
     if clashes:
         raise JobError(
-            f"the input or the answer has columns that batchrun writes too: {', '.join(clashes)}; "
+            f"the input or the answer has columns that batchrun writes too: {listed(clashes)}; "
             'choose what to put before ours, such as [output] prefix = "llm_"'
         )
     return names

@@ -21,7 +21,7 @@ from batchrun.render.conversation import arranged, read_messages
 from batchrun.render.images import read_images
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Text
-from batchrun.sections import did_you_mean
+from batchrun.sections import did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -207,7 +207,7 @@ def _is_empty(cell: object) -> bool:
 
 def _unknown_column(where: str, name: str, columns: Sequence[str]) -> str:
     hint = did_you_mean(name, columns)
-    return f"{where}: the input has no column {name!r}{hint}; it has {', '.join(columns)}"
+    return f"{where}: the input has no column {name!r}{hint}; it has {listed(columns)}"
 
 
 def _streams(config: RequestConfig, parameters: Parameters) -> bool:
