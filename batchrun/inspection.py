@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
+from batchrun.conclusion import write_files
 from batchrun.errors import JobError, OutputError
+from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job
 from batchrun.prepare import input_signature
 from batchrun.render import Renderer
-from batchrun.run import write_files
+from batchrun.scoring import score_facts, score_lines
 from batchrun.source import Source, is_table
+from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from batchrun.records import RenderedItem
+    from batchrun.scoring import ScoreTotals
 
 MASK = "***"
 TABLE_PREFIX = "batchrun_"
@@ -107,7 +113,7 @@ def status(directory: Path, *, as_json: bool) -> str:
 
 
 def export(directory: Path, to: Path | None) -> list[Path]:
-    """Write a run's outputs again from its checkpoint.
+    """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
 
     Args:
         directory: the run directory.
@@ -124,15 +130,86 @@ def export(directory: Path, to: Path | None) -> list[Path]:
     try:
         document, base, signature = store.job()
         job = Job.from_document(document, Path(base), origin=str(store.path))
-        source = Source(job.input)
-        if not signature.endswith(input_signature(job, source)):
-            raise OutputError(
-                f"{job.input.path}: has changed since the run, so its results cannot be matched to "
-                "the rows. Run the job again: only new rows are sent"
-            )
+        source = _same_input(job, signature)
+        evaluation = Evaluation.of(job, source)
         if to is not None:
-            return [output.write_results(job.output, to, source, store, job.input.id)]
+            scores = None
+            if evaluation is not None:
+                evaluation.score(source, store)
+                scores = partial(checkpoint.score_rows, store)
+            return [
+                output.write_results(job.output, to, source, store, job.input.id, scores=scores)
+            ]
         with checkpoint.open_directory(directory, new=False):
-            return write_files(job, source, store, directory)
+            return list(write_files(job, source, store, directory, evaluation).files)
     finally:
         store.close()
+
+
+def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
+    """Score a run's answers again, and write its outputs and summary again.
+
+    Args:
+        directory: the run directory.
+        job_file: take the section `[score]` from this job file, and keep it with the run.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used, or the run goes on right now.
+        JobError: when there is no `[score]`, it is wrong, or the input is gone.
+        OutputError: when a file cannot be written or the input has changed.
+    """
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        document, base, signature = store.job()
+    if job_file is not None:
+        document["score"] = _score_section(job_file)
+    with checkpoint.open_directory(directory, new=False):
+        store = checkpoint.Checkpoint(directory, writable=True)
+        try:
+            job = Job.from_document(document, Path(base), origin=str(store.path))
+            source = _same_input(job, signature)
+            evaluation = _required(Evaluation.of(job, source), directory)
+            output.result_names(source.columns, job.output.prefix, job.output.unnest, scored=True)
+            store.replace_job(document)
+            write_files(job, source, store, directory, evaluation)
+            return evaluation.totals(store)
+        finally:
+            store.close()
+
+
+def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
+    """Describe what a run's answers are worth."""
+    if as_json:
+        return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(harmless(line) for line in score_lines(totals))
+
+
+def _score_section(path: Path) -> dict[str, Any]:
+    """Return the `[score]` of a job file in a form that means the same in any folder."""
+    job = Job.load(path)
+    if job.score is None:
+        raise JobError(f"{path}: has no section [score]")
+    section = dict(job.document["score"])
+    if job.score.function is not None:
+        file, name = job.score.function
+        section["function"] = f"{file.resolve()}:{name}"
+    return section
+
+
+def _required(evaluation: Evaluation | None, directory: Path) -> Evaluation:
+    if evaluation is None:
+        raise JobError(
+            f"{directory}: the job of this run has no section [score]; add one to the job file, "
+            f"and run: batchrun score {directory} --job JOB"
+        )
+    return evaluation
+
+
+def _same_input(job: Job, signature: str) -> Source:
+    """Open the input of a run, as long as it is still the one that was run."""
+    source = Source(job.input)
+    if not signature.endswith(input_signature(job, source)):
+        raise OutputError(
+            f"{job.input.path}: has changed since the run, so its results cannot be matched to "
+            "the rows. Run the job again: only new rows are sent"
+        )
+    return source

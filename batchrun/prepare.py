@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from batchrun import __version__, output
 from batchrun.dispatch import Review, as_it_is
 from batchrun.errors import JobError
+from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import is_template
 from batchrun.limits import MOST
 from batchrun.pricing import PriceBook, rates_of_job
@@ -67,6 +68,7 @@ class Prepared:
     directory: Path
     review: Review
     tools: Toolbox | None = None
+    evaluation: Evaluation | None = None
     most_in_flight: int = MOST
 
     @property
@@ -93,7 +95,9 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     """
     source = Source(job.input)
     renderer = Renderer(job, source.columns)
-    output.result_names(source.columns, job.output.prefix, job.output.unnest)
+    output.result_names(
+        source.columns, job.output.prefix, job.output.unnest, scored=job.score is not None
+    )
     key = None if options.simulate is not None else api_key(job)
     check_price(job)
     most_in_flight = allow_open_files(job)
@@ -107,6 +111,7 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
         directory=run_directory(job, options),
         review=review_of(job),
         tools=toolbox_of(job),
+        evaluation=Evaluation.of(job, source),
         most_in_flight=most_in_flight,
     )
 

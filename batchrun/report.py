@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.records import PICO_PER_USD
-from batchrun.terminal import printable
+from batchrun.scoring import score_facts, score_lines
+from batchrun.terminal import harmless, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
 
 SCHEMA_VERSION = 1
 
 
-def summary(totals: RunTotals) -> dict[str, Any]:
+def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
     """Return the content of `summary.json`: money in USD, times in seconds.
 
     Amounts are null when no answer has a known price; `answers_without_price` says how many are
-    missing from a sum.
+    missing from a sum. `score` is there when answers were scored.
     """
     usage = totals.usage
     return {
@@ -60,6 +62,7 @@ def summary(totals: RunTotals) -> dict[str, Any]:
         "executions": [_execution(execution) for execution in totals.executions],
         "wall_time_s": round(totals.wall_time_s, 3),
         "last_error": totals.last_error,
+        **({} if score is None else {"score": score_facts(score)}),
     }
 
 
@@ -80,12 +83,12 @@ def _money(totals: RunTotals) -> dict[str, Any]:
     }
 
 
-def summary_json(totals: RunTotals) -> str:
+def summary_json(totals: RunTotals, score: ScoreTotals | None = None) -> str:
     """Return `summary.json` as text."""
-    return orjson.dumps(summary(totals), option=orjson.OPT_INDENT_2).decode() + "\n"
+    return orjson.dumps(summary(totals, score), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def summary_text(totals: RunTotals, directory: Path) -> str:
+def summary_text(totals: RunTotals, directory: Path, score: ScoreTotals | None = None) -> str:
     """Return the summary that a person reads after a run."""
     lines = [
         f"{printable(totals.name)}: {_counts(totals)}",
@@ -99,6 +102,9 @@ def summary_text(totals: RunTotals, directory: Path) -> str:
         lines.append(f"  {totals.maybe_billed:,} {noun} may have been billed without an answer")
     for error_type, (count, example) in list(totals.errors_by_type.items())[:5]:
         lines.append(f"  {count:,} × {printable(error_type)}: {printable(example)[:160]}")
+    if score is not None:
+        first, *rest = (harmless(line) for line in score_lines(score))
+        lines += [f"  score    {first}", *(f"           {line}" for line in rest)]
     lines.append(f"  results  {directory}")
     return "\n".join(lines)
 

@@ -6,21 +6,26 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 from __future__ import annotations
 
 import importlib.util
-import signal
-import threading
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
-from batchrun import __version__, checkpoint, output, report
+from batchrun import __version__, checkpoint
 from batchrun.client import Client, PyreqwestTransport
+from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.dispatch import Dispatcher
-from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
+from batchrun.errors import (
+    BatchrunError,
+    CheckpointError,
+    Interrupted,
+    RunStopped,
+)
+from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
-from batchrun.prepare import Prepared, RunOptions, prepare, price_book
+from batchrun.prepare import Prepared, RunOptions, prepare, price_book, run_directory
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.simulator import Simulator
@@ -28,7 +33,6 @@ from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from anyio.abc import ObjectSendStream, TaskGroup
 
@@ -40,45 +44,15 @@ if TYPE_CHECKING:
         Item,
         PlannedRequest,
         Result,
-        RunTotals,
         Turn,
     )
-    from batchrun.source import Source
 
 CHUNK_ROWS = 512
 IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
 NOTE_S = 2.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """How a run stands after an execution.
-
-    Attributes:
-        totals: counts, tokens and money over all executions of the run.
-        directory: the run directory.
-        files: the outputs that were written.
-        error: what ended the execution early or kept the outputs from being written; None when it
-            went through, whether or not single items failed.
-    """
-
-    totals: RunTotals
-    directory: Path
-    files: tuple[Path, ...] = ()
-    error: BatchrunError | None = field(default=None)
-
-    @property
-    def exit_code(self) -> int:
-        """0 all succeeded, 3 some items errored, otherwise the error's."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 3 if self.totals.errored or self.totals.pending else 0
-
-    def summary_text(self) -> str:
-        """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory)
+# How long answers are kept in memory while the disk has no room for them.
+PATIENCE_S = 20.0
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
@@ -95,32 +69,42 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
     options = options or RunOptions()
-    plan = await anyio.to_thread.run_sync(prepare, job, options)
-    with checkpoint.open_directory(plan.directory, new=options.new):
-        store = checkpoint.Checkpoint(plan.directory, writable=True)
-        try:
-            execution = _Execution(plan, store, options)
-            error = await execution.run()
-            place = execution.is_planned or not store.has_unplaced_results()
-            return await anyio.to_thread.run_sync(_conclude, plan, store, error, place)
-        finally:
-            store.close()
+    checkpoint.refuse_locked(run_directory(job, options))
+    plan = await anyio.to_thread.run_sync(prepare, job, options, abandon_on_cancel=True)
+    interrupts = Interrupts()
+    with (
+        checkpoint.open_directory(plan.directory, new=options.new),
+        closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
+        interrupts.caught(),
+    ):
+        execution = _Execution(plan, store, options, interrupts)
+        error = await execution.run()
+        place = execution.is_planned or not store.has_unplaced_results()
+        rows = InterruptibleRows(store, interrupts)
+        return await anyio.to_thread.run_sync(conclude, plan, store, rows, error, place)
 
 
 class _Execution:
     """One process working on a run."""
 
-    def __init__(self, plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> None:
+    def __init__(
+        self,
+        plan: Prepared,
+        store: checkpoint.Checkpoint,
+        options: RunOptions,
+        interrupts: Interrupts,
+    ) -> None:
         self._plan = plan
         self._store = store
         self._options = options
-        self._journal = checkpoint.Journal(store)
-        self._waits = Waits()
+        self._interrupts = interrupts
         self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
+        self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
+        self._journal = checkpoint.Journal(store, self._patience)
+        self._waits = Waits()
         self._work_scope = anyio.CancelScope()
         # A row with images takes megabytes once it is rendered.
         self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
-        self._interrupted: signal.Signals | None = None
         self._reused = 0
         self._sent = 0
         self._sending = anyio.CancelScope()
@@ -141,6 +125,7 @@ class _Execution:
                 await self._with_journal()
         except BaseExceptionGroup as group:
             raise _ours(group) from group
+        self._look_at_place()
         error = self._outcome()
         outcome = "finished" if error is None else f"stopped: {error}"
         self._store.finish_execution(outcome, dict(self._waits.seconds))
@@ -171,8 +156,8 @@ class _Execution:
                     self._dispatcher = self._make_dispatcher(client)
                     helpers.start_soon(self._show_waits)
                     helpers.start_soon(self._note_waits)
-                    if threading.current_thread() is threading.main_thread():
-                        helpers.start_soon(self._watch_signals, helpers)
+                    helpers.start_soon(self._heed_signals)
+                    helpers.start_soon(self._watch_place)
                     await self._send_everything()
                     helpers.cancel_scope.cancel()
             finally:
@@ -321,24 +306,40 @@ class _Execution:
                 await self._journal.call(self._store.note_waiting, reason)
                 noted = reason
 
-    async def _watch_signals(self, helpers: TaskGroup) -> None:
+    async def _heed_signals(self) -> None:
         """The first signal lets what is in flight finish; the second cancels it."""
-        with anyio.open_signal_receiver(*SIGNALS) as signals:
-            async for signum in signals:
-                if self._interrupted is not None:
-                    self._work_scope.cancel()
-                    continue
-                self._interrupted = signum
-                self._dispatcher.drain()
-                helpers.start_soon(self._end_of_grace)
-                self._progress.note(
-                    f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
-                    f"{self._options.grace_s:g} s; once more to cancel them"
-                )
+        await self._interrupts.asked.wait()
+        self._progress.note(
+            f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
+            f"{self._options.grace_s:g} s; once more to cancel them"
+        )
+        await self._wind_up()
 
-    async def _end_of_grace(self) -> None:
-        await anyio.sleep(self._options.grace_s)
+    async def _watch_place(self) -> None:
+        """Stop when somebody removes or moves the run directory: nothing could be resumed."""
+        while True:
+            await anyio.sleep(REFRESH_S)
+            if not self._store.is_in_place():
+                await self._wind_up()
+
+    async def _wind_up(self) -> None:
+        """Send nothing more; cancel what is in flight after the grace, or when the user insists."""
+        self._dispatcher.drain()
+        with anyio.move_on_after(self._options.grace_s):
+            await self._interrupts.insisted.wait()
+        self._patience.end()
         self._work_scope.cancel()
+
+    def _look_at_place(self) -> None:
+        if not self._store.is_in_place():
+            self._store.put_back()
+            self._error = CheckpointError(
+                f"{self._store.path}: was removed or moved during the run, which stopped; "
+                "the checkpoint with every answer was written there again"
+            )
+
+    def _note_from_thread(self, message: str) -> None:
+        anyio.from_thread.run_sync(self._progress.note, message)
 
     def _outcome(self) -> BatchrunError | None:
         dispatcher = self._dispatcher
@@ -348,8 +349,8 @@ class _Execution:
             return RunStopped(_fatal_message(self._plan.job, dispatcher.fatal))
         if dispatcher.stop_reason is not None:
             return RunStopped(f"stopped: {dispatcher.stop_reason}; what was answered is saved")
-        if self._interrupted is not None:
-            return Interrupted(self._interrupted, "interrupted; what was answered is saved")
+        if self._interrupts.first is not None:
+            return Interrupted(self._interrupts.first, "interrupted; what was answered is saved")
         return None
 
 
@@ -376,42 +377,6 @@ class _ObservedJournal:
 
 def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
     return next(chunks, None)
-
-
-def _conclude(
-    plan: Prepared, store: checkpoint.Checkpoint, error: BatchrunError | None, is_placed: bool
-) -> RunReport:
-    """Write what is there, also after a stop; the results are safe whatever happens here.
-
-    Outputs of an earlier execution are better than ones that lack answers which are there but were
-    not matched to their rows before the stop: then the files stay as they are.
-    """
-    files: list[Path] = []
-    try:
-        if is_placed:
-            files = write_files(plan.job, plan.source, store, plan.directory)
-    except (OutputError, JobError) as problem:
-        error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, tuple(files), error)
-
-
-def write_files(
-    job: Job, source: Source, store: checkpoint.Checkpoint, directory: Path
-) -> list[Path]:
-    """Write the outputs and `summary.json`.
-
-    Raises:
-        OutputError: when a file cannot be written, or the input is no longer the one that was run.
-    """
-    if not source.is_unchanged():
-        raise OutputError(
-            f"{job.input.path}: has changed during the run, so results cannot be matched to its "
-            "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
-        )
-    files = output.write_outputs(job.output, directory, source, store, job.input.id)
-    summary = directory / "summary.json"
-    output.write_text(summary, report.summary_json(checkpoint.totals(store)))
-    return [*files, summary]
 
 
 def _fatal_message(job: Job, fault: ProviderFault) -> str:

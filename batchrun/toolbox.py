@@ -6,11 +6,8 @@ takes too long or is called wrongly is told to the model as an error, and the co
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 import threading
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +19,7 @@ import anyio.lowlevel
 import orjson
 
 from batchrun.errors import JobError
+from batchrun.modules import import_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -132,7 +130,7 @@ def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[...,
     Raises:
         JobError: when it cannot be imported, or lacks a function for a tool of the job's own.
     """
-    module = _import(path)
+    module = import_file(path, "[tools] module")
     functions: dict[str, Callable[..., Any]] = {}
     for tool in tools:
         function = getattr(module, tool.name, None)
@@ -144,32 +142,6 @@ def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[...,
                 "the tool from [request] tools"
             )
     return functions
-
-
-def _import(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"batchrun_tools_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise JobError(f"[tools] module: {path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    # As for a script, modules beside it can be imported; it comes last, to hide nothing of ours.
-    sys.path.append(str(path.parent))
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        line = error.lineno if isinstance(error, SyntaxError) else _line_in(path, error)
-        place = f"{path}, line {line}" if line else str(path)
-        raise JobError(
-            f"[tools] module: {place} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    return module
-
-
-def _line_in(path: Path, error: BaseException) -> int | None:
-    """Return the last line of the file that an error passed through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return lines[-1] if lines else None
 
 
 def _told(call: Mapping[str, Any], outcome: _Outcome) -> dict[str, Any]:

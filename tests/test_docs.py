@@ -49,7 +49,7 @@ def test_every_readme_command_runs(project: Path) -> None:
             code, _, stderr = batchrun(*words[1:], cwd=project, env=env)
             assert code == 0, f"{command}\n{stderr}"
             ran.append(command)
-    assert len(ran) == 7
+    assert len(ran) == 9
     assert len(provider.calls) == 343 + 2 + 2
     assert (project / "tickets.jsonl").exists()
 
@@ -66,12 +66,14 @@ def test_the_readme_simulator_serves(tmp_path: Path) -> None:
 
 
 def test_the_readme_job_file_loads(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    parts = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     path = tmp_path / "triage.toml"
-    path.write_text(text, encoding="utf-8")
+    path.write_text("\n".join(parts), encoding="utf-8")
     loaded = job.Job.load(path)
     assert loaded.request.format == "messages"
     assert loaded.output.dir == tmp_path / "runs" / "triage"
+    assert loaded.score is not None
+    assert loaded.score.match == "casefold"
 
 
 def test_make_demo_shows_the_results(tmp_path: Path) -> None:
@@ -108,7 +110,13 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_every_key_of_a_job_file_is_documented() -> None:
     documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "job.md").read_text()))
-    configs = (job.InputConfig, job.LimitsConfig, job.RetryConfig, job.OutputConfig)
+    configs = (
+        job.InputConfig,
+        job.LimitsConfig,
+        job.RetryConfig,
+        job.OutputConfig,
+        job.ScoreConfig,
+    )
     keys = {field.name for config in configs for field in dataclasses.fields(config)}
     request = {field.name for field in dataclasses.fields(job.RequestConfig)}
     keys |= {*PARAMETERS, *request} - {"turns", "parameters", "cache_ttl", "answer"}

@@ -305,7 +305,7 @@ def test_concurrency_may_be_left_to_the_run() -> None:
     assert make(limits={"concurrency": 7}).limits.concurrency == 7
 
 
-@pytest.mark.parametrize("section", ["score", "matrix"])
+@pytest.mark.parametrize("section", ["matrix"])
 def test_sections_of_later_features_are_refused_by_name(section: str) -> None:
     message = refusal(**{section: {}})
     assert f"job: {section}: this version of batchrun does not support it yet" in message
@@ -833,7 +833,7 @@ def test_the_document_itself_is_not_changed() -> None:
     ("key", "message"),
     [
         ("limts.concurrency", 'no section [limts] (did you mean "limits"?)'),
-        ("score.answer", "does not support [score] yet"),
+        ("matrix.model", "does not support [matrix] yet"),
         ("request.model.x", "model is no table"),
     ],
 )

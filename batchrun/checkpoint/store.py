@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -107,17 +108,47 @@ class Checkpoint:
         self.path = directory / FILE_NAME
         self.db = (schema.create if writable else schema.open_existing)(self.path)
         self._connection = self.db.conn
-        self._writable = writable
+        self._identity = self.path.stat()
+        self.is_writable = writable
         self._planner = Planner(self.db)
         self.execution = 0
 
     def close(self) -> None:
         """Close the file; a writer first moves everything into it, so that it can be copied."""
-        if self._writable:
+        if self.is_writable:
             # Without that, such as on a full disk, the results are as safe in the WAL beside it.
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+
+    def is_in_place(self) -> bool:
+        """Say whether the file is still where it was opened: its directory may be removed."""
+        try:
+            return os.path.samestat(self.path.stat(), self._identity)
+        except OSError:
+            return False
+
+    def put_back(self) -> None:
+        """Write the checkpoint anew to its place, after somebody removed or moved it.
+
+        The file that is open still has everything, though no name leads to it any more.
+
+        Raises:
+            CheckpointError: when another file is there now, which is left as it is, or when it
+                cannot be written.
+        """
+        copy = self.path.with_name(f".{FILE_NAME}.partial")
+        with usable(self.path):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            copy.unlink(missing_ok=True)
+            try:
+                with closing(sqlite3.connect(copy)) as target:
+                    self._connection.backup(target)
+                copy.chmod(schema.PRIVATE_FILE)
+                self.path.hardlink_to(copy)
+            finally:
+                copy.unlink(missing_ok=True)
+            self._identity = self.path.stat()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -126,8 +157,13 @@ class Checkpoint:
         Raises:
             CheckpointError: when the file cannot be used.
         """
-        with usable(self.path), self.db.atomic():
-            yield
+        try:
+            with usable(self.path), self.db.atomic():
+                yield
+        except (LookupError, TypeError, ValueError) as error:
+            # Nonsense was read: either the file is damaged, or this is a mistake of ours.
+            schema.check_integrity(self.db, self.path, error)
+            raise
 
     def start_execution(
         self,
@@ -152,6 +188,7 @@ class Checkpoint:
             previous = self.db.execute("SELECT plan_signature FROM run").fetchone()
             if previous is not None and previous[0] != signature:
                 self.db.execute("DELETE FROM items")
+                self.db.execute("DELETE FROM scores")  # they are by row
             self.db.execute(
                 """INSERT INTO run (id, name, job, base, plan_signature, total, created_us)
                 VALUES (1, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
@@ -159,7 +196,7 @@ class Checkpoint:
                 plan_signature = excluded.plan_signature""",
                 (
                     name,
-                    orjson.dumps(job, default=str).decode(),
+                    _as_json(job),
                     str(base),
                     signature,
                     total,
@@ -211,8 +248,13 @@ class Checkpoint:
         """
         if not rendered:
             return []
-        with self.transaction():
-            return self._planner.plan(rendered, retry_errored=retry_errored)
+        try:
+            with self.transaction():
+                return self._planner.plan(rendered, retry_errored=retry_errored)
+        except CheckpointError:
+            # What it remembers of this chunk has been rolled back.
+            self._planner = Planner(self.db)
+            raise
 
     def finish_plan(self, total: int, mark: str | None = None) -> None:
         """Forget items beyond the end of the input; their results stay for when they return.
@@ -284,13 +326,22 @@ class Checkpoint:
             ).fetchone()
         return bool(found)
 
+    def replace_job(self, document: Mapping[str, Any]) -> None:
+        """Keep a job's document in place of the one that the run had."""
+        with self.transaction():
+            self.db.execute("UPDATE run SET job = ?", (_as_json(document),))
+
     def job(self) -> tuple[dict[str, Any], str, str]:
         """Return the job's document, the folder of its relative paths, and the plan's signature."""
         with usable(self.path):
             row = self.db.execute("SELECT job, base, plan_signature FROM run").fetchone()
-        if row is None:
-            raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
-        return orjson.loads(row[0]), row[1], row[2]
+            if row is None:
+                raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
+            return orjson.loads(row[0]), row[1], row[2]
+
+
+def _as_json(document: Mapping[str, Any]) -> str:
+    return orjson.dumps(document, default=str).decode()
 
 
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:

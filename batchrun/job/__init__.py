@@ -24,11 +24,13 @@ from batchrun.job.configs import (
     PriceConfig,
     RequestConfig,
     RetryConfig,
+    ScoreConfig,
     ToolsConfig,
 )
 from batchrun.job.overrides import LATER_KEYS, LATER_SECTIONS, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
+from batchrun.job.score import read_score
 from batchrun.sections import Section, listed, parse_setting, read_toml
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Job:
     output: OutputConfig
     tools: ToolsConfig
     price: PriceConfig | None
+    score: ScoreConfig | None
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
 
@@ -124,6 +127,7 @@ class Job:
             output=_read_output(sections["output"], base, name, request.answer),
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
+            score=read_score(sections["score"], base),
             document=document,
             base=base,
         )
@@ -376,6 +380,7 @@ __all__ = [
     "PriceConfig",
     "RequestConfig",
     "RetryConfig",
+    "ScoreConfig",
     "ToolsConfig",
     "apply_overrides",
     "parse_setting",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from batchrun.records import AnswerSchema, FormatName, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
+
+Match = Literal["exact", "casefold", "contains", "regex", "number", "json", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,22 @@ class PriceConfig:
     cache_read: float | None = None
     cache_write: float | None = None
     cache_write_1h: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """`[score]`: what an answer is compared with and how, or the function that judges it.
+
+    `expected` is a template over the row's columns. `answer` is a pattern in RE2 syntax that finds
+    the answer in the text. `choices` are the labels of `match = "choice"`; empty means the letters.
+    `function` is a Python file and the name of a function in it.
+    """
+
+    expected: str | None = None
+    match: Match = "exact"
+    answer: str | None = None
+    choices: tuple[str, ...] = ()
+    function: tuple[Path, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

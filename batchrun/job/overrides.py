@@ -12,6 +12,7 @@ from batchrun.job.configs import (
     LimitsConfig,
     OutputConfig,
     RetryConfig,
+    ScoreConfig,
     ToolsConfig,
 )
 from batchrun.job.request import TEXT_SOURCES
@@ -20,12 +21,12 @@ from batchrun.sections import did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price")
+SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price", "score")
 # Keys of features that this version does not have: refused by name, never ignored.
 LATER_KEYS = {
     "request": ("dedupe",),
 }
-LATER_SECTIONS = ("score", "matrix")
+LATER_SECTIONS = ("matrix",)
 
 # Of these, an override takes the place of the others.
 _ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
@@ -81,6 +82,7 @@ def _section_of(key: str) -> str:
         "retry": RetryConfig,
         "output": OutputConfig,
         "tools": ToolsConfig,
+        "score": ScoreConfig,
     }
     for section, config in homes.items():
         if key in {field.name for field in fields(config)} or key in LATER_KEYS.get(section, ()):

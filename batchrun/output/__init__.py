@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gc
 import os
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +26,7 @@ from batchrun.records import PICO_PER_USD, Status
 from batchrun.sections import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batchrun.job import OutputConfig
@@ -59,6 +60,8 @@ RESULT_SCHEMA: dict[str, Any] = {
     "error_type": pl.String,
     "error_message": pl.String,
 }
+# After these, when the job has a [score].
+SCORE_SCHEMA: dict[str, Any] = {"score": pl.Float64, "predicted": pl.String}
 USAGE_SCHEMA: dict[str, Any] = {
     "custom_id": pl.String,
     "attempt": pl.Int64,
@@ -78,6 +81,10 @@ USAGE_SCHEMA: dict[str, Any] = {
     "cost_usd": pl.Float64,
     "maybe_billed": pl.Boolean,
 }
+
+
+# (first, end) → (ordinal, score, predicted) of the rows that have been scored
+Scores = Callable[[int, int], "list[tuple[Any, ...]]"]
 
 
 class Rows(Protocol):
@@ -102,18 +109,20 @@ class Table(Protocol):
 
 
 def result_names(
-    columns: Sequence[str], prefix: str, properties: Iterable[str] = ()
+    columns: Sequence[str], prefix: str, properties: Iterable[str] = (), *, scored: bool = False
 ) -> dict[str, str]:
     """Return our column names as they will stand beside the input's.
 
     A name that the input already has gets the prefix; so does an answer's property that is named
-    like one of our columns. Properties stand in the result behind an `UNNESTED` mark.
+    like one of our columns. Properties stand in the result behind an `UNNESTED` mark. `scored` adds
+    the columns of scores.
 
     Raises:
         JobError: when names collide all the same.
     """
     taken = set(columns)
-    names = {name: prefix + name if name in taken else name for name in RESULT_SCHEMA}
+    fixed = [*RESULT_SCHEMA, *(SCORE_SCHEMA if scored else ())]
+    names = {name: prefix + name if name in taken else name for name in fixed}
     ours = taken | set(names.values())
     unnested = {UNNESTED + name: prefix + name if name in ours else name for name in properties}
     clashes = sorted(name for name in names.values() if name in taken)
@@ -128,7 +137,13 @@ def result_names(
 
 
 def write_outputs(
-    config: OutputConfig, directory: Path, table: Table, rows: Rows, id_column: str | None
+    config: OutputConfig,
+    directory: Path,
+    table: Table,
+    rows: Rows,
+    id_column: str | None,
+    *,
+    scores: Scores | None = None,
 ) -> list[Path]:
     """Write the result files and the usage table into a directory; return their paths.
 
@@ -137,7 +152,8 @@ def write_outputs(
     """
     with _without_collector():
         files = [
-            write_results(config, directory / file, table, rows, id_column) for file in config.files
+            write_results(config, directory / file, table, rows, id_column, scores=scores)
+            for file in config.files
         ]
         usage = directory / "usage.parquet"
         _write(usage, pl.Schema(USAGE_SCHEMA), lambda: _usage_frames(rows))
@@ -157,20 +173,29 @@ def _without_collector() -> Iterator[None]:
 
 
 def write_results(
-    config: OutputConfig, path: Path, table: Table, rows: Rows, id_column: str | None
+    config: OutputConfig,
+    path: Path,
+    table: Table,
+    rows: Rows,
+    id_column: str | None,
+    *,
+    scores: Scores | None = None,
 ) -> Path:
-    """Write one file of results; its suffix says the format.
+    """Write one file of results; its suffix says the format. With `scores` it has their columns.
 
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
     """
-    names = result_names(list(table.schema), config.prefix, config.unnest)
-    answers = {UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()}
+    scored = scores is not None
+    names = result_names(list(table.schema), config.prefix, config.unnest, scored=scored)
+    answers = (SCORE_SCHEMA if scored else {}) | {
+        UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()
+    }
     ours = {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
     schema = pl.Schema({**table.schema, **ours})
-
     escape = config.escape_formulas and path.suffix == ".csv"
-    frames = partial(_joined, table, rows, id_column, names, config.unnest)
+    joined = partial(_joined, table, rows, id_column, names)
+    frames = partial(joined, properties=config.unnest, scores=scores)
     _write(path, schema, frames, escape=escape)
     return path
 
@@ -190,7 +215,9 @@ def _joined(
     rows: Rows,
     id_column: str | None,
     names: dict[str, str],
+    *,
     properties: Mapping[str, Any],
+    scores: Scores | None,
 ) -> Iterator[pl.DataFrame]:
     """Yield the input's rows with our columns beside them."""
     start = 0
@@ -202,6 +229,8 @@ def _joined(
             answers = unnested(
                 properties, columns["response"].to_list(), columns["status"].to_list()
             )
+            if scores is not None:
+                columns |= _score_columns(start, part.height, scores(start, start + part.height))
             columns |= {UNNESTED + name: column for name, column in answers.items()}
             yield part.hstack([column.alias(names[name]) for name, column in columns.items()])
             start += part.height
@@ -227,6 +256,14 @@ def _result_frame(
     data: dict[str, Sequence[Any]] = dict(zip(RESULT_SCHEMA, columns, strict=True))
     data["responses"] = [None if text is None else orjson.loads(text) for text in data["responses"]]
     return _typed(data, RESULT_SCHEMA)
+
+
+def _score_columns(start: int, height: int, found: list[tuple[Any, ...]]) -> dict[str, pl.Series]:
+    by_row = {row[0]: row[1:] for row in found}
+    rows = [by_row.get(start + n, (None, None)) for n in range(height)]
+    return _typed(
+        dict(zip(SCORE_SCHEMA, zip(*rows, strict=True), strict=True)), SCORE_SCHEMA
+    ).to_dict()
 
 
 def _with_pending(

@@ -18,6 +18,7 @@ from batchrun.formats import encode, fingerprint
 from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.conversation import arranged, read_messages
+from batchrun.render.expression import Expression
 from batchrun.render.images import read_images
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Text
@@ -219,3 +220,6 @@ def _streams(config: RequestConfig, parameters: Parameters) -> bool:
 def _turn_key(number: int, config: RequestConfig) -> str:
     single = len(config.turns) == 1 and config.turns[0][0] == "user"
     return "prompt" if single else f"messages, turn {number}"
+
+
+__all__ = ["Expression", "Renderer"]

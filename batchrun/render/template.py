@@ -43,13 +43,15 @@ class Text:
     Args:
         key: where it stands in the job file, for messages.
         source: the string.
+        section: of the job file, for messages.
 
     Raises:
         JobError: when it is no valid template.
     """
 
-    def __init__(self, key: str, source: str) -> None:
+    def __init__(self, key: str, source: str, section: str = "request") -> None:
         self.key = key
+        self._section = section
         self._constant = None if is_template(source) else source
         bare = _BARE_NAME.match(source)
         self._bare = bare.group(1) if bare else None
@@ -75,25 +77,24 @@ class Text:
         """
         if self._template is None:
             return cast("str", self._constant)
-        if self._whole is not None and type(whole := values.get(self._whole)) is str:
-            return self._sendable(whole)
-        try:
-            open_account()
-            text = self._template.render(values)
-        except NullValueError:
-            raise RenderError("null_value", self._null_message(values)) from None
-        except _TEMPLATE_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            raise RenderError("template_error", f"{self.key}: {reason}") from None
-        return self._sendable(text)
-
-    def _sendable(self, text: str) -> str:
+        cell = None if self._whole is None else values.get(self._whole)
+        text = cell if type(cell) is str else self._rendered(self._template, values)
         if len(text) > MAX_TEXT:
             raise RenderError(
                 "text_too_long",
                 f"{self.key}: the text has {len(text):,} characters; at most {MAX_TEXT:,} are sent",
             )
         return text
+
+    def _rendered(self, template: Template, values: Mapping[str, Any]) -> str:
+        open_account()
+        try:
+            return template.render(values)
+        except NullValueError:
+            raise RenderError("null_value", self._null_message(values)) from None
+        except _TEMPLATE_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            raise RenderError("template_error", f"{self.key}: {reason}") from None
 
     def value(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a column's own type
         """Return the typed value of a bare `{{ column }}`, otherwise the text."""
@@ -122,7 +123,8 @@ class Text:
         except _TEMPLATE_ERRORS as error:
             where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
             reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
-            raise JobError(f"[request] {self.key}: not a valid template: {reason}") from None
+            place = f"[{self._section}] {self.key}"
+            raise JobError(f"{place}: not a valid template: {reason}") from None
 
     def try_once(self, columns: Iterable[str]) -> None:
         """Render a template that no column can change: what fails now, fails for every row.
@@ -135,7 +137,7 @@ class Text:
         try:
             self.text({})
         except RenderError as error:
-            raise JobError(f"[request] {error}") from None
+            raise JobError(f"[{self._section}] {error}") from None
 
 
 def _row_names(tree: nodes.Template) -> frozenset[str]:

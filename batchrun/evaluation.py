@@ -1,0 +1,94 @@
+"""`[score]` at work: reads the rows again, judges their answers, keeps the marks in the checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun import checkpoint
+from batchrun.errors import RenderError
+from batchrun.render import Expression
+from batchrun.scoring import Judge, Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchrun.job import Job, ScoreConfig
+    from batchrun.records import Item
+    from batchrun.scoring import ScoreTotals
+    from batchrun.source import Source
+
+CHUNK_ROWS = 1_000
+# The ways of comparing whose answers are labels; what a function judges may be, too.
+_LABELS = {"exact", "casefold", "choice"}
+
+
+class Evaluation:
+    """What the answers of a job's rows are worth.
+
+    Args:
+        config: the job's `[score]`.
+        columns: the input's columns.
+
+    Raises:
+        JobError: when the template, the pattern or the function is none, or a column is missing.
+    """
+
+    def __init__(self, config: ScoreConfig, columns: Sequence[str]) -> None:
+        self._config = config
+        self._judge = Judge(config)
+        self._expected = None
+        self._columns: Sequence[str] = columns
+        if config.expected is not None:
+            self._expected = Expression("score", "expected", config.expected, columns)
+            if config.function is None:
+                self._columns = self._expected.columns
+
+    @classmethod
+    def of(cls, job: Job, source: Source) -> Evaluation | None:
+        """Return a job's evaluation, None when it has no `[score]`.
+
+        Raises:
+            JobError: see the class.
+        """
+        return None if job.score is None else cls(job.score, source.columns)
+
+    def score(self, source: Source, store: checkpoint.Checkpoint) -> None:
+        """Judge every row that succeeded.
+
+        Raises:
+            JobError: when the input cannot be read.
+            CheckpointError: when the checkpoint cannot be used.
+        """
+        checkpoint.write_scores(store, self._marks(source, store))
+
+    def totals(self, store: checkpoint.Checkpoint) -> ScoreTotals:
+        """Add up what has been scored."""
+        labels = self._config.match in _LABELS
+        return checkpoint.score_totals(
+            store, labels=labels, folded=self._config.match == "casefold"
+        )
+
+    def _marks(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[Mark]:
+        for items in source.items(self._columns, CHUNK_ROWS):
+            found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
+            by_row = {row[0]: row[1:] for row in found}
+            for item in items:
+                custom_id, *answer = by_row.get(item.ordinal, (None,))
+                # Another id: the table has changed, which the writing of the outputs tells about.
+                if custom_id == item.custom_id:
+                    yield self._mark(item, _texts(*answer))
+
+    def _mark(self, item: Item, texts: list[str]) -> Mark:
+        try:
+            expected = None if self._expected is None else self._expected.value(item.values)
+        except RenderError as error:
+            return Mark(item.ordinal, answers=len(texts), problem=f"[score] {error}")
+        return self._judge.mark(item.ordinal, item.values, expected, texts)
+
+
+def _texts(response: str | None, responses: str | None) -> list[str]:
+    """Return all answers of a row: the choices, where there are several."""
+    found: Any = orjson.loads(responses) if responses else [response]
+    return [text or "" for text in found]
