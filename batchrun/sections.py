@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 # Of a job file, or of a text that it names.
 MAX_FILE_BYTES = 16 * 1024 * 1024
+MOST_NAMES = 30
+MOST_LETTERS = 80
 
 _TOML_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -42,6 +44,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)` for a near miss, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message: the first few of many, and the beginnings of long ones."""
+    every = list(names)
+    shown = ", ".join(
+        name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
+        for name in every[:MOST_NAMES]
+    )
+    return shown if len(every) <= MOST_NAMES else f"{shown} and {len(every) - MOST_NAMES:,} more"
 
 
 class TooLargeError(ValueError):

@@ -134,6 +134,12 @@ def test_a_column_called_row_is_the_column() -> None:
     assert prompt_of({"row": {"x": 5}}, "{{ row.x }}{{ row['x'] }}") == "55"
 
 
+def test_a_column_named_like_a_function_of_jinja_is_the_column() -> None:
+    row = {"range": "x", "dict": 5}
+    assert prompt_of(row, "{{ range }}!{{ dict + 1 }}") == "x!6"
+    assert prompt_of({"a": "x"}, "{% for n in range(2) %}{{ n }}{% endfor %}") == "01"
+
+
 def test_only_the_columns_that_are_used_are_read() -> None:
     columns = ["z", "a", "b", "c"]
     assert Renderer(make_job(prompt="{{ c }}{{ a }}", system="{{ a }}"), columns).columns == (

@@ -185,7 +185,7 @@ def test_what_a_prompt_can_need_is_within_the_bounds(template: str, text: str) -
 )
 def test_ways_out_of_the_sandbox_are_refused_before_anything_is_sent(template: str) -> None:
     with pytest.raises(JobError) as caught:
-        Text("prompt", template).text({"a": "x"})
+        Text("prompt", template).try_once(["a"])
     reasons = ("cannot look into Python", "is unsafe", "cannot be used in a template")
     assert str(caught.value).startswith("[request] prompt: ")
     assert any(reason in str(caught.value) for reason in reasons)
@@ -216,7 +216,15 @@ def test_a_text_longer_than_any_request_is_an_error_of_its_row() -> None:
     with pytest.raises(RenderError, match=r"prompt: the text has 33,554,433 characters; at most"):
         text.text({"cell": "a" * (2**25 + 1)})
     with pytest.raises(RenderError, match=r"shorten its loops, repeats and widths, or the cells"):
-        text.text({"cell": "a" * 200_000_000})
+        Text("prompt", ".{{ cell }}").text({"cell": "a" * 200_000_000})
+
+
+def test_a_column_named_like_a_function_is_not_taken_for_it() -> None:
+    text = Text("prompt", "{{ range }}!")
+    text.try_once(["range"])
+    assert text.text({"range": 5}) == "5!"
+    with pytest.raises(JobError, match="ends in a function"):
+        text.try_once(["other"])
 
 
 def test_each_row_has_the_whole_budget() -> None:

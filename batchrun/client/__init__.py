@@ -18,6 +18,7 @@ import anyio
 import httpx
 
 from batchrun import formats
+from batchrun.client.encodings import unpacked
 from batchrun.client.keys import completion_without, fault_without, id_without
 from batchrun.client.transport import (
     HEAD_EXTENSION,
@@ -155,8 +156,6 @@ class Client:
             raise _broken("timeout", str(error)) from None
         except httpx.TransportError as error:
             raise _broken("connection_error", str(error)) from None
-        except httpx.DecodingError as error:
-            raise _broken("invalid_response", f"the body cannot be decompressed: {error}") from None
 
     async def _in_time(self, wire: WireRequest) -> Exchange:
         if self._transport_keeps_deadlines:
@@ -178,8 +177,12 @@ class Client:
         try:
             completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
+            status = response.status_code
+            if status != 200:  # an error whose body cannot be unpacked is that error all the same
+                told = _status_fault(status, headers, str(error).encode(), request_id)
+                raise ProviderError(told) from None
             fault = ProviderFault(
-                error.error_type, str(error), 200, request_id=request_id, maybe_billed=True
+                error.error_type, str(error), status, request_id=request_id, maybe_billed=True
             )
             raise ProviderError(fault) from None
         finally:
@@ -260,9 +263,10 @@ async def _bounded(
 ) -> AsyncGenerator[bytes]:
     """Yield the pieces of a body that is not larger than it may be."""
     # httpx's iteration would also close the response, and an answer must not wait for that.
-    body = response.aiter_bytes() if "content-encoding" in headers else response.stream
+    stream = cast("AsyncIterable[bytes]", response.stream)
+    encoding = headers.get("content-encoding")
     size = 0
-    async for piece in cast("AsyncIterable[bytes]", body):
+    async for piece in stream if encoding is None else unpacked(stream, encoding):
         size += len(piece)
         if size > most_bytes:
             raise ProviderError(

@@ -31,7 +31,7 @@ from batchrun.job.overrides import LATER_SECTIONS, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
 from batchrun.job.score import read_score
-from batchrun.sections import Section, parse_setting, read_toml
+from batchrun.sections import Section, listed, parse_setting, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +178,7 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
     else:
         raise JobError(
             f'{table}: a table is a job of its own when it has a "prompt" or "messages" column; '
-            f"this one has {', '.join(columns)}. Rename a column, or write a job file with a "
+            f"this one has {listed(columns)}. Rename a column, or write a job file with a "
             "[request] prompt template"
         )
     for column in columns:

@@ -33,6 +33,7 @@ from batchrun.output.frames import (
     usage_frames,
 )
 from batchrun.output.unnest import column_type
+from batchrun.sections import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,7 +64,7 @@ def result_names(
     names |= unnested
     if clashes:
         raise JobError(
-            f"the input or the answer has columns that batchrun writes too: {', '.join(clashes)}; "
+            f"the input or the answer has columns that batchrun writes too: {listed(clashes)}; "
             'choose what to put before ours, such as [output] prefix = "llm_"'
         )
     return names

@@ -22,7 +22,7 @@ from batchrun.render.expression import Expression
 from batchrun.render.images import read_images
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Text
-from batchrun.sections import did_you_mean
+from batchrun.sections import did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -189,6 +189,7 @@ class Renderer:
             wanted = text.names if ROW in columns else text.names | text.row_names
             for name in sorted(wanted - text.guarded - known):
                 raise JobError(_unknown_column(f"[request] {text.key}", name, columns))
+            text.try_once(columns)
             names |= text.names
         if self._config.messages_column is not None:
             names.add(self._config.messages_column)
@@ -207,7 +208,7 @@ def _is_empty(cell: object) -> bool:
 
 def _unknown_column(where: str, name: str, columns: Sequence[str]) -> str:
     hint = did_you_mean(name, columns)
-    return f"{where}: the input has no column {name!r}{hint}; it has {', '.join(columns)}"
+    return f"{where}: the input has no column {name!r}{hint}; it has {listed(columns)}"
 
 
 def _streams(config: RequestConfig, parameters: Parameters) -> bool:

@@ -336,3 +336,6 @@ def _new_environment() -> _Environment:
 
 
 ENVIRONMENT = _new_environment()
+# For parsing: to Jinja a column named like one of its functions would be no column.
+PARSER = ENVIRONMENT.overlay()
+PARSER.globals = {}

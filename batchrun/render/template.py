@@ -10,10 +10,10 @@ from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from batchrun.errors import JobError, RenderError
 from batchrun.formats.parameters import is_template
 from batchrun.render.bounds import MAX_TEXT, open_account
-from batchrun.render.sandbox import ENVIRONMENT, NullValueError, guard
+from batchrun.render.sandbox import ENVIRONMENT, PARSER, NullValueError, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from jinja2 import Template
 
@@ -113,7 +113,7 @@ class Text:
 
     def _compile(self, source: str) -> None:
         try:
-            tree = ENVIRONMENT.parse(source)
+            tree = PARSER.parse(source)
             self.names = frozenset(meta.find_undeclared_variables(tree))
             self.row_names = _row_names(tree) if ROW in self.names else frozenset()
             self.guarded = _guarded_names(tree)
@@ -125,11 +125,15 @@ class Text:
             reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
             place = f"[{self._section}] {self.key}"
             raise JobError(f"{place}: not a valid template: {reason}") from None
-        if self.names <= ENVIRONMENT.globals.keys():
-            self._try_once()
 
-    def _try_once(self) -> None:
-        """Render a template that is the same for every row: what fails now, fails for all."""
+    def try_once(self, columns: Iterable[str]) -> None:
+        """Render a template that no column can change: what fails now, fails for every row.
+
+        Raises:
+            JobError: saying why.
+        """
+        if not self.names.isdisjoint({*columns, ROW}):
+            return
         try:
             self.text({})
         except RenderError as error:
