@@ -19,7 +19,7 @@ ROWS = 600
 def test_killed_20_times_and_every_row_has_one_result(tmp_path: Path) -> None:
     seed = secrets.randbelow(10**6)
     print(f"seed {seed}")
-    reference = undisturbed(tmp_path / "undisturbed", ROWS)
+    reference = undisturbed(tmp_path / "undisturbed", ROWS, "messages")
     story = Round(tmp_path / "run", reference, KILLS, random.Random(seed), "messages").play()
     print(story)
     assert story.kills.total() == KILLS

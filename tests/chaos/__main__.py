@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.chaos.rounds import Round, Story, undisturbed
 
 ROWS_A_ROUND = 5_000
+FORMATS = ("messages", "chat")
 
 
 def main() -> None:
@@ -27,13 +28,18 @@ def main() -> None:
     stories: list[Story] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        reference = undisturbed(Path(directory) / "undisturbed", size)
+        references = {
+            wire_format: undisturbed(Path(directory) / wire_format, size, wire_format)
+            for wire_format in FORMATS
+        }
         while rows(stories) < options.rows or kills(stories) < options.kills:
             number = len(stories) + 1
             dice = random.Random(f"{seed}/{number}")
-            wire_format = "messages" if number % 2 else "chat"
+            wire_format = FORMATS[number % 2]
             place = Path(directory) / f"round-{number}"
-            stories.append(Round(place, reference, kills_a_round, dice, wire_format).play())
+            stories.append(
+                Round(place, references[wire_format], kills_a_round, dice, wire_format).play()
+            )
             print(f"round {number}, {wire_format}: {stories[-1]}", flush=True)
     print(
         f"{len(stories)} rounds, {rows(stories)} rows, {kills(stories)} kills: 0 lost, 0 twice; "

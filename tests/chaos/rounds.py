@@ -91,10 +91,10 @@ def write_job(place: Path, url: str, rows: int, wire_format: str) -> Path:
     return job
 
 
-def undisturbed(place: Path, rows: int) -> pl.DataFrame:
+def undisturbed(place: Path, rows: int, wire_format: str) -> pl.DataFrame:
     """Return the results of a run that nobody disturbs."""
     with provider() as books:
-        job = write_job(place, books.url, rows, "messages")
+        job = write_job(place, books.url, rows, wire_format)
         code, _, stderr = batchrun("run", job, "--quiet")
         assert code == 0, stderr
     return results(job.parent / "out")
