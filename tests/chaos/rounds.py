@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from tests.chaos.books import Books, provider, said
 from tests.chaos.points import Watch, draw, draw_output
 from tests.chaos.snapshots import Snapshot, look_into, take
-from tests.conftest import batchrun, finish, start_batchrun
+from tests.conftest import batchrun, finish, resume, start_batchrun
 
 if TYPE_CHECKING:
     import random
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CONCURRENCY = 16
 COPY_EVERY = 40  # each so many-th row asks the same as the one before it
 LONGEST_S = 2.5
-LOOK_EVERY_S = 0.0003
+LOOK_EVERY_S = 0.0005
 # What differs from run to run, or when requests come in another order.
 OF_CHANCE = ("response_id", "request_id", "attempts", "latency_s", "finished_at")
 JOB = """
@@ -95,8 +95,7 @@ def undisturbed(place: Path, rows: int, wire_format: str) -> pl.DataFrame:
     """Return the results of a run that nobody disturbs."""
     with provider() as books:
         job = write_job(place, books.url, rows, wire_format)
-        code, _, stderr = batchrun("run", job, "--quiet")
-        assert code == 0, stderr
+        assert resume(job) == 0
     return results(job.parent / "out")
 
 
@@ -201,8 +200,7 @@ class Round:
         assert code == 0, stderr
         sent = self._books.requests
         assert not list(self._out.glob(".*")), "nothing half written is left"
-        code, _, stderr = batchrun("run", self._job)
-        assert code == 0, stderr
+        assert resume(self._job) == 0
         assert self._books.requests == sent, "a finished run sends nothing"
 
     def _count(self) -> None:
@@ -222,8 +220,7 @@ class Round:
             return
         held = look_into(self._kept, self._expected.__getitem__, 0)
         sent = self._books.requests
-        code, _, stderr = batchrun("run", self._job, "--output-dir", self._kept.directory)
-        assert code == 0, stderr
+        assert resume(self._job, output__dir=str(self._kept.directory)) == 0
         assert self._books.requests - sent == self._rows - held
         assert_frame_equal(results(self._kept.directory), self._reference)
         self.story.resumed = True
