@@ -57,6 +57,8 @@ def _run_command() -> int:
         return error.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit:
+        return BROKEN_PIPE_EXIT_CODE  # click's own, and only, way to leave: the reader has gone
     except BatchrunError as error:
         _fail(error)
         return error.exit_code
@@ -66,8 +68,6 @@ def _stdout_failed(error: OSError) -> int:
     """Answer for a stdout that cannot be written, which is the one file without a name here."""
     if error.filename is not None:
         raise error
-    if isinstance(error, BrokenPipeError):
-        return BROKEN_PIPE_EXIT_CODE  # as of `| head`: the reader has what it wants
     _fail(OutputError(f"standard output could not be written: {error}"))
     return OutputError.exit_code
 
@@ -291,10 +291,14 @@ def _ask(question: str) -> bool:
 
 
 def _fail(error: BatchrunError) -> None:
-    click.echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)), err=True)
+    _echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)))
 
 
 def _say(message: str) -> None:
+    _echo(harmless(message))
+
+
+def _echo(text: str) -> None:
     # Somebody who closed the terminal or the pipe does not change how the run went.
     with suppress(OSError):
-        click.echo(harmless(message), err=True)
+        click.echo(text, err=True)

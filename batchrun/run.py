@@ -19,12 +19,7 @@ from batchrun.changes import agree, needs_consent, reuse_of, told
 from batchrun.client import Client, PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.dispatch import Dispatcher
-from batchrun.errors import (
-    BatchrunError,
-    CheckpointError,
-    Interrupted,
-    RunStopped,
-)
+from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
 from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare, price_book, run_directory
@@ -365,12 +360,17 @@ class _Execution:
         self._work_scope.cancel()
 
     def _look_at_place(self) -> None:
-        if not self._store.is_in_place():
+        """After the last request: see that what was answered can be found again."""
+        if self._store.is_in_place():
+            return
+        gone = f"{self._store.path}: was removed or moved during the run, which stopped"
+        try:
             self._store.put_back()
-            self._error = CheckpointError(
-                f"{self._store.path}: was removed or moved during the run, which stopped; "
-                "the checkpoint with every answer was written there again"
-            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{gone}, and could not be written again: {error}") from error
+        self._error = CheckpointError(
+            f"{gone}; the checkpoint with every answer was written there again"
+        )
 
     def _note_from_thread(self, message: str) -> None:
         anyio.from_thread.run_sync(self._progress.note, message)

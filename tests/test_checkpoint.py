@@ -29,6 +29,7 @@ from batchrun.checkpoint import (
     DirectoryLock,
     is_locked,
     open_directory,
+    refuse_locked,
     totals,
 )
 from batchrun.checkpoint.planning import MANY
@@ -1002,6 +1003,13 @@ def test_a_second_holder_is_refused_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - before < 0.2
     with open_directory(tmp_path, new=False):
         pass
+
+
+def test_a_locked_run_is_refused_before_anything_else_is_looked_at(tmp_path: Path) -> None:
+    refuse_locked(tmp_path / "nothing there yet")
+    refuse_locked(tmp_path)
+    with open_directory(tmp_path, new=False), pytest.raises(CheckpointError, match="is working"):
+        refuse_locked(tmp_path)
 
 
 def test_new_is_refused_while_somebody_works_and_moves_nothing(tmp_path: Path) -> None:

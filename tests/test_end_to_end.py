@@ -412,20 +412,6 @@ def test_more_connections_than_open_files_allowed(write_job: WriteJob, results: 
     assert len(provider.calls) == 400
 
 
-def test_a_closed_reader_of_stdout_is_no_crash(write_job: WriteJob) -> None:
-    job = write_job("https://api.example.com", rows=20_000)
-    process = subprocess.run(
-        f"{sys.executable} -m batchrun preview {job} -n 20000 | head -n 1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
-    assert "Traceback" not in process.stderr
-    assert process.stdout.count("\n") == 1
-
-
 def test_status_says_what_a_live_run_is_waiting_for(write_job: WriteJob, tmp_path: Path) -> None:
     with serving(lambda call: answer(call, delay_s=0.01)) as provider:
         extra = "[limits]\nrequests_per_minute = 60"

@@ -24,7 +24,7 @@ import pytest
 import batchrun as library
 from batchrun.checkpoint import FILE_NAME, Checkpoint, totals
 from batchrun.errors import BatchrunError, CheckpointError
-from tests.conftest import KEY, batchrun, environment, finish, start_batchrun
+from tests.conftest import KEY, batchrun, environment, finish, resume, start_batchrun
 from tests.provider import Call, Provider, Reply, answer, serving
 
 WriteJob = Callable[..., Path]
@@ -115,8 +115,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_the_next_one_completes(
         assert code == 5, stderr
         assert "Make room and run the job again" in stderr
         assert "Traceback" not in stderr
-        code, _, stderr = batchrun("run", job)
-        assert code == 0, stderr
+        assert resume(job) == 0
         assert provider.extra_bills <= CONCURRENCY
         summary = pl.read_json(job.parent / "out" / "summary.json").row(0, named=True)
         assert summary["possibly_double_billed"] >= provider.extra_bills
@@ -194,7 +193,7 @@ def test_a_directory_that_becomes_read_only_costs_the_outputs_alone(
         assert code == 6, stderr
         assert "results.parquet: could not be written" in stderr
         assert "results are safe in the checkpoint" in stderr
-        assert batchrun("run", job)[0] == 0
+        assert resume(job) == 0
         assert len(provider.calls) == 300
     assert_complete(results(), 300)
 
@@ -221,7 +220,7 @@ def test_a_directory_that_goes_away_stops_the_run_and_loses_nothing(
         if fate == "moved":
             with closing(Checkpoint(elsewhere, writable=False)) as moved:
                 assert totals(moved).succeeded == answered
-        assert batchrun("run", job)[0] == 0
+        assert resume(job) == 0
         assert len(provider.calls) == 800
         assert provider.extra_bills == 0
     assert_complete(results(), 800)
@@ -301,7 +300,7 @@ def test_whatever_is_damaged_the_end_is_an_error_of_ours(
 def test_a_damaged_checkpoint_is_refused_and_new_starts_over(write_job: WriteJob) -> None:
     with serving(say) as provider:
         job = write_job(provider.url)
-        assert batchrun("run", job)[0] == 0
+        assert resume(job) == 0
         file = job.parent / "out" / FILE_NAME
         content = file.read_bytes()
         file.write_bytes(content[:1000] + b"\xff" * 20_000 + content[21_000:])
