@@ -23,6 +23,7 @@ from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare, price_book
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
+from batchrun.render import sampled
 from batchrun.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -116,7 +117,11 @@ class _Execution:
         self._options = options
         self._journal = checkpoint.Journal(store)
         self._waits = Waits()
-        self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
+        self._samples = plan.job.request.samples
+        unit = "row" if self._samples == 1 else "sample"
+        self._progress = Progress(
+            plan.job.name, plan.total * self._samples, unit=unit, quiet=options.quiet
+        )
         self._work_scope = anyio.CancelScope()
         # A row with images takes megabytes once it is rendered.
         self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
@@ -155,6 +160,7 @@ class _Execution:
             signature=plan.signature,
             total=plan.total,
             version=__version__,
+            samples=self._samples,
         )
         if in_flight:
             self._progress.note(
@@ -249,14 +255,15 @@ class _Execution:
         self.is_planned = True
         if self._reused:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
-            self._progress.note(f"{self._reused} rows have their result already; {rest}")
+            unit = self._progress.unit
+            self._progress.note(f"{self._reused} {unit}s have their result already; {rest}")
 
     async def _plan_rows(self, send: ObjectSendStream[PlannedRequest], *, is_known: bool) -> None:
         chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
                 continue
-            rendered = self._plan.renderer.render(items)
+            rendered = sampled(self._plan.renderer.render(items), self._samples)
             pending = await self._journal.call(
                 self._store.plan, rendered, retry_errored=self._options.retry_errored
             )
@@ -272,6 +279,7 @@ class _Execution:
 
         A run that is nearly done is resumed without rendering what is done.
         """
+        first, end = first * self._samples, end * self._samples
         to_send, bad = await self._journal.call(
             self._store.standing, first, end, retry_errored=self._options.retry_errored
         )

@@ -11,6 +11,7 @@ from heapq import nlargest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from batchrun.checkpoint.samples import answers_together
 from batchrun.checkpoint.schema import SCORES, usable
 from batchrun.scoring import ClassCount, ClassTotals, Confusion, ScoreTotals, fold
 from batchrun.scoring.records import NONE, OTHER
@@ -58,7 +59,9 @@ def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
     Columns: ordinal, custom_id, response, responses (JSON, or None).
     """
     with usable(store.path):
-        return store.db.execute(_ANSWERS, (first, end)).fetchall()
+        samples = store.samples
+        found = store.db.execute(_ANSWERS, (first * samples, end * samples)).fetchall()
+    return found if samples == 1 else answers_together(found, samples)
 
 
 def write_scores(store: Checkpoint, marks: Iterable[Mark]) -> None:

@@ -33,7 +33,8 @@ class RequestConfig:
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
     answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
     among them stay below `image_dir`. `from_columns` names request keys whose
-    column, where it is not empty, takes the place of the key for its row.
+    column, where it is not empty, takes the place of the key for its row. Every row is asked
+    `samples` times.
     """
 
     format: FormatName
@@ -58,6 +59,7 @@ class RequestConfig:
     answer: AnswerSchema | None = None
     auth: str | None = None
     max_tokens_key: str = "max_tokens"
+    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True)

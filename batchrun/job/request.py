@@ -37,7 +37,9 @@ JOB_WIDE_KEYS = (
     "json_schema",
     "cache_system",
     "stream",
+    "samples",
 )
+MOST_SAMPLES = 100
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -74,6 +76,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         auth=_read_auth(section),
         max_tokens_key=_read_max_tokens_key(section, name),
         image_dir=base / (section.get("image_dir", str) or "."),
+        samples=_read_samples(section),
     )
 
 
@@ -310,6 +313,13 @@ def _as_json(extra: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot be written as JSON: {error}") from None
     return plain
+
+
+def _read_samples(section: Section) -> int:
+    samples = section.number("samples", int, 1, most=MOST_SAMPLES)
+    if samples > 1 and section.raw("n") not in {None, 1}:
+        section.problem("samples", "and n both ask for several answers; remove one of them")
+    return samples
 
 
 def _read_headers(section: Section) -> tuple[tuple[str, str], ...]:
