@@ -6,22 +6,27 @@ the command runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import batchrun
-from batchrun.errors import BatchrunError, Interrupted
+from batchrun.errors import BatchrunError, Interrupted, OutputError
+from batchrun.terminal import harmless, harmless_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TextIO
 
-    from batchrun.run import RunReport
+    from batchrun.conclusion import RunReport
 
 INTERRUPTED_EXIT_CODE = 130
+BROKEN_PIPE_EXIT_CODE = 141
 
 _JOB = click.argument("job", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 _DIRECTORY = click.argument(
@@ -32,21 +37,56 @@ _DIRECTORY = click.argument(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     try:
-        code = cli.main(prog_name="batchrun", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        code = _run_command()
+    except OSError as error:
+        code = _stdout_failed(error)
+    except KeyboardInterrupt:
         _say("interrupted; what was answered is saved")
-        code = INTERRUPTED_EXIT_CODE
+        _leave_at_once(INTERRUPTED_EXIT_CODE)
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritten(stream)
+    sys.exit(code)
+
+
+def _run_command() -> int:
+    try:
+        return cli.main(prog_name="batchrun", standalone_mode=False) or 0
+    except click.ClickException as error:
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except BatchrunError as error:
         _fail(error)
-        code = error.exit_code
-    except BrokenPipeError:
-        # The reader of stdout (`| head`) has gone; there is nobody left to tell.
-        sys.stderr.close()
-        code = 141
-    sys.exit(code or 0)
+        return error.exit_code
+
+
+def _stdout_failed(error: OSError) -> int:
+    """Answer for a stdout that cannot be written, which is the one file without a name here."""
+    if error.filename is not None:
+        raise error
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE_EXIT_CODE  # as of `| head`: the reader has what it wants
+    _fail(OutputError(f"standard output could not be written: {error}"))
+    return OutputError.exit_code
+
+
+def _give_up_unwritten(stream: TextIO | None) -> None:
+    """Let what a stream cannot write not fail again, with a code of its own, as Python ends."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Leave without waiting for threads: one may be reading a large input."""
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritten(stream)
+    os._exit(code)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -124,7 +164,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
     """Print the first HTTP requests of JOB as JSON lines; send nothing."""
     for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
-        click.echo(line)
+        click.echo(harmless_json(line))
 
 
 @cli.command()
@@ -132,7 +172,8 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
     """Show how far the run in DIRECTORY is, running or not."""
-    click.echo(batchrun.status(directory, as_json=as_json))
+    text = batchrun.status(directory, as_json=as_json)
+    click.echo(harmless_json(text) if as_json else harmless(text))
 
 
 @cli.command()
@@ -242,8 +283,10 @@ def _conclude(report: RunReport, *, quiet: bool) -> None:
 
 
 def _fail(error: BatchrunError) -> None:
-    _say(click.style("error: ", fg="red", bold=True) + str(error))
+    click.echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)), err=True)
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    # Somebody who closed the terminal or the pipe does not change how the run went.
+    with suppress(OSError):
+        click.echo(harmless(message), err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm import tqdm
 
 from batchrun.records import PICO_PER_USD, Status
+from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,13 +145,14 @@ class Progress:
 
     def waiting(self, reason: str | None) -> None:
         """Say what the run is waiting for, if anything."""
-        self._waiting = reason
+        self._waiting = reason and harmless(reason)
         self._show()
 
     def note(self, message: str) -> None:
         """Print a message without tearing the bar."""
         if self._quiet:
             return
+        message = harmless(message)
         if self._bar is not None:
             self._bar.write(message, file=self._display)
         else:

@@ -9,6 +9,7 @@ import orjson
 
 from batchrun.records import PICO_PER_USD
 from batchrun.scoring import score_facts, score_lines
+from batchrun.terminal import harmless, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from batchrun.scoring import ScoreTotals
 
 SCHEMA_VERSION = 1
-# Control characters could rewrite the terminal, those of writing direction what it seems to say;
-# a provider's message is not to be trusted.
-_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *_DIRECTIONS), "�")
 
 
 def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
@@ -106,7 +103,7 @@ def summary_text(totals: RunTotals, directory: Path, score: ScoreTotals | None =
     for error_type, (count, example) in list(totals.errors_by_type.items())[:5]:
         lines.append(f"  {count:,} × {printable(error_type)}: {printable(example)[:160]}")
     if score is not None:
-        first, *rest = (printable_line(line) for line in score_lines(score))
+        first, *rest = (harmless(line) for line in score_lines(score))
         lines += [f"  score    {first}", *(f"           {line}" for line in rest)]
     lines.append(f"  results  {directory}")
     return "\n".join(lines)
@@ -126,16 +123,6 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool) -> str:
     if totals.last_error:
         lines.append(f"  last error {printable(totals.last_error)[:200]}")
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """Return text without characters that steer a terminal."""
-    return " ".join(text.split()).translate(_CONTROLS)
-
-
-def printable_line(text: str) -> str:
-    """Return text without characters that steer a terminal, its spaces as they are."""
-    return text.translate(_CONTROLS)
 
 
 def _counts(totals: RunTotals) -> str:

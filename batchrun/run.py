@@ -5,30 +5,35 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import importlib.util
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
-from batchrun import __version__, checkpoint, report
+from batchrun import __version__, checkpoint
 from batchrun.client import Client, PyreqwestTransport
-from batchrun.deliver import Written, write_files
+from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.dispatch import Dispatcher
-from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
+from batchrun.errors import (
+    BatchrunError,
+    CheckpointError,
+    Interrupted,
+    RunStopped,
+)
+from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
-from batchrun.prepare import Prepared, RunOptions, prepare, price_book
+from batchrun.prepare import Prepared, RunOptions, prepare, price_book, run_directory
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.render import sampled
 from batchrun.simulator import Simulator
+from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from anyio.abc import ObjectSendStream, TaskGroup
 
@@ -40,47 +45,15 @@ if TYPE_CHECKING:
         Item,
         PlannedRequest,
         Result,
-        RunTotals,
         Turn,
     )
-    from batchrun.scoring import ScoreTotals
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
 NOTE_S = 2.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """How a run stands after an execution.
-
-    Attributes:
-        totals: counts, tokens and money over all executions of the run.
-        directory: the run directory.
-        files: the outputs that were written.
-        error: what ended the execution early or kept the outputs from being written; None when it
-            went through, whether or not single items failed.
-        score: what the answers are worth, when the job has a `[score]`.
-    """
-
-    totals: RunTotals
-    directory: Path
-    files: tuple[Path, ...] = ()
-    error: BatchrunError | None = field(default=None)
-    score: ScoreTotals | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 all succeeded, 3 some items errored, otherwise the error's."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 3 if self.totals.errored or self.totals.pending else 0
-
-    def summary_text(self) -> str:
-        """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory, self.score)
+# How long answers are kept in memory while the disk has no room for them.
+PATIENCE_S = 20.0
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
@@ -90,42 +63,53 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
     """
-    return anyio.run(arun_job, job, options)
+    has_uvloop = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(arun_job, job, options, backend_options={"use_uvloop": has_uvloop})
 
 
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
     options = options or RunOptions()
-    plan = await anyio.to_thread.run_sync(prepare, job, options)
-    with checkpoint.open_directory(plan.directory, new=options.new):
-        store = checkpoint.Checkpoint(plan.directory, writable=True)
-        try:
-            execution = _Execution(plan, store, options)
-            error = await execution.run()
-            place = execution.is_planned or not store.has_unplaced_results()
-            return await anyio.to_thread.run_sync(_conclude, plan, store, error, place)
-        finally:
-            store.close()
+    checkpoint.refuse_locked(run_directory(job, options))
+    plan = await anyio.to_thread.run_sync(prepare, job, options, abandon_on_cancel=True)
+    interrupts = Interrupts()
+    with (
+        checkpoint.open_directory(plan.directory, new=options.new),
+        closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
+        interrupts.caught(),
+    ):
+        execution = _Execution(plan, store, options, interrupts)
+        error = await execution.run()
+        place = execution.is_planned or not store.has_unplaced_results()
+        rows = InterruptibleRows(store, interrupts)
+        return await anyio.to_thread.run_sync(conclude, plan, store, rows, error, place)
 
 
 class _Execution:
     """One process working on a run."""
 
-    def __init__(self, plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> None:
+    def __init__(
+        self,
+        plan: Prepared,
+        store: checkpoint.Checkpoint,
+        options: RunOptions,
+        interrupts: Interrupts,
+    ) -> None:
         self._plan = plan
         self._store = store
         self._options = options
-        self._journal = checkpoint.Journal(store)
-        self._waits = Waits()
+        self._interrupts = interrupts
         self._samples = plan.job.request.samples
         unit = "row" if self._samples == 1 else "sample"
-        self._progress = Progress(
-            plan.job.name, plan.total * self._samples, unit=unit, quiet=options.quiet
-        )
+        total = plan.total * self._samples
+        self._progress = Progress(plan.job.name, total, unit=unit, quiet=options.quiet)
+        self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
+        self._journal = checkpoint.Journal(store, self._patience)
+        self._waits = Waits()
         self._work_scope = anyio.CancelScope()
         # A row with images takes megabytes once it is rendered.
-        self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
-        self._interrupted: signal.Signals | None = None
+        chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
+        self._chunk_rows = max(1, chunk_rows // self._samples)
         self._reused = 0
         self._sent = 0
         self._sending = anyio.CancelScope()
@@ -146,6 +130,7 @@ class _Execution:
                 await self._with_journal()
         except BaseExceptionGroup as group:
             raise _ours(group) from group
+        self._look_at_place()
         error = self._outcome()
         outcome = "finished" if error is None else f"stopped: {error}"
         self._store.finish_execution(outcome, dict(self._waits.seconds))
@@ -177,8 +162,8 @@ class _Execution:
                     self._dispatcher = self._make_dispatcher(client)
                     helpers.start_soon(self._show_waits)
                     helpers.start_soon(self._note_waits)
-                    if threading.current_thread() is threading.main_thread():
-                        helpers.start_soon(self._watch_signals, helpers)
+                    helpers.start_soon(self._heed_signals)
+                    helpers.start_soon(self._watch_place)
                     await self._send_everything()
                     helpers.cancel_scope.cancel()
             finally:
@@ -228,13 +213,13 @@ class _Execution:
         )
 
     async def _send_everything(self) -> None:
-        send, receive = anyio.create_memory_object_stream["PlannedRequest"](self._chunk_rows)
+        send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
         with self._work_scope:
             async with receive, anyio.create_task_group() as work:
                 work.start_soon(self._feed, send)
                 work.start_soon(self._dispatcher.run, receive)
 
-    async def _feed(self, send: ObjectSendStream[PlannedRequest]) -> None:
+    async def _feed(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
         """Read, render and plan ahead of the workers."""
         self._dispatcher.on_drain(self._stop_sending)
         async with send:
@@ -244,7 +229,7 @@ class _Execution:
                 self._error = error
                 self._dispatcher.drain()
 
-    async def _plan_all(self, send: ObjectSendStream[PlannedRequest]) -> None:
+    async def _plan_all(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
         mark = self._plan.mark
         is_known = await self._journal.call(self._store.is_planned, mark)
         if not (is_known and await self._is_settled(0, self._plan.total)):
@@ -258,7 +243,9 @@ class _Execution:
             unit = self._progress.unit
             self._progress.note(f"{self._reused} {unit}s have their result already; {rest}")
 
-    async def _plan_rows(self, send: ObjectSendStream[PlannedRequest], *, is_known: bool) -> None:
+    async def _plan_rows(
+        self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
+    ) -> None:
         chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
@@ -288,13 +275,11 @@ class _Execution:
         return not to_send
 
     async def _hand_over(
-        self, pending: list[PlannedRequest], send: ObjectSendStream[PlannedRequest]
+        self, pending: list[PlannedRequest], send: ObjectSendStream[list[PlannedRequest]]
     ) -> None:
         with anyio.CancelScope() as self._sending:
-            for request in pending:
-                if self._dispatcher.is_draining:
-                    return
-                await send.send(request)
+            if pending and not self._dispatcher.is_draining:
+                await send.send(pending)
 
     def _stop_sending(self) -> None:
         self._sending.cancel()
@@ -329,24 +314,40 @@ class _Execution:
                 await self._journal.call(self._store.note_waiting, reason)
                 noted = reason
 
-    async def _watch_signals(self, helpers: TaskGroup) -> None:
+    async def _heed_signals(self) -> None:
         """The first signal lets what is in flight finish; the second cancels it."""
-        with anyio.open_signal_receiver(*SIGNALS) as signals:
-            async for signum in signals:
-                if self._interrupted is not None:
-                    self._work_scope.cancel()
-                    continue
-                self._interrupted = signum
-                self._dispatcher.drain()
-                helpers.start_soon(self._end_of_grace)
-                self._progress.note(
-                    f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
-                    f"{self._options.grace_s:g} s; once more to cancel them"
-                )
+        await self._interrupts.asked.wait()
+        self._progress.note(
+            f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
+            f"{self._options.grace_s:g} s; once more to cancel them"
+        )
+        await self._wind_up()
 
-    async def _end_of_grace(self) -> None:
-        await anyio.sleep(self._options.grace_s)
+    async def _watch_place(self) -> None:
+        """Stop when somebody removes or moves the run directory: nothing could be resumed."""
+        while True:
+            await anyio.sleep(REFRESH_S)
+            if not self._store.is_in_place():
+                await self._wind_up()
+
+    async def _wind_up(self) -> None:
+        """Send nothing more; cancel what is in flight after the grace, or when the user insists."""
+        self._dispatcher.drain()
+        with anyio.move_on_after(self._options.grace_s):
+            await self._interrupts.insisted.wait()
+        self._patience.end()
         self._work_scope.cancel()
+
+    def _look_at_place(self) -> None:
+        if not self._store.is_in_place():
+            self._store.put_back()
+            self._error = CheckpointError(
+                f"{self._store.path}: was removed or moved during the run, which stopped; "
+                "the checkpoint with every answer was written there again"
+            )
+
+    def _note_from_thread(self, message: str) -> None:
+        anyio.from_thread.run_sync(self._progress.note, message)
 
     def _outcome(self) -> BatchrunError | None:
         dispatcher = self._dispatcher
@@ -356,8 +357,8 @@ class _Execution:
             return RunStopped(_fatal_message(self._plan.job, dispatcher.fatal))
         if dispatcher.stop_reason is not None:
             return RunStopped(f"stopped: {dispatcher.stop_reason}; what was answered is saved")
-        if self._interrupted is not None:
-            return Interrupted(self._interrupted, "interrupted; what was answered is saved")
+        if self._interrupts.first is not None:
+            return Interrupted(self._interrupts.first, "interrupted; what was answered is saved")
         return None
 
 
@@ -386,23 +387,6 @@ def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
     return next(chunks, None)
 
 
-def _conclude(
-    plan: Prepared, store: checkpoint.Checkpoint, error: BatchrunError | None, is_placed: bool
-) -> RunReport:
-    """Write what is there, also after a stop; the results are safe whatever happens here.
-
-    Outputs of an earlier execution are better than ones that lack answers which are there but were
-    not matched to their rows before the stop: then the files stay as they are.
-    """
-    written = Written()
-    try:
-        if is_placed:
-            written = write_files(plan.job, plan.source, store, plan.directory, plan.evaluation)
-    except (OutputError, JobError) as problem:
-        error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
-
-
 def _fatal_message(job: Job, fault: ProviderFault) -> str:
     """Say what the provider refused, and what to look at."""
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
@@ -413,7 +397,7 @@ def _fatal_message(job: Job, fault: ProviderFault) -> str:
         hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
     else:
         hint = "the account's quota or credit is exhausted; raise it"
-    message = f"{report.printable(fault.error_type)}: {report.printable(fault.message)}"
+    message = f"{printable(fault.error_type)}: {printable(fault.message)}"
     return f"{job.request.base_url} refused: {status}{message}; {hint}. What was answered is saved"
 
 

@@ -22,13 +22,14 @@ from pathlib import Path
 
 CONTENDERS = Path(__file__).with_name("contenders.py")
 # Clients that would take all day get fewer requests.
-SHARE = {"httpx": 0.02, "openai": 0.2, "lm-deluge": 0.5}
+SHARE = {"httpx": 0.02, "openai": 0.2, "lm-deluge": 0.5, "async-batch-llm": 0.1}
 NEEDS = {
     "aiohttp": "aiohttp",
     "httpx": "httpx",
     "openai": "openai",
     "batchrun": "batchrun",
     "lm-deluge": "lm_deluge",
+    "async-batch-llm": "async_batch_llm",
 }
 TIME_LIMIT_S = 120
 
@@ -37,7 +38,7 @@ def main() -> None:
     """Measure and print."""
     options = read_options()
     pythons = {name: python for name in options.only if (python := find(name, options.peers))}
-    print(f"{'in flight':>9}  {'client':10} {'requests/s':>10} {'of aiohttp':>10} {'server':>7}")
+    print(f"{'in flight':>9}  {'client':15} {'requests/s':>10} {'of aiohttp':>10} {'server':>7}")
     for in_flight in options.in_flight:
         rounds = [one_round(pythons, options, in_flight) for _ in range(options.rounds)]
         for name in pythons:
@@ -119,13 +120,13 @@ def counted(url: str) -> tuple[int, float]:
 def tell(name: str, in_flight: int, rounds: list[dict[str, tuple[float, float]]]) -> None:
     """Print the medians of a client."""
     if not rounds:
-        print(f"{in_flight:>9}  {name:10} {'–':>10}")
+        print(f"{in_flight:>9}  {name:15} {'–':>10}")
         return
     rate = statistics.median(found[name][0] for found in rounds)
     busy = statistics.median(found[name][1] for found in rounds)
     ratios = [found[name][0] / found["aiohttp"][0] for found in rounds if "aiohttp" in found]
     ratio = f"{statistics.median(ratios):.2f}" if ratios else "–"
-    print(f"{in_flight:>9}  {name:10} {rate:>10,.0f} {ratio:>10} {busy:>7.0%}")
+    print(f"{in_flight:>9}  {name:15} {rate:>10,.0f} {ratio:>10} {busy:>7.0%}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import polars as pl
 import pytest
@@ -108,3 +111,22 @@ def batchrun(
 ) -> tuple[int, str, str]:
     """Run the command to its end."""
     return finish(start_batchrun(*arguments, cwd=cwd, env=env))
+
+
+def command(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run the command in this process, which is ten times faster; any exception is the test's."""
+    from batchrun import cli
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment() if env is None else env, clear=True),
+        mock.patch.object(sys, "argv", ["batchrun", *map(str, arguments)]),
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        pytest.raises(SystemExit) as caught,
+    ):
+        cli.main()
+    return int(caught.value.code or 0), stdout.getvalue(), stderr.getvalue()

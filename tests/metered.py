@@ -35,7 +35,7 @@ from batchrun.simulator.quota import Quota
 from batchrun.simulator.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyio.abc import ObjectSendStream
 
@@ -181,16 +181,16 @@ async def dispatch(
     rows: dict[int, Row] = {}
     provider.rows = rows
 
-    async def feed(send: ObjectSendStream[PlannedRequest]) -> None:
+    async def feed(send: ObjectSendStream[Sequence[PlannedRequest]]) -> None:
         async with send:
             for key in range(1, count + 1):
                 if dispatcher.is_draining:
                     return
                 rows[key] = row(key)
-                await send.send(planned(key, rows[key], provider.wire_format))
+                await send.send([planned(key, rows[key], provider.wire_format)])
 
     with anyio.move_on_after(seconds):
-        send, receive = anyio.create_memory_object_stream[PlannedRequest](16)
+        send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"]()
         async with receive, anyio.create_task_group() as group:
             group.start_soon(feed, send)
             await dispatcher.run(receive)

@@ -107,31 +107,28 @@ class Journal:
     fails: bool = False
 
     async def begin(self, start: AttemptStart) -> None:
-        try:
-            await self._write()
-        finally:
-            # What was handed over gets written, whether or not anybody still waits for it.
-            self.starts.append(start)
+        await self._write(self.starts.append, start)
 
     async def fail(self, attempt: Attempt) -> None:
-        await self._write()
-        self.attempts.append(attempt)
+        await self._write(self.attempts.append, attempt)
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
-        await self._write()
-        self.turns.append(turn)
         if attempt is not None:
             self.attempts.append(attempt)
+        await self._write(self.turns.append, turn)
 
     async def finish(self, result: Result) -> None:
-        await self._write()
         self.attempts.append(result.last)
-        self.results.append(result)
+        await self._write(self.results.append, result)
 
-    async def _write(self) -> None:
-        await anyio.sleep(self.takes_s)
+    async def _write(self, keep: Callable[[Any], None], event: Any) -> None:
         if self.fails:
             raise CheckpointError("disk full")
+        # What was handed over gets written, whether or not anybody still waits for it.
+        try:
+            await anyio.sleep(self.takes_s)
+        finally:
+            keep(event)
 
     @property
     def statuses(self) -> dict[int, str]:
@@ -173,10 +170,9 @@ class Bench:
 
     async def run(self, *requests: PlannedRequest) -> None:
         """Dispatch these requests to the end; nothing may take for ever."""
-        send, receive = anyio.create_memory_object_stream[PlannedRequest](len(requests))
+        send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"](1)
         with send:
-            for request in requests:
-                send.send_nowait(request)
+            send.send_nowait(requests)
         with anyio.fail_after(100_000), receive:
             await self.dispatcher.run(receive)
 
@@ -566,13 +562,13 @@ async def test_every_attempt_waits_for_the_limits_again() -> None:
 
 async def test_requests_are_taken_as_they_come_and_the_run_ends_with_the_stream() -> None:
     bench = Bench(Sender(), workers=2)
-    send, receive = anyio.create_memory_object_stream[PlannedRequest]()
+    send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"]()
     async with receive, anyio.create_task_group() as group:
         group.start_soon(bench.dispatcher.run, receive)
         async with send:
             for key in (1, 2, 3):
                 await anyio.sleep(10)
-                await send.send(planned(key))
+                await send.send([planned(key)])
     assert bench.sender.times == pytest.approx([10, 20, 30], abs=0.1)
 
 

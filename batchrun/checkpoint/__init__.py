@@ -1,13 +1,14 @@
 """The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
 
-`Checkpoint` is the file, `Journal` its asynchronous side, `DirectoryLock` keeps a second execution
-out, `totals` adds a run up; `scores` keeps what the answers are worth, `compare_rows`
-compares two runs.
+`Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
+`DirectoryLock` keeps a second execution out, `totals` adds a run up; `scores` keeps what the answers
+are worth, `compare_rows` compares two runs.
 """
 
 from batchrun.checkpoint.journal import Journal
-from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory
+from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory, refuse_locked
 from batchrun.checkpoint.pairs import compare_rows
+from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.scores import answers, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.totals import totals
@@ -17,10 +18,12 @@ __all__ = [
     "Checkpoint",
     "DirectoryLock",
     "Journal",
+    "Patience",
     "answers",
     "compare_rows",
     "is_locked",
     "open_directory",
+    "refuse_locked",
     "score_rows",
     "score_totals",
     "totals",

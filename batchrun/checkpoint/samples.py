@@ -12,20 +12,22 @@ from batchrun.records import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-# Where these stand in a row of results: behind the ordinal and the custom_id.
+# Where these stand among the columns of results: behind the ordinal and the custom_id.
 _STATUS, _RESPONSE, _RESPONSES = 2, 3, 4
 _AMOUNTS = range(11, 18)  # tokens, cost, attempts
 _FINISHED = 19
 _ERROR = range(20, 23)  # http_status, error_type, error_message
 
 
-def together(items: Iterable[tuple[Any, ...]], samples: int) -> list[tuple[Any, ...]]:
-    """Return one row of results for each row of the input.
+def together(columns: Sequence[list[Any]], samples: int) -> list[list[Any]]:
+    """Return the columns of results with one row for each row of the input.
 
     It succeeded when all of its samples did, and errored when one of them did. `responses` has the
     texts of all; amounts are sums; everything else is of the first sample, or of the first error.
     """
-    return [_together(row, group, samples) for row, group in _grouped(items, samples)]
+    items = zip(*columns, strict=True)
+    rows = [_together(row, group, samples) for row, group in _grouped(items, samples)]
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
 
 
 def _together(row: int, group: Sequence[tuple[Any, ...]], samples: int) -> tuple[Any, ...]:

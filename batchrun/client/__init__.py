@@ -18,7 +18,14 @@ import anyio
 import httpx
 
 from batchrun import formats
-from batchrun.client.transport import STREAM_EXTENSION, BodyStream, PyreqwestTransport
+from batchrun.client.keys import completion_without, fault_without, id_without
+from batchrun.client.transport import (
+    HEAD_EXTENSION,
+    STREAM_EXTENSION,
+    TIMEOUT_EXTENSION,
+    BodyStream,
+    PyreqwestTransport,
+)
 from batchrun.errors import ProviderError, ProviderFault
 
 if TYPE_CHECKING:
@@ -35,12 +42,43 @@ MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
-MIN_KEY_PART = 4
 MAX_RETRY_AFTER_S = 24 * 3600.0
 
 
-# An address, and the headers that all requests to it have.
-_Head = tuple[httpx.URL, tuple[tuple[bytes, bytes], ...]]
+class _Head:
+    """An address, and the headers that all requests to it have."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        self.url = request.url
+        self.headers = request.headers
+        self.texts = str(request.url), request.headers.multi_items()
+
+
+class _Outgoing(httpx.Request):
+    """A request whose head is that of many: what is the same is not worked out for each."""
+
+    def __init__(self, head: _Head, wire: WireRequest, timeout_s: float) -> None:
+        self.method = "POST"
+        self.url = head.url
+        self.stream = httpx.ByteStream(wire.body)
+        self.extensions = {
+            HEAD_EXTENSION: head.texts,
+            STREAM_EXTENSION: wire.stream,
+            TIMEOUT_EXTENSION: timeout_s,
+        }
+        self._head = head
+        self._body = wire.body
+
+    @property
+    def headers(self) -> httpx.Headers:  # type: ignore[override]
+        """Those of the head, and the length of the body."""
+        headers = self._head.headers.copy()
+        headers["content-length"] = str(len(self._body))
+        return headers
+
+    def read(self) -> bytes:
+        """Return the body."""
+        return self._body
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +122,7 @@ class Client:
         self._key_header = () if key is None else (formats.key_header(wire_format, key, auth),)
         self._timeout_s = timeout_s
         self._transport = transport
+        self._transport_keeps_deadlines = getattr(transport, "keeps_deadlines", False)
         self._reroute = reroute
         self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], _Head] = {}
 
@@ -94,27 +133,20 @@ class Client:
             ProviderError: for everything that is not a completion.
         """
         try:
-            return await self._translated(wire)
+            exchange = await self._translated(wire)
         except ProviderError as error:
-            raise ProviderError(self._without_key(error.fault)) from None
-
-    def _without_key(self, fault: ProviderFault) -> ProviderFault:
-        """Strike out the key: some providers quote the one that they refuse."""
-        if self._key is None:
-            return fault
-        return replace(
-            fault,
-            error_type=_struck_out(self._key, fault.error_type),
-            message=_struck_out(self._key, fault.message),
-            request_id=fault.request_id and _struck_out(self._key, fault.request_id),
+            raise ProviderError(fault_without(self._key, error.fault)) from None
+        completion = completion_without(self._key, exchange.completion)
+        return (
+            exchange
+            if completion is exchange.completion
+            else replace(exchange, completion=completion)
         )
 
     async def _translated(self, wire: WireRequest) -> Exchange:
         """Make one attempt with every foreign error translated."""
-        deadline = anyio.current_time() + self._timeout_s
         try:
-            with anyio.CancelScope(deadline=deadline) as scope:
-                return await self._exchange(wire)
+            return await self._in_time(wire)
         except httpx.ConnectError as error:
             raise _broken("connection_error", str(error), maybe_billed=False) from None
         except httpx.ConnectTimeout as error:
@@ -125,7 +157,12 @@ class Client:
             raise _broken("connection_error", str(error)) from None
         except httpx.DecodingError as error:
             raise _broken("invalid_response", f"the body cannot be decompressed: {error}") from None
-        assert scope.cancelled_caught  # noqa: S101 - the only way to get here
+
+    async def _in_time(self, wire: WireRequest) -> Exchange:
+        if self._transport_keeps_deadlines:
+            return await self._exchange(wire)
+        with anyio.move_on_after(self._timeout_s):
+            return await self._exchange(wire)
         raise _broken("timeout", f"no answer within {self._timeout_s:g} s")
 
     async def aclose(self) -> None:
@@ -133,9 +170,11 @@ class Client:
         await self._transport.aclose()
 
     async def _exchange(self, wire: WireRequest) -> Exchange:
-        response = await self._transport.handle_async_request(self._http_request(wire))
+        request = _Outgoing(self._head(wire), wire, self._timeout_s)
+        response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
         request_id = formats.request_id(self._format, headers)
+        request_id = id_without(self._key, request_id)
         try:
             completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
@@ -152,17 +191,13 @@ class Client:
     async def _read(
         self, response: httpx.Response, headers: Mapping[str, str], request_id: str | None
     ) -> Completion:
-        # httpx's iteration would also close the response, and an answer must not wait for that.
-        body = response.aiter_bytes() if "content-encoding" in headers else response.stream
         # The answer's own type decides: a server may stream unasked, or not although asked.
-        streams = "text/event-stream" in headers.get("content-type", "").lower()
-        if streams and response.status_code == 200:
-            pieces = _bounded(cast("AsyncIterable[bytes]", body), 200, MAX_STREAM_BYTES)
-            return await self._read_stream(pieces)
-        pieces = _bounded(cast("AsyncIterable[bytes]", body), response.status_code, MAX_BODY_BYTES)
-        content = await _joined(pieces)
-        if response.status_code != 200:
-            raise ProviderError(_status_fault(response.status_code, headers, content, request_id))
+        status = response.status_code
+        if status == 200 and "text/event-stream" in headers.get("content-type", "").lower():
+            return await self._read_stream(_bounded(response, headers, MAX_STREAM_BYTES))
+        content = await _content(response, headers)
+        if status != 200:
+            raise ProviderError(_status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers stream under the type of a whole answer.
             reader = formats.StreamReader(self._format)
@@ -179,17 +214,6 @@ class Client:
                     await _read_off(pieces)
                     break
         return reader.finish()
-
-    def _http_request(self, wire: WireRequest) -> httpx.Request:
-        url, headers = self._head(wire)
-        # With a stream instead of content, httpx has nothing to work out for each request.
-        return httpx.Request(
-            "POST",
-            url,
-            headers=[*headers, (b"content-length", b"%d" % len(wire.body))],
-            stream=httpx.ByteStream(wire.body),
-            extensions={STREAM_EXTENSION: wire.stream},
-        )
 
     def _head(self, wire: WireRequest) -> _Head:
         """Make address and headers once: all requests of a job have one or a few."""
@@ -215,16 +239,7 @@ class Client:
             address = other + wire.url.removeprefix(original)
         request = httpx.Request("POST", address, headers=[*wire.headers, *key_header])
         del request.headers["content-length"]
-        return request.url, tuple(request.headers.raw)
-
-
-def _struck_out(key: str, text: str) -> str:
-    """Replace a key in a text, also where the end of the text cuts it short."""
-    text = text.replace(key, "***")
-    for length in range(len(key) - 1, MIN_KEY_PART - 1, -1):
-        if text.endswith(key[:length]):
-            return text[:-length] + "***"
-    return text
+        return _Head(request)
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:
@@ -232,24 +247,29 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
 
 
-async def _joined(pieces: AsyncIterable[bytes]) -> bytes:
-    read = [piece async for piece in pieces]
-    return read[0] if len(read) == 1 else b"".join(read)
+async def _content(response: httpx.Response, headers: Mapping[str, str]) -> bytes:
+    """Read a whole body: in one step where it is known to be short."""
+    stream = response.stream
+    if isinstance(stream, BodyStream) and stream.is_short and "content-encoding" not in headers:
+        return await stream.whole()
+    return b"".join([piece async for piece in _bounded(response, headers, MAX_BODY_BYTES)])
 
 
 async def _bounded(
-    body: AsyncIterable[bytes], status: int, most_bytes: int
+    response: httpx.Response, headers: Mapping[str, str], most_bytes: int
 ) -> AsyncGenerator[bytes]:
     """Yield the pieces of a body that is not larger than it may be."""
+    # httpx's iteration would also close the response, and an answer must not wait for that.
+    body = response.aiter_bytes() if "content-encoding" in headers else response.stream
     size = 0
-    async for piece in body:
+    async for piece in cast("AsyncIterable[bytes]", body):
         size += len(piece)
         if size > most_bytes:
             raise ProviderError(
                 ProviderFault(
                     "response_too_large",
                     f"the body is larger than {most_bytes // 2**20} MiB",
-                    status,
+                    response.status_code,
                     should_retry=False,
                     maybe_billed=True,
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,7 +20,7 @@ from pyreqwest.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterator
+    from collections.abc import AsyncIterator, Awaitable
 
     from pyreqwest.client import Client as PyreqwestClient
     from pyreqwest.response import Response
@@ -31,8 +30,11 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
 SHORT_BODY_BYTES = 1024 * 1024
-# Tells the transport, through httpx's request extensions, that a stream was asked for.
+# What the transport is told through httpx's request extensions: that a stream was asked for, address
+# and headers as texts (they are the same for all requests of a job), and the seconds for all of it.
 STREAM_EXTENSION = "batchrun.stream"
+HEAD_EXTENSION = "batchrun.head"
+TIMEOUT_EXTENSION = "batchrun.timeout_s"
 
 _CONNECTING = "client error (Connect)"
 
@@ -48,6 +50,9 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         connect_timeout_s: the longest that connecting may take.
     """
 
+    # All of an exchange ends within TIMEOUT_EXTENSION, so that nobody else has to watch over it.
+    keeps_deadlines = True
+
     def __init__(self, *, connections: int, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         self._client: PyreqwestClient = (
             ClientBuilder()
@@ -62,22 +67,29 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the response's body is read from its stream."""
-        builder = self._client.request(request.method, str(request.url))
-        builder = builder.headers(request.headers.multi_items()).body_bytes(request.read())
-        if request.extensions.get(STREAM_EXTENSION):
+        told = request.extensions
+        url, headers = told.get(HEAD_EXTENSION) or _head(request)
+        builder = self._client.request(request.method, url).headers(headers)
+        builder = builder.body_bytes(request.read())
+        if (timeout_s := told.get(TIMEOUT_EXTENSION)) is not None:
+            builder = builder.timeout(timedelta(seconds=timeout_s))
+        if told.get(STREAM_EXTENSION):
             # pyreqwest gathers the beginning of a body before it hands the response over, which
             # saves a step for answers in one piece and would hold a stream back.
             builder = builder.streamed_read_buffer_limit(0)
         exchange = builder.build_streamed()
-        with _translating(request):
-            response = await _cancellable(exchange.__aenter__())
-        headers = list(response.headers.items())
-        stream = BodyStream(exchange.__aexit__, response, request, _length(headers))
-        return httpx.Response(response.status, headers=headers, stream=stream, request=request)
+        response = await _awaited(exchange.__aenter__(), request)
+        received = list(response.headers.items())
+        stream = BodyStream(exchange.__aexit__, response, request, _length(received))
+        return httpx.Response(response.status, headers=received, stream=stream, request=request)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
+    return str(request.url), request.headers.multi_items()
 
 
 def _length(headers: list[tuple[str, str]]) -> int | None:
@@ -101,19 +113,24 @@ class BodyStream(httpx.AsyncByteStream):
         self._leave = leave
         self._response = response
         self._request = request
-        self._is_short = length is not None and length <= SHORT_BODY_BYTES
+        self.is_short = length is not None and length <= SHORT_BODY_BYTES
         self.is_read = False
 
+    async def whole(self) -> bytes:
+        """Read all of a body that `is_short`."""
+        content = bytes(await _awaited(self._response.bytes(), self._request))
+        self.is_read = True
+        return content
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _translating(self._request):
-            if self._is_short:
-                yield bytes(await _cancellable(self._response.bytes()))
-            else:
-                # `read` would wait until so many bytes have come, or the end.
-                reader = self._response.body_reader
-                while (piece := await _cancellable(reader.read_chunk())) is not None:
-                    yield bytes(piece)
-            self.is_read = True
+        if self.is_short:
+            yield await self.whole()
+            return
+        # `read` would wait until so many bytes have come, or the end.
+        reader = self._response.body_reader
+        while (piece := await _awaited(reader.read_chunk(), self._request)) is not None:
+            yield bytes(piece)
+        self.is_read = True
 
     async def aclose(self) -> None:
         """Let go of the connection, unless that has happened already."""
@@ -121,24 +138,19 @@ class BodyStream(httpx.AsyncByteStream):
             await self._leave(None, None, None)  # type: ignore[operator]
 
 
-async def _cancellable(awaitable: Awaitable[T]) -> T:
-    """Await pyreqwest; when the task is cancelled, with the cancellation that anyio knows.
+async def _awaited(awaitable: Awaitable[T], request: httpx.Request) -> T:
+    """Await pyreqwest, with its errors in httpx's words.
 
-    pyreqwest raises a `CancelledError` of its own, which no cancel scope would own up to.
+    When the task is cancelled pyreqwest raises a `CancelledError` of its own, which no cancel scope
+    would own up to; then the one that anyio knows is raised.
     """
     try:
         return await awaitable
+    except PyreqwestError as error:
+        raise _as_httpx(error, request) from error
     except anyio.get_cancelled_exc_class():
         await anyio.lowlevel.checkpoint_if_cancelled()
         raise
-
-
-@contextmanager
-def _translating(request: httpx.Request) -> Iterator[None]:
-    try:
-        yield
-    except PyreqwestError as error:
-        raise _as_httpx(error, request) from error
 
 
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
@@ -147,10 +159,11 @@ def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportE
     # The first cause repeats the URL; the later ones say what happened.
     reasons = [cause["message"] for cause in causes if " for url (" not in cause["message"]]
     message = ": ".join([str(error.args[0]), *reasons])
+    is_connecting = _CONNECTING in reasons
     kinds: tuple[tuple[type[PyreqwestError], type[httpx.TransportError]], ...] = (
-        (ConnectTimeoutError, httpx.ConnectTimeout),
-        # A connection that was there and broke is a ConnectError too, but not a failed connect.
-        (ConnectError, httpx.ConnectError if _CONNECTING in reasons else httpx.ReadError),
+        # What was there and broke, or took too long, is named so too, but is no failed connect.
+        (ConnectTimeoutError, httpx.ConnectTimeout if is_connecting else httpx.ReadTimeout),
+        (ConnectError, httpx.ConnectError if is_connecting else httpx.ReadError),
         (RequestTimeoutError, httpx.ReadTimeout),
         (WriteError, httpx.WriteError),
         (ReadError, httpx.ReadError),
@@ -158,5 +171,7 @@ def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportE
     )
     for kind, translated in kinds:
         if isinstance(error, kind):
+            if translated is httpx.ReadTimeout and TIMEOUT_EXTENSION in request.extensions:
+                message = f"no answer within {request.extensions[TIMEOUT_EXTENSION]:g} s"
             return translated(message, request=request)
     return httpx.RemoteProtocolError(message, request=request)

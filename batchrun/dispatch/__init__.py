@@ -28,13 +28,14 @@ from batchrun.dispatch.progress import (
     settle,
     too_many_turns,
 )
+from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.limits import CapReached, demand, most_tokens
 from batchrun.records import Attempt, AttemptStart, Completion, Result, Status, Turn
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from anyio.abc import ObjectReceiveStream
 
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 # Refused so often in a row, a request goes behind the others: it may be the one that is too large.
 PATIENCE_WITH_REFUSALS = 3
-# Started at once; the others as they are needed.
-FIRST_WORKERS = 64
 
 
 class Dispatcher:
@@ -87,8 +86,7 @@ class Dispatcher:
         self._errors = errors
         self._prices = prices
         self._config = config
-        self._workers = 0
-        self._idle = 0
+        self._workers = Workers(self._complete, limits.workers_wanted)
         self._jitter = jitter
         self._review = review
         self._tools = tools
@@ -99,16 +97,14 @@ class Dispatcher:
         self.fatal: ProviderFault | None = None
         self.stop_reason: str | None = None
 
-    async def run(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
+    async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Send every request of the stream; returns when all have a result or the run drains."""
-        async with anyio.create_task_group() as self._pool:
-            self._requests = requests
-            for _ in range(min(self._limits.workers_wanted(), FIRST_WORKERS)):
-                self._start_worker()
+        await self._workers.run(requests)
 
     def drain(self) -> None:
         """Send nothing more. What is in flight goes on to its end; what waits stays pending."""
         self.is_draining = True
+        self._workers.stop()
         for scope in list(self._waiting):
             scope.cancel()
         for notify in self._on_drain:
@@ -119,24 +115,6 @@ class Dispatcher:
         self._on_drain.append(notify)
         if self.is_draining:
             notify()
-
-    def _add_worker(self) -> None:
-        """Add a worker when all are busy and one more would have something to do."""
-        if self._idle == 0 and self._workers < self._limits.workers_wanted():
-            self._start_worker()
-
-    def _start_worker(self) -> None:
-        self._workers += 1
-        self._idle += 1
-        self._pool.start_soon(self._work, self._requests)
-
-    async def _work(self, requests: ObjectReceiveStream[PlannedRequest]) -> None:
-        async for request in requests:
-            self._idle -= 1
-            self._add_worker()
-            if not self.is_draining:
-                await self._complete(request)
-            self._idle += 1
 
     async def _complete(self, request: PlannedRequest) -> None:
         """Take one request to its result, unless the run drains first.
@@ -152,9 +130,9 @@ class Dispatcher:
         self, request: PlannedRequest, progress: Progress
     ) -> PlannedRequest | None:
         """Return the request as far as its conversation came in earlier executions."""
-        following = replace(request, turns=())
         if self._tools is None:
-            return following
+            return request
+        following = replace(request, turns=())
         if len(request.turns) >= self._tools.max_turns:
             await self._give_up_unsent(request, progress, *too_many_turns(self._tools))
             return None
@@ -378,7 +356,7 @@ class Dispatcher:
         if progress.rate_limited % PATIENCE_WITH_REFUSALS == 0:
             progress.place = self._limits.next_place()
         await self._record(attempt)
-        self._add_worker()
+        self._workers.add()
         return Pause(0.0)
 
     async def _wait_in_vain(self, attempt: Attempt) -> None:
@@ -416,12 +394,10 @@ class Dispatcher:
         await self._record(attempt)
 
     async def _record(self, attempt: Attempt) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._journal.fail(attempt)
+        await self._journal.fail(attempt)
 
     async def _finish(self, result: Result, *, waited_out: bool = False) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._journal.finish(result)
+        await self._journal.finish(result)
         errored = result.status is Status.ERRORED
         reason = self._errors.count(errored=errored, waited_out=waited_out)
         if reason is not None:

@@ -27,7 +27,10 @@ class Sender(Protocol):
 
 
 class Journal(Protocol):
-    """Keeps what happens; each call returns when it is safe."""
+    """Keeps what happens; each call returns when it is safe.
+
+    What was handed over is kept even when the caller is cancelled and does not wait for it.
+    """
 
     async def begin(self, start: AttemptStart) -> None:
         """An attempt is about to be sent."""

@@ -135,9 +135,11 @@ class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
+    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet.
     """
 
     dir: Path
     files: tuple[str, ...] = DEFAULT_FILES
     prefix: str = ""
     unnest: Mapping[str, Any] = field(default_factory=dict)
+    escape_formulas: bool = False

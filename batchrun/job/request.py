@@ -18,6 +18,7 @@ from batchrun.formats.endpoint import (
 from batchrun.formats.parameters import PARAMETERS, check, thinking_conflict, unsupported
 from batchrun.formats.tools import read_choice, read_tool
 from batchrun.job.configs import RequestConfig
+from batchrun.job.paths import absolute
 from batchrun.records import AnswerSchema
 from batchrun.sections import did_you_mean
 
@@ -75,9 +76,14 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         answer=_read_answer(section, name),
         auth=_read_auth(section),
         max_tokens_key=_read_max_tokens_key(section, name),
-        image_dir=base / (section.get("image_dir", str) or "."),
+        image_dir=_read_image_dir(section, base),
         samples=_read_samples(section),
     )
+
+
+def _read_image_dir(section: Section, base: Path) -> Path:
+    given = section.text("image_dir", ".")
+    return section.check("image_dir", partial(absolute, base, given), base)
 
 
 def _read_tools(section: Section, wire_format: FormatName) -> tuple[Tool, ...]:

@@ -118,6 +118,7 @@ class Gate:
         self._cooled_at = self._cool_until = -math.inf
         self._strikes = 0
         self._refusals: list[float] = []
+        self._binding = self._binding_rates()
 
     @property
     def cooldown_s(self) -> float:
@@ -162,25 +163,35 @@ class Gate:
         if asked.most_cost is not None and not self._money.fits(asked.most_cost):
             return MONEY, math.inf
         # Asked first, so that a large request is saved up for whatever else it waits for.
-        rates = [
-            (max(self._pace[name].wait_for(amount), self._told[name].wait_for(amount)), name)
-            for name, amount in self._amounts(asked).items()
-        ]
+        rates = self._waits_for_rates(asked) if self._binding else []
         if (seconds := self.cooldown_s) > 0:
             return COOLDOWN, seconds
         if self.concurrency.in_flight >= self.concurrency.limit:
             return CONCURRENCY, math.inf
-        seconds, cause = max(*rates, (self._ramp.wait_for(1), CONCURRENCY))
+        seconds, cause = max([*rates, (self._ramp.wait_for(1), CONCURRENCY)])
         return (cause, seconds) if seconds > 0 else None
+
+    def _waits_for_rates(self, asked: Demand) -> list[tuple[float, str]]:
+        amounts = self._amounts(asked)
+        return [
+            (
+                max(
+                    self._pace[name].wait_for(amounts[name]),
+                    self._told[name].wait_for(amounts[name]),
+                ),
+                name,
+            )
+            for name in self._binding
+        ]
 
     def grant(self, asked: Demand) -> Permit:
         """Let a request through that nothing stands in the way of."""
         amounts = self._amounts(asked)
-        for name, amount in amounts.items():
-            self._pace[name].take(amount)
-            self._told[name].take(amount)
-            if name in self._learned:
-                self._learned[name].take(amount)
+        for name in self._binding:
+            self._pace[name].take(amounts[name])
+            self._told[name].take(amounts[name])
+        for name, learner in self._learned.items():
+            learner.take(amounts[name])
         self._ramp.take(1)
         if asked.most_cost is not None:
             self._money.reserve(asked.most_cost)
@@ -203,11 +214,9 @@ class Gate:
     def withdraw(self, permit: Permit) -> None:
         """See `Permit.withdraw`."""
         self.concurrency.leave(permit.epoch, succeeded=False)
-        for name, amount in permit.amounts.items():
-            self._pace[name].refund(amount, permit.sent_at)
-            self._told[name].take(-amount)
-            if name in self._learned:
-                self._learned[name].refund(amount)
+        self._give_back(permit, permit.amounts)
+        for name, learner in self._learned.items():
+            learner.refund(permit.amounts[name])
         self._money.settle(permit.cost or 0, 0)
         self._changed()
 
@@ -253,13 +262,16 @@ class Gate:
 
     def _refund(self, permit: Permit, attempt: Attempt) -> None:
         used = self._used(permit, attempt)
-        for name, amount in permit.amounts.items():
-            unused = amount - used[name]
-            if unused:
-                self._pace[name].refund(unused, permit.sent_at)
-                self._told[name].take(-unused)
-                if name in self._learned and attempt.cause != Cause.RATE_LIMIT.value:
-                    self._learned[name].refund(unused)
+        unused = {name: amount - used[name] for name, amount in permit.amounts.items()}
+        self._give_back(permit, unused)
+        if attempt.cause != Cause.RATE_LIMIT.value and unused[TOKENS]:
+            self._learned[TOKENS].refund(unused[TOKENS])
+
+    def _give_back(self, permit: Permit, amounts: Mapping[str, float]) -> None:
+        for name in self._binding:
+            if amounts[name]:
+                self._pace[name].refund(amounts[name], permit.sent_at)
+                self._told[name].take(-amounts[name])
 
     def _used(self, permit: Permit, attempt: Attempt) -> Mapping[str, float]:
         """What an attempt took of the rates in the end: all, when nobody knows."""
@@ -321,6 +333,15 @@ class Gate:
         if name in self._learned:
             rates.append(self._learned[name].per_minute)
         self._pace[name].set(min(rates))
+        self._binding = self._binding_rates()
+
+    def _binding_rates(self) -> tuple[str, ...]:
+        """Return the rates that hold requests back: the others need no account."""
+        return tuple(
+            name
+            for name in RATES
+            if not math.isinf(self._pace[name].per_minute) or self._told[name].limit is not None
+        )
 
 
 def _spent(attempt: Attempt, reserved: int) -> int:

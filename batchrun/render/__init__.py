@@ -20,7 +20,8 @@ from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.conversation import arranged, read_messages
 from batchrun.render.expression import Expression
 from batchrun.render.images import read_images
-from batchrun.render.template import ENVIRONMENT, ROW, Text
+from batchrun.render.sandbox import ENVIRONMENT
+from batchrun.render.template import ROW, Text
 from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
-from batchrun.render.template import ENVIRONMENT, ROW, Text
+from batchrun.render.sandbox import ENVIRONMENT
+from batchrun.render.template import ROW, Text
 from batchrun.sections import did_you_mean
 
 if TYPE_CHECKING:
