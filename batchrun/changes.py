@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchrun import __version__, checkpoint
 from batchrun.errors import JobError
+from batchrun.render import sampled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,10 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
     if (same and plan.mark is not None) or not checkpoint.has_answers(store):
         return None
     comparison = checkpoint.Comparison(store, shared=plan.job.request.dedupe)
+    samples = plan.job.request.samples
     for items in plan.source.items(plan.renderer.columns, CHUNK_ROWS):
-        comparison.add(item.fingerprint for item in plan.renderer.render(items))
+        rendered = sampled(plan.renderer.render(items), samples)
+        comparison.add(item.fingerprint for item in rendered)
     found = comparison.result(retry_errored=options.retry_errored)
     return None if same and not found.left_behind else found
 

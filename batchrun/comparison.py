@@ -60,8 +60,8 @@ class ComparedRun:
 
     @property
     def cost_per_correct(self) -> float | None:
-        """The run's cost in USD for each row whose score is 1 or more."""
-        cost, correct = self.cost, self.score.correct
+        """The run's cost in USD for each answer whose score is 1 or more."""
+        cost, correct = self.cost, self.score.right_answers
         return cost / correct if cost is not None and correct else None
 
 

@@ -62,6 +62,7 @@ class Progress:
 
     Args:
         total: items in the run.
+        unit: what an item is called.
         quiet: show nothing.
         terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal.
         clock: returns seconds that never go back.
@@ -72,11 +73,13 @@ class Progress:
         name: str,
         total: int,
         *,
+        unit: str = "row",
         quiet: bool = False,
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
+        self.unit = unit
         self._total = total
         self._quiet = quiet
         self._clock = clock
@@ -98,7 +101,7 @@ class Progress:
             self._bar = _Bar(
                 total=self._total,
                 desc=self._name,
-                unit="row",
+                unit=self.unit,
                 file=self._display,
                 dynamic_ncols=True,
                 mininterval=REFRESH_EVERY_S,
@@ -165,7 +168,8 @@ class Progress:
             self._describe()
         else:
             rate = self._sent / max(now - self._start, 1e-9)
-            self.note(f"{self._name}: {self._done}/{self._total} rows, {rate:.1f}/s{self._facts()}")
+            done = f"{self._done}/{self._total} {self.unit}s"
+            self.note(f"{self._name}: {done}, {rate:.1f}/s{self._facts()}")
 
     def _describe(self) -> None:
         if self._bar is not None:

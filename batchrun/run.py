@@ -25,6 +25,7 @@ from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare, price_book, run_directory
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
+from batchrun.render import sampled
 from batchrun.simulator import Simulator
 from batchrun.terminal import printable
 
@@ -121,13 +122,17 @@ class _Execution:
         self._store = store
         self._options = options
         self._interrupts = interrupts
-        self._progress = Progress(plan.job.name, plan.total, quiet=options.quiet)
+        self._samples = plan.job.request.samples
+        unit = "row" if self._samples == 1 else "sample"
+        total = plan.total * self._samples
+        self._progress = Progress(plan.job.name, total, unit=unit, quiet=options.quiet)
         self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.Journal(store, self._patience)
         self._waits = Waits()
         self._work_scope = anyio.CancelScope()
         # A row with images takes megabytes once it is rendered.
-        self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
+        chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
+        self._chunk_rows = max(1, chunk_rows // self._samples)
         self._reused = 0
         self._sent = 0
         self._sending = anyio.CancelScope()
@@ -163,6 +168,7 @@ class _Execution:
             signature=plan.signature,
             total=plan.total,
             version=__version__,
+            samples=self._samples,
         )
         if self._reuse is not None:
             self._progress.note(told(self._reuse))
@@ -260,7 +266,8 @@ class _Execution:
         if self._reused and self._reuse is None:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
             shared = ", or share one" if self._plan.job.request.dedupe else ""
-            self._progress.note(f"{self._reused} rows have their result already{shared}; {rest}")
+            unit = self._progress.unit
+            self._progress.note(f"{self._reused} {unit}s have their result already{shared}; {rest}")
 
     async def _plan_rows(
         self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
@@ -269,7 +276,7 @@ class _Execution:
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
                 continue
-            rendered = self._plan.renderer.render(items)
+            rendered = sampled(self._plan.renderer.render(items), self._samples)
             pending = await self._journal.call(
                 self._store.plan,
                 rendered,
@@ -288,6 +295,7 @@ class _Execution:
 
         A run that is nearly done is resumed without rendering what is done.
         """
+        first, end = first * self._samples, end * self._samples
         to_send, bad = await self._journal.call(
             self._store.standing, first, end, retry_errored=self._options.retry_errored
         )

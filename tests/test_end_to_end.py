@@ -298,7 +298,7 @@ def test_the_simulator_needs_no_key_and_keeps_its_run_apart(tmp_path: Path) -> N
     assert csv["body"].to_list() == found["body"].to_list()
 
 
-@pytest.mark.parametrize("job", ["product_copy", "follow_up", "showcase"])
+@pytest.mark.parametrize("job", ["product_copy", "follow_up", "showcase", "word_problems"])
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
 def test_the_other_sample_jobs_work_in_both_formats(
     tmp_path: Path, job: str, wire_format: str

@@ -164,6 +164,12 @@ def m005_scores(db: Database) -> None:
     db.execute(SCORES)
 
 
+@migrations()
+def m006_samples(db: Database) -> None:
+    """How often each row is asked: row r has the items r * samples up to (r + 1) * samples."""
+    db.execute("ALTER TABLE run ADD COLUMN samples INTEGER NOT NULL DEFAULT 1")
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 

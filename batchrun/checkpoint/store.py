@@ -12,6 +12,7 @@ import orjson
 
 from batchrun.checkpoint import columns, schema
 from batchrun.checkpoint.planning import Planner, count_standing
+from batchrun.checkpoint.samples import together
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
 from batchrun.records import Status
@@ -145,9 +146,11 @@ class Checkpoint:
         signature: str,
         total: int,
         version: str,
+        samples: int = 1,
     ) -> int:
         """Begin an execution: record the job, settle what a crash left open.
 
+        `total` counts rows; with several `samples` each has as many consecutive items.
         Attempts without an outcome were in flight when a process died: they may have been billed.
         When the plan's signature has changed, rows are matched to requests anew.
 
@@ -161,16 +164,17 @@ class Checkpoint:
                 self.db.execute("DELETE FROM items")
                 self.db.execute("DELETE FROM scores")  # they are by row
             self.db.execute(
-                """INSERT INTO run (id, name, job, base, plan_signature, total, created_us)
-                VALUES (1, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
+                """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
+                VALUES (1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
                 job = excluded.job, base = excluded.base, total = excluded.total,
-                plan_signature = excluded.plan_signature""",
+                samples = excluded.samples, plan_signature = excluded.plan_signature""",
                 (
                     name,
                     _as_json(job),
                     str(base),
                     signature,
                     total,
+                    samples,
                     now_us(),
                 ),
             )
@@ -229,12 +233,13 @@ class Checkpoint:
             raise
 
     def finish_plan(self, total: int, mark: str | None = None) -> None:
-        """Forget items beyond the end of the input; their results stay for when they return.
+        """Forget the items of rows beyond `total`; their results stay for when they return.
 
         `mark` identifies the plan: `is_planned` knows it until the job or the input changes.
         """
         with self.transaction():
-            self.db.execute("DELETE FROM items WHERE ordinal >= ?", (total,))
+            end = total * self.samples
+            self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
             self.db.execute("UPDATE run SET planned = ?", (mark,))
 
     def is_planned(self, mark: str | None) -> bool:
@@ -269,13 +274,21 @@ class Checkpoint:
             )
 
     def columns(self, first: int, end: int) -> list[list[Any]]:
-        """Return the results of the items from ordinal `first` up to `end`, in order.
+        """Return the results of the rows from ordinal `first` up to `end`, in order.
 
         Columns: ordinal, then the result columns of the outputs, `cost_usd` in pico-dollars and
-        `finished_at` in microseconds. Items that were not planned yet are left out.
+        `finished_at` in microseconds. Rows that were not planned yet are left out.
         """
         with usable(self.path):
-            return columns.result_columns(self.db, first, end)
+            samples = self.samples
+            found = columns.result_columns(self.db, first * samples, end * samples)
+        return found if samples == 1 else together(found, samples)
+
+    @property
+    def samples(self) -> int:
+        """How often each row is asked."""
+        row = self.db.execute("SELECT samples FROM run").fetchone()
+        return row[0] if row else 1
 
     def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
         """Yield all attempts, at most `chunk_rows` at a time, in the order of their requests."""

@@ -33,8 +33,8 @@ class RequestConfig:
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
     answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
     among them stay below `image_dir`. `from_columns` names request keys whose
-    column, where it is not empty, takes the place of the key for its row. With `dedupe`, rows that
-    ask the same share one answer.
+    column, where it is not empty, takes the place of the key for its row. Every row is asked
+    `samples` times; with `dedupe`, rows that ask the same share one answer.
     """
 
     format: FormatName
@@ -60,6 +60,7 @@ class RequestConfig:
     auth: str | None = None
     max_tokens_key: str = "max_tokens"
     dedupe: bool = False
+    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True)

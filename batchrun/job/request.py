@@ -39,7 +39,9 @@ JOB_WIDE_KEYS = (
     "cache_system",
     "stream",
     "dedupe",
+    "samples",
 )
+MOST_SAMPLES = 100
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -77,6 +79,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         max_tokens_key=_read_max_tokens_key(section, name),
         image_dir=_read_image_dir(section, base),
         dedupe=section.get("dedupe", bool) or False,
+        samples=_read_samples(section),
     )
 
 
@@ -318,6 +321,15 @@ def _as_json(extra: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot be written as JSON: {error}") from None
     return plain
+
+
+def _read_samples(section: Section) -> int:
+    samples = section.number("samples", int, 1, most=MOST_SAMPLES)
+    if samples > 1 and section.raw("n") not in {None, 1}:
+        section.problem("samples", "and n both ask for several answers; remove one of them")
+    if samples > 1 and section.raw("dedupe") is True:
+        section.problem("samples", "are answers of their own, dedupe shares them; remove one")
+    return samples
 
 
 def _read_headers(section: Section) -> tuple[tuple[str, str], ...]:

@@ -202,6 +202,17 @@ class Renderer:
         return tuple(column for column in columns if column in names)
 
 
+def sampled(rendered: Sequence[RenderedItem], samples: int) -> Sequence[RenderedItem]:
+    """Return each rendered row as often as it is asked, in consecutive items."""
+    if samples == 1:
+        return rendered
+    return [
+        replace(row, ordinal=row.ordinal * samples + number)
+        for row in rendered
+        for number in range(samples)
+    ]
+
+
 def _is_empty(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
@@ -222,4 +233,4 @@ def _turn_key(number: int, config: RequestConfig) -> str:
     return "prompt" if single else f"messages, turn {number}"
 
 
-__all__ = ["Expression", "Renderer"]
+__all__ = ["Expression", "Renderer", "sampled"]
