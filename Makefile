@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo check test bench format clean
+.PHONY: demo check test bench chaos soak format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,12 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.resume
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.limits
+
+chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N"
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+soak: $(READY)  ## run for 15 minutes with faults and look for leaks; SOAK="--minutes N"
+	$(BIN)/python -m tests.soak $(SOAK)
 
 format: $(READY)  ## apply formatting and safe fixes
 	$(BIN)/ruff format .

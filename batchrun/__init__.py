@@ -13,20 +13,22 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from batchrun.comparison import compare, comparison_json, comparison_text
+    from batchrun.conclusion import RunReport
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.prepare import RunOptions
     from batchrun.reporting import write_report
-    from batchrun.run import RunReport, arun_job, run_job
+    from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
 
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
+    "batchrun.conclusion": ("RunReport",),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.prepare": ("RunOptions",),
     "batchrun.reporting": ("write_report",),
-    "batchrun.run": ("RunReport", "arun_job", "run_job"),
+    "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
 }
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import batchrun
-from batchrun.errors import BatchrunError, Interrupted
+from batchrun.errors import BatchrunError, Interrupted, OutputError
+from batchrun.terminal import harmless, harmless_but_coloured, harmless_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TextIO
 
-    from batchrun.run import RunReport
+    from batchrun.conclusion import RunReport
 
 INTERRUPTED_EXIT_CODE = 130
+BROKEN_PIPE_EXIT_CODE = 141
 
 _JOB = click.argument("job", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 _DIRECTORY = click.argument(
@@ -34,21 +37,56 @@ _DIRECTORY = click.argument(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     try:
-        code = cli.main(prog_name="batchrun", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        code = _run_command()
+    except OSError as error:
+        code = _stdout_failed(error)
+    except KeyboardInterrupt:
         _say("interrupted; what was answered is saved")
-        code = INTERRUPTED_EXIT_CODE
+        _leave_at_once(INTERRUPTED_EXIT_CODE)
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritten(stream)
+    sys.exit(code)
+
+
+def _run_command() -> int:
+    try:
+        return cli.main(prog_name="batchrun", standalone_mode=False) or 0
+    except click.ClickException as error:
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except SystemExit:
+        return BROKEN_PIPE_EXIT_CODE  # click's own, and only, way to leave: the reader has gone
     except BatchrunError as error:
         _fail(error)
-        code = error.exit_code
-    except BrokenPipeError:
-        # The reader of stdout (`| head`) has gone; there is nobody left to tell.
-        sys.stderr.close()
-        code = 141
-    sys.exit(code or 0)
+        return error.exit_code
+
+
+def _stdout_failed(error: OSError) -> int:
+    """Answer for a stdout that cannot be written, which is the one file without a name here."""
+    if error.filename is not None:
+        raise error
+    _fail(OutputError(f"standard output could not be written: {error}"))
+    return OutputError.exit_code
+
+
+def _give_up_unwritten(stream: TextIO | None) -> None:
+    """Let what a stream cannot write not fail again, with a code of its own, as Python ends."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """Leave without waiting for threads: one may be reading a large input."""
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritten(stream)
+    os._exit(code)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +134,9 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
 @click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
 @click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
-@click.option("--yes", "-y", is_flag=True, help="Never ask; for cron.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+)
 def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
     """Run JOB, or resume it: running again is how one resumes.
 
@@ -113,6 +153,8 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
         new=options["new"],
         retry_errored=options["retry_errored"],
         quiet=options["quiet"],
+        yes=options["yes"],
+        ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
     done = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
     _conclude(done, quiet=options["quiet"])
@@ -126,7 +168,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
     """Print the first HTTP requests of JOB as JSON lines; send nothing."""
     for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
-        click.echo(line)
+        click.echo(harmless_json(line))
 
 
 @cli.command()
@@ -134,8 +176,8 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
     """Show how far the run in DIRECTORY is, running or not."""
-    colour = _has_colours(sys.stdout)
-    click.echo(batchrun.status(directory, as_json=as_json, colour=colour))
+    text = batchrun.status(directory, as_json=as_json, colour=_has_colours(sys.stdout))
+    click.echo(harmless_json(text) if as_json else harmless_but_coloured(text))
 
 
 @cli.command()
@@ -244,7 +286,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conclude(report: RunReport, *, quiet: bool) -> None:
     if not quiet:
-        _say(report.summary_text(colour=_has_colours(sys.stderr)))
+        _echo(harmless_but_coloured(report.summary_text(colour=_has_colours(sys.stderr))))
     if report.error is None:
         return
     _fail(report.error)
@@ -254,11 +296,15 @@ def _conclude(report: RunReport, *, quiet: bool) -> None:
         _say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
 
 
+def _ask(question: str) -> bool:
+    return click.confirm(harmless(question), err=True)
+
+
 def _fail(error: BatchrunError) -> None:
     label = "error: "
     if _has_colours(sys.stderr):
         label = click.style(label, fg="red", bold=True)
-    _say(label + str(error))
+    _echo(label + harmless(str(error)))
 
 
 def _has_colours(stream: TextIO) -> bool:
@@ -267,4 +313,10 @@ def _has_colours(stream: TextIO) -> bool:
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    _echo(harmless(message))
+
+
+def _echo(text: str) -> None:
+    # Somebody who closed the terminal or the pipe does not change how the run went.
+    with suppress(OSError):
+        click.echo(text, err=True)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun import checkpoint, report
+from batchrun import checkpoint
 from batchrun.errors import JobError
 from batchrun.records import PICO_PER_USD
 from batchrun.scoring import interval, mean_score
 from batchrun.scoring.metrics import bootstrap_interval, mcnemar, mean_interval
+from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,8 +60,8 @@ class ComparedRun:
 
     @property
     def cost_per_correct(self) -> float | None:
-        """The run's cost in USD for each row whose score is 1 or more."""
-        cost, correct = self.cost, self.score.correct
+        """The run's cost in USD for each answer whose score is 1 or more."""
+        cost, correct = self.cost, self.score.right_answers
         return cost / correct if cost is not None and correct else None
 
 
@@ -175,7 +176,7 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
     heads += ["95 % CI", "p"]
     rows = [_pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
     lines += ["", *_table([heads, *rows]), *_notes(runs, names)]
-    return "\n".join(report.printable_line(line) for line in lines)
+    return "\n".join(harmless(line) for line in lines)
 
 
 def _names(runs: Sequence[ComparedRun]) -> dict[Path, str]:

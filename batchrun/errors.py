@@ -4,6 +4,7 @@ BatchrunError
 ├── JobError              exit 2   the job file, an option or the input is wrong; nothing was sent
 ├── RunStopped            exit 4   stopped on purpose: credentials, quota, too many errors
 ├── CheckpointError       exit 5   the checkpoint is unusable or locked by another process
+│   └── CheckpointFull             … for want of room, which may pass
 ├── OutputError           exit 6   outputs could not be written; the results are safe
 ├── Interrupted           exit 128 + signal number; resumable
 ├── RenderError           never ends a run: the item becomes an errored result
@@ -45,6 +46,10 @@ class CheckpointError(BatchrunError):
     exit_code = 5
 
 
+class CheckpointFull(CheckpointError):
+    """The checkpoint cannot be written for want of room, or by a fault of the disk."""
+
+
 class OutputError(BatchrunError):
     """The outputs could not be written; the results are safe in the checkpoint."""
 
@@ -57,7 +62,7 @@ class Interrupted(BatchrunError):
     def __init__(self, signum: signal.Signals, message: str) -> None:
         super().__init__(message)
         self.signum = signum
-        # What a shell reports for a process that died of this signal: 130 or 143.
+        # What a shell reports for a process that died of this signal: 130, 143 or 129.
         self.exit_code = 128 + signum
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
-from batchrun.deliver import write_files
+from batchrun.conclusion import write_files
 from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
@@ -21,6 +21,7 @@ from batchrun.prepare import input_signature
 from batchrun.render import Renderer
 from batchrun.scoring import score_facts, score_lines
 from batchrun.source import Source, is_table
+from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,7 +180,7 @@ def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
     """Describe what a run's answers are worth."""
     if as_json:
         return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
-    return "\n".join(report.printable_line(line) for line in score_lines(totals))
+    return "\n".join(harmless(line) for line in score_lines(totals))
 
 
 def _score_section(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from batchrun.structured import SchemaReview, schema_problem
 from batchrun.toolbox import Toolbox, load_functions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from batchrun.client import TransportPort
@@ -41,6 +42,8 @@ class RunOptions:
         new: start over; an earlier run is kept beside this one.
         retry_errored: try every errored row again, also those that failed for good.
         quiet: no progress and no messages.
+        yes: go on even if that leaves many paid answers behind, without asking.
+        ask: puts a question to whoever runs the job; None when nobody can answer.
         grace_s: how long requests in flight may go on after the first signal.
         transport: carries the requests; None for the network.
     """
@@ -49,6 +52,8 @@ class RunOptions:
     new: bool = False
     retry_errored: bool = False
     quiet: bool = False
+    yes: bool = False
+    ask: Callable[[str], bool] | None = None
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
 

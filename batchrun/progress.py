@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm import tqdm
 
 from batchrun.records import PICO_PER_USD, Status
+from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,7 @@ class Progress:
 
     Args:
         total: items in the run.
+        unit: what an item is called.
         quiet: show nothing.
         terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal.
         cap: the most that the run may cost, over all its executions, in pico-dollars.
@@ -73,6 +75,7 @@ class Progress:
         name: str,
         total: int,
         *,
+        unit: str = "row",
         cap: int | None = None,
         spent: int = 0,
         quiet: bool = False,
@@ -80,6 +83,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
+        self.unit = unit
         self._total = total
         self._quiet = quiet
         self._clock = clock
@@ -102,7 +106,7 @@ class Progress:
             self._bar = _Bar(
                 total=self._total,
                 desc=self._name,
-                unit="row",
+                unit=self.unit,
                 file=self._display,
                 dynamic_ncols=True,
                 mininterval=REFRESH_EVERY_S,
@@ -146,13 +150,14 @@ class Progress:
 
     def waiting(self, reason: str | None) -> None:
         """Say what the run is waiting for, if anything."""
-        self._waiting = reason
+        self._waiting = reason and harmless(reason)
         self._show()
 
     def note(self, message: str) -> None:
         """Print a message without tearing the bar."""
         if self._quiet:
             return
+        message = harmless(message)
         if self._bar is not None:
             self._bar.write(message, file=self._display)
         else:
@@ -168,7 +173,8 @@ class Progress:
             self._describe()
         else:
             rate = self._sent / max(now - self._start, 1e-9)
-            self.note(f"{self._name}: {self._done}/{self._total} rows, {rate:.1f}/s{self._facts()}")
+            done = f"{self._done}/{self._total} {self.unit}s"
+            self.note(f"{self._name}: {done}, {rate:.1f}/s{self._facts()}")
 
     def _describe(self) -> None:
         if self._bar is not None:

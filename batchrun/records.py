@@ -349,6 +349,23 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Reuse:
+    """What a changed plan uses again of earlier answers.
+
+    Attributes:
+        reused: rows that have their result already.
+        new: rows that have to be sent.
+        paid: answers that rows hold now, and that were paid for.
+        left_behind: those of them that no row would hold any more.
+    """
+
+    reused: int
+    new: int
+    paid: int
+    left_behind: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunTotals:
     """What a run amounts to, over all its executions.
 

@@ -6,30 +6,32 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 from __future__ import annotations
 
 import importlib.util
-import signal
-import threading
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 
-from batchrun import __version__, checkpoint, report
+from batchrun import __version__, checkpoint
+from batchrun.changes import agree, needs_consent, reuse_of, told
 from batchrun.client import Client, PyreqwestTransport
-from batchrun.deliver import Written, write_files
+from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.dispatch import Dispatcher
-from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RunStopped
+from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
+from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
-from batchrun.prepare import Prepared, RunOptions, prepare, price_book
+from batchrun.prepare import Prepared, RunOptions, prepare, price_book, run_directory
 from batchrun.pricing import MOST_MODELS
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
+from batchrun.render import sampled
 from batchrun.simulator import Simulator
+from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from anyio.abc import ObjectSendStream, TaskGroup
 
@@ -42,47 +44,16 @@ if TYPE_CHECKING:
         Item,
         PlannedRequest,
         Result,
-        RunTotals,
+        Reuse,
         Turn,
     )
-    from batchrun.scoring import ScoreTotals
 
 CHUNK_ROWS = 512
 IMAGE_CHUNK_ROWS = 8
 REFRESH_S = 0.5
 NOTE_S = 2.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """How a run stands after an execution.
-
-    Attributes:
-        totals: counts, tokens and money over all executions of the run.
-        directory: the run directory.
-        files: the outputs that were written.
-        error: what ended the execution early or kept the outputs from being written; None when it
-            went through, whether or not single items failed.
-        score: what the answers are worth, when the job has a `[score]`.
-    """
-
-    totals: RunTotals
-    directory: Path
-    files: tuple[Path, ...] = ()
-    error: BatchrunError | None = field(default=None)
-    score: ScoreTotals | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 all succeeded, 3 some items errored, otherwise the error's."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 3 if self.totals.errored or self.totals.pending else 0
-
-    def summary_text(self, *, colour: bool = False) -> str:
-        """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
+# How long answers are kept in memory while the disk has no room for them.
+PATIENCE_S = 20.0
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
@@ -99,36 +70,79 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
     options = options or RunOptions()
-    plan = await anyio.to_thread.run_sync(prepare, job, options)
-    with checkpoint.open_directory(plan.directory, new=options.new):
-        store = checkpoint.Checkpoint(plan.directory, writable=True)
-        try:
-            execution = _Execution(plan, store, options)
-            error = await execution.run()
-            place = execution.is_planned or not store.has_unplaced_results()
-            return await anyio.to_thread.run_sync(_conclude, plan, store, error, place)
-        finally:
-            store.close()
+    checkpoint.refuse_locked(run_directory(job, options))
+    plan = await anyio.to_thread.run_sync(prepare, job, options, abandon_on_cancel=True)
+    interrupts = Interrupts()
+    with (
+        checkpoint.open_directory(plan.directory, new=options.new),
+        closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
+    ):
+        reuse = await _agreed(plan, store, options)
+        with interrupts.caught():
+            return await _execute(plan, store, options, interrupts, reuse)
+
+
+async def _agreed(
+    plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions
+) -> Reuse | None:
+    """Return what a changed plan uses again, when whoever runs it agrees with what it does not."""
+    # Until something has been sent there is nothing to save: a signal ends it at once.
+    in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+    reuse: Reuse | None = await in_thread(reuse_of, plan, store, options)
+    if reuse is not None and needs_consent(reuse, options):
+        await in_thread(agree, plan, reuse, options.ask)
+    return reuse
+
+
+async def _execute(
+    plan: Prepared,
+    store: checkpoint.Checkpoint,
+    options: RunOptions,
+    interrupts: Interrupts,
+    reuse: Reuse | None,
+) -> RunReport:
+    execution = _Execution(plan, store, options, interrupts, reuse)
+    error = await execution.run()
+    place = execution.is_planned or not store.has_unplaced_results()
+    rows = InterruptibleRows(store, interrupts)
+    return await anyio.to_thread.run_sync(conclude, plan, store, rows, error, place)
 
 
 class _Execution:
     """One process working on a run."""
 
-    def __init__(self, plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> None:
+    def __init__(
+        self,
+        plan: Prepared,
+        store: checkpoint.Checkpoint,
+        options: RunOptions,
+        interrupts: Interrupts,
+        reuse: Reuse | None,
+    ) -> None:
         self._plan = plan
+        self._reuse = reuse
         self._store = store
         self._options = options
-        self._journal = checkpoint.Journal(store)
-        self._waits = Waits()
+        self._interrupts = interrupts
+        self._samples = plan.job.request.samples
+        unit = "row" if self._samples == 1 else "sample"
         cap = plan.job.limits.max_cost_usd
         self._cap = None if cap is None else int(cap * PICO_PER_USD)
         self._progress = Progress(
-            plan.job.name, plan.total, cap=self._cap, spent=store.spent(), quiet=options.quiet
+            plan.job.name,
+            plan.total * self._samples,
+            unit=unit,
+            cap=self._cap,
+            spent=store.spent(),
+            quiet=options.quiet,
         )
+        self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
+        self._journal = checkpoint.Journal(store, self._patience)
+        self._waits = Waits()
         self._work_scope = anyio.CancelScope()
         # A row with images takes megabytes once it is rendered.
-        self._chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
-        self._interrupted: signal.Signals | None = None
+        chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
+        self._chunk_rows = max(1, chunk_rows // self._samples)
         self._reused = 0
         self._sent = 0
         self._sending = anyio.CancelScope()
@@ -149,6 +163,7 @@ class _Execution:
                 await self._with_journal()
         except BaseExceptionGroup as group:
             raise _ours(group) from group
+        self._look_at_place()
         error = self._outcome()
         outcome = "finished" if error is None else f"stopped: {error}"
         self._store.finish_execution(outcome, dict(self._waits.seconds))
@@ -163,7 +178,10 @@ class _Execution:
             signature=plan.signature,
             total=plan.total,
             version=__version__,
+            samples=self._samples,
         )
+        if self._reuse is not None:
+            self._progress.note(told(self._reuse))
         if in_flight:
             self._progress.note(
                 f"{in_flight} requests were in flight when an earlier execution ended; "
@@ -179,8 +197,8 @@ class _Execution:
                     self._dispatcher = self._make_dispatcher(client)
                     helpers.start_soon(self._show_waits)
                     helpers.start_soon(self._note_waits)
-                    if threading.current_thread() is threading.main_thread():
-                        helpers.start_soon(self._watch_signals, helpers)
+                    helpers.start_soon(self._heed_signals)
+                    helpers.start_soon(self._watch_place)
                     await self._send_everything()
                     helpers.cancel_scope.cancel()
             finally:
@@ -255,9 +273,11 @@ class _Execution:
                 return
         await self._journal.call(self._store.finish_plan, self._plan.total, mark)
         self.is_planned = True
-        if self._reused:
+        if self._reused and self._reuse is None:
             rest = f"{self._sent} to send" if self._sent else "nothing to send"
-            self._progress.note(f"{self._reused} rows have their result already; {rest}")
+            shared = ", or share one" if self._plan.job.request.dedupe else ""
+            unit = self._progress.unit
+            self._progress.note(f"{self._reused} {unit}s have their result already{shared}; {rest}")
 
     async def _plan_rows(
         self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
@@ -266,9 +286,12 @@ class _Execution:
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
                 continue
-            rendered = self._plan.renderer.render(items)
+            rendered = sampled(self._plan.renderer.render(items), self._samples)
             pending = await self._journal.call(
-                self._store.plan, rendered, retry_errored=self._options.retry_errored
+                self._store.plan,
+                rendered,
+                retry_errored=self._options.retry_errored,
+                dedupe=self._plan.job.request.dedupe,
             )
             bad = sum(item.fingerprint is None for item in rendered)
             self._count(len(rendered), bad, len(pending))
@@ -282,6 +305,7 @@ class _Execution:
 
         A run that is nearly done is resumed without rendering what is done.
         """
+        first, end = first * self._samples, end * self._samples
         to_send, bad = await self._journal.call(
             self._store.standing, first, end, retry_errored=self._options.retry_errored
         )
@@ -329,24 +353,45 @@ class _Execution:
                 await self._journal.call(self._store.note_waiting, reason)
                 noted = reason
 
-    async def _watch_signals(self, helpers: TaskGroup) -> None:
+    async def _heed_signals(self) -> None:
         """The first signal lets what is in flight finish; the second cancels it."""
-        with anyio.open_signal_receiver(*SIGNALS) as signals:
-            async for signum in signals:
-                if self._interrupted is not None:
-                    self._work_scope.cancel()
-                    continue
-                self._interrupted = signum
-                self._dispatcher.drain()
-                helpers.start_soon(self._end_of_grace)
-                self._progress.note(
-                    f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
-                    f"{self._options.grace_s:g} s; once more to cancel them"
-                )
+        await self._interrupts.asked.wait()
+        self._progress.note(
+            f"stopping: {self._dispatcher.in_flight} requests in flight may finish within "
+            f"{self._options.grace_s:g} s; once more to cancel them"
+        )
+        await self._wind_up()
 
-    async def _end_of_grace(self) -> None:
-        await anyio.sleep(self._options.grace_s)
+    async def _watch_place(self) -> None:
+        """Stop when somebody removes or moves the run directory: nothing could be resumed."""
+        while True:
+            await anyio.sleep(REFRESH_S)
+            if not self._store.is_in_place():
+                await self._wind_up()
+
+    async def _wind_up(self) -> None:
+        """Send nothing more; cancel what is in flight after the grace, or when the user insists."""
+        self._dispatcher.drain()
+        with anyio.move_on_after(self._options.grace_s):
+            await self._interrupts.insisted.wait()
+        self._patience.end()
         self._work_scope.cancel()
+
+    def _look_at_place(self) -> None:
+        """After the last request: see that what was answered can be found again."""
+        if self._store.is_in_place():
+            return
+        gone = f"{self._store.path}: was removed or moved during the run, which stopped"
+        try:
+            self._store.put_back()
+        except CheckpointError as error:
+            raise CheckpointError(f"{gone}, and could not be written again: {error}") from error
+        self._error = CheckpointError(
+            f"{gone}; the checkpoint with every answer was written there again"
+        )
+
+    def _note_from_thread(self, message: str) -> None:
+        anyio.from_thread.run_sync(self._progress.note, message)
 
     def _outcome(self) -> BatchrunError | None:
         dispatcher = self._dispatcher
@@ -356,8 +401,8 @@ class _Execution:
             return RunStopped(_fatal_message(self._plan.job, dispatcher.fatal))
         if dispatcher.stop_reason is not None:
             return RunStopped(f"stopped: {dispatcher.stop_reason}; what was answered is saved")
-        if self._interrupted is not None:
-            return Interrupted(self._interrupted, "interrupted; what was answered is saved")
+        if self._interrupts.first is not None:
+            return Interrupted(self._interrupts.first, "interrupted; what was answered is saved")
         return None
 
 
@@ -407,23 +452,6 @@ def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
     return next(chunks, None)
 
 
-def _conclude(
-    plan: Prepared, store: checkpoint.Checkpoint, error: BatchrunError | None, is_placed: bool
-) -> RunReport:
-    """Write what is there, also after a stop; the results are safe whatever happens here.
-
-    Outputs of an earlier execution are better than ones that lack answers which are there but were
-    not matched to their rows before the stop: then the files stay as they are.
-    """
-    written = Written()
-    try:
-        if is_placed:
-            written = write_files(plan.job, plan.source, store, plan.directory, plan.evaluation)
-    except (OutputError, JobError) as problem:
-        error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
-
-
 def _fatal_message(job: Job, fault: ProviderFault) -> str:
     """Say what the provider refused, and what to look at."""
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
@@ -434,7 +462,7 @@ def _fatal_message(job: Job, fault: ProviderFault) -> str:
         hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
     else:
         hint = "the account's quota or credit is exhausted; raise it"
-    message = f"{report.printable(fault.error_type)}: {report.printable(fault.message)}"
+    message = f"{printable(fault.error_type)}: {printable(fault.message)}"
     return f"{job.request.base_url} refused: {status}{message}; {hint}. What was answered is saved"
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import stat
 import tomllib
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from batchrun.errors import JobError
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
+
+# Of a job file, or of a text that it names.
+MAX_FILE_BYTES = 16 * 1024 * 1024
+MOST_NAMES = 30
+MOST_LETTERS = 80
 
 _TOML_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -39,36 +46,77 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f' (did you mean "{close[0]}"?)' if close else ""
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 text file; a byte order mark, as Windows editors write it, is not text.
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message: the first few of many, and the beginnings of long ones."""
+    every = list(names)
+    shown = ", ".join(
+        name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
+        for name in every[:MOST_NAMES]
+    )
+    return shown if len(every) <= MOST_NAMES else f"{shown} and {len(every) - MOST_NAMES:,} more"
+
+
+class TooLargeError(ValueError):
+    """A file is larger than it may be."""
+
+
+def read_small_file(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Read a regular file; a pipe or a device, which could make us wait for ever, is none.
 
     Raises:
+        TooLargeError: when it is larger than `most_bytes`.
         ValueError: saying why it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        # Without O_NONBLOCK, opening a pipe waits for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError("cannot be read (it is no regular file)")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return _bounded(file, most_bytes)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    except ValueError as error:  # a path with a null character
-        raise ValueError(f"cannot be read ({error})") from None
+
+
+def _bounded(file: BinaryIO, most_bytes: int) -> bytes:
+    content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise TooLargeError(f"is larger than {most_bytes // 2**20} MiB")
+    return content
+
+
+def as_text(content: bytes) -> str:
+    """Return UTF-8 as text with plain line ends; a byte order mark, as on Windows, is not text.
+
+    Raises:
+        UnicodeDecodeError: when it is not UTF-8.
+    """
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+    """Read a TOML file, which may also be a pipe such as `<(make-job)`.
 
     Raises:
         JobError: naming the file.
     """
     try:
-        text = read_text(path)
-    except ValueError as error:
-        raise JobError(f"{path}: {error}") from None
-    try:
+        with path.open("rb") as file:
+            text = as_text(_bounded(file, MAX_FILE_BYTES))
         return tomllib.loads(text)
+    except FileNotFoundError:
+        raise JobError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise JobError(f"{path}: is not UTF-8 text") from None
+    except TooLargeError as error:
+        raise JobError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
         raise JobError(f"{path}: is not valid TOML: {error}") from None
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import polars as pl
 import pytest
+
+import batchrun as library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,3 +113,32 @@ def batchrun(
 ) -> tuple[int, str, str]:
     """Run the command to its end."""
     return finish(start_batchrun(*arguments, cwd=cwd, env=env))
+
+
+def command(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run the command in this process, which is ten times faster; any exception is the test's."""
+    from batchrun import cli
+
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment() if env is None else env, clear=True),
+        mock.patch.object(sys, "argv", ["batchrun", *map(str, arguments)]),
+        contextlib.chdir(cwd or Path.cwd()),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        pytest.raises(SystemExit) as caught,
+    ):
+        cli.main()
+    return int(caught.value.code or 0), stdout.getvalue(), stderr.getvalue()
+
+
+def resume(job: Path, **overrides: str) -> int:
+    """Run a job to its end in this process, which is quicker; return its exit code."""
+    settings = {name.replace("__", "."): value for name, value in overrides.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_KEY", KEY)
+        return library.run_job(
+            library.load_job(job, settings), library.RunOptions(quiet=True)
+        ).exit_code

@@ -91,8 +91,9 @@ def refusal(status: int, error_type: str, message: str = "no", **headers: str) -
 class Provider:
     """Runs in a thread of its own; `decide` is called there for every request."""
 
-    def __init__(self, decide: Callable[[Call], Reply]) -> None:
+    def __init__(self, decide: Callable[[Call], Reply], port: int = 0) -> None:
         self.decide = decide
+        self._port = port
         self.calls: list[Call] = []
         self.billed: Counter[bytes] = Counter()
         self.url = ""
@@ -122,7 +123,7 @@ class Provider:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self._port, backlog=1024)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stop.wait()
@@ -166,9 +167,9 @@ def _head(reply: Reply) -> bytes:
 
 
 @contextmanager
-def serving(decide: Callable[[Call], Reply] = answer) -> Iterator[Provider]:
+def serving(decide: Callable[[Call], Reply] = answer, port: int = 0) -> Iterator[Provider]:
     """Run a provider for as long as the block lasts."""
-    provider = Provider(decide)
+    provider = Provider(decide, port)
     provider.start()
     try:
         yield provider

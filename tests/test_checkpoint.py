@@ -29,11 +29,12 @@ from batchrun.checkpoint import (
     DirectoryLock,
     is_locked,
     open_directory,
+    refuse_locked,
     totals,
 )
 from batchrun.checkpoint.planning import MANY
 from batchrun.errors import CheckpointError
-from batchrun.output import RESULT_SCHEMA, USAGE_SCHEMA
+from batchrun.output.frames import RESULT_SCHEMA, USAGE_SCHEMA
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -140,7 +141,8 @@ COLUMNS = ("ordinal", *RESULT_SCHEMA)
 
 
 def rows(store: Checkpoint, first: int = 0, end: int = 1_000_000) -> list[dict[str, Any]]:
-    return [dict(zip(COLUMNS, row, strict=True)) for row in store.rows(first, end)]
+    found = zip(*store.columns(first, end), strict=True)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
 
 def column(store: Checkpoint, name: str) -> list[Any]:
@@ -219,7 +221,7 @@ def test_a_row_that_was_renamed_keeps_its_answer(store: Checkpoint) -> None:
     assert plan(store, items("ab", ids=["A", "renamed"]), signature="2") == []
     assert column(store, "custom_id") == ["A", "renamed"]
     assert column(store, "response") == ["to A", "to B"]
-    assert [row[0] for chunk in store.attempt_rows(10) for row in chunk] == ["A", "renamed"]
+    assert [ids for ids, *_ in store.attempt_columns(10)] == [["A", "renamed"]]
 
 
 def test_a_rename_is_noticed_without_a_new_signature(store: Checkpoint) -> None:
@@ -537,9 +539,10 @@ def test_attempts_are_listed_in_chunks_by_request_and_number(store: Checkpoint) 
     failed = errored(one, maybe_billed=True, usage=USAGE, cost=COST, request_id="req").last
     store.record([], [failed], [])
     begin(store, replace(one, attempts_made=1), at=NOON + timedelta(seconds=3))
-    chunks = list(store.attempt_rows(1))
+    chunks = [list(zip(*chunk, strict=True)) for chunk in store.attempt_columns(1)]
     assert [len(chunk) for chunk in chunks] == [1, 1, 1]
-    assert [row for chunk in store.attempt_rows(2) for row in chunk] == [c[0] for c in chunks]
+    by_two = [row for chunk in store.attempt_columns(2) for row in zip(*chunk, strict=True)]
+    assert by_two == [chunk[0] for chunk in chunks]
     listed = [dict(zip(USAGE_SCHEMA, row, strict=True)) for chunk in chunks for row in chunk]
     assert [(row["custom_id"], row["attempt"]) for row in listed] == [("A", 1), ("A", 2), ("B", 1)]
     assert listed[0] == {
@@ -753,8 +756,8 @@ def test_damage_that_shows_only_later_is_a_checkpoint_error_too(tmp_path: Path) 
         for read in (
             totals,
             Checkpoint.job,
-            lambda s: s.rows(0, 9),
-            lambda s: [*s.attempt_rows(9)],
+            lambda s: s.columns(0, 9),
+            lambda s: [*s.attempt_columns(9)],
         ):
             with pytest.raises(CheckpointError, match="damaged"):
                 read(store)
@@ -1000,6 +1003,13 @@ def test_a_second_holder_is_refused_at_once(tmp_path: Path) -> None:
         assert time.monotonic() - before < 0.2
     with open_directory(tmp_path, new=False):
         pass
+
+
+def test_a_locked_run_is_refused_before_anything_else_is_looked_at(tmp_path: Path) -> None:
+    refuse_locked(tmp_path / "nothing there yet")
+    refuse_locked(tmp_path)
+    with open_directory(tmp_path, new=False), pytest.raises(CheckpointError, match="is working"):
+        refuse_locked(tmp_path)
 
 
 def test_new_is_refused_while_somebody_works_and_moves_nothing(tmp_path: Path) -> None:

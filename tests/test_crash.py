@@ -133,7 +133,9 @@ def test_killed_while_writing_the_outputs(
     assert not partial.exists()
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_first_signal_lets_requests_in_flight_finish(
     write_job: WriteJob, results: Results, signum: signal.Signals, code: int
 ) -> None:
@@ -150,6 +152,7 @@ def test_the_first_signal_lets_requests_in_flight_finish(
         assert len(provider.calls) == CONCURRENCY, "nothing was sent after the signal"
         counts = results()["status"].value_counts()
         assert dict(counts.rows()) == {"succeeded": CONCURRENCY, "pending": 100 - CONCURRENCY}
+        provider.decide = lambda call: answer(call, f"answer to {call.prompt}")
         assert batchrun("run", job)[0] == 0
         assert provider.extra_bills == 0
     assert_whole(results(), 100)

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from batchrun import job
 from batchrun.cli import cli
+from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import PARAMETERS
 from tests.conftest import ROOT, batchrun, environment, finish, start_batchrun
 from tests.provider import serving
@@ -49,9 +51,35 @@ def test_every_readme_command_runs(project: Path) -> None:
             code, _, stderr = batchrun(*words[1:], cwd=project, env=env)
             assert code == 0, f"{command}\n{stderr}"
             ran.append(command)
-    assert len(ran) == 9
+    assert len(ran) == 10
     assert len(provider.calls) == 343 + 2 + 2
     assert (project / "tickets.jsonl").exists()
+
+
+def test_every_command_about_evaluating_runs(project: Path) -> None:
+    page = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+    commands = [line.removeprefix("$ ") for b in CONSOLE.findall(page) for line in b.splitlines()]
+    for command in commands:
+        code, _, stderr = batchrun(*shlex.split(command)[1:], cwd=project)
+        assert code == 0, f"{command}\n{stderr}"
+    assert len(commands) == 7
+    judged = pl.read_parquet(project / "runs/word_problems_judge.simulated/results.parquet")
+    assert judged["judge_score"].is_in([0.0, 1.0]).all()
+    asked = pl.read_parquet(project / "runs/samples.simulated/results.parquet")
+    assert max(len(set(texts)) for texts in asked["responses"]) > 1
+
+
+def test_the_settings_on_the_page_about_evaluating_load(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_scores.py").write_text(code)
+    for section in re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        request = '[input]\npath = "x.csv"\n[request]\nmodel = "m"\nprompt = "p"\nmax_tokens = 9\n'
+        path = tmp_path / "job.toml"
+        path.write_text(request + section, encoding="utf-8")
+        config = job.Job.load(path).score
+        assert config is not None
+        Evaluation(config, ("label", "answer"))  # raises when something is wrong
 
 
 def test_the_readme_simulator_serves(tmp_path: Path) -> None:

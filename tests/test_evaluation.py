@@ -13,8 +13,10 @@ import polars as pl
 import pytest
 
 from batchrun import Job, RunOptions, run_job
+from batchrun.checkpoint import Checkpoint, score_rows, write_scores
 from batchrun.checkpoint.scores import MOST_CLASSES
 from batchrun.errors import JobError
+from batchrun.scoring import Mark
 from tests.conftest import batchrun
 from tests.provider import Call, Reply, answer, refusal, serving
 
@@ -341,3 +343,19 @@ def test_an_archived_run_is_exported_with_scores(
     assert code == 0, stderr
     assert pl.read_parquet(tmp_path / "x.parquet")["score"].to_list() == [1]
     assert scored(archive / "checkpoint.db") == [(0, 0.0)]
+
+
+def test_scores_of_a_table_that_has_changed_are_forgotten(tmp_path: Path) -> None:
+    """They are kept by row, and rows have moved."""
+
+    def start(signature: str) -> None:
+        facts: dict[str, Any] = {"name": "n", "job": {}, "base": tmp_path, "version": "1"}
+        store.start_execution(signature=signature, total=2, **facts)
+
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        start("one")
+        write_scores(store, [Mark(0, 1.0, "a", "a"), Mark(1, 0.0, "b", "a")])
+        start("one")
+        assert score_rows(store, 0, 2) == [(0, 1.0, "a"), (1, 0.0, "b")]
+        start("two")
+        assert score_rows(store, 0, 2) == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -113,10 +115,11 @@ def test_images_stand_in_the_last_user_turn(tmp_path: Path) -> None:
     ("cell", "reason"),
     [
         (b"%PDF-1.4", "no JPEG, PNG, GIF or WebP"),
-        ("nowhere.png", "cannot be read"),
+        ("nowhere.png", "'nowhere.png': there is no such file"),
+        ("x" * 5000, "cannot be read"),
         ("../secret.png", "image_dir"),
         ("/etc/hostname", "image_dir"),
-        ("a\0b", "cannot be read"),
+        ("a\0b", "null"),
         ("data:image/png;base64,!!!", "no base64 data URL"),
         ("data:text/plain,hello", "no base64 data URL"),
         (3.5, "must be text or bytes"),
@@ -137,6 +140,22 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(PNG)
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     assert rendered(folder, "link.png").error_type == "invalid_image"
+
+
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket.png"))
+        for name in ("pipe.png", "folder.png", "circle.png", "socket.png"):
+            item = rendered(tmp_path, name)
+            assert (item.error_type, name in str(item.error_message)) == ("invalid_image", True)
+            assert "cannot be read" in str(item.error_message)
+    # A device below the folder: only root could make one, so the folder is that of the devices.
+    made = job(tmp_path, "messages", "{{ image }}", image_dir="/dev")
+    (item,) = Renderer(made, ["image"]).render([Item(0, "1", {"image": "zero"})])
+    assert item.error_message == "images: 'zero': cannot be read (it is no regular file)"
 
 
 def test_another_folder_can_be_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,7 @@ def test_an_unknown_key_is_named_with_the_likely_one(
         ({"limits": {"requests_per_minute": "9"}}, "[limits] requests_per_minute", "a number"),
         ({"retry": {"max_attempts": 1.5}}, "[retry] max_attempts", "a whole number"),
         ({"output": {"dir": 3}}, "[output] dir", "a string"),
+        ({"output": {"escape_formulas": 1}}, "[output] escape_formulas", "true or false"),
         ({"output": {"files": [3]}}, "[output] files", "a string or an array of strings"),
         ({"limits": 3}, "limits", "a table"),
         ({"input": {"path": 3}}, "[input] path", "a string"),
@@ -659,6 +661,11 @@ def test_a_single_file_name_is_an_array_of_one() -> None:
     assert make(output={"files": "my answers.csv"}).output.files == ("my answers.csv",)
 
 
+def test_formulas_can_be_escaped_also_for_a_later_export() -> None:
+    assert not make().output.escape_formulas
+    assert make(output={"escape_formulas": True}).output.escape_formulas
+
+
 def test_the_run_directory_of_a_job_in_the_jobs_folder(tmp_path: Path) -> None:
     job = Job.load(write(tmp_path, MINIMAL, "jobs/triage.toml"))
     assert job.output.dir == tmp_path / "runs" / "triage"
@@ -723,7 +730,9 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('prompt_file = "gone.md"', "[request] prompt_file: gone.md there is no such file"),
-        ('prompt_file = "."', "[request] prompt_file: . cannot be read"),
+        ('prompt_file = "."', "[request] prompt_file: . cannot be read (it is no regular file)"),
+        ('prompt_file = "pipe.md"', "[request] prompt_file: pipe.md cannot be read (it is no"),
+        ('prompt_file = "huge.md"', "[request] prompt_file: huge.md is larger than 16 MiB"),
         ('prompt_file = "latin.md"', "[request] prompt_file: latin.md is not UTF-8 text"),
         ("prompt_file = 5", "[request] prompt_file: must be a string, not 5"),
         (
@@ -731,9 +740,12 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
             "[request] prompt_file: prompt is set, too; keep one of them",
         ),
     ],
-    ids=["missing", "folder", "latin", "type", "both"],
+    ids=["missing", "folder", "pipe", "huge", "latin", "type", "both"],
 )
 def test_texts_that_cannot_be_read(tmp_path: Path, line: str, message: str) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    with (tmp_path / "huge.md").open("wb") as file:
+        file.truncate(16 * 2**20 + 1)
     (tmp_path / "latin.md").write_bytes(b"\xe9")
     (tmp_path / "ok.md").write_text("p")
     path = write(tmp_path, MINIMAL.replace('prompt = "p"', line))

@@ -12,8 +12,8 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from batchrun.checkpoint import Checkpoint, Journal, totals
-from batchrun.errors import CheckpointError
+from batchrun.checkpoint import Checkpoint, Journal, Patience, totals
+from batchrun.errors import CheckpointError, CheckpointFull
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -142,7 +142,7 @@ async def test_an_attempt_is_begun_before_it_ends_however_they_are_grouped(
     found = totals(store)
     assert (found.succeeded, found.attempts, found.in_flight) == (ROWS, 2 * ROWS, 0)
     assert found.retries_by_cause == {"transient": ROWS}
-    assert [row[3] for row in store.rows(0, ROWS)] == [f"answer {n + 1}" for n in range(ROWS)]
+    assert store.columns(0, ROWS)[3] == [f"answer {n + 1}" for n in range(ROWS)]
 
 
 class Busy:
@@ -275,6 +275,50 @@ async def test_what_is_reported_during_or_after_a_failure_is_refused_not_kept_wa
     await report(journal, told, 3)
     assert len(told) == 3
     assert totals(store).attempts == totals(store).succeeded == 0
+
+
+async def test_what_the_disk_has_no_room_for_waits_until_it_has(store: Checkpoint) -> None:
+    told: list[str] = []
+    noted: list[str] = []
+
+    def make_room(message: str) -> None:
+        noted.append(message)
+        store.db.conn.execute("PRAGMA max_page_count = 1000000")
+
+    disk_is_full(store)
+    journal = Journal(store, Patience(5, make_room))
+    async with running(journal), anyio.create_task_group() as workers:
+        for key in (1, 2, 3):
+            workers.start_soon(report, journal, told, key)
+    assert told == []
+    assert [message.partition(":")[0] for message in noted] == ["the checkpoint cannot be written"]
+    assert totals(store).succeeded == 3
+
+
+async def test_patience_ends_by_itself_and_does_not_begin_again(store: Checkpoint) -> None:
+    told: list[str] = []
+    noted: list[str] = []
+    patience = Patience(0.01, noted.append)
+    disk_is_full(store)
+    with pytest.raises(ExceptionGroup) as caught:
+        await report_all(Journal(store, patience), told, 1)
+    assert caught.group_contains(CheckpointFull)
+    with pytest.raises(ExceptionGroup):
+        await report_all(Journal(store, patience), told, 2)
+    assert len(told) == 2
+    assert len(noted) == 1
+
+
+async def test_a_chunk_that_did_not_fit_is_planned_whole_when_there_is_room(
+    store: Checkpoint,
+) -> None:
+    request, wire = Request("chat", "http://x", "m", ()), WireRequest("http://x", (), b"{}")
+    rows = [RenderedItem(n, f"{n} " * 99, request, wire, b"same" * 4) for n in range(5_000)]
+    disk_is_full(store)
+    with pytest.raises(CheckpointFull):
+        store.plan(rows, retry_errored=False)
+    store.db.conn.execute("PRAGMA max_page_count = 1000000")
+    assert len({p.key for p in store.plan(rows, retry_errored=False)}) == 5_000
 
 
 class Careless:

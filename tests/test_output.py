@@ -15,10 +15,10 @@ import pytest
 from polars.exceptions import PanicException
 from polars.testing import assert_frame_equal
 
-from batchrun import output
 from batchrun.errors import CheckpointError, JobError, OutputError
 from batchrun.job import OutputConfig
-from batchrun.output import RESULT_SCHEMA, USAGE_SCHEMA, result_names, write_outputs, write_text
+from batchrun.output import result_names, write_outputs, write_text
+from batchrun.output.frames import CHUNK_ROWS, RESULT_SCHEMA, USAGE_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,14 +86,16 @@ class Rows:
         self._fails = fails
         self._fails_at = fails_at
 
-    def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
+    def columns(self, first: int, end: int) -> list[list[Any]]:
         if self._fails is not None and end > self._fails_at:
             raise self._fails
-        return [self._results[n] for n in range(first, end) if n in self._results]
+        known = [self._results[n] for n in range(first, end) if n in self._results]
+        return [[row[n] for row in known] for n in range(len(RESULT_SCHEMA) + 1)]
 
-    def attempt_rows(self, chunk_rows: int) -> Iterator[list[tuple[Any, ...]]]:
+    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
         for first in range(0, len(self._attempts), chunk_rows):
-            yield self._attempts[first : first + chunk_rows]
+            rows = self._attempts[first : first + chunk_rows]
+            yield [list(column) for column in zip(*rows, strict=True)]
 
 
 def result(ordinal: int, custom_id: str | None = None, **facts: Any) -> tuple[Any, ...]:
@@ -209,7 +211,7 @@ def test_a_run_without_any_record_is_all_pending(tmp_path: Path) -> None:
 def test_many_rows_keep_their_order_across_chunks(
     tmp_path: Path, file: str, frame_rows: int
 ) -> None:
-    count = 3 * output.CHUNK_ROWS + 17
+    count = 3 * CHUNK_ROWS + 17
     frame = pl.DataFrame({"n": range(count)})
     rows = Rows([result(n) for n in range(0, count, 2)])
     path = written(tmp_path, frame, rows, file, frame_rows=frame_rows)
@@ -460,7 +462,7 @@ def test_usage_of_a_run_without_attempts_is_an_empty_table(tmp_path: Path) -> No
 
 
 def test_usage_keeps_its_order_across_chunks(tmp_path: Path) -> None:
-    count = 2 * output.CHUNK_ROWS + 3
+    count = 2 * CHUNK_ROWS + 3
     written(tmp_path, SMALL, Rows(attempts=[attempt(attempt=n) for n in range(count)]))
     table = pl.read_parquet(tmp_path / "usage.parquet")
     assert table["attempt"].to_list() == list(range(count))
@@ -477,9 +479,9 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_a_source_that_fails_half_way_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, file: str
 ) -> None:
-    frame = pl.DataFrame({"n": range(3 * output.CHUNK_ROWS)})
+    frame = pl.DataFrame({"n": range(3 * CHUNK_ROWS)})
     (tmp_path / file).write_bytes(b"old")
-    rows = Rows(fails=CheckpointError("damaged"), fails_at=2 * output.CHUNK_ROWS)
+    rows = Rows(fails=CheckpointError("damaged"), fails_at=2 * CHUNK_ROWS)
     with pytest.raises(CheckpointError, match="damaged"):
         written(tmp_path, frame, rows, file)
     assert contents(tmp_path) == {file: b"old"}
@@ -552,3 +554,40 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with files_no_larger_than(10), pytest.raises(OutputError, match="could not be written"):
         write_text(path, "x" * 1_000)
     assert contents(tmp_path) == {"summary.json": "naïve\n".encode()}
+
+
+# Spreadsheets
+
+
+def test_formulas_are_escaped_in_csv_on_demand(tmp_path: Path) -> None:
+    cells = ["=1+1", "+1", "-1", "@sum", "\tx", "\rx", "'=1", " =1", "1=1", "", None]
+    frame = pl.DataFrame(
+        {
+            "=cell": cells,
+            "'=cell": pl.Series(["=a"] * 11, dtype=pl.Categorical),
+            "n": range(-5, 6),
+            "bytes": [b"\xf8\x00\x00"] * 11,
+        }
+    )
+    rows = Rows([result(n, response="=cmd()", error_message="@x") for n in range(11)])
+    config = OutputConfig(tmp_path, ("r.csv", "r.parquet", "r.jsonl"), escape_formulas=True)
+    write_outputs(config, tmp_path, Table(frame, 4), rows, None)
+
+    table = pl.read_csv(tmp_path / "r.csv", infer_schema=False)
+    assert table.columns[:4] == ["''=cell", "'=cell", "n", "bytes"]
+    escaped = ["'=1+1", "'+1", "'-1", "'@sum", "'\tx", "'\rx", "'=1", " =1", "1=1", "", None]
+    assert table["''=cell"].to_list() == escaped
+    assert set(table["'=cell"]) == {"'=a"}
+    assert table["n"].to_list() == [str(n) for n in range(-5, 6)]
+    assert set(table["bytes"]) == {"'+AAA"}
+    assert set(table["response"]) == {"'=cmd()"}
+    assert set(table["error_message"]) == {"'@x"}
+
+    assert pl.read_parquet(tmp_path / "r.parquet")["=cell"].to_list() == cells
+    assert pl.read_ndjson(tmp_path / "r.jsonl")["response"].unique().to_list() == ["=cmd()"]
+
+
+def test_formulas_stay_as_they_are_by_default(tmp_path: Path) -> None:
+    path = written(tmp_path, pl.DataFrame({"=a": ["=1"]}), Rows([result(0)]), "r.csv")
+    table = pl.read_csv(path, infer_schema=False)
+    assert (table.columns[0], table["=a"].to_list()) == ("=a", ["=1"])

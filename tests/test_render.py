@@ -134,6 +134,12 @@ def test_a_column_called_row_is_the_column() -> None:
     assert prompt_of({"row": {"x": 5}}, "{{ row.x }}{{ row['x'] }}") == "55"
 
 
+def test_a_column_named_like_a_function_of_jinja_is_the_column() -> None:
+    row = {"range": "x", "dict": 5}
+    assert prompt_of(row, "{{ range }}!{{ dict + 1 }}") == "x!6"
+    assert prompt_of({"a": "x"}, "{% for n in range(2) %}{{ n }}{% endfor %}") == "01"
+
+
 def test_only_the_columns_that_are_used_are_read() -> None:
     columns = ["z", "a", "b", "c"]
     assert Renderer(make_job(prompt="{{ c }}{{ a }}", system="{{ a }}"), columns).columns == (
@@ -291,29 +297,27 @@ def test_chance_has_no_place_in_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ ''.__class__ }}", "unsafe"),
-        ("{{ a.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
-        ("{{ a.__init__.__globals__ }}", "unsafe"),
+        ("{{ a['__class__'] }}", "unsafe"),
         ("{{ '{0.__class__}'.format(a) }}", "unsafe"),
         ("{{ l.append(1) }}", "unsafe"),
         ("{{ s.update({'k': 2}) }}", "unsafe"),
-        ("{{ range(10 ** 9) | list }}", "Range too big"),
+        ("{{ range(big) | list }}", "Range too big"),
         ("{{ 1 / n }}", "division by zero"),
         ("{{ s.gone }}", "has no attribute 'gone'"),
         ("{{ l[9] }}", "has no element 9"),
         ("{{ a + 1 }}", "can only concatenate"),
         ("{{ a() }}", "not callable"),
-        ("{{ cycler() }}", "at least one item"),
+        ("{{ cycler(*[][n:]) }}", "at least one item"),
         ("{{ a.upper }}", "call it with ()"),
         ("{{ row.items }}", "call it with ()"),
         ("{{ l | map('string') }}", "add | join(…) or | list"),
         ("{{ raw }}", "can't decode byte"),
-        ("{{ 'x' * (2 ** 62) }}", "MemoryError"),
-        ("{% macro f(i) %}{{ f(i) }}{% endmacro %}{{ f(1) }}", "recursion"),
+        ("{{ a * big * big }}", "the template does more than one row may"),
+        ("{% macro f(i) %}{{ f(i) }}{% endmacro %}{{ f(n) }}", "recursion"),
     ],
 )
 def test_an_expression_that_fails_is_an_error_of_its_row(template: str, reason: str) -> None:
-    row = {"a": "x", "n": 0, "l": [1], "s": {"k": 1}, "raw": b"\xff"}
+    row = {"a": "x", "n": 0, "big": 10**9, "l": [1], "s": {"k": 1}, "raw": b"\xff"}
     error_type, message = error_of(row, prompt=template)
     assert error_type == "template_error"
     assert message.startswith("prompt: ")

@@ -11,7 +11,8 @@ import pytest
 
 from batchrun.history import ModelTotals, PriceUse
 from batchrun.records import Cost, RunTotals, Usage
-from batchrun.report import printable, status_text, summary, summary_json, summary_text
+from batchrun.report import status_text, summary, summary_json, summary_text
+from batchrun.terminal import printable
 
 START_US = 1_767_355_200_000_000
 TOTALS = RunTotals(

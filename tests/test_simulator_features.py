@@ -325,3 +325,31 @@ async def test_the_service_tier_is_told(asked: str | None, told: str) -> None:
         chat = (await peer.post(CHAT, service_tier=asked)).json()
     assert message["usage"]["service_tier"] == told
     assert chat["service_tier"] == ("default" if told == "standard" else told)
+
+
+# --- Evaluations
+
+
+@BOTH
+async def test_a_result_is_guessed_where_the_prompt_says_how_to_give_it(path: str) -> None:
+    guesses = {}
+    async with serving() as peer:
+        for number in range(2, 40):
+            asked = f"What are {number} and 3 together? End with #### and the result."
+            reply = text_of(await peer.post(path, asked))
+            guesses[number] = float(reply.rpartition("\n#### ")[2])
+        plain = text_of(await peer.post(path, "What are 4 and 3 together?"))
+    right = sum(guess == number + 3 for number, guess in guesses.items())
+    assert 0 < right < len(guesses)
+    assert "####" not in plain
+
+
+@BOTH
+async def test_only_with_a_temperature_do_answers_differ(path: str) -> None:
+    async with serving() as peer, serving() as other:
+        for temperature in (None, 0, 0.7):
+            asked = [await peer.post(path, temperature=temperature) for _ in range(8)]
+            again = [await other.post(path, temperature=temperature) for _ in range(8)]
+            texts = [text_of(reply) for reply in asked]
+            assert [text_of(reply) for reply in again] == texts
+            assert (len(set(texts)) > 1) is bool(temperature)

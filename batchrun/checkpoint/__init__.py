@@ -1,13 +1,15 @@
 """The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
 
-`Checkpoint` is the file, `Journal` its asynchronous side, `DirectoryLock` keeps a second execution
-out, `totals` adds a run up and `history` tells how it went; `scores` keeps what the answers are worth, `compare_rows`
-compares two runs.
+`Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
+`DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
+`scores` keeps what the answers are worth, `compare_rows` compares two runs.
 """
 
 from batchrun.checkpoint.journal import Journal
-from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory
+from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory, refuse_locked
 from batchrun.checkpoint.pairs import compare_rows
+from batchrun.checkpoint.patience import Patience
+from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.timeline import history
@@ -16,16 +18,21 @@ from batchrun.checkpoint.totals import totals
 __all__ = [
     "FILE_NAME",
     "Checkpoint",
+    "Comparison",
     "DirectoryLock",
     "Journal",
+    "Patience",
     "answers",
     "compare_rows",
+    "has_answers",
     "history",
     "is_locked",
     "is_scored",
     "open_directory",
+    "refuse_locked",
     "score_rows",
     "score_totals",
     "totals",
+    "was_begun_as",
     "write_scores",
 ]

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
 
@@ -48,10 +49,15 @@ class Journal:
 
     Use: start `run` in a task group, report events, `close` at the end. What was reported is
     committed even when the one who reports it is cancelled and does not wait for that.
+
+    Args:
+        checkpoint: the file.
+        patience: waits for room on a full disk; by default nothing does.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, patience: Patience | None = None) -> None:
         self._checkpoint = checkpoint
+        self._patience = patience or Patience(0.0)
         # One thread at a time, so that everything happens in the order in which it was asked for.
         self._thread = anyio.CapacityLimiter(1)
         self._group = _Group()
@@ -89,10 +95,15 @@ class Journal:
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the checkpoint in its thread."""
-        with usable(self._checkpoint.path):
-            return await anyio.to_thread.run_sync(
-                lambda: function(*args, **kwargs), limiter=self._thread
-            )
+
+        def call() -> T:
+            with usable(self._checkpoint.path):
+                return function(*args, **kwargs)
+
+        # While one waits for room, the others wait behind it, so the order stays.
+        return await anyio.to_thread.run_sync(
+            lambda: self._patience.insist(call), limiter=self._thread
+        )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until `close`; a failure is raised here and in everyone who waits.

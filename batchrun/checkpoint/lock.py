@@ -58,6 +58,16 @@ def is_locked(directory: Path) -> bool:
         raise _unusable(directory, error) from None
 
 
+def refuse_locked(directory: Path) -> None:
+    """Say at once that another process works on a run, before the input is looked at.
+
+    Raises:
+        CheckpointError: when one does.
+    """
+    if directory.is_dir() and is_locked(directory):
+        raise _in_use(directory)
+
+
 def open_directory(directory: Path, *, new: bool) -> DirectoryLock:
     """Make a run directory if needed and lock it.
 
@@ -96,10 +106,7 @@ def _locked(directory: Path) -> int:
         finally:
             os.close(fd)
         time.sleep(_PAUSE_S)
-    raise CheckpointError(
-        f"{directory}: another batchrun process is working on this run; "
-        "wait for it, or stop it. `batchrun status` shows how far it is"
-    )
+    raise _in_use(directory)
 
 
 def _try_lock(fd: int, kind: int) -> bool:
@@ -108,6 +115,13 @@ def _try_lock(fd: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _in_use(directory: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{directory}: another batchrun process is working on this run; "
+        "wait for it, or stop it. `batchrun status` shows how far it is"
+    )
 
 
 def _unusable(directory: Path, error: OSError) -> CheckpointError:

@@ -1,4 +1,7 @@
-"""Two runs side by side: the rows that both have, joined by `custom_id` inside SQLite."""
+"""Two runs side by side: the rows that both have, joined by `custom_id` inside SQLite.
+
+Of rows that were asked several times the first answers are compared, and the scores of all.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,10 @@ MOST_DIFFERENCES = 2_000
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
     JOIN main.results r ON r.request_id = i.request_id AND r.status = 'succeeded'
     JOIN other.results s ON s.request_id = j.request_id AND s.status = 'succeeded'
-    LEFT JOIN main.scores a ON a.ordinal = i.ordinal
-    LEFT JOIN other.scores b ON b.ordinal = j.ordinal"""
+    LEFT JOIN main.scores a ON a.ordinal = i.ordinal / (SELECT samples FROM main.run)
+    LEFT JOIN other.scores b ON b.ordinal = j.ordinal / (SELECT samples FROM other.run)
+    WHERE i.ordinal % (SELECT samples FROM main.run) = 0
+    AND j.ordinal % (SELECT samples FROM other.run) = 0"""
 _COUNTS = f"""SELECT count(*), coalesce(sum(r.response IS s.response), 0),
     count(a.predicted || b.predicted), coalesce(sum(a.predicted = b.predicted), 0),
     count(a.score + b.score),
@@ -26,7 +31,7 @@ _COUNTS = f"""SELECT count(*), coalesce(sum(r.response IS s.response), 0),
     coalesce(sum(b.score - a.score), 0),
     coalesce(sum((b.score - a.score) * (b.score - a.score)), 0) {_JOIN}"""
 _DIFFERENCES = f"""SELECT b.score - a.score, count(*) {_JOIN}
-    WHERE a.score IS NOT NULL AND b.score IS NOT NULL GROUP BY 1"""
+    AND a.score IS NOT NULL AND b.score IS NOT NULL GROUP BY 1"""
 
 
 def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:

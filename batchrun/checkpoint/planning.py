@@ -38,6 +38,7 @@ class _Stock:
     """The requests that ask the same: those that no row holds, the best last."""
 
     free: list[int] = field(default_factory=list)
+    best: int | None = None  # of those that a row holds already
     highest: int = 0  # occurrence
 
 
@@ -49,12 +50,15 @@ class Planner:
         self._large: dict[bytes | None, _Stock] = {}
 
     def plan(
-        self, rendered: Sequence[RenderedItem], *, retry_errored: bool
+        self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool
     ) -> list[PlannedRequest]:
         """Give consecutive rows their requests; return those that have to be sent."""
-        assigned = self._assign(rendered)
+        assigned = self._assign(rendered, dedupe=dedupe)
         done = self._done(assigned.values(), retry_errored=retry_errored)
         waiting = {ordinal: key for ordinal, key in assigned.items() if key not in done}
+        if dedupe:
+            first = self._first_rows(waiting.values())
+            waiting = {ordinal: key for ordinal, key in waiting.items() if first[key] == ordinal}
         made = self._attempts_made(waiting.values())
         turns = self._turns(made)
         return [
@@ -67,7 +71,7 @@ class Planner:
             and item.wire is not None
         ]
 
-    def _assign(self, rendered: Sequence[RenderedItem]) -> dict[int, int]:
+    def _assign(self, rendered: Sequence[RenderedItem], *, dedupe: bool) -> dict[int, int]:
         """Return the request of each row by ordinal, writing what changed."""
         held = self._held(rendered)
         assigned: dict[int, int] = {}
@@ -85,7 +89,7 @@ class Planner:
                 self._large.pop(fingerprint, None)
                 changed.append(_item_row(item, None))
         self._free(homeless)
-        for item, key in self._find_homes(homeless):
+        for item, key in self._find_homes(homeless, dedupe=dedupe):
             assigned[item.ordinal] = key
             changed.append(_item_row(item, key))
         self._db.conn.executemany(_INSERT_ITEM, changed)
@@ -105,7 +109,9 @@ class Planner:
             "DELETE FROM items WHERE ordinal = ?", [(item.ordinal,) for item in items]
         )
 
-    def _find_homes(self, items: Sequence[RenderedItem]) -> Iterator[tuple[RenderedItem, int]]:
+    def _find_homes(
+        self, items: Sequence[RenderedItem], *, dedupe: bool
+    ) -> Iterator[tuple[RenderedItem, int]]:
         """Find or make a request for each row."""
         stocks = self._stocks({item.fingerprint for item in items})
         (next_key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
@@ -113,11 +119,13 @@ class Planner:
         moved: list[tuple[str, int]] = []
         for item in items:
             stock = stocks[item.fingerprint]
-            if stock.free:
-                key = stock.free.pop()
+            if dedupe and stock.best is not None:
+                key = stock.best
+            elif stock.free:
+                key = stock.best = stock.free.pop()
                 moved.append((item.custom_id, key))
             else:
-                key = next_key + len(new)
+                key = stock.best = next_key + len(new)
                 stock.highest += 1
                 new.append((key, item.fingerprint, stock.highest, item.custom_id))
             yield item, key
@@ -144,8 +152,20 @@ class Planner:
             stock.highest = max(stock.highest, occurrence)
             if is_free:
                 stock.free.append(key)
+            else:
+                stock.best = key
         self._large.update((f, stock) for f, stock in stocks.items() if stock.highest >= MANY)
         return {**self._large, **stocks}
+
+    def _first_rows(self, keys: Iterable[int]) -> dict[int, int]:
+        """Return the first row of each request: it sends for the others too."""
+        wanted = list(keys)
+        rows = self._db.execute(
+            f"""SELECT request_id, min(ordinal) FROM items
+            WHERE request_id IN ({_marks(wanted)}) GROUP BY request_id""",  # noqa: S608 - marks only
+            wanted,
+        )
+        return dict(rows.fetchall())
 
     def _done(self, keys: Iterable[int], *, retry_errored: bool) -> set[int]:
         wanted = list(keys)

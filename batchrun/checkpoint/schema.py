@@ -6,14 +6,16 @@ round trips are exact.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+import orjson
 from sqlite_utils import Database, Migrations
 
-from batchrun.errors import CheckpointError
+from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x6274726E
 BUSY_TIMEOUT_S = 30.0
 PRIVATE_FILE = 0o600
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 migrations = Migrations("batchrun")
 
@@ -162,6 +165,12 @@ def m005_scores(db: Database) -> None:
 
 
 @migrations()
+def m006_samples(db: Database) -> None:
+    """How often each row is asked: row r has the items r * samples up to (r + 1) * samples."""
+    db.execute("ALTER TABLE run ADD COLUMN samples INTEGER NOT NULL DEFAULT 1")
+
+
+@migrations()
 def m007_prices(db: Database) -> None:
     """By which price each execution counted the costs of each model, as it answered."""
     db.execute(
@@ -232,11 +241,41 @@ def usable(path: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:
         raise  # a mistake of ours: it says nothing about the file
     except (sqlite3.OperationalError, OSError) as error:
+        if _is_full(error):
+            raise CheckpointFull(
+                f"{path}: cannot be used: {error}; check the disk: it is full, over its quota or "
+                "failing. Make room and run the job again: what is in the checkpoint is safe, and "
+                "an answer that could not be saved any more counts as possibly billed"
+            ) from error
+        if "decode" in str(error):
+            raise _damaged(path, str(error)) from error
         raise CheckpointError(
             f"{path}: cannot be used: {error}; check the disk and permissions"
         ) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError, orjson.JSONDecodeError) as error:
         raise _damaged(path, str(error)) from error
+
+
+def check_integrity(db: Database, path: Path, because: Exception) -> None:
+    """Look through the whole file, which takes seconds for each gigabyte.
+
+    Raises:
+        CheckpointError: when it is damaged.
+    """
+    with usable(path):
+        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise _damaged(path, found) from because
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    # The lower byte is the kind: what is above it says at which operation.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+    }
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

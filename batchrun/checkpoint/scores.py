@@ -6,22 +6,23 @@ checkpoint that is only read keeps them in a table of the connection's own, besi
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import fields
 from heapq import nlargest
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from batchrun.checkpoint.samples import answers_together
 from batchrun.checkpoint.schema import SCORES, usable
-from batchrun.scoring import ClassCount, ClassTotals, Confusion, ScoreTotals, fold
+from batchrun.scoring import ClassCount, ClassTotals, Confusion, Mark, ScoreTotals, fold
 from batchrun.scoring.records import NONE, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from batchrun.checkpoint.store import Checkpoint
-    from batchrun.scoring import Mark
-
 CHUNK_ROWS = 5_000
+_row = attrgetter(*(field.name for field in fields(Mark)))  # `astuple` copies every value
 MOST_CLASSES = 50
 
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
@@ -37,6 +38,9 @@ _TOTALS = """SELECT count(score), coalesce(sum(score), 0), coalesce(sum(score * 
 _PROBLEM = "SELECT problem FROM scores WHERE problem IS NOT NULL ORDER BY ordinal LIMIT 1"
 _BY_CORRECT = """SELECT answers, correct, count(*) FROM scores WHERE score IS NOT NULL
     GROUP BY answers, correct"""
+_ANSWERED_ROWS = """SELECT count(*) FROM (SELECT 1 FROM items i
+    JOIN results r ON r.request_id = i.request_id WHERE r.status = 'succeeded'
+    GROUP BY i.ordinal / ? HAVING count(*) = ?)"""
 # `label` makes one of what counts as the same label.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
     FROM (
@@ -58,7 +62,9 @@ def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
     Columns: ordinal, custom_id, response, responses (JSON, or None).
     """
     with usable(store.path):
-        return store.db.execute(_ANSWERS, (first, end)).fetchall()
+        samples = store.samples
+        found = store.db.execute(_ANSWERS, (first * samples, end * samples)).fetchall()
+    return found if samples == 1 else answers_together(found, samples)
 
 
 def write_scores(store: Checkpoint, marks: Iterable[Mark]) -> None:
@@ -73,7 +79,7 @@ def write_scores(store: Checkpoint, marks: Iterable[Mark]) -> None:
         else:
             store.db.execute("DROP TABLE IF EXISTS temp.scores")
             store.db.execute(SCORES.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
-        while chunk := [astuple(mark) for mark in islice(rest, CHUNK_ROWS)]:
+        while chunk := [_row(mark) for mark in islice(rest, CHUNK_ROWS)]:
             store.db.conn.executemany(_INSERT, chunk)
 
 
@@ -87,10 +93,7 @@ def is_scored(store: Checkpoint) -> bool:
     """Say whether every row that succeeded has been judged."""
     with usable(store.path):
         (judged,) = store.db.execute("SELECT count(*) FROM scores").fetchone()
-        (answered,) = store.db.execute(
-            """SELECT count(*) FROM items i JOIN results r ON r.request_id = i.request_id
-            WHERE r.status = 'succeeded'"""
-        ).fetchone()
+        (answered,) = store.db.execute(_ANSWERED_ROWS, (store.samples,) * 2).fetchone()
     return bool(judged == answered)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint import schema
+from batchrun.checkpoint import columns, schema
 from batchrun.checkpoint.planning import Planner, count_standing
+from batchrun.checkpoint.samples import together
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
 from batchrun.records import Status
@@ -50,38 +52,9 @@ _REPLACE_RESULT = """INSERT OR REPLACE INTO results (request_id, status, retryab
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
     VALUES (?, ?, ?, ?, ?)"""
-_COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
-
-_SPENT = f"""SELECT coalesce(sum(CASE WHEN cost_output IS NOT NULL THEN {_COST}
+_SPENT = f"""SELECT coalesce(sum(CASE WHEN cost_output IS NOT NULL THEN {columns.COST}
     WHEN maybe_billed OR error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
     FROM attempts"""  # noqa: S608 - no values
-
-
-def _over_attempts(amount: str) -> str:
-    """What a row used or cost: that of all its attempts, which is mostly one."""
-    return f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
-        (SELECT sum({amount}) FROM attempts s WHERE s.request_id = r.request_id) END"""  # noqa: S608
-
-
-_SELECT_ROWS = f"""SELECT
-    i.ordinal, i.custom_id,
-    CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END,
-    r.response, r.responses, r.reasoning, r.tool_calls, r.stop_reason, a.model, r.response_id,
-    a.provider_request_id, {_over_attempts("input_tokens")}, {_over_attempts("output_tokens")},
-    {_over_attempts("cache_read_tokens")}, {_over_attempts("cache_write_tokens")},
-    {_over_attempts("reasoning_tokens")}, {_over_attempts(_COST)},
-    r.attempts, a.latency_s, r.finished_us, a.http_status,
-    coalesce(i.error_type, a.error_type), coalesce(i.error_message, a.error_message)
-    FROM items i
-    LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""  # noqa: S608 - no values
-_SELECT_ATTEMPTS = """SELECT q.custom_id, a.number, a.execution, a.started_us, a.latency_s,
-    a.http_status, a.error_type, a.error_message, a.provider_request_id, a.model, a.input_tokens,
-    a.output_tokens, a.cache_read_tokens, a.cache_write_tokens, a.reasoning_tokens,
-    a.cost_uncached_input + a.cost_cache_read + a.cost_cache_write + a.cost_output, a.maybe_billed
-    FROM attempts a JOIN requests q ON q.id = a.request_id
-    WHERE (a.request_id, a.number) > (?, ?) ORDER BY a.request_id, a.number LIMIT ?"""
 
 
 def now_us() -> int:
@@ -108,6 +81,7 @@ class Checkpoint:
         self.path = directory / FILE_NAME
         self.db = (schema.create if writable else schema.open_existing)(self.path)
         self._connection = self.db.conn
+        self._identity = self.path.stat()
         self.is_writable = writable
         self._planner = Planner(self.db)
         self.execution = 0
@@ -120,6 +94,35 @@ class Checkpoint:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
 
+    def is_in_place(self) -> bool:
+        """Say whether the file is still where it was opened: its directory may be removed."""
+        try:
+            return os.path.samestat(self.path.stat(), self._identity)
+        except OSError:
+            return False
+
+    def put_back(self) -> None:
+        """Write the checkpoint anew to its place, after somebody removed or moved it.
+
+        The file that is open still has everything, though no name leads to it any more.
+
+        Raises:
+            CheckpointError: when another file is there now, which is left as it is, or when it
+                cannot be written.
+        """
+        copy = self.path.with_name(f".{FILE_NAME}.partial")
+        with usable(self.path):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            copy.unlink(missing_ok=True)
+            try:
+                with closing(sqlite3.connect(copy)) as target:
+                    self._connection.backup(target)
+                copy.chmod(schema.PRIVATE_FILE)
+                self.path.hardlink_to(copy)
+            finally:
+                copy.unlink(missing_ok=True)
+            self._identity = self.path.stat()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is written within is committed together; what is read is of one moment.
@@ -127,8 +130,13 @@ class Checkpoint:
         Raises:
             CheckpointError: when the file cannot be used.
         """
-        with usable(self.path), self.db.atomic():
-            yield
+        try:
+            with usable(self.path), self.db.atomic():
+                yield
+        except (LookupError, TypeError, ValueError) as error:
+            # Nonsense was read: either the file is damaged, or this is a mistake of ours.
+            schema.check_integrity(self.db, self.path, error)
+            raise
 
     def start_execution(
         self,
@@ -139,9 +147,11 @@ class Checkpoint:
         signature: str,
         total: int,
         version: str,
+        samples: int = 1,
     ) -> int:
         """Begin an execution: record the job, settle what a crash left open.
 
+        `total` counts rows; with several `samples` each has as many consecutive items.
         Attempts without an outcome were in flight when a process died: they may have been billed.
         When the plan's signature has changed, rows are matched to requests anew.
 
@@ -155,16 +165,17 @@ class Checkpoint:
                 self.db.execute("DELETE FROM items")
                 self.db.execute("DELETE FROM scores")  # they are by row
             self.db.execute(
-                """INSERT INTO run (id, name, job, base, plan_signature, total, created_us)
-                VALUES (1, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
+                """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
+                VALUES (1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
                 job = excluded.job, base = excluded.base, total = excluded.total,
-                plan_signature = excluded.plan_signature""",
+                samples = excluded.samples, plan_signature = excluded.plan_signature""",
                 (
                     name,
                     _as_json(job),
                     str(base),
                     signature,
                     total,
+                    samples,
                     now_us(),
                 ),
             )
@@ -220,25 +231,32 @@ class Checkpoint:
         return int(spent)
 
     def plan(
-        self, rendered: Sequence[RenderedItem], *, retry_errored: bool
+        self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False
     ) -> list[PlannedRequest]:
         """Give consecutive items their requests; return those that have to be sent.
 
         An item keeps its request while its fingerprint is the same. Otherwise it takes one that
-        asks the same and that no item holds (one with an answer first), or a new one.
+        asks the same and that no item holds (one with an answer first), or a new one. With `dedupe`
+        items that ask the same hold one request, and the first of them sends it.
         """
         if not rendered:
             return []
-        with self.transaction():
-            return self._planner.plan(rendered, retry_errored=retry_errored)
+        try:
+            with self.transaction():
+                return self._planner.plan(rendered, retry_errored=retry_errored, dedupe=dedupe)
+        except CheckpointError:
+            # What it remembers of this chunk has been rolled back.
+            self._planner = Planner(self.db)
+            raise
 
     def finish_plan(self, total: int, mark: str | None = None) -> None:
-        """Forget items beyond the end of the input; their results stay for when they return.
+        """Forget the items of rows beyond `total`; their results stay for when they return.
 
         `mark` identifies the plan: `is_planned` knows it until the job or the input changes.
         """
         with self.transaction():
-            self.db.execute("DELETE FROM items WHERE ordinal >= ?", (total,))
+            end = total * self.samples
+            self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
             self.db.execute("UPDATE run SET planned = ?", (mark,))
 
     def is_planned(self, mark: str | None) -> bool:
@@ -272,26 +290,27 @@ class Checkpoint:
                 _REPLACE_TURN, [(t.key, t.number, t.said, t.calls, t.results) for t in turns]
             )
 
-    def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
-        """Return the results of the items from ordinal `first` up to `end`, in order.
+    def columns(self, first: int, end: int) -> list[list[Any]]:
+        """Return the results of the rows from ordinal `first` up to `end`, in order.
 
         Columns: ordinal, then the result columns of the outputs, `cost_usd` in pico-dollars and
-        `finished_at` in microseconds. Items that were not planned yet are left out.
+        `finished_at` in microseconds. Rows that were not planned yet are left out.
         """
         with usable(self.path):
-            return self.db.execute(_SELECT_ROWS, (first, end)).fetchall()
+            samples = self.samples
+            found = columns.result_columns(self.db, first * samples, end * samples)
+        return found if samples == 1 else together(found, samples)
 
-    def attempt_rows(self, chunk_rows: int) -> Iterator[list[tuple[Any, ...]]]:
+    @property
+    def samples(self) -> int:
+        """How often each row is asked."""
+        row = self.db.execute("SELECT samples FROM run").fetchone()
+        return row[0] if row else 1
+
+    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
         """Yield all attempts, at most `chunk_rows` at a time, in the order of their requests."""
-        last = (0, 0)
-        keyed = _SELECT_ATTEMPTS.replace("SELECT ", "SELECT a.request_id, ", 1)
-        while True:
-            with usable(self.path):
-                rows = self.db.execute(keyed, (*last, chunk_rows)).fetchall()
-            if not rows:
-                return
-            last = (rows[-1][0], rows[-1][2])
-            yield [row[1:] for row in rows]
+        with usable(self.path):
+            yield from columns.attempt_columns(self.db, chunk_rows)
 
     def has_unplaced_results(self) -> bool:
         """Say whether there are results that no row of the input holds (yet, or any more)."""
@@ -311,9 +330,9 @@ class Checkpoint:
         """Return the job's document, the folder of its relative paths, and the plan's signature."""
         with usable(self.path):
             row = self.db.execute("SELECT job, base, plan_signature FROM run").fetchone()
-        if row is None:
-            raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
-        return orjson.loads(row[0]), row[1], row[2]
+            if row is None:
+                raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
+            return orjson.loads(row[0]), row[1], row[2]
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
@@ -323,7 +342,8 @@ def _as_json(document: Mapping[str, Any]) -> str:
 def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     usage = attempt.usage
     return (
-        attempt.latency_s,
+        # Microseconds survive being written as JSON.
+        round(attempt.latency_s, 6),
         attempt.http_status,
         attempt.error_type,
         attempt.error_message,

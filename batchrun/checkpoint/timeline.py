@@ -78,7 +78,7 @@ _DEAREST = f"""SELECT model FROM attempts WHERE cost_output IS NOT NULL GROUP BY
 
 # Spread over the input, and always the same: a product with an odd number mixes the low digits.
 _MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"
-_ERRORED = f"""SELECT i.ordinal FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+_ERRORED = f"""SELECT i.ordinal / ? FROM items i LEFT JOIN results r ON r.request_id = i.request_id
     WHERE i.error_type IS NOT NULL OR r.status = 'errored' {_MIXED}"""  # noqa: S608 - no values
 _WRONG = f"SELECT i.ordinal FROM scores i WHERE i.score < 1 {_MIXED}"  # noqa: S608 - no values
 _SCORED = "SELECT score, predicted, expected FROM scores WHERE ordinal = ?"
@@ -226,14 +226,15 @@ def _coarse(bins: list[tuple[int, int]], width: float, at: Mapping[str, float]) 
 
 
 def _samples(store: Checkpoint) -> Iterable[SampledRow]:
+    """Choose rows to show: some that errored, some that are wrong, the others spread evenly."""
     db = store.db
-    (total,) = db.execute("SELECT count(*) FROM items").fetchone()
-    chosen = {n for (n,) in db.execute(_ERRORED, (ERRORED_SAMPLES,))}
+    (total,) = db.execute("SELECT total FROM run").fetchone()
+    chosen = {n for (n,) in db.execute(_ERRORED, (store.samples, ERRORED_SAMPLES))}
     chosen |= {n for (n,) in db.execute(_WRONG, (WRONG_SAMPLES,))}
     rest = min(total, SAMPLES - len(chosen))
     chosen |= {n * total // rest for n in range(rest)}
     for ordinal in sorted(chosen):
-        for row in store.rows(ordinal, ordinal + 1):
+        for row in zip(*store.columns(ordinal, ordinal + 1), strict=True):
             yield _sample(row, db.execute(_SCORED, (ordinal,)).fetchone())
 
 
@@ -243,7 +244,7 @@ def _sample(row: tuple[Any, ...], score: tuple[Any, ...] | None) -> SampledRow:
         ordinal=row[0],
         custom_id=row[1],
         status=row[2],
-        response=_cut(row[3]),
+        response=_cut(_answers(row[3], row[4])),
         error=_cut(error) or None,
         model=row[8],
         input_tokens=row[11],
@@ -255,6 +256,14 @@ def _sample(row: tuple[Any, ...], score: tuple[Any, ...] | None) -> SampledRow:
         predicted=_cut(score[1]) if score else None,
         expected=_cut(score[2]) if score else None,
     )
+
+
+def _answers(response: str | None, responses: str | None) -> str | None:
+    """The answer of a row, or all of them with their numbers."""
+    if responses is None:
+        return response
+    texts = enumerate(orjson.loads(responses), 1)
+    return "\n\n".join(f"{number}. {text or ''}" for number, text in texts)
 
 
 def _cut(text: str | None) -> str | None:

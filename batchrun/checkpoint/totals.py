@@ -21,6 +21,13 @@ _COUNTS = """SELECT
     count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
     count(*) FILTER (WHERE r.retryable)
     FROM items i LEFT JOIN results r ON r.request_id = i.request_id"""
+# With several samples a row is as good as all of them.
+_ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
+    count(*) FILTER (WHERE again) FROM (
+        SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
+            max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
+        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+        GROUP BY i.ordinal / :samples)"""
 _ATTEMPTS = """SELECT
     count(*), sum(maybe_billed), count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
     count(*) FILTER (WHERE error_type IS NULL AND latency_s IS NOT NULL AND cost_output IS NULL),
@@ -74,7 +81,7 @@ def totals(checkpoint: Checkpoint) -> RunTotals:
 def _added_up(checkpoint: Checkpoint) -> RunTotals:
     db = checkpoint.db
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
-    succeeded, errored, to_retry = db.execute(_COUNTS).fetchone()
+    succeeded, errored, to_retry = _counts(checkpoint)
     numbers = [value or 0 for value in db.execute(_ATTEMPTS).fetchone()]
     told = executions(db)
     last = db.execute(_LAST_ERROR).fetchone()
@@ -118,6 +125,16 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
 def executions(db: Database) -> list[dict[str, Any]]:
     """Return the executions of a run in their order, with times and what they waited for."""
     return [_execution(row) for row in db.execute(_EXECUTIONS)]
+
+
+def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Return how many rows succeeded, errored, and will be tried again."""
+    samples = checkpoint.samples
+    if samples == 1:
+        found = checkpoint.db.execute(_COUNTS).fetchone()
+    else:
+        found = checkpoint.db.execute(_ROW_COUNTS, {"samples": samples}).fetchone()
+    return found[0], found[1], found[2]
 
 
 def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:

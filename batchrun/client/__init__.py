@@ -18,6 +18,8 @@ import anyio
 import httpx
 
 from batchrun import formats
+from batchrun.client.encodings import unpacked
+from batchrun.client.keys import completion_without, fault_without, id_without
 from batchrun.client.transport import (
     HEAD_EXTENSION,
     STREAM_EXTENSION,
@@ -41,7 +43,6 @@ MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
-MIN_KEY_PART = 4
 MAX_RETRY_AFTER_S = 24 * 3600.0
 
 
@@ -133,19 +134,14 @@ class Client:
             ProviderError: for everything that is not a completion.
         """
         try:
-            return await self._translated(wire)
+            exchange = await self._translated(wire)
         except ProviderError as error:
-            raise ProviderError(self._without_key(error.fault)) from None
-
-    def _without_key(self, fault: ProviderFault) -> ProviderFault:
-        """Strike out the key: some providers quote the one that they refuse."""
-        if self._key is None:
-            return fault
-        return replace(
-            fault,
-            error_type=_struck_out(self._key, fault.error_type),
-            message=_struck_out(self._key, fault.message),
-            request_id=fault.request_id and _struck_out(self._key, fault.request_id),
+            raise ProviderError(fault_without(self._key, error.fault)) from None
+        completion = completion_without(self._key, exchange.completion)
+        return (
+            exchange
+            if completion is exchange.completion
+            else replace(exchange, completion=completion)
         )
 
     async def _translated(self, wire: WireRequest) -> Exchange:
@@ -160,8 +156,6 @@ class Client:
             raise _broken("timeout", str(error)) from None
         except httpx.TransportError as error:
             raise _broken("connection_error", str(error)) from None
-        except httpx.DecodingError as error:
-            raise _broken("invalid_response", f"the body cannot be decompressed: {error}") from None
 
     async def _in_time(self, wire: WireRequest) -> Exchange:
         if self._transport_keeps_deadlines:
@@ -179,11 +173,16 @@ class Client:
         response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
         request_id = formats.request_id(self._format, headers)
+        request_id = id_without(self._key, request_id)
         try:
             completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
+            status = response.status_code
+            if status != 200:  # an error whose body cannot be unpacked is that error all the same
+                told = _status_fault(status, headers, str(error).encode(), request_id)
+                raise ProviderError(told) from None
             fault = ProviderFault(
-                error.error_type, str(error), 200, request_id=request_id, maybe_billed=True
+                error.error_type, str(error), status, request_id=request_id, maybe_billed=True
             )
             raise ProviderError(fault) from None
         finally:
@@ -246,15 +245,6 @@ class Client:
         return _Head(request)
 
 
-def _struck_out(key: str, text: str) -> str:
-    """Replace a key in a text, also where the end of the text cuts it short."""
-    text = text.replace(key, "***")
-    for length in range(len(key) - 1, MIN_KEY_PART - 1, -1):
-        if text.endswith(key[:length]):
-            return text[:-length] + "***"
-    return text
-
-
 def _plain(headers: httpx.Headers) -> dict[str, str]:
     """Return headers as a dict: httpx's own lookups go through all of them each time."""
     return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
@@ -273,9 +263,10 @@ async def _bounded(
 ) -> AsyncGenerator[bytes]:
     """Yield the pieces of a body that is not larger than it may be."""
     # httpx's iteration would also close the response, and an answer must not wait for that.
-    body = response.aiter_bytes() if "content-encoding" in headers else response.stream
+    stream = cast("AsyncIterable[bytes]", response.stream)
+    encoding = headers.get("content-encoding")
     size = 0
-    async for piece in cast("AsyncIterable[bytes]", body):
+    async for piece in stream if encoding is None else unpacked(stream, encoding):
         size += len(piece)
         if size > most_bytes:
             raise ProviderError(

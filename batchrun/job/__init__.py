@@ -27,10 +27,11 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
-from batchrun.job.overrides import LATER_KEYS, LATER_SECTIONS, SECTIONS, apply_overrides
+from batchrun.job.overrides import LATER_SECTIONS, SECTIONS, apply_overrides
+from batchrun.job.paths import absolute, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
 from batchrun.job.score import read_score
-from batchrun.sections import Section, parse_setting, read_text, read_toml
+from batchrun.sections import Section, listed, parse_setting, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -78,8 +79,11 @@ class Job:
         Raises:
             JobError: naming the file, the key, the value and the way out, for every problem.
         """
-        document = apply_overrides({"name": path.stem, **read_toml(path)}, overrides or {})
-        return cls.from_document(document, path.resolve().parent, origin=str(path))
+        given, base = read_toml(path), path.resolve().parent
+        if problems := strays(given, base, overrides or {}):
+            raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
+        document = apply_overrides({"name": path.stem, **given}, overrides or {})
+        return cls.from_document(document, base, origin=str(path))
 
     @classmethod
     def for_table(
@@ -110,9 +114,7 @@ class Job:
         document = _with_texts(document, base, problems)
         top = Section("", document, problems, LATER_SECTIONS)
         name = _read_name(top)
-        sections = {
-            key: Section(key, top.table(key), problems, LATER_KEYS.get(key, ())) for key in SECTIONS
-        }
+        sections = {key: Section(key, top.table(key), problems) for key in SECTIONS}
         request = read_request(sections["request"], base)
         job = cls(
             name=name,
@@ -163,30 +165,9 @@ def _with_texts(document: Mapping[str, Any], base: Path, problems: list[str]) ->
             continue
         if key in request:
             section.problem(f"{key}_file", f"{key} is set, too; keep one of them")
-        read = partial(_read_beside, base, file)
+        read = partial(read_beside, base, file)
         changed[key] = section.check(f"{key}_file", read, "unread")
     return {**document, "request": changed}
-
-
-def _read_beside(base: Path, file: str) -> str:
-    try:
-        return read_text(_path(base, file))
-    except ValueError as error:
-        raise ValueError(f"{file} {error}") from None
-
-
-def _path(base: Path, text: str) -> Path:
-    """Return a path of the job file as an absolute one.
-
-    Raises:
-        ValueError: when there can be no such path.
-    """
-    if "\0" in text:
-        raise ValueError("holds a null character")
-    try:
-        return base / Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{text!r:.80} begins with a user who is not known here") from None
 
 
 def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]:
@@ -197,11 +178,11 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
     else:
         raise JobError(
             f'{table}: a table is a job of its own when it has a "prompt" or "messages" column; '
-            f"this one has {', '.join(columns)}. Rename a column, or write a job file with a "
+            f"this one has {listed(columns)}. Rename a column, or write a job file with a "
             "[request] prompt template"
         )
     for column in columns:
-        if column in (*LATER_KEYS["request"], *JOB_WIDE_KEYS):
+        if column in JOB_WIDE_KEYS:
             raise JobError(
                 f'{table}: the column "{column}" is named like a request key that cannot differ by '
                 "row in this version; rename the column"
@@ -225,7 +206,7 @@ def _read_input(section: Section, base: Path) -> InputConfig:
     if not given.strip() and section.raw("path") in (None, given):
         section.problem("path", 'is missing; name the table, such as path = "../data.csv"')
     return InputConfig(
-        path=str(section.check("path", partial(_path, base, given), base)),
+        path=str(section.check("path", partial(absolute, base, given), base)),
         id=section.get("id", str),
         limit=section.number("limit", int, 0) or None,
     )
@@ -327,7 +308,7 @@ def _rate(section: Section, name: str) -> float | None:
 def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path | None:
     if given is None:
         return None
-    path = _path(base, given)
+    path = absolute(base, given)
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"{given!r:.80} is no Python file; it is looked for at {path}")
     if not request.tools:
@@ -345,15 +326,21 @@ def _read_output(
         files = DEFAULT_FILES
     section.check("files", partial(_check_files, files), None)
     directory = section.get("dir", str)
-    # jobs/x.toml leaves its run beside the jobs folder; a job file elsewhere beside itself.
-    home = base.parent if base.name == "jobs" else base
-    place = directory or str(home / "runs" / name)
+    place = directory or str(project_of(base) / "runs" / name)
     return OutputConfig(
-        dir=section.check("dir", partial(_path, base, place), base),
+        dir=section.check("dir", partial(_run_directory, base, place), base),
         files=files,
         prefix=section.text("prefix"),
         unnest=_read_unnest(section, answer),
+        escape_formulas=section.get("escape_formulas", bool) or False,
     )
+
+
+def _run_directory(base: Path, place: str) -> Path:
+    path = absolute(base, place)
+    if not place.isprintable():
+        raise ValueError(f"{place!r:.80} holds characters that cannot be printed")
+    return path
 
 
 def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:

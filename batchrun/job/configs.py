@@ -33,7 +33,8 @@ class RequestConfig:
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
     answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
     among them stay below `image_dir`. `from_columns` names request keys whose
-    column, where it is not empty, takes the place of the key for its row.
+    column, where it is not empty, takes the place of the key for its row. Every row is asked
+    `samples` times; with `dedupe`, rows that ask the same share one answer.
     """
 
     format: FormatName
@@ -58,6 +59,8 @@ class RequestConfig:
     answer: AnswerSchema | None = None
     auth: str | None = None
     max_tokens_key: str = "max_tokens"
+    dedupe: bool = False
+    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +136,11 @@ class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
+    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet.
     """
 
     dir: Path
     files: tuple[str, ...] = DEFAULT_FILES
     prefix: str = ""
     unnest: Mapping[str, Any] = field(default_factory=dict)
+    escape_formulas: bool = False

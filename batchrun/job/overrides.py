@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price", "score")
-# Keys of features that this version does not have: refused by name, never ignored.
-LATER_KEYS = {
-    "request": ("dedupe",),
-}
+# Sections of features that this version does not have: refused by name, never ignored.
 LATER_SECTIONS = ("matrix",)
 
 # Of these, an override takes the place of the others.
@@ -85,6 +82,6 @@ def _section_of(key: str) -> str:
         "score": ScoreConfig,
     }
     for section, config in homes.items():
-        if key in {field.name for field in fields(config)} or key in LATER_KEYS.get(section, ()):
+        if key in {field.name for field in fields(config)}:
             return section
     return "request"

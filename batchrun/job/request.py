@@ -18,6 +18,7 @@ from batchrun.formats.endpoint import (
 from batchrun.formats.parameters import PARAMETERS, check, thinking_conflict, unsupported
 from batchrun.formats.tools import read_choice, read_tool
 from batchrun.job.configs import RequestConfig
+from batchrun.job.paths import absolute
 from batchrun.records import AnswerSchema
 from batchrun.sections import did_you_mean
 
@@ -37,7 +38,10 @@ JOB_WIDE_KEYS = (
     "json_schema",
     "cache_system",
     "stream",
+    "dedupe",
+    "samples",
 )
+MOST_SAMPLES = 100
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -73,8 +77,15 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         answer=_read_answer(section, name),
         auth=_read_auth(section),
         max_tokens_key=_read_max_tokens_key(section, name),
-        image_dir=base / (section.get("image_dir", str) or "."),
+        image_dir=_read_image_dir(section, base),
+        dedupe=section.get("dedupe", bool) or False,
+        samples=_read_samples(section),
     )
+
+
+def _read_image_dir(section: Section, base: Path) -> Path:
+    given = section.text("image_dir", ".")
+    return section.check("image_dir", partial(absolute, base, given), base)
 
 
 def _read_tools(section: Section, wire_format: FormatName) -> tuple[Tool, ...]:
@@ -310,6 +321,15 @@ def _as_json(extra: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"cannot be written as JSON: {error}") from None
     return plain
+
+
+def _read_samples(section: Section) -> int:
+    samples = section.number("samples", int, 1, most=MOST_SAMPLES)
+    if samples > 1 and section.raw("n") not in {None, 1}:
+        section.problem("samples", "and n both ask for several answers; remove one of them")
+    if samples > 1 and section.raw("dedupe") is True:
+        section.problem("samples", "are answers of their own, dedupe shares them; remove one")
+    return samples
 
 
 def _read_headers(section: Section) -> tuple[tuple[str, str], ...]:

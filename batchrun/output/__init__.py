@@ -9,10 +9,9 @@ from __future__ import annotations
 import base64
 import gc
 import os
-from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
@@ -20,90 +19,27 @@ from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
-from batchrun.output.unnest import column_type, unnested
-from batchrun.records import PICO_PER_USD, Status
+from batchrun.output.formulas import escaped, escaped_names
+from batchrun.output.frames import (
+    CHUNK_ROWS,
+    RESULT_SCHEMA,
+    SCORE_SCHEMA,
+    UNNESTED,
+    USAGE_SCHEMA,
+    Rows,
+    Scores,
+    Table,
+    joined_frames,
+    usage_frames,
+)
+from batchrun.output.unnest import column_type
+from batchrun.sections import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from batchrun.job import OutputConfig
-
-CHUNK_ROWS = 5_000
-UNNESTED = "answer."
-
-_TIME = pl.Datetime("us", "UTC")
-
-RESULT_SCHEMA: dict[str, Any] = {
-    "custom_id": pl.String,
-    "status": pl.String,
-    "response": pl.String,
-    "responses": pl.List(pl.String),
-    "reasoning": pl.String,
-    "tool_calls": pl.String,
-    "stop_reason": pl.String,
-    "model": pl.String,
-    "response_id": pl.String,
-    "request_id": pl.String,
-    "input_tokens": pl.Int64,
-    "output_tokens": pl.Int64,
-    "cache_read_tokens": pl.Int64,
-    "cache_write_tokens": pl.Int64,
-    "reasoning_tokens": pl.Int64,
-    "cost_usd": pl.Float64,
-    "attempts": pl.Int64,
-    "latency_s": pl.Float64,
-    "finished_at": _TIME,
-    "http_status": pl.Int64,
-    "error_type": pl.String,
-    "error_message": pl.String,
-}
-# After these, when the job has a [score].
-SCORE_SCHEMA: dict[str, Any] = {"score": pl.Float64, "predicted": pl.String}
-USAGE_SCHEMA: dict[str, Any] = {
-    "custom_id": pl.String,
-    "attempt": pl.Int64,
-    "execution": pl.Int64,
-    "started_at": _TIME,
-    "latency_s": pl.Float64,
-    "http_status": pl.Int64,
-    "error_type": pl.String,
-    "error_message": pl.String,
-    "request_id": pl.String,
-    "model": pl.String,
-    "input_tokens": pl.Int64,
-    "output_tokens": pl.Int64,
-    "cache_read_tokens": pl.Int64,
-    "cache_write_tokens": pl.Int64,
-    "reasoning_tokens": pl.Int64,
-    "cost_usd": pl.Float64,
-    "maybe_billed": pl.Boolean,
-}
-
-
-# (first, end) → (ordinal, score, predicted) of the rows that have been scored
-Scores = Callable[[int, int], "list[tuple[Any, ...]]"]
-
-
-class Rows(Protocol):
-    """Where results come from: rows of `RESULT_SCHEMA` behind their ordinal, and attempts."""
-
-    def rows(self, first: int, end: int) -> list[tuple[Any, ...]]:
-        """Return the rows from ordinal `first` up to `end`; unknown ones are left out."""
-
-    def attempt_rows(self, chunk_rows: int) -> Iterator[list[tuple[Any, ...]]]:
-        """Yield the attempts in chunks."""
-
-
-class Table(Protocol):
-    """The input: its columns, and its rows in order."""
-
-    @property
-    def schema(self) -> pl.Schema:
-        """The columns and their types."""
-
-    def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Yield the rows in bounded frames."""
 
 
 def result_names(
@@ -128,7 +64,7 @@ def result_names(
     names |= unnested
     if clashes:
         raise JobError(
-            f"the input or the answer has columns that batchrun writes too: {', '.join(clashes)}; "
+            f"the input or the answer has columns that batchrun writes too: {listed(clashes)}; "
             'choose what to put before ours, such as [output] prefix = "llm_"'
         )
     return names
@@ -154,7 +90,7 @@ def write_outputs(
             for file in config.files
         ]
         usage = directory / "usage.parquet"
-        _write(usage, pl.Schema(USAGE_SCHEMA), lambda: _usage_frames(rows))
+        _write(usage, pl.Schema(USAGE_SCHEMA), lambda: usage_frames(rows))
     return [*files, usage]
 
 
@@ -191,8 +127,10 @@ def write_results(
     }
     ours = {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
     schema = pl.Schema({**table.schema, **ours})
-    joined = partial(_joined, table, rows, id_column, names)
-    _write(path, schema, partial(joined, properties=config.unnest, scores=scores))
+    escape = config.escape_formulas and path.suffix == ".csv"
+    joined = partial(joined_frames, table, rows, id_column, names)
+    frames = partial(joined, properties=config.unnest, scores=scores)
+    _write(path, schema, frames, escape=escape)
     return path
 
 
@@ -206,97 +144,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _joined(
-    table: Table,
-    rows: Rows,
-    id_column: str | None,
-    names: dict[str, str],
+def _write(
+    path: Path,
+    schema: pl.Schema,
+    frames: Callable[[], Iterator[pl.DataFrame]],
     *,
-    properties: Mapping[str, Any],
-    scores: Scores | None,
-) -> Iterator[pl.DataFrame]:
-    """Yield the input's rows with our columns beside them."""
-    start = 0
-    for frame in table.frames():
-        for part in frame.iter_slices(CHUNK_ROWS):
-            found = rows.rows(start, start + part.height)
-            results = _result_frame(part, start, found, id_column)
-            columns = {name: results.get_column(name) for name in RESULT_SCHEMA}
-            answers = unnested(
-                properties, columns["response"].to_list(), columns["status"].to_list()
-            )
-            if scores is not None:
-                columns |= _score_columns(start, part.height, scores(start, start + part.height))
-            columns |= {UNNESTED + name: column for name, column in answers.items()}
-            yield part.hstack([column.alias(names[name]) for name, column in columns.items()])
-            start += part.height
-
-
-def _result_frame(
-    part: pl.DataFrame, start: int, found: list[tuple[Any, ...]], id_column: str | None
-) -> pl.DataFrame:
-    """Make our columns for one part of the input; rows without a record are pending."""
-    if id_column is None:
-        ids = [str(start + n + 1) for n in range(part.height)]
-    else:
-        # As they were made: `str` of the Python value, which is not what polars' cast gives.
-        ids = [str(value) for value in part.get_column(id_column).to_list()]
-    if len(found) < part.height:
-        found = _with_pending(start, ids, found)
-    columns = list(zip(*found, strict=True))[1:]
-    if list(columns[0]) != ids:
-        raise OutputError(
-            "the input has changed since the run began, so results cannot be matched to its rows; "
-            "they are safe in the checkpoint. Run the job again to match them anew"
-        )
-    data: dict[str, Sequence[Any]] = dict(zip(RESULT_SCHEMA, columns, strict=True))
-    data["responses"] = [None if text is None else orjson.loads(text) for text in data["responses"]]
-    return _typed(data, RESULT_SCHEMA)
-
-
-def _score_columns(start: int, height: int, found: list[tuple[Any, ...]]) -> dict[str, pl.Series]:
-    by_row = {row[0]: row[1:] for row in found}
-    rows = [by_row.get(start + n, (None, None)) for n in range(height)]
-    return _typed(
-        dict(zip(SCORE_SCHEMA, zip(*rows, strict=True), strict=True)), SCORE_SCHEMA
-    ).to_dict()
-
-
-def _with_pending(
-    start: int, ids: list[str], found: list[tuple[Any, ...]]
-) -> list[tuple[Any, ...]]:
-    known = {row[0]: row for row in found}
-    blank = (None,) * (len(RESULT_SCHEMA) - 2)
-    return [
-        known.get(start + n) or (start + n, custom_id, Status.PENDING.value, *blank)
-        for n, custom_id in enumerate(ids)
-    ]
-
-
-def _usage_frames(rows: Rows) -> Iterator[pl.DataFrame]:
-    for chunk in rows.attempt_rows(CHUNK_ROWS):
-        columns = zip(*chunk, strict=True)
-        data: dict[str, Sequence[Any]] = dict(zip(USAGE_SCHEMA, columns, strict=True))
-        data["maybe_billed"] = [bool(value) for value in data["maybe_billed"]]
-        yield _typed(data, USAGE_SCHEMA)
-
-
-def _typed(data: dict[str, Sequence[Any]], schema: dict[str, Any]) -> pl.DataFrame:
-    series = []
-    for name, kind in schema.items():
-        if name == "cost_usd":
-            # In Python: polars divides by multiplying with 1e-12, which is not quite the same.
-            usd = [None if pico is None else pico / PICO_PER_USD for pico in data[name]]
-            series.append(pl.Series(name, usd, dtype=kind))
-        elif kind == _TIME:
-            series.append(pl.Series(name, data[name], dtype=pl.Int64).cast(kind))
-        else:
-            series.append(pl.Series(name, data[name], dtype=kind, strict=True))
-    return pl.DataFrame(series)
-
-
-def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataFrame]]) -> None:
+    escape: bool = False,
+) -> None:
     kinds = {name: _file_type(kind, path.suffix) for name, kind in schema.items()}
+    named = escaped_names(kinds) if escape else {name: name for name in kinds}
+    finished = escaped if escape else dict
 
     def produce(
         with_columns: list[str] | None,
@@ -304,12 +161,16 @@ def _write(path: Path, schema: pl.Schema, frames: Callable[[], Iterator[pl.DataF
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        names = with_columns or list(kinds)
+        names = with_columns or list(named)
         for frame in frames():
             # Names are data: most other methods take "*" or "^a$" for a pattern, or rename "".
-            yield pl.DataFrame({n: _converted(frame.get_column(n), kinds[n]) for n in names})
+            yield pl.DataFrame(
+                finished(
+                    {n: _converted(frame.get_column(named[n]), kinds[named[n]]) for n in names}
+                )
+            )
 
-    lazy = register_io_source(produce, schema=pl.Schema(kinds))
+    lazy = register_io_source(produce, schema=pl.Schema({n: kinds[named[n]] for n in named}))
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
             lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
@@ -327,7 +188,7 @@ def _file_type(kind: Any, suffix: str) -> Any:  # noqa: ANN401 - polars' types, 
     if suffix == ".parquet":
         return pl.String() if _holds_empty_struct(kind) else kind
     if suffix == ".csv":
-        is_text = kind.is_nested() or kind in (pl.Binary, pl.Duration)
+        is_text = kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Categorical, pl.Enum)
         return pl.String() if is_text else kind
     return _without_bytes(kind)
 
@@ -358,6 +219,8 @@ def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
         return column.bin.encode("base64")
     if column.dtype == pl.Duration:
         return column.dt.to_string("iso")
+    if column.dtype in (pl.Categorical, pl.Enum):
+        return column.cast(pl.String)
     convert = _json_text if kind == pl.String else _json_ready
     values = [None if value is None else convert(value) for value in column.to_list()]
     return pl.Series(column.name, values, dtype=kind)
@@ -395,3 +258,15 @@ def _replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+__all__ = [
+    "RESULT_SCHEMA",
+    "Rows",
+    "Scores",
+    "Table",
+    "result_names",
+    "write_outputs",
+    "write_results",
+    "write_text",
+]

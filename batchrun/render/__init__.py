@@ -20,8 +20,9 @@ from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.conversation import arranged, read_messages
 from batchrun.render.expression import Expression
 from batchrun.render.images import read_images
-from batchrun.render.template import ENVIRONMENT, ROW, Text
-from batchrun.sections import did_you_mean
+from batchrun.render.sandbox import ENVIRONMENT
+from batchrun.render.template import ROW, Text
+from batchrun.sections import did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -188,6 +189,7 @@ class Renderer:
             wanted = text.names if ROW in columns else text.names | text.row_names
             for name in sorted(wanted - text.guarded - known):
                 raise JobError(_unknown_column(f"[request] {text.key}", name, columns))
+            text.try_once(columns)
             names |= text.names
         if self._config.messages_column is not None:
             names.add(self._config.messages_column)
@@ -200,13 +202,24 @@ class Renderer:
         return tuple(column for column in columns if column in names)
 
 
+def sampled(rendered: Sequence[RenderedItem], samples: int) -> Sequence[RenderedItem]:
+    """Return each rendered row as often as it is asked, in consecutive items."""
+    if samples == 1:
+        return rendered
+    return [
+        replace(row, ordinal=row.ordinal * samples + number)
+        for row in rendered
+        for number in range(samples)
+    ]
+
+
 def _is_empty(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
 def _unknown_column(where: str, name: str, columns: Sequence[str]) -> str:
     hint = did_you_mean(name, columns)
-    return f"{where}: the input has no column {name!r}{hint}; it has {', '.join(columns)}"
+    return f"{where}: the input has no column {name!r}{hint}; it has {listed(columns)}"
 
 
 def _streams(config: RequestConfig, parameters: Parameters) -> bool:
@@ -220,4 +233,4 @@ def _turn_key(number: int, config: RequestConfig) -> str:
     return "prompt" if single else f"messages, turn {number}"
 
 
-__all__ = ["Expression", "Renderer"]
+__all__ = ["Expression", "Renderer", "sampled"]

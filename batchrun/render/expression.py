@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
-from batchrun.render.template import ENVIRONMENT, ROW, Text
-from batchrun.sections import did_you_mean
+from batchrun.render.sandbox import ENVIRONMENT
+from batchrun.render.template import ROW, Text
+from batchrun.sections import did_you_mean, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +34,9 @@ class Expression:
         for name in sorted(wanted - text.guarded - {*columns, ROW, *ENVIRONMENT.globals}):
             raise JobError(
                 f"[{section}] {key}: the input has no column {name!r}{did_you_mean(name, columns)}"
-                f"; it has {', '.join(columns)}"
+                f"; it has {listed(columns)}"
             )
+        text.try_once(columns)
         every = self._whole_row
         self.columns = tuple(c for c in columns if every or c in text.names)
 

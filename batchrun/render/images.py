@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.errors import RenderError
 from batchrun.records import Image
+from batchrun.sections import TooLargeError, read_small_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,20 +79,19 @@ def _from_data_url(url: str) -> Image:
 
 
 def _from_file(name: str, folder: Path) -> Image:
+    what = f"images: {name!r:.200}"
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise RenderError(
                 "invalid_image",
-                f"images: {name!r:.200} is outside of {folder}; name the folder of the images "
-                "with [request] image_dir",
+                f"{what} is outside of {folder}; name the folder of the images with "
+                "[request] image_dir, or on the command line with --set request.image_dir=…",
             )
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            most = MAX_IMAGE_BYTES // 2**20
-            raise RenderError("image_too_large", f"images: {name!r:.200}: larger than {most} MiB")
-        return _from_bytes(path.read_bytes(), f"{name!r:.200}")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RenderError(
-            "invalid_image", f"images: {name!r:.200} cannot be read: {reason}"
-        ) from None
+        return _from_bytes(read_small_file(path, MAX_IMAGE_BYTES), f"{name!r:.200}")
+    except TooLargeError as error:
+        raise RenderError("image_too_large", f"{what}: {error}") from None
+    except ValueError as error:
+        raise RenderError("invalid_image", f"{what}: {error}") from None
+    except (OSError, RuntimeError) as error:  # a name too long, or links in a circle
+        raise RenderError("invalid_image", f"{what}: cannot be read ({error})") from None

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 
 from batchrun.errors import JobError, RenderError
 from batchrun.formats.parameters import is_template
+from batchrun.render.bounds import MAX_TEXT, open_account
+from batchrun.render.sandbox import ENVIRONMENT, PARSER, NullValueError, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from jinja2 import Template
 
@@ -36,101 +34,6 @@ _TEMPLATE_ERRORS = (
     SyntaxError,
     TypeError,
     ValueError,
-)
-
-# Jinja's filters for text, which turn a null into "None".
-_TEXT_FILTERS = (
-    "capitalize",
-    "center",
-    "e",
-    "escape",
-    "forceescape",
-    "indent",
-    "lower",
-    "replace",
-    "string",
-    "striptags",
-    "title",
-    "trim",
-    "truncate",
-    "upper",
-    "urlencode",
-    "urlize",
-    "wordcount",
-    "wordwrap",
-)
-_FILE_READERS: tuple[type[nodes.Node], ...] = (
-    nodes.Include,
-    nodes.Import,
-    nodes.FromImport,
-    nodes.Extends,
-)
-
-
-class NullValueError(ValueError):
-    """A null reached a place where text is needed."""
-
-
-def _refuse_null(value: object) -> None:
-    if value is None:
-        raise NullValueError("a null value where text is needed")
-
-
-def _printable(value: object) -> object:
-    """Return what an expression may leave in a text: never Python's name for an object."""
-    _refuse_null(value)
-    if isinstance(value, Undefined):
-        return value  # it explains itself when it becomes text
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, Iterator):
-        raise TypeError("an expression ends in a sequence; add | join(…) or | list")
-    if callable(value):
-        raise TypeError("an expression ends in a function; call it with ()")
-    return value
-
-
-def _strict(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that refuses a null in place of its text, or in the list that it joins."""
-    position = 1 if hasattr(function, "jinja_pass_arg") else 0
-
-    @wraps(function)
-    def refusing(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - a filter's own
-        before, value, after = args[:position], args[position], args[position + 1 :]
-        _refuse_null(value)
-        if name == "join":
-            value = list(value)
-            for item in value:
-                _refuse_null(item)
-        return function(*before, value, *after, **options)
-
-    return refusing
-
-
-class _StrictConcat(NodeTransformer):
-    """Makes `a ~ b` refuse a null, which it would spell "None"."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:
-        self.generic_visit(node)
-        node.nodes = [
-            nodes.Filter(part, "string", [], [], None, None, lineno=part.lineno)
-            for part in node.nodes
-        ]
-        node.set_environment(ENVIRONMENT)
-        return node
-
-
-ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined,
-    autoescape=False,
-    keep_trailing_newline=True,
-    finalize=_printable,
-    cache_size=0,
-)
-# Chance would change the requests from one execution to the next: a resumed run would pay again.
-del ENVIRONMENT.filters["random"], ENVIRONMENT.globals["lipsum"]
-ENVIRONMENT.filters.update(
-    {name: _strict(name, ENVIRONMENT.filters[name]) for name in (*_TEXT_FILTERS, "join")}
 )
 
 
@@ -174,10 +77,19 @@ class Text:
         """
         if self._template is None:
             return cast("str", self._constant)
-        if self._whole is not None and type(whole := values.get(self._whole)) is str:
-            return whole
+        cell = None if self._whole is None else values.get(self._whole)
+        text = cell if type(cell) is str else self._rendered(self._template, values)
+        if len(text) > MAX_TEXT:
+            raise RenderError(
+                "text_too_long",
+                f"{self.key}: the text has {len(text):,} characters; at most {MAX_TEXT:,} are sent",
+            )
+        return text
+
+    def _rendered(self, template: Template, values: Mapping[str, Any]) -> str:
+        open_account()
         try:
-            return self._template.render(values)
+            return template.render(values)
         except NullValueError:
             raise RenderError("null_value", self._null_message(values)) from None
         except _TEMPLATE_ERRORS as error:
@@ -201,13 +113,11 @@ class Text:
 
     def _compile(self, source: str) -> None:
         try:
-            tree = ENVIRONMENT.parse(source)
-            if any(tree.find(kind) is not None for kind in _FILE_READERS):
-                raise TemplateError("a template cannot read other files")
+            tree = PARSER.parse(source)
             self.names = frozenset(meta.find_undeclared_variables(tree))
             self.row_names = _row_names(tree) if ROW in self.names else frozenset()
             self.guarded = _guarded_names(tree)
-            self._template = ENVIRONMENT.from_string(_StrictConcat().visit(tree))
+            self._template = ENVIRONMENT.from_string(guard(tree))
             # Jinja gives a chain of dicts, and would go through it again for every row.
             self._template.globals = dict(self._template.globals)
         except _TEMPLATE_ERRORS as error:
@@ -215,6 +125,19 @@ class Text:
             reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
             place = f"[{self._section}] {self.key}"
             raise JobError(f"{place}: not a valid template: {reason}") from None
+
+    def try_once(self, columns: Iterable[str]) -> None:
+        """Render a template that no column can change: what fails now, fails for every row.
+
+        Raises:
+            JobError: saying why.
+        """
+        if not self.names.isdisjoint({*columns, ROW}):
+            return
+        try:
+            self.text({})
+        except RenderError as error:
+            raise JobError(f"[{self._section}] {error}") from None
 
 
 def _row_names(tree: nodes.Template) -> frozenset[str]:

@@ -3,13 +3,10 @@
 from batchrun.report.facts import SCHEMA_VERSION, summary, summary_json
 from batchrun.report.hints import hint
 from batchrun.report.terminal import status_text, summary_text
-from batchrun.report.text import printable, printable_line
 
 __all__ = [
     "SCHEMA_VERSION",
     "hint",
-    "printable",
-    "printable_line",
     "status_text",
     "summary",
     "summary_json",

@@ -13,13 +13,12 @@ from batchrun.report.text import (
     counted,
     dollars,
     moment,
-    printable,
-    printable_line,
     rate,
     seconds,
     short,
 )
 from batchrun.scoring import score_lines
+from batchrun.terminal import harmless, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -202,15 +201,15 @@ def _errors(totals: RunTotals, paint: Paint) -> list[str]:
 
 
 def _error(error_type: str, example: str) -> list[str]:
-    """An error in two lines at most; what is too long for them is cut."""
+    """An error in a few lines; what is too long for them is cut."""
     text = f"{short(error_type, 40)}: {printable(example)}"
-    return textwrap.wrap(text, WIDTH - ERROR, max_lines=2, placeholder=" …")
+    return textwrap.wrap(text, WIDTH - ERROR, max_lines=4, placeholder=" …")
 
 
 def _score(score: ScoreTotals | None, paint: Paint) -> list[str]:
     if score is None:
         return []
-    first, *rest = (printable_line(line) for line in score_lines(score))
+    first, *rest = (harmless(line) for line in score_lines(score))
     return [_line("score", first, paint), *(f"{'':{LABEL + 2}}{line}" for line in rest)]
 
 

@@ -5,21 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from batchrun.records import PICO_PER_USD
-
-# Control characters could rewrite the terminal, those of writing direction what it seems to say;
-# a provider's message is not to be trusted.
-_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *_DIRECTIONS), "�")
-
-
-def printable(text: str) -> str:
-    """Return text without characters that steer a terminal."""
-    return " ".join(text.split()).translate(_CONTROLS)
-
-
-def printable_line(text: str) -> str:
-    """Return text without characters that steer a terminal, its spaces as they are."""
-    return text.translate(_CONTROLS)
+from batchrun.terminal import printable
 
 
 def short(text: str, most: int) -> str:

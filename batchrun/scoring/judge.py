@@ -90,6 +90,8 @@ class Judge:
 
 def _vote(verdicts: Sequence[Verdict]) -> tuple[str | None, float]:
     """Return what most answers say, and what that is worth."""
+    if len(verdicts) == 1:
+        return verdicts[0].predicted, verdicts[0].score
     votes = Counter(verdict.predicted for verdict in verdicts if verdict.predicted is not None)
     winner = votes.most_common(1)[0][0] if votes else None
     said_so = next(verdict for verdict in verdicts if verdict.predicted == winner)

@@ -136,6 +136,11 @@ class ScoreTotals:
     by_correct: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: ClassTotals | None = None
 
+    @property
+    def right_answers(self) -> int:
+        """How many answers have a score of 1 or more, all samples of a row counted."""
+        return sum(correct * rows for (_, correct), rows in self.by_correct.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:

@@ -27,6 +27,7 @@ from batchrun.simulator.prose import (
     think,
 )
 from batchrun.simulator.schemas import SchemaWriter
+from batchrun.simulator.sums import RESULT_MARK, guess
 from batchrun.simulator.tokens import count_tokens, cut_to
 from batchrun.simulator.tools import use_tools
 
@@ -116,7 +117,13 @@ def _prose(call: Call, key: tuple[int | bytes, ...]) -> list[str]:
             if text not in texts:
                 break
         texts.append(text)
+    if RESULT_MARK in call.system or RESULT_MARK in call.prompt:
+        return [_with_result(text, call, (*key, place)) for place, text in enumerate(texts)]
     return texts
+
+
+def _with_result(text: str, call: Call, key: tuple[int | bytes, ...]) -> str:
+    return f"{text}\n{RESULT_MARK} {guess(excerpt(call.prompt), Dice(*key, 'result'))}"
 
 
 def _subject(call: Call) -> str:

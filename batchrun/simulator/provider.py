@@ -97,19 +97,25 @@ class Provider:
         answer_id = Dice(seed, digest, bills).below(1 << 96)
         return Reply(
             call,
-            compose(call, seed, self._answer_key(fields, digest), spoiled=spoiled),
+            compose(call, seed, *self._answer_key(fields, digest, bills), spoiled=spoiled),
             f"{dialect.answer_id_prefix}{answer_id:024x}",
             self._wall_clock(),
             self._cache.use(call.wishes.prefixes, call.input_tokens),
         )
 
-    def _answer_key(self, fields: dict[str, Any], digest: bytes) -> bytes:
-        """Return what the answer follows from: the body, but for how it is to be delivered."""
+    def _answer_key(
+        self, fields: dict[str, Any], digest: bytes, bills: int
+    ) -> tuple[bytes] | tuple[bytes, int]:
+        """Return what the answer follows from: the body, but for how it is to be delivered.
+
+        With a temperature the same body gets another answer each time, as it would elsewhere.
+        """
         said = {name: value for name, value in fields.items() if name not in _DELIVERY}
         try:
-            return self.book.digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+            asked = self.book.digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
         except orjson.JSONEncodeError:  # nested too deeply to be written again
-            return digest
+            asked = digest
+        return (asked, bills) if fields.get("temperature") and bills > 1 else (asked,)
 
     def _draw_fate(self, digest: bytes) -> Fate:
         """Return what becomes of this try, or raise the failure that is due."""

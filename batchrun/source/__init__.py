@@ -13,7 +13,7 @@ import polars as pl
 
 from batchrun.errors import JobError
 from batchrun.records import Item
-from batchrun.sections import did_you_mean
+from batchrun.sections import did_you_mean, listed
 from batchrun.source import json_lines, tables
 from batchrun.source.files import FileStamp, common_kind, explained, is_table, resolve
 
@@ -209,7 +209,7 @@ def _check_id_column(path: str, column: str, schema: pl.Schema) -> None:
     if column not in schema:
         raise JobError(
             f'{path}: [input] id names the column "{column}", which is not there'
-            f"{did_you_mean(column, schema)}; the columns are {', '.join(schema)}"
+            f"{did_you_mean(column, schema)}; the columns are {listed(schema)}"
         )
     kind = schema[column]
     if kind.is_nested() or isinstance(kind, _NO_ID_TYPES):

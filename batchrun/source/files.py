@@ -84,6 +84,7 @@ def resolve(pattern: str) -> list[Path]:
     try:
         paths = _matches(Path(pattern))
         folders = [path for path in paths if path.is_dir()]
+        others = [path for path in paths if path.exists() and not (path.is_file() or path.is_dir())]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise JobError(f"{pattern[:200]}: cannot be looked up ({reason})") from None
@@ -91,6 +92,9 @@ def resolve(pattern: str) -> list[Path]:
         raise JobError(f"{pattern}: there is no such file; [input] path starts at the job file")
     if folders:
         raise JobError(f'{folders[0]}: is a folder; name its files, such as "folder/*.csv"')
+    if others:
+        # A pipe would keep us waiting, and none of these can be read a second time.
+        raise JobError(f"{others[0]}: is no regular file; save the table as one, and name that")
     return paths
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from batchrun.errors import JobError
+from batchrun.sections import listed
 from batchrun.source.files import SEPARATORS, explained
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _difference(first: Path, expected: pl.Schema, path: Path, found: pl.Schema) 
     extra = [name for name in found if name not in expected]
     retyped = [n for n in expected if n in found and expected[n] != found[n]]
     details = [
-        f"{label} {', '.join(names)}"
+        f"{label} {listed(names)}"
         for label, names in (("lacks", missing), ("adds", extra), ("has another type for", retyped))
         if names
     ]

@@ -1,0 +1,74 @@
+"""Changes of a job or its input between executions: who runs it is told, and asked, what they cost.
+
+Answers that no row asks for any more stay in the checkpoint; but what takes their place is paid for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun import __version__, checkpoint
+from batchrun.errors import JobError
+from batchrun.render import sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchrun.prepare import Prepared, RunOptions
+    from batchrun.records import Reuse
+
+CHUNK_ROWS = 512
+# Of the answers that were paid for; to leave more of them behind needs a yes.
+MOST_LEFT_SHARE = 0.1
+
+
+def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> Reuse | None:
+    """Return what of the paid answers a changed plan uses again; None when nothing has changed.
+
+    Renders every row. Reads only.
+    """
+    same = checkpoint.was_begun_as(store, plan.signature, plan.total, __version__)
+    if (same and plan.mark is not None) or not checkpoint.has_answers(store):
+        return None
+    comparison = checkpoint.Comparison(store, shared=plan.job.request.dedupe)
+    samples = plan.job.request.samples
+    for items in plan.source.items(plan.renderer.columns, CHUNK_ROWS):
+        rendered = sampled(plan.renderer.render(items), samples)
+        comparison.add(item.fingerprint for item in rendered)
+    found = comparison.result(retry_errored=options.retry_errored)
+    return None if same and not found.left_behind else found
+
+
+def needs_consent(reuse: Reuse, options: RunOptions) -> bool:
+    """Say whether so much would be left behind that it takes a yes."""
+    is_much = reuse.left_behind > MOST_LEFT_SHARE * reuse.paid
+    return is_much and not options.yes and options.simulate is None
+
+
+def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> None:
+    """Ask whether to go on.
+
+    Raises:
+        JobError: when nobody can be asked, or the answer is no. Nothing has been sent or changed.
+    """
+    facts = (
+        f"the job or its input has changed since {plan.directory} was run: of {reuse.paid:,} answers "
+        f"that were paid for, {reuse.left_behind:,} would be used by no row any more (they stay in "
+        f"the checkpoint), and {reuse.new:,} rows would be sent"
+    )
+    if ask is None:
+        raise JobError(
+            f"{facts}. To go on, add --yes. To keep that run as it is, add --new, which moves it "
+            "aside, or another --output-dir"
+        )
+    if not ask(f"{facts}. Go on?"):
+        raise JobError("not confirmed; nothing was sent, and nothing has changed")
+
+
+def told(reuse: Reuse) -> str:
+    """Return what is said before the first request of a changed plan."""
+    left = f"; {reuse.left_behind:,} are used by no row any more" if reuse.left_behind else ""
+    return (
+        f"the job or its input has changed: {reuse.reused:,} rows have their result already{left}; "
+        f"{reuse.new:,} to send"
+    )

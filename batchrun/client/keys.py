@@ -1,0 +1,76 @@
+"""The key struck out of what a server sends back: it may quote what it got.
+
+Some providers repeat a key that they refuse, and debugging servers repeat whole requests, in bodies,
+headers and answers. What is recorded holds `***` instead.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.errors import ProviderFault
+    from batchrun.records import Completion
+
+MASK = "***"
+MIN_KEY_PART = 4
+# Shorter ones, such as "EMPTY" for a server of one's own, are no secrets but words.
+MIN_SECRET = 12
+
+
+def struck_out(key: str, text: str) -> str:
+    """Replace a key in a text, also where the end of the text cuts it short."""
+    text = text.replace(key, MASK)
+    for length in range(len(key) - 1, MIN_KEY_PART - 1, -1):
+        if text.endswith(key[:length]):
+            return text[:-length] + MASK
+    return text
+
+
+def fault_without(key: str | None, fault: ProviderFault) -> ProviderFault:
+    """Return a failure whose texts do not hold the key."""
+    if key is None or len(key) < MIN_SECRET:
+        return fault
+    return replace(
+        fault,
+        error_type=struck_out(key, fault.error_type),
+        message=struck_out(key, fault.message),
+        request_id=fault.request_id and struck_out(key, fault.request_id),
+    )
+
+
+def id_without(key: str | None, request_id: str | None) -> str | None:
+    """Return the id of an exchange, from a header, without the key."""
+    if request_id is None or key is None or key not in request_id:
+        return request_id
+    return request_id.replace(key, MASK)
+
+
+def completion_without(key: str | None, completion: Completion) -> Completion:
+    """Return an answer that does not hold the key; nearly always it is the same one."""
+    if key is None or len(key) < MIN_SECRET or not _quotes(completion, key):
+        return completion
+    return replace(
+        completion,
+        texts=tuple(text.replace(key, MASK) for text in completion.texts),
+        reasoning=_struck(key, completion.reasoning),
+        tool_calls=_struck(key, completion.tool_calls),
+        model=_struck(key, completion.model),
+        response_id=_struck(key, completion.response_id),
+        stop_reason=_struck(key, completion.stop_reason),
+        turn=completion.turn and json.loads(json.dumps(completion.turn).replace(key, MASK)),
+    )
+
+
+def _quotes(completion: Completion, key: str) -> bool:
+    texts = (*completion.texts, completion.reasoning, completion.tool_calls)
+    facts = (completion.model, completion.response_id, completion.stop_reason)
+    if any(text is not None and key in text for text in (*texts, *facts)):
+        return True
+    return completion.turn is not None and key in json.dumps(completion.turn)
+
+
+def _struck(key: str, text: str | None) -> str | None:
+    return text and text.replace(key, MASK)

@@ -1,0 +1,151 @@
+"""The end of an execution: the outputs, `summary.json`, and how the run stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from batchrun import checkpoint, output, report
+from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from batchrun.evaluation import Evaluation
+    from batchrun.interrupts import Interrupts
+    from batchrun.job import Job
+    from batchrun.prepare import Prepared
+    from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
+    from batchrun.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run stands after an execution.
+
+    Attributes:
+        totals: counts, tokens and money over all executions of the run.
+        directory: the run directory.
+        files: the outputs that were written.
+        error: what ended the execution early or kept the outputs from being written; None when it
+            went through, whether or not single items failed.
+        score: what the answers are worth, when the job has a `[score]`.
+    """
+
+    totals: RunTotals
+    directory: Path
+    files: tuple[Path, ...] = ()
+    error: BatchrunError | None = field(default=None)
+    score: ScoreTotals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 all succeeded, 3 some items errored, otherwise the error's."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 3 if self.totals.errored or self.totals.pending else 0
+
+    def summary_text(self, *, colour: bool = False) -> str:
+        """Return the summary that a person reads after a run."""
+        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outputs of a run, and what its answers are worth where that was asked."""
+
+    files: tuple[Path, ...] = ()
+    score: ScoreTotals | None = None
+
+
+class InterruptibleRows:
+    """The checkpoint's rows for the outputs.
+
+    Raises:
+        Interrupted: when a signal comes while they are read.
+    """
+
+    def __init__(self, store: checkpoint.Checkpoint, interrupts: Interrupts) -> None:
+        self._store = store
+        self._interrupts = interrupts
+        self._count = interrupts.count
+
+    def columns(self, first: int, end: int) -> list[list[Any]]:
+        """Return the columns of the rows from ordinal `first` up to `end`."""
+        self._check()
+        return self._store.columns(first, end)
+
+    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
+        """Yield the columns of the attempts in chunks."""
+        for chunk in self._store.attempt_columns(chunk_rows):
+            self._check()
+            yield chunk
+
+    def _check(self) -> None:
+        if self._interrupts.first is not None and self._interrupts.count > self._count:
+            raise Interrupted(
+                self._interrupts.first,
+                "interrupted before the outputs were written; what was answered is saved",
+            )
+
+
+def conclude(
+    plan: Prepared,
+    store: checkpoint.Checkpoint,
+    rows: output.Rows,
+    error: BatchrunError | None,
+    is_placed: bool,
+) -> RunReport:
+    """Write what is there, also after a stop; the results are safe whatever happens here.
+
+    Outputs of an earlier execution are better than ones that lack answers which are there but were
+    not matched to their rows before the stop: then the files stay as they are.
+    """
+    written = Written()
+    try:
+        if is_placed:
+            evaluation = plan.evaluation
+            written = write_files(
+                plan.job, plan.source, store, plan.directory, evaluation, rows=rows
+            )
+    except Interrupted as interrupted:
+        error = error or interrupted
+    except (OutputError, JobError) as problem:
+        error = error or OutputError(str(problem))
+    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
+
+
+def write_files(
+    job: Job,
+    source: Source,
+    store: checkpoint.Checkpoint,
+    directory: Path,
+    evaluation: Evaluation | None,
+    *,
+    rows: output.Rows | None = None,
+) -> Written:
+    """Score the answers, and write the outputs and `summary.json`.
+
+    `rows` may stand in for the checkpoint's.
+
+    Raises:
+        OutputError: when a file cannot be written, or the input is no longer the one that was run.
+    """
+    if not source.is_unchanged():
+        raise OutputError(
+            f"{job.input.path}: has changed during the run, so results cannot be matched to its "
+            "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
+        )
+    scores, score = None, None
+    if evaluation is not None:
+        evaluation.score(source, store)
+        scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
+    files = output.write_outputs(
+        job.output, directory, source, rows or store, job.input.id, scores=scores
+    )
+    summary = directory / "summary.json"
+    output.write_text(summary, report.summary_json(checkpoint.totals(store), score))
+    return Written((*files, summary), score)

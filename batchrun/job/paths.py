@@ -1,0 +1,81 @@
+"""Paths of a job file, and which files a job file may have read.
+
+A job file may come from a stranger, and what it names is sent away. Its texts and images come from
+its own project only; whoever runs it can allow others, on the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrun.sections import as_text, read_small_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Keys of `[request]` whose files are sent away.
+_SENT = ("prompt_file", "system_file", "image_dir")
+JOBS_FOLDER = "jobs"
+
+
+def absolute(base: Path, text: str) -> Path:
+    """Return a path of the job file as an absolute one.
+
+    Raises:
+        ValueError: when there can be no such path.
+    """
+    if "\0" in text:
+        raise ValueError("holds a null character")
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r:.80} begins with a user who is not known here") from None
+
+
+def project_of(base: Path) -> Path:
+    """Return the folder of the job's project: jobs/x.toml belongs to what is beside `jobs`."""
+    return base.parent if base.name == JOBS_FOLDER else base
+
+
+def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) -> list[str]:
+    """Say which files a job file wants to have sent from outside of its project.
+
+    Args:
+        document: the job file as parsed.
+        base: its folder.
+        allowed: what the command line says, by dotted key; it may name any file.
+    """
+    request = document.get("request")
+    given = request if isinstance(request, dict) else {}
+    return [
+        f"[request] {key}: {value!r:.200} is outside of {project_of(base)}; a job file can have "
+        "files sent only from its own folder, or from beside its jobs folder. Move the file there, "
+        f"or allow it yourself: --set request.{key}=…"
+        for key in _SENT
+        if isinstance(value := given.get(key), str)
+        and not {key, f"request.{key}"} & allowed.keys()
+        and _is_outside(base, value)
+    ]
+
+
+def _is_outside(base: Path, text: str) -> bool:
+    try:
+        path = absolute(base, text).resolve()
+        return not path.is_relative_to(project_of(base).resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False  # no such path at all, which is told where it is used
+
+
+def read_beside(base: Path, file: str) -> str:
+    """Read a text that a job file names.
+
+    Raises:
+        ValueError: saying which one cannot be read, and why.
+    """
+    try:
+        return as_text(read_small_file(absolute(base, file)))
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8 text") from None
+    except ValueError as error:
+        raise ValueError(f"{file} {error}") from None
