@@ -298,7 +298,9 @@ class Checkpoint:
         """
         with usable(self.path):
             samples = self.samples
-            found = columns.result_columns(self.db, first * samples, end * samples)
+            found = columns.result_columns(
+                self.db, first * samples, end * samples, shared=self._is_shared()
+            )
         return found if samples == 1 else together(found, samples)
 
     @property
@@ -306,6 +308,10 @@ class Checkpoint:
         """How often each row is asked."""
         row = self.db.execute("SELECT samples FROM run").fetchone()
         return row[0] if row else 1
+
+    def _is_shared(self) -> bool:
+        row = self.db.execute("SELECT job ->> '$.request.dedupe' FROM run").fetchone()
+        return bool(row and row[0])
 
     def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
         """Yield all attempts, at most `chunk_rows` at a time, in the order of their requests."""
