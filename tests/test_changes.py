@@ -7,15 +7,17 @@ import pty
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
 from batchrun import Job, RunOptions, run_job
+from batchrun.checkpoint import Checkpoint
 from batchrun.errors import JobError
 from tests.conftest import KEY, command, environment
-from tests.provider import answer, refusal, serving
+from tests.provider import answer, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,19 +136,38 @@ def test_a_shorter_run_is_asked_about_and_going_back_sends_nothing(write_job: Wr
     assert len(provider.calls) == 20
 
 
-def test_answers_that_an_interrupted_change_has_not_reached_count(write_job: WriteJob) -> None:
-    """Rows are matched anew from the first: what the rest holds is not forgotten meanwhile."""
-    refused = refusal(401, "authentication_error")
-    with serving(lambda call: refused if "else" in call.prompt else answer(call)) as provider:
-        job = write_job(provider.url, rows=3_000)
+def test_answers_that_a_killed_run_had_not_placed_yet_count(write_job: WriteJob) -> None:
+    """A changed job matches rows anew: killed before that, no row holds any answer."""
+    with serving() as provider:
+        job = write_job(provider.url)
         run(job)
-        stopped = run(job, {"yes": True}, prompt="Say something else than {{ text }}")
-        assert stopped.exit_code == 4
-        with pytest.raises(JobError, match="3,000 would be used by no row any more"):
+        with closing(Checkpoint(job.parent / "out", writable=True)) as store:
+            began: dict[str, Any] = {
+                "name": "job",
+                "job": {},
+                "base": job.parent,
+                "version": "0",
+                "total": 20,
+            }
+            store.start_execution(signature="of another prompt", **began)
+        assert held(job) == {}
+        with pytest.raises(JobError, match="20 would be used by no row any more"):
             run(job, prompt="Say anything but {{ text }}")
-        sent = len(provider.calls)
         assert run(job).exit_code == 0
-        assert len(provider.calls) == sent
+    assert len(provider.calls) == 20
+
+
+def test_an_answer_that_was_left_behind_is_not_asked_about_again(write_job: WriteJob) -> None:
+    """Also with images, whose files may have changed each time."""
+    images = 'images = ["data:image/png;base64,iVBORw0KGgo="]'
+    with serving() as provider:
+        job = write_job(provider.url, request=images)
+        run(job)
+        run(job, {"yes": True}, prompt="Look at {{ text }}")
+        assert run(job, prompt="Look at {{ text }}").exit_code == 0
+        edit(job, lambda rows: rows[:-1])
+        assert run(job, prompt="Look at {{ text }}").exit_code == 0
+    assert len(provider.calls) == 40
 
 
 @pytest.mark.parametrize(
@@ -196,9 +217,7 @@ def test_simulating_is_not_asked_about(write_job: WriteJob) -> None:
     assert command("run", job, "--simulate", "--set", "request.temperature=0.5")[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("reply", "code", "calls"), [(b"y\n", 0, 40), (b"n\n", 2, 20), (b"\n", 2, 20)]
-)
+@pytest.mark.parametrize(("reply", "code", "calls"), [(b"y\n", 0, 40), (b"\n", 2, 20)])
 def test_somebody_at_a_terminal_is_asked(
     write_job: WriteJob, reply: bytes, code: int, calls: int
 ) -> None:

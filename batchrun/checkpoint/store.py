@@ -163,6 +163,7 @@ class Checkpoint:
             if previous is not None and previous[0] != signature:
                 self.db.execute("DELETE FROM items")
                 self.db.execute("DELETE FROM scores")  # they are by row
+                self.db.execute("UPDATE run SET planned = NULL")
             self.db.execute(
                 """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
                 VALUES (1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
@@ -235,12 +236,13 @@ class Checkpoint:
     def finish_plan(self, total: int, mark: str | None = None) -> None:
         """Forget the items of rows beyond `total`; their results stay for when they return.
 
-        `mark` identifies the plan: `is_planned` knows it until the job or the input changes.
+        `mark` identifies the plan: `is_planned` knows it until the job or the input changes. None is
+        a plan that cannot be recognized.
         """
         with self.transaction():
             end = total * self.samples
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
-            self.db.execute("UPDATE run SET planned = ?", (mark,))
+            self.db.execute("UPDATE run SET planned = ?", (mark or "",))
 
     def is_planned(self, mark: str | None) -> bool:
         """Say whether every row has its request already, by the plan of this mark."""
