@@ -46,6 +46,7 @@ class RunOptions:
         ask: puts a question to whoever runs the job; None when nobody can answer.
         grace_s: how long requests in flight may go on after the first signal.
         transport: carries the requests; None for the network.
+        rows: only these, by ordinal, and no outputs; None for all.
     """
 
     simulate: SimulatorConfig | None = None
@@ -56,6 +57,7 @@ class RunOptions:
     ask: Callable[[str], bool] | None = None
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
+    rows: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +202,9 @@ def allow_open_files(job: Job) -> int:
 def run_directory(job: Job, options: RunOptions) -> Path:
     """Return where the run keeps its files; simulated answers are kept apart from real ones."""
     directory = job.output.dir.resolve()
-    if options.simulate is None:
-        return directory
-    return directory.with_name(directory.name + SIMULATED_SUFFIX)
+    if options.simulate is not None:
+        directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
+    return directory / job.output.cell
 
 
 def plan_signature(job: Job, source: Source) -> str:
