@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchrun.prepare import RunOptions
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
+    from batchrun.verification import Verdict, verify
 
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
@@ -28,6 +29,7 @@ _HOMES = {
     "batchrun.prepare": ("RunOptions",),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
+    "batchrun.verification": ("Verdict", "verify"),
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "RunReport",
     "Simulator",
     "SimulatorConfig",
+    "Verdict",
     "__version__",
     "arun_job",
     "compare",
@@ -50,6 +53,7 @@ __all__ = [
     "score_text",
     "serve_simulator",
     "status",
+    "verify",
 ]
 
 

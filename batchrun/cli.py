@@ -225,6 +225,19 @@ def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
 
 
 @cli.command()
+@_DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(directory: Path, *, as_json: bool) -> int:
+    """Check the checkpoint and the outputs in DIRECTORY against each other; change nothing.
+
+    Leaves with 5 when something is wrong.
+    """
+    verdict = batchrun.verify(directory)
+    click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
+    return verdict.exit_code
+
+
+@cli.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
 @click.option("--rpm", type=click.IntRange(min=1), help="Requests per minute.")
 @click.option("--tpm", type=click.IntRange(min=1), help="Tokens per minute.")
