@@ -22,7 +22,14 @@ from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
 from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
-from batchrun.prepare import Prepared, RunOptions, prepare, price_book, run_directory
+from batchrun.prepare import (
+    Prepared,
+    RunOptions,
+    model_hint,
+    prepare,
+    price_book,
+    run_directory,
+)
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.render import sampled
@@ -170,6 +177,8 @@ class _Execution:
             version=__version__,
             samples=self._samples,
         )
+        if (hint := model_hint(plan.job)) is not None:
+            self._progress.note(hint)
         if self._reuse is not None:
             self._progress.note(told(self._reuse))
         if in_flight:
