@@ -54,7 +54,7 @@ def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> No
     facts = (
         f"the job or its input has changed since {plan.directory} was run: of {reuse.paid:,} answers "
         f"that were paid for, {reuse.left_behind:,} would be used by no row any more (they stay in "
-        f"the checkpoint), and {reuse.new:,} rows would be sent"
+        f"the checkpoint), and {reuse.new:,} requests would be sent"
     )
     if ask is None:
         raise JobError(

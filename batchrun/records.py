@@ -352,7 +352,7 @@ class Reuse:
 
     Attributes:
         reused: rows that have their result already.
-        new: rows that have to be sent.
+        new: requests that have to be sent.
         paid: answers that rows hold now, and that were paid for.
         left_behind: those of them that no row would hold any more.
     """

@@ -41,7 +41,7 @@ def test_the_formats_differ_only_on_the_wire(write_job: WriteJob, results: Resul
         job = write_job(provider.url)
         assert batchrun("run", job)[0] == 0
         first = results()
-        assert batchrun("run", job, "--format", "chat")[0] == 0
+        assert batchrun("run", job, "--format", "chat", "--yes")[0] == 0
         second = results()
     same = ["custom_id", "status", "response", "input_tokens", "output_tokens", "cost_usd"]
     assert first.select(same).equals(second.select(same))

@@ -273,17 +273,6 @@ def test_a_number_out_of_its_range(sections: dict[str, Any], label: str) -> None
     assert f"{label}: must be a finite number above 0" in message
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "dedupe",
-    ],
-)
-def test_request_keys_of_later_features_are_refused_by_name(key: str) -> None:
-    message = refusal(request={key: True})
-    assert f"job: [request] {key}: this version of batchrun does not support it yet" in message
-
-
 def test_a_cap_on_the_cost_needs_requests_whose_cost_has_a_bound() -> None:
     capped = {"max_cost_usd": 5.0}
     job = make(limits=capped, request={"max_tokens": 10})
@@ -326,8 +315,12 @@ def test_all_problems_are_reported_at_once() -> None:
         assert sum(line.startswith(start) for line in lines) == 1, start
 
 
-def test_a_later_key_in_place_of_a_wrong_one_is_not_also_unknown() -> None:
-    assert refusal(request={"dedupe": True}).count("dedupe") == 1
+def test_rows_share_answers_when_asked_to() -> None:
+    assert not make().request.dedupe
+    assert make(request={"dedupe": True}).request.dedupe
+    assert "[request] dedupe: must be true or false" in refusal(request={"dedupe": "yes"})
+    message = refusal(request={"dedupe": True, "samples": 2})
+    assert "[request] samples: are answers of their own, dedupe shares them; remove one" in message
 
 
 @pytest.mark.parametrize(("value", "read"), [("auto", None), (True, True), (False, False)])

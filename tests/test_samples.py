@@ -31,7 +31,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(job: Path, **options: Any) -> RunReport:
-    return run_job(Job.load(job, options), RunOptions(quiet=True))
+    return run_job(Job.load(job, options), RunOptions(quiet=True, yes=True))
 
 
 def counted(call: Call) -> Reply:

@@ -25,6 +25,15 @@ def _over_attempts(amount: str) -> str:
         (SELECT sum({amount}) FROM attempts s WHERE s.request_id = r.request_id) END"""  # noqa: S608
 
 
+_AMOUNTS = (
+    _over_attempts("input_tokens"),
+    _over_attempts("output_tokens"),
+    _over_attempts("cache_read_tokens"),
+    _over_attempts("cache_write_tokens"),
+    _over_attempts("reasoning_tokens"),
+    _over_attempts(COST),
+    "r.attempts",
+)
 _RESULTS = (
     "i.ordinal",
     "i.custom_id",
@@ -37,23 +46,22 @@ _RESULTS = (
     "a.model",
     "r.response_id",
     "a.provider_request_id",
-    _over_attempts("input_tokens"),
-    _over_attempts("output_tokens"),
-    _over_attempts("cache_read_tokens"),
-    _over_attempts("cache_write_tokens"),
-    _over_attempts("reasoning_tokens"),
-    _over_attempts(COST),
-    "r.attempts",
+    *_AMOUNTS,
     "a.latency_s",
     "r.finished_us",
     "a.http_status",
     "coalesce(i.error_type, a.error_type)",
     "coalesce(i.error_message, a.error_message)",
 )
-_FROM_ITEMS = """FROM items i
+# Of rows that share a request the first has what it took, the others took nothing: sums stay true.
+_SHARED_RESULTS = tuple(f"({one}) * i.is_first" if one in _AMOUNTS else one for one in _RESULTS)
+_FROM_ITEMS = """FROM {items} i
     LEFT JOIN results r ON r.request_id = i.request_id
     LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
+_SHARED_ITEMS = """(SELECT o.*, o.ordinal IS (
+        SELECT min(f.ordinal) FROM items f WHERE f.request_id = o.request_id
+    ) AS is_first FROM items o)"""
 _ATTEMPTS = (
     "a.request_id",
     "q.custom_id",
@@ -84,20 +92,27 @@ def _as_lists(expressions: Sequence[str], source: str) -> str:
     return f"SELECT {lists} FROM (SELECT {named} {source})"  # noqa: S608 - no values
 
 
-_RESULT_LISTS = _as_lists(_RESULTS, _FROM_ITEMS)
+_RESULT_LISTS = _as_lists(_RESULTS, _FROM_ITEMS.format(items="items"))
+_SHARED_LISTS = _as_lists(_SHARED_RESULTS, _FROM_ITEMS.format(items=_SHARED_ITEMS))
 _ATTEMPT_LISTS = _as_lists(_ATTEMPTS, _FROM_ATTEMPTS)
 
 
-def result_columns(db: Database, first: int, end: int) -> list[list[Any]]:
-    """Return the ordinals from `first` up to `end` and the result columns beside them."""
+def result_columns(db: Database, first: int, end: int, *, shared: bool) -> list[list[Any]]:
+    """Return the ordinals from `first` up to `end` and the result columns beside them.
+
+    `shared` says that rows may share a request.
+    """
+    query = _SHARED_LISTS if shared else _RESULT_LISTS
     try:
-        return [orjson.loads(text) for text in db.execute(_RESULT_LISTS, (first, end)).fetchone()]
+        return [orjson.loads(text) for text in db.execute(query, (first, end)).fetchone()]
     except sqlite3.DataError:
         # Longer than SQLite's texts may be, which is a billion bytes.
         if end - first == 1:
             raise
         middle = (first + end) // 2
-        parts = result_columns(db, first, middle), result_columns(db, middle, end)
+        parts = [
+            result_columns(db, *half, shared=shared) for half in ((first, middle), (middle, end))
+        ]
         return [one + other for one, other in zip(*parts, strict=True)]
 
 

@@ -17,11 +17,13 @@ _WANTED = """CREATE TEMP TABLE wanted (fingerprint BLOB PRIMARY KEY, number INTE
     WITHOUT ROWID"""
 _COUNT = """INSERT INTO wanted VALUES (?, ?)
     ON CONFLICT (fingerprint) DO UPDATE SET number = number + excluded.number"""
-# `shared` rows that ask the same need one answer only.
-_USABLE = """SELECT coalesce(sum(CASE WHEN ? THEN w.number ELSE min(w.number, h.number) END), 0)
-    FROM wanted w JOIN (
+# Rows that have their answer, and requests to send; of `shared` rows that ask the same, one is sent.
+_USABLE = """SELECT
+    coalesce(sum(CASE WHEN ? THEN number * (held > 0) ELSE min(number, held) END), 0),
+    coalesce(sum(CASE WHEN ? THEN held = 0 ELSE max(0, number - held) END), 0)
+    FROM (SELECT w.number, coalesce(h.number, 0) AS held FROM wanted w LEFT JOIN (
         SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
-        WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint)"""
+        WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint))"""
 # Of an interrupted plan nobody knows what it would have left behind, so all answers count.
 _LEFT = """SELECT coalesce(sum(h.number), 0), coalesce(sum(max(0, h.number -
         CASE WHEN ? THEN min(1, coalesce(w.number, 0)) ELSE coalesce(w.number, 0) END)), 0)
@@ -45,17 +47,14 @@ class Comparison:
     def __init__(self, store: Checkpoint, *, shared: bool) -> None:
         self._store = store
         self._shared = shared
-        self._rows = 0
-        self._unrenderable = 0
         store.db.execute("DROP TABLE IF EXISTS temp.wanted")
         store.db.execute(_WANTED)
 
     def add(self, fingerprints: Iterable[bytes | None]) -> None:
         """Count rows by what they ask; None for one that cannot be rendered."""
         counts = Counter(fingerprints)
-        self._rows += counts.total()
-        self._unrenderable += counts.pop(None, 0)
-        with usable(self._store.path):
+        counts.pop(None, None)
+        with self._store.transaction():
             self._store.db.conn.executemany(_COUNT, counts.items())
 
     def result(self, *, retry_errored: bool) -> Reuse:
@@ -63,10 +62,10 @@ class Comparison:
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
         with usable(self._store.path):
             db = self._store.db
-            (reused,) = db.execute(_USABLE.format(again=f"({again})"), (self._shared,)).fetchone()
+            standing = _USABLE.format(again=f"({again})")
+            reused, new = db.execute(standing, (self._shared, self._shared)).fetchone()
             paid, left = db.execute(_LEFT, (self._shared,)).fetchone()
             db.execute("DROP TABLE temp.wanted")
-        new = self._rows - self._unrenderable - reused
         return Reuse(reused=reused, new=new, paid=paid, left_behind=left)
 
 

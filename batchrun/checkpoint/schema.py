@@ -275,6 +275,8 @@ def _connect(path: Path, options: str) -> Database:
         uri=True,
         check_same_thread=False,
         timeout=BUSY_TIMEOUT_S,
+        # A transaction that sqlite3 begins by itself would swallow every commit after it.
+        isolation_level=None,
     )
     return Database(connection)
 

@@ -163,6 +163,7 @@ class Checkpoint:
             if previous is not None and previous[0] != signature:
                 self.db.execute("DELETE FROM items")
                 self.db.execute("DELETE FROM scores")  # they are by row
+                self.db.execute("UPDATE run SET planned = NULL")
             self.db.execute(
                 """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
                 VALUES (1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
@@ -235,12 +236,13 @@ class Checkpoint:
     def finish_plan(self, total: int, mark: str | None = None) -> None:
         """Forget the items of rows beyond `total`; their results stay for when they return.
 
-        `mark` identifies the plan: `is_planned` knows it until the job or the input changes.
+        `mark` identifies the plan: `is_planned` knows it until the job or the input changes. None is
+        a plan that cannot be recognized.
         """
         with self.transaction():
             end = total * self.samples
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
-            self.db.execute("UPDATE run SET planned = ?", (mark,))
+            self.db.execute("UPDATE run SET planned = ?", (mark or "",))
 
     def is_planned(self, mark: str | None) -> bool:
         """Say whether every row has its request already, by the plan of this mark."""
@@ -281,7 +283,9 @@ class Checkpoint:
         """
         with usable(self.path):
             samples = self.samples
-            found = columns.result_columns(self.db, first * samples, end * samples)
+            found = columns.result_columns(
+                self.db, first * samples, end * samples, shared=self._is_shared()
+            )
         return found if samples == 1 else together(found, samples)
 
     @property
@@ -289,6 +293,10 @@ class Checkpoint:
         """How often each row is asked."""
         row = self.db.execute("SELECT samples FROM run").fetchone()
         return row[0] if row else 1
+
+    def _is_shared(self) -> bool:
+        row = self.db.execute("SELECT job ->> '$.request.dedupe' FROM run").fetchone()
+        return bool(row and row[0])
 
     def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
         """Yield all attempts, at most `chunk_rows` at a time, in the order of their requests."""
