@@ -15,7 +15,7 @@ from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
 from batchrun.feed import Feed
 from batchrun.limits import ErrorBudget, Waits
-from batchrun.prepare import price_book
+from batchrun.prepare import model_hint, price_book
 from batchrun.terminal import printable
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ class Execution:
             version=__version__,
             samples=plan.job.request.samples,
         )
+        if (hint := model_hint(plan.job)) is not None:
+            self._note(hint)
         if self._run.reuse is not None:
             self._note(told(self._run.reuse))
         if in_flight:

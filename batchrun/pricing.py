@@ -6,6 +6,7 @@ looked up once per model: genai-prices takes 0.3 ms for a full calculation.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
 
 from batchrun.records import Cost
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _PICO_PER_TOKEN = 10**6  # of a rate in USD per million tokens: 1e12 / 1e6
 FROM_JOB = "[price] of the job file"
 _THINKING = "-thinking"
+_ALIKE = 0.8  # how alike a misspelt name is to the one that was meant, by difflib's ratio
 _PROVIDERS = (("claude", "anthropic"), ("gpt-", "openai"), ("o1", "openai"), ("o3", "openai"))
 
 
@@ -185,3 +188,13 @@ def _look_up(model: str, at: datetime) -> _ListPrice | None:
 
 def _first(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def near_model(model: str) -> str | None:
+    """Return the name in the price list that an unknown one was probably meant to be, if any."""
+    names = {known.id for provider in get_snapshot().providers for known in provider.models}
+    undated = model.rstrip("0123456789").rstrip("-")
+    for name in (model, undated):
+        if close := difflib.get_close_matches(name, sorted(names), n=1, cutoff=_ALIKE):
+            return close[0]
+    return None
