@@ -48,9 +48,9 @@ class RunReport:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
 
-    def summary_text(self) -> str:
+    def summary_text(self, *, colour: bool = False) -> str:
         """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory, self.score)
+        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStop
 from batchrun.feed import Feed
 from batchrun.limits import ErrorBudget, Waits
 from batchrun.prepare import model_hint, price_book
+from batchrun.pricing import MOST_MODELS
 from batchrun.terminal import printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from batchrun.job import Job
     from batchrun.limits import ErrorTally, Limits
     from batchrun.prepare import Prepared, RunOptions
+    from batchrun.pricing import PriceBook
     from batchrun.progress import Progress
     from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Reuse, Turn
 
@@ -181,13 +183,14 @@ class Execution:
     def _make_dispatcher(self) -> Dispatcher:
         job, common = self._plan.job, self._common
         errors = ErrorBudget(job.limits.max_errors, common.errors)
+        prices = price_book(job)
         dispatcher = Dispatcher(
             client=self._make_client(),
-            journal=_ObservedJournal(self._journal, common.progress),
+            journal=_ObservedJournal(self._journal, self._store, prices, common.progress),
             limits=common.limits,
             waits=self._waits,
             errors=errors,
-            prices=price_book(job),
+            prices=prices,
             config=job.retry,
             review=self._plan.review,
             tools=self._plan.tools,
@@ -261,24 +264,45 @@ class Execution:
 
 
 class _ObservedJournal:
-    """The checkpoint's journal, with the progress bar told once a result is safe."""
+    """The checkpoint's journal; keeps the prices used, and tells the bar once a result is safe."""
 
-    def __init__(self, journal: checkpoint.Journal, progress: Progress) -> None:
+    def __init__(
+        self,
+        journal: checkpoint.Journal,
+        store: checkpoint.Checkpoint,
+        prices: PriceBook,
+        progress: Progress,
+    ) -> None:
         self._journal = journal
+        self._store = store
+        self._prices = prices
         self._progress = progress
+        self._priced: set[str] = set()
 
     async def begin(self, start: AttemptStart) -> None:
         await self._journal.begin(start)
 
     async def fail(self, attempt: Attempt) -> None:
         await self._journal.fail(attempt)
+        await self._note_price(attempt)
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         await self._journal.turn(turn, attempt)
+        await self._note_price(attempt)
 
     async def finish(self, result: Result) -> None:
         await self._journal.finish(result)
         self._progress.finished(result)
+        await self._note_price(result.last)
+
+    async def _note_price(self, attempt: Attempt | None) -> None:
+        """Keep by which price a model's costs are counted, when it is met for the first time."""
+        if attempt is None or attempt.model is None or attempt.usage.input_tokens is None:
+            return
+        if attempt.model not in self._priced and len(self._priced) < MOST_MODELS:
+            self._priced.add(attempt.model)
+            price = self._prices.used(attempt.model)
+            await self._journal.call(self._store.note_price, price)
 
 
 def _fatal_message(job: Job, fault: ProviderFault) -> str:
