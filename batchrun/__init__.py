@@ -14,37 +14,45 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from batchrun.comparison import compare, comparison_json, comparison_text
     from batchrun.conclusion import RunReport
+    from batchrun.draft import Draft, init_job
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
-    from batchrun.prepare import RunOptions
+    from batchrun.prepare import RunOptions, model_hint
     from batchrun.reporting import write_report
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
+    from batchrun.verification import Verdict, verify
 
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
     "batchrun.conclusion": ("RunReport",),
+    "batchrun.draft": ("Draft", "init_job"),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
-    "batchrun.prepare": ("RunOptions",),
+    "batchrun.prepare": ("RunOptions", "model_hint"),
     "batchrun.reporting": ("write_report",),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
+    "batchrun.verification": ("Verdict", "verify"),
 }
 
 __all__ = [
+    "Draft",
     "Job",
     "RunOptions",
     "RunReport",
     "Simulator",
     "SimulatorConfig",
+    "Verdict",
     "__version__",
     "arun_job",
     "compare",
     "comparison_json",
     "comparison_text",
     "export",
+    "init_job",
     "load_job",
+    "model_hint",
     "parse_setting",
     "preview",
     "run_job",
@@ -52,6 +60,7 @@ __all__ = [
     "score_text",
     "serve_simulator",
     "status",
+    "verify",
     "write_report",
 ]
 

@@ -14,23 +14,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 import batchrun
+from batchrun import completion
 from batchrun.errors import BatchrunError, Interrupted, OutputError
-from batchrun.terminal import harmless, harmless_but_coloured, harmless_json
+from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import TextIO
 
     from batchrun.conclusion import RunReport
+    from batchrun.records import FormatName
 
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
 
-_JOB = click.argument("job", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+
+def _completing(find: Callable[[str], list[str]]) -> Any:  # noqa: ANN401 - click's callback
+    """Offer what `find` returns; otherwise the shell completes files as it does for others."""
+
+    def complete(_context: Any, _parameter: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
+        return list(find(incomplete)) or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+_JOB = click.argument(
+    "job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=_completing(completion.jobs),
+)
 _DIRECTORY = click.argument(
-    "directory", type=click.Path(path_type=Path, exists=True, file_okay=False)
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    shell_complete=_completing(completion.runs),
 )
 
 
@@ -57,8 +76,9 @@ def _run_command() -> int:
         return error.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
-    except SystemExit:
-        return BROKEN_PIPE_EXIT_CODE  # click's own, and only, way to leave: the reader has gone
+    except SystemExit as leaving:
+        # Click's own ways to leave: what a shell wanted completed is told, or the reader has gone.
+        return BROKEN_PIPE_EXIT_CODE if leaving.code == 1 else 0
     except BatchrunError as error:
         _fail(error)
         return error.exit_code
@@ -96,7 +116,12 @@ def cli() -> None:
 
     A run that is interrupted is resumed by running it again; what was answered is never paid for
     twice.
-    """
+
+    \b
+    Examples:
+      batchrun init tickets.csv
+      batchrun run tickets.toml --simulate
+    """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
 
 
 def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
@@ -146,7 +171,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
     Examples:
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
-    """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
+    """  # noqa: D301 - as above
     simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
     run_options = batchrun.RunOptions(
         simulate=simulate,
@@ -166,17 +191,32 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 @_request_options
 @click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True)
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Print the first HTTP requests of JOB as JSON lines; send nothing."""
-    for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
+    """Print the first HTTP requests of JOB as JSON lines; send nothing.
+
+    \b
+    Examples:
+      batchrun preview jobs/triage.toml -n 1
+      batchrun preview prompts.csv --model MODEL --format chat
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, _overrides(options))
+    for line in batchrun.preview(loaded, count):
         click.echo(harmless_json(line))
+    if (hint := batchrun.model_hint(loaded)) is not None:
+        _say(hint)
 
 
 @cli.command()
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
-    """Show how far the run in DIRECTORY is, running or not."""
-    text = batchrun.status(directory, as_json=as_json, colour=_has_colours(sys.stdout))
+    """Show how far the run in DIRECTORY is, running or not.
+
+    \b
+    Examples:
+      batchrun status runs/triage
+      batchrun status runs/triage --json
+    """  # noqa: D301 - as above
+    text = batchrun.status(directory, as_json=as_json, colour=wants_color(sys.stdout))
     click.echo(harmless_json(text) if as_json else harmless_but_coloured(text))
 
 
@@ -188,7 +228,13 @@ def status(directory: Path, *, as_json: bool) -> None:
     help="Only this .parquet, .csv, .jsonl.",
 )
 def export(directory: Path, to: Path | None) -> None:
-    """Write the outputs of the run in DIRECTORY again; send nothing."""
+    """Write the outputs of the run in DIRECTORY again; send nothing.
+
+    \b
+    Examples:
+      batchrun export runs/triage
+      batchrun export runs/triage --to triage.csv
+    """  # noqa: D301 - as above
     for path in batchrun.export(directory, to):
         click.echo(path)
 
@@ -208,6 +254,7 @@ def report(directory: Path) -> None:
 @click.option(
     "--job",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=_completing(completion.jobs),
     help="Take [score] from this job file, and keep it with the run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -215,7 +262,12 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     """Score the answers of the run in DIRECTORY again; send nothing.
 
     Writes the outputs and summary.json again.
-    """
+
+    \b
+    Examples:
+      batchrun score runs/triage
+      batchrun score runs/triage --job jobs/triage.toml
+    """  # noqa: D301 - as above
     click.echo(batchrun.score_text(batchrun.score(directory, job), as_json=as_json))
 
 
@@ -226,12 +278,67 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIRECTORY DIRECTORY...",
+    shell_complete=_completing(completion.runs),
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
-    """Put runs side by side: score, agreement, cost, latency; each against the first."""
+    """Put runs side by side: score, agreement, cost, latency; each against the first.
+
+    \b
+    Examples:
+      batchrun compare runs/triage runs/other
+      batchrun compare runs/triage runs/other --json
+    """  # noqa: D301 - as above
     runs = batchrun.compare(directories)
     click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
+
+
+@cli.command()
+@_DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(directory: Path, *, as_json: bool) -> int:
+    """Check the checkpoint and the outputs in DIRECTORY against each other; change nothing.
+
+    Leaves with 5 when something is wrong.
+    """
+    verdict = batchrun.verify(directory)
+    click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
+    return verdict.exit_code
+
+
+@cli.command()
+@click.argument("table", type=click.Path(), shell_complete=_completing(completion.tables))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The job file to write; by default named like the table, in the current directory.",
+)
+@click.option("--model", help="Model to ask.")
+@click.option(
+    "--format",
+    "wire_format",
+    type=click.Choice(["messages", "chat"]),
+    default="messages",
+    show_default=True,
+    help="Wire format.",
+)
+def init(table: str, output: Path | None, model: str | None, wire_format: FormatName) -> None:
+    """Write a first job file for TABLE, never over another one.
+
+    It proposes the id, a prompt and, where a column holds right answers, how to score. What it
+    writes can be run as it is.
+
+    \b
+    Examples:
+      batchrun init tickets.csv
+      batchrun init data/reviews.parquet -o jobs/reviews.toml --format chat
+    """  # noqa: D301 - as above
+    draft = batchrun.init_job(table, output, model=model, wire_format=wire_format)
+    click.echo(draft.path)
+    shown = ", ".join(draft.prompt) or "the conversations"
+    _say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
+    _say(f"look at the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
 
 
 @cli.command()
@@ -255,7 +362,13 @@ def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--api-key", help="The only key that is accepted.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Serve both formats on loopback; print the base URL; run until interrupted."""
+    """Serve both formats on loopback; print the base URL; run until interrupted.
+
+    \b
+    Examples:
+      batchrun simulate --port 8123
+      batchrun simulate --port 8123 --rpm 600 --error-rate 0.05
+    """  # noqa: D301 - as above
     config = batchrun.SimulatorConfig(
         requests_per_minute=options["rpm"],
         tokens_per_minute=options["tpm"],
@@ -286,7 +399,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conclude(report: RunReport, *, quiet: bool) -> None:
     if not quiet:
-        _echo(harmless_but_coloured(report.summary_text(colour=_has_colours(sys.stderr))))
+        _echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
     if report.error is None:
         return
     _fail(report.error)
@@ -302,14 +415,9 @@ def _ask(question: str) -> bool:
 
 def _fail(error: BatchrunError) -> None:
     label = "error: "
-    if _has_colours(sys.stderr):
+    if wants_color(sys.stderr):
         label = click.style(label, fg="red", bold=True)
     _echo(label + harmless(str(error)))
-
-
-def _has_colours(stream: TextIO) -> bool:
-    """Whether colours are seen and wanted; see https://no-color.org."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _say(message: str) -> None:
@@ -319,4 +427,4 @@ def _say(message: str) -> None:
 def _echo(text: str) -> None:
     # Somebody who closed the terminal or the pipe does not change how the run went.
     with suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(text, err=True, color=wants_color(sys.stderr))

@@ -6,6 +6,7 @@ looked up once per model: genai-prices takes 0.3 ms for a full calculation.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
 
 from batchrun.history import PriceUse
 from batchrun.records import Cost
@@ -26,6 +28,7 @@ FROM_JOB = "[price] of the job file"
 # A server may answer with ever new names; so many are told apart.
 MOST_MODELS = 100
 _THINKING = "-thinking"
+_ALIKE = 0.8  # how alike a misspelt name is to the one that was meant, by difflib's ratio
 _PROVIDERS = (("claude", "anthropic"), ("gpt-", "openai"), ("o1", "openai"), ("o3", "openai"))
 
 
@@ -202,3 +205,13 @@ def _look_up(model: str, at: datetime) -> _ListPrice | None:
 
 def _first(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def near_model(model: str) -> str | None:
+    """Return the name in the price list that an unknown one was probably meant to be, if any."""
+    names = {known.id for provider in get_snapshot().providers for known in provider.models}
+    undated = model.rstrip("0123456789").rstrip("-")
+    for name in (model, undated):
+        if close := difflib.get_close_matches(name, sorted(names), n=1, cutoff=_ALIKE):
+            return close[0]
+    return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm import tqdm
 
 from batchrun.records import PICO_PER_USD, Status
-from batchrun.terminal import harmless
+from batchrun.terminal import harmless, is_dumb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,8 @@ class Progress:
         total: items in the run.
         unit: what an item is called.
         quiet: show nothing.
-        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal.
+        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal
+            that can redraw a line.
         cap: the most that the run may cost, over all its executions, in pico-dollars.
         spent: what earlier executions have cost of that.
         clock: returns seconds that never go back.
@@ -88,7 +89,9 @@ class Progress:
         self._quiet = quiet
         self._clock = clock
         self._display = _Display(sys.stderr)
-        self._terminal = self._display.isatty() if terminal is None else terminal
+        if terminal is None:
+            terminal = self._display.isatty() and not is_dumb()
+        self._terminal = terminal
         self._bar: _Bar | None = None
         self._done = 0
         self._sent = 0

@@ -1,11 +1,17 @@
-"""Text of others, such as cells, answers and errors, made safe to print.
+"""What may be printed where: colours, bars, and text of others.
 
-Control characters could rewrite the terminal, those of writing direction what it seems to say.
+Text of others, such as cells, answers and errors, is made safe: control characters could rewrite the
+terminal, those of writing direction what it seems to say.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 _DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _STEERING = (*range(32), *range(127, 160), 0x2028, 0x2029, *_DIRECTIONS)
@@ -35,3 +41,20 @@ def harmless_but_coloured(text: str) -> str:
 def harmless_json(text: str) -> str:
     """Return JSON of the same value in which characters that steer a terminal are escaped."""
     return text.translate(_IN_JSON)
+
+
+def is_dumb() -> bool:
+    """Say whether the terminal can do no more than print lines (`TERM=dumb`)."""
+    return os.environ.get("TERM") == "dumb"
+
+
+def wants_color(stream: TextIO | None) -> bool:
+    """Say whether to print in colour there.
+
+    `NO_COLOR` (https://no-color.org) goes before `FORCE_COLOR`, and both before the terminal.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0", "false"):
+        return True
+    return stream is not None and not is_dumb() and stream.isatty()

@@ -2,11 +2,18 @@
 
 `Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
 `DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
-`scores` keeps what the answers are worth, `compare_rows` compares two runs.
+`scores` keeps what the answers are worth, `compare_rows` compares two runs, `file_flaws` and
+`state_flaws` verify one.
 """
 
 from batchrun.checkpoint.journal import Journal
-from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory, refuse_locked
+from batchrun.checkpoint.lock import (
+    DirectoryLock,
+    held_still,
+    is_locked,
+    open_directory,
+    refuse_locked,
+)
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
@@ -14,6 +21,14 @@ from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_tot
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.timeline import history
 from batchrun.checkpoint.totals import totals
+from batchrun.checkpoint.verify import (
+    file_flaws,
+    is_planned,
+    last_version,
+    planned_rows,
+    score_flaws,
+    state_flaws,
+)
 
 __all__ = [
     "FILE_NAME",
@@ -24,14 +39,21 @@ __all__ = [
     "Patience",
     "answers",
     "compare_rows",
+    "file_flaws",
     "has_answers",
+    "held_still",
     "history",
     "is_locked",
+    "is_planned",
     "is_scored",
+    "last_version",
     "open_directory",
+    "planned_rows",
     "refuse_locked",
+    "score_flaws",
     "score_rows",
     "score_totals",
+    "state_flaws",
     "totals",
     "was_begun_as",
     "write_scores",

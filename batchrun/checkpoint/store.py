@@ -72,14 +72,16 @@ class Checkpoint:
     Args:
         directory: the run directory, which exists.
         writable: False opens an existing checkpoint for reading beside its writer.
+        still: there is no writer; reading leaves no trace beside the file.
 
     Raises:
         CheckpointError: when the file cannot be used.
     """
 
-    def __init__(self, directory: Path, *, writable: bool) -> None:
+    def __init__(self, directory: Path, *, writable: bool, still: bool = False) -> None:
         self.path = directory / FILE_NAME
-        self.db = (schema.create if writable else schema.open_existing)(self.path)
+        reader = schema.open_still if still else schema.open_existing
+        self.db = (schema.create if writable else reader)(self.path)
         self._connection = self.db.conn
         self._identity = self.path.stat()
         self.is_writable = writable
@@ -164,6 +166,7 @@ class Checkpoint:
             if previous is not None and previous[0] != signature:
                 self.db.execute("DELETE FROM items")
                 self.db.execute("DELETE FROM scores")  # they are by row
+                self.db.execute("UPDATE run SET planned = NULL")
             self.db.execute(
                 """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
                 VALUES (1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
@@ -252,12 +255,13 @@ class Checkpoint:
     def finish_plan(self, total: int, mark: str | None = None) -> None:
         """Forget the items of rows beyond `total`; their results stay for when they return.
 
-        `mark` identifies the plan: `is_planned` knows it until the job or the input changes.
+        `mark` identifies the plan: `is_planned` knows it until the job or the input changes. None is
+        a plan that cannot be recognized.
         """
         with self.transaction():
             end = total * self.samples
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
-            self.db.execute("UPDATE run SET planned = ?", (mark,))
+            self.db.execute("UPDATE run SET planned = ?", (mark or "",))
 
     def is_planned(self, mark: str | None) -> bool:
         """Say whether every row has its request already, by the plan of this mark."""
