@@ -231,9 +231,11 @@ def plan_signature(job: Job, source: Source) -> str:
 
 
 def input_signature(job: Job, source: Source) -> str:
-    """Return a digest that changes when the input's files change."""
-    facts = repr((job.input.id, source.stamps)).encode()
-    return hashlib.blake2b(facts, digest_size=8).hexdigest()
+    """Return a digest that changes when the input's files change, or which of their rows are read."""
+    facts: tuple[object, ...] = (job.input.id, source.stamps)
+    if job.input.where is not None:
+        facts = (*facts, job.input.where)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 def api_key(job: Job) -> str | None:

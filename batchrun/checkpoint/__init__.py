@@ -12,7 +12,7 @@ from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
-from batchrun.checkpoint.totals import totals
+from batchrun.checkpoint.totals import last_outcome, totals
 
 __all__ = [
     "FILE_NAME",
@@ -25,6 +25,7 @@ __all__ = [
     "compare_rows",
     "has_answers",
     "is_locked",
+    "last_outcome",
     "open_directory",
     "refuse_locked",
     "score_rows",
