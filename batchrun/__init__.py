@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from batchrun.prepare import RunOptions, model_hint
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
+    from batchrun.verification import Verdict, verify
 
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
@@ -30,6 +31,7 @@ _HOMES = {
     "batchrun.prepare": ("RunOptions", "model_hint"),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
+    "batchrun.verification": ("Verdict", "verify"),
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "RunReport",
     "Simulator",
     "SimulatorConfig",
+    "Verdict",
     "__version__",
     "arun_job",
     "compare",
@@ -55,6 +58,7 @@ __all__ = [
     "score_text",
     "serve_simulator",
     "status",
+    "verify",
 ]
 
 

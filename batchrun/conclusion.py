@@ -48,6 +48,10 @@ class RunReport:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
 
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `summary.json`."""
+        return report.summary(self.totals, self.score)
+
     def summary_text(self) -> str:
         """Return the summary that a person reads after a run."""
         return report.summary_text(self.totals, self.directory, self.score)

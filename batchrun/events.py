@@ -6,7 +6,9 @@ disk that cannot take it is told about once, and never ends a run.
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from batchrun.errors import BatchrunError, JobError
 from batchrun.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from batchrun.records import Attempt, PlannedRequest, RenderedItem, Result
@@ -24,29 +26,32 @@ if TYPE_CHECKING:
 PRIVATE_FILE = 0o600
 
 
-class EventLog:
-    """One line for each event, with its time; without a path, nothing is written.
+class EventFile:
+    """A file of JSON lines that is appended to; without a path, nothing is written.
 
-    Args:
-        path: the file; its folder must be there.
-        name: of the run.
+    Attributes:
+        tell: is told once when the file cannot be written any more.
 
     Raises:
         JobError: when the file cannot be opened for appending.
     """
 
-    def __init__(self, path: Path | None, name: str) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._name = name
         self._fd: int | None = None
         self._is_broken = False
-        self._ids: dict[int, str] = {}
+        self._is_torn = False
         self.tell: Callable[[str], None] = _ignored
         if path is not None:
             try:
                 self._fd = _opened(path)
             except OSError as error:
                 raise JobError(f"--log-file {path}: cannot be written ({error.strerror})") from None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anything is written at all."""
+        return self._path is not None
 
     def close(self) -> None:
         """Close the file."""
@@ -56,15 +61,17 @@ class EventLog:
 
     def write(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - what JSON can say
         """Append an event."""
-        if self._path is None or self._fd is None:
+        if self._path is None:
             return
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": moment, "event": event, "run": self._name, "pid": os.getpid(), **facts}
+        line = {"time": moment, "event": event, "pid": os.getpid(), **facts}
         try:
             self._follow(self._path)
-            _append(self._fd, orjson.dumps(line, default=str) + b"\n")
+            self._append(orjson.dumps(line, default=str) + b"\n")
         except OSError as error:
-            self._complain(f"{self._path}: the log cannot be written ({error}); the run goes on")
+            if not self._is_broken:
+                self.tell(f"{self._path}: the log cannot be written ({error}); the run goes on")
+            self._is_broken = True
         else:
             self._is_broken = False
 
@@ -77,22 +84,59 @@ class EventLog:
         if not is_same:
             fd = _opened(path)
             self.close()
-            self._fd = fd
+            self._fd, self._is_torn = fd, False
 
-    def _complain(self, message: str) -> None:
-        if not self._is_broken:
-            self._is_broken = True
-            self.tell(message)
+    def _append(self, line: bytes) -> None:
+        """Write a line whole, in one go where the disk allows: other processes may append, too."""
+        rest = b"\n" + line if self._is_torn else line
+        while rest and self._fd is not None:
+            rest = rest[os.write(self._fd, rest) :]
+            self._is_torn = bool(rest)
+
+
+@contextmanager
+def event_file(path: Path | None) -> Iterator[EventFile]:
+    """Open the file for as long as the block lasts; an error that leaves it is its last line.
+
+    Raises:
+        JobError: see `EventFile`.
+    """
+    file = EventFile(path)
+    try:
+        yield file
+    except BaseException as error:
+        file.write("end", run=None, exit_code=_exit_code(error), error=_told(error), summary=None)
+        raise
+    finally:
+        file.close()
+
+
+class EventLog:
+    """The events of one run.
+
+    Args:
+        file: where they are written.
+        name: of the run.
+    """
+
+    def __init__(self, file: EventFile, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._ids: dict[int, str] = {}
+
+    def write(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - what JSON can say
+        """Append an event."""
+        self._file.write(event, run=self._name, **facts)
 
     def planned(self, requests: Iterable[PlannedRequest]) -> None:
         """Learn the ids of requests that are about to be sent."""
-        if self._fd is not None:
+        if self._file.is_there:
             self._ids.update((request.key, request.custom_id) for request in requests)
 
     def unrenderable(self, items: Iterable[RenderedItem]) -> None:
         """Rows that cannot become a request."""
         for item in items:
-            if self._fd is not None and item.fingerprint is None:
+            if item.fingerprint is None:
                 self.write(
                     "row_errored",
                     custom_id=item.custom_id,
@@ -123,11 +167,22 @@ class EventLog:
             "request_id": attempt.request_id,
         }
 
-    def ended(self, exit_code: int, error: BaseException | None, summary: Any = None) -> None:  # noqa: ANN401
+    def ended(self, exit_code: int, error: BatchrunError | None, summary: Any) -> None:  # noqa: ANN401
         """The execution is over: with what exit code, why, and what the run amounts to."""
-        # What went wrong unforeseen may say anything, a key too.
-        told = str(error) if isinstance(error, BatchrunError) else error and type(error).__name__
+        told = None if error is None else _told(error)
         self.write("end", exit_code=exit_code, error=told, summary=summary)
+
+
+def _told(error: BaseException) -> str:
+    # What went wrong unforeseen may say anything, a key too.
+    return str(error) if isinstance(error, BatchrunError) else type(error).__name__
+
+
+def _exit_code(error: BaseException) -> int:
+    """Return the exit code that an error which leaves a run has at the command line."""
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+        return 130
+    return int(getattr(error, "exit_code", 1))
 
 
 def _ignored(_message: str) -> None:
@@ -137,10 +192,3 @@ def _ignored(_message: str) -> None:
 def _opened(path: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     return os.open(path, flags, PRIVATE_FILE)
-
-
-def _append(fd: int, line: bytes) -> None:
-    """Write a line whole: those of other processes stand between, never within."""
-    rest = line
-    while rest:
-        rest = rest[os.write(fd, rest) :]

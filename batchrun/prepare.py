@@ -44,8 +44,10 @@ class RunOptions:
         quiet: no progress and no messages.
         yes: go on even if that leaves many paid answers behind, without asking.
         ask: puts a question to whoever runs the job; None when nobody can answer.
+        log_file: a file that gets a JSON line for each event.
         grace_s: how long requests in flight may go on after the first signal.
         transport: carries the requests; None for the network.
+        rows: only these, by ordinal, and no outputs; None for all.
     """
 
     simulate: SimulatorConfig | None = None
@@ -54,8 +56,10 @@ class RunOptions:
     quiet: bool = False
     yes: bool = False
     ask: Callable[[str], bool] | None = None
+    log_file: Path | None = None
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
+    rows: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +223,9 @@ def allow_open_files(job: Job) -> int:
 def run_directory(job: Job, options: RunOptions) -> Path:
     """Return where the run keeps its files; simulated answers are kept apart from real ones."""
     directory = job.output.dir.resolve()
-    if options.simulate is None:
-        return directory
-    return directory.with_name(directory.name + SIMULATED_SUFFIX)
+    if options.simulate is not None:
+        directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
+    return directory / job.output.cell
 
 
 def plan_signature(job: Job, source: Source) -> str:

@@ -10,6 +10,7 @@ import errno
 import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -18,7 +19,7 @@ from sqlite_utils import Database, Migrations
 from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # "btrn": tells a checkpoint from any other SQLite file.
@@ -199,18 +200,33 @@ def open_existing(path: Path) -> Database:
     Raises:
         CheckpointError: when it is not there, foreign, damaged or newer than this version.
     """
-    if not path.exists():
-        raise CheckpointError(
-            f"{path.parent}: holds no checkpoint.db; is it the directory of a run?"
-        )
     with usable(path):
-        applied = _check(path)
+        applied = _check(_existing(path))
         if not applied:
             raise CheckpointError(f"{path}: holds no run yet; run the job first")
         if applied != _known():
             with closing(_connect(path, "mode=rw")) as older:
                 migrations.apply(older)
         return _connect_reader(path)
+
+
+def open_still(path: Path) -> Database:
+    """Open a checkpoint that nobody writes to, for reading, without a trace beside it.
+
+    Raises:
+        CheckpointError: as `open_existing`, and when it is of an earlier version: it is not migrated.
+    """
+    if _has_wal(path):
+        connect = _connect_reader  # the files that it needs are there
+    else:
+        connect = partial(_connect, options="mode=ro&immutable=1")
+    with usable(path):
+        if _check(_existing(path), connect) != _known():
+            raise CheckpointError(
+                f"{path}: was written by an earlier version of batchrun; bring it to this one with: "
+                f"batchrun status {path.parent}"
+            )
+        return connect(path)
 
 
 @contextmanager
@@ -319,13 +335,21 @@ def attached(db: Database, path: Path) -> Iterator[None]:
         db.execute("DETACH DATABASE other")
 
 
-def _check(path: Path) -> set[str]:
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path.parent}: holds no checkpoint.db; is it the directory of a run?"
+        )
+    return path
+
+
+def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set[str]:
     """Return the names of the applied migrations, without touching the file.
 
     Raises:
         CheckpointError: when the file is foreign, cut short or newer than this version.
     """
-    with closing(_connect_reader(path)) as db:
+    with closing((connect or _connect_reader)(path)) as db:
         (application_id,) = db.execute("PRAGMA application_id").fetchone()
         (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
         if db.table_names() and application_id != APPLICATION_ID:

@@ -71,14 +71,16 @@ class Checkpoint:
     Args:
         directory: the run directory, which exists.
         writable: False opens an existing checkpoint for reading beside its writer.
+        still: there is no writer; reading leaves no trace beside the file.
 
     Raises:
         CheckpointError: when the file cannot be used.
     """
 
-    def __init__(self, directory: Path, *, writable: bool) -> None:
+    def __init__(self, directory: Path, *, writable: bool, still: bool = False) -> None:
         self.path = directory / FILE_NAME
-        self.db = (schema.create if writable else schema.open_existing)(self.path)
+        reader = schema.open_still if still else schema.open_existing
+        self.db = (schema.create if writable else reader)(self.path)
         self._connection = self.db.conn
         self._identity = self.path.stat()
         self.is_writable = writable

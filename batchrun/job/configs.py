@@ -140,7 +140,8 @@ class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
-    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet.
+    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. `cell` is the
+    folder in `dir` that the run of one cell of a matrix has to itself.
     """
 
     dir: Path
@@ -148,3 +149,4 @@ class OutputConfig:
     prefix: str = ""
     unnest: Mapping[str, Any] = field(default_factory=dict)
     escape_formulas: bool = False
+    cell: str = ""

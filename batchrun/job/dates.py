@@ -75,7 +75,9 @@ def with_dates(text: str, day: date | None) -> str:
         name = match.group(1).strip()
         if name not in values:
             known = ", ".join(f"{{{{ {each} }}}}" for each in NAMES)
-            raise ValueError(f"knows no {{{{ {name:.40} }}}}{did_you_mean(name, NAMES)}, but {known}")
+            raise ValueError(
+                f"knows no {{{{ {name:.40} }}}}{did_you_mean(name, NAMES)}, but {known}"
+            )
         return values[name]
 
     return _TEMPLATE.sub(fill, text)

@@ -60,7 +60,9 @@ def frames(
         elif kind == ".parquet":
             yield from _slices(lazy.select(columns))
         else:
-            kept = lazy if where is None else lazy.filter(where)  # a batch is what polars parses at a time: a few megabytes
+            kept = (
+                lazy if where is None else lazy.filter(where)
+            )  # a batch is what polars parses at a time: a few megabytes
             yield from kept.select(columns).collect_batches(maintain_order=True, lazy=True)
 
 
