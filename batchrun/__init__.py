@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.prepare import RunOptions, model_hint
+    from batchrun.reporting import write_report
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
     from batchrun.verification import Verdict, verify
@@ -29,6 +30,7 @@ _HOMES = {
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.prepare": ("RunOptions", "model_hint"),
+    "batchrun.reporting": ("write_report",),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
     "batchrun.verification": ("Verdict", "verify"),
@@ -59,6 +61,7 @@ __all__ = [
     "serve_simulator",
     "status",
     "verify",
+    "write_report",
 ]
 
 

@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 import batchrun
 from batchrun import completion
 from batchrun.errors import BatchrunError, Interrupted, OutputError
-from batchrun.terminal import harmless, harmless_json, wants_color
+from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -194,9 +194,9 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
         ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
     loaded = batchrun.load_job(job, _overrides(options))
-    report = batchrun.run_job(loaded, run_options)
-    _conclude(report, loaded.date, quiet=options["quiet"])
-    return report.exit_code
+    done = batchrun.run_job(loaded, run_options)
+    _conclude(done, loaded.date, quiet=options["quiet"])
+    return done.exit_code
 
 
 @cli.command()
@@ -229,8 +229,8 @@ def status(directory: Path, *, as_json: bool) -> None:
       batchrun status runs/triage
       batchrun status runs/triage --json
     """  # noqa: D301 - as above
-    text = batchrun.status(directory, as_json=as_json)
-    click.echo(harmless_json(text) if as_json else harmless(text))
+    text = batchrun.status(directory, as_json=as_json, colour=wants_color(sys.stdout))
+    click.echo(harmless_json(text) if as_json else harmless_but_coloured(text))
 
 
 @cli.command()
@@ -250,6 +250,16 @@ def export(directory: Path, to: Path | None) -> None:
     """  # noqa: D301 - as above
     for path in batchrun.export(directory, to):
         click.echo(path)
+
+
+@cli.command()
+@_DIRECTORY
+def report(directory: Path) -> None:
+    """Write report.html into DIRECTORY: the run in charts and tables, in one file.
+
+    It needs no network, and is searched, printed and sent like any other file.
+    """
+    click.echo(batchrun.write_report(directory))
 
 
 @cli.command()
@@ -403,7 +413,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _conclude(report: RunReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
-        _say(report.summary_text())
+        _echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
     if report.error is None:
         return
     _fail(report.error)
@@ -420,7 +430,10 @@ def _ask(question: str) -> bool:
 
 
 def _fail(error: BatchrunError) -> None:
-    _echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)))
+    label = "error: "
+    if wants_color(sys.stderr):
+        label = click.style(label, fg="red", bold=True)
+    _echo(label + harmless(str(error)))
 
 
 def _say(message: str) -> None:
@@ -430,4 +443,4 @@ def _say(message: str) -> None:
 def _echo(text: str) -> None:
     # Somebody who closed the terminal or the pipe does not change how the run went.
     with suppress(OSError):
-        click.echo(text, err=True, color=wants_color())
+        click.echo(text, err=True, color=wants_color(sys.stderr))

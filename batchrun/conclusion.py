@@ -52,9 +52,9 @@ class RunReport:
         """Return the content of `summary.json`."""
         return report.summary(self.totals, self.score)
 
-    def summary_text(self) -> str:
+    def summary_text(self, *, colour: bool = False) -> str:
         """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory, self.score)
+        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
 
 @dataclass(frozen=True, slots=True)

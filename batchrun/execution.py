@@ -194,13 +194,20 @@ class Execution:
     def _make_dispatcher(self) -> Dispatcher:
         job, common = self._plan.job, self._common
         errors = ErrorBudget(job.limits.max_errors, common.errors)
+        prices = price_book(job)
         dispatcher = Dispatcher(
             client=self._make_client(),
-            journal=ObservedJournal(self._journal, common.progress, self._log),
+            journal=ObservedJournal(
+                self._journal,
+                store=self._store,
+                prices=prices,
+                progress=common.progress,
+                log=self._log,
+            ),
             limits=common.limits,
             waits=self._waits,
             errors=errors,
-            prices=price_book(job),
+            prices=prices,
             config=job.retry,
             review=self._plan.review,
             tools=self._plan.tools,

@@ -90,7 +90,7 @@ def _masked(name: str, value: str) -> str:
     return MASK if any(word in name for word in _SECRET_WORDS) else value
 
 
-def status(directory: Path, *, as_json: bool) -> str:
+def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
     """Describe a live or dead run.
 
     Raises:
@@ -107,7 +107,7 @@ def status(directory: Path, *, as_json: bool) -> str:
         lost = totals.maybe_billed + totals.in_flight
         totals = replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
     if not as_json:
-        return report.status_text(totals, directory, running=running)
+        return report.status_text(totals, directory, running=running, colour=colour)
     facts = {"running": running, "waiting": totals.waiting, **report.summary(totals)}
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 

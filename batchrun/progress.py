@@ -66,6 +66,8 @@ class Progress:
         quiet: show nothing.
         terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal
             that can redraw a line.
+        cap: the most that the run may cost, over all its executions, in pico-dollars.
+        spent: what earlier executions have cost of that.
         clock: returns seconds that never go back.
     """
 
@@ -75,6 +77,8 @@ class Progress:
         total: int,
         *,
         unit: str = "row",
+        cap: int | None = None,
+        spent: int = 0,
         quiet: bool = False,
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -93,7 +97,8 @@ class Progress:
         self._sent = 0
         self._errors = 0
         self._tokens = 0
-        self._pico = 0
+        self._cap = cap
+        self._pico = spent if cap is not None else 0
         self._unpriced = 0
         self._start = clock()
         self._next = self._start
@@ -189,7 +194,8 @@ class Progress:
     def _cost(self) -> str:
         if self._unpriced and not self._pico:
             return "unknown cost"
-        return f"${self._pico / PICO_PER_USD:.4f}{' and more' if self._unpriced else ''}"
+        of_cap = "" if self._cap is None else f" of ${self._cap / PICO_PER_USD:.4f}"
+        return f"${self._pico / PICO_PER_USD:.4f}{' and more' if self._unpriced else ''}{of_cap}"
 
 
 def _short(number: int) -> str:

@@ -140,18 +140,19 @@ async def _common(
     """Provide what the runs share, for as long as they go on."""
     most = min(run.plan.most_in_flight for run in runs)
     waits = Waits()
+    money = _money(runs, spent_before)
     async with anyio.create_task_group() as helpers:
         simulator = None
         if options.simulate is not None:
             simulator = await helpers.start(Simulator(options.simulate).serve)
         common = Common(
             options=options,
-            limits=_limits(runs, waits, most, spent_before),
+            limits=Limits(runs[0].plan.job.limits, waits, money=money, most=most),
             waits=waits,
             errors=ErrorTally(),
             transport=options.transport or PyreqwestTransport(connections=most),
             simulator=simulator,
-            progress=_progress(runs, options),
+            progress=_progress(runs, options, money),
             interrupts=interrupts,
             log=log,
         )
@@ -165,20 +166,25 @@ async def _common(
         helpers.cancel_scope.cancel()
 
 
-def _limits(runs: Sequence[OpenRun], waits: Waits, most: int, spent_before: int) -> Limits:
-    config = runs[0].plan.job.limits
-    cap = config.max_cost_usd
+def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
+    cap = runs[0].plan.job.limits.max_cost_usd
     spent = spent_before + sum(run.store.spent() for run in runs)
-    money = CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent)
-    return Limits(config, waits, money=money, most=most)
+    return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent)
 
 
-def _progress(runs: Sequence[OpenRun], options: RunOptions) -> Progress:
+def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -> Progress:
     jobs = [run.plan.job for run in runs]
     unit = "row" if all(job.request.samples == 1 for job in jobs) else "sample"
     rows = [run.plan.total if options.rows is None else len(options.rows) for run in runs]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
-    return Progress(jobs[0].name, total, unit=unit, quiet=options.quiet)
+    return Progress(
+        jobs[0].name,
+        total,
+        unit=unit,
+        cap=money.cap,
+        spent=money.spent,
+        quiet=options.quiet,
+    )
 
 
 async def _all_through(
