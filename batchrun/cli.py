@@ -258,7 +258,11 @@ def report(directory: Path) -> None:
     """Write report.html into DIRECTORY: the run in charts and tables, in one file.
 
     It needs no network, and is searched, printed and sent like any other file.
-    """
+
+    \b
+    Examples:
+      batchrun report runs/triage
+    """  # noqa: D301 - as above
     click.echo(batchrun.write_report(directory))
 
 
@@ -313,7 +317,12 @@ def verify(directory: Path, *, as_json: bool) -> int:
     """Check the checkpoint and the outputs in DIRECTORY against each other; change nothing.
 
     Leaves with 5 when something is wrong.
-    """
+
+    \b
+    Examples:
+      batchrun verify runs/triage
+      batchrun verify runs/triage --json
+    """  # noqa: D301 - as above
     verdict = batchrun.verify(directory)
     click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
     return verdict.exit_code
