@@ -5,6 +5,7 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
 from batchrun.changes import agree, needs_consent, reuse_of
@@ -40,6 +42,8 @@ T = TypeVar("T")
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job and return when it is through.
 
+    Where an event loop is running already, as in a notebook, it runs in a thread of its own.
+
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
@@ -55,8 +59,14 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
 
 def run_loop(function: Callable[..., Awaitable[T]], *args: object) -> T:
     """Run an asynchronous function in an event loop of its own, the fastest that is there."""
-    has_uvloop = importlib.util.find_spec("uvloop") is not None
-    return anyio.run(function, *args, backend_options={"use_uvloop": has_uvloop})
+    backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(function, *args, backend_options=backend)
+    with start_blocking_portal(backend_options=backend) as portal:
+        # When this waiting is interrupted, leaving the portal cancels the function.
+        return portal.start_task_soon(function, *args).result()
 
 
 async def run_together(

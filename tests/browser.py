@@ -79,7 +79,12 @@ class Browser:
         os.close(self._from)
 
     def ask(
-        self, method: str, session: str | None = None, *, within_s: float = ANSWER_S, **given: object
+        self,
+        method: str,
+        session: str | None = None,
+        *,
+        within_s: float = ANSWER_S,
+        **given: object,
     ) -> dict[str, Any]:
         """Send a command and return its result; events that come meanwhile are kept."""
         self._last += 1
@@ -208,7 +213,9 @@ class Page:
 @contextmanager
 def browsing(program: str) -> Iterator[Browser]:
     """Start a browser, and end it with all its processes."""
-    with tempfile.TemporaryDirectory(prefix="batchrun-browser-", ignore_cleanup_errors=True) as home:
+    with tempfile.TemporaryDirectory(
+        prefix="batchrun-browser-", ignore_cleanup_errors=True
+    ) as home:
         browser = Browser(program, home)
         try:
             yield browser

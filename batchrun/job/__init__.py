@@ -76,7 +76,7 @@ class Job:
     base: Path = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Job:
+    def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
         """Read and check a job file.
 
         Args:
@@ -86,6 +86,7 @@ class Job:
         Raises:
             JobError: naming the file, the key, the value and the way out, for every problem.
         """
+        path = Path(path)
         given, base = read_toml(path), path.resolve().parent
         if problems := strays(given, base, overrides or {}):
             raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
