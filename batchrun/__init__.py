@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from batchrun.comparison import compare, comparison_json, comparison_text
     from batchrun.conclusion import RunReport
     from batchrun.draft import Draft, init_job
+    from batchrun.errors import (
+        BatchrunError,
+        CheckpointError,
+        Interrupted,
+        JobError,
+        OutputError,
+        RunStopped,
+    )
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
+    from batchrun.notebook import complete
     from batchrun.prepare import RunOptions, model_hint
     from batchrun.reporting import write_report
     from batchrun.run import arun_job, run_job
@@ -27,8 +36,17 @@ _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
     "batchrun.conclusion": ("RunReport",),
     "batchrun.draft": ("Draft", "init_job"),
+    "batchrun.errors": (
+        "BatchrunError",
+        "CheckpointError",
+        "Interrupted",
+        "JobError",
+        "OutputError",
+        "RunStopped",
+    ),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
+    "batchrun.notebook": ("complete",),
     "batchrun.prepare": ("RunOptions", "model_hint"),
     "batchrun.reporting": ("write_report",),
     "batchrun.run": ("arun_job", "run_job"),
@@ -37,10 +55,16 @@ _HOMES = {
 }
 
 __all__ = [
+    "BatchrunError",
+    "CheckpointError",
     "Draft",
+    "Interrupted",
     "Job",
+    "JobError",
+    "OutputError",
     "RunOptions",
     "RunReport",
+    "RunStopped",
     "Simulator",
     "SimulatorConfig",
     "Verdict",
@@ -49,6 +73,7 @@ __all__ = [
     "compare",
     "comparison_json",
     "comparison_text",
+    "complete",
     "export",
     "init_job",
     "load_job",

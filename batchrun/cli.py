@@ -23,6 +23,7 @@ from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import date
     from typing import TextIO
 
     from batchrun.conclusion import RunReport
@@ -137,6 +138,11 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
             "--concurrency", type=click.IntRange(min=1), help="Most requests in flight at a time."
         ),
         click.option(
+            "--date",
+            metavar="YYYY-MM-DD",
+            help="The day that {{ today }} in the job file stands for. Default: today.",
+        ),
+        click.option(
             "--output-dir", type=click.Path(path_type=Path), help="Run directory of this run."
         ),
         click.option(
@@ -158,6 +164,11 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
 @click.option("--simulate", is_flag=True, help="Answer by a simulator: no key, no cost.")
 @click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
 @click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append what happens to this file, as JSON lines.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
 @click.option(
     "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
@@ -177,12 +188,14 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
         simulate=simulate,
         new=options["new"],
         retry_errored=options["retry_errored"],
+        log_file=options["log_file"],
         quiet=options["quiet"],
         yes=options["yes"],
         ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
-    done = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
-    _conclude(done, quiet=options["quiet"])
+    loaded = batchrun.load_job(job, _overrides(options))
+    done = batchrun.run_job(loaded, run_options)
+    _conclude(done, loaded.date, quiet=options["quiet"])
     return done.exit_code
 
 
@@ -245,7 +258,11 @@ def report(directory: Path) -> None:
     """Write report.html into DIRECTORY: the run in charts and tables, in one file.
 
     It needs no network, and is searched, printed and sent like any other file.
-    """
+
+    \b
+    Examples:
+      batchrun report runs/triage
+    """  # noqa: D301 - as above
     click.echo(batchrun.write_report(directory))
 
 
@@ -300,7 +317,12 @@ def verify(directory: Path, *, as_json: bool) -> int:
     """Check the checkpoint and the outputs in DIRECTORY against each other; change nothing.
 
     Leaves with 5 when something is wrong.
-    """
+
+    \b
+    Examples:
+      batchrun verify runs/triage
+      batchrun verify runs/triage --json
+    """  # noqa: D301 - as above
     verdict = batchrun.verify(directory)
     click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
     return verdict.exit_code
@@ -359,6 +381,7 @@ def init(table: str, output: Path | None, model: str | None, wire_format: Format
     default=0.0,
     help="Share of structured answers that do not satisfy their schema.",
 )
+@click.option("--limit-headers/--no-limit-headers", default=True, help="Tell the limits.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--api-key", help="The only key that is accepted.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
@@ -377,6 +400,7 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
         rate_limit_rate=options["rate_limit_rate"],
         stream_error_rate=options["stream_error_rate"],
         invalid_json_rate=options["invalid_json_rate"],
+        limit_headers=options["limit_headers"],
         seed=options["seed"],
         api_key=options["api_key"],
     )
@@ -390,6 +414,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
         "request.model": options["model"],
         "request.format": options["wire_format"],
         "request.base_url": options["base_url"],
+        "date": options["date"],
         "input.limit": options["limit"],
         "limits.concurrency": options["concurrency"],
         "output.dir": str(options["output_dir"].absolute()) if options["output_dir"] else None,
@@ -397,7 +422,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | {key: value for key, value in direct.items() if value is not None}
 
 
-def _conclude(report: RunReport, *, quiet: bool) -> None:
+def _conclude(report: RunReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
         _echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
     if report.error is None:
@@ -406,6 +431,8 @@ def _conclude(report: RunReport, *, quiet: bool) -> None:
     if isinstance(report.error, Interrupted) or report.totals.pending:
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
+        if day is not None and not any(argument.startswith("--date") for argument in again):
+            again += ["--date", day.isoformat()]  # tomorrow the command would begin another run
         _say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
 
 

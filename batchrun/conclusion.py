@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import polars as pl
+
     from batchrun.evaluation import Evaluation
     from batchrun.interrupts import Interrupts
     from batchrun.job import Job
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from batchrun.records import RunTotals
     from batchrun.scoring import ScoreTotals
     from batchrun.source import Source
+
+USAGE_FILE = "usage.parquet"
+SUMMARY_FILE = "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,33 @@ class RunReport:
         if self.error is not None:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
+
+    @property
+    def results(self) -> pl.LazyFrame:
+        """The result table, read when it is collected: every input row with our columns beside it.
+
+        Raises:
+            OutputError: when it has not been written.
+        """
+        return output.scan_results(self.directory, [path.name for path in self.result_files])
+
+    @property
+    def usage(self) -> pl.LazyFrame:
+        """One row for each attempt, failed ones included, read when it is collected.
+
+        Raises:
+            OutputError: when it has not been written.
+        """
+        return output.scan_results(self.directory, [USAGE_FILE])
+
+    @property
+    def result_files(self) -> tuple[Path, ...]:
+        """The files with results among those that were written."""
+        return tuple(p for p in self.files if p.name not in (USAGE_FILE, SUMMARY_FILE))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `summary.json`."""
+        return report.summary(self.totals, self.score)
 
     def summary_text(self, *, colour: bool = False) -> str:
         """Return the summary that a person reads after a run."""
@@ -149,7 +181,7 @@ def write_files(
     files = output.write_outputs(
         job.output, directory, source, rows or store, job.input.id, scores=scores
     )
-    summary = directory / "summary.json"
+    summary = directory / SUMMARY_FILE
     totals = checkpoint.totals(store)
     output.write_text(summary, report.summary_json(totals, score))
     return Written((*files, summary), score, totals)

@@ -34,12 +34,17 @@ TABLE_PREFIX = "batchrun_"
 _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
 
 
-def load_job(path: Path, overrides: Mapping[str, Any]) -> Job:
+def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
     """Load a job file, or make the job that a table is by itself.
+
+    Args:
+        path: the job file or the table.
+        overrides: dotted keys and their values, such as `{"request.model": "m"}`.
 
     Raises:
         JobError: when it is wrong.
     """
+    path, overrides = Path(path), overrides or {}
     if not is_table(path.name):
         return Job.load(path, overrides)
     columns = Source(InputConfig(str(path.resolve()))).columns

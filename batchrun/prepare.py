@@ -44,6 +44,7 @@ class RunOptions:
         quiet: no progress and no messages.
         yes: go on even if that leaves many paid answers behind, without asking.
         ask: puts a question to whoever runs the job; None when nobody can answer.
+        log_file: a file that gets a JSON line for each event.
         grace_s: how long requests in flight may go on after the first signal.
         transport: carries the requests; None for the network.
         rows: only these, by ordinal, and no outputs; None for all.
@@ -55,6 +56,7 @@ class RunOptions:
     quiet: bool = False
     yes: bool = False
     ask: Callable[[str], bool] | None = None
+    log_file: Path | None = None
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
     rows: frozenset[int] | None = None
@@ -233,9 +235,11 @@ def plan_signature(job: Job, source: Source) -> str:
 
 
 def input_signature(job: Job, source: Source) -> str:
-    """Return a digest that changes when the input's files change."""
-    facts = repr((job.input.id, source.stamps)).encode()
-    return hashlib.blake2b(facts, digest_size=8).hexdigest()
+    """Return a digest that changes when the input's files change, or which of their rows are read."""
+    facts: tuple[object, ...] = (job.input.id, source.stamps)
+    if job.input.where is not None:
+        facts = (*facts, job.input.where)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 def api_key(job: Job) -> str | None:

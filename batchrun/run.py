@@ -5,6 +5,7 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
 from batchrun.changes import agree, needs_consent, reuse_of
 from batchrun.client import PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
+from batchrun.events import EventFile, EventLog, event_file
 from batchrun.execution import REFRESH_S, Common, Execution, OpenRun, ours
 from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
@@ -39,6 +42,8 @@ T = TypeVar("T")
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job and return when it is through.
 
+    Where an event loop is running already, as in a notebook, it runs in a thread of its own.
+
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
@@ -54,8 +59,14 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
 
 def run_loop(function: Callable[..., Awaitable[T]], *args: object) -> T:
     """Run an asynchronous function in an event loop of its own, the fastest that is there."""
-    has_uvloop = importlib.util.find_spec("uvloop") is not None
-    return anyio.run(function, *args, backend_options={"use_uvloop": has_uvloop})
+    backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(function, *args, backend_options=backend)
+    with start_blocking_portal(backend_options=backend) as portal:
+        # When this waiting is interrupted, leaving the portal cancels the function.
+        return portal.start_task_soon(function, *args).result()
 
 
 async def run_together(
@@ -70,6 +81,13 @@ async def run_together(
         options: how to run them.
         spent_before: what other runs have used up of `max_cost_usd`, in pico-dollars.
     """
+    with event_file(options.log_file) as log:
+        return await _run_together(jobs, options, spent_before, log)
+
+
+async def _run_together(
+    jobs: Sequence[Job], options: RunOptions, spent_before: int, log: EventFile
+) -> list[RunReport]:
     for job in jobs:
         checkpoint.refuse_locked(run_directory(job, options))
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
@@ -79,7 +97,7 @@ async def run_together(
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
         runs = [replace(run, reuse=await _agreed(run, options)) for run in runs]
         with interrupts.caught():
-            return await _execute(runs, options, interrupts, spent_before)
+            return await _execute(runs, options, interrupts, spent_before, log)
 
 
 @contextmanager
@@ -102,21 +120,32 @@ async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
 
 
 async def _execute(
-    runs: Sequence[OpenRun], options: RunOptions, interrupts: Interrupts, spent_before: int
+    runs: Sequence[OpenRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
 ) -> list[RunReport]:
-    async with _common(runs, options, interrupts, spent_before) as common:
+    async with _common(runs, options, interrupts, spent_before, log) as common:
         executions = [Execution(run, common) for run in runs]
         errors = await _all_through(executions, common)
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
-    return [
+    reports = [
         await anyio.to_thread.run_sync(_concluded, *each, options)
         for each in zip(runs, executions, rows, errors, strict=True)
     ]
+    for run, report in zip(runs, reports, strict=True):
+        EventLog(log, run.name).ended(report.exit_code, report.error, report.summary())
+    return reports
 
 
 @asynccontextmanager
 async def _common(
-    runs: Sequence[OpenRun], options: RunOptions, interrupts: Interrupts, spent_before: int
+    runs: Sequence[OpenRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
 ) -> AsyncIterator[Common]:
     """Provide what the runs share, for as long as they go on."""
     most = min(run.plan.most_in_flight for run in runs)
@@ -135,7 +164,9 @@ async def _common(
             simulator=simulator,
             progress=_progress(runs, options, money),
             interrupts=interrupts,
+            log=log,
         )
+        log.tell = common.progress.note
         try:
             with common.progress:
                 yield common

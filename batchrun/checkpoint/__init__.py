@@ -20,7 +20,7 @@ from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.timeline import history
-from batchrun.checkpoint.totals import totals
+from batchrun.checkpoint.totals import last_outcome, totals
 from batchrun.checkpoint.verify import (
     file_flaws,
     is_planned,
@@ -46,6 +46,7 @@ __all__ = [
     "is_locked",
     "is_planned",
     "is_scored",
+    "last_outcome",
     "last_version",
     "open_directory",
     "planned_rows",

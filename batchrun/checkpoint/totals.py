@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.schema import usable
 from batchrun.history import ModelTotals, PriceUse
 from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
 
@@ -64,6 +65,7 @@ _LATENCIES = f"""SELECT CAST(latency_s * 1000 AS INTEGER) AS ms, count(*) FROM a
 _LATENCY_AT = f"""SELECT latency_s FROM attempts WHERE {_ANSWERED}
     AND CAST(latency_s * 1000 AS INTEGER) = ? ORDER BY latency_s LIMIT 1 OFFSET ?"""  # noqa: S608
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
+_LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
         SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
@@ -187,3 +189,10 @@ def _waits(executions: list[dict[str, Any]]) -> Mapping[str, float]:
         for cause, seconds in execution["waits_s"].items():
             found[cause] = found.get(cause, 0.0) + seconds
     return found
+
+
+def last_outcome(checkpoint: Checkpoint) -> str | None:
+    """Return how the latest execution ended; None when it died, or goes on."""
+    with usable(checkpoint.path):
+        row = checkpoint.db.execute(_LAST_OUTCOME).fetchone()
+    return row[0] if row else None
