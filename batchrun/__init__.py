@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchrun.conclusion import RunReport
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
+    from batchrun.matrix import MatrixReport, arun_matrix, run_matrix
     from batchrun.prepare import RunOptions
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
@@ -25,6 +26,7 @@ _HOMES = {
     "batchrun.conclusion": ("RunReport",),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
+    "batchrun.matrix": ("MatrixReport", "arun_matrix", "run_matrix"),
     "batchrun.prepare": ("RunOptions",),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
@@ -32,12 +34,14 @@ _HOMES = {
 
 __all__ = [
     "Job",
+    "MatrixReport",
     "RunOptions",
     "RunReport",
     "Simulator",
     "SimulatorConfig",
     "__version__",
     "arun_job",
+    "arun_matrix",
     "compare",
     "comparison_json",
     "comparison_text",
@@ -46,6 +50,7 @@ __all__ = [
     "parse_setting",
     "preview",
     "run_job",
+    "run_matrix",
     "score",
     "score_text",
     "serve_simulator",

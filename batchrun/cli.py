@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import batchrun
-from batchrun.errors import BatchrunError, Interrupted, OutputError
+from batchrun.errors import BatchrunError, OutputError
 from batchrun.terminal import harmless, harmless_json
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from batchrun.conclusion import RunReport
+    from batchrun.matrix import MatrixReport
 
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
@@ -102,7 +103,9 @@ def cli() -> None:
 def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
     """The options that change a job, shared by `run` and `preview`."""
     options = (
-        click.option("--model", help="Model to ask."),
+        click.option(
+            "--model", "models", multiple=True, help="Model to ask; several are a matrix."
+        ),
         click.option(
             "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="Wire format."
         ),
@@ -156,7 +159,9 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
         yes=options["yes"],
         ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
-    report = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
+    loaded = batchrun.load_job(job, _overrides(options))
+    run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
+    report = run_all(loaded, run_options)
     _conclude(report, quiet=options["quiet"])
     return report.exit_code
 
@@ -175,7 +180,7 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
-    """Show how far the run in DIRECTORY is, running or not."""
+    """Show how far the run or the matrix in DIRECTORY is, running or not."""
     text = batchrun.status(directory, as_json=as_json)
     click.echo(harmless_json(text) if as_json else harmless(text))
 
@@ -219,7 +224,10 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
-    """Put runs side by side: score, agreement, cost, latency; each against the first."""
+    """Put runs side by side: score, agreement, cost, latency; each against the first.
+
+    The directory of a matrix stands for the runs of its cells.
+    """
     runs = batchrun.compare(directories)
     click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
 
@@ -262,9 +270,11 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
 
 def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn options into dotted keys; paths given here start at the current directory."""
+    models = options["models"]
     found = dict(batchrun.parse_setting(setting) for setting in options["settings"])
     direct = {
-        "request.model": options["model"],
+        "request.model": models[0] if len(models) == 1 else None,
+        "matrix.model": list(models) if len(models) > 1 else None,
         "request.format": options["wire_format"],
         "request.base_url": options["base_url"],
         "input.limit": options["limit"],
@@ -274,13 +284,12 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | {key: value for key, value in direct.items() if value is not None}
 
 
-def _conclude(report: RunReport, *, quiet: bool) -> None:
+def _conclude(report: RunReport | MatrixReport, *, quiet: bool) -> None:
     if not quiet:
         _say(report.summary_text())
-    if report.error is None:
-        return
-    _fail(report.error)
-    if isinstance(report.error, Interrupted) or report.totals.pending:
+    for problem in report.problems:
+        _fail(problem)
+    if report.is_resumable:
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
         _say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
@@ -290,7 +299,7 @@ def _ask(question: str) -> bool:
     return click.confirm(harmless(question), err=True)
 
 
-def _fail(error: BatchrunError) -> None:
+def _fail(error: BatchrunError | str) -> None:
     _echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)))
 
 

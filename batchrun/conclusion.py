@@ -48,6 +48,17 @@ class RunReport:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
 
+    @property
+    def problems(self) -> list[str]:
+        """What ended the execution early."""
+        return [] if self.error is None else [str(self.error)]
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether running it again would go on."""
+        is_cut_short = isinstance(self.error, Interrupted) or bool(self.totals.pending)
+        return self.error is not None and is_cut_short
+
     def summary_text(self) -> str:
         """Return the summary that a person reads after a run."""
         return report.summary_text(self.totals, self.directory, self.score)

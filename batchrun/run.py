@@ -18,6 +18,7 @@ from batchrun import checkpoint
 from batchrun.changes import agree, needs_consent, reuse_of
 from batchrun.client import PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
+from batchrun.errors import JobError
 from batchrun.execution import REFRESH_S, Common, Execution, OpenRun, ours
 from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
@@ -48,6 +49,8 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
 
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
+    if job.cells:
+        raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
     (report,) = await run_together([job], options or RunOptions())
     return report
 
@@ -88,7 +91,7 @@ def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
         checkpoint.open_directory(plan.directory, new=options.new),
         closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
     ):
-        yield OpenRun(plan, store, label=plan.job.output.cell)
+        yield OpenRun(plan, store, label=cell.name if (cell := plan.job.cell) else "")
 
 
 async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:

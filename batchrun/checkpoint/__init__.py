@@ -6,7 +6,13 @@ are worth, `compare_rows` compares two runs.
 """
 
 from batchrun.checkpoint.journal import Journal
-from batchrun.checkpoint.lock import DirectoryLock, is_locked, open_directory, refuse_locked
+from batchrun.checkpoint.lock import (
+    MATRIX_FILE,
+    DirectoryLock,
+    is_locked,
+    open_directory,
+    refuse_locked,
+)
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
@@ -16,6 +22,7 @@ from batchrun.checkpoint.totals import totals
 
 __all__ = [
     "FILE_NAME",
+    "MATRIX_FILE",
     "Checkpoint",
     "Comparison",
     "DirectoryLock",

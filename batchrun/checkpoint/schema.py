@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 from sqlite_utils import Database, Migrations
 
+from batchrun.checkpoint.lock import MATRIX_FILE
 from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
@@ -200,9 +201,13 @@ def open_existing(path: Path) -> Database:
         CheckpointError: when it is not there, foreign, damaged or newer than this version.
     """
     if not path.exists():
-        raise CheckpointError(
-            f"{path.parent}: holds no checkpoint.db; is it the directory of a run?"
+        is_matrix = path.with_name(MATRIX_FILE).exists()
+        hint = (
+            "it is a matrix: name the folder of a cell"
+            if is_matrix
+            else "is it the directory of a run?"
         )
+        raise CheckpointError(f"{path.parent}: holds no checkpoint.db; {hint}")
     with usable(path):
         applied = _check(path)
         if not applied:
