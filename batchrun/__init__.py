@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from batchrun.comparison import compare, comparison_json, comparison_text
     from batchrun.conclusion import RunReport
+    from batchrun.estimation import Estimate, estimate, estimate_json, estimate_text
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.matrix import MatrixReport, arun_matrix, run_matrix
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
     "batchrun.conclusion": ("RunReport",),
+    "batchrun.estimation": ("Estimate", "estimate", "estimate_json", "estimate_text"),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.matrix": ("MatrixReport", "arun_matrix", "run_matrix"),
@@ -33,6 +35,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Estimate",
     "Job",
     "MatrixReport",
     "RunOptions",
@@ -45,6 +48,9 @@ __all__ = [
     "compare",
     "comparison_json",
     "comparison_text",
+    "estimate",
+    "estimate_json",
+    "estimate_text",
     "export",
     "load_job",
     "parse_setting",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from batchrun.conclusion import RunReport
     from batchrun.matrix import MatrixReport
+    from batchrun.prepare import RunOptions
 
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
@@ -150,18 +151,9 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
     """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
-    simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
-    run_options = batchrun.RunOptions(
-        simulate=simulate,
-        new=options["new"],
-        retry_errored=options["retry_errored"],
-        quiet=options["quiet"],
-        yes=options["yes"],
-        ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
-    )
     loaded = batchrun.load_job(job, _overrides(options))
     run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
-    report = run_all(loaded, run_options)
+    report = run_all(loaded, _run_options(options))
     _conclude(report, quiet=options["quiet"])
     return report.exit_code
 
@@ -174,6 +166,37 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
     """Print the first HTTP requests of JOB as JSON lines; send nothing."""
     for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
         click.echo(harmless_json(line))
+
+
+@cli.command()
+@_JOB
+@_request_options
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Send N requests first to know better; the run uses their answers.",
+)
+@click.option("--simulate", is_flag=True, help="Of the run that a simulator answers.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+)
+def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+    """Say what a run of JOB would send, cost and take; send nothing, or N requests.
+
+    What the run directory has already is not counted: the estimate is of what is still to be sent.
+
+    \b
+    Examples:
+      batchrun estimate jobs/triage.toml
+      batchrun estimate jobs/triage.toml --sample 20
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, _overrides(options))
+    found = batchrun.estimate(loaded, _run_options(options), sample=sample or 0)
+    text = batchrun.estimate_json(found) if as_json else batchrun.estimate_text(found)
+    click.echo(harmless_json(text) if as_json else text)
 
 
 @cli.command()
@@ -266,6 +289,18 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
         api_key=options["api_key"],
     )
     batchrun.serve_simulator(config, port, announce=click.echo)
+
+
+def _run_options(options: Mapping[str, Any]) -> RunOptions:
+    simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
+    return batchrun.RunOptions(
+        simulate=simulate,
+        new=options.get("new", False),
+        retry_errored=options.get("retry_errored", False),
+        quiet=options["quiet"],
+        yes=options["yes"],
+        ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
+    )
 
 
 def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.conclusion import RunReport
+    from batchrun.errors import BatchrunError
     from batchrun.job import Job
     from batchrun.records import RunTotals
     from batchrun.scoring import ScoreTotals
@@ -49,6 +50,12 @@ class MatrixReport:
     def exit_code(self) -> int:
         """The worst of the cells: see `WORST_FIRST`."""
         return min((cell.exit_code for cell in self.cells.values()), key=WORST_FIRST.index)
+
+    @property
+    def error(self) -> BatchrunError | None:
+        """What ended the worst of the cells early, None when all went through."""
+        worst = min(self.cells.values(), key=lambda cell: WORST_FIRST.index(cell.exit_code))
+        return worst.error
 
     @property
     def problems(self) -> list[str]:

@@ -5,6 +5,7 @@
 are worth, `compare_rows` compares two runs.
 """
 
+from batchrun.checkpoint.census import Asked, Census, Counted, census
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
@@ -23,12 +24,16 @@ from batchrun.checkpoint.totals import totals
 __all__ = [
     "FILE_NAME",
     "MATRIX_FILE",
+    "Asked",
+    "Census",
     "Checkpoint",
     "Comparison",
+    "Counted",
     "DirectoryLock",
     "Journal",
     "Patience",
     "answers",
+    "census",
     "compare_rows",
     "has_answers",
     "is_locked",
