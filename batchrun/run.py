@@ -107,9 +107,12 @@ async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
 async def _execute(
     runs: Sequence[OpenRun], options: RunOptions, interrupts: Interrupts, spent_before: int
 ) -> list[RunReport]:
-    async with _common(runs, options, interrupts, spent_before) as common:
-        executions = [Execution(run, common) for run in runs]
-        errors = await _all_through(executions, common)
+    try:
+        async with _common(runs, options, interrupts, spent_before) as common:
+            executions = [Execution(run, common) for run in runs]
+            errors = await _all_through(executions, common)
+    except BaseExceptionGroup as group:
+        raise ours(group) from group
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
     return [
         await anyio.to_thread.run_sync(_concluded, *each, options)
@@ -172,16 +175,13 @@ async def _all_through(
     async def run(execution: Execution) -> None:
         errors[execution] = await execution.run()
 
-    try:
-        async with anyio.create_task_group() as helpers:
-            helpers.start_soon(_show_waits, common)
-            helpers.start_soon(_heed_signals, executions, common)
-            async with anyio.create_task_group() as work:
-                for execution in executions:
-                    work.start_soon(run, execution)
-            helpers.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise ours(group) from group
+    async with anyio.create_task_group() as helpers:
+        helpers.start_soon(_show_waits, common)
+        helpers.start_soon(_heed_signals, executions, common)
+        async with anyio.create_task_group() as work:
+            for execution in executions:
+                work.start_soon(run, execution)
+        helpers.cancel_scope.cancel()
     return [errors[execution] for execution in executions]
 
 

@@ -174,5 +174,5 @@ def _time(duration: Duration) -> str:
 
 def _minutes(minutes: float) -> str:
     if minutes < 1:
-        return f"{minutes * 60:.0f} s"
+        return f"{max(1, round(minutes * 60))} s"
     return f"{minutes:,.1f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
