@@ -56,7 +56,7 @@ def write_cells(directory: Path, jobs: Sequence[Job]) -> None:
     now = [job.cell for job in jobs if job.cell is not None]
     before = read_cells(directory)
     known = {cell.name for cell in before}
-    if {cell.name for cell in now} <= known:
+    if {cell.name for cell in now} < known:
         now, before = before, []
     listed = {cell.name: cell for cell in (*now, *before)}
     content = {"cells": [asdict(cell) for cell in listed.values()]}
