@@ -14,45 +14,80 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from batchrun.comparison import compare, comparison_json, comparison_text
     from batchrun.conclusion import RunReport
+    from batchrun.draft import Draft, init_job
+    from batchrun.errors import (
+        BatchrunError,
+        CheckpointError,
+        Interrupted,
+        JobError,
+        OutputError,
+        RunStopped,
+    )
     from batchrun.estimation import Estimate, estimate, estimate_json, estimate_text
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
     from batchrun.matrix import MatrixReport, arun_matrix, run_matrix
-    from batchrun.prepare import RunOptions
+    from batchrun.notebook import complete
+    from batchrun.prepare import RunOptions, model_hint
+    from batchrun.reporting import write_report
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
+    from batchrun.verification import Verdict, verify
 
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
     "batchrun.conclusion": ("RunReport",),
+    "batchrun.draft": ("Draft", "init_job"),
+    "batchrun.errors": (
+        "BatchrunError",
+        "CheckpointError",
+        "Interrupted",
+        "JobError",
+        "OutputError",
+        "RunStopped",
+    ),
     "batchrun.estimation": ("Estimate", "estimate", "estimate_json", "estimate_text"),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.matrix": ("MatrixReport", "arun_matrix", "run_matrix"),
-    "batchrun.prepare": ("RunOptions",),
+    "batchrun.notebook": ("complete",),
+    "batchrun.prepare": ("RunOptions", "model_hint"),
+    "batchrun.reporting": ("write_report",),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
+    "batchrun.verification": ("Verdict", "verify"),
 }
 
 __all__ = [
+    "BatchrunError",
+    "CheckpointError",
+    "Draft",
     "Estimate",
+    "Interrupted",
     "Job",
+    "JobError",
     "MatrixReport",
+    "OutputError",
     "RunOptions",
     "RunReport",
+    "RunStopped",
     "Simulator",
     "SimulatorConfig",
+    "Verdict",
     "__version__",
     "arun_job",
     "arun_matrix",
     "compare",
     "comparison_json",
     "comparison_text",
+    "complete",
     "estimate",
     "estimate_json",
     "estimate_text",
     "export",
+    "init_job",
     "load_job",
+    "model_hint",
     "parse_setting",
     "preview",
     "run_job",
@@ -61,6 +96,8 @@ __all__ = [
     "score_text",
     "serve_simulator",
     "status",
+    "verify",
+    "write_report",
 ]
 
 

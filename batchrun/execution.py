@@ -13,8 +13,11 @@ from batchrun.changes import told
 from batchrun.client import Client
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
+from batchrun.events import EventLog
 from batchrun.feed import Feed
+from batchrun.hints import hints
 from batchrun.limits import ErrorBudget, Waits
+from batchrun.observation import ObservedJournal, started
 from batchrun.prepare import price_book
 from batchrun.terminal import printable
 
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
 
     from batchrun.client import TransportPort
     from batchrun.errors import ProviderFault
+    from batchrun.events import EventFile
     from batchrun.interrupts import Interrupts
     from batchrun.job import Job
     from batchrun.limits import ErrorTally, Limits
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.progress import Progress
-    from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Reuse, Turn
+    from batchrun.records import PlannedRequest, Reuse
 
 REFRESH_S = 0.5
 NOTE_S = 2.0
@@ -49,6 +53,11 @@ class OpenRun:
     reuse: Reuse | None = None
     label: str = ""
 
+    @property
+    def name(self) -> str:
+        """What the run is called among those of this process."""
+        return f"{self.plan.job.name} {self.label}".strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Common:
@@ -65,6 +74,7 @@ class Common:
     simulator: str | None
     progress: Progress
     interrupts: Interrupts
+    log: EventFile
 
 
 class Execution:
@@ -80,6 +90,7 @@ class Execution:
         self._store = run.store
         self._run = run
         self._common = common
+        self._log = EventLog(common.log, run.name)
         self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.Journal(run.store, self._patience)
         self._waits = Waits(parent=common.waits)
@@ -92,6 +103,7 @@ class Execution:
             options=common.options,
             progress=common.progress,
             note=self._note,
+            log=self._log,
             reuse=run.reuse,
         )
         self._work_scope = anyio.CancelScope()
@@ -140,6 +152,9 @@ class Execution:
             version=__version__,
             samples=plan.job.request.samples,
         )
+        self._log.write("start", **started(plan, self._store.execution, self._common.options))
+        for hint in hints(plan.job, self._common.options):
+            self._note(hint)
         if self._run.reuse is not None:
             self._note(told(self._run.reuse))
         if in_flight:
@@ -176,13 +191,20 @@ class Execution:
     def _make_dispatcher(self) -> Dispatcher:
         job, common = self._plan.job, self._common
         errors = ErrorBudget(job.limits.max_errors, common.errors)
+        prices = price_book(job)
         dispatcher = Dispatcher(
             client=self._make_client(),
-            journal=_ObservedJournal(self._journal, common.progress),
+            journal=ObservedJournal(
+                self._journal,
+                store=self._store,
+                prices=prices,
+                progress=common.progress,
+                log=self._log,
+            ),
             limits=common.limits,
             waits=self._waits,
             errors=errors,
-            prices=price_book(job),
+            prices=prices,
             config=job.retry,
             review=self._plan.review,
             tools=self._plan.tools,
@@ -213,6 +235,7 @@ class Execution:
             await anyio.sleep(NOTE_S)
             if (reason := self._common.limits.waiting_for()) != noted:
                 await self._journal.call(self._store.note_waiting, reason)
+                self._log.write("waiting", reason=reason)
                 noted = reason
 
     async def _watch_place(self) -> None:
@@ -238,6 +261,7 @@ class Execution:
     def _note(self, message: str) -> None:
         label = self._run.label
         self._common.progress.note(f"{label}: {message}" if label else message)
+        self._log.write("note", message=message)
 
     def _note_from_thread(self, message: str) -> None:
         anyio.from_thread.run_sync(self._note, message)
@@ -253,27 +277,6 @@ class Execution:
         if interrupts.first is not None:
             return Interrupted(interrupts.first, "interrupted; what was answered is saved")
         return None
-
-
-class _ObservedJournal:
-    """The checkpoint's journal, with the progress bar told once a result is safe."""
-
-    def __init__(self, journal: checkpoint.Journal, progress: Progress) -> None:
-        self._journal = journal
-        self._progress = progress
-
-    async def begin(self, start: AttemptStart) -> None:
-        await self._journal.begin(start)
-
-    async def fail(self, attempt: Attempt) -> None:
-        await self._journal.fail(attempt)
-
-    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
-        await self._journal.turn(turn, attempt)
-
-    async def finish(self, result: Result) -> None:
-        await self._journal.finish(result)
-        self._progress.finished(result)
 
 
 def _fatal_message(job: Job, fault: ProviderFault) -> str:

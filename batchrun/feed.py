@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from batchrun import checkpoint
     from batchrun.dispatch import Dispatcher
+    from batchrun.events import EventLog
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.progress import Progress
     from batchrun.records import Item, PlannedRequest, Reuse
@@ -35,6 +36,7 @@ class Feed:
         options: which rows, and what to do about errored ones.
         progress: is told of rows that need no request.
         note: tells the user something.
+        log: is told of requests and of rows that cannot become one.
         reuse: what a changed plan uses again, when the user has been told that already.
     """
 
@@ -48,6 +50,7 @@ class Feed:
         options: RunOptions,
         progress: Progress,
         note: Callable[[str], None],
+        log: EventLog,
         reuse: Reuse | None,
     ) -> None:
         self._plan = plan
@@ -57,6 +60,7 @@ class Feed:
         self._options = options
         self._progress = progress
         self._note = note
+        self._log = log
         self._reuse = reuse
         self._samples = plan.job.request.samples
         # A row with images takes megabytes once it is rendered.
@@ -111,6 +115,8 @@ class Feed:
                 dedupe=self._plan.job.request.dedupe,
             )
             bad = sum(item.fingerprint is None for item in rendered)
+            self._log.unrenderable(rendered)
+            self._log.planned(pending)
             self._count(len(rendered), bad, len(pending))
             await self._hand_over(pending, send)
             if self._dispatcher.is_draining and not await self._must_plan_on():

@@ -74,8 +74,9 @@ class MatrixReport:
         """Whether running it again would go on."""
         return any(cell.is_resumable for cell in self.cells.values())
 
-    def summary_text(self) -> str:
-        """Return the table that a person reads after the runs."""
+    def summary_text(self, *, colour: bool = False) -> str:
+        """Return the table that a person reads after the runs, which has no colours."""
+        del colour
         rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
         lines = [harmless(line) for line in _table(rows)]
         compare = [f"compare: batchrun compare {self.directory}"] if len(rows) > 1 else []

@@ -5,6 +5,7 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
 from batchrun.changes import agree, needs_consent, reuse_of
 from batchrun.client import PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.errors import JobError
+from batchrun.events import EventFile, EventLog, event_file
 from batchrun.execution import REFRESH_S, Common, Execution, OpenRun, ours
 from batchrun.interrupts import Interrupts
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
@@ -40,6 +43,8 @@ T = TypeVar("T")
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job and return when it is through.
 
+    Where an event loop is running already, as in a notebook, it runs in a thread of its own.
+
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
@@ -57,8 +62,14 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
 
 def run_loop(function: Callable[..., Awaitable[T]], *args: object) -> T:
     """Run an asynchronous function in an event loop of its own, the fastest that is there."""
-    has_uvloop = importlib.util.find_spec("uvloop") is not None
-    return anyio.run(function, *args, backend_options={"use_uvloop": has_uvloop})
+    backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(function, *args, backend_options=backend)
+    with start_blocking_portal(backend_options=backend) as portal:
+        # When this waiting is interrupted, leaving the portal cancels the function.
+        return portal.start_task_soon(function, *args).result()
 
 
 async def run_together(
@@ -73,6 +84,13 @@ async def run_together(
         options: how to run them.
         spent_before: what other runs have used up of `max_cost_usd`, in pico-dollars.
     """
+    with event_file(options.log_file) as log:
+        return await _run_together(jobs, options, spent_before, log)
+
+
+async def _run_together(
+    jobs: Sequence[Job], options: RunOptions, spent_before: int, log: EventFile
+) -> list[RunReport]:
     for job in jobs:
         checkpoint.refuse_locked(run_directory(job, options))
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
@@ -82,7 +100,7 @@ async def run_together(
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
         runs = [replace(run, reuse=await _agreed(run, options)) for run in runs]
         with interrupts.caught():
-            return await _execute(runs, options, interrupts, spent_before)
+            return await _execute(runs, options, interrupts, spent_before, log)
 
 
 @contextmanager
@@ -105,42 +123,56 @@ async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
 
 
 async def _execute(
-    runs: Sequence[OpenRun], options: RunOptions, interrupts: Interrupts, spent_before: int
+    runs: Sequence[OpenRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
 ) -> list[RunReport]:
     try:
-        async with _common(runs, options, interrupts, spent_before) as common:
+        async with _common(runs, options, interrupts, spent_before, log) as common:
             executions = [Execution(run, common) for run in runs]
             errors = await _all_through(executions, common)
     except BaseExceptionGroup as group:
         raise ours(group) from group
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
-    return [
+    reports = [
         await anyio.to_thread.run_sync(_concluded, *each, options)
         for each in zip(runs, executions, rows, errors, strict=True)
     ]
+    for run, report in zip(runs, reports, strict=True):
+        EventLog(log, run.name).ended(report.exit_code, report.error, report.summary())
+    return reports
 
 
 @asynccontextmanager
 async def _common(
-    runs: Sequence[OpenRun], options: RunOptions, interrupts: Interrupts, spent_before: int
+    runs: Sequence[OpenRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
 ) -> AsyncIterator[Common]:
     """Provide what the runs share, for as long as they go on."""
     most = min(run.plan.most_in_flight for run in runs)
     waits = Waits()
+    money = _money(runs, spent_before)
     async with anyio.create_task_group() as helpers:
         simulator = None
         if options.simulate is not None:
             simulator = await helpers.start(Simulator(options.simulate).serve)
         common = Common(
             options=options,
-            limits=_limits(runs, waits, most, spent_before),
+            limits=Limits(runs[0].plan.job.limits, waits, money=money, most=most),
             waits=waits,
             errors=ErrorTally(),
             transport=options.transport or PyreqwestTransport(connections=most),
             simulator=simulator,
-            progress=_progress(runs, options),
+            progress=_progress(runs, options, money),
             interrupts=interrupts,
+            log=log,
         )
+        log.tell = common.progress.note
         try:
             with common.progress:
                 yield common
@@ -150,20 +182,25 @@ async def _common(
         helpers.cancel_scope.cancel()
 
 
-def _limits(runs: Sequence[OpenRun], waits: Waits, most: int, spent_before: int) -> Limits:
-    config = runs[0].plan.job.limits
-    cap = config.max_cost_usd
+def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
+    cap = runs[0].plan.job.limits.max_cost_usd
     spent = spent_before + sum(run.store.spent() for run in runs)
-    money = CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent)
-    return Limits(config, waits, money=money, most=most)
+    return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent)
 
 
-def _progress(runs: Sequence[OpenRun], options: RunOptions) -> Progress:
+def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -> Progress:
     jobs = [run.plan.job for run in runs]
     unit = "row" if all(job.request.samples == 1 for job in jobs) else "sample"
     rows = [run.plan.total if options.rows is None else len(options.rows) for run in runs]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
-    return Progress(jobs[0].name, total, unit=unit, quiet=options.quiet)
+    return Progress(
+        jobs[0].name,
+        total,
+        unit=unit,
+        cap=money.cap,
+        spent=money.spent,
+        quiet=options.quiet,
+    )
 
 
 async def _all_through(

@@ -193,3 +193,23 @@ def test_a_server_that_trickles_is_given_up_and_tried_again(
         code, _, stderr = command("run", job)
     assert code == 0, stderr
     assert results()["attempts"].to_list() == [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("base_url", "said"),
+    [
+        ("https://no-such-host.invalid", "dns error"),
+        ("http://127.0.0.1:9", "onnection refused"),
+        ("http://[::1]:9", "onnect"),
+    ],
+)
+def test_a_provider_that_cannot_be_reached_is_an_error_of_its_rows(
+    write_job: WriteJob, results: Results, tmp_path: Path, base_url: str, said: str
+) -> None:
+    job = write_job(base_url, rows=3, extra="[retry]\nmax_attempts = 1")
+    code, _, stderr = command("run", job)
+    assert (code, "3 errored (3 will be tried again by the next run)" in stderr) == (3, True)
+    assert said in results()["error_message"][0]
+    assert results()["error_type"].to_list() == ["connection_error"] * 3
+    # Nothing has left this machine, so nothing can have been billed.
+    assert summary(tmp_path)["possibly_double_billed"] == 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.errors import JobError, RenderError
+from batchrun.render.bounds import BUDGET
 from batchrun.render.template import Text
 
 if TYPE_CHECKING:
@@ -215,8 +216,12 @@ def test_a_text_longer_than_any_request_is_an_error_of_its_row() -> None:
     assert len(text.text({"cell": "a" * 2**25})) == 2**25
     with pytest.raises(RenderError, match=r"prompt: the text has 33,554,433 characters; at most"):
         text.text({"cell": "a" * (2**25 + 1)})
+    # A cell alone is taken as it is; among other text it is work of the template.
+    beyond = "a" * (BUDGET + 1)
+    with pytest.raises(RenderError, match=r"prompt: the text has 100,000,001 characters; at most"):
+        text.text({"cell": beyond})
     with pytest.raises(RenderError, match=r"shorten its loops, repeats and widths, or the cells"):
-        Text("prompt", ".{{ cell }}").text({"cell": "a" * 200_000_000})
+        Text("prompt", ".{{ cell }}").text({"cell": beyond})
 
 
 def test_a_column_named_like_a_function_is_not_taken_for_it() -> None:

@@ -1,8 +1,9 @@
 """The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
 
 `Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
-`DirectoryLock` keeps a second execution out, `totals` adds a run up; `scores` keeps what the answers
-are worth, `compare_rows` compares two runs.
+`DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
+`scores` keeps what the answers are worth, `compare_rows` compares two runs, `file_flaws` and
+`state_flaws` verify one.
 """
 
 from batchrun.checkpoint.census import Asked, Census, Counted, census
@@ -10,6 +11,7 @@ from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
     DirectoryLock,
+    held_still,
     is_locked,
     open_directory,
     refuse_locked,
@@ -17,9 +19,18 @@ from batchrun.checkpoint.lock import (
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
-from batchrun.checkpoint.scores import answers, score_rows, score_totals, write_scores
+from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
-from batchrun.checkpoint.totals import totals
+from batchrun.checkpoint.timeline import history
+from batchrun.checkpoint.totals import last_outcome, totals
+from batchrun.checkpoint.verify import (
+    file_flaws,
+    is_planned,
+    last_version,
+    planned_rows,
+    score_flaws,
+    state_flaws,
+)
 
 __all__ = [
     "FILE_NAME",
@@ -35,12 +46,22 @@ __all__ = [
     "answers",
     "census",
     "compare_rows",
+    "file_flaws",
     "has_answers",
+    "held_still",
+    "history",
     "is_locked",
+    "is_planned",
+    "is_scored",
+    "last_outcome",
+    "last_version",
     "open_directory",
+    "planned_rows",
     "refuse_locked",
+    "score_flaws",
     "score_rows",
     "score_totals",
+    "state_flaws",
     "totals",
     "was_begun_as",
     "write_scores",

@@ -6,11 +6,13 @@ import fcntl
 import itertools
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MATRIX_FILE = "matrix.json"
@@ -18,6 +20,25 @@ MATRIX_FILE = "matrix.json"
 _TRACES = ("checkpoint.db", "usage.parquet", "summary.json", MATRIX_FILE)
 _TRIES = 20
 _PAUSE_S = 0.02
+
+
+@contextmanager
+def held_still(directory: Path) -> Iterator[None]:
+    """Keep executions out of a run directory while it is looked at. Changes nothing there.
+
+    Raises:
+        CheckpointError: when a process works on it.
+    """
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(directory, error) from None
+    try:
+        if not _try_lock(fd, fcntl.LOCK_SH):
+            raise _in_use(directory)
+        yield
+    finally:
+        os.close(fd)
 
 
 class DirectoryLock:

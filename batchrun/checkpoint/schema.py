@@ -10,6 +10,7 @@ import errno
 import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -19,7 +20,7 @@ from batchrun.checkpoint.lock import MATRIX_FILE
 from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # "btrn": tells a checkpoint from any other SQLite file.
@@ -171,6 +172,22 @@ def m006_samples(db: Database) -> None:
     db.execute("ALTER TABLE run ADD COLUMN samples INTEGER NOT NULL DEFAULT 1")
 
 
+@migrations()
+def m007_prices(db: Database) -> None:
+    """By which price each execution counted the costs of each model, as it answered."""
+    db.execute(
+        """CREATE TABLE prices (
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        model TEXT NOT NULL,
+        source TEXT NOT NULL,
+        as_of_us INTEGER NOT NULL,
+        matched TEXT,
+        rates TEXT,
+        PRIMARY KEY (execution, model)
+    ) STRICT, WITHOUT ROWID"""
+    )
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 
@@ -200,22 +217,33 @@ def open_existing(path: Path) -> Database:
     Raises:
         CheckpointError: when it is not there, foreign, damaged or newer than this version.
     """
-    if not path.exists():
-        is_matrix = path.with_name(MATRIX_FILE).exists()
-        hint = (
-            "it is a matrix: name the folder of a cell"
-            if is_matrix
-            else "is it the directory of a run?"
-        )
-        raise CheckpointError(f"{path.parent}: holds no checkpoint.db; {hint}")
     with usable(path):
-        applied = _check(path)
+        applied = _check(_existing(path))
         if not applied:
             raise CheckpointError(f"{path}: holds no run yet; run the job first")
         if applied != _known():
             with closing(_connect(path, "mode=rw")) as older:
                 migrations.apply(older)
         return _connect_reader(path)
+
+
+def open_still(path: Path) -> Database:
+    """Open a checkpoint that nobody writes to, for reading, without a trace beside it.
+
+    Raises:
+        CheckpointError: as `open_existing`, and when it is of an earlier version: it is not migrated.
+    """
+    if _has_wal(path):
+        connect = _connect_reader  # the files that it needs are there
+    else:
+        connect = partial(_connect, options="mode=ro&immutable=1")
+    with usable(path):
+        if _check(_existing(path), connect) != _known():
+            raise CheckpointError(
+                f"{path}: was written by an earlier version of batchrun; bring it to this one with: "
+                f"batchrun status {path.parent}"
+            )
+        return connect(path)
 
 
 @contextmanager
@@ -324,13 +352,24 @@ def attached(db: Database, path: Path) -> Iterator[None]:
         db.execute("DETACH DATABASE other")
 
 
-def _check(path: Path) -> set[str]:
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        is_matrix = path.with_name(MATRIX_FILE).exists()
+        hint = "it is a matrix: name the folder of a cell"
+        raise CheckpointError(
+            f"{path.parent}: holds no checkpoint.db; "
+            f"{hint if is_matrix else 'is it the directory of a run?'}"
+        )
+    return path
+
+
+def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set[str]:
     """Return the names of the applied migrations, without touching the file.
 
     Raises:
         CheckpointError: when the file is foreign, cut short or newer than this version.
     """
-    with closing(_connect_reader(path)) as db:
+    with closing((connect or _connect_reader)(path)) as db:
         (application_id,) = db.execute("PRAGMA application_id").fetchone()
         (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
         if db.table_names() and application_id != APPLICATION_ID:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from batchrun.history import PriceUse
     from batchrun.records import (
         Attempt,
         AttemptStart,
@@ -71,14 +72,16 @@ class Checkpoint:
     Args:
         directory: the run directory, which exists.
         writable: False opens an existing checkpoint for reading beside its writer.
+        still: there is no writer; reading leaves no trace beside the file.
 
     Raises:
         CheckpointError: when the file cannot be used.
     """
 
-    def __init__(self, directory: Path, *, writable: bool) -> None:
+    def __init__(self, directory: Path, *, writable: bool, still: bool = False) -> None:
         self.path = directory / FILE_NAME
-        self.db = (schema.create if writable else schema.open_existing)(self.path)
+        reader = schema.open_still if still else schema.open_existing
+        self.db = (schema.create if writable else reader)(self.path)
         self._connection = self.db.conn
         self._identity = self.path.stat()
         self.is_writable = writable
@@ -203,6 +206,22 @@ class Checkpoint:
         with self.transaction():
             self.db.execute(
                 "UPDATE executions SET waiting = ? WHERE id = ?", (reason, self.execution)
+            )
+
+    def note_price(self, price: PriceUse) -> None:
+        """Record by which price this execution counts the costs of a model."""
+        rates = None if price.rates is None else _as_json(price.rates)
+        with self.transaction():
+            self.db.execute(
+                "INSERT OR REPLACE INTO prices VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    self.execution,
+                    price.model,
+                    price.source,
+                    price.as_of_us,
+                    price.matched,
+                    rates,
+                ),
             )
 
     def spent(self) -> int:

@@ -28,6 +28,8 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
+from batchrun.job.dates import read_date, settled, with_dates
+from batchrun.job.input import read_input
 from batchrun.job.limits import check_cap, read_limits
 from batchrun.job.matrix import cells_of, read_axes, same_cells
 from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides
@@ -38,6 +40,7 @@ from batchrun.sections import Section, listed, parse_setting, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import date
 
     from batchrun.records import AnswerSchema
 
@@ -49,11 +52,13 @@ MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
 class Job:
     """The definition of a batch: rows, requests, limits, outputs.
 
-    With a `[matrix]` it is several: `cells` has a job for each, which says by `cell` which one it
-    is, and `request` is that of the first.
+    `date` is the day that its `{{ today }}` stands for, None where nothing depends on one. With a
+    `[matrix]` it is several: `cells` has a job for each, which says by `cell` which one it is, and
+    `request` is that of the first.
     """
 
     name: str
+    date: date | None
     input: InputConfig
     request: RequestConfig
     limits: LimitsConfig
@@ -68,7 +73,7 @@ class Job:
     cells: tuple[Job, ...] = field(default=(), repr=False)
 
     @classmethod
-    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Job:
+    def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
         """Read and check a job file.
 
         Args:
@@ -78,6 +83,7 @@ class Job:
         Raises:
             JobError: naming the file, the key, the value and the way out, for every problem.
         """
+        path = Path(path)
         given, base = read_toml(path), path.resolve().parent
         if problems := strays(given, base, overrides or {}):
             raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -112,18 +118,19 @@ class Job:
         if MATRIX in document:
             return cls._with_cells(document, base, origin)
         problems: list[str] = []
-        document = _with_texts(document, base, problems)
+        document = settled(_with_texts(document, base, problems))
         top = Section("", document, problems)
-        name = _read_name(top)
+        name, day = _read_name(top), read_date(top)
         sections = {key: Section(key, top.table(key), problems) for key in SECTIONS}
         request = read_request(sections["request"], base)
         job = cls(
             name=name,
-            input=_read_input(sections["input"], base),
+            date=day,
+            input=read_input(sections["input"], base, day),
             request=request,
             limits=(limits := read_limits(sections["limits"])),
             retry=_read_retry(sections["retry"]),
-            output=_read_output(sections["output"], base, name, request.answer),
+            output=_read_output(sections["output"], base, name, day, request.answer),
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
             score=read_score(sections["score"], base),
@@ -144,7 +151,7 @@ class Job:
         problems: list[str] = []
         axes = read_axes(document[MATRIX], request_keys(), problems)
         _raise_all(problems, origin)
-        plain = {key: value for key, value in document.items() if key != MATRIX}
+        plain = {key: value for key, value in settled(document).items() if key != MATRIX}
         cells = cells_of(axes)
         jobs = tuple(cls._of_cell(plain, cell, base, origin) for cell in cells)
         _raise_all(same_cells(cells, [job.request for job in jobs]), origin)
@@ -233,17 +240,6 @@ def _read_name(section: Section) -> str:
     return name
 
 
-def _read_input(section: Section, base: Path) -> InputConfig:
-    given = section.text("path")
-    if not given.strip() and section.raw("path") in (None, given):
-        section.problem("path", 'is missing; name the table, such as path = "../data.csv"')
-    return InputConfig(
-        path=str(section.check("path", partial(absolute, base, given), base)),
-        id=section.get("id", str),
-        limit=section.number("limit", int, 0) or None,
-    )
-
-
 def _read_retry(section: Section) -> RetryConfig:
     default = RetryConfig()
     return RetryConfig(
@@ -304,7 +300,7 @@ def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path
 
 
 def _read_output(
-    section: Section, base: Path, name: str, answer: AnswerSchema | None
+    section: Section, base: Path, name: str, day: date | None, answer: AnswerSchema | None
 ) -> OutputConfig:
     files = section.strings("files")
     if files is None:
@@ -313,7 +309,7 @@ def _read_output(
     directory = section.get("dir", str)
     place = directory or str(project_of(base) / "runs" / name)
     return OutputConfig(
-        dir=section.check("dir", partial(_run_directory, base, place), base),
+        dir=section.check("dir", partial(_run_directory, base, place, day), base),
         files=files,
         prefix=section.text("prefix"),
         unnest=_read_unnest(section, answer),
@@ -321,7 +317,8 @@ def _read_output(
     )
 
 
-def _run_directory(base: Path, place: str) -> Path:
+def _run_directory(base: Path, given: str, day: date | None) -> Path:
+    place = with_dates(given, day)
     path = absolute(base, place)
     if not place.isprintable():
         raise ValueError(f"{place!r:.80} holds characters that cannot be printed")

@@ -18,11 +18,15 @@ Match = Literal["exact", "casefold", "contains", "regex", "number", "json", "cho
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column."""
+    """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column.
+
+    `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
+    """
 
     path: str
     id: str | None = None
     limit: int | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

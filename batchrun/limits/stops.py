@@ -94,14 +94,14 @@ class CostBudget:
     """
 
     def __init__(self, cap: int | None = None, spent: int = 0) -> None:
-        self._cap = cap
+        self.cap = cap
         self.spent = spent
         self.reserved = 0
 
     @property
     def is_capped(self) -> bool:
         """Whether costs are to be reserved at all."""
-        return self._cap is not None
+        return self.cap is not None
 
     def fits(self, amount: int) -> bool:
         """Say whether an amount can be reserved now; when not, it may be later.
@@ -109,14 +109,14 @@ class CostBudget:
         Raises:
             CapReached: when it cannot be later either.
         """
-        if self._cap is None:
+        if self.cap is None:
             return True
-        if self.spent + amount > self._cap:
+        if self.spent + amount > self.cap:
             raise CapReached(
-                f"max_cost_usd = {_usd(self._cap)} is reached: {_usd(self.spent)} USD are spent, "
+                f"max_cost_usd = {_usd(self.cap)} is reached: {_usd(self.spent)} USD are spent, "
                 f"and the next request may cost up to {_usd(amount)} USD"
             )
-        return self.spent + self.reserved + amount <= self._cap
+        return self.spent + self.reserved + amount <= self.cap
 
     def reserve(self, amount: int) -> None:
         """Set an amount aside."""

@@ -19,6 +19,7 @@ from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
+from batchrun.output.check import differences
 from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.frames import (
     CHUNK_ROWS,
@@ -26,12 +27,14 @@ from batchrun.output.frames import (
     SCORE_SCHEMA,
     UNNESTED,
     USAGE_SCHEMA,
+    Contents,
     Rows,
     Scores,
     Table,
     joined_frames,
     usage_frames,
 )
+from batchrun.output.reading import parquet_bytes, scan_results
 from batchrun.output.unnest import column_type
 from batchrun.sections import listed
 
@@ -90,7 +93,7 @@ def write_outputs(
             for file in config.files
         ]
         usage = directory / "usage.parquet"
-        _write(usage, pl.Schema(USAGE_SCHEMA), lambda: usage_frames(rows))
+        _write(usage, usage_contents(rows))
     return [*files, usage]
 
 
@@ -120,6 +123,21 @@ def write_results(
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
     """
+    contents = results_contents(config, path.suffix, table, rows, id_column, scores=scores)
+    _write(path, contents)
+    return path
+
+
+def results_contents(
+    config: OutputConfig,
+    suffix: str,
+    table: Table,
+    rows: Rows,
+    id_column: str | None,
+    *,
+    scores: Scores | None = None,
+) -> Contents:
+    """Return what a file of results with this suffix holds."""
     scored = scores is not None
     names = result_names(list(table.schema), config.prefix, config.unnest, scored=scored)
     answers = (SCORE_SCHEMA if scored else {}) | {
@@ -127,11 +145,16 @@ def write_results(
     }
     ours = {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
     schema = pl.Schema({**table.schema, **ours})
-    escape = config.escape_formulas and path.suffix == ".csv"
+    escape = config.escape_formulas and suffix == ".csv"
     joined = partial(joined_frames, table, rows, id_column, names)
     frames = partial(joined, properties=config.unnest, scores=scores)
-    _write(path, schema, frames, escape=escape)
-    return path
+    return _contents(schema, frames, suffix, key=(names["custom_id"],), escape=escape)
+
+
+def usage_contents(rows: Rows) -> Contents:
+    """Return what the usage table holds."""
+    frames = partial(usage_frames, rows)
+    return _contents(pl.Schema(USAGE_SCHEMA), frames, ".parquet", key=("custom_id", "attempt"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -144,33 +167,40 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _write(
-    path: Path,
+def _contents(
     schema: pl.Schema,
     frames: Callable[[], Iterator[pl.DataFrame]],
+    suffix: str,
     *,
+    key: tuple[str, ...],
     escape: bool = False,
-) -> None:
-    kinds = {name: _file_type(kind, path.suffix) for name, kind in schema.items()}
+) -> Contents:
+    kinds = {name: _file_type(kind, suffix) for name, kind in schema.items()}
     named = escaped_names(kinds) if escape else {name: name for name in kinds}
     finished = escaped if escape else dict
 
+    def in_file(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for frame in frames():
+            # Names are data: most other methods take "*" or "^a$" for a pattern, or rename "".
+            yield pl.DataFrame(
+                finished(
+                    {n: _converted(frame.get_column(named[n]), kinds[named[n]]) for n in columns}
+                )
+            )
+
+    return Contents(pl.Schema({n: kinds[named[n]] for n in named}), in_file, key)
+
+
+def _write(path: Path, contents: Contents) -> None:
     def produce(
         with_columns: list[str] | None,
         predicate: object,
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        names = with_columns or list(named)
-        for frame in frames():
-            # Names are data: most other methods take "*" or "^a$" for a pattern, or rename "".
-            yield pl.DataFrame(
-                finished(
-                    {n: _converted(frame.get_column(named[n]), kinds[named[n]]) for n in names}
-                )
-            )
+        yield from contents.frames(with_columns or list(contents.schema))
 
-    lazy = register_io_source(produce, schema=pl.Schema({n: kinds[named[n]] for n in named}))
+    lazy = register_io_source(produce, schema=contents.schema)
     with _replacing(path) as temporary:
         if path.suffix == ".parquet":
             lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
@@ -227,7 +257,22 @@ def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
 
 
 def _json_text(value: object) -> str:
-    return orjson.dumps(_json_ready(value), default=str).decode()
+    ready = _json_ready(value)
+    try:
+        return orjson.dumps(ready, default=str).decode()
+    except TypeError:
+        return orjson.dumps(_large_written(ready), default=str).decode()
+
+
+def _large_written(value: object) -> object:
+    """Write integers out that take more than 64 bits, which orjson refuses."""
+    if isinstance(value, int) and value.bit_length() > 63:
+        return orjson.Fragment(str(value))
+    if isinstance(value, dict):
+        return {name: _large_written(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_large_written(part) for part in value]
+    return value
 
 
 def _json_ready(value: object) -> object:
@@ -262,10 +307,16 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 __all__ = [
     "RESULT_SCHEMA",
+    "Contents",
     "Rows",
     "Scores",
     "Table",
+    "differences",
+    "parquet_bytes",
     "result_names",
+    "results_contents",
+    "scan_results",
+    "usage_contents",
     "write_outputs",
     "write_results",
     "write_text",

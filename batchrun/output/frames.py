@@ -6,6 +6,7 @@ Everything comes in bounded chunks, and the next one is fetched while this one i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
@@ -76,6 +77,21 @@ USAGE_SCHEMA: dict[str, Any] = {
 
 # (first, end) → (ordinal, score, predicted) of the rows that have been scored
 Scores = Callable[[int, int], "list[tuple[Any, ...]]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What belongs into a file.
+
+    Attributes:
+        schema: its columns, with their types in the file.
+        frames: yields these columns of its rows, as they are in the file, in bounded frames.
+        key: the columns that name a row.
+    """
+
+    schema: pl.Schema
+    frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
+    key: tuple[str, ...]
 
 
 class Rows(Protocol):
