@@ -30,7 +30,7 @@ from batchrun.job.configs import (
 from batchrun.job.dates import read_date, settled, with_dates
 from batchrun.job.input import read_input
 from batchrun.job.overrides import LATER_SECTIONS, SECTIONS, apply_overrides
-from batchrun.job.paths import absolute, project_of, read_beside, strays
+from batchrun.job.paths import absolute, is_remote, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
 from batchrun.job.score import read_score
 from batchrun.sections import Section, listed, parse_setting, read_toml
@@ -380,5 +380,6 @@ __all__ = [
     "ScoreConfig",
     "ToolsConfig",
     "apply_overrides",
+    "is_remote",
     "parse_setting",
 ]
