@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo check test bench chaos soak format clean
+.PHONY: demo check test audit bench chaos fuzz soak format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kil
 
 soak: $(READY)  ## run for 15 minutes with faults and look for leaks; SOAK="--minutes N"
 	$(BIN)/python -m tests.soak $(SOAK)
+
+fuzz: $(READY)  ## look for inputs, answers and files that the command does not expect; FUZZ=N examples
+	FUZZ_EXAMPLES=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/test_fuzz.py tests/test_fuzz_runs.py tests/test_fuzz_servers.py
 
 format: $(READY)  ## apply formatting and safe fixes
 	$(BIN)/ruff format .

@@ -381,6 +381,7 @@ def init(table: str, output: Path | None, model: str | None, wire_format: Format
     default=0.0,
     help="Share of structured answers that do not satisfy their schema.",
 )
+@click.option("--limit-headers/--no-limit-headers", default=True, help="Tell the limits.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--api-key", help="The only key that is accepted.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
@@ -399,6 +400,7 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
         rate_limit_rate=options["rate_limit_rate"],
         stream_error_rate=options["stream_error_rate"],
         invalid_json_rate=options["invalid_json_rate"],
+        limit_headers=options["limit_headers"],
         seed=options["seed"],
         api_key=options["api_key"],
     )

@@ -87,10 +87,11 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The outputs of a run, and what its answers are worth where that was asked."""
+    """The outputs of a run, what they add up to, and what the answers are worth where asked."""
 
     files: tuple[Path, ...] = ()
     score: ScoreTotals | None = None
+    totals: RunTotals | None = None
 
 
 class InterruptibleRows:
@@ -147,7 +148,9 @@ def conclude(
         error = error or interrupted
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
+    # To add up a large run takes seconds.
+    totals = written.totals or checkpoint.totals(store)
+    return RunReport(totals, plan.directory, written.files, error, written.score)
 
 
 def write_files(
@@ -179,5 +182,6 @@ def write_files(
         job.output, directory, source, rows or store, job.input.id, scores=scores
     )
     summary = directory / SUMMARY_FILE
-    output.write_text(summary, report.summary_json(checkpoint.totals(store), score))
-    return Written((*files, summary), score)
+    totals = checkpoint.totals(store)
+    output.write_text(summary, report.summary_json(totals, score))
+    return Written((*files, summary), score, totals)

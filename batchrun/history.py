@@ -91,11 +91,12 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often values are how large: `counts[i]` of them from `i * width` up to the next.
+    """How often values are how large: `counts[i]` of them from `start + i * width` up to the next.
 
     `beyond` values lie above the last. `at` names some percentiles, such as `p50`.
     """
 
+    start: float
     width: float
     counts: tuple[int, ...]
     beyond: int

@@ -322,6 +322,7 @@ def test_column_names_of_any_kind_are_taken_literally(tmp_path: Path) -> None:
 
 # Types of the input
 
+HUGE = pl.List(pl.Struct({"a": pl.List(pl.Int128)}))
 TYPED = pl.DataFrame(
     {
         "enum": pl.Series(["low", None], dtype=pl.Enum(["low", "high"])),
@@ -402,6 +403,14 @@ def test_jsonl_writes_one_object_a_row(tmp_path: Path) -> None:
     assert first["cost_usd"] == 1.5e-6
     assert (first["null"], first["empty"]) == (None, "")
     assert [second[name] for name in TYPED.columns] == [None] * len(TYPED.columns)
+
+
+def test_integers_beyond_64_bits_inside_of_nested_values(tmp_path: Path) -> None:
+    numbers = [2**63, -(2**63) - 1, 2**64, 2**100, 1]
+    frame = pl.DataFrame({"deep": pl.Series([[{"a": numbers}]], dtype=HUGE)})
+    assert read(written(tmp_path, frame, Rows([result(0)]), "results.csv"))["deep"][0] == (
+        json.dumps([{"a": numbers}], separators=(",", ":"))
+    )
 
 
 @pytest.mark.parametrize("file", ["results.csv", "results.jsonl"])

@@ -257,6 +257,7 @@ def test_a_column_that_no_row_has_is_refused_before_anything_is_sent(
         ("{% for i in a %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
         ("{{ " + "(" * 500 + "a" + ")" * 500 + " }}", "recursion"),
         ("{{ " + "1" * 5_000 + " }}", "4300 digits"),
+        ("{{ a * -1e999 }}", "a number is too large"),
     ],
     ids=[
         "open",
@@ -271,6 +272,7 @@ def test_a_column_that_no_row_has_is_refused_before_anything_is_sent(
         "nested",
         "deep",
         "digits",
+        "infinite",
     ],
 )
 def test_a_template_that_is_none_is_refused_before_anything_is_sent(

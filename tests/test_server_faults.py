@@ -243,6 +243,18 @@ async def test_a_tls_server_spoken_to_plainly_and_the_other_way_round() -> None:
     assert not caught.value.fault.maybe_billed
 
 
+async def test_headers_that_are_no_ascii_are_left_out() -> None:
+    async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        odd = "x-served-by: Zürich\r\n".encode() + b"x-region: Z\xfcrich\r\nrequest-id: r1\r\n"
+        writer.write(WHOLE.replace(b"\r\n", b"\r\n" + odd, 1))
+        await writer.drain()
+
+    async with serving(act) as url, opened() as client:
+        exchange = await client.send(wire(url))
+    assert (exchange.completion.texts, exchange.request_id) == (("hello",), "r1")
+
+
 # Bodies
 
 

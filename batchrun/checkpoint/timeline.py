@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from batchrun.checkpoint.store import Checkpoint
 
 MOST_STEPS = 150
+# Steps that hold fewer answers show chance, and a handful of answers has no course at all.
+PER_STEP = 6
+FEWEST = 8
 MOST_MODELS = 5
 OTHERS = "other models"
 BARS = 40
@@ -103,9 +106,10 @@ def history(store: Checkpoint) -> History:
 def _series(db: Database) -> Series | None:
     spans = _spans(db)
     total = sum(span.length_us for span in spans)
-    if not total:
+    (answers,) = db.execute("SELECT count(*) FROM attempts").fetchone()
+    if not total or answers < FEWEST:
         return None
-    step = _step_us(total)
+    step = _step_us(total, min(MOST_STEPS, max(12, answers // PER_STEP)))
     count = total // step + 1
     facts = [(s.execution, s.started_us, s.offset_us, s.length_us) for s in spans]
     given = {"spans": orjson.dumps(facts).decode(), "step": step}
@@ -139,11 +143,11 @@ def _spans(db: Database) -> list[Span]:
     return spans
 
 
-def _step_us(total: int) -> int:
+def _step_us(total: int, most: int) -> int:
     for step in _NICE_S:
-        if total <= step * _US * MOST_STEPS:
+        if total <= step * _US * most:
             return round(step * _US)
-    hours = -(-total // (3_600 * _US * MOST_STEPS))
+    hours = -(-total // (3_600 * _US * most))
     return hours * 3_600 * _US
 
 
@@ -183,7 +187,7 @@ def _histogram(db: Database, column: str, *, whole: bool) -> Histogram | None:
     total, top = db.execute(
         f"SELECT count(*), max({column}) FROM attempts WHERE {where}"  # noqa: S608 - our own names
     ).fetchone()
-    if not total:
+    if total < FEWEST:
         return None
     counted = f"""SELECT min(CAST({column} / :width AS INTEGER), {_FINE}), count(*)
         FROM attempts WHERE {where} GROUP BY 1 ORDER BY 1"""  # noqa: S608 - our own names
@@ -212,17 +216,24 @@ def _rank(bins: Iterable[tuple[int, int]], rank: float) -> int:
 
 
 def _coarse(bins: list[tuple[int, int]], width: float, at: Mapping[str, float]) -> Histogram:
-    """Put fine bins together into bars up to a little above the 99th percentile."""
+    """Put fine bins together into bars, up to a little above the 99th percentile.
+
+    They begin at 0, unless all values are far from it.
+    """
     last = max(1, int(at["p99"] * 1.1 / width))
-    merged = max(1, -(-(last + 1) // BARS))
-    counts = [0] * max(1, -(-(last + 1) // merged))
+    first = bins[0][0] if bins[0][0] * 2 > last else 0
+    last = max(last, first + 2) if not first else int(at["p99"] / width) + 2
+    merged = max(1, -(-(last + 1 - first) // BARS))
+    first = max(0, first // merged - 2) * merged if first else 0
+    counts = [0] * max(1, -(-(last + 1 - first) // merged))
     beyond = 0
     for n, count in bins:
-        if n // merged < len(counts):
-            counts[n // merged] += count
+        place = (n - first) // merged
+        if place < len(counts):
+            counts[place] += count
         else:
             beyond += count
-    return Histogram(width * merged, tuple(counts), beyond, at)
+    return Histogram(width * first, width * merged, tuple(counts), beyond, at)
 
 
 def _samples(store: Checkpoint) -> Iterable[SampledRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
     from pyreqwest.client import Client as PyreqwestClient
+    from pyreqwest.http import HeaderMap
     from pyreqwest.response import Response
 
 T = TypeVar("T")
@@ -79,7 +81,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             builder = builder.streamed_read_buffer_limit(0)
         exchange = builder.build_streamed()
         response = await _awaited(exchange.__aenter__(), request)
-        received = list(response.headers.items())
+        received = _received(response.headers)
         stream = BodyStream(exchange.__aexit__, response, request, _length(received))
         return httpx.Response(response.status, headers=received, stream=stream, request=request)
 
@@ -90,6 +92,18 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
 
 def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
     return str(request.url), request.headers.multi_items()
+
+
+def _received(headers: HeaderMap) -> list[tuple[str, str]]:
+    """Return the headers of a response, without those that are no ASCII text: nothing reads them."""
+    try:
+        return list(headers.items())
+    except ValueError:
+        found: list[tuple[str, str]] = []
+        for name in dict.fromkeys(headers.keys()):
+            with suppress(ValueError):
+                found += [(name, value) for value in headers.getall(name)]
+        return found
 
 
 def _length(headers: list[tuple[str, str]]) -> int | None:

@@ -257,7 +257,22 @@ def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
 
 
 def _json_text(value: object) -> str:
-    return orjson.dumps(_json_ready(value), default=str).decode()
+    ready = _json_ready(value)
+    try:
+        return orjson.dumps(ready, default=str).decode()
+    except TypeError:
+        return orjson.dumps(_large_written(ready), default=str).decode()
+
+
+def _large_written(value: object) -> object:
+    """Write integers out that take more than 64 bits, which orjson refuses."""
+    if isinstance(value, int) and value.bit_length() > 63:
+        return orjson.Fragment(str(value))
+    if isinstance(value, dict):
+        return {name: _large_written(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_large_written(part) for part in value]
+    return value
 
 
 def _json_ready(value: object) -> object:

@@ -71,6 +71,7 @@ _INTERNALS = frozenset(
     for name in (*dir(kind), "__builtins__")
     if name.startswith("__")
 )
+_INFINITE = (float("inf"), float("-inf"))
 # Filters of the guards below; their names cannot be written in a template.
 _LOOP, _WEIGHED, _CONCAT = "loop over", "weighed", "concatenated"
 
@@ -301,6 +302,9 @@ def guard(tree: nodes.Template) -> nodes.Template:
     for name in _attributes(tree):
         if name in _INTERNALS:
             raise TemplateError(f"a template cannot look into Python: {name}")
+    if any(const.value in _INFINITE for const in tree.find_all(nodes.Const)):
+        # Jinja would look for a variable of the name "inf".
+        raise TemplateError("a number is too large")
     guarded: nodes.Template = _Guards().visit(tree)
     guarded.set_environment(ENVIRONMENT)
     return guarded

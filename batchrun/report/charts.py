@@ -10,7 +10,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from batchrun.report.markup import Markup, joined, tag
-from batchrun.report.scales import compact, elapsed, ticks, time_ticks
+from batchrun.report.scales import compact, elapsed, ticks, ticks_between, time_ticks
+from batchrun.report.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 560, 220
 LEFT, TOP, BOTTOM = 56, 14, 192
 MARGIN = 12
+# Of the names of percentiles above bars: their height, and how wide one is.
+ROW, NAME = 14, 30
 # Three of these stand where two charts over time do.
 NARROW = 400
 
@@ -64,8 +67,11 @@ def stacked(
         if any(area.values):
             drawn.append(_area(floor, ceiling, area.tone, x, y, alone=len(areas) == 1))
         floor = ceiling
+    told = (
+        f"{axis.title} over {elapsed(count * step_s)}, at most {axis.write(max(tops, default=0.0))}"
+    )
     return _svg(
-        axis.title,
+        told,
         _levels(levels, y, axis),
         _times(count * step_s, lambda s: x(s / step_s)),
         *drawn,
@@ -82,16 +88,19 @@ def cumulative(area: Area) -> Area:
 def bars(histogram: Histogram, axis: Axis) -> Markup:
     """Draw a histogram with its percentiles; the axis is that of the values along the bottom."""
     counts = histogram.counts
-    levels = ticks(max(counts))
+    levels = ticks(max(counts), whole=True)
     x = _scale(0, len(counts), LEFT, NARROW - MARGIN)
-    y = _scale(0, levels[-1] or 1.0, BOTTOM, TOP)
+    lines = _quantiles(histogram, x)
+    top = TOP + ROW * (1 + max((line.row for line in lines), default=0))
+    y = _scale(0, levels[-1] or 1.0, BOTTOM, top)
     heights = Axis("", lambda v: f"{v:,.0f}" if v < 10_000 else compact(v))
+    told = ", ".join(f"{name} {axis.write(value)}" for name, value in histogram.at.items())
     return _svg(
-        axis.title,
+        f"{axis.title}: {told}",
         _levels(levels, y, heights, NARROW),
         *(_bar(x(n), x(n + 1), y(count)) for n, count in enumerate(counts) if count),
         *_values(histogram, axis, x),
-        *_percentiles(histogram, x),
+        *(_quantile(line) for line in lines),
         *_bar_hits(histogram, axis, x),
         width=NARROW,
     )
@@ -112,14 +121,15 @@ def _bar(left: float, right: float, top: float) -> Markup:
 
 def _values(h: Histogram, axis: Axis, x: Callable[[float], float]) -> Iterator[Markup]:
     """The values along the bottom: at the edges of the bars, or below them where each is one value."""
-    for value in ticks(h.width * len(h.counts)):
-        if value < h.width * len(h.counts) and (h.width != 1 or value == int(value)):
+    end = h.start + h.width * len(h.counts)
+    for value in ticks_between(h.start, end, whole=h.width >= 1):
+        if value < end:
             yield _label(x(_place(h, value)), BOTTOM + 17, axis.write(value), "middle")
 
 
 def _place(h: Histogram, value: float) -> float:
     """Where a value is, in bars."""
-    return value / h.width + (0.5 if h.width == 1 else 0.0)
+    return (value - h.start) / h.width + (0.5 if h.width == 1 else 0.0)
 
 
 def share(part: float, tone: str = "s1") -> Markup:
@@ -201,10 +211,10 @@ def _hits(
 
 def _bar_hits(h: Histogram, axis: Axis, x: Callable[[float], float]) -> Iterator[Markup]:
     for n, count in enumerate(h.counts):
-        around = axis.write(n * h.width)
+        around = axis.write(h.start + n * h.width)
         if h.width != 1:
-            around += f" to {axis.write((n + 1) * h.width)}"
-        yield _hit(x(n), x(n + 1), f"{around}\n{count:,} answers")
+            around += f" to {axis.write(h.start + (n + 1) * h.width)}"
+        yield _hit(x(n), x(n + 1), f"{around}\n{counted(count, 'answer')}")
 
 
 def _hit(left: float, right: float, tip: str) -> Markup:
@@ -219,20 +229,38 @@ def _hit(left: float, right: float, tip: str) -> Markup:
     )
 
 
-def _percentiles(h: Histogram, x: Callable[[float], float]) -> Iterator[Markup]:
-    """Lines at the percentiles; a label that would lie on the one before it moves down."""
-    row, last, right = 0, -1e9, NARROW - MARGIN
+@dataclass(frozen=True, slots=True)
+class _Quantile:
+    """A line at a percentile, with the row above the bars that its name stands in."""
+
+    name: str
+    x: float
+    row: int
+
+
+def _quantiles(h: Histogram, x: Callable[[float], float]) -> list[_Quantile]:
+    """Place the percentiles: those in one place share a name, names too close go to other rows."""
+    places: dict[float, list[str]] = {}
     for name, value in h.at.items():
-        at = min(right, x(_place(h, value)))
-        row = row + 1 if at - last < 30 else 0
-        last = at
-        side, anchor = (-4, "end") if at > right - 30 else (4, "start")
-        yield _line(at, "quantile")
-        yield _label(at + side, TOP + 10 + 15 * row, name, anchor, "note")
+        places.setdefault(round(min(float(NARROW - MARGIN), x(_place(h, value)))), []).append(name)
+    found: list[_Quantile] = []
+    for at, names in sorted(places.items()):
+        close = bool(found) and at - found[-1].x < NAME * found[-1].name.count("p")
+        found.append(_Quantile(" ".join(names), at, found[-1].row + 1 if close else 0))
+    return found
 
 
-def _line(x: float, cls: str) -> Markup:
-    return tag("line", cls=cls, x1=_n(x), x2=_n(x), y1=str(TOP), y2=str(BOTTOM))
+def _quantile(line: _Quantile) -> Markup:
+    top = TOP + ROW * line.row
+    width = NAME * line.name.count("p")
+    side, anchor = (-4, "end") if line.x + width > NARROW else (4, "start")
+    return joined(
+        _line(line.x, "quantile", top), _label(line.x + side, top + 9, line.name, anchor, "note")
+    )
+
+
+def _line(x: float, cls: str, top: float = TOP) -> Markup:
+    return tag("line", cls=cls, x1=_n(x), x2=_n(x), y1=_n(top), y2=str(BOTTOM))
 
 
 def _label(x: float, y: float, text: str, anchor: str, cls: str = "tick") -> Markup:

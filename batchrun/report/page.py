@@ -14,7 +14,7 @@ from batchrun.report import panels
 from batchrun.report.markup import Markup, joined, tag
 from batchrun.report.rows import rows_panel
 from batchrun.report.scores import score_panels
-from batchrun.report.text import when
+from batchrun.report.text import counted, when
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ def _header(totals: RunTotals, subject: Subject) -> Markup:
     tones = {"finished": "good", "running": "busy"}
     first = totals.executions[0]["started_us"] if totals.executions else None
     models = ", ".join(one.model for one in totals.models[:3])
-    line = [f"{totals.total:,} rows", models, f"started {when(first)}" if first else ""]
+    line = [counted(totals.total, "row"), models, f"started {when(first)}" if first else ""]
     return tag(
         "header",
         tag(

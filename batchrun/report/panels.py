@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from batchrun.records import PICO_PER_USD
 from batchrun.report.charts import Area, Axis, bars, cumulative, share, stacked
-from batchrun.report.facts import is_unpriced, throughput
+from batchrun.report.facts import is_unpriced, projected, throughput
 from batchrun.report.hints import hint
 from batchrun.report.markup import Markup, joined, tag
-from batchrun.report.scales import compact, duration, usd, usd_level
-from batchrun.report.text import dollars, rate, seconds, when
+from batchrun.report.scales import compact, duration, grouped, usd, usd_level
+from batchrun.report.text import counted, dollars, rate, seconds, when
 from batchrun.scoring import score_facts
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ MOST_TEXT = 400
 def panel(title: str, *body: object, note: str | None = None, wide: bool = False) -> Markup:
     """A card with a title, and what it says in small print."""
     head = tag("div", tag("h2", title), tag("p", note, cls="quiet") if note else None, cls="head")
-    return tag("section", head, *body, cls="panel wide" if wide else "panel")
+    kind = "panel wide" if wide else "panel"
+    return tag("section", head, *body, cls=kind, aria_label=title)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], sides: str) -> Markup:
@@ -58,7 +59,7 @@ def tiles(totals: RunTotals, score: ScoreTotals | None) -> Markup:
         _tile(
             "Rows succeeded",
             f"{totals.succeeded / total:.1%}" if totals.total else "–",
-            ", ".join(missing) or f"all {totals.total:,}",
+            ", ".join(missing) or (f"all {totals.total:,}" if totals.total else "no rows"),
         ),
         _tile("Cost", money, f"{each} per 1,000 rows" if each else _unpriced(totals)),
         _tile("Tokens", compact(sent + received), f"{compact(sent)} in, {compact(received)} out"),
@@ -94,7 +95,7 @@ def _tile(label: str, value: str, small: str) -> Markup:
 
 
 def _unpriced(totals: RunTotals) -> str:
-    return f"{totals.unpriced:,} answers without a price" if totals.unpriced else ""
+    return f"{counted(totals.unpriced, 'answer')} without a price" if totals.unpriced else ""
 
 
 def _executions(totals: RunTotals) -> str:
@@ -135,14 +136,25 @@ def over_time(totals: RunTotals, series: Series | None) -> Markup | None:
             "Requests per second", Axis("Requests per second", compact), _seen(pace), _waits(totals)
         ),
         chart("Requests in flight", Axis("Requests in flight", compact), flight),
-        chart("Cost so far", Axis("Cost so far", usd_level), money) if money else None,
         chart("Tokens per second", Axis("Tokens per second", compact), _seen(tokens)),
+        chart("Cost so far", Axis("Cost so far", usd_level), money, _cap(totals))
+        if money
+        else None,
         cls="grid",
     )
 
 
 def _seen(areas: list[Area]) -> list[Area]:
     return [area for area in areas if any(area.values)] or areas[:1]
+
+
+def _cap(totals: RunTotals) -> str | None:
+    """How far the money goes, where there is a cap."""
+    if totals.cap is None:
+        return None
+    whole = projected(totals)
+    rest = f"; all rows would cost about {usd(whole)}" if whole is not None else ""
+    return f"Cap {usd(totals.cap)}{rest}"
 
 
 def _waits(totals: RunTotals) -> str | None:
@@ -200,8 +212,8 @@ def distributions(history: History) -> Iterator[Markup]:
     """How long answers took, and how long they and their prompts were."""
     drawn: tuple[tuple[str, Histogram | None, Axis], ...] = (
         ("Latency", history.latency_s, Axis("Latency", duration)),
-        ("Input tokens", history.input_tokens, Axis("Input tokens", compact)),
-        ("Output tokens", history.output_tokens, Axis("Output tokens", compact)),
+        ("Input tokens", history.input_tokens, Axis("Input tokens", grouped)),
+        ("Output tokens", history.output_tokens, Axis("Output tokens", grouped)),
     )
     for title, found, axis in drawn:
         if found is not None:

@@ -32,10 +32,17 @@ def rows_panel(samples: Sequence[SampledRow], total: int) -> Markup | None:
     while len(body.encode()) > MOST_BYTES and longest > SHORTEST_TEXT:
         longest //= 2
         body = _body(samples, longest, scored=scored)
-    names = ["Row", "", "Prompt", "Answer", *(["Score"] if scored else []), "Details"]
+    names = [
+        "Row",
+        tag("span", "Status", cls="unseen"),
+        "Prompt",
+        "Answer",
+        *(["Score"] if scored else []),
+        "Details",
+    ]
     head = tag("tr", *(tag("th", name, scope="col") for name in names))
-    part = f"{len(samples):,} of {total:,} rows, errors and wrong answers first among the chosen"
-    note = f"all {total:,} rows" if len(samples) >= total else part
+    part = f"{len(samples):,} of {total:,}, with more of the errors and wrong answers than chance gives"
+    note = f"all {total:,}" if len(samples) >= total else part
     content = tag("table", tag("thead", head), tag("tbody", body, id="rows"), cls="rows")
     return panel(
         "Rows", _controls(scored=scored), tag("div", content, cls="scroll"), note=note, wide=True
@@ -73,7 +80,7 @@ def _row(row: SampledRow, longest: int, *, scored: bool) -> Markup:
             tag("button", _cut(row.custom_id, LONGEST_ID), type="button", aria_expanded="false"),
             cls="id",
         ),
-        tag("td", tag("span", "", cls=f"dot {tone}", title=row.status)),
+        tag("td", tag("span", tag("span", row.status, cls="unseen"), cls=f"dot {tone}")),
         tag("td", tag("div", _cut(row.prompt or "", longest), cls="text")),
         tag("td", answer, said),
         tag("td", _score(row), cls="small") if scored else None,

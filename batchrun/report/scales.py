@@ -29,12 +29,24 @@ _TIMES_S = (
 )
 
 
-def ticks(top: float, about: int = 4) -> list[float]:
-    """Return round numbers from 0 to at least `top`."""
-    raw = max(top, 1e-12) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+def ticks(top: float, *, whole: bool = False) -> list[float]:
+    """Return round numbers from 0 to at least `top`; only `whole` ones where others make no sense."""
+    step = _step(top / 4, whole=whole)
     return [step * n for n in range(math.ceil(top / step - 1e-9) + 1)] or [0.0]
+
+
+def ticks_between(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Return round numbers from `low` to `high`, both included where they are round."""
+    step = _step((high - low) / 4, whole=whole)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [step * n for n in range(first, last + 1)]
+
+
+def _step(raw: float, *, whole: bool) -> float:
+    raw = max(raw, 1.0 if whole else 1e-12)
+    power = 10.0 ** math.floor(math.log10(raw))
+    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    return power * next(factor for factor in factors if factor * power >= raw * 0.999)
 
 
 def time_ticks(total_s: float, about: int = 6) -> list[float]:
@@ -64,6 +76,11 @@ def compact(value: float) -> str:
         if abs(value) >= size * 0.9995:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def grouped(value: float) -> str:
+    """Return a number that may have to be told from one close to it: `1,512`, `2.35M`."""
+    return f"{value:,.0f}" if abs(value) < 1e6 else compact(value)
 
 
 def usd(pico: float) -> str:

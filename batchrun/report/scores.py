@@ -21,15 +21,25 @@ SHADES = 8
 def score_panels(score: ScoreTotals) -> Iterator[Markup]:
     """What the answers are worth."""
     facts = score_facts(score)
-    told = [line for line in score_lines(score) if "  " not in line]
+    several = facts["samples"]
+    told = [line for line in score_lines(score) if "  " not in line and "pass@" not in line]
     notes = tag("ul", *(tag("li", line) for line in told), cls="plain")
+    passes = None if several is None else _passes(several)
     if not facts["labels"]:
-        yield panel("Score", notes)
+        yield panel("Score", notes, passes)
         return
-    yield panel("Score", notes, _labels(facts))
+    yield panel("Score", notes, passes, _labels(facts))
     yield panel(
         "Confusion matrix", _confusion(facts["confusion"]), note="Rows: expected. Columns: answered"
     )
+
+
+def _passes(several: dict[str, Any]) -> Markup:
+    """How good several answers to a row are together."""
+    shares = {"majority vote": several["majority_accuracy"]}
+    shares |= {f"pass@{k}": part for k, part in several["pass_at"].items()}
+    rows = [(name, f"{part:.1%}", share(part, "s2")) for name, part in shares.items()]
+    return table((f"Of {several['most']} samples", "Rows", ""), rows, "<>-")
 
 
 def _labels(facts: dict[str, Any]) -> Markup:
