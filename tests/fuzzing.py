@@ -71,7 +71,6 @@ def run_over(
     provider: Provider,
     name: str,
     content: bytes,
-    *,
     **request: Any,
 ) -> int:
     """Run a job over a table of this content; return the exit code."""
