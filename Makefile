@@ -23,8 +23,8 @@ check: $(READY)  ## formatting, lint, types, architecture
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/pytest
+test: $(READY)  ## the whole test suite, on every core
+	$(BIN)/pytest -n auto --dist worksteal
 
 audit: $(READY)  ## known vulnerabilities of what is installed; needs the network
 	$(BIN)/python -m pip install --quiet --group audit

@@ -14,9 +14,20 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from batchrun.comparison import compare, comparison_json, comparison_text
     from batchrun.conclusion import RunReport
+    from batchrun.draft import Draft, init_job
+    from batchrun.errors import (
+        BatchrunError,
+        CheckpointError,
+        Interrupted,
+        JobError,
+        OutputError,
+        RunStopped,
+    )
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
-    from batchrun.prepare import RunOptions
+    from batchrun.notebook import complete
+    from batchrun.prepare import RunOptions, model_hint
+    from batchrun.reporting import write_report
     from batchrun.run import arun_job, run_job
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
     from batchrun.verification import Verdict, verify
@@ -24,18 +35,36 @@ if TYPE_CHECKING:
 _HOMES = {
     "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
     "batchrun.conclusion": ("RunReport",),
+    "batchrun.draft": ("Draft", "init_job"),
+    "batchrun.errors": (
+        "BatchrunError",
+        "CheckpointError",
+        "Interrupted",
+        "JobError",
+        "OutputError",
+        "RunStopped",
+    ),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
-    "batchrun.prepare": ("RunOptions",),
+    "batchrun.notebook": ("complete",),
+    "batchrun.prepare": ("RunOptions", "model_hint"),
+    "batchrun.reporting": ("write_report",),
     "batchrun.run": ("arun_job", "run_job"),
     "batchrun.simulator": ("Simulator", "SimulatorConfig", "serve_simulator"),
     "batchrun.verification": ("Verdict", "verify"),
 }
 
 __all__ = [
+    "BatchrunError",
+    "CheckpointError",
+    "Draft",
+    "Interrupted",
     "Job",
+    "JobError",
+    "OutputError",
     "RunOptions",
     "RunReport",
+    "RunStopped",
     "Simulator",
     "SimulatorConfig",
     "Verdict",
@@ -44,8 +73,11 @@ __all__ = [
     "compare",
     "comparison_json",
     "comparison_text",
+    "complete",
     "export",
+    "init_job",
     "load_job",
+    "model_hint",
     "parse_setting",
     "preview",
     "run_job",
@@ -54,6 +86,7 @@ __all__ = [
     "serve_simulator",
     "status",
     "verify",
+    "write_report",
 ]
 
 

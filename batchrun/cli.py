@@ -14,23 +14,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 import batchrun
+from batchrun import completion
 from batchrun.errors import BatchrunError, Interrupted, OutputError
-from batchrun.terminal import harmless, harmless_json
+from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import date
     from typing import TextIO
 
     from batchrun.conclusion import RunReport
+    from batchrun.records import FormatName
 
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
 
-_JOB = click.argument("job", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+
+def _completing(find: Callable[[str], list[str]]) -> Any:  # noqa: ANN401 - click's callback
+    """Offer what `find` returns; otherwise the shell completes files as it does for others."""
+
+    def complete(_context: Any, _parameter: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
+        return list(find(incomplete)) or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+_JOB = click.argument(
+    "job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=_completing(completion.jobs),
+)
 _DIRECTORY = click.argument(
-    "directory", type=click.Path(path_type=Path, exists=True, file_okay=False)
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    shell_complete=_completing(completion.runs),
 )
 
 
@@ -57,8 +77,9 @@ def _run_command() -> int:
         return error.exit_code
     except click.Abort:
         raise KeyboardInterrupt from None
-    except SystemExit:
-        return BROKEN_PIPE_EXIT_CODE  # click's own, and only, way to leave: the reader has gone
+    except SystemExit as leaving:
+        # Click's own ways to leave: what a shell wanted completed is told, or the reader has gone.
+        return BROKEN_PIPE_EXIT_CODE if leaving.code == 1 else 0
     except BatchrunError as error:
         _fail(error)
         return error.exit_code
@@ -96,7 +117,12 @@ def cli() -> None:
 
     A run that is interrupted is resumed by running it again; what was answered is never paid for
     twice.
-    """
+
+    \b
+    Examples:
+      batchrun init tickets.csv
+      batchrun run tickets.toml --simulate
+    """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
 
 
 def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
@@ -110,6 +136,11 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
         click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows."),
         click.option(
             "--concurrency", type=click.IntRange(min=1), help="Most requests in flight at a time."
+        ),
+        click.option(
+            "--date",
+            metavar="YYYY-MM-DD",
+            help="The day that {{ today }} in the job file stands for. Default: today.",
         ),
         click.option(
             "--output-dir", type=click.Path(path_type=Path), help="Run directory of this run."
@@ -133,6 +164,11 @@ def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
 @click.option("--simulate", is_flag=True, help="Answer by a simulator: no key, no cost.")
 @click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
 @click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append what happens to this file, as JSON lines.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
 @click.option(
     "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
@@ -146,19 +182,21 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
     Examples:
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
-    """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
+    """  # noqa: D301 - as above
     simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
     run_options = batchrun.RunOptions(
         simulate=simulate,
         new=options["new"],
         retry_errored=options["retry_errored"],
+        log_file=options["log_file"],
         quiet=options["quiet"],
         yes=options["yes"],
         ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
-    report = batchrun.run_job(batchrun.load_job(job, _overrides(options)), run_options)
-    _conclude(report, quiet=options["quiet"])
-    return report.exit_code
+    loaded = batchrun.load_job(job, _overrides(options))
+    done = batchrun.run_job(loaded, run_options)
+    _conclude(done, loaded.date, quiet=options["quiet"])
+    return done.exit_code
 
 
 @cli.command()
@@ -166,18 +204,33 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 @_request_options
 @click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True)
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Print the first HTTP requests of JOB as JSON lines; send nothing."""
-    for line in batchrun.preview(batchrun.load_job(job, _overrides(options)), count):
+    """Print the first HTTP requests of JOB as JSON lines; send nothing.
+
+    \b
+    Examples:
+      batchrun preview jobs/triage.toml -n 1
+      batchrun preview prompts.csv --model MODEL --format chat
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, _overrides(options))
+    for line in batchrun.preview(loaded, count):
         click.echo(harmless_json(line))
+    if (hint := batchrun.model_hint(loaded)) is not None:
+        _say(hint)
 
 
 @cli.command()
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
-    """Show how far the run in DIRECTORY is, running or not."""
-    text = batchrun.status(directory, as_json=as_json)
-    click.echo(harmless_json(text) if as_json else harmless(text))
+    """Show how far the run in DIRECTORY is, running or not.
+
+    \b
+    Examples:
+      batchrun status runs/triage
+      batchrun status runs/triage --json
+    """  # noqa: D301 - as above
+    text = batchrun.status(directory, as_json=as_json, colour=wants_color(sys.stdout))
+    click.echo(harmless_json(text) if as_json else harmless_but_coloured(text))
 
 
 @cli.command()
@@ -188,9 +241,29 @@ def status(directory: Path, *, as_json: bool) -> None:
     help="Only this .parquet, .csv, .jsonl.",
 )
 def export(directory: Path, to: Path | None) -> None:
-    """Write the outputs of the run in DIRECTORY again; send nothing."""
+    """Write the outputs of the run in DIRECTORY again; send nothing.
+
+    \b
+    Examples:
+      batchrun export runs/triage
+      batchrun export runs/triage --to triage.csv
+    """  # noqa: D301 - as above
     for path in batchrun.export(directory, to):
         click.echo(path)
+
+
+@cli.command()
+@_DIRECTORY
+def report(directory: Path) -> None:
+    """Write report.html into DIRECTORY: the run in charts and tables, in one file.
+
+    It needs no network, and is searched, printed and sent like any other file.
+
+    \b
+    Examples:
+      batchrun report runs/triage
+    """  # noqa: D301 - as above
+    click.echo(batchrun.write_report(directory))
 
 
 @cli.command()
@@ -198,6 +271,7 @@ def export(directory: Path, to: Path | None) -> None:
 @click.option(
     "--job",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=_completing(completion.jobs),
     help="Take [score] from this job file, and keep it with the run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -205,7 +279,12 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     """Score the answers of the run in DIRECTORY again; send nothing.
 
     Writes the outputs and summary.json again.
-    """
+
+    \b
+    Examples:
+      batchrun score runs/triage
+      batchrun score runs/triage --job jobs/triage.toml
+    """  # noqa: D301 - as above
     click.echo(batchrun.score_text(batchrun.score(directory, job), as_json=as_json))
 
 
@@ -216,10 +295,17 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIRECTORY DIRECTORY...",
+    shell_complete=_completing(completion.runs),
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
-    """Put runs side by side: score, agreement, cost, latency; each against the first."""
+    """Put runs side by side: score, agreement, cost, latency; each against the first.
+
+    \b
+    Examples:
+      batchrun compare runs/triage runs/other
+      batchrun compare runs/triage runs/other --json
+    """  # noqa: D301 - as above
     runs = batchrun.compare(directories)
     click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
 
@@ -231,10 +317,50 @@ def verify(directory: Path, *, as_json: bool) -> int:
     """Check the checkpoint and the outputs in DIRECTORY against each other; change nothing.
 
     Leaves with 5 when something is wrong.
-    """
+
+    \b
+    Examples:
+      batchrun verify runs/triage
+      batchrun verify runs/triage --json
+    """  # noqa: D301 - as above
     verdict = batchrun.verify(directory)
     click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
     return verdict.exit_code
+
+
+@cli.command()
+@click.argument("table", type=click.Path(), shell_complete=_completing(completion.tables))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The job file to write; by default named like the table, in the current directory.",
+)
+@click.option("--model", help="Model to ask.")
+@click.option(
+    "--format",
+    "wire_format",
+    type=click.Choice(["messages", "chat"]),
+    default="messages",
+    show_default=True,
+    help="Wire format.",
+)
+def init(table: str, output: Path | None, model: str | None, wire_format: FormatName) -> None:
+    """Write a first job file for TABLE, never over another one.
+
+    It proposes the id, a prompt and, where a column holds right answers, how to score. What it
+    writes can be run as it is.
+
+    \b
+    Examples:
+      batchrun init tickets.csv
+      batchrun init data/reviews.parquet -o jobs/reviews.toml --format chat
+    """  # noqa: D301 - as above
+    draft = batchrun.init_job(table, output, model=model, wire_format=wire_format)
+    click.echo(draft.path)
+    shown = ", ".join(draft.prompt) or "the conversations"
+    _say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
+    _say(f"look at the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
 
 
 @cli.command()
@@ -255,10 +381,17 @@ def verify(directory: Path, *, as_json: bool) -> int:
     default=0.0,
     help="Share of structured answers that do not satisfy their schema.",
 )
+@click.option("--limit-headers/--no-limit-headers", default=True, help="Tell the limits.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--api-key", help="The only key that is accepted.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Serve both formats on loopback; print the base URL; run until interrupted."""
+    """Serve both formats on loopback; print the base URL; run until interrupted.
+
+    \b
+    Examples:
+      batchrun simulate --port 8123
+      batchrun simulate --port 8123 --rpm 600 --error-rate 0.05
+    """  # noqa: D301 - as above
     config = batchrun.SimulatorConfig(
         requests_per_minute=options["rpm"],
         tokens_per_minute=options["tpm"],
@@ -267,6 +400,7 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
         rate_limit_rate=options["rate_limit_rate"],
         stream_error_rate=options["stream_error_rate"],
         invalid_json_rate=options["invalid_json_rate"],
+        limit_headers=options["limit_headers"],
         seed=options["seed"],
         api_key=options["api_key"],
     )
@@ -280,6 +414,7 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
         "request.model": options["model"],
         "request.format": options["wire_format"],
         "request.base_url": options["base_url"],
+        "date": options["date"],
         "input.limit": options["limit"],
         "limits.concurrency": options["concurrency"],
         "output.dir": str(options["output_dir"].absolute()) if options["output_dir"] else None,
@@ -287,15 +422,17 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | {key: value for key, value in direct.items() if value is not None}
 
 
-def _conclude(report: RunReport, *, quiet: bool) -> None:
+def _conclude(report: RunReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
-        _say(report.summary_text())
+        _echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
     if report.error is None:
         return
     _fail(report.error)
     if isinstance(report.error, Interrupted) or report.totals.pending:
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
+        if day is not None and not any(argument.startswith("--date") for argument in again):
+            again += ["--date", day.isoformat()]  # tomorrow the command would begin another run
         _say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
 
 
@@ -304,7 +441,10 @@ def _ask(question: str) -> bool:
 
 
 def _fail(error: BatchrunError) -> None:
-    _echo(click.style("error: ", fg="red", bold=True) + harmless(str(error)))
+    label = "error: "
+    if wants_color(sys.stderr):
+        label = click.style(label, fg="red", bold=True)
+    _echo(label + harmless(str(error)))
 
 
 def _say(message: str) -> None:
@@ -314,4 +454,4 @@ def _say(message: str) -> None:
 def _echo(text: str) -> None:
     # Somebody who closed the terminal or the pipe does not change how the run went.
     with suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(text, err=True, color=wants_color(sys.stderr))

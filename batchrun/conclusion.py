@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import polars as pl
+
     from batchrun.evaluation import Evaluation
     from batchrun.interrupts import Interrupts
     from batchrun.job import Job
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from batchrun.records import RunTotals
     from batchrun.scoring import ScoreTotals
     from batchrun.source import Source
+
+USAGE_FILE = "usage.parquet"
+SUMMARY_FILE = "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +53,45 @@ class RunReport:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
 
-    def summary_text(self) -> str:
+    @property
+    def results(self) -> pl.LazyFrame:
+        """The result table, read when it is collected: every input row with our columns beside it.
+
+        Raises:
+            OutputError: when it has not been written.
+        """
+        return output.scan_results(self.directory, [path.name for path in self.result_files])
+
+    @property
+    def usage(self) -> pl.LazyFrame:
+        """One row for each attempt, failed ones included, read when it is collected.
+
+        Raises:
+            OutputError: when it has not been written.
+        """
+        return output.scan_results(self.directory, [USAGE_FILE])
+
+    @property
+    def result_files(self) -> tuple[Path, ...]:
+        """The files with results among those that were written."""
+        return tuple(p for p in self.files if p.name not in (USAGE_FILE, SUMMARY_FILE))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `summary.json`."""
+        return report.summary(self.totals, self.score)
+
+    def summary_text(self, *, colour: bool = False) -> str:
         """Return the summary that a person reads after a run."""
-        return report.summary_text(self.totals, self.directory, self.score)
+        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The outputs of a run, and what its answers are worth where that was asked."""
+    """The outputs of a run, what they add up to, and what the answers are worth where asked."""
 
     files: tuple[Path, ...] = ()
     score: ScoreTotals | None = None
+    totals: RunTotals | None = None
 
 
 class InterruptibleRows:
@@ -115,7 +148,9 @@ def conclude(
         error = error or interrupted
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
-    return RunReport(checkpoint.totals(store), plan.directory, written.files, error, written.score)
+    # To add up a large run takes seconds.
+    totals = written.totals or checkpoint.totals(store)
+    return RunReport(totals, plan.directory, written.files, error, written.score)
 
 
 def write_files(
@@ -146,6 +181,7 @@ def write_files(
     files = output.write_outputs(
         job.output, directory, source, rows or store, job.input.id, scores=scores
     )
-    summary = directory / "summary.json"
-    output.write_text(summary, report.summary_json(checkpoint.totals(store), score))
-    return Written((*files, summary), score)
+    summary = directory / SUMMARY_FILE
+    totals = checkpoint.totals(store)
+    output.write_text(summary, report.summary_json(totals, score))
+    return Written((*files, summary), score, totals)

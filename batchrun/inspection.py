@@ -34,12 +34,17 @@ TABLE_PREFIX = "batchrun_"
 _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
 
 
-def load_job(path: Path, overrides: Mapping[str, Any]) -> Job:
+def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
     """Load a job file, or make the job that a table is by itself.
+
+    Args:
+        path: the job file or the table.
+        overrides: dotted keys and their values, such as `{"request.model": "m"}`.
 
     Raises:
         JobError: when it is wrong.
     """
+    path, overrides = Path(path), overrides or {}
     if not is_table(path.name):
         return Job.load(path, overrides)
     columns = Source(InputConfig(str(path.resolve()))).columns
@@ -90,7 +95,7 @@ def _masked(name: str, value: str) -> str:
     return MASK if any(word in name for word in _SECRET_WORDS) else value
 
 
-def status(directory: Path, *, as_json: bool) -> str:
+def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
     """Describe a live or dead run.
 
     Raises:
@@ -107,7 +112,7 @@ def status(directory: Path, *, as_json: bool) -> str:
         lost = totals.maybe_billed + totals.in_flight
         totals = replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
     if not as_json:
-        return report.status_text(totals, directory, running=running)
+        return report.status_text(totals, directory, running=running, colour=colour)
     facts = {"running": running, "waiting": totals.waiting, **report.summary(totals)}
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 

@@ -14,7 +14,7 @@ from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import is_template
 from batchrun.limits import MOST
-from batchrun.pricing import PriceBook, rates_of_job
+from batchrun.pricing import PriceBook, near_model, rates_of_job
 from batchrun.render import Renderer
 from batchrun.source import Source
 from batchrun.structured import SchemaReview, schema_problem
@@ -44,8 +44,10 @@ class RunOptions:
         quiet: no progress and no messages.
         yes: go on even if that leaves many paid answers behind, without asking.
         ask: puts a question to whoever runs the job; None when nobody can answer.
+        log_file: a file that gets a JSON line for each event.
         grace_s: how long requests in flight may go on after the first signal.
         transport: carries the requests; None for the network.
+        rows: only these, by ordinal, and no outputs; None for all.
     """
 
     simulate: SimulatorConfig | None = None
@@ -54,8 +56,10 @@ class RunOptions:
     quiet: bool = False
     yes: bool = False
     ask: Callable[[str], bool] | None = None
+    log_file: Path | None = None
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
+    rows: frozenset[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +158,33 @@ def check_price(job: Job) -> None:
     Raises:
         JobError: when the model's price is not known.
     """
-    model = job.request.model
-    if job.limits.max_cost_usd is None or is_template(model) or "model" in job.request.from_columns:
-        return
-    if price_book(job).highest(1, 1, model) is None:
+    model = _unpriced_model(job)
+    if job.limits.max_cost_usd is not None and model is not None:
         raise JobError(
-            f"[limits] max_cost_usd: the price of {model} is not known, so the cap could not be "
-            "held; give it in [price], or ask a model that the price list has"
+            f"[limits] max_cost_usd: the price of {model} is not known{_perhaps(model)}, so the cap "
+            "could not be held; give it in [price], or ask a model that the price list has"
         )
+
+
+def model_hint(job: Job) -> str | None:
+    """Return a hint when a job's model may be a misspelt one: servers may have models of their own."""
+    model = _unpriced_model(job)
+    if model is None or not (perhaps := _perhaps(model)):
+        return None
+    return f"[request] model: the price list has no {model}{perhaps}; its cost will be unknown"
+
+
+def _unpriced_model(job: Job) -> str | None:
+    """Return the model of all rows when its price is not known."""
+    model = job.request.model
+    if is_template(model) or "model" in job.request.from_columns:
+        return None
+    return model if price_book(job).highest(1, 1, model) is None else None
+
+
+def _perhaps(model: str) -> str:
+    near = near_model(model)
+    return f' (did you mean "{near}"?)' if near else ""
 
 
 def price_book(job: Job) -> PriceBook:
@@ -200,9 +223,9 @@ def allow_open_files(job: Job) -> int:
 def run_directory(job: Job, options: RunOptions) -> Path:
     """Return where the run keeps its files; simulated answers are kept apart from real ones."""
     directory = job.output.dir.resolve()
-    if options.simulate is None:
-        return directory
-    return directory.with_name(directory.name + SIMULATED_SUFFIX)
+    if options.simulate is not None:
+        directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
+    return directory / job.output.cell
 
 
 def plan_signature(job: Job, source: Source) -> str:
@@ -212,9 +235,11 @@ def plan_signature(job: Job, source: Source) -> str:
 
 
 def input_signature(job: Job, source: Source) -> str:
-    """Return a digest that changes when the input's files change."""
-    facts = repr((job.input.id, source.stamps)).encode()
-    return hashlib.blake2b(facts, digest_size=8).hexdigest()
+    """Return a digest that changes when the input's files change, or which of their rows are read."""
+    facts: tuple[object, ...] = (job.input.id, source.stamps)
+    if job.input.where is not None:
+        facts = (*facts, job.input.where)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 def api_key(job: Job) -> str | None:

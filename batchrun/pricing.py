@@ -6,14 +6,18 @@ looked up once per model: genai-prices takes 0.3 ms for a full calculation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from genai_prices import Usage as PricedUsage
 from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
 
+from batchrun.history import PriceUse
 from batchrun.records import Cost
 
 if TYPE_CHECKING:
@@ -21,7 +25,10 @@ if TYPE_CHECKING:
 
 _PICO_PER_TOKEN = 10**6  # of a rate in USD per million tokens: 1e12 / 1e6
 FROM_JOB = "[price] of the job file"
+# A server may answer with ever new names; so many are told apart.
+MOST_MODELS = 100
 _THINKING = "-thinking"
+_ALIKE = 0.8  # how alike a misspelt name is to the one that was meant, by difflib's ratio
 _PROVIDERS = (("claude", "anthropic"), ("gpt-", "openai"), ("o1", "openai"), ("o3", "openai"))
 
 
@@ -73,6 +80,7 @@ class PriceBook:
         self._fixed = fixed
         self._at = at or datetime.now(UTC)
         self._known: dict[str, _ListPrice | None] = {}
+        self._asked: dict[str | None, tuple[str | None, ...]] = {}
 
     def cost(self, usage: Usage, *models: str | None) -> Cost | None:
         """Return what an exchange cost, None when the price or the tokens are unknown.
@@ -83,6 +91,8 @@ class PriceBook:
         """
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
+        if models and models[0] not in self._asked and len(self._asked) < MOST_MODELS:
+            self._asked[models[0]] = models
         rates = self.rates(usage.input_tokens, *models)
         return None if rates is None else _cost(usage, rates)
 
@@ -102,6 +112,16 @@ class PriceBook:
             if model and (price := self._list_price(model)) is not None:
                 return price.rates(input_tokens)
         return None
+
+    def used(self, model: str) -> PriceUse:
+        """Return which price the costs of a model, as it answered, are counted by."""
+        source = FROM_JOB if self._fixed is not None else f"genai-prices {version('genai-prices')}"
+        moment = round(self._at.timestamp() * 1_000_000)
+        rates = self.rates(1, *self._asked.get(model, (model,)))
+        if rates is None:
+            return PriceUse(model, source, moment)
+        numbers = asdict(rates)
+        return PriceUse(model, source, moment, numbers.pop("matched"), numbers)
 
     def _list_price(self, model: str) -> _ListPrice | None:
         if model not in self._known:
@@ -185,3 +205,13 @@ def _look_up(model: str, at: datetime) -> _ListPrice | None:
 
 def _first(value: int | None, default: int) -> int:
     return default if value is None else value
+
+
+def near_model(model: str) -> str | None:
+    """Return the name in the price list that an unknown one was probably meant to be, if any."""
+    names = {known.id for provider in get_snapshot().providers for known in provider.models}
+    undated = model.rstrip("0123456789").rstrip("-")
+    for name in (model, undated):
+        if close := difflib.get_close_matches(name, sorted(names), n=1, cutoff=_ALIKE):
+            return close[0]
+    return None

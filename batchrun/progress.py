@@ -1,16 +1,17 @@
-"""The tqdm bar; where there is no terminal, a line now and then."""
+"""The tqdm bar, on a terminal or in a notebook; elsewhere a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
 from batchrun.records import PICO_PER_USD, Status
-from batchrun.terminal import harmless
+from batchrun.terminal import harmless, is_dumb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,16 +46,36 @@ class _Display:
                 self._stream.flush()
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """A bar that is drawn by us alone, not by a thread of tqdm's."""
+class _Skipping:
+    """What our bars can do beside those of tqdm; none is drawn by a thread of tqdm's."""
 
     monitor_interval = 0
+    n: float
+    initial: float
+    last_print_n: float
 
     def skip(self, count: int) -> None:
         """Count what took no time, and so says nothing about the rate and the time left."""
         self.n += count
         self.initial += count
         self.last_print_n += count
+
+
+class _Bar(_Skipping, tqdm):  # type: ignore[type-arg]
+    """A bar on a terminal."""
+
+
+def _in_notebook() -> bool:
+    """Say whether this is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return "IPKernelApp" in getattr(shell, "config", ())
+
+
+def _notebook_bar(**facts: Any) -> Any:  # noqa: ANN401 - a class that is made here
+    """Return the bar that tqdm has for notebooks: a widget, or text where there are none."""
+    widget = import_module("tqdm.auto").tqdm
+    return type("_NotebookBar", (_Skipping, widget), {})(**facts)
 
 
 class Progress:
@@ -64,7 +85,10 @@ class Progress:
         total: items in the run.
         unit: what an item is called.
         quiet: show nothing.
-        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal.
+        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal
+            that can redraw a line.
+        cap: the most that the run may cost, over all its executions, in pico-dollars.
+        spent: what earlier executions have cost of that.
         clock: returns seconds that never go back.
     """
 
@@ -74,6 +98,8 @@ class Progress:
         total: int,
         *,
         unit: str = "row",
+        cap: int | None = None,
+        spent: int = 0,
         quiet: bool = False,
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -84,33 +110,42 @@ class Progress:
         self._quiet = quiet
         self._clock = clock
         self._display = _Display(sys.stderr)
-        self._terminal = self._display.isatty() if terminal is None else terminal
+        if terminal is None:
+            terminal = self._display.isatty() and not is_dumb()
+        self._terminal = terminal
+        self._is_notebook = _in_notebook()
         self._bar: _Bar | None = None
         self._done = 0
         self._sent = 0
         self._errors = 0
         self._tokens = 0
-        self._pico = 0
+        self._cap = cap
+        self._pico = spent if cap is not None else 0
         self._unpriced = 0
         self._start = clock()
         self._next = self._start
         self._waiting: str | None = None
 
     def __enter__(self) -> Self:
-        if not self._quiet and self._terminal:
-            self._bar = _Bar(
-                total=self._total,
-                desc=self._name,
-                unit=self.unit,
-                file=self._display,
-                dynamic_ncols=True,
-                mininterval=REFRESH_EVERY_S,
-                smoothing=0.1,
-                bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
-                "[{elapsed}<{remaining}, {rate_fmt}]{postfix}",
-            )
+        if self._quiet:
+            pass
+        elif self._is_notebook:
+            self._bar = _notebook_bar(**self._look("{bar}"))
+        elif self._terminal:
+            self._bar = _Bar(file=self._display, dynamic_ncols=True, **self._look("{bar:24}"))
         self._next = self._clock() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
         return self
+
+    def _look(self, bar: str) -> dict[str, Any]:
+        return {
+            "total": self._total,
+            "desc": self._name,
+            "unit": self.unit,
+            "mininterval": REFRESH_EVERY_S,
+            "smoothing": 0.1,
+            "bar_format": f"{{desc}} {{percentage:3.0f}}%|{bar}| {{n_fmt}}/{{total_fmt}} "
+            "[{elapsed}<{remaining}, {rate_fmt}]{postfix}",
+        }
 
     def __exit__(self, *_error: object) -> None:
         if self._bar is not None:
@@ -186,7 +221,8 @@ class Progress:
     def _cost(self) -> str:
         if self._unpriced and not self._pico:
             return "unknown cost"
-        return f"${self._pico / PICO_PER_USD:.4f}{' and more' if self._unpriced else ''}"
+        of_cap = "" if self._cap is None else f" of ${self._cap / PICO_PER_USD:.4f}"
+        return f"${self._pico / PICO_PER_USD:.4f}{' and more' if self._unpriced else ''}{of_cap}"
 
 
 def _short(number: int) -> str:

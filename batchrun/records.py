@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from batchrun.history import ModelTotals, PriceUse
+
 FormatName = Literal["messages", "chat"]
 
 # Money is counted in whole pico-dollars, so that sums are exact.
@@ -369,7 +371,7 @@ class RunTotals:
 
     Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
     attempts that may have been billed although their answer never arrived. `waiting` is what the
-    latest execution was waiting for when it last said so.
+    latest execution was waiting for when it last said so, `cap` its `max_cost_usd`.
     """
 
     name: str
@@ -393,3 +395,6 @@ class RunTotals:
     wall_time_s: float
     last_error: str | None
     waiting: str | None = None
+    cap: int | None = None
+    prices: tuple[PriceUse, ...] = ()
+    models: tuple[ModelTotals, ...] = ()

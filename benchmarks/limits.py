@@ -1,13 +1,17 @@
 """How much of a provider's limits a run uses, and how often it is refused.
 
-A simulator in this process enforces them, with or without its headers; nothing is configured.
-Usage: python -m benchmarks.limits [SECONDS]   (default 180; 75 is the short form)
+A simulator in this process enforces them, with or without headers that tell them; nothing is
+configured. Usage: python -m benchmarks.limits [SECONDS]   (default 180; 75 is the short form)
 """
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -21,6 +25,10 @@ LIMITS = (
     SimulatorConfig(requests_per_minute=600, latency_ms=500),
     SimulatorConfig(tokens_per_minute=100_000, latency_ms=500),
 )
+WARM_UP_S = 60
+_ACCEPTED = """SELECT count(*), sum(input_tokens + output_tokens) FROM attempts
+    WHERE error_type IS NULL AND latency_s IS NOT NULL
+    AND started_us + latency_s * 1e6 BETWEEN ? AND ?"""
 _JOB = """
 [input]
 path = "rows.parquet"
@@ -35,26 +43,40 @@ max_tokens = 100
 
 
 async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, seconds: float) -> None:
-    """Run against one limit for so long; print what was answered and refused."""
+    """Run against one limit for so long; print how much of it was used after the first minute."""
     simulator = Simulator(limits)
     async with anyio.create_task_group() as group:
         url = await group.start(simulator.serve)
         path = folder / "job.toml"
         path.write_text(_JOB.format(wire_format=wire_format, url=url), encoding="utf-8")
-        job = Job.load(path, {"output.dir": str(folder / url.rpartition(":")[2])})
-        group.start_soon(arun_job, job, RunOptions(quiet=True))
-        await anyio.sleep(60)
-        first = simulator.ledger
-        await anyio.sleep(seconds - 60)
-        last = simulator.ledger
+        out = folder / url.rpartition(":")[2]
+        group.start_soon(arun_job, Job.load(path, {"output.dir": str(out)}), RunOptions(quiet=True))
+        await anyio.sleep(WARM_UP_S)
+        begin = time.time()
+        await anyio.sleep(seconds - WARM_UP_S)
+        answers, tokens = accepted(out / "checkpoint.db", begin, time.time())
+        ledger = simulator.ledger
         group.cancel_scope.cancel()
-    answered = (last.billed - first.billed) * 60 / (seconds - 60)
-    refused = last.statuses.get(429, 0) / last.requests
+    used, allowed = (
+        (answers, limits.requests_per_minute)
+        if limits.requests_per_minute
+        else (tokens, limits.tokens_per_minute or 0)
+    )
+    what = "requests" if limits.requests_per_minute else "tokens"
+    told = "told in headers" if limits.limit_headers else "not told"
+    share = used * 60 / (seconds - WARM_UP_S) / allowed
+    refused = ledger.statuses.get(429, 0) / ledger.requests
     print(
-        f"{wire_format:9} {limits.requests_per_minute} requests, {limits.tokens_per_minute} tokens/min: "
-        f"{answered:.0f} answers/min, {refused:.2%} refused",
+        f"{wire_format:9} {allowed:7} {what:9} {told:16} {share:6.1%} used  {refused:.2%} refused",
         flush=True,
     )
+
+
+def accepted(checkpoint: Path, begin: float, end: float) -> tuple[int, int]:
+    """Return the answers that came between two times, and the tokens they used."""
+    with closing(sqlite3.connect(checkpoint)) as db:
+        answers, tokens = db.execute(_ACCEPTED, (begin * 1e6, end * 1e6)).fetchone()
+    return answers, tokens or 0
 
 
 def main(seconds: float) -> None:
@@ -64,9 +86,11 @@ def main(seconds: float) -> None:
         text = pl.select(pl.lit("some words to read " * 10))["literal"][0]
         table = pl.DataFrame({"number": range(20_000), "text": [text] * 20_000})
         table.write_parquet(folder / "rows.parquet")
-        for wire_format in ("messages", "chat"):
-            for limits in LIMITS:
-                anyio.run(measure, folder, wire_format, limits, seconds)
+        for told in (True, False):
+            for wire_format in ("messages", "chat"):
+                for limits in LIMITS:
+                    config = replace(limits, limit_headers=told)
+                    anyio.run(measure, folder, wire_format, config, seconds)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from batchrun import job
 from batchrun.cli import cli
 from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import PARAMETERS
-from tests.conftest import ROOT, batchrun, environment, finish, start_batchrun
+from tests.conftest import ROOT, command, environment, finish, start_batchrun
 from tests.provider import serving
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,16 +42,16 @@ def test_every_readme_command_runs(project: Path) -> None:
     env = environment(ANTHROPIC_API_KEY="sk-a", OPENAI_API_KEY="sk-o")
     ran = []
     with serving() as provider:
-        for command in readme_commands():
-            words = shlex.split(command)
+        for line in readme_commands():
+            words = shlex.split(line)
             if words[0] != "batchrun" or words[1] == "simulate":
                 continue
             if words[1] == "run" and "--simulate" not in words:
                 words += ["--base-url", provider.url]
-            code, _, stderr = batchrun(*words[1:], cwd=project, env=env)
-            assert code == 0, f"{command}\n{stderr}"
-            ran.append(command)
-    assert len(ran) == 9
+            code, _, stderr = command(*words[1:], cwd=project, env=env)
+            assert code == 0, f"{line}\n{stderr}"
+            ran.append(line)
+    assert len(ran) == 13
     assert len(provider.calls) == 343 + 2 + 2
     assert (project / "tickets.jsonl").exists()
 
@@ -59,9 +59,9 @@ def test_every_readme_command_runs(project: Path) -> None:
 def test_every_command_about_evaluating_runs(project: Path) -> None:
     page = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
     commands = [line.removeprefix("$ ") for b in CONSOLE.findall(page) for line in b.splitlines()]
-    for command in commands:
-        code, _, stderr = batchrun(*shlex.split(command)[1:], cwd=project)
-        assert code == 0, f"{command}\n{stderr}"
+    for line in commands:
+        code, _, stderr = command(*shlex.split(line)[1:], cwd=project)
+        assert code == 0, f"{line}\n{stderr}"
     assert len(commands) == 7
     judged = pl.read_parquet(project / "runs/word_problems_judge.simulated/results.parquet")
     assert judged["judge_score"].is_in([0.0, 1.0]).all()
@@ -83,8 +83,8 @@ def test_the_settings_on_the_page_about_evaluating_load(tmp_path: Path) -> None:
 
 
 def test_the_readme_simulator_serves(tmp_path: Path) -> None:
-    (command,) = [c for c in readme_commands() if c.startswith("batchrun simulate")]
-    words = shlex.split(command)
+    (line,) = [c for c in readme_commands() if c.startswith("batchrun simulate")]
+    words = shlex.split(line)
     words[words.index("8123")] = "0"  # any free port: 8123 may be taken here
     process = start_batchrun(*words[1:], cwd=tmp_path)
     assert process.stdout is not None
@@ -148,4 +148,5 @@ def test_every_key_of_a_job_file_is_documented() -> None:
     keys = {field.name for config in configs for field in dataclasses.fields(config)}
     request = {field.name for field in dataclasses.fields(job.RequestConfig)}
     keys |= {*PARAMETERS, *request} - {"turns", "parameters", "cache_ttl", "answer"}
+    keys.discard("cell")  # no key of a file: which run of a matrix it is
     assert keys - documented == set()

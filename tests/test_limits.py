@@ -239,12 +239,12 @@ def planned(body: bytes, **parameters: int) -> PlannedRequest:
 
 def test_demand_counts_a_token_for_four_bytes_and_all_output_that_is_allowed() -> None:
     assert demand(planned(b"x" * 400, max_tokens=50)) == Demand(
-        100, 50, ("http://x", "m"), None, True
+        100, 50, ("http://x", "m", ""), None, True
     )
     assert demand(planned(b"x" * 400, max_tokens=50, n=3)) == Demand(
-        100, 150, ("http://x", "m"), None, True
+        100, 150, ("http://x", "m", ""), None, True
     )
-    assert demand(planned(b"{}")) == Demand(1, 256, ("http://x", "m"), None, True)
+    assert demand(planned(b"{}")) == Demand(1, 256, ("http://x", "m", ""), None, True)
 
 
 async def test_waits_are_accounted_to_the_rate_that_caused_them() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from batchrun.history import ModelTotals, PriceUse
 from batchrun.records import Cost, RunTotals, Usage
 from batchrun.report import status_text, summary, summary_json, summary_text
 from batchrun.terminal import printable
@@ -55,6 +57,20 @@ TOTALS = RunTotals(
     ),
     wall_time_s=61.23456,
     last_error="timeout: no answer",
+    prices=(
+        PriceUse(
+            "claude-a",
+            "genai-prices 0.2.3",
+            START_US,
+            "anthropic/claude-a",
+            {"input": 1_000_000, "output": 5_000_000, "cache_read": 100_000},
+        ),
+        PriceUse("claude-b", "genai-prices 0.2.3", START_US),
+    ),
+    models=(
+        ModelTotals("claude-a", 11_000, 4_500_000, 600_000, 7 * 10**12),
+        ModelTotals("claude-b", 1_000, 500_000, 100_000, 625 * 10**9),
+    ),
 )
 EMPTY = replace(
     TOTALS,
@@ -76,6 +92,8 @@ EMPTY = replace(
     executions=(),
     wall_time_s=0.0,
     last_error=None,
+    prices=(),
+    models=(),
 )
 DIRECTORY = Path("/runs/triage")
 
@@ -106,14 +124,57 @@ def test_the_summary_has_every_number_under_its_key() -> None:
             },
             "saved_by_cache": 0.9,
             "answers_without_price": 0,
+            "cap": None,
+            "projected_total": 7.652896341463,
         },
+        "prices": [
+            {
+                "model": "claude-a",
+                "source": "genai-prices 0.2.3",
+                "as_of": "2026-01-02T12:00:00+00:00",
+                "matched": "anthropic/claude-a",
+                "usd_per_million_tokens": {"input": 1.0, "output": 5.0, "cache_read": 0.1},
+            },
+            {
+                "model": "claude-b",
+                "source": "genai-prices 0.2.3",
+                "as_of": "2026-01-02T12:00:00+00:00",
+                "matched": None,
+                "usd_per_million_tokens": None,
+            },
+        ],
+        "models": [
+            {
+                "model": "claude-a",
+                "answers": 11_000,
+                "input_tokens": 4_500_000,
+                "output_tokens": 600_000,
+                "cost_usd": 7.0,
+            },
+            {
+                "model": "claude-b",
+                "answers": 1_000,
+                "input_tokens": 500_000,
+                "output_tokens": 100_000,
+                "cost_usd": 0.625,
+            },
+        ],
         "latency_s": {"p50": 1.25, "p90": 2.5, "p99": 10.0},
+        "throughput": {"rows_per_s": 200.867, "tokens_per_s": 93084.689},
         "attempts": 13_000,
         "retries": {"total": 1_000, "by_cause": {"transient": 600, "rate_limit": 400}},
         "waits_s": {"retry": 12.346, "request rate": 60.0},
         "errors": {
-            "invalid_request_error": {"count": 280, "example": "too long"},
-            "timeout": {"count": 20, "example": "no answer"},
+            "invalid_request_error": {
+                "count": 280,
+                "example": "too long",
+                "hint": "the provider refused what was asked: look at it with batchrun preview",
+            },
+            "timeout": {
+                "count": 20,
+                "example": "no answer",
+                "hint": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
+            },
         },
         "errored_to_retry": 20,
         "in_flight": 3,
@@ -166,67 +227,115 @@ def test_answers_that_cost_nothing_are_not_unknown() -> None:
 # For people
 
 
-def test_the_text_tells_the_same_in_a_few_lines() -> None:
-    first, *others = summary_text(TOTALS, DIRECTORY).splitlines()
-    assert first == (
-        "triage: 12,000 of 12,345 rows succeeded, 300 errored (20 will be tried again by the next "
-        "run), 45 pending"
+def test_the_text_tells_the_same_at_a_glance() -> None:
+    assert (
+        summary_text(TOTALS, DIRECTORY)
+        == """\
+triage: 12,000 of 12,345 rows succeeded, 300 errored, 45 pending
+  20 of the errored will be tried again by the next run
+
+                        tokens          cost
+  uncached input     3,980,000     $4.000000
+  cache read         1,000,000     $0.100000  saved $0.900000
+  cache write           20,000     $0.025000
+  output               700,000     $3.500000  3,000 for reasoning
+  total              5,700,000     $7.625000  $0.619919 per 1,000 rows
+
+  model                answers         input        output          cost
+  claude-a              11,000     4,500,000       600,000     $7.000000
+  claude-b               1,000       500,000       100,000     $0.625000
+
+  latency         p50 1.25 s · p90 2.50 s · p99 10.00 s
+  pace            201 rows/s · 93,085 tokens/s · 61.2 s
+  waited          60.0 s request rate · 12.3 s retry
+  retried         600 transient · 400 rate limit
+
+  errors
+             280  invalid_request_error: too long
+                  → the provider refused what was asked: look at it with
+                    batchrun preview
+              20  timeout: no answer
+                  → raise [retry] timeout_s, or lower [limits] concurrency, then
+                    run again
+
+  billed?         2 attempts may have been billed without an answer
+  results         /runs/triage"""
     )
-    assert others == [
-        "  tokens   5,000,000 in, 700,000 out, 1,000,000 read from cache",
-        "  cost     $7.625000, $0.900000 saved by caching",
-        "  latency  p50 1.25 s, p90 2.50 s, p99 10.00 s",
-        "  attempts 13,000 (600 transient, 400 rate limit retried)",
-        "  2 attempts may have been billed without an answer",
-        "  280 × invalid_request_error: too long",
-        "  20 × timeout: no answer",
-        "  results  /runs/triage",
-    ]
 
 
 def test_what_did_not_happen_is_not_mentioned() -> None:
-    assert summary_text(EMPTY, DIRECTORY).splitlines() == [
-        "triage: 0 of 0 rows succeeded",
-        "  tokens   0 in, 0 out",
-        "  cost     $0.000000",
-        "  latency  no answer yet",
-        "  attempts 0",
-        "  results  /runs/triage",
-    ]
+    assert summary_text(EMPTY, DIRECTORY).split() == (
+        ["triage:", "0", "of", "0", "rows", "succeeded", "results", "/runs/triage"]
+    )
 
 
 @pytest.mark.parametrize(
     ("unpriced", "by_model", "line"),
     [
-        (5, {}, "unknown: 5 answers without a known price"),
-        (1, {"m": 7_625 * 10**9}, "$7.625000, and 1 answer without a known price"),
-        (1_000, {"m": 1}, "$7.625000, and 1,000 answers without a known price"),
+        (5, {}, "the price of 5 answers is unknown: give it in [price]"),
+        (1, {"m": 7_625 * 10**9}, "the price of 1 answer is unknown: give it in [price]"),
     ],
 )
 def test_an_unknown_price_is_said(unpriced: int, by_model: dict[str, int], line: str) -> None:
     cost = Cost(7_625 * 10**9, 0, 0, 0) if by_model else Cost(0, 0, 0, 0)
     totals = replace(TOTALS, unpriced=unpriced, cost=cost, cost_by_model=by_model)
-    assert f"  cost     {line}" in summary_text(totals, DIRECTORY).splitlines()
+    text = summary_text(totals, DIRECTORY)
+    assert f"  {line}" in text.splitlines()
+    assert ("$7.625000" in text) == bool(by_model)
+    assert "$0.000000" not in text.split("model")[0].replace("  cache", "") or by_model
 
 
 def test_one_attempt_is_not_several() -> None:
     text = summary_text(replace(TOTALS, maybe_billed=1), DIRECTORY)
-    assert "  1 attempt may have been billed" in text
+    assert "1 attempt may have been billed" in text
+
+
+def test_a_cap_that_ended_the_run_tells_how_far_the_money_went() -> None:
+    stopped = {**TOTALS.executions[0], "outcome": "stopped: max_cost_usd = 8 is reached"}
+    capped = replace(TOTALS, cap=8 * 10**12, executions=(stopped,))
+    assert (
+        "  cap             $7.625000 went as far as 12,300 of 12,345 rows; all would cost\n"
+        "                  about $7.652896. To go on: --set limits.max_cost_usd=8.4\n"
+    ) in summary_text(capped, DIRECTORY)
+    assert summary(capped)["cost_usd"]["cap"] == 8.0
+    for other in (replace(capped, executions=TOTALS.executions), replace(capped, pending=0)):
+        assert "  cap  " not in summary_text(other, DIRECTORY)
+
+
+def test_colours_only_dress_the_text() -> None:
+    plain, dressed = (summary_text(TOTALS, DIRECTORY, colour=c) for c in (False, True))
+    assert "\x1b" not in plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", dressed) == plain != dressed
+
+
+def test_the_text_fits_80_columns_whatever_a_provider_says() -> None:
+    long = "x" * 500 + " " + "words and more " * 200
+    totals = replace(
+        TOTALS,
+        name=long,
+        errors_by_type={long: (10**9, long), **{f"e{n}": (1, long) for n in range(9)}},
+        models=tuple(ModelTotals(f"{n}{long}", 10**7, 10**9, 10**9, 10**16) for n in range(9)),
+        retries_by_cause={f"cause_{n}": 10**9 for n in range(9)},
+        waits_s_by_cause={f"cause {n}": 1e7 for n in range(9)},
+    )
+    lines = summary_text(totals, DIRECTORY).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "and 1 more" in "\n".join(lines)
 
 
 def test_only_the_most_frequent_errors_are_shown_and_no_message_is_endless() -> None:
     errors = {f"e{n}": (100 - n, "x" * 10_000) for n in range(50)}
     lines = summary_text(replace(TOTALS, errors_by_type=errors), DIRECTORY).splitlines()
-    shown = [line for line in lines if " × e" in line]
-    assert [line.split(":")[0] for line in shown] == [f"  {100 - n} × e{n}" for n in range(5)]
-    assert max(map(len, lines)) < 300
+    shown = [line.split(":")[0].split() for line in lines if ": xxx" in line]
+    assert shown == [[str(100 - n), f"e{n}"] for n in range(5)]
+    assert "and 45 more types of error" in "\n".join(lines)
 
 
 def test_the_status_tells_whether_it_is_running_and_since_when() -> None:
     running = status_text(TOTALS, DIRECTORY, running=True).splitlines()
     assert running[0] == "running, last started 2026-01-02T12:00:00+00:00"
     assert running[1:-2] == summary_text(TOTALS, DIRECTORY).splitlines()
-    assert running[-2:] == ["  in flight 3", "  last error timeout: no answer"]
+    assert running[-2:] == ["  in flight       3", "  last error      timeout: no answer"]
     dead = status_text(replace(TOTALS, in_flight=0), DIRECTORY, running=False).splitlines()
     assert dead[0].startswith("not running, last started")
     assert not any("in flight" in line for line in dead)
@@ -234,7 +343,7 @@ def test_the_status_tells_whether_it_is_running_and_since_when() -> None:
 
 
 def test_the_status_of_a_run_that_died_tells_what_was_in_flight() -> None:
-    assert "\n  in flight 3\n" in status_text(TOTALS, DIRECTORY, running=False)
+    assert "\n  in flight       3\n" in status_text(TOTALS, DIRECTORY, running=False)
 
 
 def test_the_status_tells_of_the_last_start() -> None:
@@ -246,6 +355,7 @@ def test_the_status_tells_of_the_last_start() -> None:
 def test_errors_that_stay_are_not_promised_to_be_tried_again() -> None:
     text = summary_text(replace(TOTALS, to_retry=0), DIRECTORY)
     assert "300 errored, 45 pending" in text
+    assert "tried again" not in text
 
 
 # Nobody's terminal is rewritten

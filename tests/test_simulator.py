@@ -422,6 +422,16 @@ async def test_requests_are_limited_as_the_messages_format_tells() -> None:
     assert "anthropic-ratelimit-tokens-limit" not in answers[0].headers
 
 
+@BOTH
+async def test_limits_may_be_kept_from_the_client(path: str) -> None:
+    config = SimulatorConfig(requests_per_minute=1, limit_headers=False)
+    async with serving(config, Clock()) as peer:
+        answers = [await peer.post(path, f"Prompt {number}") for number in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert not [name for answer in answers for name in answer.headers if "ratelimit" in name]
+    assert answers[1].headers["retry-after"] == "60"
+
+
 async def test_tokens_are_reserved_and_then_corrected() -> None:
     clock = Clock()
     config = SimulatorConfig(tokens_per_minute=300, latency_ms=40)

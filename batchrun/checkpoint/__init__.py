@@ -1,8 +1,9 @@
 """The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
 
 `Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
-`DirectoryLock` keeps a second execution out, `totals` adds a run up; `scores` keeps what the answers
-are worth, `compare_rows` compares two runs, `file_flaws` and `state_flaws` verify one.
+`DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
+`scores` keeps what the answers are worth, `compare_rows` compares two runs, `file_flaws` and
+`state_flaws` verify one.
 """
 
 from batchrun.checkpoint.journal import Journal
@@ -16,9 +17,10 @@ from batchrun.checkpoint.lock import (
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
-from batchrun.checkpoint.scores import answers, score_rows, score_totals, write_scores
+from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
-from batchrun.checkpoint.totals import totals
+from batchrun.checkpoint.timeline import history
+from batchrun.checkpoint.totals import last_outcome, totals
 from batchrun.checkpoint.verify import (
     file_flaws,
     is_planned,
@@ -40,8 +42,11 @@ __all__ = [
     "file_flaws",
     "has_answers",
     "held_still",
+    "history",
     "is_locked",
     "is_planned",
+    "is_scored",
+    "last_outcome",
     "last_version",
     "open_directory",
     "planned_rows",

@@ -171,6 +171,22 @@ def m006_samples(db: Database) -> None:
     db.execute("ALTER TABLE run ADD COLUMN samples INTEGER NOT NULL DEFAULT 1")
 
 
+@migrations()
+def m007_prices(db: Database) -> None:
+    """By which price each execution counted the costs of each model, as it answered."""
+    db.execute(
+        """CREATE TABLE prices (
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        model TEXT NOT NULL,
+        source TEXT NOT NULL,
+        as_of_us INTEGER NOT NULL,
+        matched TEXT,
+        rates TEXT,
+        PRIMARY KEY (execution, model)
+    ) STRICT, WITHOUT ROWID"""
+    )
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 

@@ -38,6 +38,9 @@ _TOTALS = """SELECT count(score), coalesce(sum(score), 0), coalesce(sum(score * 
 _PROBLEM = "SELECT problem FROM scores WHERE problem IS NOT NULL ORDER BY ordinal LIMIT 1"
 _BY_CORRECT = """SELECT answers, correct, count(*) FROM scores WHERE score IS NOT NULL
     GROUP BY answers, correct"""
+_ANSWERED_ROWS = """SELECT count(*) FROM (SELECT 1 FROM items i
+    JOIN results r ON r.request_id = i.request_id WHERE r.status = 'succeeded'
+    GROUP BY i.ordinal / ? HAVING count(*) = ?)"""
 # `label` makes one of what counts as the same label.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
     FROM (
@@ -84,6 +87,14 @@ def score_rows(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]
     """Return (ordinal, score, predicted) of rows from ordinal `first` up to `end`, in order."""
     with usable(store.path):
         return store.db.execute(_ROWS, (first, end)).fetchall()
+
+
+def is_scored(store: Checkpoint) -> bool:
+    """Say whether every row that succeeded has been judged."""
+    with usable(store.path):
+        (judged,) = store.db.execute("SELECT count(*) FROM scores").fetchone()
+        (answered,) = store.db.execute(_ANSWERED_ROWS, (store.samples,) * 2).fetchone()
+    return bool(judged == answered)
 
 
 def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotals:

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.records import Cost, RunTotals, Usage
+from batchrun.checkpoint.schema import usable
+from batchrun.history import ModelTotals, PriceUse
+from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from sqlite_utils import Database
 
     from batchrun.checkpoint.store import Checkpoint
 
@@ -32,8 +36,16 @@ _ATTEMPTS = """SELECT
     sum(reasoning_tokens), sum(cost_uncached_input), sum(cost_cache_read), sum(cost_cache_write),
     sum(cost_output), sum(cache_saved)
     FROM attempts"""
-_BY_MODEL = """SELECT model, sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
-    FROM attempts WHERE cost_output IS NOT NULL GROUP BY model ORDER BY 2 DESC"""
+# Failed attempts that reported what they used count as well.
+_BY_MODEL = """SELECT model, count(*) FILTER (WHERE error_type IS NULL),
+    coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+    sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
+    FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
+    AND (error_type IS NULL OR input_tokens IS NOT NULL) GROUP BY model ORDER BY 5 DESC, 2 DESC"""
+_CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
+# The same price in several executions is told once, as of its latest use.
+_PRICES = """SELECT model, source, max(as_of_us), matched, rates FROM prices
+    GROUP BY model, source, matched, rates ORDER BY max(execution), model"""
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
 _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
     WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
@@ -46,10 +58,14 @@ _ERRORS = """SELECT type, count(*), max(message) FROM (
     WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
 _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
-_LATENCY_COUNT = "SELECT count(*) FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL"
-_LATENCY_AT = """SELECT latency_s FROM attempts WHERE error_type IS NULL AND latency_s IS NOT NULL
-    ORDER BY latency_s LIMIT 1 OFFSET ?"""
+# Counted by the millisecond first: to sort a million latencies takes seconds.
+_ANSWERED = "error_type IS NULL AND latency_s IS NOT NULL"
+_LATENCIES = f"""SELECT CAST(latency_s * 1000 AS INTEGER) AS ms, count(*) FROM attempts
+    WHERE {_ANSWERED} GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
+_LATENCY_AT = f"""SELECT latency_s FROM attempts WHERE {_ANSWERED}
+    AND CAST(latency_s * 1000 AS INTEGER) = ? ORDER BY latency_s LIMIT 1 OFFSET ?"""  # noqa: S608
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
+_LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
         SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
@@ -72,9 +88,11 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
     succeeded, errored, to_retry = _counts(checkpoint)
     numbers = [value or 0 for value in db.execute(_ATTEMPTS).fetchone()]
-    executions = [_execution(row) for row in db.execute(_EXECUTIONS)]
+    told = executions(db)
     last = db.execute(_LAST_ERROR).fetchone()
     waiting = db.execute(_WAITING).fetchone()
+    models = tuple(ModelTotals(*row) for row in db.execute(_BY_MODEL))
+    cap = db.execute(_CAP).fetchone()
     return RunTotals(
         name=name,
         total=total,
@@ -94,16 +112,24 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
             reasoning_tokens=numbers[8],
         ),
         cost=Cost(*numbers[9:14]),
-        cost_by_model=dict(db.execute(_BY_MODEL).fetchall()),
+        cost_by_model={one.model: one.cost for one in models if one.cost is not None},
         latency_s=_percentiles(checkpoint),
         retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
-        waits_s_by_cause=_waits(executions),
+        waits_s_by_cause=_waits(told),
         errors_by_type={row[0]: (row[1], row[2]) for row in db.execute(_ERRORS)},
-        executions=tuple(executions),
-        wall_time_s=sum(execution["wall_time_s"] for execution in executions),
+        executions=tuple(told),
+        wall_time_s=sum(execution["wall_time_s"] for execution in told),
         last_error=last[0] if last else None,
         waiting=waiting[0] if waiting else None,
+        cap=int(cap[0] * PICO_PER_USD) if cap and cap[0] is not None else None,
+        prices=tuple(_price(row) for row in db.execute(_PRICES)),
+        models=models,
     )
+
+
+def executions(db: Database) -> list[dict[str, Any]]:
+    """Return the executions of a run in their order, with times and what they waited for."""
+    return [_execution(row) for row in db.execute(_EXECUTIONS)]
 
 
 def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
@@ -118,13 +144,28 @@ def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
 
 def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:
     """The latency that so many per cent of the successful attempts stayed within (nearest rank)."""
-    (count,) = checkpoint.db.execute(_LATENCY_COUNT).fetchone()
+    counts = checkpoint.db.execute(_LATENCIES).fetchall()
+    total = sum(count for _, count in counts)
     found: dict[str, float | None] = {}
     for percent in (50, 90, 99):
-        rank = max(0, -(-count * percent // 100) - 1)
-        row = checkpoint.db.execute(_LATENCY_AT, (rank,)).fetchone()
+        place = _ranked(counts, max(0, -(-total * percent // 100) - 1))
+        row = checkpoint.db.execute(_LATENCY_AT, place).fetchone()
         found[f"p{percent}"] = row[0] if row else None
     return found
+
+
+def _ranked(counts: list[tuple[int, int]], rank: int) -> tuple[int, int]:
+    """Return which millisecond the value of a rank is in, and its rank there."""
+    for ms, count in counts:
+        if rank < count:
+            return ms, rank
+        rank -= count
+    return 0, 0
+
+
+def _price(row: tuple[Any, ...]) -> PriceUse:
+    model, source, as_of_us, matched, rates = row
+    return PriceUse(model, source, as_of_us, matched, orjson.loads(rates) if rates else None)
 
 
 def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
@@ -148,3 +189,10 @@ def _waits(executions: list[dict[str, Any]]) -> Mapping[str, float]:
         for cause, seconds in execution["waits_s"].items():
             found[cause] = found.get(cause, 0.0) + seconds
     return found
+
+
+def last_outcome(checkpoint: Checkpoint) -> str | None:
+    """Return how the latest execution ended; None when it died, or goes on."""
+    with usable(checkpoint.path):
+        row = checkpoint.db.execute(_LAST_OUTCOME).fetchone()
+    return row[0] if row else None

@@ -63,6 +63,7 @@ class Dispatcher:
         jitter: returns a number in [0, 1).
         review: reads an answer further, and says what is wrong with it, if anything.
         tools: carry out calls, so that an answer with calls is not the last one.
+        account: tells limits of one key from those of another.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Dispatcher:
         jitter: Callable[[], float] = random.random,
         review: Review = as_it_is,
         tools: Tools | None = None,
+        account: str = "",
     ) -> None:
         self._client = client
         self._journal = journal
@@ -90,6 +92,7 @@ class Dispatcher:
         self._jitter = jitter
         self._review = review
         self._tools = tools
+        self._account = account
         self._waiting: set[anyio.CancelScope] = set()
         self._on_drain: list[Callable[[], None]] = []
         self.is_draining = False
@@ -109,6 +112,11 @@ class Dispatcher:
             scope.cancel()
         for notify in self._on_drain:
             notify()
+
+    def stop(self, reason: str) -> None:
+        """Drain on purpose; the first reason is the one that is told."""
+        self.stop_reason = self.stop_reason or reason
+        self.drain()
 
     def on_drain(self, notify: Callable[[], None]) -> None:
         """Call `notify` when draining begins, so that the source of requests can stop too."""
@@ -153,7 +161,7 @@ class Dispatcher:
         self, request: PlannedRequest, progress: Progress
     ) -> PlannedRequest | None:
         """Get one answer; return the request that has to follow it, None when there is none."""
-        asked = demand(request, self._most_cost(request))
+        asked = demand(request, self._most_cost(request), self._account)
         progress.failures = 0
         if (problem := self._unsendable(asked)) is not None:
             await self._give_up_unsent(request, progress, *problem)
@@ -208,9 +216,9 @@ class Dispatcher:
     async def _ask(self, asked: Demand, progress: Progress) -> None:
         progress.permit = None
         try:
-            progress.permit = await self._limits.admit(asked, progress.place)
+            progress.permit = await self._limits.admit(asked, progress.place, self._waits)
         except CapReached as reason:
-            self._stop(str(reason))
+            self.stop(str(reason))
 
     def _wait_left_s(self, progress: Progress) -> float:
         return self._config.max_wait_s - progress.waited_s
@@ -348,7 +356,7 @@ class Dispatcher:
         if pause_s > self._wait_left_s(progress):
             await self._wait_in_vain(attempt)
             if pause_s > self._config.max_wait_s:
-                self._stop(
+                self.stop(
                     f"the provider asks to wait {pause_s:.0f} s, longer than [retry] max_wait_s = "
                     f"{self._config.max_wait_s:g}"
                 )
@@ -401,12 +409,7 @@ class Dispatcher:
         errored = result.status is Status.ERRORED
         reason = self._errors.count(errored=errored, waited_out=waited_out)
         if reason is not None:
-            self._stop(reason)
-
-    def _stop(self, reason: str) -> None:
-        """Stop on purpose; the first reason is the one that is told."""
-        self.stop_reason = self.stop_reason or reason
-        self.drain()
+            self.stop(reason)
 
 
 __all__ = ["Dispatcher", "Journal", "Review", "Sender", "Tools", "as_it_is"]

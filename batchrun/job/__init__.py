@@ -27,6 +27,8 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
+from batchrun.job.dates import read_date, settled, with_dates
+from batchrun.job.input import read_input
 from batchrun.job.overrides import LATER_SECTIONS, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
@@ -35,6 +37,7 @@ from batchrun.sections import Section, listed, parse_setting, read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import date
 
     from batchrun.records import AnswerSchema
 
@@ -54,9 +57,13 @@ RATE_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The definition of a batch: rows, requests, limits, outputs."""
+    """The definition of a batch: rows, requests, limits, outputs.
+
+    `date` is the day that its `{{ today }}` stands for, None where nothing depends on one.
+    """
 
     name: str
+    date: date | None
     input: InputConfig
     request: RequestConfig
     limits: LimitsConfig
@@ -69,7 +76,7 @@ class Job:
     base: Path = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> Job:
+    def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
         """Read and check a job file.
 
         Args:
@@ -79,6 +86,7 @@ class Job:
         Raises:
             JobError: naming the file, the key, the value and the way out, for every problem.
         """
+        path = Path(path)
         given, base = read_toml(path), path.resolve().parent
         if problems := strays(given, base, overrides or {}):
             raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -111,18 +119,19 @@ class Job:
             JobError: listing every problem found.
         """
         problems: list[str] = []
-        document = _with_texts(document, base, problems)
+        document = settled(_with_texts(document, base, problems))
         top = Section("", document, problems, LATER_SECTIONS)
-        name = _read_name(top)
+        name, day = _read_name(top), read_date(top)
         sections = {key: Section(key, top.table(key), problems) for key in SECTIONS}
         request = read_request(sections["request"], base)
         job = cls(
             name=name,
-            input=_read_input(sections["input"], base),
+            date=day,
+            input=read_input(sections["input"], base, day),
             request=request,
             limits=(limits := _read_limits(sections["limits"])),
             retry=_read_retry(sections["retry"]),
-            output=_read_output(sections["output"], base, name, request.answer),
+            output=_read_output(sections["output"], base, name, day, request.answer),
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
             score=read_score(sections["score"], base),
@@ -199,17 +208,6 @@ def _read_name(section: Section) -> str:
     if Path(name).name != name or name == ".." or not name.isprintable():
         section.problem("name", f"must be usable as the name of a folder, not {name!r:.80}")
     return name
-
-
-def _read_input(section: Section, base: Path) -> InputConfig:
-    given = section.text("path")
-    if not given.strip() and section.raw("path") in (None, given):
-        section.problem("path", 'is missing; name the table, such as path = "../data.csv"')
-    return InputConfig(
-        path=str(section.check("path", partial(absolute, base, given), base)),
-        id=section.get("id", str),
-        limit=section.number("limit", int, 0) or None,
-    )
 
 
 def _read_limits(section: Section) -> LimitsConfig:
@@ -319,7 +317,7 @@ def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path
 
 
 def _read_output(
-    section: Section, base: Path, name: str, answer: AnswerSchema | None
+    section: Section, base: Path, name: str, day: date | None, answer: AnswerSchema | None
 ) -> OutputConfig:
     files = section.strings("files")
     if files is None:
@@ -328,7 +326,7 @@ def _read_output(
     directory = section.get("dir", str)
     place = directory or str(project_of(base) / "runs" / name)
     return OutputConfig(
-        dir=section.check("dir", partial(_run_directory, base, place), base),
+        dir=section.check("dir", partial(_run_directory, base, place, day), base),
         files=files,
         prefix=section.text("prefix"),
         unnest=_read_unnest(section, answer),
@@ -336,7 +334,8 @@ def _read_output(
     )
 
 
-def _run_directory(base: Path, place: str) -> Path:
+def _run_directory(base: Path, given: str, day: date | None) -> Path:
+    place = with_dates(given, day)
     path = absolute(base, place)
     if not place.isprintable():
         raise ValueError(f"{place!r:.80} holds characters that cannot be printed")

@@ -18,11 +18,15 @@ Match = Literal["exact", "casefold", "contains", "regex", "number", "json", "cho
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column."""
+    """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column.
+
+    `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
+    """
 
     path: str
     id: str | None = None
     limit: int | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,8 @@ class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
-    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet.
+    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. `cell` is the
+    folder in `dir` that the run of one cell of a matrix has to itself.
     """
 
     dir: Path
@@ -144,3 +149,4 @@ class OutputConfig:
     prefix: str = ""
     unnest: Mapping[str, Any] = field(default_factory=dict)
     escape_formulas: bool = False
+    cell: str = ""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price", "score")
+TOP_KEYS = ("name", "date")
 # Sections of features that this version does not have: refused by name, never ignored.
 LATER_SECTIONS = ("matrix",)
 
@@ -61,7 +62,7 @@ def _alternatives(key: str) -> set[str]:
 def _place(dotted: str) -> list[str]:
     """Return the tables and the key that an override names."""
     parts = dotted.split(".")
-    if len(parts) == 1 and dotted != "name":
+    if len(parts) == 1 and dotted not in TOP_KEYS:
         parts = [_section_of(dotted), dotted]
     section = parts[0]
     if len(parts) > 1 and section in LATER_SECTIONS:

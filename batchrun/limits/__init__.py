@@ -1,6 +1,6 @@
 """What holds requests back: rates, concurrency, cooldowns, money, and errors that are too many.
 
-Limits are kept for each base URL and model (a job has one key). What the job sets is an upper
+Limits are kept for each base URL, model and key. What the job sets is an upper
 bound; below it, the provider's own limits are followed: those that its headers tell, or what its
 refusals teach.
 """
@@ -17,7 +17,7 @@ import anyio
 from batchrun.limits.concurrency import MOST, START
 from batchrun.limits.demand import Demand, LimitKey, demand, most_tokens
 from batchrun.limits.gate import CONCURRENCY, COOLDOWN, Gate, Permit
-from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget
+from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally
 from batchrun.limits.turns import Turn
 from batchrun.limits.waits import Waits
 
@@ -94,18 +94,26 @@ class Limits:
         self._in_flight += 1
         return gate.grant(asked)
 
-    async def admit(self, asked: Demand, place: int | None = None) -> Permit:
+    async def admit(
+        self, asked: Demand, place: int | None = None, waits: Waits | None = None
+    ) -> Permit:
         """Wait until everything allows one more request.
+
+        Args:
+            asked: what it asks for.
+            place: its place in the order of all; None for the last one.
+            waits: the account of the run that it belongs to; None for that of all.
 
         Raises:
             CapReached: when what is left of the cost cap cannot cover it.
         """
         gate, turn = self._gate(asked.key)
+        waits = waits or self._waits
         await turn.take(self.next_place() if place is None else place)
         try:
-            await gate.take_request_turn()
+            await gate.take_request_turn(waits)
             while (obstacle := self._obstacle(gate, asked)) is not None:
-                await self._wait_out(*obstacle)
+                await self._wait_out(*obstacle, waits)
             self._in_flight += 1
             return gate.grant(asked)
         finally:
@@ -141,7 +149,6 @@ class Limits:
         if found is None:
             gate = Gate(
                 self._config,
-                waits=self._waits,
                 money=self.money,
                 cap=self._cap,
                 jitter=self._jitter,
@@ -157,12 +164,12 @@ class Limits:
             return CONCURRENCY, float("inf")
         return gate.obstacle(asked)
 
-    async def _wait_out(self, cause: str, seconds: float) -> None:
+    async def _wait_out(self, cause: str, seconds: float, waits: Waits) -> None:
         """Wait for so long, or until something has been settled."""
         self._heads_waiting += 1
         try:
             with (
-                self._waits.waiting_for(cause),
+                waits.waiting_for(cause),
                 anyio.move_on_after(max(seconds, SHORTEST_WAIT_S)),
             ):
                 await self._something.wait()
@@ -182,6 +189,7 @@ __all__ = [
     "CostBudget",
     "Demand",
     "ErrorBudget",
+    "ErrorTally",
     "Limits",
     "Permit",
     "Waits",

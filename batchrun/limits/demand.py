@@ -22,8 +22,8 @@ MOST_TOKENS_FOR_TOOLS = 1_000
 _IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
 _DOCUMENTS = (b'"type":"document"', b'"type":"file"')
 
-# Limits are kept for each of these: base URL and model. The key is the same for a whole job.
-LimitKey = tuple[str, str]
+# Limits are kept for each of these: base URL, model, and the name of the key's variable.
+LimitKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class Demand:
 
     input_tokens: int
     output_tokens: int
-    key: LimitKey = ("", "")
+    key: LimitKey = ("", "", "")
     most_cost: int | None = None
     # What caches read counts against the limits of chat servers, not against Anthropic's.
     counts_cache_reads: bool = False
 
 
-def demand(planned: PlannedRequest, most_cost: int | None = None) -> Demand:
+def demand(planned: PlannedRequest, most_cost: int | None = None, account: str = "") -> Demand:
     """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output.
 
     Images count by number, not by the bytes that they are written as.
@@ -49,7 +49,7 @@ def demand(planned: PlannedRequest, most_cost: int | None = None) -> Demand:
     request = planned.request
     tokens = _text_bytes(planned) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE
     output = (request.parameters.max_tokens or DEFAULT_OUTPUT_TOKENS) * (request.parameters.n or 1)
-    key = (request.base_url, request.model)
+    key = (request.base_url, request.model, account)
     return Demand(max(1, tokens), output, key, most_cost, request.format == "chat")
 
 

@@ -76,7 +76,6 @@ class Gate:
 
     Args:
         config: upper bounds.
-        waits: account for time spent waiting.
         money: what may be spent, over all gates.
         cap: the most that its concurrency may grow to.
         jitter: returns a number in [0, 1).
@@ -88,14 +87,12 @@ class Gate:
         self,
         config: LimitsConfig,
         *,
-        waits: Waits,
         money: CostBudget,
         cap: int,
         jitter: Callable[[], float],
         changed: Callable[[], None],
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
-        self._waits = waits
         self._money = money
         self._jitter = jitter
         self._changed = changed
@@ -148,10 +145,10 @@ class Gate:
         """Whether every request has to wait for the configured rate of requests."""
         return self._requests is not None
 
-    async def take_request_turn(self) -> None:
+    async def take_request_turn(self, waits: Waits) -> None:
         """Wait for the configured rate of requests."""
         if self._requests is not None:
-            with self._waits.waiting_for(REQUESTS):
+            with waits.waiting_for(REQUESTS):
                 await self._requests.take_one()
 
     def obstacle(self, asked: Demand) -> tuple[str, float] | None:

@@ -27,8 +27,9 @@ GROWTH_DOUBLES_AFTER = 100
 LONG_S = 30.0
 MANY = 100
 MEMORY_S = 10.0
-# So many refusals in a row after few requests each have nothing to do with the rate; it is asked
-# after again after so many requests, and twice as many each time.
+# So many refusals in a row after few requests each: the rate is another one by now. If the new one
+# fares no better, refusals have nothing to do with a rate; it is asked after again after so many
+# requests, and twice as many each time.
 FEW = 60
 SHORTS = 4
 RELEARN_AFTER = 200
@@ -58,7 +59,7 @@ class Learner:
         self._sent_at_refusal = 0
         self._shorts = 0
         self._deaf_until = 0
-        self._deaf_for = RELEARN_AFTER
+        self._deaf_for = 0
         self.per_minute = math.inf
 
     def take(self, amount: float) -> None:
@@ -93,11 +94,16 @@ class Learner:
     def _is_about_rate(self) -> bool:
         """Say whether refusals get rarer as requests go slower; otherwise forget the rate."""
         is_short = self._sent - self._sent_at_refusal < FEW
-        self._shorts = self._shorts + 1 if is_short else 0
         self._sent_at_refusal = self._sent
-        if self._shorts >= SHORTS:
+        if self._sent < self._deaf_until:
+            return False
+        self._shorts = self._shorts + 1 if is_short else 0
+        if not is_short:
+            self._deaf_for = 0
+        elif self._shorts >= SHORTS:
             self._shorts = 0
-            self._deaf_until, self._deaf_for = self._sent + self._deaf_for, 2 * self._deaf_for
+            self._deaf_until = self._sent + self._deaf_for
+            self._deaf_for = max(RELEARN_AFTER, 2 * self._deaf_for)
             self.per_minute, self._since = math.inf, None
         return self._sent >= self._deaf_until
 

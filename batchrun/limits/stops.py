@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from batchrun.records import PICO_PER_USD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 JUDGED_AFTER_ITEMS = 200
 # Items that waited out `max_wait_s` end the run when they are most of the last so many.
 RECENT_ITEMS = 20
 FEWEST_WAITED_OUT = 3
+
+
+class ErrorTally:
+    """How many items have finished and failed, over all runs that share a budget."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[str], None]] = []
+        self.finished = 0
+        self.errored = 0
+
+    def on_spent(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the reason when too many have failed."""
+        self._listeners.append(listener)
+
+    def spend(self, reason: str) -> None:
+        """Tell all that too many have failed."""
+        for listener in self._listeners:
+            listener(reason)
 
 
 class ErrorBudget:
@@ -18,13 +40,13 @@ class ErrorBudget:
     Args:
         max_errors: below 1 a share of the finished items, judged once enough have finished;
             otherwise a count, judged at once.
+        tally: counts them, together with those of other runs; None for this one alone.
     """
 
-    def __init__(self, max_errors: float) -> None:
+    def __init__(self, max_errors: float, tally: ErrorTally | None = None) -> None:
         self._max_errors = max_errors
         self._waited_out: deque[bool] = deque(maxlen=RECENT_ITEMS)
-        self.finished = 0
-        self.errored = 0
+        self._tally = tally or ErrorTally()
 
     def count(self, *, errored: bool, waited_out: bool = False) -> str | None:
         """Count a finished item; return why to stop, or None.
@@ -33,8 +55,9 @@ class ErrorBudget:
             errored: it has no usable answer.
             waited_out: because the provider kept refusing it for the whole of `max_wait_s`.
         """
-        self.finished += 1
-        self.errored += errored
+        tally = self._tally
+        tally.finished += 1
+        tally.errored += errored
         self._waited_out.append(waited_out)
         if not errored:
             return None
@@ -45,13 +68,17 @@ class ErrorBudget:
                 "items waited in vain for as long as [retry] max_wait_s allows"
             )
         if self._max_errors >= 1:
-            spent = self.errored >= self._max_errors
+            spent = tally.errored >= self._max_errors
         else:
-            share = self.errored / self.finished
-            spent = self.finished >= JUDGED_AFTER_ITEMS and share > self._max_errors
+            share = tally.errored / tally.finished
+            spent = tally.finished >= JUDGED_AFTER_ITEMS and share > self._max_errors
         if not spent:
             return None
-        return f"{self.errored} of {self.finished} items failed (max_errors = {self._max_errors:g})"
+        reason = (
+            f"{tally.errored} of {tally.finished} items failed (max_errors = {self._max_errors:g})"
+        )
+        tally.spend(reason)
+        return reason
 
 
 class CapReached(Exception):
@@ -67,14 +94,14 @@ class CostBudget:
     """
 
     def __init__(self, cap: int | None = None, spent: int = 0) -> None:
-        self._cap = cap
+        self.cap = cap
         self.spent = spent
         self.reserved = 0
 
     @property
     def is_capped(self) -> bool:
         """Whether costs are to be reserved at all."""
-        return self._cap is not None
+        return self.cap is not None
 
     def fits(self, amount: int) -> bool:
         """Say whether an amount can be reserved now; when not, it may be later.
@@ -82,14 +109,14 @@ class CostBudget:
         Raises:
             CapReached: when it cannot be later either.
         """
-        if self._cap is None:
+        if self.cap is None:
             return True
-        if self.spent + amount > self._cap:
+        if self.spent + amount > self.cap:
             raise CapReached(
-                f"max_cost_usd = {_usd(self._cap)} is reached: {_usd(self.spent)} USD are spent, "
+                f"max_cost_usd = {_usd(self.cap)} is reached: {_usd(self.spent)} USD are spent, "
                 f"and the next request may cost up to {_usd(amount)} USD"
             )
-        return self.spent + self.reserved + amount <= self._cap
+        return self.spent + self.reserved + amount <= self.cap
 
     def reserve(self, amount: int) -> None:
         """Set an amount aside."""

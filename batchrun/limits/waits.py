@@ -15,10 +15,14 @@ class Waits:
 
     Args:
         clock: returns seconds that never go back.
+        parent: the account of several; it knows what is being waited for here, too.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, parent: Waits | None = None
+    ) -> None:
         self._clock = clock
+        self._parent = parent
         self.seconds: dict[str, float] = defaultdict(float)
         self._waiting: dict[str, int] = defaultdict(int)
 
@@ -33,12 +37,17 @@ class Waits:
         return _Wait(self, cause)
 
     def _enter(self, cause: str) -> float:
-        self._waiting[cause] += 1
+        self._count(cause, 1)
         return self._clock()
 
     def _leave(self, cause: str, since: float) -> None:
-        self._waiting[cause] -= 1
+        self._count(cause, -1)
         self.seconds[cause] += self._clock() - since
+
+    def _count(self, cause: str, change: int) -> None:
+        self._waiting[cause] += change
+        if self._parent is not None:
+            self._parent._count(cause, change)
 
 
 class _Wait:

@@ -34,6 +34,7 @@ from batchrun.output.frames import (
     joined_frames,
     usage_frames,
 )
+from batchrun.output.reading import parquet_bytes, scan_results
 from batchrun.output.unnest import column_type
 from batchrun.sections import listed
 
@@ -311,8 +312,10 @@ __all__ = [
     "Scores",
     "Table",
     "differences",
+    "parquet_bytes",
     "result_names",
     "results_contents",
+    "scan_results",
     "usage_contents",
     "write_outputs",
     "write_results",

@@ -23,6 +23,7 @@ class SimulatorConfig:
         stream_error_rate: share of streams that break off, by an error event or without any end;
             they are billed.
         invalid_json_rate: share of structured answers that violate their schema.
+        limit_headers: whether answers tell the limits; a 429 says `retry-after` in any case.
     """
 
     requests_per_minute: int | None = None
@@ -34,6 +35,7 @@ class SimulatorConfig:
     api_key: str | None = None
     stream_error_rate: float = 0.0
     invalid_json_rate: float = 0.0
+    limit_headers: bool = True
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute"):

@@ -66,6 +66,7 @@ class Simulator:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._api_key = config.api_key
+        self._tells_limits = config.limit_headers
         self._wall_clock = wall_clock
         self._provider = Provider(config, clock, wall_clock)
 
@@ -132,7 +133,8 @@ class Simulator:
             log.exception("A bug in the simulator: %s gets an error 500", request_id)
             bug = RefusedError(Fault.SERVER_ERROR, "The simulator has a bug; its log says more.")
             response = _refusal(dialect, bug, request_id)
-        headers += dialect.limit_headers(self._provider.quota.standings(), self._wall_clock())
+        if self._tells_limits:
+            headers += dialect.limit_headers(self._provider.quota.standings(), self._wall_clock())
         response.headers.extend(headers)
         return response
 

@@ -7,6 +7,7 @@ holds more than a bounded number of rows and bytes, whatever the size of the fil
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
@@ -16,9 +17,11 @@ from batchrun.records import Item
 from batchrun.sections import did_you_mean, listed
 from batchrun.source import json_lines, tables
 from batchrun.source.files import FileStamp, common_kind, explained, is_table, resolve
+from batchrun.source.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from batchrun.job import InputConfig
@@ -46,11 +49,19 @@ class Source:
         self.schema = self._read_schema()
         if config.id is not None:
             _check_id_column(config.path, config.id, self.schema)
+        self._where = Where(config.where, self.schema, config.path) if config.where else None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The column names, in order."""
         return tuple(self.schema)
+
+    @property
+    def _condition(self) -> pl.Expr | None:
+        return None if self._where is None else self._where.condition
+
+    def _mentioned(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._where is None else self._where.mentioned()
 
     def count(self) -> int:
         """Return the number of rows that will be read.
@@ -128,14 +139,18 @@ class Source:
 
     def _count_file(self, path: Path) -> int:
         if self._kind == ".parquet":
-            return tables.count_parquet(path)
+            with self._mentioned():
+                return tables.count_parquet(path, self._condition)
         # Only reading every cell shows that all of a text file can be read, before anything is sent.
         return sum(frame.height for frame in self._file_frames(path, list(self.schema)))
 
     def _file_frames(self, path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
         if self._kind == ".jsonl":
-            return json_lines.frames(path, self.schema, columns)
-        return tables.frames(path, self._kind, columns)
+            found = json_lines.frames(path, self.schema, columns, self._condition)
+        else:
+            found = tables.frames(path, self._kind, columns, self._condition)
+        with self._mentioned():
+            yield from found
 
     def _read_frames(
         self, columns: list[str], chunk_rows: int
@@ -151,13 +166,19 @@ class Source:
         self, columns: list[str], chunk_rows: int
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         every = (lines for path in self.paths for lines in json_lines.blocks(path))
-        for lines in _first(every, self._config.limit):
+        for lines in _first(map(self._kept, every), self._config.limit):
             for start in range(0, len(lines), chunk_rows):
                 part = lines[start : start + chunk_rows]
                 with explained(self._config.path):
                     rows = json_lines.rows(part, columns)
                     ids = [] if self._config.id is None else self._line_ids(part)
                 yield ids, rows
+
+    def _kept(self, lines: list[bytes]) -> list[bytes]:
+        if self._condition is None:
+            return lines
+        with self._mentioned(), explained(self._config.path):
+            return json_lines.kept(lines, self.schema, self._condition)
 
     def _line_ids(self, lines: list[bytes]) -> list[str]:
         return self._ids(json_lines.frame(lines, self.schema)).to_list()

@@ -52,15 +52,24 @@ def frame(lines: Sequence[bytes], columns: pl.Schema | None) -> pl.DataFrame:
     return pl.read_ndjson(io.BytesIO(b"".join(lines)), schema=columns, infer_schema_length=None)
 
 
-def frames(path: Path, columns: pl.Schema, wanted: list[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file in order, in bounded frames.
+def frames(
+    path: Path, columns: pl.Schema, wanted: list[str], where: pl.Expr | None = None
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file in order, in bounded frames; with a condition, those that satisfy it.
 
     Raises:
         JobError: when it cannot be read.
     """
     with explained(path):
         for lines in blocks(path):
-            yield frame(lines, columns).select(wanted)
+            found = frame(lines, columns)
+            yield (found if where is None else found.filter(where)).select(wanted)
+
+
+def kept(lines: list[bytes], columns: pl.Schema, where: pl.Expr) -> list[bytes]:
+    """Return the lines whose rows satisfy a condition."""
+    marks = frame(lines, columns).select(pl.lit(value=True) & where).to_series()
+    return [line for line, mark in zip(lines, marks, strict=True) if mark]
 
 
 def schema(paths: Sequence[Path]) -> pl.Schema:

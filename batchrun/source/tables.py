@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TARGET_FRAME_BYTES = 16 * 1024 * 1024
 MAX_FRAME_ROWS = 50_000
 PROBE_ROWS = 16
+ROW_NUMBER = "\0row"  # no column of a Parquet file is called so
 
 
 def schema(paths: Sequence[Path], kind: str) -> pl.Schema:
@@ -32,28 +33,37 @@ def schema(paths: Sequence[Path], kind: str) -> pl.Schema:
     return schemas[0]
 
 
-def count_parquet(path: Path) -> int:
-    """Return how many rows a Parquet file says that it has.
+def count_parquet(path: Path, where: pl.Expr | None = None) -> int:
+    """Return how many rows a Parquet file says that it has, or has that satisfy a condition.
 
     Raises:
         JobError: when it cannot be read.
     """
     with explained(path):
-        return int(_scan(path, ".parquet").select(pl.len()).collect().item())
+        lazy = _scan(path, ".parquet")
+        kept = lazy if where is None else lazy.filter(where)
+        return int(kept.select(pl.len()).collect(engine="streaming").item())
 
 
-def frames(path: Path, kind: str, columns: list[str]) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file in order, in bounded frames.
+def frames(
+    path: Path, kind: str, columns: list[str], where: pl.Expr | None = None
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a file in order, in bounded frames; with a condition, those that satisfy it.
 
     Raises:
         JobError: when it cannot be read.
     """
     with explained(path):
-        lazy = _scan(path, kind).select(columns)
-        if kind == ".parquet":
-            yield from _slices(lazy)
-        else:  # a batch is what polars parses at a time: a few megabytes
-            yield from lazy.collect_batches(maintain_order=True, lazy=True)
+        lazy = _scan(path, kind)
+        if kind == ".parquet" and where is not None:
+            yield from _picked(lazy.select(columns), _row_numbers(path, where))
+        elif kind == ".parquet":
+            yield from _slices(lazy.select(columns))
+        else:
+            kept = (
+                lazy if where is None else lazy.filter(where)
+            )  # a batch is what polars parses at a time: a few megabytes
+            yield from kept.select(columns).collect_batches(maintain_order=True, lazy=True)
 
 
 def _scan(path: Path, kind: str) -> pl.LazyFrame:
@@ -84,9 +94,33 @@ def _slices(lazy: pl.LazyFrame) -> Iterator[pl.DataFrame]:
         if frame.height < rows:
             return
         offset += frame.height
-        bytes_per_row = max(1, frame.estimated_size() // frame.height)
-        affordable = int(TARGET_FRAME_BYTES // bytes_per_row)
-        rows = max(1, min(MAX_FRAME_ROWS, rows * 16, affordable))
+        rows = _next_rows(rows, frame)
+
+
+def _next_rows(rows: int, frame: pl.DataFrame) -> int:
+    """Return how many rows to read next, given the last ones."""
+    bytes_per_row = max(1, frame.estimated_size() // frame.height)
+    affordable = int(TARGET_FRAME_BYTES // bytes_per_row)
+    return max(1, min(MAX_FRAME_ROWS, rows * 16, affordable))
+
+
+def _row_numbers(path: Path, where: pl.Expr) -> pl.Series:
+    """Return the numbers of the rows that satisfy a condition, reading no more than it needs."""
+    scan = pl.scan_parquet(path, glob=False, row_index_name=ROW_NUMBER)
+    return scan.filter(where).select(ROW_NUMBER).collect(engine="streaming").to_series()
+
+
+def _picked(lazy: pl.LazyFrame, numbers: pl.Series) -> Iterator[pl.DataFrame]:
+    """Read Parquet slice by slice, as `_slices`, where there are rows that are wanted."""
+    done = 0
+    rows: int = PROBE_ROWS
+    while done < len(numbers):
+        first = numbers[done]
+        end = int(numbers.search_sorted(first + rows))
+        frame = lazy.slice(first, rows).collect(engine="streaming")
+        yield frame[(numbers[done:end] - first)]
+        done = end
+        rows = _next_rows(rows, frame)
 
 
 def _schema(path: Path, kind: str) -> pl.Schema:

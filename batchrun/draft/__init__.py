@@ -1,0 +1,155 @@
+"""`batchrun init`: a first job file for a table, to be looked at and changed.
+
+The table is read, its columns are looked at (`columns`), the file is written down (`wording`), tried
+out on the table's first rows, and put where no file is yet.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchrun.draft.columns import Choice, choose, look_at
+from batchrun.draft.wording import Heading, job_text
+from batchrun.errors import JobError
+from batchrun.job import InputConfig, Job
+from batchrun.output import result_names
+from batchrun.render import Renderer
+from batchrun.source import Source
+
+if TYPE_CHECKING:
+    from batchrun.draft.columns import Column
+    from batchrun.records import FormatName
+
+DEFAULT_MODEL: dict[str, str] = {"messages": "claude-haiku-4-5-20251001", "chat": "gpt-4o-mini"}
+PREFIXES = ("", "batchrun_", "llm_", "answer_to_")
+TRIED_ROWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job file that has been written, and what it proposes.
+
+    Attributes:
+        path: the job file.
+        rows: how many the table has.
+        id: the column that identifies a row; None for the row number.
+        prompt: the columns that the prompt shows.
+        label: the column that answers are compared with, if any.
+    """
+
+    path: Path
+    rows: int
+    id: str | None
+    prompt: tuple[str, ...]
+    label: str | None
+
+
+def init_job(
+    table: str,
+    to: Path | None = None,
+    *,
+    model: str | None = None,
+    wire_format: FormatName = "messages",
+) -> Draft:
+    """Write a job file for a table; never over another file.
+
+    Args:
+        table: a file that batchrun reads, or a glob of several.
+        to: where to write it; by default `<table>.toml` in the current directory.
+        model: what to ask; by default a small model of the format's vendor.
+        wire_format: `messages` or `chat`.
+
+    Raises:
+        JobError: when the table cannot be read, has no rows or no column to make a prompt of, or the
+            file is there already.
+    """
+    path = to or Path(f"{_plain_name(table)}.toml")
+    _refuse_existing(path)
+    place = str(Path(table).absolute())
+    source = Source(InputConfig(place))
+    rows = source.count()
+    if not rows:
+        raise JobError(f"{table}: has no rows; fill it in first, so that its columns can be told")
+    columns = look_at(source)
+    choice = choose(columns, place)
+    heading = Heading(path.name, _written_path(place, path), rows)
+    text = job_text(
+        heading,
+        columns,
+        choice,
+        wire_format=wire_format,
+        model=model or DEFAULT_MODEL[wire_format],
+        prefix=_prefix(columns, choice),
+    )
+    _try_out(text, path, source)
+    _write_new(path, text)
+    return Draft(path, rows, choice.id, tuple(c.name for c in choice.prompt), choice.label_name)
+
+
+def _plain_name(table: str) -> str:
+    stem = Path(table).name.split(".")[0]
+    return re.sub(r"[^\w-]+", "_", stem).strip("_") or "job"
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.suffix != ".toml":
+        raise JobError(f"--output {path}: a job file ends in .toml")
+    if os.path.lexists(path):
+        raise JobError(
+            f"{path}: is there already and stays as it is; choose another name with --output"
+        )
+
+
+def _written_path(place: str, job_file: Path) -> str:
+    """Return the table's place as the job file names it: from its own folder."""
+    text = os.path.relpath(place, job_file.absolute().parent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise JobError(f"{place!r}: a name that is not UTF-8 cannot stand in a job file") from None
+    return Path(text).as_posix()
+
+
+def _prefix(columns: list[Column], choice: Choice) -> str:
+    """Return what our column names need before them, so that none is the table's."""
+    names = [column.name for column in columns]
+    for prefix in PREFIXES:
+        try:
+            result_names(names, prefix, scored=choice.label is not None)
+        except JobError:
+            continue
+        return prefix
+    raise JobError(f"the table has columns of our names, also behind {', '.join(PREFIXES[1:])}")
+
+
+def _try_out(text: str, path: Path, source: Source) -> None:
+    """Load the job and render the first rows, as `preview` will.
+
+    Raises:
+        JobError: when that fails, which names what is wrong.
+    """
+    job = Job.from_document(
+        {"name": path.stem, **tomllib.loads(text)}, path.absolute().parent, origin=str(path)
+    )
+    renderer = Renderer(job, source.columns)
+    chunk = next(source.items(renderer.columns, TRIED_ROWS))
+    renderer.render(islice(chunk, TRIED_ROWS))
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        _refuse_existing(path)
+    except OSError as error:
+        raise JobError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+__all__ = ["Draft", "init_job"]

@@ -1,0 +1,305 @@
+"""One process working on a run: what is pending is sent, and all that happens is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.from_thread
+
+from batchrun import __version__, checkpoint
+from batchrun.changes import told
+from batchrun.client import Client
+from batchrun.dispatch import Dispatcher
+from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
+from batchrun.events import EventLog
+from batchrun.feed import Feed
+from batchrun.hints import hints
+from batchrun.limits import ErrorBudget, Waits
+from batchrun.observation import ObservedJournal, started
+from batchrun.prepare import price_book
+from batchrun.terminal import printable
+
+if TYPE_CHECKING:
+    from anyio.abc import ObjectSendStream
+
+    from batchrun.client import TransportPort
+    from batchrun.errors import ProviderFault
+    from batchrun.events import EventFile
+    from batchrun.interrupts import Interrupts
+    from batchrun.job import Job
+    from batchrun.limits import ErrorTally, Limits
+    from batchrun.prepare import Prepared, RunOptions
+    from batchrun.progress import Progress
+    from batchrun.records import PlannedRequest, Reuse
+
+REFRESH_S = 0.5
+NOTE_S = 2.0
+# How long answers are kept in memory while the disk has no room for them.
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that this process may work on: its directory is locked, its checkpoint is open.
+
+    `reuse` is what a changed plan uses again; None when nothing has changed. `label` says in
+    messages which of several runs is meant; empty when there is only one.
+    """
+
+    plan: Prepared
+    store: checkpoint.Checkpoint
+    reuse: Reuse | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the run is called among those of this process."""
+        return f"{self.plan.job.name} {self.label}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all runs of one process share: limits and budgets, the way out, the bar, the signals.
+
+    `simulator` is the address that takes the place of every base URL.
+    """
+
+    options: RunOptions
+    limits: Limits
+    waits: Waits
+    errors: ErrorTally
+    transport: TransportPort
+    simulator: str | None
+    progress: Progress
+    interrupts: Interrupts
+    log: EventFile
+
+
+class Execution:
+    """One process working on a run.
+
+    Args:
+        run: the run.
+        common: what it shares with other runs of this process.
+    """
+
+    def __init__(self, run: OpenRun, common: Common) -> None:
+        self._plan = run.plan
+        self._store = run.store
+        self._run = run
+        self._common = common
+        self._log = EventLog(common.log, run.name)
+        self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
+        self._journal = checkpoint.Journal(run.store, self._patience)
+        self._waits = Waits(parent=common.waits)
+        self._dispatcher = self._make_dispatcher()
+        self._feed = Feed(
+            run.plan,
+            store=run.store,
+            journal=self._journal,
+            dispatcher=self._dispatcher,
+            options=common.options,
+            progress=common.progress,
+            note=self._note,
+            log=self._log,
+            reuse=run.reuse,
+        )
+        self._work_scope = anyio.CancelScope()
+        self._error: BatchrunError | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way."""
+        return self._dispatcher.in_flight
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether every row has its request."""
+        return self._feed.is_planned
+
+    async def run(self) -> BatchrunError | None:
+        """Send what is pending; return what ended the execution early, if anything did.
+
+        Raises:
+            CheckpointError: when the checkpoint stops working.
+        """
+        self._begin()
+        try:
+            await self._with_journal()
+        except BaseExceptionGroup as group:
+            raise ours(group) from group
+        self._look_at_place()
+        error = self._outcome()
+        outcome = "finished" if error is None else f"stopped: {error}"
+        self._store.finish_execution(outcome, dict(self._waits.seconds))
+        return error
+
+    async def wind_up(self) -> None:
+        """Send nothing more; cancel what is in flight after the grace, or when the user insists."""
+        self._dispatcher.drain()
+        with anyio.move_on_after(self._common.options.grace_s):
+            await self._common.interrupts.insisted.wait()
+        self._patience.end()
+        self._work_scope.cancel()
+
+    def _begin(self) -> None:
+        plan = self._plan
+        in_flight = self._store.start_execution(
+            name=plan.job.name,
+            job=plan.job.document,
+            base=plan.job.base,
+            signature=plan.signature,
+            total=plan.total,
+            version=__version__,
+            samples=plan.job.request.samples,
+        )
+        self._log.write("start", **started(plan, self._store.execution, self._common.options))
+        for hint in hints(plan.job, self._common.options):
+            self._note(hint)
+        if self._run.reuse is not None:
+            self._note(told(self._run.reuse))
+        if in_flight:
+            self._note(
+                f"{in_flight} requests were in flight when an earlier execution ended; "
+                "they may have been billed, and are sent again"
+            )
+
+    async def _with_journal(self) -> None:
+        """Keep the journal open until everything that happened is on disk."""
+        async with anyio.create_task_group() as keeper:
+            await keeper.start(self._journal.run)
+            try:
+                async with anyio.create_task_group() as helpers:
+                    helpers.start_soon(self._note_waits)
+                    helpers.start_soon(self._watch_place)
+                    await self._send_everything()
+                    helpers.cancel_scope.cancel()
+            finally:
+                self._journal.close()
+
+    def _make_client(self) -> Client:
+        request, common = self._plan.job.request, self._common
+        simulator = common.simulator
+        return Client(
+            request.format,
+            self._plan.key,
+            timeout_s=self._plan.job.retry.timeout_s,
+            transport=common.transport,
+            reroute=None if simulator is None else (request.base_url, simulator),
+            auth=request.auth,
+        )
+
+    def _make_dispatcher(self) -> Dispatcher:
+        job, common = self._plan.job, self._common
+        errors = ErrorBudget(job.limits.max_errors, common.errors)
+        prices = price_book(job)
+        dispatcher = Dispatcher(
+            client=self._make_client(),
+            journal=ObservedJournal(
+                self._journal,
+                store=self._store,
+                prices=prices,
+                progress=common.progress,
+                log=self._log,
+            ),
+            limits=common.limits,
+            waits=self._waits,
+            errors=errors,
+            prices=prices,
+            config=job.retry,
+            review=self._plan.review,
+            tools=self._plan.tools,
+            account=job.request.api_key_env,
+        )
+        common.errors.on_spent(dispatcher.stop)
+        return dispatcher
+
+    async def _send_everything(self) -> None:
+        send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
+        with self._work_scope:
+            async with receive, anyio.create_task_group() as work:
+                work.start_soon(self._feed_all, send)
+                work.start_soon(self._dispatcher.run, receive)
+
+    async def _feed_all(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
+        async with send:
+            try:
+                await self._feed.run(send)
+            except BatchrunError as error:
+                self._error = error
+                self._dispatcher.drain()
+
+    async def _note_waits(self) -> None:
+        """Tell those who ask for the status of this run what it is waiting for."""
+        noted = None
+        while True:
+            await anyio.sleep(NOTE_S)
+            if (reason := self._common.limits.waiting_for()) != noted:
+                await self._journal.call(self._store.note_waiting, reason)
+                self._log.write("waiting", reason=reason)
+                noted = reason
+
+    async def _watch_place(self) -> None:
+        """Stop when somebody removes or moves the run directory: nothing could be resumed."""
+        while True:
+            await anyio.sleep(REFRESH_S)
+            if not self._store.is_in_place():
+                await self.wind_up()
+
+    def _look_at_place(self) -> None:
+        """After the last request: see that what was answered can be found again."""
+        if self._store.is_in_place():
+            return
+        gone = f"{self._store.path}: was removed or moved during the run, which stopped"
+        try:
+            self._store.put_back()
+        except CheckpointError as error:
+            raise CheckpointError(f"{gone}, and could not be written again: {error}") from error
+        self._error = CheckpointError(
+            f"{gone}; the checkpoint with every answer was written there again"
+        )
+
+    def _note(self, message: str) -> None:
+        label = self._run.label
+        self._common.progress.note(f"{label}: {message}" if label else message)
+        self._log.write("note", message=message)
+
+    def _note_from_thread(self, message: str) -> None:
+        anyio.from_thread.run_sync(self._note, message)
+
+    def _outcome(self) -> BatchrunError | None:
+        dispatcher, interrupts = self._dispatcher, self._common.interrupts
+        if self._error is not None:
+            return self._error
+        if dispatcher.fatal is not None:
+            return RunStopped(_fatal_message(self._plan.job, dispatcher.fatal))
+        if dispatcher.stop_reason is not None:
+            return RunStopped(f"stopped: {dispatcher.stop_reason}; what was answered is saved")
+        if interrupts.first is not None:
+            return Interrupted(interrupts.first, "interrupted; what was answered is saved")
+        return None
+
+
+def _fatal_message(job: Job, fault: ProviderFault) -> str:
+    """Say what the provider refused, and what to look at."""
+    status = f"HTTP {fault.http_status} " if fault.http_status else ""
+    if fault.http_status in {401, 403}:
+        variable = job.request.api_key_env or "no variable (api_key_env is empty)"
+        hint = f"check the key in the environment variable {variable}"
+    elif fault.http_status == 404:
+        hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
+    else:
+        hint = "the account's quota or credit is exhausted; raise it"
+    message = f"{printable(fault.error_type)}: {printable(fault.message)}"
+    return f"{job.request.base_url} refused: {status}{message}; {hint}. What was answered is saved"
+
+
+def ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return our own error from a group of tasks' errors, or the group when there is none."""
+    for error in group.exceptions:
+        found = ours(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, BatchrunError):
+            return found
+    return group

@@ -1,0 +1,176 @@
+"""Reading, rendering and planning, ahead of the workers: rows become the requests to be sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from batchrun.render import sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anyio.abc import ObjectSendStream
+
+    from batchrun import checkpoint
+    from batchrun.dispatch import Dispatcher
+    from batchrun.events import EventLog
+    from batchrun.prepare import Prepared, RunOptions
+    from batchrun.progress import Progress
+    from batchrun.records import Item, PlannedRequest, Reuse
+
+CHUNK_ROWS = 512
+IMAGE_CHUNK_ROWS = 8
+
+
+class Feed:
+    """Hands the requests of one run to its dispatcher, as fast as they are taken.
+
+    Args:
+        plan: what is asked of which rows.
+        store: the run's checkpoint.
+        journal: lends it.
+        dispatcher: is draining when nothing more is to be sent.
+        options: which rows, and what to do about errored ones.
+        progress: is told of rows that need no request.
+        note: tells the user something.
+        log: is told of requests and of rows that cannot become one.
+        reuse: what a changed plan uses again, when the user has been told that already.
+    """
+
+    def __init__(
+        self,
+        plan: Prepared,
+        *,
+        store: checkpoint.Checkpoint,
+        journal: checkpoint.Journal,
+        dispatcher: Dispatcher,
+        options: RunOptions,
+        progress: Progress,
+        note: Callable[[str], None],
+        log: EventLog,
+        reuse: Reuse | None,
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._options = options
+        self._progress = progress
+        self._note = note
+        self._log = log
+        self._reuse = reuse
+        self._samples = plan.job.request.samples
+        # A row with images takes megabytes once it is rendered.
+        chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
+        self._chunk_rows = max(1, chunk_rows // self._samples)
+        self._reused = 0
+        self._sent = 0
+        self._sending = anyio.CancelScope()
+        self._has_unplaced: bool | None = None
+        self._is_through = True
+        self.is_planned = False
+
+    async def run(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
+        """Plan every row that is to be sent; returns when all are, or the dispatcher drains.
+
+        Raises:
+            BatchrunError: when the input or the checkpoint fails.
+        """
+        self._dispatcher.on_drain(self._stop_sending)
+        if self._options.rows is not None:
+            await self._plan_rows(send, is_known=False)
+            return
+        mark = self._plan.mark
+        is_known = await self._journal.call(self._store.is_planned, mark)
+        if not (is_known and await self._is_settled(0, self._plan.total)):
+            await self._plan_rows(send, is_known=is_known)
+            if not self._is_through:
+                return
+        await self._journal.call(self._store.finish_plan, self._plan.total, mark)
+        self.is_planned = True
+        self._tell_reused()
+
+    def _tell_reused(self) -> None:
+        if self._reused and self._reuse is None:
+            rest = f"{self._sent} to send" if self._sent else "nothing to send"
+            shared = ", or share one" if self._plan.job.request.dedupe else ""
+            unit = self._progress.unit
+            self._note(f"{self._reused} {unit}s have their result already{shared}; {rest}")
+
+    async def _plan_rows(
+        self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
+    ) -> None:
+        chunks = self._chunks()
+        while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
+            if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
+                continue
+            rendered = sampled(self._plan.renderer.render(items), self._samples)
+            pending = await self._journal.call(
+                self._store.plan,
+                rendered,
+                retry_errored=self._options.retry_errored,
+                dedupe=self._plan.job.request.dedupe,
+            )
+            bad = sum(item.fingerprint is None for item in rendered)
+            self._log.unrenderable(rendered)
+            self._log.planned(pending)
+            self._count(len(rendered), bad, len(pending))
+            await self._hand_over(pending, send)
+            if self._dispatcher.is_draining and not await self._must_plan_on():
+                self._is_through = False
+                return
+
+    def _chunks(self) -> Iterator[list[Item]]:
+        """Yield the rows that are to be looked at; no chunk is empty."""
+        wanted = self._options.rows
+        chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
+        if wanted is None:
+            return chunks
+        picked = ([item for item in items if item.ordinal in wanted] for items in chunks)
+        return (items for items in picked if items)
+
+    async def _is_settled(self, first: int, end: int) -> bool:
+        """Say whether rows that have their requests already need nothing more; then count them.
+
+        A run that is nearly done is resumed without rendering what is done.
+        """
+        first, end = first * self._samples, end * self._samples
+        to_send, bad = await self._journal.call(
+            self._store.standing, first, end, retry_errored=self._options.retry_errored
+        )
+        if not to_send:
+            self._count(end - first, bad, 0)
+        return not to_send
+
+    async def _hand_over(
+        self, pending: list[PlannedRequest], send: ObjectSendStream[list[PlannedRequest]]
+    ) -> None:
+        with anyio.CancelScope() as self._sending:
+            if pending and not self._dispatcher.is_draining:
+                await send.send(pending)
+
+    def _stop_sending(self) -> None:
+        self._sending.cancel()
+
+    async def _must_plan_on(self) -> bool:
+        """Whether answers of earlier executions are still to be matched to their rows.
+
+        After a change of the input or the template they are; the outputs would lack them.
+        """
+        if self._has_unplaced is None:
+            self._has_unplaced = await self._journal.call(self._store.has_unplaced_results)
+        return self._has_unplaced
+
+    def _count(self, rows: int, unrenderable: int, to_send: int) -> None:
+        self._progress.unrenderable(unrenderable)
+        reused = rows - unrenderable - to_send
+        self._progress.reused(reused)
+        self._reused += reused
+        self._sent += to_send
+
+
+def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
+    return next(chunks, None)

@@ -1,0 +1,49 @@
+"""What whoever runs a job may want to know before it begins; nothing here keeps it from running."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from batchrun import checkpoint
+from batchrun.errors import BatchrunError
+from batchrun.job import Job
+from batchrun.prepare import model_hint, run_directory
+
+if TYPE_CHECKING:
+    from batchrun.prepare import RunOptions
+
+FINISHED = "finished"
+
+
+def hints(job: Job, options: RunOptions) -> list[str]:
+    """Return what to tell before the first request."""
+    found = (model_hint(job), unfinished_before(job, options))
+    return [hint for hint in found if hint is not None]
+
+
+def unfinished_before(job: Job, options: RunOptions) -> str | None:
+    """Say that the day before was not finished, and how to go on with it; None when it was.
+
+    After midnight the same command begins another run. Reads only.
+    """
+    if job.date is None:
+        return None
+    day = (job.date - timedelta(days=1)).isoformat()
+    earlier = Job.from_document({**job.document, "date": day}, job.base)
+    directory = run_directory(earlier, options)
+    if directory == run_directory(job, options):
+        return None
+    try:
+        if checkpoint.is_locked(directory) or _outcome(earlier, options) == FINISHED:
+            return None
+    except BatchrunError:
+        return None  # there was no run, or nothing can be said about it
+    return f"the run of {day} in {directory} is not finished; to go on with it, add: --date {day}"
+
+
+def _outcome(job: Job, options: RunOptions) -> str | None:
+    store = checkpoint.Checkpoint(run_directory(job, options), writable=False)
+    with closing(store):
+        return checkpoint.last_outcome(store)

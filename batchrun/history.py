@@ -1,0 +1,138 @@
+"""What a run has been: by which prices it was counted, and what each model did. All frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class PriceUse:
+    """Which price the costs of a model were counted by.
+
+    Attributes:
+        model: as answered.
+        source: where the price is from: the price list with its version, or the job file.
+        as_of_us: the moment that it holds for, in microseconds since 1970 UTC.
+        matched: the model in the price list; None when the price is not known.
+        rates: pico-dollars per token (input, output, cache_read, cache_write, cache_write_1h) of a
+            short prompt; long ones may have a dearer tier.
+    """
+
+    model: str
+    source: str
+    as_of_us: int
+    matched: str | None = None
+    rates: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """What one model answered: attempts that succeeded, and the tokens and cost of all of them.
+
+    `cost` is in pico-dollars, None when the price is unknown.
+    """
+
+    model: str
+    answers: int
+    input_tokens: int
+    output_tokens: int
+    cost: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An execution's place in the time that a run was at work; microseconds.
+
+    Attributes:
+        execution: its number.
+        started_us: when it began, since 1970 UTC.
+        offset_us: how long earlier executions took.
+        length_us: how long it took.
+    """
+
+    execution: int
+    started_us: int
+    offset_us: int
+    length_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """How a run went over the time that it was at work, in equal steps.
+
+    Every sequence has a number for each step. Attempts and what they used count where they ended.
+
+    Attributes:
+        step_s: how long a step is, in seconds.
+        spans: the executions that sent something.
+        succeeded: attempts that brought an answer.
+        refused: attempts that the provider refused because they were too many.
+        failed: attempts that failed otherwise.
+        in_flight: how many attempts were under way, on average.
+        input_tokens: tokens sent.
+        output_tokens: tokens received.
+        cost: pico-dollars, by model; the less costly ones together as the last.
+    """
+
+    step_s: float
+    spans: tuple[Span, ...]
+    succeeded: tuple[int, ...]
+    refused: tuple[int, ...]
+    failed: tuple[int, ...]
+    in_flight: tuple[float, ...]
+    input_tokens: tuple[int, ...]
+    output_tokens: tuple[int, ...]
+    cost: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often values are how large: `counts[i]` of them from `start + i * width` up to the next.
+
+    `beyond` values lie above the last. `at` names some percentiles, such as `p50`.
+    """
+
+    start: float
+    width: float
+    counts: tuple[int, ...]
+    beyond: int
+    at: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRow:
+    """A row of the input with what came of it; `cost` is in pico-dollars.
+
+    Long texts are cut. `prompt` is None as long as nobody has read the input again.
+    """
+
+    ordinal: int
+    custom_id: str
+    status: str
+    response: str | None
+    error: str | None
+    model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: int | None
+    latency_s: float | None
+    attempts: int | None
+    score: float | None = None
+    predicted: str | None = None
+    expected: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a report shows beside the totals; nothing in it grows with the number of rows."""
+
+    series: Series | None
+    latency_s: Histogram | None
+    input_tokens: Histogram | None
+    output_tokens: Histogram | None
+    samples: tuple[SampledRow, ...]

@@ -1,0 +1,86 @@
+"""What an execution tells others while it runs: the bar, and the log of events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchrun import __version__
+from batchrun.pricing import MOST_MODELS
+
+if TYPE_CHECKING:
+    from batchrun.checkpoint import Checkpoint, Journal
+    from batchrun.events import EventLog
+    from batchrun.prepare import Prepared, RunOptions
+    from batchrun.pricing import PriceBook
+    from batchrun.progress import Progress
+    from batchrun.records import Attempt, AttemptStart, Result, Turn
+
+
+class ObservedJournal:
+    """The checkpoint's journal, with the bar and the log told once something is safe.
+
+    The prices that are used are kept beside the attempts.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        store: Checkpoint,
+        prices: PriceBook,
+        progress: Progress,
+        log: EventLog,
+    ) -> None:
+        self._journal = journal
+        self._store = store
+        self._prices = prices
+        self._progress = progress
+        self._log = log
+        self._priced: set[str] = set()
+
+    async def begin(self, start: AttemptStart) -> None:
+        """See `dispatch.Journal`, as for the following."""
+        await self._journal.begin(start)
+
+    async def fail(self, attempt: Attempt) -> None:
+        """An attempt failed, and the request goes on or stays pending."""
+        await self._journal.fail(attempt)
+        self._log.failed(attempt)
+        await self._note_price(attempt)
+
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        """A conversation has a turn of the model."""
+        await self._journal.turn(turn, attempt)
+        await self._note_price(attempt)
+
+    async def finish(self, result: Result) -> None:
+        """A request has its result."""
+        await self._journal.finish(result)
+        self._progress.finished(result)
+        self._log.finished(result)
+        await self._note_price(result.last)
+
+    async def _note_price(self, attempt: Attempt | None) -> None:
+        """Keep by which price a model's costs are counted, when it is met for the first time."""
+        if attempt is None or attempt.model is None or attempt.usage.input_tokens is None:
+            return
+        if attempt.model not in self._priced and len(self._priced) < MOST_MODELS:
+            self._priced.add(attempt.model)
+            price = self._prices.used(attempt.model)
+            await self._journal.call(self._store.note_price, price)
+
+
+def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, Any]:
+    """Return what the log says of an execution that begins."""
+    request = plan.job.request
+    return {
+        "version": __version__,
+        "execution": execution,
+        "directory": str(plan.directory),
+        "rows": plan.total,
+        "format": request.format,
+        "base_url": request.base_url,
+        "model": request.model,
+        "simulated": options.simulate is not None,
+        "date": plan.job.date,
+    }

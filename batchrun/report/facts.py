@@ -1,0 +1,173 @@
+"""The content of `summary.json`; docs/summary.md says what each key means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.records import PICO_PER_USD
+from batchrun.report.hints import hint
+from batchrun.report.text import moment
+from batchrun.scoring import score_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.history import PriceUse
+    from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
+
+SCHEMA_VERSION = 1
+_PICO_PER_TOKEN = PICO_PER_USD // 10**6  # of a price in USD per million tokens
+
+
+def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
+    """Return the content of `summary.json`: money in USD, times in seconds.
+
+    Amounts are null when no answer has a known price; `answers_without_price` says how many are
+    missing from a sum. `score` is there when answers were scored.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": totals.name,
+        "counts": {
+            "total": totals.total,
+            "succeeded": totals.succeeded,
+            "errored": totals.errored,
+            "pending": totals.pending,
+        },
+        "tokens": _tokens(totals),
+        "cost_usd": _money(totals),
+        "prices": [_price(price) for price in totals.prices],
+        "models": _models(totals),
+        "latency_s": dict(totals.latency_s),
+        "throughput": throughput(totals),
+        **_attempts(totals),
+        "executions": [_execution(execution) for execution in totals.executions],
+        "wall_time_s": round(totals.wall_time_s, 3),
+        "last_error": totals.last_error,
+        **({} if score is None else {"score": score_facts(score)}),
+    }
+
+
+def summary_json(totals: RunTotals, score: ScoreTotals | None = None) -> str:
+    """Return `summary.json` as text."""
+    return orjson.dumps(summary(totals, score), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def throughput(totals: RunTotals) -> dict[str, float | None]:
+    """Return rows with a result and tokens per second of wall time; None of a run that took none."""
+    usage, wall = totals.usage, totals.wall_time_s
+    tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+    amounts = {"rows_per_s": totals.succeeded + totals.errored, "tokens_per_s": tokens}
+    return {key: round(amount / wall, 3) if wall else None for key, amount in amounts.items()}
+
+
+def is_unpriced(totals: RunTotals) -> bool:
+    """Whether there are answers, and not one of them has a known price."""
+    return bool(totals.unpriced) and not totals.cost_by_model
+
+
+def projected(totals: RunTotals) -> int | None:
+    """Return what all rows would cost, in pico-dollars, if the rest are like those so far.
+
+    None when nothing is left to do, or too little is known to tell.
+    """
+    done = totals.succeeded + totals.errored
+    if not totals.pending or not done or totals.unpriced:
+        return None
+    return totals.cost.total * totals.total // done
+
+
+def _tokens(totals: RunTotals) -> dict[str, Any]:
+    usage = totals.usage
+    return {
+        "input": usage.input_tokens,
+        "output": usage.output_tokens,
+        "cache_read": usage.cache_read_tokens,
+        "cache_write": usage.cache_write_tokens,
+        "reasoning": usage.reasoning_tokens,
+    }
+
+
+def _money(totals: RunTotals) -> dict[str, Any]:
+    cost = totals.cost
+    usd = _unknown if is_unpriced(totals) else _usd
+    rest = projected(totals)
+    return {
+        "total": usd(cost.total),
+        "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
+        "by_kind": {
+            "uncached_input": usd(cost.uncached_input),
+            "cache_read": usd(cost.cache_read),
+            "cache_write": usd(cost.cache_write),
+            "output": usd(cost.output),
+        },
+        "saved_by_cache": usd(cost.cache_saved),
+        "answers_without_price": totals.unpriced,
+        "cap": None if totals.cap is None else _usd(totals.cap),
+        "projected_total": None if rest is None else _usd(rest),
+    }
+
+
+def _price(price: PriceUse) -> dict[str, Any]:
+    rates = price.rates
+    return {
+        "model": price.model,
+        "source": price.source,
+        "as_of": moment(price.as_of_us),
+        "matched": price.matched,
+        "usd_per_million_tokens": None
+        if rates is None
+        else {kind: pico / _PICO_PER_TOKEN for kind, pico in rates.items()},
+    }
+
+
+def _models(totals: RunTotals) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": one.model,
+            "answers": one.answers,
+            "input_tokens": one.input_tokens,
+            "output_tokens": one.output_tokens,
+            "cost_usd": None if one.cost is None else _usd(one.cost),
+        }
+        for one in totals.models
+    ]
+
+
+def _attempts(totals: RunTotals) -> dict[str, Any]:
+    return {
+        "attempts": totals.attempts,
+        "retries": {
+            "total": sum(totals.retries_by_cause.values()),
+            "by_cause": dict(totals.retries_by_cause),
+        },
+        "waits_s": {cause: round(s, 3) for cause, s in totals.waits_s_by_cause.items()},
+        "errors": {
+            error_type: {"count": count, "example": example, "hint": hint(error_type)}
+            for error_type, (count, example) in totals.errors_by_type.items()
+        },
+        "errored_to_retry": totals.to_retry,
+        "in_flight": totals.in_flight,
+        "possibly_double_billed": totals.maybe_billed,
+    }
+
+
+def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "execution": execution["execution"],
+        "started_at": moment(execution["started_us"]),
+        "wall_time_s": round(execution["wall_time_s"], 3),
+        "outcome": execution["outcome"],
+        "version": execution["version"],
+    }
+
+
+def _unknown(_pico: int) -> None:
+    return None
+
+
+def _usd(pico: int) -> float:
+    return pico / PICO_PER_USD

@@ -1,0 +1,60 @@
+"""How to mend what went wrong, by the type of the error."""
+
+from __future__ import annotations
+
+_SHORTER = "shorten the prompt, or ask a model with a longer context"
+_SLOWER = "the provider was too busy: run again later, or raise [retry] max_wait_s"
+_AGAIN = "passing trouble of the network or the server: run again to send these rows once more"
+_KEY = "check the key in the variable that [request] api_key_env names, and what it may be used for"
+_ACCOUNT = "raise the account's quota, credit or spend limit, then run again"
+_COLUMN = "mend these rows in the table, or the key in [request] that reads them"
+_IMAGE = "mend the image: JPEG, PNG, GIF or WebP, small enough, below [request] image_dir"
+
+_HINTS = {
+    "api_error": _AGAIN,
+    "authentication_error": _KEY,
+    "billing_error": _ACCOUNT,
+    "billing_hard_limit_reached": _ACCOUNT,
+    "cancelled": "the run was stopped while this was under way: run again",
+    "connection_error": "check base_url and the network, then run again",
+    "context_length_exceeded": _SHORTER,
+    "credit_balance_exhausted": _ACCOUNT,
+    "empty_model": _COLUMN,
+    "empty_prompt": _COLUMN,
+    "image_too_large": _IMAGE,
+    "insufficient_quota": _ACCOUNT,
+    "interrupted": "the process ended before the answer arrived: run again",
+    "invalid_answer": "relax json_schema, say in the prompt what is wanted, or raise max_tokens",
+    "invalid_api_key": _KEY,
+    "invalid_image": _IMAGE,
+    "invalid_messages": _COLUMN,
+    "invalid_parameter": _COLUMN,
+    "invalid_request_error": "the provider refused what was asked: look at it with batchrun preview",
+    "invalid_response": "what answers at base_url does not speak this format: check base_url, format",
+    "invalid_text": "remove what cannot be written as JSON from these rows",
+    "max_turns": "raise [tools] max_turns, then run again with --retry-errored",
+    "model_not_found": "check the spelling of model, and that the key may use it",
+    "not_found_error": "check model and base_url",
+    "null_value": 'fill the empty cells, or give a default: {{ column or "none" }}',
+    "over_token_limit": "raise the token limit in [limits], or shorten the prompt",
+    "overloaded_error": _SLOWER,
+    "permission_error": _KEY,
+    "rate_limit_error": _SLOWER,
+    "rate_limit_exceeded": _SLOWER,
+    "request_too_large": _SHORTER,
+    "server_error": _AGAIN,
+    "stream_error": _AGAIN,
+    "template_error": "mend the template, or the rows it fails for",
+    "timeout": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
+    "unknown_price": "give the model's price in [price], or take max_cost_usd out",
+}
+_BY_STATUS = {"http_401": _KEY, "http_403": _KEY, "http_413": _SHORTER, "http_429": _SLOWER}
+
+
+def hint(error_type: str) -> str | None:
+    """Return how to mend errors of a type; None when there is nothing useful to say."""
+    if (known := _HINTS.get(error_type) or _BY_STATUS.get(error_type)) is not None:
+        return known
+    if error_type.endswith(("_spend_limit_exceeded", "_usage_limit_exceeded")):
+        return _ACCOUNT
+    return _AGAIN if error_type.startswith("http_5") else None

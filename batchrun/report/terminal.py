@@ -1,0 +1,271 @@
+"""The summary on the terminal: a table of at most 80 columns, without what there is nothing to say of."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun.records import PICO_PER_USD
+from batchrun.report.facts import is_unpriced, projected, throughput
+from batchrun.report.hints import hint
+from batchrun.report.text import (
+    counted,
+    dollars,
+    moment,
+    rate,
+    seconds,
+    short,
+)
+from batchrun.scoring import score_lines
+from batchrun.terminal import harmless, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
+
+WIDTH = 80
+LABEL = 16
+NUMBER = 12
+# Where the text of an error begins.
+ERROR = 18
+MOST_ERRORS = 5
+MOST_MODELS = 8
+MODEL_WIDTH = 28
+# A cap is worth raising by somewhat more than the average says.
+MARGIN = 1.1
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Puts colours on text, or leaves it as it is."""
+
+    is_on: bool = False
+
+    def __call__(self, text: str, *codes: int) -> str:
+        """Return text in the colours of these SGR codes."""
+        return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m" if self.is_on and text else text
+
+
+BOLD, DIM, RED, GREEN, YELLOW = 1, 2, 31, 32, 33
+
+
+def summary_text(
+    totals: RunTotals, directory: Path, score: ScoreTotals | None = None, *, colour: bool = False
+) -> str:
+    """Return the summary that a person reads after a run."""
+    paint = Paint(colour)
+    parts = [
+        _headline(totals, paint),
+        _money(totals, paint),
+        _models(totals, paint),
+        _pace(totals, paint),
+        _errors(totals, paint),
+        _score(score, paint),
+        _last(totals, directory, paint),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bool = False) -> str:
+    """Return what `batchrun status` prints."""
+    paint = Paint(colour)
+    state = paint("running", BOLD, GREEN) if running else paint("not running", BOLD)
+    started = totals.executions[-1]["started_us"] if totals.executions else None
+    since = f", last started {moment(started)}" if started is not None else ""
+    lines = [f"{state}{since}", summary_text(totals, directory, colour=colour)]
+    if running or totals.in_flight:
+        lines.append(_line("in flight", f"{totals.in_flight:,}", paint))
+    if running and totals.waiting:
+        lines.append(_line("waiting", f"for {printable(totals.waiting)}", paint))
+    if totals.last_error:
+        lines += _wrapped("last error", short(totals.last_error, 200), paint)
+    return "\n".join(lines)
+
+
+def _headline(totals: RunTotals, paint: Paint) -> list[str]:
+    whole = totals.succeeded == totals.total
+    parts = [(f"{totals.succeeded:,} of {totals.total:,} rows succeeded", GREEN if whole else BOLD)]
+    if totals.errored:
+        parts.append((f"{totals.errored:,} errored", RED))
+    if totals.pending:
+        parts.append((f"{totals.pending:,} pending", YELLOW))
+    name = short(totals.name, 40)
+    is_long = len(name) + sum(len(text) + 2 for text, _ in parts) > WIDTH
+    counts = ", ".join(paint(text, code) for text, code in parts)
+    lines = (
+        [f"{paint(name, BOLD)}:", f"  {counts}"] if is_long else [f"{paint(name, BOLD)}: {counts}"]
+    )
+    if totals.to_retry:
+        lines.append(f"  {totals.to_retry:,} of the errored will be tried again by the next run")
+    return lines
+
+
+def _money(totals: RunTotals, paint: Paint) -> list[str]:
+    """Tokens and cost by kind, side by side."""
+    usage, cost = totals.usage, totals.cost
+    total_in, total_out = usage.input_tokens or 0, usage.output_tokens or 0
+    if not total_in and not total_out:
+        return []
+    read, write = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
+    reasoning = f"{usage.reasoning_tokens:,} for reasoning" if usage.reasoning_tokens else ""
+    saved = f"saved {dollars(cost.cache_saved)}" if cost.cache_saved else ""
+    rows = [
+        ("input" if not read + write else "uncached input", total_in - read - write, ""),
+        ("cache read", read, saved),
+        ("cache write", write, ""),
+        ("output", total_out, reasoning),
+        ("total", total_in + total_out, _per_thousand(totals)),
+    ]
+    amounts = [cost.uncached_input, cost.cache_read, cost.cache_write, cost.output, cost.total]
+    money = _unknown if is_unpriced(totals) else dollars
+    cells = [
+        (kind, f"{tokens:,}", money(amount), note)
+        for (kind, tokens, note), amount in zip(rows, amounts, strict=True)
+        if tokens or amount
+    ]
+    return _table(("", "tokens", "cost", ""), cells, "<>><", paint) + _unpriced(totals, paint)
+
+
+def _per_thousand(totals: RunTotals) -> str:
+    """The average cost, once it is of more rows than one can count."""
+    done = totals.succeeded + totals.errored
+    if done < 2 or not totals.cost.total or totals.unpriced:
+        return ""
+    return f"{dollars(totals.cost.total * 1_000 // done)} per 1,000 rows"
+
+
+def _unpriced(totals: RunTotals, paint: Paint) -> list[str]:
+    if not totals.unpriced:
+        return []
+    answers = counted(totals.unpriced, "answer")
+    return [f"  {paint(f'the price of {answers} is unknown: give it in [price]', YELLOW)}"]
+
+
+def _models(totals: RunTotals, paint: Paint) -> list[str]:
+    if len(totals.models) < 2:
+        return [_line("model", short(one.model, 60), paint) for one in totals.models]
+    cells = [
+        (
+            short(one.model, MODEL_WIDTH),
+            f"{one.answers:,}",
+            f"{one.input_tokens:,}",
+            f"{one.output_tokens:,}",
+            "unknown" if one.cost is None else dollars(one.cost),
+        )
+        for one in totals.models[:MOST_MODELS]
+    ]
+    head = ("model", "answers", "input", "output", "cost")
+    more = len(totals.models) - MOST_MODELS
+    return _table(head, cells, "<>>>>", paint) + ([f"  and {more:,} more"] if more > 0 else [])
+
+
+def _pace(totals: RunTotals, paint: Paint) -> list[str]:
+    latency = [f"{name} {value:.2f} s" for name, value in totals.latency_s.items() if value]
+    pace = throughput(totals)
+    speed = [f"{rate(value)} {key.replace('_per_s', '/s')}" for key, value in pace.items() if value]
+    if speed:
+        executions = len(totals.executions)
+        several = f" in {executions:,} executions" if executions > 1 else ""
+        speed.append(f"{seconds(totals.wall_time_s)}{several}")
+    waits = sorted(totals.waits_s_by_cause.items(), key=lambda pair: -pair[1])
+    waited = [f"{seconds(total)} {cause}" for cause, total in waits if total >= 0.05]
+    retries = totals.retries_by_cause.items()
+    tried = [f"{count:,} {cause.replace('_', ' ')}" for cause, count in retries]
+    rows = (("latency", latency), ("pace", speed), ("waited", waited), ("retried", tried))
+    return [
+        line
+        for label, parts in rows
+        if parts
+        for line in _wrapped(label, " · ".join(map(_unbroken, parts)), paint)
+    ]
+
+
+def _errors(totals: RunTotals, paint: Paint) -> list[str]:
+    lines = []
+    errors = list(totals.errors_by_type.items())
+    for error_type, (count, example) in errors[:MOST_ERRORS]:
+        first, *rest = _error(error_type, example or "")
+        lines.append(f"  {paint(f'{count:>14,}', RED)}  {first}")
+        lines += [f"{'':{ERROR}}{line}" for line in rest]
+        if (mend := hint(error_type)) is not None:
+            told = textwrap.wrap(f"→ {mend}", WIDTH - ERROR, subsequent_indent="  ")
+            lines += [f"{'':{ERROR}}{paint(line, DIM)}" for line in told]
+    if len(errors) > MOST_ERRORS:
+        lines.append(f"{'':{ERROR}}and {counted(len(errors) - MOST_ERRORS, 'more type')} of error")
+    return [f"  {paint('errors', DIM)}", *lines] if lines else []
+
+
+def _error(error_type: str, example: str) -> list[str]:
+    """An error in a few lines; what is too long for them is cut."""
+    text = f"{short(error_type, 40)}: {printable(example)}"
+    return textwrap.wrap(text, WIDTH - ERROR, max_lines=4, placeholder=" …")
+
+
+def _score(score: ScoreTotals | None, paint: Paint) -> list[str]:
+    if score is None:
+        return []
+    first, *rest = (harmless(line) for line in score_lines(score))
+    return [_line("score", first, paint), *(f"{'':{LABEL + 2}}{line}" for line in rest)]
+
+
+def _last(totals: RunTotals, directory: Path, paint: Paint) -> list[str]:
+    lines = []
+    if totals.maybe_billed:
+        attempts = counted(totals.maybe_billed, "attempt")
+        lines += _wrapped("billed?", f"{attempts} may have been billed without an answer", paint)
+    lines += [line for text in _cap(totals) for line in _wrapped("cap", text, paint)]
+    return [*lines, _line("results", str(directory), paint)]
+
+
+def _cap(totals: RunTotals) -> Iterator[str]:
+    """How far the money went, where a cap ended the run."""
+    ended = totals.executions[-1]["outcome"] if totals.executions else ""
+    whole = projected(totals)
+    if totals.cap is None or whole is None or "max_cost_usd" not in ended:
+        return
+    done = totals.succeeded + totals.errored
+    enough = whole * MARGIN / PICO_PER_USD
+    yield (
+        f"{dollars(totals.cost.total)} went as far as {done:,} of {totals.total:,} rows; all would "
+        f"cost about {dollars(whole)}. To go on: --set limits.max_cost_usd={enough:.2g}"
+    )
+
+
+def _unbroken(text: str) -> str:
+    return printable(text).replace(" ", _NO_BREAK)
+
+
+def _line(label: str, text: str, paint: Paint) -> str:
+    return f"  {paint(f'{label:<{LABEL}}', DIM)}{text}"
+
+
+def _wrapped(label: str, text: str, paint: Paint) -> list[str]:
+    lines = textwrap.wrap(text, WIDTH - LABEL - 2)
+    first, *rest = [line.replace(_NO_BREAK, " ") for line in lines] or [""]
+    return [_line(label, first, paint), *(f"{'':{LABEL + 2}}{line}" for line in rest)]
+
+
+def _table(
+    head: Sequence[str], cells: Sequence[Sequence[str]], sides: str, paint: Paint
+) -> list[str]:
+    """Align columns; where the row would be too long, the first one is cut."""
+    least = (LABEL - 2, *(NUMBER if side == ">" else 0 for side in sides[1:]))
+    columns = zip(least, head, *cells, strict=True)
+    first, *others = (max(width, *map(len, column)) for width, *column in columns)
+    widths = [min(first, WIDTH - sum(others) - 2 * len(sides)), *others]
+
+    def row(values: Sequence[str]) -> str:
+        shown = (short(values[0], widths[0]), *values[1:])
+        parts = zip(shown, sides, widths, strict=True)
+        return "  ".join(f"{value:{side}{width}}" for value, side, width in parts).rstrip()
+
+    return [f"  {paint(row(head), DIM)}", *(f"  {row(values)}" for values in cells)]
+
+
+def _unknown(_pico: int) -> str:
+    return "unknown"

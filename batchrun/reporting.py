@@ -1,0 +1,164 @@
+"""`batchrun report`: a run's directory, and its input as far as it is still there, → `report.html`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from batchrun import checkpoint, output
+from batchrun.errors import JobError
+from batchrun.evaluation import Evaluation
+from batchrun.job import Job
+from batchrun.prepare import SIMULATED_SUFFIX, input_signature
+from batchrun.render import Renderer
+from batchrun.report.page import Subject, page
+from batchrun.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchrun.history import SampledRow
+    from batchrun.records import Item, RenderedItem, RunTotals
+    from batchrun.scoring import ScoreTotals
+
+FILE_NAME = "report.html"
+CHUNK_ROWS = 5_000
+LONGEST_PROMPT = 4_000
+
+
+def write_report(directory: Path) -> Path:
+    """Write `report.html` into the directory of a run, of a running one as of now.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+        OutputError: when the file cannot be written.
+    """
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        text = _report(directory, store)
+    path = directory / FILE_NAME
+    output.write_text(path, text)
+    return path
+
+
+def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
+    document, base, signature = store.job()
+    notes: list[str] = []
+    score, prompts = None, None
+    try:
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        source = Source(job.input)
+        if not signature.endswith(input_signature(job, source)):
+            raise JobError(f"{job.input.path}: has changed since the run")  # noqa: TRY301 - one way out
+        score = _score(job, source, store)
+        prompts = _Prompts(job, source)
+    except JobError as problem:
+        notes.append(f"Prompts and scores are not shown: {problem}")
+    told = checkpoint.history(store)
+    if prompts is not None:
+        told = replace(told, samples=tuple(prompts.added(told.samples)))
+    totals = checkpoint.totals(store)
+    running = checkpoint.is_locked(directory)
+    subject = Subject(
+        state="running" if running else _state(totals),
+        facts=_facts(document),
+        is_simulated=directory.resolve().name.endswith(SIMULATED_SUFFIX),
+        notes=notes,
+        written_us=time.time_ns() // 1_000,
+    )
+    return page(totals, told, score, subject)
+
+
+def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotals | None:
+    """Add up the scores; judge the answers first where that was not done when they came."""
+    evaluation = Evaluation.of(job, source)
+    if evaluation is None:
+        return None
+    if not checkpoint.is_scored(store):
+        evaluation.score(source, store)
+    return evaluation.totals(store)
+
+
+def _state(totals: RunTotals) -> str:
+    outcome = str(totals.executions[-1]["outcome"]) if totals.executions else "not started"
+    return (
+        outcome.split(":")[0] if not outcome.startswith("stopped: interrupted") else "interrupted"
+    )
+
+
+def _facts(document: dict[str, object]) -> list[tuple[str, str]]:
+    """What a reader wants to know of the job; nothing that could hold a secret."""
+    wanted = {
+        "Input": ("input", "path"),
+        "Format": ("request", "format"),
+        "Model": ("request", "model"),
+        "System": ("request", "system"),
+        "Prompt": ("request", "prompt"),
+        "Temperature": ("request", "temperature"),
+        "Most tokens": ("request", "max_tokens"),
+        "Cap": ("limits", "max_cost_usd"),
+    }
+    found = []
+    for label, (section, key) in wanted.items():
+        values = document.get(section)
+        value = values.get(key) if isinstance(values, dict) else None
+        if value is not None:
+            found.append((label, value if isinstance(value, str) else orjson.dumps(value).decode()))
+    return found
+
+
+class _Prompts:
+    """Reads the input again for the prompts of a few rows.
+
+    Raises:
+        JobError: when the templates do not fit the input.
+    """
+
+    def __init__(self, job: Job, source: Source) -> None:
+        self._source = source
+        self._renderer = Renderer(job, source.columns)
+
+    def added(self, samples: Sequence[SampledRow]) -> Iterator[SampledRow]:
+        """Yield the rows with their prompts."""
+        found = self._rendered({row.ordinal for row in samples})
+        for row in samples:
+            item = found.get(row.ordinal)
+            # Another id: the table has changed while this was read.
+            known = item is not None and item.custom_id == row.custom_id
+            yield replace(row, prompt=_prompt(item)) if item is not None and known else row
+
+    def _rendered(self, ordinals: set[int]) -> dict[int, RenderedItem]:
+        wanted = self._wanted(ordinals)
+        return {item.ordinal: item for item in self._renderer.render(wanted)}
+
+    def _wanted(self, ordinals: set[int]) -> Iterator[Item]:
+        last = max(ordinals, default=-1)
+        for items in self._source.items(self._renderer.columns, CHUNK_ROWS):
+            yield from (item for item in items if item.ordinal in ordinals)
+            if items[-1].ordinal >= last:
+                return
+
+
+def _prompt(item: RenderedItem) -> str | None:
+    """The conversation as text: the last turn, or all of them where there are several."""
+    if item.request is None:
+        return None
+    turns = item.request.messages
+    texts = [_text(turn.content) for turn in turns]
+    if len(turns) > 1:
+        texts = [f"{turn.role}: {text}" for turn, text in zip(turns, texts, strict=True)]
+    return "\n".join(texts)[:LONGEST_PROMPT]
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    return "\n".join(str(block.get("text") or f"[{block.get('type')}]") for block in blocks)

@@ -1,0 +1,219 @@
+"""`batchrun init`: what it writes can be previewed and rehearsed, whatever the table looks like."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from tests.conftest import ROOT, command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = (
+    'a "quoted" name',
+    "it's",
+    "back\\slash",
+    "{{ body }}",
+    "{% raw %}",
+    "%}}",
+    "'''",
+    '"""',
+    "line\nbreak",
+    "tab\there",
+    "\u202egnp",
+    "déjà vu ✓",
+    "名前",
+    "if",
+    "none",
+    "self",
+    "1st",
+    " padded ",
+    "x" * 3_000,
+    "$(rm -rf /)",
+    "\x1b[31mred",
+)
+
+
+def drafted(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Draft a job, show that it works, and return it as data."""
+    code, stdout, stderr = command("init", *arguments, cwd=folder)
+    assert code == 0, stderr
+    job = folder / stdout.strip()
+    code, shown, stderr = command("preview", job, "-n", "2", cwd=folder)
+    assert code == 0, stderr
+    assert all("error_type" not in json.loads(line) for line in shown.splitlines())
+    code, _, stderr = command("run", job, "--simulate", "--limit", "3", "--quiet", cwd=folder)
+    assert code == 0, stderr
+    return tomllib.loads(job.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (
+            "tickets.csv",
+            {"id": "ticket_id", "shown": {"subject", "body"}, "match": "choice"},
+        ),
+        ("word_problems.csv", {"id": "problem_id", "shown": {"question"}, "match": "number"}),
+        ("products.parquet", {"id": "sku", "shown": {"name", "notes"}, "match": None}),
+    ],
+)
+def test_the_sample_tables(tmp_path: Path, table: str, expected: dict[str, Any]) -> None:
+    (tmp_path / "jobs").mkdir()
+    job = drafted(tmp_path, str(ROOT / "sample_data" / table), "-o", "jobs/first.toml")
+    assert job["input"]["id"] == expected["id"]
+    assert job.get("score", {}).get("match") == expected["match"]
+    for name in ("subject", "body", "question", "name", "notes", "label", "answer"):
+        assert (name in job["request"]["prompt"]) == (name in expected["shown"]), name
+    # Beside the jobs folder, as every job's.
+    assert (tmp_path / "runs" / "first.simulated" / "results.csv").exists()
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_column_names(tmp_path: Path, name: str) -> None:
+    table = pl.DataFrame({"id": ["a", "b"], name: ["what it says", "and what else"]})
+    table.write_parquet(tmp_path / "t.parquet")
+    job = drafted(tmp_path, "t.parquet")
+    shown = command("preview", "t.toml", "-n", "1", cwd=tmp_path)[1]
+    assert json.loads(shown)["body"]["messages"][0]["content"] == "what it says"
+    assert job["input"]["id"] == "id"
+
+
+def test_all_hostile_names_together_and_in_a_csv(tmp_path: Path) -> None:
+    names = [name for name in HOSTILE if "\n" not in name]
+    long = {name: [f"{n} is a rather long text here", "x" * 40] for n, name in enumerate(names)}
+    pl.DataFrame({"id": ["1", "2"], **long}).write_csv(tmp_path / "t.csv")
+    drafted(tmp_path, "t.csv")
+
+
+def test_hostile_cells_and_file_names(tmp_path: Path) -> None:
+    table = tmp_path / 'it\'s # a\n[odd] "file".csv'
+    pl.DataFrame(
+        {
+            "id": ["'''\n[output]\ndir = \"/evil\"", "2"],
+            "text": ['"""\n[output]\n# {{ id }} of a longer kind', "\x1b[2J'''"],
+            "label": ["{{ boom }}", "{% if %}"],
+        }
+    ).write_csv(table)
+    job = drafted(tmp_path, table.name)
+    assert set(job["output"]) == {"files"}
+    assert "id" not in job["input"], "an id of several lines is none"
+
+
+def test_columns_of_our_names_get_a_prefix(tmp_path: Path) -> None:
+    names = ["status", "response", "model", "batchrun_status"]
+    pl.DataFrame({name: [f"{name} which is long enough"] for name in names}).write_csv(
+        tmp_path / "t.csv"
+    )
+    assert drafted(tmp_path, "t.csv")["output"]["prefix"] == "llm_"
+
+
+def test_a_table_that_has_its_prompts(tmp_path: Path) -> None:
+    pl.DataFrame({"prompt": ["Hi", "Bye"], "model": ["m", "n"], "label": ["a", "b"]}).write_csv(
+        tmp_path / "t.csv"
+    )
+    request = drafted(tmp_path, "t.csv")["request"]
+    assert request["prompt"] == "{{ prompt }}"
+    assert request["from_columns"] == ["model"]
+
+
+def test_a_table_of_conversations(tmp_path: Path) -> None:
+    turns = json.dumps([{"role": "user", "content": "Hi"}])
+    pl.DataFrame({"messages": [turns]}).write_csv(tmp_path / "t.csv")
+    assert drafted(tmp_path, "t.csv")["request"]["messages_column"] == "messages"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"word": ["tree", "house"]},
+        {"id": [1, 2]},
+        {"x": [1.5, None, 2.5], "y": [1, None, None]},
+        {"when": [date(2026, 1, 1), None], "tags": [["a"], []], "is_new": [True, None]},
+        {"notes": ["once", None], "id": [7, 7]},
+        {"label": ["a", "b"]},
+    ],
+    ids=["one column", "only ids", "numbers", "dates and lists", "nulls", "only labels"],
+)
+def test_meagre_tables(tmp_path: Path, table: dict[str, Any]) -> None:
+    pl.DataFrame(table, strict=False).write_parquet(tmp_path / "t.parquet")
+    command("init", "t.parquet", cwd=tmp_path)
+    assert command("preview", "t.toml", cwd=tmp_path)[0] == 0
+    # A row without any text is errored, which is not the draft's fault.
+    assert command("run", "t.toml", "--simulate", "-q", cwd=tmp_path)[0] in {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_text(""), "cannot be read as a table"),
+        (lambda path: path.write_text("a,b\n"), "has no rows"),
+        (lambda path: path.write_text("a,b\n,\n"), "no column that a prompt could be made of"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00a"), "UTF-8"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: None, "no such file"),
+    ],
+    ids=["empty", "header only", "blank", "not UTF-8", "folder", "missing"],
+)
+def test_tables_that_give_nothing_to_ask(tmp_path: Path, write: Any, message: str) -> None:
+    write(tmp_path / "t.csv")
+    code, stdout, stderr = command("init", "t.csv", cwd=tmp_path)
+    assert (code, stdout) == (2, "")
+    assert "t.csv" in stderr
+    assert message in stderr
+    assert not (tmp_path / "t.toml").exists()
+
+
+def test_a_column_that_hides_the_row(tmp_path: Path) -> None:
+    table = pl.DataFrame({"row": ["what it says here", "x"], "odd name": ["cannot be reached"] * 2})
+    table.write_csv(tmp_path / "t.csv")
+    assert drafted(tmp_path, "t.csv")["request"]["prompt"] == "{{ row }}"
+
+
+def test_pictures_alone_are_no_prompt(tmp_path: Path) -> None:
+    pl.DataFrame({"picture": [b"\x89PNG"]}).write_parquet(tmp_path / "t.parquet")
+    code, _, stderr = command("init", "t.parquet", cwd=tmp_path)
+    assert code == 2
+    assert "picture (Binary)" in stderr
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\nhello\n")
+    (tmp_path / "t.toml").write_text("mine")
+    (tmp_path / "link.toml").symlink_to("nowhere")
+    for to in ("t.toml", "link.toml"):
+        code, _, stderr = command("init", "t.csv", "-o", to, cwd=tmp_path)
+        assert code == 2
+        assert f"{to}: is there already" in stderr
+    assert (tmp_path / "t.toml").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+    for to, message in (("t.csv", "ends in .toml"), ("none/t.toml", "cannot be written")):
+        code, _, stderr = command("init", "t.csv", "-o", to, cwd=tmp_path)
+        assert code == 2
+        assert message in stderr
+    assert (tmp_path / "t.csv").read_text() == "text\nhello\n"
+
+
+def test_an_id_must_differ_in_every_row_not_only_the_first(tmp_path: Path) -> None:
+    ids = [*map(str, range(2_000)), "7"]
+    pl.DataFrame({"id": ids, "text": ["hello"] * len(ids)}).write_csv(tmp_path / "t.csv")
+    assert "id" not in drafted(tmp_path, "t.csv")["input"]
+
+
+def test_labels_of_later_rows_are_known(tmp_path: Path) -> None:
+    labels = ["a", "b"] * 500 + ["c"] * 3
+    pl.DataFrame({"text": ["x"] * len(labels), "label": labels}).write_csv(tmp_path / "t.csv")
+    assert drafted(tmp_path, "t.csv")["score"]["choices"] == ["a", "b", "c"]
+
+
+def test_the_chat_format_and_a_model(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\nhello\n")
+    assert drafted(tmp_path, "t.csv", "--format", "chat")["request"]["model"] == "gpt-4o-mini"
+    request = drafted(tmp_path, "t.csv", "-o", "o.toml", "--model", 'odd "name"')["request"]
+    assert request["model"] == 'odd "name"'
