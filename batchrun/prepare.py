@@ -225,7 +225,7 @@ def run_directory(job: Job, options: RunOptions) -> Path:
     directory = job.output.dir.resolve()
     if options.simulate is not None:
         directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
-    return directory / job.output.cell
+    return directory if job.cell is None else directory / job.cell.name
 
 
 def plan_signature(job: Job, source: Source) -> str:

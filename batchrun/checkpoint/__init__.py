@@ -6,8 +6,10 @@
 `state_flaws` verify one.
 """
 
+from batchrun.checkpoint.census import Asked, Census, Counted, census
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
+    MATRIX_FILE,
     DirectoryLock,
     held_still,
     is_locked,
@@ -33,12 +35,17 @@ from batchrun.checkpoint.verify import (
 
 __all__ = [
     "FILE_NAME",
+    "MATRIX_FILE",
+    "Asked",
+    "Census",
     "Checkpoint",
     "Comparison",
+    "Counted",
     "DirectoryLock",
     "Journal",
     "Patience",
     "answers",
+    "census",
     "compare_rows",
     "file_flaws",
     "has_answers",

@@ -6,8 +6,10 @@ its own project only; whoever runs it can allow others, on the command line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from batchrun.sections import as_text, read_small_file
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 # Keys of `[request]` whose files are sent away.
 _SENT = ("prompt_file", "system_file", "image_dir")
 JOBS_FOLDER = "jobs"
+_REMOTE = re.compile(r"(?:s3a?|gs|gcs|az|azure|adl|abfss?|hf|https?)://", re.IGNORECASE)
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def absolute(base: Path, text: str) -> Path:
@@ -33,6 +37,29 @@ def absolute(base: Path, text: str) -> Path:
         raise ValueError(f"{text!r:.80} begins with a user who is not known here") from None
 
 
+def is_remote(path: str) -> bool:
+    """Say whether a path is an address that polars fetches from."""
+    return _REMOTE.match(path) is not None
+
+
+def check_remote(address: str) -> str:
+    """Return an address that may be fetched from.
+
+    Raises:
+        ValueError: saying why it may not.
+    """
+    parts = urlsplit(address)
+    if parts.query or parts.username is not None or parts.fragment:
+        # It is kept with the run, and printed.
+        raise ValueError(
+            "an address must not hold a password, a query or a fragment; credentials come from the "
+            "environment"
+        )
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("plain http is for this machine only; use https")
+    return address
+
+
 def project_of(base: Path) -> Path:
     """Return the folder of the job's project: jobs/x.toml belongs to what is beside `jobs`."""
     return base.parent if base.name == JOBS_FOLDER else base
@@ -46,17 +73,23 @@ def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) 
         base: its folder.
         allowed: what the command line says, by dotted key; it may name any file.
     """
-    request = document.get("request")
-    given = request if isinstance(request, dict) else {}
     return [
-        f"[request] {key}: {value!r:.200} is outside of {project_of(base)}; a job file can have "
+        f"[{section}] {key}: {value!r:.200} is outside of {project_of(base)}; a job file can have "
         "files sent only from its own folder, or from beside its jobs folder. Move the file there, "
         f"or allow it yourself: --set request.{key}=…"
+        for section in ("request", "matrix")
         for key in _SENT
-        if isinstance(value := given.get(key), str)
-        and not {key, f"request.{key}"} & allowed.keys()
-        and _is_outside(base, value)
+        if not {key, f"request.{key}", f"matrix.{key}"} & allowed.keys()
+        for value in _paths(document.get(section), key)
+        if _is_outside(base, value)
     ]
+
+
+def _paths(section: object, key: str) -> list[str]:
+    """Return the paths that a key names: one, or in a matrix several."""
+    given = section.get(key) if isinstance(section, dict) else None
+    values = given if isinstance(given, list) else [given]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _is_outside(base: Path, text: str) -> bool:
