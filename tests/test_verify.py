@@ -67,6 +67,7 @@ def run_of(provider: Provider, tmp_path: Path) -> RunOf:
     def run(
         table: pl.DataFrame | None = None,
         *,
+        input: str = "",  # noqa: A002 - as the job file's section
         request: str = "",
         output: str = ALL_FILES,
         rest: str = "",
@@ -83,6 +84,7 @@ def run_of(provider: Provider, tmp_path: Path) -> RunOf:
 [input]
 path = "rows.parquet"
 {key}
+{input}
 [request]
 base_url = "{provider.url}"
 api_key_env = "TEST_KEY"
@@ -96,7 +98,8 @@ dir = "out"
 {rest}
 """
         )
-        assert resume(tmp_path / "job.toml") in ({0, 3} if code is None else {code})
+        codes = {0, 3} if code is None else {code}
+        assert command("run", tmp_path / "job.toml", "--quiet")[0] in codes
         return tmp_path / "out"
 
     return run
@@ -132,6 +135,7 @@ properties = { label = { type = "string" }, sure = { type = "array", items = { t
         {"table": pl.DataFrame({"text": list("aabbabc3373")}), "request": "dedupe = true"},
         {"table": pl.DataFrame({"text": list("aabbabc3373")})},
         {"rest": SCORED},
+        {"input": "where = \"text <> '3'\""},
         {"request": SCHEMA, "output": f"{ALL_FILES}\nunnest = true"},
         {"table": TYPED, "output": f"{ALL_FILES}\nescape_formulas = true"},
         {"table": TYPED.rename({"raw": "status"}), "output": f'{ALL_FILES}\nprefix = "=x_"'},
@@ -149,6 +153,20 @@ def test_a_run_is_whole_and_looking_leaves_no_trace(run_of: RunOf, kind: dict[st
     scores = ["scores"] if "rest" in kind else []
     assert list(verdict.checked) == ["checkpoint.db", "fingerprints", *scores, *files]
     assert content(directory) == before
+
+
+def test_the_cells_of_a_matrix_are_verified_each(run_of: RunOf) -> None:
+    directory = run_of(rest="[matrix]\ntemperature = [0.0, 1.0]")
+    verdict = library.verify(directory)
+    assert (verdict.findings, verdict.notes, len(verdict.checked)) == ((), (), 14)
+    cell = min(path for path in directory.iterdir() if path.is_dir())
+    assert f"{cell.name}/results.csv" in verdict.checked
+    (cell / "results.csv").unlink()
+    assert [line.partition(";")[0] for line in wrong(directory)] == [
+        f"{cell.name}/results.csv: is not there"
+    ]
+    with checkpoint.open_directory(cell, new=False):
+        assert command("verify", directory)[0] == 5
 
 
 def test_a_run_that_was_stopped_and_resumed_is_whole_each_time(run_of: RunOf) -> None:
