@@ -163,6 +163,7 @@ def test_a_sample_is_sent_once_and_is_part_of_the_run(
             assert asked == [5, 15, 25, 35, 45]
             assert (found["requests"], found["calibrated_by_answers"]) == (45, 5)
         assert not (tmp_path / "out" / "results.parquet").exists(), "an estimate writes no outputs"
+        assert command("verify", tmp_path / "out")[0] == 0
         code, _, stderr = command("run", job)
         assert (code, len(provider.calls)) == (0, 50)
         assert "5 rows have their result already; 45 to send" in stderr
