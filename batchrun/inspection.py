@@ -17,7 +17,7 @@ from batchrun.conclusion import write_files
 from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
-from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job
+from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.matrix import matrix_status
 from batchrun.prepare import input_signature
 from batchrun.render import Renderer
@@ -68,13 +68,20 @@ def preview(job: Job, count: int) -> Iterator[str]:
 
 
 def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
-    source = Source(job.input)
+    source = Source(_first_rows(job.input, count))
     renderer = Renderer(job, source.columns)
     source.check_ids()
     items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
     for item in renderer.render(islice(items, count)):
         label = {} if job.cell is None else {"cell": job.cell.name}
         yield label | _described(job, item)
+
+
+def _first_rows(config: InputConfig, count: int) -> InputConfig:
+    """Return an input with no more rows than are shown, where more would have to be fetched."""
+    if not is_remote(config.path):
+        return config
+    return replace(config, limit=min(count, config.limit or count))
 
 
 def _described(job: Job, item: RenderedItem) -> dict[str, Any]:

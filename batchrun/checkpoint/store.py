@@ -212,7 +212,7 @@ class Checkpoint:
 
     def note_price(self, price: PriceUse) -> None:
         """Record by which price this execution counts the costs of a model."""
-        rates = None if price.rates is None else _as_json(price.rates)
+        rates = None if price.rates is None else _as_json({**price.rates, "tiers": price.tiers})
         with self.transaction():
             self.db.execute(
                 "INSERT OR REPLACE INTO prices VALUES (?, ?, ?, ?, ?, ?)",

@@ -165,7 +165,11 @@ def _ranked(counts: list[tuple[int, int]], rank: int) -> tuple[int, int]:
 
 def _price(row: tuple[Any, ...]) -> PriceUse:
     model, source, as_of_us, matched, rates = row
-    return PriceUse(model, source, as_of_us, matched, orjson.loads(rates) if rates else None)
+    if rates is None:
+        return PriceUse(model, source, as_of_us)
+    found = orjson.loads(rates)
+    tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
+    return PriceUse(model, source, as_of_us, matched, found, tiers)
 
 
 def _execution(row: tuple[Any, ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from batchrun.draft.columns import Choice, choose, look_at
 from batchrun.draft.wording import Heading, job_text
 from batchrun.errors import JobError
-from batchrun.job import InputConfig, Job
+from batchrun.job import InputConfig, Job, is_remote
 from batchrun.output import result_names
 from batchrun.render import Renderer
 from batchrun.source import Source
@@ -71,13 +71,13 @@ def init_job(
     """
     path = to or Path(f"{_plain_name(table)}.toml")
     _refuse_existing(path)
-    place = str(Path(table).absolute())
+    place = table if is_remote(table) else str(Path(table).absolute())
     source = Source(InputConfig(place))
     rows = source.count()
     if not rows:
         raise JobError(f"{table}: has no rows; fill it in first, so that its columns can be told")
     columns = look_at(source)
-    choice = choose(columns, place)
+    choice = choose(columns, source.table)
     heading = Heading(path.name, _written_path(place, path), rows)
     text = job_text(
         heading,
@@ -108,6 +108,8 @@ def _refuse_existing(path: Path) -> None:
 
 def _written_path(place: str, job_file: Path) -> str:
     """Return the table's place as the job file names it: from its own folder."""
+    if is_remote(place):
+        return place
     text = os.path.relpath(place, job_file.absolute().parent)
     try:
         text.encode()

@@ -33,7 +33,7 @@ from batchrun.job.input import read_input
 from batchrun.job.limits import check_cap, read_limits
 from batchrun.job.matrix import cells_of, read_axes, same_cells
 from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides
-from batchrun.job.paths import absolute, project_of, read_beside, strays
+from batchrun.job.paths import absolute, is_remote, project_of, read_beside, strays
 from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request, request_keys
 from batchrun.job.score import read_score
 from batchrun.sections import Section, listed, parse_setting, read_toml
@@ -364,5 +364,6 @@ __all__ = [
     "ScoreConfig",
     "ToolsConfig",
     "apply_overrides",
+    "is_remote",
     "parse_setting",
 ]

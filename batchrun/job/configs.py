@@ -21,12 +21,14 @@ class InputConfig:
     """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column.
 
     `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
+    A path may be an address in a cloud; `storage_options` then say how to reach it.
     """
 
     path: str
     id: str | None = None
     limit: int | None = None
     where: str | None = None
+    storage_options: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

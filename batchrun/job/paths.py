@@ -6,8 +6,10 @@ its own project only; whoever runs it can allow others, on the command line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from batchrun.sections import as_text, read_small_file
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 # Keys of `[request]` whose files are sent away.
 _SENT = ("prompt_file", "system_file", "image_dir")
 JOBS_FOLDER = "jobs"
+_REMOTE = re.compile(r"(?:s3a?|gs|gcs|az|azure|adl|abfss?|hf|https?)://", re.IGNORECASE)
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def absolute(base: Path, text: str) -> Path:
@@ -31,6 +35,29 @@ def absolute(base: Path, text: str) -> Path:
         return base / Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{text!r:.80} begins with a user who is not known here") from None
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a path is an address that polars fetches from."""
+    return _REMOTE.match(path) is not None
+
+
+def check_remote(address: str) -> str:
+    """Return an address that may be fetched from.
+
+    Raises:
+        ValueError: saying why it may not.
+    """
+    parts = urlsplit(address)
+    if parts.query or parts.username is not None or parts.fragment:
+        # It is kept with the run, and printed.
+        raise ValueError(
+            "an address must not hold a password, a query or a fragment; credentials come from the "
+            "environment"
+        )
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("plain http is for this machine only; use https")
+    return address
 
 
 def project_of(base: Path) -> Path:

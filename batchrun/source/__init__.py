@@ -17,6 +17,7 @@ from batchrun.records import Item
 from batchrun.sections import did_you_mean, listed
 from batchrun.source import json_lines, tables
 from batchrun.source.files import FileStamp, common_kind, explained, is_table, resolve
+from batchrun.source.remote import fetched
 from batchrun.source.where import Where
 
 if TYPE_CHECKING:
@@ -42,14 +43,21 @@ class Source:
     """
 
     def __init__(self, config: InputConfig) -> None:
-        self._config = config
+        self._name = config.path
+        self._remote = fetched(config)
+        self._config = config = config if self._remote is None else self._remote.config
         self.paths = resolve(config.path)
         self._kind = common_kind(self.paths)
-        self.stamps = tuple(FileStamp.of(path) for path in self.paths)
+        self.stamps = self._stamps()
         self.schema = self._read_schema()
         if config.id is not None:
-            _check_id_column(config.path, config.id, self.schema)
-        self._where = Where(config.where, self.schema, config.path) if config.where else None
+            _check_id_column(self._name, config.id, self.schema)
+        self._where = Where(config.where, self.schema, self._name) if config.where else None
+
+    @property
+    def table(self) -> str:
+        """What is read: the path of the input, or of the copy of a remote one."""
+        return self._config.path
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -128,9 +136,14 @@ class Source:
     def is_unchanged(self) -> bool:
         """Say whether the files are still those that were opened."""
         try:
-            return self.stamps == tuple(FileStamp.of(path) for path in self.paths)
+            return self.stamps == self._stamps()
         except JobError:
             return False
+
+    def _stamps(self) -> tuple[FileStamp, ...]:
+        if self._remote is not None:
+            return (self._remote.stamp,)
+        return tuple(FileStamp.of(path) for path in self.paths)
 
     def _read_schema(self) -> pl.Schema:
         if self._kind == ".jsonl":
@@ -158,7 +171,7 @@ class Source:
         extra = [] if self._config.id is None else [self._config.id]
         for frame in self.frames(list(dict.fromkeys([*columns, *extra]))):
             for part in frame.iter_slices(chunk_rows):
-                with explained(self._config.path):
+                with explained(self._name):
                     rows = part.select(columns).rows(named=True) or [{}] * part.height
                 yield self._ids(part).to_list(), rows
 
@@ -169,7 +182,7 @@ class Source:
         for lines in _first(map(self._kept, every), self._config.limit):
             for start in range(0, len(lines), chunk_rows):
                 part = lines[start : start + chunk_rows]
-                with explained(self._config.path):
+                with explained(self._name):
                     rows = json_lines.rows(part, columns)
                     ids = [] if self._config.id is None else self._line_ids(part)
                 yield ids, rows
@@ -177,7 +190,7 @@ class Source:
     def _kept(self, lines: list[bytes]) -> list[bytes]:
         if self._condition is None:
             return lines
-        with self._mentioned(), explained(self._config.path):
+        with self._mentioned(), explained(self._name):
             return json_lines.kept(lines, self.schema, self._condition)
 
     def _line_ids(self, lines: list[bytes]) -> list[str]:
@@ -194,7 +207,7 @@ class Source:
         if missing.any():
             row = start + int(missing.arg_max() or 0) + 1
             raise JobError(
-                f'{self._config.path}: row {row} has no id in the column "{self._config.id}"; '
+                f'{self._name}: row {row} has no id in the column "{self._config.id}"; '
                 "fill it in, or leave [input] id out to number the rows"
             )
 
@@ -207,7 +220,7 @@ class Source:
                 row += 1
                 if digest in suspects and seen.setdefault(value, row) != row:
                     raise JobError(
-                        f"{self._config.path}: the id {value!r} in the column "
+                        f"{self._name}: the id {value!r} in the column "
                         f'"{column}" stands in row {seen[value]} and in row {row}; ids must be '
                         "unique. Mend the table, or leave [input] id out to number the rows"
                     )

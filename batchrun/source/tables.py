@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TARGET_FRAME_BYTES = 16 * 1024 * 1024
 MAX_FRAME_ROWS = 50_000
 PROBE_ROWS = 16
+# Every cell is text.
+CSV_OPTIONS: dict[str, Any] = {"infer_schema": False, "empty_string_is_null": False}
 ROW_NUMBER = "\0row"  # no column of a Parquet file is called so
 
 
@@ -72,12 +74,15 @@ def _scan(path: Path, kind: str) -> pl.LazyFrame:
     return pl.scan_csv(
         path,
         separator=SEPARATORS[kind],
-        infer_schema=False,
-        empty_string_is_null=False,
+        **CSV_OPTIONS,
         glob=False,
-        # polars leaves doubled quotes in a quoted column name as they are.
-        with_column_names=lambda header: [name.replace('""', '"') for name in header],
+        with_column_names=lambda header: [plain_name(name) for name in header],
     )
+
+
+def plain_name(name: str) -> str:
+    """Return a column's name without doubled quotes, which polars leaves as they are."""
+    return name.replace('""', '"')
 
 
 def _slices(lazy: pl.LazyFrame) -> Iterator[pl.DataFrame]:
@@ -127,11 +132,16 @@ def _schema(path: Path, kind: str) -> pl.Schema:
     with explained(path):
         found = _scan(path, kind).collect_schema()
     if kind != ".parquet":
-        _check_header(path, found)
+        check_header(path, found)
     return found
 
 
-def _check_header(path: Path, columns: pl.Schema) -> None:
+def check_header(path: Path | str, columns: pl.Schema) -> None:
+    """See that a text file's columns can be told apart.
+
+    Raises:
+        JobError: saying which cannot.
+    """
     for name in columns:
         # polars renames a repeated column; a template would silently read the first one.
         original = name.rpartition("_duplicated_")[0]
