@@ -20,7 +20,7 @@ from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
-from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.store import FILE_NAME, SAMPLED, Checkpoint
 from batchrun.checkpoint.timeline import history
 from batchrun.checkpoint.totals import last_outcome, totals
 from batchrun.checkpoint.verify import (
@@ -35,6 +35,7 @@ from batchrun.checkpoint.verify import (
 __all__ = [
     "FILE_NAME",
     "MATRIX_FILE",
+    "SAMPLED",
     "Asked",
     "Census",
     "Checkpoint",
