@@ -33,7 +33,7 @@ CHUNK_ROWS = 512
 USAGE = "usage.parquet"
 SUMMARY = "summary.json"
 # What values that cannot be end in.
-_NONSENSE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
 
 

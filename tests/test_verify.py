@@ -451,6 +451,7 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
     found = wrong(directory)
     assert [line for line in found if expected in line], "\n".join(found)
     assert content(directory) == before
+    assert command("status", directory)[0] in {0, 5}  # which is never a traceback
 
 
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:
