@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.prices import prices
 from batchrun.checkpoint.schema import usable
-from batchrun.history import ModelTotals, PriceUse
+from batchrun.history import ModelTotals
 from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
 
 if TYPE_CHECKING:
@@ -44,9 +45,6 @@ _BY_MODEL = """SELECT model, count(*) FILTER (WHERE error_type IS NULL),
     FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
     AND (error_type IS NULL OR input_tokens IS NOT NULL) GROUP BY model ORDER BY 5 DESC, 2 DESC"""
 _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
-# The same price in several executions is told once, as of its latest use.
-_PRICES = """SELECT model, source, max(as_of_us), matched, rates FROM prices
-    GROUP BY model, source, matched, rates ORDER BY max(execution), model"""
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
 _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
     WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
@@ -125,7 +123,7 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
         last_error=last[0] if last else None,
         waiting=waiting[0] if waiting else None,
         cap=int(cap[0] * PICO_PER_USD) if cap and cap[0] is not None else None,
-        prices=tuple(_price(row) for row in db.execute(_PRICES)),
+        prices=prices(db),
         models=models,
     )
 
@@ -167,15 +165,6 @@ def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
             return value, rank
         rank -= count
     raise IndexError(rank)
-
-
-def _price(row: tuple[Any, ...]) -> PriceUse:
-    model, source, as_of_us, matched, rates = row
-    if rates is None:
-        return PriceUse(model, source, as_of_us)
-    found = orjson.loads(rates)
-    tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
-    return PriceUse(model, source, as_of_us, matched, found, tiers)
 
 
 def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
