@@ -295,7 +295,8 @@ class _Outputs:
             evaluation.score(source, store)
             scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
             again = f"work them out again with: batchrun score {self._directory}"
-            self._found.check("scores", checkpoint.score_flaws(store), again)
+            if self._has_ended:
+                self._found.check("scores", checkpoint.score_flaws(store), again)
         for name in job.output.files:
             suffix, key = Path(name).suffix, job.input.id
             self._compare(
@@ -322,11 +323,17 @@ class _Outputs:
         """Say whether a file is there; it has to be, once an execution has come to its end."""
         if (self._directory / name).exists():
             return True
-        if any(execution["outcome"] != "unfinished" for execution in self._totals.executions):
+        if self._has_ended:
             self._found.wrong(name, [Flaw("is not there")], self._export)
         else:
             self._found.notes.append(f"{name}: no execution has come to its end yet")
         return False
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether an execution came to its end: the samples of an estimate write no outputs."""
+        before = {"unfinished", checkpoint.SAMPLED}
+        return any(execution["outcome"] not in before for execution in self._totals.executions)
 
     def _summary_flaws(self, score: ScoreTotals | None) -> Iterator[Flaw]:
         wanted = _leaves(orjson.loads(report.summary_json(self._totals, score)))
