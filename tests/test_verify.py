@@ -208,7 +208,7 @@ def test_chunks_are_compared_in_step(run_of: RunOf, monkeypatch: pytest.MonkeyPa
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scored run with errored rows; tests damage copies of its directory."""
     place = tmp_path_factory.mktemp("finished")
-    text = [*"0123456789ab", *("x" * 40 for _ in range(600))]
+    text = [*"0123456789ab", *("x" * 40 for _ in range(30))]
     pl.DataFrame({"id": [f"r{n}" for n in range(len(text))], "text": text}).write_csv(
         place / "rows.csv"
     )
@@ -323,7 +323,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "rows of the input counted": (
         sql("DELETE FROM items WHERE ordinal > 3"),
-        "checkpoint.db: holds 4 rows or samples of rows, and the input has 612",
+        "checkpoint.db: holds 4 rows or samples of rows, and the input has 42",
     ),
     "a request deleted": (
         sql(f"DELETE FROM requests WHERE id = {ANSWERED}"),
@@ -410,15 +410,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a line of results.jsonl": (text("results.jsonl", "{", "["), "results.jsonl: cannot be read"),
     "a row gone from results.csv": (
         without_row("results.csv"),
-        "results.csv: has 611 rows, and there should be 612; the first that differs is row 5 (r4)",
+        "results.csv: has 41 rows, and there should be 42; the first that differs is row 5 (r4)",
     ),
     "a row gone from results.jsonl": (
         without_row("results.jsonl"),
-        "results.jsonl: has 611 rows, and there should be 612; the first that differs is row 6 (r5)",
+        "results.jsonl: has 41 rows, and there should be 42; the first that differs is row 6 (r5)",
     ),
     "a row too many in results.csv": (
         text("results.csv", "\nr0,", "\nr0,\nr0,"),
-        "results.csv: has 613 rows, and there should be 612",
+        "results.csv: has 43 rows, and there should be 42",
     ),
     "columns in another order": (reordered, "results.parquet: has its columns in another order"),
     "a column gone": (
@@ -447,8 +447,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a file gone": (lambda d: (d / "results.csv").unlink(), "results.csv: is not there; write it"),
     "a number of the summary": (
-        text("summary.json", '"succeeded": 611', '"succeeded": 612'),
-        "summary.json: counts.succeeded is 612, and the checkpoint gives 611; write it again",
+        text("summary.json", '"succeeded": 41', '"succeeded": 42'),
+        "summary.json: counts.succeeded is 42, and the checkpoint gives 41; write it again",
     ),
     "a score of the summary": (text("summary.json", '"mean"', '"means"'), "summary.json: score."),
     "a summary that is none": (text("summary.json", "{", ""), "summary.json: cannot be read"),
