@@ -94,7 +94,9 @@ async def _run_together(
     for job in jobs:
         checkpoint.refuse_locked(run_directory(job, options))
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
-    plans = [await in_thread(prepare, job, options) for job in jobs]
+    plans: list[Prepared] = []
+    for job in jobs:
+        plans.append(await in_thread(prepare, job, options, plans[0] if plans else None))
     interrupts = Interrupts()
     with ExitStack() as stack:
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+import shlex
 import shutil
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -55,6 +57,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_job(Job.load(folder / "jobs" / "word_problems.toml"), FAST)
     (folder / "runs" / "word_problems.simulated").rename(folder / "runs" / "word_problems")
     return folder
+
+
+def test_every_command_on_the_page_about_it_runs(tmp_path: Path) -> None:
+    for name in ("jobs", "sample_data"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    page = (ROOT / "docs" / "estimating.md").read_text(encoding="utf-8")
+    (console,) = re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for line in console.splitlines():
+        code, stdout, stderr = command(*shlex.split(line.removeprefix("$ "))[1:], cwd=tmp_path)
+        assert code == 0, stderr
+    assert json.loads(stdout)["already_answered"] == 20
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -163,6 +176,7 @@ def test_a_sample_is_sent_once_and_is_part_of_the_run(
             assert asked == [5, 15, 25, 35, 45]
             assert (found["requests"], found["calibrated_by_answers"]) == (45, 5)
         assert not (tmp_path / "out" / "results.parquet").exists(), "an estimate writes no outputs"
+        assert command("verify", tmp_path / "out")[0] == 0
         code, _, stderr = command("run", job)
         assert (code, len(provider.calls)) == (0, 50)
         assert "5 rows have their result already; 45 to send" in stderr

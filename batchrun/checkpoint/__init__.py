@@ -21,7 +21,7 @@ from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.prices import note_price
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
-from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.store import FILE_NAME, SAMPLED, Checkpoint
 from batchrun.checkpoint.timeline import history
 from batchrun.checkpoint.totals import last_outcome, totals
 from batchrun.checkpoint.verify import (
@@ -36,6 +36,7 @@ from batchrun.checkpoint.verify import (
 __all__ = [
     "FILE_NAME",
     "MATRIX_FILE",
+    "SAMPLED",
     "Asked",
     "Census",
     "Checkpoint",

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     )
 
 FILE_NAME = "checkpoint.db"
+# How an execution ended that was to send some rows only, and wrote no outputs.
+SAMPLED = "sampled"
 # 10,000 USD for one answer: a server that claims more cannot count, and sums would overflow.
 MAX_COST = 10**16
 

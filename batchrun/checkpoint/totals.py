@@ -50,8 +50,8 @@ _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
     WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
     AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
 _ERRORS = """SELECT type, count(*), max(message) FROM (
-    SELECT coalesce(i.error_type, a.error_type) AS type,
-        coalesce(i.error_message, a.error_message) AS message
+    SELECT coalesce(i.error_type, a.error_type, 'unknown') AS type,
+        coalesce(i.error_message, a.error_message, 'its attempt is missing') AS message
     FROM items i LEFT JOIN results r ON r.request_id = i.request_id
     LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
