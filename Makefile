@@ -26,6 +26,12 @@ check: $(READY)  ## formatting, lint, types, architecture
 test: $(READY)  ## the whole test suite, on every core
 	$(BIN)/pytest -n auto --dist worksteal
 
+audit: $(READY)  ## known vulnerabilities of what is installed; needs the network
+	$(BIN)/python -m pip install --quiet --group audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt || { \
+	echo "audit: a package is vulnerable, or could not be looked up (which needs the network): see above" >&2; exit 1; }
+
 bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.large_input
 	$(BIN)/python -m benchmarks.resume

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
         OutputError,
         RunStopped,
     )
+    from batchrun.estimation import Estimate, estimate, estimate_json, estimate_text
     from batchrun.inspection import export, load_job, preview, score, score_text, status
     from batchrun.job import Job, parse_setting
+    from batchrun.matrix import MatrixReport, arun_matrix, run_matrix
     from batchrun.notebook import complete
     from batchrun.prepare import RunOptions, model_hint
     from batchrun.reporting import write_report
@@ -44,8 +46,10 @@ _HOMES = {
         "OutputError",
         "RunStopped",
     ),
+    "batchrun.estimation": ("Estimate", "estimate", "estimate_json", "estimate_text"),
     "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
     "batchrun.job": ("Job", "parse_setting"),
+    "batchrun.matrix": ("MatrixReport", "arun_matrix", "run_matrix"),
     "batchrun.notebook": ("complete",),
     "batchrun.prepare": ("RunOptions", "model_hint"),
     "batchrun.reporting": ("write_report",),
@@ -58,9 +62,11 @@ __all__ = [
     "BatchrunError",
     "CheckpointError",
     "Draft",
+    "Estimate",
     "Interrupted",
     "Job",
     "JobError",
+    "MatrixReport",
     "OutputError",
     "RunOptions",
     "RunReport",
@@ -70,10 +76,14 @@ __all__ = [
     "Verdict",
     "__version__",
     "arun_job",
+    "arun_matrix",
     "compare",
     "comparison_json",
     "comparison_text",
     "complete",
+    "estimate",
+    "estimate_json",
+    "estimate_text",
     "export",
     "init_job",
     "load_job",
@@ -81,6 +91,7 @@ __all__ = [
     "parse_setting",
     "preview",
     "run_job",
+    "run_matrix",
     "score",
     "score_text",
     "serve_simulator",

@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 
 import batchrun
 from batchrun import completion
-from batchrun.errors import BatchrunError, Interrupted, OutputError
+from batchrun.errors import BatchrunError, OutputError
 from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from batchrun.conclusion import RunReport
+    from batchrun.matrix import MatrixReport
+    from batchrun.prepare import RunOptions
     from batchrun.records import FormatName
 
 INTERRUPTED_EXIT_CODE = 130
@@ -128,7 +130,9 @@ def cli() -> None:
 def _request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
     """The options that change a job, shared by `run` and `preview`."""
     options = (
-        click.option("--model", help="Model to ask."),
+        click.option(
+            "--model", "models", multiple=True, help="Model to ask; several are a matrix."
+        ),
         click.option(
             "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="Wire format."
         ),
@@ -183,18 +187,9 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
     """  # noqa: D301 - as above
-    simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
-    run_options = batchrun.RunOptions(
-        simulate=simulate,
-        new=options["new"],
-        retry_errored=options["retry_errored"],
-        log_file=options["log_file"],
-        quiet=options["quiet"],
-        yes=options["yes"],
-        ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
-    )
     loaded = batchrun.load_job(job, _overrides(options))
-    done = batchrun.run_job(loaded, run_options)
+    run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
+    done = run_all(loaded, _run_options(options))
     _conclude(done, loaded.date, quiet=options["quiet"])
     return done.exit_code
 
@@ -219,10 +214,41 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 
 
 @cli.command()
+@_JOB
+@_request_options
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Send N requests first to know better; the run uses their answers.",
+)
+@click.option("--simulate", is_flag=True, help="Of the run that a simulator answers.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+)
+def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+    """Say what a run of JOB would send, cost and take; send nothing, or N requests.
+
+    What the run directory has already is not counted: the estimate is of what is still to be sent.
+
+    \b
+    Examples:
+      batchrun estimate jobs/triage.toml
+      batchrun estimate jobs/triage.toml --sample 20
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, _overrides(options))
+    found = batchrun.estimate(loaded, _run_options(options), sample=sample or 0)
+    text = batchrun.estimate_json(found) if as_json else batchrun.estimate_text(found)
+    click.echo(harmless_json(text) if as_json else text)
+
+
+@cli.command()
 @_DIRECTORY
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(directory: Path, *, as_json: bool) -> None:
-    """Show how far the run in DIRECTORY is, running or not.
+    """Show how far the run or the matrix in DIRECTORY is, running or not.
 
     \b
     Examples:
@@ -300,6 +326,8 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
     """Put runs side by side: score, agreement, cost, latency; each against the first.
+
+    The directory of a matrix stands for the runs of its cells.
 
     \b
     Examples:
@@ -407,11 +435,26 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
     batchrun.serve_simulator(config, port, announce=click.echo)
 
 
+def _run_options(options: Mapping[str, Any]) -> RunOptions:
+    simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
+    return batchrun.RunOptions(
+        simulate=simulate,
+        new=options.get("new", False),
+        retry_errored=options.get("retry_errored", False),
+        log_file=options.get("log_file"),
+        quiet=options["quiet"],
+        yes=options["yes"],
+        ask=_ask if sys.stdin is not None and sys.stdin.isatty() else None,
+    )
+
+
 def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn options into dotted keys; paths given here start at the current directory."""
+    models = options["models"]
     found = dict(batchrun.parse_setting(setting) for setting in options["settings"])
     direct = {
-        "request.model": options["model"],
+        "request.model": models[0] if len(models) == 1 else None,
+        "matrix.model": list(models) if len(models) > 1 else None,
         "request.format": options["wire_format"],
         "request.base_url": options["base_url"],
         "date": options["date"],
@@ -422,13 +465,12 @@ def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
     return found | {key: value for key, value in direct.items() if value is not None}
 
 
-def _conclude(report: RunReport, day: date | None, *, quiet: bool) -> None:
+def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
         _echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
-    if report.error is None:
-        return
-    _fail(report.error)
-    if isinstance(report.error, Interrupted) or report.totals.pending:
+    for problem in report.problems:
+        _fail(problem)
+    if report.is_resumable:
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
         if day is not None and not any(argument.startswith("--date") for argument in again):
@@ -440,7 +482,7 @@ def _ask(question: str) -> bool:
     return click.confirm(harmless(question), err=True)
 
 
-def _fail(error: BatchrunError) -> None:
+def _fail(error: BatchrunError | str) -> None:
     label = "error: "
     if wants_color(sys.stderr):
         label = click.style(label, fg="red", bold=True)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint
+from batchrun.cells import runs_in
 from batchrun.errors import JobError
 from batchrun.records import PICO_PER_USD
 from batchrun.scoring import interval, mean_score
 from batchrun.scoring.metrics import bootstrap_interval, mcnemar, mean_interval
-from batchrun.terminal import harmless
+from batchrun.terminal import harmless, in_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from batchrun.records import RunTotals
@@ -68,10 +69,13 @@ class ComparedRun:
 def compare(directories: Sequence[Path]) -> list[ComparedRun]:
     """Compare runs with the first of them, row by row where both have the same `custom_id`.
 
+    The directory of a matrix stands for those of its cells.
+
     Raises:
         JobError: when there are fewer than two, or one is named twice.
         CheckpointError: when a directory holds no usable run.
     """
+    directories = [run for directory in directories for run in runs_in(directory)]
     if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
         raise JobError("compare: name two different run directories or more")
     with ExitStack() as stack:
@@ -165,7 +169,7 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
     """Return the comparison for people."""
     heads = ["run", "model", "rows", "ok", "score", "95 % CI", "cost", "per correct", "p50", "p90"]
     names = _names(runs)
-    lines = _table([heads, *(_run_cells(run, names) for run in runs)])
+    lines = in_columns([heads, *(_run_cells(run, names) for run in runs)])
     heads = [
         f"against {names[runs[0].directory]}",
         "rows",
@@ -175,7 +179,7 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
     ]
     heads += ["95 % CI", "p"]
     rows = [_pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
-    lines += ["", *_table([heads, *rows]), *_notes(runs, names)]
+    lines += ["", *in_columns([heads, *rows]), *_notes(runs, names)]
     return "\n".join(harmless(line) for line in lines)
 
 
@@ -237,20 +241,6 @@ def _notes(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:
             "difference: run minus the first, over the rows that both have; p: McNemar's exact test"
         )
     return ["", *notes] if notes else []
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows with their columns in line: the first ones to the left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [_line(row, widths) for row in rows]
-
-
-def _line(row: Sequence[str], widths: Iterable[int]) -> str:
-    cells = [
-        cell.ljust(width) if place == 0 else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "  ".join(cells).rstrip()
 
 
 def _score(value: float | None, *, is_share: bool) -> str:

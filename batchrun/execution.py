@@ -126,13 +126,11 @@ class Execution:
             CheckpointError: when the checkpoint stops working.
         """
         self._begin()
-        try:
-            await self._with_journal()
-        except BaseExceptionGroup as group:
-            raise ours(group) from group
+        await self._with_journal()
         self._look_at_place()
         error = self._outcome()
-        outcome = "finished" if error is None else f"stopped: {error}"
+        ended = "finished" if self._common.options.rows is None else checkpoint.SAMPLED
+        outcome = ended if error is None else f"stopped: {error}"
         self._store.finish_execution(outcome, dict(self._waits.seconds))
         return error
 

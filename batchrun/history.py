@@ -18,8 +18,8 @@ class PriceUse:
         source: where the price is from: the price list with its version, or the job file.
         as_of_us: the moment that it holds for, in microseconds since 1970 UTC.
         matched: the model in the price list; None when the price is not known.
-        rates: pico-dollars per token (input, output, cache_read, cache_write, cache_write_1h) of a
-            short prompt; long ones may have a dearer tier.
+        rates: pico-dollars per token: input, output, cache_read, cache_write, cache_write_1h.
+        tiers: (input tokens, the rates of all tokens of a request with more of them).
     """
 
     model: str
@@ -27,6 +27,7 @@ class PriceUse:
     as_of_us: int
     matched: str | None = None
     rates: Mapping[str, int] | None = None
+    tiers: tuple[tuple[int, Mapping[str, int]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
+from batchrun.cells import is_matrix
 from batchrun.conclusion import write_files
 from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
+from batchrun.matrix import matrix_status
 from batchrun.prepare import input_signature
 from batchrun.render import Renderer
 from batchrun.scoring import score_facts, score_lines
@@ -55,17 +57,24 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Jo
 
 
 def preview(job: Job, count: int) -> Iterator[str]:
-    """Yield the first HTTP requests as JSON lines, with secrets masked.
+    """Yield the first HTTP requests as JSON lines, with secrets masked; of a matrix, of each cell.
 
     Raises:
         JobError: when the input or a template is wrong.
     """
+    for cell in job.cells or (job,):
+        for facts in _first_requests(cell, count):
+            yield orjson.dumps(facts).decode()
+
+
+def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
     source = Source(_first_rows(job.input, count))
     renderer = Renderer(job, source.columns)
     source.check_ids()
     items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
     for item in renderer.render(islice(items, count)):
-        yield orjson.dumps(_described(job, item)).decode()
+        label = {} if job.cell is None else {"cell": job.cell.name}
+        yield label | _described(job, item)
 
 
 def _first_rows(config: InputConfig, count: int) -> InputConfig:
@@ -103,11 +112,13 @@ def _masked(name: str, value: str) -> str:
 
 
 def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
-    """Describe a live or dead run.
+    """Describe a live or dead run, or those of a matrix.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
+    if is_matrix(directory):
+        return matrix_status(directory, as_json=as_json)
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         totals = checkpoint.totals(store)

@@ -96,13 +96,19 @@ class Prepared:
         return f"{__version__}:{self.signature}:{self.total}"
 
 
-def prepare(job: Job, options: RunOptions) -> Prepared:
+def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prepared:
     """Check everything that can be checked before the first request.
+
+    Args:
+        job: what to run.
+        options: how.
+        like: another job whose input has been checked: the same one is not read again for that.
 
     Raises:
         JobError: when something is wrong.
     """
-    source = Source(job.input)
+    known = like if like is not None and like.job.input == job.input else None
+    source = Source(job.input) if known is None else known.source
     renderer = Renderer(job, source.columns)
     output.result_names(
         source.columns, job.output.prefix, job.output.unnest, scored=job.score is not None
@@ -110,12 +116,13 @@ def prepare(job: Job, options: RunOptions) -> Prepared:
     key = None if options.simulate is not None else api_key(job)
     check_price(job)
     most_in_flight = allow_open_files(job)
-    source.check_ids()
+    if known is None:
+        source.check_ids()
     return Prepared(
         job=job,
         source=source,
         renderer=renderer,
-        total=source.count(),
+        total=source.count() if known is None else known.total,
         key=key,
         directory=run_directory(job, options),
         review=review_of(job),
@@ -225,7 +232,7 @@ def run_directory(job: Job, options: RunOptions) -> Path:
     directory = job.output.dir.resolve()
     if options.simulate is not None:
         directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
-    return directory / job.output.cell
+    return directory if job.cell is None else directory / job.cell.name
 
 
 def plan_signature(job: Job, source: Source) -> str:

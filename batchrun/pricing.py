@@ -21,6 +21,8 @@ from batchrun.history import PriceUse
 from batchrun.records import Cost
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchrun.records import Usage
 
 _PICO_PER_TOKEN = 10**6  # of a rate in USD per million tokens: 1e12 / 1e6
@@ -117,16 +119,27 @@ class PriceBook:
         """Return which price the costs of a model, as it answered, are counted by."""
         source = FROM_JOB if self._fixed is not None else f"genai-prices {version('genai-prices')}"
         moment = round(self._at.timestamp() * 1_000_000)
-        rates = self.rates(1, *self._asked.get(model, (model,)))
+        names = self._asked.get(model, (model,))
+        rates = self.rates(1, *names)
         if rates is None:
             return PriceUse(model, source, moment)
-        numbers = asdict(rates)
-        return PriceUse(model, source, moment, numbers.pop("matched"), numbers)
+        tiers = tuple((start, _numbers(tier)) for start, tier in self._tiers(names))
+        return PriceUse(model, source, moment, rates.matched, _numbers(rates), tiers)
+
+    def _tiers(self, names: Sequence[str | None]) -> Sequence[tuple[int, Rates]]:
+        found = (self._list_price(name) for name in names if name and self._fixed is None)
+        return next((price.tiers() for price in found if price is not None), ())
 
     def _list_price(self, model: str) -> _ListPrice | None:
         if model not in self._known:
             self._known[model] = _look_up(model, self._at)
         return self._known[model]
+
+
+def _numbers(rates: Rates) -> dict[str, int]:
+    numbers = asdict(rates)
+    del numbers["matched"]
+    return numbers
 
 
 def _cost(usage: Usage, rates: Rates) -> Cost:
@@ -158,6 +171,11 @@ class _ListPrice:
         if tier not in self._by_tier:
             self._by_tier[tier] = self._read(input_tokens)
         return self._by_tier[tier]
+
+    def tiers(self) -> list[tuple[int, Rates]]:
+        """Return the rates of long prompts, by how many tokens these exceed."""
+        found = ((start, self.rates(start + 1)) for start in self._starts)
+        return [(start, rates) for start, rates in found if rates is not None]
 
     def _read(self, input_tokens: int) -> Rates | None:
         base, output = (

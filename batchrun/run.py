@@ -20,6 +20,7 @@ from batchrun import checkpoint
 from batchrun.changes import agree, needs_consent, reuse_of
 from batchrun.client import PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
+from batchrun.errors import JobError
 from batchrun.events import EventFile, EventLog, event_file
 from batchrun.execution import REFRESH_S, Common, Execution, OpenRun, ours
 from batchrun.interrupts import Interrupts
@@ -53,6 +54,8 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
 
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
+    if job.cells:
+        raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
     (report,) = await run_together([job], options or RunOptions())
     return report
 
@@ -91,7 +94,9 @@ async def _run_together(
     for job in jobs:
         checkpoint.refuse_locked(run_directory(job, options))
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
-    plans = [await in_thread(prepare, job, options) for job in jobs]
+    plans: list[Prepared] = []
+    for job in jobs:
+        plans.append(await in_thread(prepare, job, options, plans[0] if plans else None))
     interrupts = Interrupts()
     with ExitStack() as stack:
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
@@ -106,7 +111,7 @@ def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
         checkpoint.open_directory(plan.directory, new=options.new),
         closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
     ):
-        yield OpenRun(plan, store, label=plan.job.output.cell)
+        yield OpenRun(plan, store, label=cell.name if (cell := plan.job.cell) else "")
 
 
 async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
@@ -126,9 +131,12 @@ async def _execute(
     spent_before: int,
     log: EventFile,
 ) -> list[RunReport]:
-    async with _common(runs, options, interrupts, spent_before, log) as common:
-        executions = [Execution(run, common) for run in runs]
-        errors = await _all_through(executions, common)
+    try:
+        async with _common(runs, options, interrupts, spent_before, log) as common:
+            executions = [Execution(run, common) for run in runs]
+            errors = await _all_through(executions, common)
+    except BaseExceptionGroup as group:
+        raise ours(group) from group
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
     reports = [
         await anyio.to_thread.run_sync(_concluded, *each, options)
@@ -206,16 +214,13 @@ async def _all_through(
     async def run(execution: Execution) -> None:
         errors[execution] = await execution.run()
 
-    try:
-        async with anyio.create_task_group() as helpers:
-            helpers.start_soon(_show_waits, common)
-            helpers.start_soon(_heed_signals, executions, common)
-            async with anyio.create_task_group() as work:
-                for execution in executions:
-                    work.start_soon(run, execution)
-            helpers.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise ours(group) from group
+    async with anyio.create_task_group() as helpers:
+        helpers.start_soon(_show_waits, common)
+        helpers.start_soon(_heed_signals, executions, common)
+        async with anyio.create_task_group() as work:
+            for execution in executions:
+                work.start_soon(run, execution)
+        helpers.cancel_scope.cancel()
     return [errors[execution] for execution in executions]
 
 

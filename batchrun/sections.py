@@ -145,20 +145,12 @@ class Section:
         name: the table's name, for messages; empty for the top level.
         values: the table as parsed.
         problems: a list that is shared by all sections of a file and collects messages.
-        later: keys that belong to a feature this version does not have; using one is an error.
     """
 
-    def __init__(
-        self,
-        name: str,
-        values: Mapping[str, Any],
-        problems: list[str],
-        later: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, name: str, values: Mapping[str, Any], problems: list[str]) -> None:
         self.name = name
         self._values = values
         self._problems = problems
-        self._later = frozenset(later)
         self._asked: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
@@ -167,7 +159,7 @@ class Section:
     @property
     def known(self) -> frozenset[str]:
         """The keys that this section can hold, as far as they have been asked for."""
-        return self._later | self._asked
+        return frozenset(self._asked)
 
     def label(self, key: str) -> str:
         """The key as the user would look for it: `[limits] concurrency`."""
@@ -243,9 +235,7 @@ class Section:
             homes: the keys of all sections, with the section that each belongs in.
         """
         for key in self._values:
-            if key in self._later:
-                self.problem(key, "this version of batchrun does not support it yet; remove it")
-            elif key not in self._asked:
+            if key not in self._asked:
                 home = homes.get(key)
                 hint = f" (it belongs in [{home}])" if home else did_you_mean(key, self.known)
                 self.problem(key, f"unknown key{hint}")

@@ -51,8 +51,8 @@ def test_every_readme_command_runs(project: Path) -> None:
             code, _, stderr = command(*words[1:], cwd=project, env=env)
             assert code == 0, f"{line}\n{stderr}"
             ran.append(line)
-    assert len(ran) == 13
-    assert len(provider.calls) == 343 + 2 + 2
+    assert len(ran) == 16
+    assert len(provider.calls) == 343 + 2 + 2 + 4
     assert (project / "tickets.jsonl").exists()
 
 
@@ -62,7 +62,7 @@ def test_every_command_about_evaluating_runs(project: Path) -> None:
     for line in commands:
         code, _, stderr = command(*shlex.split(line)[1:], cwd=project)
         assert code == 0, f"{line}\n{stderr}"
-    assert len(commands) == 7
+    assert len(commands) == 9
     judged = pl.read_parquet(project / "runs/word_problems_judge.simulated/results.parquet")
     assert judged["judge_score"].is_in([0.0, 1.0]).all()
     asked = pl.read_parquet(project / "runs/samples.simulated/results.parquet")

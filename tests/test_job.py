@@ -294,12 +294,6 @@ def test_concurrency_may_be_left_to_the_run() -> None:
     assert make(limits={"concurrency": 7}).limits.concurrency == 7
 
 
-@pytest.mark.parametrize("section", ["matrix"])
-def test_sections_of_later_features_are_refused_by_name(section: str) -> None:
-    message = refusal(**{section: {}})
-    assert f"job: {section}: this version of batchrun does not support it yet" in message
-
-
 def test_all_problems_are_reported_at_once() -> None:
     lines = refusal(
         input={}, request={"model": None, "temperature": 3}, limits={"x": 1}, retry=5
@@ -826,7 +820,7 @@ def test_the_document_itself_is_not_changed() -> None:
     ("key", "message"),
     [
         ("limts.concurrency", 'no section [limts] (did you mean "limits"?)'),
-        ("matrix.model", "does not support [matrix] yet"),
+        ("matrx.model", 'no section [matrx] (did you mean "matrix"?)'),
         ("request.model.x", "model is no table"),
     ],
 )

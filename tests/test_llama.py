@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
-from tests.conftest import KEY, batchrun, environment
+from tests.conftest import KEY, ROOT, batchrun, command, environment
 from tests.llama_server import is_available, running_llama_server
 
 if TYPE_CHECKING:
@@ -129,3 +130,30 @@ def test_cache_reads_in_messages_are_parts_of_the_input(
     assert (found["cache_read_tokens"] < found["input_tokens"]).all()
     # With the cache counted in, near-identical prompts have near-identical sizes.
     assert found["input_tokens"].max() - found["input_tokens"].min() <= 2  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_a_sample_tells_how_this_tokenizer_counts(
+    llama: str, tmp_path: Path, wire_format: str
+) -> None:
+    """Its vocabulary is tiny, so the characters alone say little: a prompt has four times as much."""
+    settings = {
+        "request.base_url": llama,
+        "request.format": wire_format,
+        "request.api_key_env": "TEST_KEY",
+        "request.max_tokens": "8",
+        "input.limit": "100",
+        "limits.concurrency": "4",
+        "output.dir": str(tmp_path / "out"),
+    }
+    arguments = [str(ROOT / "jobs" / "ticket_triage.toml")]
+    arguments += [f"--set={key}={value}" for key, value in settings.items()]
+    code, stdout, stderr = command("estimate", *arguments, "--sample", "20", "--json", "-q")
+    assert code == 0, stderr
+    found = json.loads(stdout)
+    assert found["already_answered"] == found["calibrated_by_answers"] == 20
+    before = json.loads(command("status", tmp_path / "out", "--json")[1])["tokens"]["input"]
+    assert command("run", *arguments, "-q")[0] == 0
+    real = json.loads((tmp_path / "out" / "summary.json").read_text())["tokens"]["input"] - before
+    assert found["input_tokens"]["expected"] == pytest.approx(real, rel=0.15)
+    assert found["input_tokens"]["low"] <= real <= found["input_tokens"]["high"]

@@ -230,6 +230,7 @@ def test_a_template_can_provide_for_a_null_and_a_missing_column(template: str, t
             "",
         ),
         ({"messages_column": "zzz"}, "messages_column", "zzz", ""),
+        ({"messages_column": ""}, "messages_column", "", ""),
         ({"from_columns": ["system"]}, "from_columns", "system", ""),
     ],
     ids=lambda value: None if isinstance(value, dict) else (value or "-"),

@@ -134,6 +134,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "as_of": "2026-01-02T12:00:00+00:00",
                 "matched": "anthropic/claude-a",
                 "usd_per_million_tokens": {"input": 1.0, "output": 5.0, "cache_read": 0.1},
+                "tiers": [],
             },
             {
                 "model": "claude-b",
@@ -141,6 +142,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "as_of": "2026-01-02T12:00:00+00:00",
                 "matched": None,
                 "usd_per_million_tokens": None,
+                "tiers": [],
             },
         ],
         "models": [

@@ -67,6 +67,7 @@ def run_of(provider: Provider, tmp_path: Path) -> RunOf:
     def run(
         table: pl.DataFrame | None = None,
         *,
+        input: str = "",  # noqa: A002 - as the job file's section
         request: str = "",
         output: str = ALL_FILES,
         rest: str = "",
@@ -83,6 +84,7 @@ def run_of(provider: Provider, tmp_path: Path) -> RunOf:
 [input]
 path = "rows.parquet"
 {key}
+{input}
 [request]
 base_url = "{provider.url}"
 api_key_env = "TEST_KEY"
@@ -96,7 +98,8 @@ dir = "out"
 {rest}
 """
         )
-        assert resume(tmp_path / "job.toml") in ({0, 3} if code is None else {code})
+        codes = {0, 3} if code is None else {code}
+        assert command("run", tmp_path / "job.toml", "--quiet")[0] in codes
         return tmp_path / "out"
 
     return run
@@ -132,6 +135,7 @@ properties = { label = { type = "string" }, sure = { type = "array", items = { t
         {"table": pl.DataFrame({"text": list("aabbabc3373")}), "request": "dedupe = true"},
         {"table": pl.DataFrame({"text": list("aabbabc3373")})},
         {"rest": SCORED},
+        {"input": "where = \"text <> '3'\""},
         {"request": SCHEMA, "output": f"{ALL_FILES}\nunnest = true"},
         {"table": TYPED, "output": f"{ALL_FILES}\nescape_formulas = true"},
         {"table": TYPED.rename({"raw": "status"}), "output": f'{ALL_FILES}\nprefix = "=x_"'},
@@ -149,6 +153,20 @@ def test_a_run_is_whole_and_looking_leaves_no_trace(run_of: RunOf, kind: dict[st
     scores = ["scores"] if "rest" in kind else []
     assert list(verdict.checked) == ["checkpoint.db", "fingerprints", *scores, *files]
     assert content(directory) == before
+
+
+def test_the_cells_of_a_matrix_are_verified_each(run_of: RunOf) -> None:
+    directory = run_of(rest="[matrix]\ntemperature = [0.0, 1.0]")
+    verdict = library.verify(directory)
+    assert (verdict.findings, verdict.notes, len(verdict.checked)) == ((), (), 14)
+    cell = min(path for path in directory.iterdir() if path.is_dir())
+    assert f"{cell.name}/results.csv" in verdict.checked
+    (cell / "results.csv").unlink()
+    assert [line.partition(";")[0] for line in wrong(directory)] == [
+        f"{cell.name}/results.csv: is not there"
+    ]
+    with checkpoint.open_directory(cell, new=False):
+        assert command("verify", directory)[0] == 5
 
 
 def test_a_run_that_was_stopped_and_resumed_is_whole_each_time(run_of: RunOf) -> None:
@@ -190,7 +208,7 @@ def test_chunks_are_compared_in_step(run_of: RunOf, monkeypatch: pytest.MonkeyPa
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scored run with errored rows; tests damage copies of its directory."""
     place = tmp_path_factory.mktemp("finished")
-    text = [*"0123456789ab", *("x" * 40 for _ in range(600))]
+    text = [*"0123456789ab", *("x" * 40 for _ in range(30))]
     pl.DataFrame({"id": [f"r{n}" for n in range(len(text))], "text": text}).write_csv(
         place / "rows.csv"
     )
@@ -305,7 +323,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "rows of the input counted": (
         sql("DELETE FROM items WHERE ordinal > 3"),
-        "checkpoint.db: holds 4 rows or samples of rows, and the input has 612",
+        "checkpoint.db: holds 4 rows or samples of rows, and the input has 42",
     ),
     "a request deleted": (
         sql(f"DELETE FROM requests WHERE id = {ANSWERED}"),
@@ -392,15 +410,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a line of results.jsonl": (text("results.jsonl", "{", "["), "results.jsonl: cannot be read"),
     "a row gone from results.csv": (
         without_row("results.csv"),
-        "results.csv: has 611 rows, and there should be 612; the first that differs is row 5 (r4)",
+        "results.csv: has 41 rows, and there should be 42; the first that differs is row 5 (r4)",
     ),
     "a row gone from results.jsonl": (
         without_row("results.jsonl"),
-        "results.jsonl: has 611 rows, and there should be 612; the first that differs is row 6 (r5)",
+        "results.jsonl: has 41 rows, and there should be 42; the first that differs is row 6 (r5)",
     ),
     "a row too many in results.csv": (
         text("results.csv", "\nr0,", "\nr0,\nr0,"),
-        "results.csv: has 613 rows, and there should be 612",
+        "results.csv: has 43 rows, and there should be 42",
     ),
     "columns in another order": (reordered, "results.parquet: has its columns in another order"),
     "a column gone": (
@@ -429,8 +447,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a file gone": (lambda d: (d / "results.csv").unlink(), "results.csv: is not there; write it"),
     "a number of the summary": (
-        text("summary.json", '"succeeded": 611', '"succeeded": 612'),
-        "summary.json: counts.succeeded is 612, and the checkpoint gives 611; write it again",
+        text("summary.json", '"succeeded": 41', '"succeeded": 42'),
+        "summary.json: counts.succeeded is 42, and the checkpoint gives 41; write it again",
     ),
     "a score of the summary": (text("summary.json", '"mean"', '"means"'), "summary.json: score."),
     "a summary that is none": (text("summary.json", "{", ""), "summary.json: cannot be read"),
@@ -451,6 +469,7 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
     found = wrong(directory)
     assert [line for line in found if expected in line], "\n".join(found)
     assert content(directory) == before
+    assert command("status", directory)[0] in {0, 5}  # which is never a traceback
 
 
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:

@@ -6,8 +6,10 @@
 `state_flaws` verify one.
 """
 
+from batchrun.checkpoint.census import Asked, Census, Counted, census
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
+    MATRIX_FILE,
     DirectoryLock,
     held_still,
     is_locked,
@@ -16,9 +18,10 @@ from batchrun.checkpoint.lock import (
 )
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
+from batchrun.checkpoint.prices import note_price
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
-from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.store import FILE_NAME, SAMPLED, Checkpoint
 from batchrun.checkpoint.timeline import history
 from batchrun.checkpoint.totals import last_outcome, totals
 from batchrun.checkpoint.verify import (
@@ -32,12 +35,18 @@ from batchrun.checkpoint.verify import (
 
 __all__ = [
     "FILE_NAME",
+    "MATRIX_FILE",
+    "SAMPLED",
+    "Asked",
+    "Census",
     "Checkpoint",
     "Comparison",
+    "Counted",
     "DirectoryLock",
     "Journal",
     "Patience",
     "answers",
+    "census",
     "compare_rows",
     "file_flaws",
     "has_answers",
@@ -48,6 +57,7 @@ __all__ = [
     "is_scored",
     "last_outcome",
     "last_version",
+    "note_price",
     "open_directory",
     "planned_rows",
     "refuse_locked",

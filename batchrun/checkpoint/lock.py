@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+MATRIX_FILE = "matrix.json"
 # What tells a run from a folder that holds other things: any of these files.
-_TRACES = ("checkpoint.db", "usage.parquet", "summary.json")
+_TRACES = ("checkpoint.db", "usage.parquet", "summary.json", MATRIX_FILE)
 _TRIES = 20
 _PAUSE_S = 0.02
 

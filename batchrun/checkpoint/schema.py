@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import orjson
 from sqlite_utils import Database, Migrations
 
-from batchrun.checkpoint.lock import is_locked
+from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
 from batchrun.checkpoint.views import VIEWS
 from batchrun.errors import CheckpointError, CheckpointFull
 
@@ -374,8 +374,11 @@ def attached(db: Database, path: Path) -> Iterator[None]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
+        is_matrix = path.with_name(MATRIX_FILE).exists()
+        hint = "it is a matrix: name the folder of a cell"
         raise CheckpointError(
-            f"{path.parent}: holds no checkpoint.db; is it the directory of a run?"
+            f"{path.parent}: holds no checkpoint.db; "
+            f"{hint if is_matrix else 'is it the directory of a run?'}"
         )
     return path
 

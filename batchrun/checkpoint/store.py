@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from batchrun.history import PriceUse
     from batchrun.records import (
         Attempt,
         AttemptStart,
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     )
 
 FILE_NAME = "checkpoint.db"
+# How an execution ended that was to send some rows only, and wrote no outputs.
+SAMPLED = "sampled"
 # 10,000 USD for one answer: a server that claims more cannot count, and sums would overflow.
 MAX_COST = 10**16
 
@@ -206,22 +207,6 @@ class Checkpoint:
         with self.transaction():
             self.db.execute(
                 "UPDATE executions SET waiting = ? WHERE id = ?", (reason, self.execution)
-            )
-
-    def note_price(self, price: PriceUse) -> None:
-        """Record by which price this execution counts the costs of a model."""
-        rates = None if price.rates is None else _as_json(price.rates)
-        with self.transaction():
-            self.db.execute(
-                "INSERT OR REPLACE INTO prices VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    self.execution,
-                    price.model,
-                    price.source,
-                    price.as_of_us,
-                    price.matched,
-                    rates,
-                ),
             )
 
     def spent(self) -> int:

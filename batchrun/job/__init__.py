@@ -7,7 +7,7 @@ that is how a run directory can write its outputs again without the job file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from batchrun.errors import JobError
 from batchrun.formats.endpoint import DEFAULT_BASE_URL, DEFAULT_KEY_ENV
 from batchrun.job.configs import (
     DEFAULT_FILES,
+    Cell,
     InputConfig,
     LimitsConfig,
     OutputConfig,
@@ -29,9 +30,11 @@ from batchrun.job.configs import (
 )
 from batchrun.job.dates import read_date, settled, with_dates
 from batchrun.job.input import read_input
-from batchrun.job.overrides import LATER_SECTIONS, SECTIONS, apply_overrides
+from batchrun.job.limits import check_cap, read_limits
+from batchrun.job.matrix import cells_of, read_axes, same_cells
+from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, is_remote, project_of, read_beside, strays
-from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request
+from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request, request_keys
 from batchrun.job.score import read_score
 from batchrun.sections import Section, listed, parse_setting, read_toml
 
@@ -42,24 +45,16 @@ if TYPE_CHECKING:
     from batchrun.records import AnswerSchema
 
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
-MOST_COST_USD = 1_000_000.0
-# What of a body passed through untouched could make a request dearer than its bound.
-COST_KEYS = {"max_tokens", "max_completion_tokens", "n", "best_of", "service_tier", "tools"}
-SERVER_TOOLS = ("web_search", "web_fetch", "code_execution")
 MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
-RATE_KEYS = (
-    "requests_per_minute",
-    "tokens_per_minute",
-    "input_tokens_per_minute",
-    "output_tokens_per_minute",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """The definition of a batch: rows, requests, limits, outputs.
 
-    `date` is the day that its `{{ today }}` stands for, None where nothing depends on one.
+    `date` is the day that its `{{ today }}` stands for, None where nothing depends on one. With a
+    `[matrix]` it is several: `cells` has a job for each, which says by `cell` which one it is, and
+    `request` is that of the first.
     """
 
     name: str
@@ -74,6 +69,8 @@ class Job:
     score: ScoreConfig | None
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
+    cell: Cell | None = None
+    cells: tuple[Job, ...] = field(default=(), repr=False)
 
     @classmethod
     def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
@@ -118,9 +115,11 @@ class Job:
         Raises:
             JobError: listing every problem found.
         """
+        if MATRIX in document:
+            return cls._with_cells(document, base, origin)
         problems: list[str] = []
         document = settled(_with_texts(document, base, problems))
-        top = Section("", document, problems, LATER_SECTIONS)
+        top = Section("", document, problems)
         name, day = _read_name(top), read_date(top)
         sections = {key: Section(key, top.table(key), problems) for key in SECTIONS}
         request = read_request(sections["request"], base)
@@ -129,7 +128,7 @@ class Job:
             date=day,
             input=read_input(sections["input"], base, day),
             request=request,
-            limits=(limits := _read_limits(sections["limits"])),
+            limits=(limits := read_limits(sections["limits"])),
             retry=_read_retry(sections["retry"]),
             output=_read_output(sections["output"], base, name, day, request.answer),
             tools=_read_tools(sections["tools"], base, request),
@@ -138,14 +137,45 @@ class Job:
             document=document,
             base=base,
         )
-        _check_cap(sections["limits"], limits, request)
+        check_cap(sections["limits"], limits, request)
         homes = {key: section.name for section in sections.values() for key in section.known}
         for section in (top, *sections.values()):
             section.finish(homes)
         problems += _unstorable(document)
-        if problems:
-            raise JobError("\n".join(f"{origin}: {problem}" for problem in problems))
+        _raise_all(problems, origin)
         return job
+
+    @classmethod
+    def _with_cells(cls, document: Mapping[str, Any], base: Path, origin: str) -> Job:
+        """Make the job of each cell, and of them one."""
+        problems: list[str] = []
+        axes = read_axes(document[MATRIX], request_keys(), problems)
+        _raise_all(problems, origin)
+        plain = {key: value for key, value in settled(document).items() if key != MATRIX}
+        cells = cells_of(axes)
+        jobs = tuple(cls._of_cell(plain, cell, base, origin) for cell in cells)
+        _raise_all(same_cells(cells, [job.request for job in jobs]), origin)
+        return replace(jobs[0], document=document, cell=None, cells=jobs)
+
+    @classmethod
+    def _of_cell(cls, document: Mapping[str, Any], cell: Cell, base: Path, origin: str) -> Job:
+        where = f"{origin}: [matrix] {cell.name}"
+        chosen = {f"request.{key}": value for key, value in cell.values.items()}
+        job = cls.from_document(apply_overrides(document, chosen), base, origin=where)
+        _raise_all(
+            [
+                f"the column {key!r} takes the place of [matrix] {key} in its rows; rename one"
+                for key in cell.values
+                if key in job.request.from_columns
+            ],
+            where,
+        )
+        return replace(job, cell=cell)
+
+
+def _raise_all(problems: Sequence[str], origin: str) -> None:
+    if problems:
+        raise JobError("\n".join(f"{origin}: {problem}" for problem in problems))
 
 
 def _unstorable(document: Mapping[str, Any]) -> list[str]:
@@ -208,53 +238,6 @@ def _read_name(section: Section) -> str:
     if Path(name).name != name or name == ".." or not name.isprintable():
         section.problem("name", f"must be usable as the name of a folder, not {name!r:.80}")
     return name
-
-
-def _read_limits(section: Section) -> LimitsConfig:
-    default = LimitsConfig()
-    rates = {key: section.number(key, float, 0.0) or None for key in RATE_KEYS}
-    return LimitsConfig(
-        concurrency=_read_concurrency(section),
-        max_errors=section.number("max_errors", float, default.max_errors),
-        max_cost_usd=section.number("max_cost_usd", float, 0.0, most=MOST_COST_USD) or None,
-        **rates,
-    )
-
-
-def _read_concurrency(section: Section) -> int | None:
-    given = section.raw("concurrency")
-    if given == "auto" or given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int):
-        section.problem("concurrency", f'must be a whole number or "auto", not {given!r:.80}')
-        return None
-    return section.number("concurrency", int, 1, most=100_000)
-
-
-def _check_cap(section: Section, limits: LimitsConfig, request: RequestConfig) -> None:
-    """A cap on the cost needs a bound on the cost of every request."""
-    if limits.max_cost_usd is None:
-        return
-    for key in sorted(COST_KEYS & request.extra_body.keys()):
-        section.problem(
-            "max_cost_usd",
-            f"cannot be held with [request] extra_body {key}, which changes the cost",
-        )
-    if "max_tokens" not in {*request.parameters, *request.from_columns}:
-        section.problem(
-            "max_cost_usd", "needs [request] max_tokens: without it an answer has no highest cost"
-        )
-    if request.parameters.get("service_tier") == "priority":
-        section.problem(
-            "max_cost_usd", 'cannot be held with service_tier = "priority": its price is not known'
-        )
-    for tool in request.tools:
-        kind = str((tool.vendor or {}).get("type", ""))
-        if kind.startswith(SERVER_TOOLS):
-            section.problem(
-                "max_cost_usd",
-                f"cannot be held with the tool {kind}, which the provider runs and charges",
-            )
 
 
 def _read_retry(section: Section) -> RetryConfig:
@@ -370,6 +353,7 @@ def _check_files(files: Sequence[str]) -> None:
 __all__ = [
     "DEFAULT_BASE_URL",
     "DEFAULT_KEY_ENV",
+    "Cell",
     "InputConfig",
     "Job",
     "LimitsConfig",

@@ -138,12 +138,19 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a `[matrix]`: the values that make it, and the name of its folder."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
-    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. `cell` is the
-    folder in `dir` that the run of one cell of a matrix has to itself.
+    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet.
     """
 
     dir: Path
@@ -151,4 +158,3 @@ class OutputConfig:
     prefix: str = ""
     unnest: Mapping[str, Any] = field(default_factory=dict)
     escape_formulas: bool = False
-    cell: str = ""

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price", "score")
 TOP_KEYS = ("name", "date")
-# Sections of features that this version does not have: refused by name, never ignored.
-LATER_SECTIONS = ("matrix",)
+MATRIX = "matrix"
 
 # Of these, an override takes the place of the others.
 _ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
@@ -34,7 +33,8 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
     """Return a copy of the document with dotted keys replaced.
 
     A key without a section (`temperature`) is looked up in `[request]` unless it is a section's
-    own. A prompt takes the place of whatever gave the prompt before.
+    own. A prompt takes the place of whatever gave the prompt before, and a value that of the list
+    that `[matrix]` has for its key: then the cells with that value are left.
 
     Raises:
         JobError: when a dotted key names no section.
@@ -51,8 +51,21 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
             given = {_place(name)[-1] for name in overrides}
             for other in _alternatives(key) - given:
                 target.pop(other, None)
+            _narrow(changed, key, value)
         target[key] = value
     return changed
+
+
+def _narrow(document: dict[str, Any], key: str, value: object) -> None:
+    matrix = document.get(MATRIX)
+    if not isinstance(matrix, dict):
+        return
+    if key in matrix:
+        matrix[key] = [value]
+    for other in _alternatives(key) - {key}:
+        matrix.pop(other, None)
+    if not matrix:
+        del document[MATRIX]
 
 
 def _alternatives(key: str) -> set[str]:
@@ -65,10 +78,8 @@ def _place(dotted: str) -> list[str]:
     if len(parts) == 1 and dotted not in TOP_KEYS:
         parts = [_section_of(dotted), dotted]
     section = parts[0]
-    if len(parts) > 1 and section in LATER_SECTIONS:
-        raise JobError(f"--set {dotted}: this version of batchrun does not support [{section}] yet")
-    if len(parts) > 1 and section not in SECTIONS:
-        hint = did_you_mean(section, SECTIONS)
+    if len(parts) > 1 and section not in {*SECTIONS, MATRIX}:
+        hint = did_you_mean(section, (*SECTIONS, MATRIX))
         raise JobError(f"--set {dotted}: there is no section [{section}]{hint}")
     return parts
 

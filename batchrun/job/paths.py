@@ -73,17 +73,23 @@ def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) 
         base: its folder.
         allowed: what the command line says, by dotted key; it may name any file.
     """
-    request = document.get("request")
-    given = request if isinstance(request, dict) else {}
     return [
-        f"[request] {key}: {value!r:.200} is outside of {project_of(base)}; a job file can have "
+        f"[{section}] {key}: {value!r:.200} is outside of {project_of(base)}; a job file can have "
         "files sent only from its own folder, or from beside its jobs folder. Move the file there, "
         f"or allow it yourself: --set request.{key}=…"
+        for section in ("request", "matrix")
         for key in _SENT
-        if isinstance(value := given.get(key), str)
-        and not {key, f"request.{key}"} & allowed.keys()
-        and _is_outside(base, value)
+        if not {key, f"request.{key}", f"matrix.{key}"} & allowed.keys()
+        for value in _paths(document.get(section), key)
+        if _is_outside(base, value)
     ]
+
+
+def _paths(section: object, key: str) -> list[str]:
+    """Return the paths that a key names: one, or in a matrix several."""
+    given = section.get(key) if isinstance(section, dict) else None
+    values = given if isinstance(given, list) else [given]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _is_outside(base: Path, text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -20,14 +21,12 @@ from batchrun.formats.tools import read_choice, read_tool
 from batchrun.job.configs import RequestConfig
 from batchrun.job.paths import absolute
 from batchrun.records import AnswerSchema
-from batchrun.sections import did_you_mean
+from batchrun.sections import Section, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from batchrun.records import FormatName, Tool, ToolChoice
-    from batchrun.sections import Section
 
 TEXT_SOURCES = ("prompt", "messages", "messages_column")
 # Keys of `[request]` that are the same for all rows.
@@ -44,6 +43,13 @@ JOB_WIDE_KEYS = (
 MOST_SAMPLES = 100
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
+
+
+def request_keys() -> frozenset[str]:
+    """Return every key that the section can hold."""
+    section = Section("request", {}, [])
+    read_request(section, Path())
+    return section.known | {"prompt_file", "system_file"}
 
 
 def read_request(section: Section, base: Path) -> RequestConfig:

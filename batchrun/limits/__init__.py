@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batchrun.limits.concurrency import MOST, START
-from batchrun.limits.demand import Demand, LimitKey, demand, most_tokens
+from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
 from batchrun.limits.gate import CONCURRENCY, COOLDOWN, Gate, Permit
 from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally
 from batchrun.limits.turns import Turn
@@ -185,6 +185,7 @@ class Limits:
 
 __all__ = [
     "MOST",
+    "START",
     "CapReached",
     "CostBudget",
     "Demand",
@@ -194,5 +195,6 @@ __all__ = [
     "Permit",
     "Waits",
     "demand",
+    "most_output",
     "most_tokens",
 ]

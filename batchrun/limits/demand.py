@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchrun.records import PlannedRequest
+    from batchrun.records import PlannedRequest, Request
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 1_600
@@ -56,18 +56,26 @@ def demand(planned: PlannedRequest, most_cost: int | None = None, account: str =
 def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
     """Return upper bounds of the input and output tokens, None when the output has none."""
     request, body = planned.request, planned.wire.body
-    parameters = request.parameters
-    if parameters.max_tokens is None:
+    output = most_output(request)
+    if output is None:
         return None
     documents = sum(body.count(mark) for mark in _DOCUMENTS)
     tokens = _text_bytes(planned) + MOST_TOKENS_ADDED
     if request.tools or request.answer is not None:
         tokens += MOST_TOKENS_FOR_TOOLS
     tokens += body.count(_IMAGES) * MOST_TOKENS_PER_IMAGE + documents * MOST_TOKENS_PER_DOCUMENT
+    return tokens, output
+
+
+def most_output(request: Request) -> int | None:
+    """Return the longest answer that a request allows, in tokens; None when it has no bound."""
+    parameters = request.parameters
+    if parameters.max_tokens is None:
+        return None
     output = parameters.max_tokens
     if request.format == "chat":  # where thinking may come on top
         output += parameters.thinking_tokens or 0
-    return tokens, output * (parameters.n or 1)
+    return output * (parameters.n or 1)
 
 
 def _text_bytes(planned: PlannedRequest) -> int:

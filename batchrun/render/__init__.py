@@ -183,7 +183,7 @@ class Renderer:
 
     def _needed_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns that rendering reads, in the input's order."""
-        names: set[str] = set(self._config.from_columns)
+        names: set[str] = set()
         for text in self._texts():
             known = {*columns, ROW, *ENVIRONMENT.globals}
             wanted = text.names if ROW in columns else text.names | text.row_names
@@ -191,12 +191,13 @@ class Renderer:
                 raise JobError(_unknown_column(f"[request] {text.key}", name, columns))
             text.try_once(columns)
             names |= text.names
+        wanted_columns = {*self._config.from_columns}
         if self._config.messages_column is not None:
-            names.add(self._config.messages_column)
-        for name in sorted({*self._config.from_columns, self._config.messages_column or ""} - {""}):
-            if name not in columns:
-                key = "from_columns" if name in self._config.from_columns else "messages_column"
-                raise JobError(_unknown_column(f"[request] {key}", name, columns))
+            wanted_columns.add(self._config.messages_column)
+        for name in sorted(wanted_columns.difference(columns)):
+            key = "from_columns" if name in self._config.from_columns else "messages_column"
+            raise JobError(_unknown_column(f"[request] {key}", name, columns))
+        names |= wanted_columns
         if ROW in names and ROW not in columns:
             return tuple(columns)
         return tuple(column for column in columns if column in names)

@@ -112,16 +112,21 @@ def _money(totals: RunTotals) -> dict[str, Any]:
 
 
 def _price(price: PriceUse) -> dict[str, Any]:
-    rates = price.rates
     return {
         "model": price.model,
         "source": price.source,
         "as_of": moment(price.as_of_us),
         "matched": price.matched,
-        "usd_per_million_tokens": None
-        if rates is None
-        else {kind: pico / _PICO_PER_TOKEN for kind, pico in rates.items()},
+        "usd_per_million_tokens": None if price.rates is None else _per_million(price.rates),
+        "tiers": [
+            {"above_input_tokens": start, "usd_per_million_tokens": _per_million(rates)}
+            for start, rates in price.tiers
+        ],
     }
+
+
+def _per_million(rates: Mapping[str, int]) -> dict[str, float]:
+    return {kind: pico / _PICO_PER_TOKEN for kind, pico in rates.items()}
 
 
 def _models(totals: RunTotals) -> list[dict[str, Any]]:

@@ -268,10 +268,15 @@ def details(totals: RunTotals, facts: Sequence[tuple[str, str]]) -> Iterator[Mar
 
 
 def _price(price: PriceUse) -> tuple[str, ...]:
-    rates = price.rates or {}
-    per_million = [
-        f"{rates[kind] * 1_000_000 / PICO_PER_USD:g}" if kind in rates else "unknown"
-        for kind in ("input", "output")
-    ]
     source = f"{price.source}, as of {when(price.as_of_us)[:10]}"
-    return price.model, price.matched or "unknown", *per_million, source
+    each = (_per_million(price, kind) for kind in ("input", "output"))
+    return price.model, price.matched or "unknown", *each, source
+
+
+def _per_million(price: PriceUse, kind: str) -> str:
+    """A price, with those of long prompts."""
+    if price.rates is None:
+        return "unknown"
+    usd_each = [(0, price.rates[kind]), *((start, rates[kind]) for start, rates in price.tiers)]
+    told = [(start, f"{pico * 1_000_000 / PICO_PER_USD:g}") for start, pico in usd_each]
+    return ", ".join(f"{each} above {compact(start)}" if start else each for start, each in told)

@@ -1,0 +1,195 @@
+"""Running a matrix: a run for each cell, side by side, under one budget and shared limits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import orjson
+
+from batchrun import checkpoint, report
+from batchrun.cells import read_cells, write_cells
+from batchrun.errors import JobError
+from batchrun.prepare import RunOptions, run_directory
+from batchrun.records import PICO_PER_USD
+from batchrun.run import run_loop, run_together
+from batchrun.scoring import mean_score
+from batchrun.terminal import harmless, in_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from batchrun.conclusion import RunReport
+    from batchrun.errors import BatchrunError
+    from batchrun.job import Job
+    from batchrun.records import RunTotals
+    from batchrun.scoring import ScoreTotals
+
+# The exit code of a matrix is the first of these that one of its cells ended with: interrupted,
+# checkpoint unusable, stopped on purpose, outputs not written, some items errored.
+WORST_FIRST = (130, 143, 129, 5, 4, 6, 3, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixReport:
+    """How the runs of a matrix stand after an execution.
+
+    Attributes:
+        directory: holds a folder for each cell.
+        cells: how each stands, by the name of its folder, in order.
+    """
+
+    directory: Path
+    cells: dict[str, RunReport]
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of the cells: see `WORST_FIRST`."""
+        return min((cell.exit_code for cell in self.cells.values()), key=WORST_FIRST.index)
+
+    @property
+    def error(self) -> BatchrunError | None:
+        """What ended the worst of the cells early, None when all went through."""
+        worst = min(self.cells.values(), key=lambda cell: WORST_FIRST.index(cell.exit_code))
+        return worst.error
+
+    @property
+    def problems(self) -> list[str]:
+        """What ended cells early, with the names of the cells."""
+        by_message: dict[str, list[str]] = defaultdict(list)
+        for name, cell in self.cells.items():
+            if cell.error is not None:
+                by_message[str(cell.error)].append(name)
+        return [
+            message if len(names) == len(self.cells) else f"{' and '.join(names)}: {message}"
+            for message, names in by_message.items()
+        ]
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether running it again would go on."""
+        return any(cell.is_resumable for cell in self.cells.values())
+
+    def summary_text(self, *, colour: bool = False) -> str:
+        """Return the table that a person reads after the runs, which has no colours."""
+        del colour
+        rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
+        lines = [harmless(line) for line in _table(rows)]
+        compare = [f"compare: batchrun compare {self.directory}"] if len(rows) > 1 else []
+        return "\n".join([*lines, f"results: {self.directory}", *compare])
+
+
+def run_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
+    """Run or resume every cell of a job with a `[matrix]`; return when all are through.
+
+    Raises:
+        JobError: when the job or the input is wrong; nothing was sent.
+        CheckpointError: when a run directory cannot be used.
+    """
+    return run_loop(arun_matrix, job, options)
+
+
+async def arun_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
+    """Run or resume every cell inside an event loop; see `run_matrix`."""
+    options = options or RunOptions()
+    if not job.cells:
+        raise JobError(f"{job.name}: has no [matrix]; call run_job")
+    directory = run_directory(job, options)
+    checkpoint.refuse_locked(directory)
+    with checkpoint.open_directory(directory, new=options.new):
+        write_cells(directory, job.cells)
+        spent = await anyio.to_thread.run_sync(_spent_by_others, directory, job.cells)
+        reports = await run_together(job.cells, replace(options, new=False), spent_before=spent)
+    names = [cell.cell.name for cell in job.cells if cell.cell is not None]
+    return MatrixReport(directory, dict(zip(names, reports, strict=True)))
+
+
+def _spent_by_others(directory: Path, jobs: Sequence[Job]) -> int:
+    """Return what the cells cost that this execution leaves alone, in pico-dollars."""
+    names = {job.cell.name for job in jobs if job.cell is not None}
+    spent = 0
+    for cell in read_cells(directory):
+        if cell.name not in names:
+            with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
+                spent += store.spent()
+    return spent
+
+
+def matrix_status(directory: Path, *, as_json: bool) -> str:
+    """Describe the runs of a matrix, live or dead.
+
+    Raises:
+        CheckpointError: when one of them has no usable checkpoint.
+    """
+    found = dict(_standing(directory))
+    running = checkpoint.is_locked(directory)
+    if not as_json:
+        state = "running" if running else "not running"
+        rows = {name: (totals, score) for name, (totals, score) in found.items()}
+        return "\n".join([state, *(harmless(line) for line in _table(rows))])
+    cells = {cell.name: cell.values for cell in read_cells(directory)}
+    facts = {
+        "running": running,
+        "total": _added(list(found.values())),
+        "cells": [
+            {"cell": name, "values": cells[name], **report.summary(totals)}
+            for name, (totals, _) in found.items()
+        ],
+    }
+    return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def _standing(directory: Path) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
+    for cell in read_cells(directory):
+        with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
+            score = checkpoint.score_totals(store, labels=False, folded=False)
+            yield cell.name, (checkpoint.totals(store), score if score.scored else None)
+
+
+def _added(rows: Sequence[tuple[RunTotals, ScoreTotals | None]]) -> dict[str, Any]:
+    every = [totals for totals, _ in rows]
+    return {
+        "rows": sum(totals.total for totals in every),
+        "succeeded": sum(totals.succeeded for totals in every),
+        "errored": sum(totals.errored for totals in every),
+        "pending": sum(totals.pending for totals in every),
+        "input_tokens": sum(totals.usage.input_tokens or 0 for totals in every),
+        "output_tokens": sum(totals.usage.output_tokens or 0 for totals in every),
+        "cost_usd": sum(totals.cost.total for totals in every) / PICO_PER_USD,
+        "answers_without_price": sum(totals.unpriced for totals in every),
+    }
+
+
+def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[str]:
+    heads = ["cell", "rows", "ok", "errored", "pending", "score", "in", "out", "cost", "p50"]
+    lines = [heads, *(_row(name, *row) for name, row in rows.items())]
+    total = _added(list(rows.values()))
+    counts = [f"{total[key]:,}" for key in ("rows", "succeeded", "errored", "pending")]
+    tokens = [f"{total[key]:,}" for key in ("input_tokens", "output_tokens")]
+    cost = _cost(total["cost_usd"], total["answers_without_price"])
+    return in_columns([*lines, ["total", *counts, "", *tokens, cost, ""]])
+
+
+def _row(name: str, totals: RunTotals, score: ScoreTotals | None) -> list[str]:
+    mean = None if score is None else mean_score(score)
+    is_share = score is not None and score.is_binary
+    latency = totals.latency_s.get("p50")
+    return [
+        name,
+        *(f"{n:,}" for n in (totals.total, totals.succeeded, totals.errored, totals.pending)),
+        "" if mean is None else f"{mean * 100:.1f} %" if is_share else f"{mean:.3f}",
+        f"{totals.usage.input_tokens or 0:,}",
+        f"{totals.usage.output_tokens or 0:,}",
+        _cost(totals.cost.total / PICO_PER_USD, totals.unpriced),
+        "" if latency is None else f"{latency:.2f} s",
+    ]
+
+
+def _cost(usd: float, unpriced: int) -> str:
+    if unpriced:
+        return f"${usd:,.4f} + unknown" if usd else "unknown"
+    return f"${usd:,.4f}"

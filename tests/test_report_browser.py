@@ -1,0 +1,120 @@
+"""`report.html` in a real browser: quiet, alone, to be searched and read, in light, dark and small."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import browser
+from tests.browser import Browser, Page
+from tests.test_report_page import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Returns the texts that do not stand out from what is behind them as WCAG 2.2 AA asks.
+CONTRAST = """(() => {
+  const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = (colour) => {
+    paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1);
+    return [...paint.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const found = rgba(getComputedStyle(e).backgroundColor);
+      if (found[3] > 250) return found;
+    }
+    return [255, 255, 255, 255];
+  };
+  const faint = new Set();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement, text = walk.currentNode.textContent.trim();
+    if (!text || !element.checkVisibility() || element.closest("script, style, .unseen")) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [rgba(element.closest("svg") ? style.fill : style.color), behind(element)].map(light);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) faint.add(`${element.className.baseVal ?? element.className}: ${text.slice(0, 40)} ${contrast.toFixed(2)}`);
+  }
+  return [...faint];
+})()"""
+SHOWN = "[...document.querySelectorAll('#rows tr')].filter((row) => row.checkVisibility()).length"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("report")) / "report.html"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = browser.find()
+    if program is None:
+        notice = "there is no Chromium here: install the package chromium to run the tests of report.html"
+        if os.environ.get("CI") == "true":
+            pytest.fail(notice)
+        pytest.skip(notice)
+    with browser.browsing(program) as running:
+        yield running
+
+
+def is_quiet_and_alone(page: Page, report: Path) -> bool:
+    """Whether it had nothing to complain of and loaded nothing but itself."""
+    assert page.complaints() == []
+    assert page.requests() == [report.as_uri()]
+    return True
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_is_quiet_and_legible(chromium: Browser, report: Path, *, dark: bool) -> None:
+    with Page(chromium, dark=dark) as page:
+        page.open(report)
+        assert is_quiet_and_alone(page, report)
+        assert page.run("document.title") == "report of <i>colours · batchrun"
+        assert page.run("[...document.querySelectorAll('svg.chart')].length") == 7
+        assert page.run(
+            "[...document.querySelectorAll('svg.chart')].every((e) => e.clientHeight > 90)"
+        )
+        assert page.run("[...document.querySelectorAll('section')].every((e) => e.ariaLabel)")
+        assert page.run("[...document.querySelectorAll('table')].every((e) => e.tHead.rows.length)")
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        assert page.run(CONTRAST) == []
+        background = page.run("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(13, 17, 23)") is dark
+
+
+def test_rows_are_found_and_opened(chromium: Browser, report: Path) -> None:
+    with Page(chromium) as page:
+        page.open(report)
+        assert page.run(SHOWN) == 60
+        page.run("document.getElementById('search').focus()")
+        page.type("ANSWER7 prompt7")
+        assert page.run(SHOWN) == 1
+        assert page.run("document.getElementById('found').textContent") == "1 of 60"
+        page.run("document.getElementById('search').select()")
+        page.type("onerror")
+        assert page.run(SHOWN) == 12
+        page.run("document.getElementById('search').select()")
+        page.type(" ")
+        page.run("document.querySelector('[data-kind=errored]').click()")
+        assert page.run(SHOWN) == 6
+        page.run("document.querySelector('#rows tr:not([hidden]) button').focus()")
+        page.press("Enter")
+        assert page.run("document.querySelectorAll('#rows tr.open').length") == 1
+        assert page.run("document.activeElement.ariaExpanded") == "true"
+        assert is_quiet_and_alone(page, report)
+
+
+def test_it_is_read_on_a_phone_and_printed(chromium: Browser, report: Path, tmp_path: Path) -> None:
+    with Page(chromium, width=390) as page:
+        page.open(report)
+        assert page.run("document.documentElement.scrollWidth") == 390
+        page.print(tmp_path / "report.pdf")
+        assert is_quiet_and_alone(page, report)
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")

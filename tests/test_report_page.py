@@ -1,0 +1,288 @@
+"""`report.html`: what it says of a run, and that nothing of others' does anything in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter
+from contextlib import closing
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchrun.checkpoint import Checkpoint, history, totals
+from batchrun.history import Histogram
+from batchrun.report.charts import Axis, bars
+from batchrun.report.markup import Markup, escaped, tag
+from batchrun.report.scales import compact, elapsed, grouped, ticks, ticks_between, usd
+from tests.conftest import command
+from tests.provider import Call, Reply, answer, refusal, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+HOSTILE = (
+    "</script><script>document.title = 'owned'</script>",
+    "<img src=x onerror=\"document.title = 'owned'\">",
+    "\"><svg onload=document.title='owned'>",
+    "</style></textarea><!-- ' & &lt;b&gt; javascript:alert(1)",
+    "<iframe src='https://example.com/'></iframe> {{ 7 * 7 }}",
+)
+LABELS = ("<b>red</b>", "green", "blue")
+
+
+def decide(call: Call) -> Reply:
+    """Right for two of three rows; one in ten fails, with a message that means harm."""
+    n = int(call.prompt.split()[0])
+    if n % 10 == 9:
+        return refusal(400, "invalid_request_error", f"{HOSTILE[n % 5]} in row {n}")
+    if n == 8 and not call.seen:
+        return refusal(429, "rate_limit_error", "later", retry_after="0")
+    label = LABELS[(n + (n % 6 == 0)) % 3]
+    return answer(call, f"{label} {HOSTILE[n % 5]} answer{n}")
+
+
+def run(
+    directory: Path, *, rows: int = 60, extra: str = "", decide: Callable[[Call], Reply] = decide
+) -> Path:
+    """Run a job over rows, score it and write its report; return the run's directory."""
+    lines = [
+        json.dumps(
+            {"id": f"r{n}{HOSTILE[n % 5]}", "n": n, "text": HOSTILE[n % 5], "label": LABELS[n % 3]}
+        )
+        for n in range(rows)
+    ]
+    (directory / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    with serving(decide) as provider:
+        (directory / "job.toml").write_text(
+            f"""name = "report of <i>colours"
+[input]
+path = "rows.jsonl"
+id = "id"
+[request]
+format = "messages"
+base_url = "{provider.url}"
+api_key_env = "TEST_KEY"
+model = "claude-haiku-4-5-20251001"
+prompt = "{{{{ n }}}} {{{{ text }}}} prompt{{{{ n }}}}"
+max_tokens = 50
+{extra}
+[score]
+expected = "{{{{ label }}}}"
+match = "choice"
+choices = {json.dumps(LABELS)}
+[output]
+dir = "out"
+"""
+        )
+        code, _, stderr = command("run", directory / "job.toml", "--quiet")
+    assert code in {0, 3}, stderr
+    code, stdout, stderr = command("report", directory / "out")
+    assert (code, stdout, stderr) == (0, f"{directory / 'out' / 'report.html'}\n", "")
+    return directory / "out"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def page(directory: Path) -> str:
+    return (directory / "report.html").read_text(encoding="utf-8")
+
+
+class Parsed(HTMLParser):
+    """Which elements there are, with which attributes and texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.parts: list[str] = []
+        self.feed(page)
+        self.text = "".join(self.parts)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+
+def test_what_others_wrote_is_text_and_nothing_else(page: str) -> None:
+    parsed = Parsed(page)
+    for text in (*HOSTILE, "report of <i>colours"):
+        assert text in parsed.text
+    assert (parsed.tags["script"], parsed.tags["style"]) == (1, 1)
+    assert not {"img", "iframe", "textarea", "b", "i", "object", "form"} & set(parsed.tags)
+    assert [a for a in parsed.attributes if a[1].startswith("on") or a[1] in {"src", "style"}] == []
+    assert [a for a in parsed.attributes if a[1] == "href"] == [("link", "href", "data:,")]
+
+
+def test_the_policy_allows_its_own_script_and_style_alone(page: str) -> None:
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    for kind in ("script", "style"):
+        (text,) = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"; {kind}-src 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    # Nothing that it could apply to stands before it.
+    assert page.index("Content-Security-Policy") < page.index("<style>")
+
+
+def test_everything_that_matters_is_there(page: str, directory: Path) -> None:
+    text = Parsed(page).text
+    facts = json.loads((directory / "summary.json").read_text())
+    assert facts["counts"] == {"total": 60, "succeeded": 54, "errored": 6, "pending": 0}
+    for heading in (
+        *("Requests per second", "Requests in flight", "Tokens per second", "Cost so far"),
+        *("Cost by kind of token", "Cost by model", "Latency of an answer"),
+        *("Input tokens of an answer", "Output tokens of an answer", "Errors", "Score"),
+        *("Confusion matrix", "Rows", "Job", "Prices", "Executions"),
+    ):
+        assert heading in text
+    assert "90.0%" in text
+    assert f"{facts['score']['accuracy']:.1%}" in text
+    assert f"${facts['cost_usd']['total']:.6f}" in text
+    assert "anthropic/claude-haiku-4-5" in text
+    assert "look at it with batchrun preview" in text  # how to mend the errors
+    assert "Retried: 1 rate limit" in text
+    assert "all 60" in text
+    for n in range(60):
+        assert f"prompt{n}" in text
+        assert f"in row {n}" in text if n % 10 == 9 else f"answer{n}" in text
+    assert "TEST_KEY" not in page
+    assert "sk-test" not in page
+
+
+def test_the_history_agrees_with_the_totals(directory: Path) -> None:
+    with closing(Checkpoint(directory, writable=False)) as store:
+        told, whole = history(store), totals(store)
+        attempts = store.db.execute("SELECT latency_s FROM exchanges").fetchall()
+    series = told.series
+    assert series is not None
+    assert sum(series.succeeded) == 54
+    assert (sum(series.refused), sum(series.failed), whole.attempts) == (1, 6, 61)
+    assert sum(map(sum, series.cost.values())) == whole.cost.total
+    assert (sum(series.input_tokens), sum(series.output_tokens)) == (54 * 11, 54 * 7)
+    # The area under it is the time that all attempts took together.
+    area = sum(series.in_flight) * series.step_s
+    assert area == pytest.approx(sum(latency for (latency,) in attempts), rel=1e-3)
+    lengths = {
+        len(values) for values in (series.succeeded, series.in_flight, *series.cost.values())
+    }
+    assert lengths == {len(series.failed)}
+
+
+def test_distributions_count_every_answer(directory: Path) -> None:
+    with closing(Checkpoint(directory, writable=False)) as store:
+        told, whole = history(store), totals(store)
+    latency = told.latency_s
+    assert latency is not None
+    assert sum(latency.counts) + latency.beyond == 54
+    for name, exact in whole.latency_s.items():
+        assert latency.at[name] == pytest.approx(exact, rel=0.01)
+    assert told.input_tokens is not None
+    assert told.input_tokens.at == {"p50": 11, "p90": 11, "p99": 11}
+    place = 11 - int(told.input_tokens.start)
+    assert (told.input_tokens.width, told.input_tokens.counts[place]) == (1, 54)
+
+
+def test_several_answers_to_a_row_are_all_shown(tmp_path: Path) -> None:
+    def vary(call: Call) -> Reply:
+        return answer(call, f"{LABELS[call.seen % 2]} said{call.seen}")
+
+    out = run(tmp_path, rows=6, extra="samples = 3", decide=vary)
+    text = Parsed((out / "report.html").read_text()).text
+    assert text.count("said0") == text.count("said1") == text.count("said2") == 6
+    assert "majority vote" in text
+    assert re.search(r"pass@3\d+\.\d%", text)
+    assert "6 rows" in text
+
+
+def test_a_large_run_fits_into_a_megabyte(tmp_path: Path) -> None:
+    long = "<&\"'>" * 2_000
+    out = run(tmp_path, rows=400, decide=lambda call: answer(call, f"{long}{call.prompt}"))
+    page = (out / "report.html").read_bytes()
+    assert len(page) < 1_000_000
+    assert page.count(b"data-kind=") > 200
+    assert re.search(r"Rows2\d\d of 400, with more of the errors", Parsed(page.decode()).text)
+
+
+def test_wrong_and_errored_rows_are_among_the_chosen(tmp_path: Path) -> None:
+    def mostly_fine(call: Call) -> Reply:
+        n = int(call.prompt.split()[0])
+        if n == 333:
+            return refusal(400, "invalid_request_error", "the one that failed")
+        return answer(call, LABELS[(n + (n == 777)) % 3])
+
+    out = run(tmp_path, rows=1_000, decide=mostly_fine)
+    with closing(Checkpoint(out, writable=False)) as store:
+        chosen = {row.ordinal: row for row in history(store).samples}
+    assert len(chosen) <= 250
+    assert chosen[333].error == "invalid_request_error: the one that failed"
+    assert (chosen[777].score, chosen[777].expected) == (0, "<b>red</b>")
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_run_of_hardly_anything_has_a_report(tmp_path: Path, rows: int) -> None:
+    out = run(tmp_path, rows=rows)
+    text = Parsed((out / "report.html").read_text()).text
+    assert "Requests per second" not in text
+    assert "Executions" in text
+
+
+def test_a_report_does_without_its_input(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.db").write_bytes((directory / "checkpoint.db").read_bytes())
+    (directory.parent / "rows.jsonl").rename(directory.parent / "away.jsonl")
+    try:
+        code, _, _ = command("report", tmp_path)
+    finally:
+        (directory.parent / "away.jsonl").rename(directory.parent / "rows.jsonl")
+    text = Parsed((tmp_path / "report.html").read_text()).text
+    assert code == 0
+    assert "Prompts and scores are not shown: " in text
+    assert "answer1" in text
+    assert "prompt1" not in text.replace("prompt{{ n }}", "")
+
+
+def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
+    code, _, stderr = command("report", tmp_path)
+    assert code == 5
+    assert "holds no checkpoint.db" in stderr
+
+
+def test_markup_is_made_of_elements_alone() -> None:
+    assert escaped("<a b='c'>\x00\u202e") == "&lt;a b=&#x27;c&#x27;&gt;��"
+    assert tag("p", "<", Markup("<b></b>"), None, cls='"x', data_tip="a\nb") == (
+        '<p class="&quot;x" data-tip="a\nb">&lt;<b></b></p>'
+    )
+
+
+def test_numbers_are_round_and_short() -> None:
+    assert ticks(9) == [0, 2.5, 5, 7.5, 10]
+    assert ticks(3, whole=True) == [0, 1, 2, 3]
+    assert ticks(0) == [0]
+    assert ticks_between(1_510, 1_514, whole=True) == [1_510, 1_511, 1_512, 1_513, 1_514]
+    assert [compact(v) for v in (0.25, 980, 1_234, 34_000_000)] == ["0.25", "980", "1.23k", "34M"]
+    assert [grouped(v) for v in (9, 1_512, 2_350_000)] == ["9", "1,512", "2.35M"]
+    assert [elapsed(s) for s in (0.5, 45, 150, 3_750, 273_600)] == (
+        ["0.5 s", "45 s", "2:30", "1:02:30", "3 d 04:00"]
+    )
+    dollars = [usd(d * 10**12) for d in (0, 0.000042, 0.5, 12.3, 4_567.891)]
+    assert dollars == ["$0", "$0.0000420", "$0.500", "$12.30", "$4,567.89"]
+
+
+def test_percentiles_in_one_place_share_a_name() -> None:
+    histogram = Histogram(0.0, 1.0, (1, 2, 3), 0, {"p50": 1.0, "p90": 2.0, "p99": 2.0})
+    drawn = bars(histogram, Axis("Tokens", compact))
+    assert drawn.count("p90 p99</text>") == 1
+    assert 'aria-label="Tokens: p50 1, p90 2, p99 2"' in drawn
