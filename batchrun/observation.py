@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
+from batchrun.checkpoint import note_price
 from batchrun.pricing import MOST_MODELS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ObservedJournal:
         if attempt.model not in self._priced and len(self._priced) < MOST_MODELS:
             self._priced.add(attempt.model)
             price = self._prices.used(attempt.model)
-            await self._journal.call(self._store.note_price, price)
+            await self._journal.call(note_price, self._store, price)
 
 
 def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, Any]:

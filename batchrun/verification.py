@@ -6,8 +6,8 @@ outputs, each of which is compared with what would be written now.
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import __version__, checkpoint, output, report
+from batchrun.cells import is_matrix, runs_in
 from batchrun.errors import BatchrunError, CheckpointError, JobError
 from batchrun.evaluation import Evaluation
 from batchrun.findings import Flaw
@@ -24,7 +25,7 @@ from batchrun.render import Renderer, sampled
 from batchrun.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchrun.records import RenderedItem
     from batchrun.scoring import ScoreTotals
@@ -33,7 +34,7 @@ CHUNK_ROWS = 512
 USAGE = "usage.parquet"
 SUMMARY = "summary.json"
 # What values that cannot be end in.
-_NONSENSE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
 
 
@@ -102,14 +103,35 @@ class Verdict:
 def verify(directory: Path) -> Verdict:
     """Check a run's checkpoint and outputs against each other, and its requests against its input.
 
+    Of a matrix, the runs of its cells.
+
     Raises:
         CheckpointError: when there is no checkpoint that can be opened, or the run goes on now.
     """
+    with checkpoint.held_still(directory):
+        if not is_matrix(directory):
+            return _verify_run(directory)
+        with ExitStack() as stack:
+            cells = runs_in(directory)
+            for cell in cells:
+                stack.enter_context(checkpoint.held_still(cell))
+            return _together(directory, [_verify_run(cell) for cell in cells])
+
+
+def _together(directory: Path, cells: Sequence[Verdict]) -> Verdict:
+    """Make one verdict of those on the cells of a matrix; files are named with their cell."""
+    named = [(f"{cell.directory.name}/", cell) for cell in cells]
+    return Verdict(
+        directory,
+        tuple(replace(f, file=name + f.file) for name, cell in named for f in cell.findings),
+        tuple(name + note for name, cell in named for note in cell.notes),
+        tuple(name + file for name, cell in named for file in cell.checked),
+    )
+
+
+def _verify_run(directory: Path) -> Verdict:
     found = _Found()
-    with (
-        checkpoint.held_still(directory),
-        closing(checkpoint.Checkpoint(directory, writable=False, still=True)) as store,
-    ):
+    with closing(checkpoint.Checkpoint(directory, writable=False, still=True)) as store:
         try:
             _check_everything(directory, store, found)
         except CheckpointError as error:

@@ -32,8 +32,8 @@ def provider() -> Iterator[Provider]:
 # Job files
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "": ("name",),
-    "input": ("path", "id", "limit"),
+    "": ("name", "date"),
+    "input": ("path", "id", "where", "limit"),
     "request": (
         *("format", "base_url", "allow_http", "api_key_env", "auth", "api_version", "model"),
         *("system", "system_file", "prompt", "prompt_file", "messages", "messages_column"),
@@ -50,6 +50,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "retry": ("max_attempts", "max_wait_s", "timeout_s"),
     "price": ("input", "output", "cache_read", "cache_write", "cache_write_1h"),
+    "matrix": ("model", "temperature", "prompt", "gone"),
     "score": ("expected", "match", "answer", "choices", "function"),
     "output": ("dir", "files", "prefix", "unnest", "escape_formulas"),
 }
@@ -66,6 +67,7 @@ PLAUSIBLE = st.sampled_from(
             "../x",
         ),
         *("", " ", "\0", "\x1b[2J", "é" * 300, "results.csv", "a.parquet", "bearer", "any", "none"),
+        *("id = '1'", "n > 5 AND", "SELECT 1", "{{ today }}", "2025-01-31"),
         *("/dev/null", "~", "~nobody/x", ".", "5m", "tool", "user", "1e400", "x" * 5_000),
         *(0, 1, -1, 2**63, 2**64, 10**400, 0.5, 1e308, math.inf, -math.inf, math.nan, True, False),
         {"type": "object", "properties": {"a": {"type": "string"}}},

@@ -67,6 +67,7 @@ def run_of(provider: Provider, tmp_path: Path) -> RunOf:
     def run(
         table: pl.DataFrame | None = None,
         *,
+        input: str = "",  # noqa: A002 - as the job file's section
         request: str = "",
         output: str = ALL_FILES,
         rest: str = "",
@@ -83,6 +84,7 @@ def run_of(provider: Provider, tmp_path: Path) -> RunOf:
 [input]
 path = "rows.parquet"
 {key}
+{input}
 [request]
 base_url = "{provider.url}"
 api_key_env = "TEST_KEY"
@@ -96,7 +98,8 @@ dir = "out"
 {rest}
 """
         )
-        assert resume(tmp_path / "job.toml") in ({0, 3} if code is None else {code})
+        codes = {0, 3} if code is None else {code}
+        assert command("run", tmp_path / "job.toml", "--quiet")[0] in codes
         return tmp_path / "out"
 
     return run
@@ -132,6 +135,7 @@ properties = { label = { type = "string" }, sure = { type = "array", items = { t
         {"table": pl.DataFrame({"text": list("aabbabc3373")}), "request": "dedupe = true"},
         {"table": pl.DataFrame({"text": list("aabbabc3373")})},
         {"rest": SCORED},
+        {"input": "where = \"text <> '3'\""},
         {"request": SCHEMA, "output": f"{ALL_FILES}\nunnest = true"},
         {"table": TYPED, "output": f"{ALL_FILES}\nescape_formulas = true"},
         {"table": TYPED.rename({"raw": "status"}), "output": f'{ALL_FILES}\nprefix = "=x_"'},
@@ -149,6 +153,20 @@ def test_a_run_is_whole_and_looking_leaves_no_trace(run_of: RunOf, kind: dict[st
     scores = ["scores"] if "rest" in kind else []
     assert list(verdict.checked) == ["checkpoint.db", "fingerprints", *scores, *files]
     assert content(directory) == before
+
+
+def test_the_cells_of_a_matrix_are_verified_each(run_of: RunOf) -> None:
+    directory = run_of(rest="[matrix]\ntemperature = [0.0, 1.0]")
+    verdict = library.verify(directory)
+    assert (verdict.findings, verdict.notes, len(verdict.checked)) == ((), (), 14)
+    cell = min(path for path in directory.iterdir() if path.is_dir())
+    assert f"{cell.name}/results.csv" in verdict.checked
+    (cell / "results.csv").unlink()
+    assert [line.partition(";")[0] for line in wrong(directory)] == [
+        f"{cell.name}/results.csv: is not there"
+    ]
+    with checkpoint.open_directory(cell, new=False):
+        assert command("verify", directory)[0] == 5
 
 
 def test_a_run_that_was_stopped_and_resumed_is_whole_each_time(run_of: RunOf) -> None:
@@ -190,7 +208,7 @@ def test_chunks_are_compared_in_step(run_of: RunOf, monkeypatch: pytest.MonkeyPa
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scored run with errored rows; tests damage copies of its directory."""
     place = tmp_path_factory.mktemp("finished")
-    text = [*"0123456789ab", *("x" * 40 for _ in range(600))]
+    text = [*"0123456789ab", *("x" * 40 for _ in range(30))]
     pl.DataFrame({"id": [f"r{n}" for n in range(len(text))], "text": text}).write_csv(
         place / "rows.csv"
     )
@@ -276,27 +294,27 @@ REFUSED = "(SELECT request_id FROM items WHERE custom_id = 'r7')"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bits of a page": (flipped, "checkpoint.db: is damaged "),
     "a row of results deleted": (
-        sql(f"DELETE FROM results WHERE request_id = {ANSWERED}"),
+        sql(f"DELETE FROM outcomes WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: was answered, and the answer is not there; restore checkpoint.db",
     ),
     "an errored result deleted": (
-        sql(f"DELETE FROM results WHERE request_id = {REFUSED}"),
+        sql(f"DELETE FROM outcomes WHERE request_id = {REFUSED}"),
         "results.csv: row r7: status is 'errored', and the checkpoint gives 'pending'; write it",
     ),
     "an attempt deleted": (
-        sql(f"DELETE FROM attempts WHERE request_id = {ANSWERED}"),
+        sql(f"DELETE FROM exchanges WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: succeeded, and its last attempt is not the one that was answered",
     ),
     "the attempt of an error deleted": (
-        sql(f"DELETE FROM attempts WHERE request_id = {REFUSED}"),
+        sql(f"DELETE FROM exchanges WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: errored, and the attempt that failed is not there",
     ),
     "a first attempt deleted": (
-        sql("DELETE FROM attempts WHERE number = 1 AND error_type = 'api_error'"),
+        sql("DELETE FROM exchanges WHERE number = 1 AND error_type = 'api_error'"),
         "checkpoint.db: row r3: has attempts that are not numbered from 1 without a gap",
     ),
     "an attempt moved": (
-        sql(f"UPDATE attempts SET number = 2 WHERE request_id = {REFUSED}"),
+        sql(f"UPDATE exchanges SET number = 2 WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: has attempts that are not numbered from 1",
     ),
     "a row of the input deleted": (
@@ -305,7 +323,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "rows of the input counted": (
         sql("DELETE FROM items WHERE ordinal > 3"),
-        "checkpoint.db: holds 4 rows or samples of rows, and the input has 612",
+        "checkpoint.db: holds 4 rows or samples of rows, and the input has 42",
     ),
     "a request deleted": (
         sql(f"DELETE FROM requests WHERE id = {ANSWERED}"),
@@ -328,35 +346,35 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r2: is to have a request, or the reason why it has none",
     ),
     "a status": (
-        sql(f"UPDATE results SET status = 'fine' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET status = 'fine' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has a result that is neither a success nor an error",
     ),
     "a success that is an error": (
-        sql(f"UPDATE results SET status = 'errored' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET status = 'errored' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: errored, and the attempt that failed is not there",
     ),
     "a response in the checkpoint": (
-        sql(f"UPDATE results SET response = 'no' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}"),
         "results.parquet: row r1: response is 'ok 1', and the checkpoint gives 'no'; write it again",
     ),
     "answers that are no list": (
-        sql(f"UPDATE results SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has answers that are not a list of texts",
     ),
     "tokens in the checkpoint": (
-        sql(f"UPDATE attempts SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
         "usage.parquet: row r1, attempt 1: output_tokens is 7, and the checkpoint gives 8",
     ),
     "tokens below zero": (
-        sql(f"UPDATE attempts SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a part of a cost": (
-        sql(f"UPDATE attempts SET cost_output = NULL WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET cost_output = NULL WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a cost in the checkpoint": (
-        sql(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET cost_output = 1 WHERE request_id = {ANSWERED}"),
         "summary.json: cost_usd.total is ",
     ),
     "a score in the checkpoint": (
@@ -392,15 +410,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a line of results.jsonl": (text("results.jsonl", "{", "["), "results.jsonl: cannot be read"),
     "a row gone from results.csv": (
         without_row("results.csv"),
-        "results.csv: has 611 rows, and there should be 612; the first that differs is row 5 (r4)",
+        "results.csv: has 41 rows, and there should be 42; the first that differs is row 5 (r4)",
     ),
     "a row gone from results.jsonl": (
         without_row("results.jsonl"),
-        "results.jsonl: has 611 rows, and there should be 612; the first that differs is row 6 (r5)",
+        "results.jsonl: has 41 rows, and there should be 42; the first that differs is row 6 (r5)",
     ),
     "a row too many in results.csv": (
         text("results.csv", "\nr0,", "\nr0,\nr0,"),
-        "results.csv: has 613 rows, and there should be 612",
+        "results.csv: has 43 rows, and there should be 42",
     ),
     "columns in another order": (reordered, "results.parquet: has its columns in another order"),
     "a column gone": (
@@ -429,8 +447,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a file gone": (lambda d: (d / "results.csv").unlink(), "results.csv: is not there; write it"),
     "a number of the summary": (
-        text("summary.json", '"succeeded": 611', '"succeeded": 612'),
-        "summary.json: counts.succeeded is 612, and the checkpoint gives 611; write it again",
+        text("summary.json", '"succeeded": 41', '"succeeded": 42'),
+        "summary.json: counts.succeeded is 42, and the checkpoint gives 41; write it again",
     ),
     "a score of the summary": (text("summary.json", '"mean"', '"means"'), "summary.json: score."),
     "a summary that is none": (text("summary.json", "{", ""), "summary.json: cannot be read"),
@@ -451,12 +469,13 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
     found = wrong(directory)
     assert [line for line in found if expected in line], "\n".join(found)
     assert content(directory) == before
+    assert command("status", directory)[0] in {0, 5}  # which is never a traceback
 
 
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:
     sql(
         "UPDATE scores SET score = 0 WHERE ordinal = 1",
-        f"UPDATE results SET response = 'no' WHERE request_id = {ANSWERED}",
+        f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}",
     )(directory)
     assert {line.partition(":")[0] for line in wrong(directory)} == {
         *("scores", "results.parquet", "results.csv", "results.jsonl", "summary.json")
@@ -491,7 +510,7 @@ def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Pa
 
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
-        db.execute(f"UPDATE results SET response = 'newer' WHERE request_id = {ANSWERED}")
+        db.execute(f"UPDATE outcomes SET response = 'newer' WHERE request_id = {ANSWERED}")
         db.commit()
         copy = Path(shutil.copytree(directory, tmp_path / "as after a crash"))
     assert (copy / "checkpoint.db-wal").stat().st_size > 0

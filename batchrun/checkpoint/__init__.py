@@ -18,6 +18,7 @@ from batchrun.checkpoint.lock import (
 )
 from batchrun.checkpoint.pairs import compare_rows
 from batchrun.checkpoint.patience import Patience
+from batchrun.checkpoint.prices import note_price
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, SAMPLED, Checkpoint
@@ -56,6 +57,7 @@ __all__ = [
     "is_scored",
     "last_outcome",
     "last_version",
+    "note_price",
     "open_directory",
     "planned_rows",
     "refuse_locked",

@@ -6,28 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.prices import prices
 from batchrun.checkpoint.schema import usable
-from batchrun.history import ModelTotals, PriceUse
+from batchrun.history import ModelTotals
 from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlite_utils import Database
 
     from batchrun.checkpoint.store import Checkpoint
 
+PERCENTILES = (50, 90, 99)
 _COUNTS = """SELECT
     count(*) FILTER (WHERE r.status = 'succeeded'),
     count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
     count(*) FILTER (WHERE r.retryable)
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id"""
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id"""
 # With several samples a row is as good as all of them.
 _ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
     count(*) FILTER (WHERE again) FROM (
         SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
             max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
-        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+        FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
         GROUP BY i.ordinal / :samples)"""
 _ATTEMPTS = """SELECT
     count(*), sum(maybe_billed), count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
@@ -35,40 +37,39 @@ _ATTEMPTS = """SELECT
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
     sum(reasoning_tokens), sum(cost_uncached_input), sum(cost_cache_read), sum(cost_cache_write),
     sum(cost_output), sum(cache_saved)
-    FROM attempts"""
+    FROM exchanges"""
 # Failed attempts that reported what they used count as well.
 _BY_MODEL = """SELECT model, count(*) FILTER (WHERE error_type IS NULL),
     coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
     sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
-    FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
+    FROM exchanges WHERE latency_s IS NOT NULL AND model IS NOT NULL
     AND (error_type IS NULL OR input_tokens IS NOT NULL) GROUP BY model ORDER BY 5 DESC, 2 DESC"""
 _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
-# The same price in several executions is told once, as of its latest use.
-_PRICES = """SELECT model, source, max(as_of_us), matched, rates FROM prices
-    GROUP BY model, source, matched, rates ORDER BY max(execution), model"""
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
-_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
-    WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
+_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM exchanges a
+    WHERE EXISTS (SELECT 1 FROM exchanges b WHERE b.request_id = a.request_id
     AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
 _ERRORS = """SELECT type, count(*), max(message) FROM (
-    SELECT coalesce(i.error_type, a.error_type) AS type,
-        coalesce(i.error_message, a.error_message) AS message
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
+    SELECT coalesce(i.error_type, a.error_type, 'unknown') AS type,
+        coalesce(i.error_message, a.error_message, 'its attempt is missing') AS message
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+    LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
-_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
+_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM exchanges
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
-# Counted by the millisecond first: to sort a million latencies takes seconds.
-_ANSWERED = "error_type IS NULL AND latency_s IS NOT NULL"
-_LATENCIES = f"""SELECT CAST(latency_s * 1000 AS INTEGER) AS ms, count(*) FROM attempts
-    WHERE {_ANSWERED} GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
-_LATENCY_AT = f"""SELECT latency_s FROM attempts WHERE {_ANSWERED}
-    AND CAST(latency_s * 1000 AS INTEGER) = ? ORDER BY latency_s LIMIT 1 OFFSET ?"""  # noqa: S608
+# Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
+# they are kept: to sort a million latencies takes seconds.
+_BY_MS = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM exchanges
+    WHERE error_type IS NULL AND latency_s IS NOT NULL GROUP BY ms ORDER BY ms"""
+_BY_US = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
+    CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM exchanges
+    WHERE error_type IS NULL AND latency_s IS NOT NULL AND ms IN (SELECT value FROM json_each(?))
+    GROUP BY ms, us ORDER BY us"""
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
-        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
+        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM exchanges a
         WHERE a.execution = e.id) END
     FROM executions e ORDER BY e.id"""
 
@@ -122,7 +123,7 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
         last_error=last[0] if last else None,
         waiting=waiting[0] if waiting else None,
         cap=int(cap[0] * PICO_PER_USD) if cap and cap[0] is not None else None,
-        prices=tuple(_price(row) for row in db.execute(_PRICES)),
+        prices=prices(db),
         models=models,
     )
 
@@ -144,32 +145,26 @@ def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
 
 def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:
     """The latency that so many per cent of the successful attempts stayed within (nearest rank)."""
-    counts = checkpoint.db.execute(_LATENCIES).fetchall()
+    counts = checkpoint.db.execute(_BY_MS).fetchall()
     total = sum(count for _, count in counts)
-    found: dict[str, float | None] = {}
-    for percent in (50, 90, 99):
-        place = _ranked(counts, max(0, -(-total * percent // 100) - 1))
-        row = checkpoint.db.execute(_LATENCY_AT, place).fetchone()
-        found[f"p{percent}"] = row[0] if row else None
-    return found
+    if not total:
+        return {f"p{percent}": None for percent in PERCENTILES}
+    ranks = {percent: -(-total * percent // 100) - 1 for percent in PERCENTILES}
+    places = {percent: _ranked(counts, rank) for percent, rank in ranks.items()}
+    wanted = orjson.dumps(sorted({ms for ms, _ in places.values()})).decode()
+    fine: dict[int, list[tuple[int, int]]] = {}
+    for ms, us, count in checkpoint.db.execute(_BY_US, (wanted,)):
+        fine.setdefault(ms, []).append((us, count))
+    return {f"p{p}": _ranked(fine[ms], rank)[0] / 1e6 for p, (ms, rank) in places.items()}
 
 
-def _ranked(counts: list[tuple[int, int]], rank: int) -> tuple[int, int]:
-    """Return which millisecond the value of a rank is in, and its rank there."""
-    for ms, count in counts:
+def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
+    """Return the value that the one of a rank has, and its rank among those of the same value."""
+    for value, count in counts:
         if rank < count:
-            return ms, rank
+            return value, rank
         rank -= count
-    return 0, 0
-
-
-def _price(row: tuple[Any, ...]) -> PriceUse:
-    model, source, as_of_us, matched, rates = row
-    if rates is None:
-        return PriceUse(model, source, as_of_us)
-    found = orjson.loads(rates)
-    tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
-    return PriceUse(model, source, as_of_us, matched, found, tiers)
+    raise IndexError(rank)
 
 
 def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
