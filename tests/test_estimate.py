@@ -98,6 +98,8 @@ def test_the_cost_is_that_of_the_tokens_to_the_last_digit(write_job: Callable[..
         tokens = getattr(found.input, bound), getattr(found.output, bound)
         usd = (tokens[0] * Decimal("0.3") + tokens[1] * Decimal("1.7")) / 10**6
         assert Decimal(getattr(found.cost, bound)) / 10**12 == usd
+    assert found.cost_usd is not None
+    assert found.cost_usd[1] == usd
     assert (found.output.low, found.output.high) == (35, 350), "a tenth of max_tokens, or all of it"
 
 
