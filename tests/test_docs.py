@@ -122,6 +122,14 @@ def test_make_demo_shows_the_results(tmp_path: Path) -> None:
     assert "T-0001" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "picture", sorted((ROOT / "docs" / "images").iterdir()), ids=lambda p: p.name
+)
+def test_pictures_are_small_and_shown(picture: Path) -> None:
+    assert picture.stat().st_size < 150_000
+    assert f"](docs/images/{picture.name})" in README
+
+
 def test_every_command_is_in_the_readme() -> None:
     for name in cli.commands:
         assert f"batchrun {name}" in README, name

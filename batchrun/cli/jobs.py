@@ -1,0 +1,158 @@
+"""Commands over a job file or a table: write one, look at it, estimate it, run it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import batchrun
+from batchrun import completion
+from batchrun.cli.options import JOB, completing, overrides, request_options, run_options
+from batchrun.cli.voice import echo, fail, say
+from batchrun.terminal import harmless_but_coloured, harmless_json, wants_color
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from batchrun.conclusion import RunReport
+    from batchrun.matrix import MatrixReport
+    from batchrun.records import FormatName
+
+
+@click.command()
+@JOB
+@request_options
+@click.option("--simulate", is_flag=True, help="Answer by a simulator: no key, no cost.")
+@click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
+@click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append what happens to this file, as JSON lines.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+)
+def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
+    """Run JOB, or resume it.
+
+    Running again is how one resumes.
+
+    JOB is a job file (TOML), or a table with a "prompt" or "messages" column.
+
+    \b
+    Examples:
+      batchrun run jobs/triage.toml
+      batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, overrides(options))
+    run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
+    done = run_all(loaded, run_options(options))
+    _conclude(done, loaded.date, quiet=options["quiet"])
+    return done.exit_code
+
+
+@click.command()
+@JOB
+@request_options
+@click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True)
+def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
+    """Print the first requests of JOB; send nothing.
+
+    One JSON line each, as they would go over HTTP.
+
+    \b
+    Examples:
+      batchrun preview jobs/triage.toml -n 1
+      batchrun preview prompts.csv --model MODEL --format chat
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, overrides(options))
+    for line in batchrun.preview(loaded, count):
+        click.echo(harmless_json(line))
+    if (hint := batchrun.model_hint(loaded)) is not None:
+        say(hint)
+
+
+@click.command()
+@JOB
+@request_options
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Send N requests first to know better; the run uses their answers.",
+)
+@click.option("--simulate", is_flag=True, help="Of the run that a simulator answers.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option(
+    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+)
+def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
+    """Say what a run of JOB would send, cost and take.
+
+    Sends nothing, or N requests.
+    What the run directory has already is not counted: the estimate is of what is still to be sent.
+
+    \b
+    Examples:
+      batchrun estimate jobs/triage.toml
+      batchrun estimate jobs/triage.toml --sample 20
+    """  # noqa: D301 - as above
+    loaded = batchrun.load_job(job, overrides(options))
+    found = batchrun.estimate(loaded, run_options(options), sample=sample or 0)
+    text = batchrun.estimate_json(found) if as_json else batchrun.estimate_text(found)
+    click.echo(harmless_json(text) if as_json else text)
+
+
+@click.command()
+@click.argument("table", type=click.Path(), shell_complete=completing(completion.tables))
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The job file to write; by default named like the table, in the current directory.",
+)
+@click.option("--model", help="Model to ask.")
+@click.option(
+    "--format",
+    "wire_format",
+    type=click.Choice(["messages", "chat"]),
+    default="messages",
+    show_default=True,
+    help="Wire format.",
+)
+def init(table: str, output: Path | None, model: str | None, wire_format: FormatName) -> None:
+    """Write a first job file for TABLE.
+
+    Never over another one. It proposes the id, a prompt and, where a column holds right answers, how to score. What it
+    writes can be run as it is.
+
+    \b
+    Examples:
+      batchrun init tickets.csv
+      batchrun init data/reviews.parquet -o jobs/reviews.toml --format chat
+    """  # noqa: D301 - as above
+    draft = batchrun.init_job(table, output, model=model, wire_format=wire_format)
+    click.echo(draft.path)
+    shown = ", ".join(draft.prompt) or "the conversations"
+    say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
+    say(f"look at the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
+
+
+def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
+    if not quiet:
+        echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
+    for problem in report.problems:
+        fail(problem)
+    if report.is_resumable:
+        # --new would start over instead of resuming.
+        again = [argument for argument in sys.argv[1:] if argument != "--new"]
+        if day is not None and not any(argument.startswith("--date") for argument in again):
+            again += ["--date", day.isoformat()]  # tomorrow the command would begin another run
+        say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")

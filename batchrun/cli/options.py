@@ -1,0 +1,106 @@
+"""Arguments and options that several commands take, and what they mean to a job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+import batchrun
+from batchrun import completion
+from batchrun.cli.voice import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchrun.prepare import RunOptions
+
+
+def completing(find: Callable[[str], list[str]]) -> Any:  # noqa: ANN401 - click's callback
+    """Offer what `find` returns; otherwise the shell completes files as it does for others."""
+
+    def complete(_context: Any, _parameter: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
+        return list(find(incomplete)) or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+JOB = click.argument(
+    "job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=completing(completion.jobs),
+)
+DIRECTORY = click.argument(
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    shell_complete=completing(completion.runs),
+)
+
+
+def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
+    """The options that change a job, shared by `run` and `preview`."""
+    options = (
+        click.option(
+            "--model", "models", multiple=True, help="Model to ask; several are a matrix."
+        ),
+        click.option(
+            "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="Wire format."
+        ),
+        click.option("--base-url", help="Where the API is, up to /v1."),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows."),
+        click.option(
+            "--concurrency", type=click.IntRange(min=1), help="Most requests in flight at a time."
+        ),
+        click.option(
+            "--date",
+            metavar="YYYY-MM-DD",
+            help="The day that {{ today }} in the job file stands for. Default: today.",
+        ),
+        click.option(
+            "--output-dir", type=click.Path(path_type=Path), help="Run directory of this run."
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any key of the job file, such as request.temperature=0.2. Repeatable.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def run_options(options: Mapping[str, Any]) -> RunOptions:
+    """Turn options into how to run."""
+    simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
+    return batchrun.RunOptions(
+        simulate=simulate,
+        new=options.get("new", False),
+        retry_errored=options.get("retry_errored", False),
+        log_file=options.get("log_file"),
+        quiet=options["quiet"],
+        yes=options["yes"],
+        ask=ask if sys.stdin is not None and sys.stdin.isatty() else None,
+    )
+
+
+def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn options into dotted keys; paths given here start at the current directory."""
+    models = options["models"]
+    found = dict(batchrun.parse_setting(setting) for setting in options["settings"])
+    direct = {
+        "request.model": models[0] if len(models) == 1 else None,
+        "matrix.model": list(models) if len(models) > 1 else None,
+        "request.format": options["wire_format"],
+        "request.base_url": options["base_url"],
+        "date": options["date"],
+        "input.limit": options["limit"],
+        "limits.concurrency": options["concurrency"],
+        "output.dir": str(options["output_dir"].absolute()) if options["output_dir"] else None,
+    }
+    return found | {key: value for key, value in direct.items() if value is not None}

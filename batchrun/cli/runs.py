@@ -1,0 +1,129 @@
+"""Commands over the directory of a run: how far it is, what it gave, how good and how whole that is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+import batchrun
+from batchrun import completion
+from batchrun.cli.options import DIRECTORY, completing
+from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
+
+
+@click.command()
+@DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(directory: Path, *, as_json: bool) -> None:
+    """Show how far the run in DIRECTORY is.
+
+    Running or not; of a matrix, every cell.
+
+    \b
+    Examples:
+      batchrun status runs/triage
+      batchrun status runs/triage --json
+    """  # noqa: D301 - as above
+    text = batchrun.status(directory, as_json=as_json, colour=wants_color(sys.stdout))
+    click.echo(harmless_json(text) if as_json else harmless_but_coloured(text))
+
+
+@click.command()
+@DIRECTORY
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Only this .parquet, .csv, .jsonl.",
+)
+def export(directory: Path, to: Path | None) -> None:
+    """Write the outputs of a run again.
+
+    Sends nothing.
+
+    \b
+    Examples:
+      batchrun export runs/triage
+      batchrun export runs/triage --to triage.csv
+    """  # noqa: D301 - as above
+    for path in batchrun.export(directory, to):
+        click.echo(path)
+
+
+@click.command()
+@DIRECTORY
+def report(directory: Path) -> None:
+    """Write report.html, a run in charts and tables.
+
+    One file in DIRECTORY. It needs no network, and is searched, printed and sent like any other file.
+
+    \b
+    Examples:
+      batchrun report runs/triage
+    """  # noqa: D301 - as above
+    click.echo(batchrun.write_report(directory))
+
+
+@click.command()
+@DIRECTORY
+@click.option(
+    "--job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=completing(completion.jobs),
+    help="Take [score] from this job file, and keep it with the run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
+    """Score the answers of a run again.
+
+    Sends nothing. Writes the outputs and summary.json again.
+
+    \b
+    Examples:
+      batchrun score runs/triage
+      batchrun score runs/triage --job jobs/triage.toml
+    """  # noqa: D301 - as above
+    click.echo(batchrun.score_text(batchrun.score(directory, job), as_json=as_json))
+
+
+@click.command()
+@click.argument(
+    "directories",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIRECTORY DIRECTORY...",
+    shell_complete=completing(completion.runs),
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
+    """Put runs side by side.
+
+    Score, agreement, cost and latency, each against the first. The directory of a matrix stands for the runs of its cells.
+
+    \b
+    Examples:
+      batchrun compare runs/triage runs/other
+      batchrun compare runs/triage runs/other --json
+    """  # noqa: D301 - as above
+    runs = batchrun.compare(directories)
+    click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
+
+
+@click.command()
+@DIRECTORY
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(directory: Path, *, as_json: bool) -> int:
+    """Check a run and its outputs for damage.
+
+    The checkpoint and the outputs in DIRECTORY against each other; changes nothing. Leaves with 5 when something is wrong.
+
+    \b
+    Examples:
+      batchrun verify runs/triage
+      batchrun verify runs/triage --json
+    """  # noqa: D301 - as above
+    verdict = batchrun.verify(directory)
+    click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
+    return verdict.exit_code
