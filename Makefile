@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo check test audit bench chaos fuzz soak format clean
+.PHONY: demo check test audit bench chaos fuzz soak pictures format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ soak: $(READY)  ## run for 15 minutes with faults and look for leaks; SOAK="--mi
 
 fuzz: $(READY)  ## look for inputs, answers and files that the command does not expect; FUZZ=N examples
 	FUZZ_EXAMPLES=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/test_fuzz.py tests/test_fuzz_runs.py tests/test_fuzz_servers.py
+
+pictures: $(READY)  ## draw docs/images again, which takes a Chromium
+	$(BIN)/python -m tests.pictures
 
 format: $(READY)  ## apply formatting and safe fixes
 	$(BIN)/ruff format .

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import orjson
 from sqlite_utils import Database, Migrations
 
-from batchrun.checkpoint.lock import MATRIX_FILE
+from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
+from batchrun.checkpoint.views import VIEWS
 from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
@@ -188,6 +189,15 @@ def m007_prices(db: Database) -> None:
     )
 
 
+@migrations()
+def m008_views(db: Database) -> None:
+    """Views for people; the tables that had their names keep what they hold under others."""
+    db.execute("ALTER TABLE results RENAME TO outcomes")
+    db.execute("ALTER TABLE attempts RENAME TO exchanges")
+    for view in VIEWS:
+        db.execute(view)
+
+
 def create(path: Path) -> Database:
     """Open a checkpoint for writing, making or migrating it.
 
@@ -220,9 +230,19 @@ def open_existing(path: Path) -> Database:
     with usable(path):
         applied = _begun(path, _check(_existing(path)))
         if applied != _known():
+            _refuse_running(path)
             with closing(_connect(path, "mode=rw")) as older:
                 migrations.apply(older)
         return _connect_reader(path)
+
+
+def _refuse_running(path: Path) -> None:
+    """Leave the file alone while an earlier version works on it, with tables that it knows."""
+    if is_locked(path.parent):
+        raise CheckpointError(
+            f"{path}: an earlier version of batchrun is working on this run; wait until it is "
+            "through, or look at it with that version"
+        )
 
 
 def open_still(path: Path) -> Database:

@@ -119,7 +119,7 @@ def over_time(totals: RunTotals, series: Series | None) -> Markup | None:
     pace = [
         per_second("answered", series.succeeded, "s1"),
         per_second("failed", series.failed, "bad"),
-        per_second("refused: rate limit", series.refused, "warn"),
+        per_second("refused: rate limit, overload", series.refused, "warn"),
     ]
     tokens = [
         per_second("input", series.input_tokens, "s2"),

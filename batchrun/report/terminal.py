@@ -253,11 +253,13 @@ def _wrapped(label: str, text: str, paint: Paint) -> list[str]:
 def _table(
     head: Sequence[str], cells: Sequence[Sequence[str]], sides: str, paint: Paint
 ) -> list[str]:
-    """Align columns; where the row would be too long, the first one is cut."""
+    """Align columns, wide ones while there is room; where there is not, the first one is cut."""
+    natural = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     least = (LABEL - 2, *(NUMBER if side == ">" else 0 for side in sides[1:]))
-    columns = zip(least, head, *cells, strict=True)
-    first, *others = (max(width, *map(len, column)) for width, *column in columns)
-    widths = [min(first, WIDTH - sum(others) - 2 * len(sides)), *others]
+    widths = [max(pair) for pair in zip(natural, least, strict=True)]
+    room = WIDTH - 2 * len(sides)
+    if sum(widths) > room:
+        widths = [min(natural[0], room - sum(natural[1:])), *natural[1:]]
 
     def row(values: Sequence[str]) -> str:
         shown = (short(values[0], widths[0]), *values[1:])
