@@ -68,7 +68,8 @@ def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> No
 def told(reuse: Reuse) -> str:
     """Return what is said before the first request of a changed plan."""
     left = f"; {reuse.left_behind:,} are used by no row any more" if reuse.left_behind else ""
+    rest = f"{reuse.new:,} to send" if reuse.new else "nothing to send"
     return (
         f"the job or its input has changed: {reuse.reused:,} rows have their result already{left}; "
-        f"{reuse.new:,} to send"
+        f"{rest}"
     )

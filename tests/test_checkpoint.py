@@ -745,7 +745,7 @@ def test_a_database_that_was_cut_short_is_refused(tmp_path: Path, share: float) 
 
 def test_damage_that_shows_only_later_is_a_checkpoint_error_too(tmp_path: Path) -> None:
     filled(tmp_path)
-    tables = ("run", "executions", "requests", "items", "attempts", "results")
+    tables = ("run", "executions", "requests", "items", "exchanges", "outcomes")
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
         found = dict(db.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
     with (tmp_path / FILE_NAME).open("r+b") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 import shutil
@@ -16,7 +15,6 @@ import pytest
 from batchrun import job
 from batchrun.cli import cli
 from batchrun.evaluation import Evaluation
-from batchrun.formats.parameters import PARAMETERS
 from tests.conftest import ROOT, command, environment, finish, start_batchrun
 from tests.provider import serving
 
@@ -144,17 +142,62 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert target.startswith("https://") or (base / target).exists(), target
 
 
-def test_every_key_of_a_job_file_is_documented() -> None:
-    documented = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "job.md").read_text()))
-    configs = (
-        job.InputConfig,
-        job.LimitsConfig,
-        job.RetryConfig,
-        job.OutputConfig,
-        job.ScoreConfig,
-    )
-    keys = {field.name for config in configs for field in dataclasses.fields(config)}
-    request = {field.name for field in dataclasses.fields(job.RequestConfig)}
-    keys |= {*PARAMETERS, *request} - {"turns", "parameters", "cache_ttl", "answer"}
-    keys.discard("cell")  # no key of a file: which run of a matrix it is
-    assert keys - documented == set()
+# What other tests run: pages with commands that need more than the sample tables.
+ELSEWHERE = {"evaluating.md", "nightly.md", "outputs.md"}
+PAGES = sorted(
+    path
+    for path in (ROOT / "docs").glob("*.md")
+    if path.name not in ELSEWHERE and CONSOLE.search(path.read_text(encoding="utf-8"))
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_every_page_runs(project: Path, page: Path) -> None:
+    env = environment(ANTHROPIC_API_KEY="sk-a", OPENAI_API_KEY="sk-o")
+    text = page.read_text(encoding="utf-8")
+    with serving() as provider:
+        for line in [line for block in CONSOLE.findall(text) for line in block.splitlines()]:
+            words = shlex.split(line.removeprefix("$ "))
+            if words[0] == "export":
+                continue
+            if words[0] != "batchrun":
+                assert words[0] == "python", line
+                subprocess.run(
+                    [sys.executable, *words[1:]], cwd=project, check=True, capture_output=True
+                )
+                continue
+            if words[1] == "run" and "--simulate" not in words:
+                words += ["--base-url", provider.url]
+            code, _, stderr = command(*words[1:], cwd=project, env=env)
+            assert code == 0, f"{line}\n{stderr}"
+
+
+def test_the_tutorial_shows_what_init_writes(project: Path) -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert command("init", "sample_data/tickets.csv", cwd=project)[0] == 0
+    written = (project / "tickets.toml").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for line in shown.splitlines():
+        assert line in written, line
+    first = text[: text.index("## With a real model")]
+    assert len(CONSOLE.findall(first)) == 4, "four commands"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in (ROOT / "jobs").glob("*.toml")), ids=lambda name: name
+)
+def test_every_sample_job_runs(project: Path, name: str) -> None:
+    arguments = ["--simulate", "--quiet", "--limit", "10"]
+    if name == "word_problems_judge.toml":
+        assert command("run", "jobs/word_problems.toml", *arguments, cwd=project)[0] == 0
+        arguments += ["--set", "input.path=../runs/word_problems.simulated/results.parquet"]
+    code, _, stderr = command("run", f"jobs/{name}", *arguments, cwd=project)
+    assert code == 0, stderr
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = README[README.index("## More") :]
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in index, path.name
+        assert path.name == "tutorial.md" or f"({path.name})" in tutorial, path.name

@@ -86,7 +86,8 @@ def test_a_longer_prompt_has_more_tokens(
     job = write_job(llama, rows=1, wire_format=wire_format)
     assert batchrun("run", job)[0] == 0
     short = results()["input_tokens"][0]
-    assert batchrun("run", job, "--set", "prompt=Say {{ text }} again and again, please")[0] == 0
+    longer = "prompt=Say {{ text }} again and again, please"
+    assert batchrun("run", job, "--yes", "--set", longer)[0] == 0
     assert results()["input_tokens"][0] > short
 
 

@@ -93,14 +93,14 @@ def test_a_changed_job_or_input_is_rendered_again(write_job: WriteJob, tmp_path:
     with serving() as provider:
         job = write_job(provider.url, rows=20)
         assert batchrun("run", job)[0] == 0
-        assert batchrun("run", job, "--set", "temperature=0.5")[0] == 0
+        assert batchrun("run", job, "--yes", "--set", "temperature=0.5")[0] == 0
         assert len(provider.calls) == 40
-        assert batchrun("run", job, "--set", "temperature=0.5", "--limit", "10")[0] == 0
-        assert batchrun("run", job, "--set", "temperature=0.5")[0] == 0
+        assert batchrun("run", job, "--yes", "--set", "temperature=0.5", "--limit", "10")[0] == 0
+        assert batchrun("run", job, "--yes", "--set", "temperature=0.5")[0] == 0
         assert len(provider.calls) == 40
         table = tmp_path / "rows.csv"
         table.write_text(table.read_text() + "new,text new\n")
-        assert batchrun("run", job, "--set", "temperature=0.5")[0] == 0
+        assert batchrun("run", job, "--yes", "--set", "temperature=0.5")[0] == 0
         assert len(provider.calls) == 41
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RunOf = Callable[..., Path]
 ROWS = 12
+FILES = ("results.parquet", "results.csv", "results.jsonl")
 ALL_FILES = 'files = ["results.parquet", "results.csv", "results.jsonl"]'
 TYPED = pl.DataFrame(
     {
@@ -149,9 +150,13 @@ def test_a_run_is_whole_and_looking_leaves_no_trace(run_of: RunOf, kind: dict[st
     before = content(directory)
     verdict = library.verify(directory)
     assert (verdict.findings, verdict.notes) == ((), ())
-    files = ["results.parquet", "results.csv", "results.jsonl", "usage.parquet", "summary.json"]
+    files = [*FILES, "usage.parquet", "summary.json"]
     scores = ["scores"] if "rest" in kind else []
     assert list(verdict.checked) == ["checkpoint.db", "fingerprints", *scores, *files]
+    (directory.parent / "rows.parquet").unlink()
+    verdict = library.verify(directory)
+    assert (verdict.findings, len(verdict.notes)) == ((), 1)
+    assert list(verdict.checked) == ["checkpoint.db", *files]
     assert content(directory) == before
 
 
@@ -294,27 +299,27 @@ REFUSED = "(SELECT request_id FROM items WHERE custom_id = 'r7')"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bits of a page": (flipped, "checkpoint.db: is damaged "),
     "a row of results deleted": (
-        sql(f"DELETE FROM results WHERE request_id = {ANSWERED}"),
+        sql(f"DELETE FROM outcomes WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: was answered, and the answer is not there; restore checkpoint.db",
     ),
     "an errored result deleted": (
-        sql(f"DELETE FROM results WHERE request_id = {REFUSED}"),
+        sql(f"DELETE FROM outcomes WHERE request_id = {REFUSED}"),
         "results.csv: row r7: status is 'errored', and the checkpoint gives 'pending'; write it",
     ),
     "an attempt deleted": (
-        sql(f"DELETE FROM attempts WHERE request_id = {ANSWERED}"),
+        sql(f"DELETE FROM exchanges WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: succeeded, and its last attempt is not the one that was answered",
     ),
     "the attempt of an error deleted": (
-        sql(f"DELETE FROM attempts WHERE request_id = {REFUSED}"),
+        sql(f"DELETE FROM exchanges WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: errored, and the attempt that failed is not there",
     ),
     "a first attempt deleted": (
-        sql("DELETE FROM attempts WHERE number = 1 AND error_type = 'api_error'"),
+        sql("DELETE FROM exchanges WHERE number = 1 AND error_type = 'api_error'"),
         "checkpoint.db: row r3: has attempts that are not numbered from 1 without a gap",
     ),
     "an attempt moved": (
-        sql(f"UPDATE attempts SET number = 2 WHERE request_id = {REFUSED}"),
+        sql(f"UPDATE exchanges SET number = 2 WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: has attempts that are not numbered from 1",
     ),
     "a row of the input deleted": (
@@ -346,35 +351,35 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r2: is to have a request, or the reason why it has none",
     ),
     "a status": (
-        sql(f"UPDATE results SET status = 'fine' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET status = 'fine' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has a result that is neither a success nor an error",
     ),
     "a success that is an error": (
-        sql(f"UPDATE results SET status = 'errored' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET status = 'errored' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: errored, and the attempt that failed is not there",
     ),
     "a response in the checkpoint": (
-        sql(f"UPDATE results SET response = 'no' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}"),
         "results.parquet: row r1: response is 'ok 1', and the checkpoint gives 'no'; write it again",
     ),
     "answers that are no list": (
-        sql(f"UPDATE results SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE outcomes SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has answers that are not a list of texts",
     ),
     "tokens in the checkpoint": (
-        sql(f"UPDATE attempts SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
         "usage.parquet: row r1, attempt 1: output_tokens is 7, and the checkpoint gives 8",
     ),
     "tokens below zero": (
-        sql(f"UPDATE attempts SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a part of a cost": (
-        sql(f"UPDATE attempts SET cost_output = NULL WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET cost_output = NULL WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a cost in the checkpoint": (
-        sql(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE exchanges SET cost_output = 1 WHERE request_id = {ANSWERED}"),
         "summary.json: cost_usd.total is ",
     ),
     "a score in the checkpoint": (
@@ -475,7 +480,7 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:
     sql(
         "UPDATE scores SET score = 0 WHERE ordinal = 1",
-        f"UPDATE results SET response = 'no' WHERE request_id = {ANSWERED}",
+        f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}",
     )(directory)
     assert {line.partition(":")[0] for line in wrong(directory)} == {
         *("scores", "results.parquet", "results.csv", "results.jsonl", "summary.json")
@@ -491,10 +496,20 @@ def test_of_an_input_that_changed_the_rest_is_checked(run_of: RunOf) -> None:
     edit_parquet(directory.parent / "rows.parquet", 0, "text", "other")
     verdict = library.verify(directory)
     assert verdict.exit_code == 0
-    assert verdict.checked == ("checkpoint.db", "usage.parquet", "summary.json")
+    assert verdict.checked == ("checkpoint.db", *FILES, "usage.parquet", "summary.json")
     assert "rows.parquet has changed since the run" in verdict.notes[0]
+    assert verdict.text().splitlines()[-1].startswith(f"{directory}: nothing wrong in what was")
+    edit_parquet(directory / "results.parquet", 2, "text", "an input's cell")
+    edit_parquet(directory / "results.parquet", 3, "response", "no")
+    without_row("results.csv")(directory)
+    text("results.jsonl", '"ok 8"', '"ok 9"')(directory)
     edit_parquet(directory / "usage.parquet", 0, "attempt", 2)
-    assert [line[:25] for line in wrong(directory)] == ["usage.parquet: row r0, at"]
+    assert [line.partition(" is ")[0] for line in wrong(directory)] == [
+        "results.parquet: row r3: response",
+        "results.csv: has 11 rows, and there should be 12; the first that differs",
+        "results.jsonl: row r8: response",
+        "usage.parquet: row r0, attempt 1: attempt",
+    ]
     (directory.parent / "rows.parquet").unlink()
     assert "there is no such file" in library.verify(directory).notes[0]
 
@@ -508,9 +523,25 @@ def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Pa
     assert len([note for note in verdict.notes if "no execution has come to its end" in note]) == 5
 
 
+def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory: Path) -> None:
+    with closing(checkpoint.Checkpoint(directory, writable=True)) as store:
+        document, base, _ = store.job()
+        store.start_execution(
+            name="job",
+            job=document,
+            base=Path(base),
+            signature="other:input",
+            total=50,
+            version="0",
+        )
+    found = {line.partition(":")[0] for line in wrong(directory)}
+    assert not found & {"checkpoint.db", "fingerprints", "scores"}
+    assert "results.csv" not in found  # its rows are not known
+
+
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
-        db.execute(f"UPDATE results SET response = 'newer' WHERE request_id = {ANSWERED}")
+        db.execute(f"UPDATE outcomes SET response = 'newer' WHERE request_id = {ANSWERED}")
         db.commit()
         copy = Path(shutil.copytree(directory, tmp_path / "as after a crash"))
     assert (copy / "checkpoint.db-wal").stat().st_size > 0
@@ -564,7 +595,7 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
     [
         (lambda d: (d / "checkpoint.db").unlink(), "holds no checkpoint.db"),
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "no SQLite file"),
-        (lambda d: (d / "checkpoint.db").write_bytes(b""), "earlier version|holds no run"),
+        (lambda d: (d / "checkpoint.db").write_bytes(b""), "holds no run yet"),
         (
             sql("UPDATE _sqlite_migrations SET name = 'm999' WHERE name LIKE '%samples'"),
             "newer version",

@@ -22,7 +22,7 @@ COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
 def _over_attempts(amount: str) -> str:
     """What a row used or cost: that of all its attempts, which is mostly one."""
     return f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
-        (SELECT sum({amount}) FROM attempts s WHERE s.request_id = r.request_id) END"""  # noqa: S608
+        (SELECT sum({amount}) FROM exchanges s WHERE s.request_id = r.request_id) END"""  # noqa: S608
 
 
 _AMOUNTS = (
@@ -56,8 +56,8 @@ _RESULTS = (
 # Of rows that share a request the first has what it took, the others took nothing: sums stay true.
 _SHARED_RESULTS = tuple(f"({one}) * i.is_first" if one in _AMOUNTS else one for one in _RESULTS)
 _FROM_ITEMS = """FROM {items} i
-    LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
+    LEFT JOIN outcomes r ON r.request_id = i.request_id
+    LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
 _SHARED_ITEMS = """(SELECT o.*, o.ordinal IS (
         SELECT min(f.ordinal) FROM items f WHERE f.request_id = o.request_id
@@ -82,7 +82,7 @@ _ATTEMPTS = (
     "a." + COST.replace(" + ", " + a."),
     "a.maybe_billed",
 )
-_FROM_ATTEMPTS = """FROM attempts a JOIN requests q ON q.id = a.request_id
+_FROM_ATTEMPTS = """FROM exchanges a JOIN requests q ON q.id = a.request_id
     WHERE (a.request_id, a.number) > (?, ?) ORDER BY a.request_id, a.number LIMIT ?"""
 
 

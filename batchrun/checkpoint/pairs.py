@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MOST_DIFFERENCES = 2_000
 
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
-    JOIN main.results r ON r.request_id = i.request_id AND r.status = 'succeeded'
-    JOIN other.results s ON s.request_id = j.request_id AND s.status = 'succeeded'
+    JOIN main.outcomes r ON r.request_id = i.request_id AND r.status = 'succeeded'
+    JOIN other.outcomes s ON s.request_id = j.request_id AND s.status = 'succeeded'
     LEFT JOIN main.scores a ON a.ordinal = i.ordinal / (SELECT samples FROM main.run)
     LEFT JOIN other.scores b ON b.ordinal = j.ordinal / (SELECT samples FROM other.run)
     WHERE i.ordinal % (SELECT samples FROM main.run) = 0

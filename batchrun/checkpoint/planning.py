@@ -142,7 +142,7 @@ class Planner:
         rows = self._db.execute(
             f"""SELECT q.fingerprint, q.id, q.occurrence, i.ordinal IS NULL
             FROM requests q LEFT JOIN items i ON i.request_id = q.id
-            LEFT JOIN results r ON r.request_id = q.id
+            LEFT JOIN outcomes r ON r.request_id = q.id
             WHERE q.fingerprint IN ({_marks(unknown)})
             ORDER BY r.status IS 'succeeded', q.occurrence DESC""",  # noqa: S608 - marks only
             list(unknown),
@@ -171,7 +171,7 @@ class Planner:
         wanted = list(keys)
         again = _TRY_AGAIN[retry_errored]
         rows = self._db.execute(
-            f"""SELECT request_id FROM results
+            f"""SELECT request_id FROM outcomes
             WHERE request_id IN ({_marks(wanted)}) AND NOT ({again})""",  # noqa: S608 - marks only
             wanted,
         )
@@ -180,7 +180,7 @@ class Planner:
     def _attempts_made(self, keys: Iterable[int]) -> dict[int, int]:
         wanted = list(keys)
         rows = self._db.execute(
-            f"""SELECT request_id, max(number) FROM attempts
+            f"""SELECT request_id, max(number) FROM exchanges
             WHERE request_id IN ({_marks(wanted)}) GROUP BY request_id""",  # noqa: S608 - marks
             wanted,
         )
@@ -206,7 +206,7 @@ def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -
     to_send, unrenderable = db.execute(
         f"""SELECT coalesce(sum(i.request_id IS NOT NULL AND (r.request_id IS NULL OR {again})), 0),
         coalesce(sum(i.request_id IS NULL), 0)
-        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+        FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
         WHERE i.ordinal >= ? AND i.ordinal < ?""",  # noqa: S608 - no values
         (first, end),
     ).fetchone()

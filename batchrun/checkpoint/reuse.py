@@ -22,13 +22,13 @@ _USABLE = """SELECT
     coalesce(sum(CASE WHEN ? THEN number * (held > 0) ELSE min(number, held) END), 0),
     coalesce(sum(CASE WHEN ? THEN held = 0 ELSE max(0, number - held) END), 0)
     FROM (SELECT w.number, coalesce(h.number, 0) AS held FROM wanted w LEFT JOIN (
-        SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
+        SELECT q.fingerprint, count(*) AS number FROM outcomes r JOIN requests q ON q.id = r.request_id
         WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint))"""
 # Of an interrupted plan nobody knows what it would have left behind, so all answers count.
 _LEFT = """SELECT coalesce(sum(h.number), 0), coalesce(sum(max(0, h.number -
         CASE WHEN ? THEN min(1, coalesce(w.number, 0)) ELSE coalesce(w.number, 0) END)), 0)
     FROM (
-        SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
+        SELECT q.fingerprint, count(*) AS number FROM outcomes r JOIN requests q ON q.id = r.request_id
         WHERE r.status = 'succeeded' AND (
             (SELECT planned FROM run) IS NULL
             OR EXISTS (SELECT 1 FROM items i WHERE i.request_id = r.request_id))
@@ -72,7 +72,7 @@ class Comparison:
 def has_answers(store: Checkpoint) -> bool:
     """Say whether there is any answer that was paid for."""
     with usable(store.path):
-        row = store.db.execute("SELECT 1 FROM results WHERE status = 'succeeded' LIMIT 1")
+        row = store.db.execute("SELECT 1 FROM outcomes WHERE status = 'succeeded' LIMIT 1")
         return row.fetchone() is not None
 
 

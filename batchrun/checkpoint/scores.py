@@ -13,7 +13,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.samples import answers_together
-from batchrun.checkpoint.schema import SCORES, usable
+from batchrun.checkpoint.schema import usable
+from batchrun.checkpoint.tables import SCORES
 from batchrun.scoring import ClassCount, ClassTotals, Confusion, Mark, ScoreTotals, fold
 from batchrun.scoring.records import NONE, OTHER
 
@@ -26,7 +27,7 @@ _row = attrgetter(*(field.name for field in fields(Mark)))  # `astuple` copies e
 MOST_CLASSES = 50
 
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
-    JOIN results r ON r.request_id = i.request_id
+    JOIN outcomes r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
 _INSERT = "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS = """SELECT ordinal, score, predicted FROM scores WHERE ordinal >= ? AND ordinal < ?
@@ -39,7 +40,7 @@ _PROBLEM = "SELECT problem FROM scores WHERE problem IS NOT NULL ORDER BY ordina
 _BY_CORRECT = """SELECT answers, correct, count(*) FROM scores WHERE score IS NOT NULL
     GROUP BY answers, correct"""
 _ANSWERED_ROWS = """SELECT count(*) FROM (SELECT 1 FROM items i
-    JOIN results r ON r.request_id = i.request_id WHERE r.status = 'succeeded'
+    JOIN outcomes r ON r.request_id = i.request_id WHERE r.status = 'succeeded'
     GROUP BY i.ordinal / ? HAVING count(*) = ?)"""
 # `label` makes one of what counts as the same label.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)

@@ -39,16 +39,16 @@ SAMPLED = "sampled"
 MAX_COST = 10**16
 
 _INSERT_START = (
-    "INSERT INTO attempts (request_id, number, execution, started_us, reserved) "
+    "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
     "VALUES (?, ?, ?, ?, ?)"
 )
-_UPDATE_ATTEMPT = """UPDATE attempts SET
+_UPDATE_ATTEMPT = """UPDATE exchanges SET
     latency_s = ?, http_status = ?, error_type = ?, error_message = ?, cause = ?, maybe_billed = ?,
     provider_request_id = ?, model = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?,
     cache_write_tokens = ?, reasoning_tokens = ?, cost_uncached_input = ?, cost_cache_read = ?,
     cost_cache_write = ?, cost_output = ?, cache_saved = ?
     WHERE request_id = ? AND number = ?"""
-_REPLACE_RESULT = """INSERT OR REPLACE INTO results (request_id, status, retryable, attempts,
+_REPLACE_RESULT = """INSERT OR REPLACE INTO outcomes (request_id, status, retryable, attempts,
     finished_us, response, responses, reasoning, tool_calls, stop_reason, response_id)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
@@ -57,7 +57,7 @@ _SPENT = f"""SELECT coalesce(sum(CASE
     WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce({columns.COST}, 0))
     WHEN cost_output IS NOT NULL THEN {columns.COST}
     WHEN error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
-    FROM attempts"""  # noqa: S608 - no values
+    FROM exchanges"""  # noqa: S608 - no values
 
 
 def now_us() -> int:
@@ -186,7 +186,7 @@ class Checkpoint:
                 ),
             )
             interrupted = self.db.execute(
-                """UPDATE attempts SET error_type = 'interrupted', maybe_billed = 1,
+                """UPDATE exchanges SET error_type = 'interrupted', maybe_billed = 1,
                 error_message = 'the process ended before the answer arrived'
                 WHERE latency_s IS NULL AND error_type IS NULL"""
             ).rowcount
@@ -313,7 +313,7 @@ class Checkpoint:
         """Say whether there are results that no row of the input holds (yet, or any more)."""
         with usable(self.path):
             (found,) = self.db.execute(
-                """SELECT EXISTS (SELECT 1 FROM results r WHERE NOT EXISTS
+                """SELECT EXISTS (SELECT 1 FROM outcomes r WHERE NOT EXISTS
                 (SELECT 1 FROM items i WHERE i.request_id = r.request_id))"""
             ).fetchone()
         return bool(found)

@@ -23,13 +23,13 @@ _COUNTS = """SELECT
     count(*) FILTER (WHERE r.status = 'succeeded'),
     count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
     count(*) FILTER (WHERE r.retryable)
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id"""
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id"""
 # With several samples a row is as good as all of them.
 _ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
     count(*) FILTER (WHERE again) FROM (
         SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
             max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
-        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+        FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
         GROUP BY i.ordinal / :samples)"""
 _ATTEMPTS = """SELECT
     count(*), sum(maybe_billed), count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
@@ -37,39 +37,39 @@ _ATTEMPTS = """SELECT
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
     sum(reasoning_tokens), sum(cost_uncached_input), sum(cost_cache_read), sum(cost_cache_write),
     sum(cost_output), sum(cache_saved)
-    FROM attempts"""
+    FROM exchanges"""
 # Failed attempts that reported what they used count as well.
 _BY_MODEL = """SELECT model, count(*) FILTER (WHERE error_type IS NULL),
     coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
     sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
-    FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
+    FROM exchanges WHERE latency_s IS NOT NULL AND model IS NOT NULL
     AND (error_type IS NULL OR input_tokens IS NOT NULL) GROUP BY model ORDER BY 5 DESC, 2 DESC"""
 _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
-_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
-    WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
+_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM exchanges a
+    WHERE EXISTS (SELECT 1 FROM exchanges b WHERE b.request_id = a.request_id
     AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
 _ERRORS = """SELECT type, count(*), max(message) FROM (
     SELECT coalesce(i.error_type, a.error_type, 'unknown') AS type,
         coalesce(i.error_message, a.error_message, 'its attempt is missing') AS message
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+    LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
-_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
+_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM exchanges
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
 # they are kept: to sort a million latencies takes seconds.
-_BY_MS = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM attempts
+_BY_MS = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM exchanges
     WHERE error_type IS NULL AND latency_s IS NOT NULL GROUP BY ms ORDER BY ms"""
 _BY_US = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
-    CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM attempts
+    CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM exchanges
     WHERE error_type IS NULL AND latency_s IS NOT NULL AND ms IN (SELECT value FROM json_each(?))
     GROUP BY ms, us ORDER BY us"""
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
-        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
+        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM exchanges a
         WHERE a.execution = e.id) END
     FROM executions e ORDER BY e.id"""
 

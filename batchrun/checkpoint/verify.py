@@ -23,43 +23,43 @@ _STATES: tuple[tuple[str, str], ...] = (
     ),
     (
         "has a result that is neither a success nor an error",
-        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
         WHERE r.status NOT IN ('succeeded', 'errored') OR r.retryable NOT IN (0, 1)
         OR (r.retryable AND r.status = 'succeeded') ORDER BY q.id LIMIT 1""",
     ),
     (
         "succeeded, and its last attempt is not the one that was answered",
-        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
         WHERE r.status = 'succeeded' AND (
-            r.attempts IS NOT (SELECT max(number) FROM attempts a WHERE a.request_id = q.id)
-            OR NOT EXISTS (SELECT 1 FROM attempts a WHERE a.request_id = q.id
+            r.attempts IS NOT (SELECT max(number) FROM exchanges a WHERE a.request_id = q.id)
+            OR NOT EXISTS (SELECT 1 FROM exchanges a WHERE a.request_id = q.id
                 AND a.number = r.attempts AND a.error_type IS NULL AND a.latency_s IS NOT NULL))
         ORDER BY q.id LIMIT 1""",
     ),
     (
         "errored, and the attempt that failed is not there",
-        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
-        WHERE r.status = 'errored' AND NOT EXISTS (SELECT 1 FROM attempts a
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
+        WHERE r.status = 'errored' AND NOT EXISTS (SELECT 1 FROM exchanges a
             WHERE a.request_id = q.id AND a.number = r.attempts AND a.error_type IS NOT NULL)
         ORDER BY q.id LIMIT 1""",
     ),
     (
         "was answered, and the answer is not there",
-        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
+        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
         WHERE a.error_type IS NULL AND a.latency_s IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM results r
+        AND NOT EXISTS (SELECT 1 FROM outcomes r
             WHERE r.request_id = q.id AND r.attempts = a.number)
         AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.request_id = q.id AND t.number = a.number)
         ORDER BY q.id LIMIT 1""",
     ),
     (
         "has attempts that are not numbered from 1 without a gap",
-        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
+        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
         GROUP BY q.id HAVING min(number) <> 1 OR max(number) <> count(*) ORDER BY q.id LIMIT 1""",
     ),
     (
         "has an attempt whose tokens or cost cannot be",
-        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
+        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
         WHERE min(coalesce(input_tokens, 0), coalesce(output_tokens, 0),
             coalesce(cache_read_tokens, 0), coalesce(cache_write_tokens, 0),
             coalesce(reasoning_tokens, 0), coalesce(cost_uncached_input, 0),
@@ -71,7 +71,7 @@ _STATES: tuple[tuple[str, str], ...] = (
     ),
     (
         "has answers that are not a list of texts",
-        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
         WHERE r.responses IS NOT NULL AND (NOT json_valid(r.responses)
             OR json_type(r.responses) <> 'array') ORDER BY q.id LIMIT 1""",
     ),
@@ -83,7 +83,10 @@ _SHARED = (
     GROUP BY request_id HAVING count(*) > 1 ORDER BY min(ordinal) LIMIT 1""",
 )
 _PLACES = """SELECT count(*), coalesce(min(ordinal), 0), coalesce(max(ordinal), -1),
-    (SELECT total * samples FROM run), (SELECT planned IS NOT NULL FROM run) FROM items"""
+    (SELECT total * samples FROM run) FROM items"""
+# The mark of an earlier plan stays until the present one is through.
+_IS_PLANNED = """SELECT coalesce(instr(planned, ':' || plan_signature || ':' || total), 0) > 0
+    FROM run"""
 _PLAN = """SELECT i.ordinal, i.custom_id, q.fingerprint, i.error_type, i.error_message
     FROM items i LEFT JOIN requests q ON q.id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
@@ -129,8 +132,8 @@ def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
 
 
 def _place_flaws(store: Checkpoint) -> Iterator[Flaw]:
-    count, first, last, total, is_planned = store.db.execute(_PLACES).fetchone()
-    if first < 0 or last >= total or (is_planned and count != total):
+    count, first, last, total = store.db.execute(_PLACES).fetchone()
+    if first < 0 or last >= total or (is_planned(store) and count != total):
         yield Flaw(f"holds {count:,} rows or samples of rows, and the input has {total:,}")
 
 
@@ -145,10 +148,10 @@ def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, tuple[Any
 
 
 def is_planned(store: Checkpoint) -> bool:
-    """Say whether every row of the input has been looked at."""
+    """Say whether it is known that every row of the input has been looked at."""
     with usable(store.path):
-        row = store.db.execute("SELECT planned FROM run").fetchone()
-    return row is not None and row[0] is not None
+        row = store.db.execute(_IS_PLANNED).fetchone()
+    return bool(row and row[0])
 
 
 def last_version(store: Checkpoint) -> str | None:

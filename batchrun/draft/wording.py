@@ -166,10 +166,7 @@ def _jinja_string(text: str) -> str:
 def _jinja_character(letter: str) -> str:
     if letter in '"\\':
         return "\\" + letter
-    # Braces and signs that could be taken for the end of the expression, and what cannot be seen.
-    if letter in "{}%#" or not letter.isprintable():
-        return f"\\U{ord(letter):08x}"
-    return letter
+    return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
 
 
 def _score(choice: Choice) -> list[str]:

@@ -96,7 +96,7 @@ def look_into(snapshot: Snapshot, expected: Callable[[int], str], at_least: int)
     """
     with closing(Checkpoint(snapshot.directory, writable=True)) as store:
         assert store.db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        (held,) = store.db.execute("SELECT count(*) FROM results").fetchone()
+        (held,) = store.db.execute("SELECT count(*) FROM outcomes").fetchone()
         (rows,) = store.db.execute("SELECT coalesce(max(ordinal), -1) + 1 FROM items").fetchone()
         for ordinal, _, status, response, *_ in zip(*store.columns(0, rows), strict=True):
             assert status in {"succeeded", "pending"}
