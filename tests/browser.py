@@ -117,7 +117,9 @@ class Browser:
 class Page:
     """A page of its own with what it said and asked for."""
 
-    def __init__(self, browser: Browser, *, width: int = 1280, dark: bool = False) -> None:
+    def __init__(
+        self, browser: Browser, *, width: int = 1280, dark: bool = False, paper: bool = False
+    ) -> None:
         self._browser = browser
         target = browser.ask("Target.createTarget", url="about:blank")["targetId"]
         self._target = target
@@ -134,7 +136,8 @@ class Page:
             mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._ask("Emulation.setEmulatedMedia", features=[scheme])
+        media = "print" if paper else "screen"
+        self._ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
     def __enter__(self) -> Self:
         return self

@@ -118,3 +118,9 @@ def test_it_is_read_on_a_phone_and_printed(chromium: Browser, report: Path, tmp_
         page.print(tmp_path / "report.pdf")
         assert is_quiet_and_alone(page, report)
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    # On a sheet of A4 it is light, whatever the screen is, and nothing is cut off.
+    with Page(chromium, width=794, dark=True, paper=True) as page:
+        page.open(report)
+        assert page.run("document.documentElement.scrollWidth") == 794
+        assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not page.run("document.querySelector('.controls').checkVisibility()")
