@@ -18,7 +18,7 @@ from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
-from batchrun.matrix import matrix_status
+from batchrun.matrix import as_it_stands, matrix_status
 from batchrun.prepare import input_signature
 from batchrun.render import Renderer
 from batchrun.scoring import score_facts, score_lines
@@ -114,21 +114,27 @@ def _masked(name: str, value: str) -> str:
 def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
     """Describe a live or dead run, or those of a matrix.
 
+    A run without a matrix may lie in the directory of one: both are described for a person.
+
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
-    if is_matrix(directory):
-        return matrix_status(directory, as_json=as_json)
+    if not is_matrix(directory):
+        return _run_status(directory, as_json=as_json, colour=colour)
+    cells = matrix_status(directory, as_json=as_json)
+    if as_json or not (directory / checkpoint.FILE_NAME).exists():
+        return cells
+    return f"{_run_status(directory, as_json=False, colour=colour)}\n\n{cells}"
+
+
+def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         totals = checkpoint.totals(store)
     finally:
         store.close()
     running = checkpoint.is_locked(directory)
-    if not running:
-        # Nobody waits for these answers any more: what was in flight may have been billed.
-        lost = totals.maybe_billed + totals.in_flight
-        totals = replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
+    totals = as_it_stands(totals, running=running)
     if not as_json:
         return report.status_text(totals, directory, running=running, colour=colour)
     facts = {"running": running, "waiting": totals.waiting, **report.summary(totals)}

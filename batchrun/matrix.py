@@ -125,8 +125,8 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
     Raises:
         CheckpointError: when one of them has no usable checkpoint.
     """
-    found = dict(_standing(directory))
     running = checkpoint.is_locked(directory)
+    found = dict(_standing(directory, running=running))
     if not as_json:
         state = "running" if running else "not running"
         rows = {name: (totals, score) for name, (totals, score) in found.items()}
@@ -143,11 +143,23 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def _standing(directory: Path) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
+def as_it_stands(totals: RunTotals, *, running: bool) -> RunTotals:
+    """Return the totals of a run, which nobody may be working on any more."""
+    if running:
+        return totals
+    # Nobody waits for these answers any more: what was in flight may have been billed.
+    lost = totals.maybe_billed + totals.in_flight
+    return replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
+
+
+def _standing(
+    directory: Path, *, running: bool
+) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
     for cell in read_cells(directory):
         with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
             score = checkpoint.score_totals(store, labels=False, folded=False)
-            yield cell.name, (checkpoint.totals(store), score if score.scored else None)
+            totals = as_it_stands(checkpoint.totals(store), running=running)
+            yield cell.name, (totals, score if score.scored else None)
 
 
 def _added(rows: Sequence[tuple[RunTotals, ScoreTotals | None]]) -> dict[str, Any]:

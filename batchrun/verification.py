@@ -35,6 +35,7 @@ USAGE = "usage.parquet"
 SUMMARY = "summary.json"
 # What values that cannot be end in.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_BESIDE_INPUT = "requests, scores and the input's columns in the results"
 _RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
 
 
@@ -84,7 +85,8 @@ class Verdict:
         lines = [str(finding) for finding in self.findings]
         lines += [f"not checked: {note}" for note in self.notes]
         count = len(self.findings)
-        found = f"{count} {'problem' if count == 1 else 'problems'} found" if count else "whole"
+        whole = "nothing wrong in what was checked" if self.notes else "whole"
+        found = f"{count} {'problem' if count == 1 else 'problems'} found" if count else whole
         lines.append(f"{self.directory}: {found}; checked {', '.join(self.checked) or 'nothing'}")
         return "\n".join(lines)
 
@@ -155,6 +157,9 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fou
             _check_requests(job, source, store, found)
         with found.told("results and scores"):
             score = outputs.check_results(job, source)
+    elif job is not None:
+        with found.told("results"):
+            outputs.check_own_columns(job)
     with found.told(f"{USAGE} and {SUMMARY}"):
         outputs.check_usage()
         outputs.check_summary(score)
@@ -205,7 +210,7 @@ def _job_of(store: checkpoint.Checkpoint, found: _Found) -> Job | None:
     try:
         return Job.from_document(document, Path(base), origin=str(store.path))
     except JobError as error:
-        found.notes.append(f"requests and results: {error}")
+        found.notes.append(f"{_BESIDE_INPUT}: {error}")
         return None
 
 
@@ -215,12 +220,12 @@ def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Found) -> Source 
     try:
         source = Source(job.input)
     except JobError as error:
-        found.notes.append(f"requests and results: {error}")
+        found.notes.append(f"{_BESIDE_INPUT}: {error}")
         return None
     if signature.endswith(input_signature(job, source)):
         return source
     found.notes.append(
-        f"requests and results: {job.input.path} has changed since the run (its size or its time). "
+        f"{_BESIDE_INPUT}: {job.input.path} has changed since the run (its size or its time). "
         "Run the job again: only new rows are sent"
     )
     return None
@@ -304,6 +309,25 @@ class _Outputs:
                 output.results_contents(job.output, suffix, source, store, key, scores=scores),
             )
         return score
+
+    def check_own_columns(self, job: Job) -> None:
+        """Compare what of the results is ours, when the input that stands beside it is not there."""
+        store, samples = self._store, job.request.samples
+        if not checkpoint.is_planned(store):
+            self._found.notes.append(
+                "results: it is not known whether the run has looked at every row"
+            )
+            return
+
+        def ids(first: int, end: int) -> list[str]:
+            planned = checkpoint.planned_rows(store, first * samples, end * samples)
+            return [planned[row * samples][0] for row in range(first, end)]
+
+        table = output.Ids(self._totals.total, ids)
+        scores = None if job.score is None else partial(checkpoint.score_rows, store)
+        for name in job.output.files:
+            path = self._directory / name
+            self._compare(name, output.own_contents(job.output, path, table, store, scores=scores))
 
     def check_usage(self) -> None:
         """Compare the table of attempts."""

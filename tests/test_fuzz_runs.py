@@ -133,5 +133,5 @@ def test_any_damage_to_a_run_directory(
         file.write_bytes(damaged(whole, at, new, cut))
         checked("verify", out, codes=(0, 5))
         if name == "checkpoint.db":
-            for other in ("status", "export", "score"):
+            for other in ("status", "export", "score", "report"):
                 checked(other, out, codes=(0, 2, 5, 6))

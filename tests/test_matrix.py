@@ -97,6 +97,7 @@ def test_a_value_on_the_command_line_picks_the_cells_with_it(
         assert command("run", job, "--model", "b")[0] == 0
         assert models(provider.calls) == ["b"]
         assert command("run", job)[0] == 0
+        assert command("run", job, "--set", "stop=y")[0] == 0
         assert len(provider.calls) == 8
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
         "matrix.json",
@@ -107,6 +108,22 @@ def test_a_value_on_the_command_line_picks_the_cells_with_it(
     ]
     listed = json.loads((tmp_path / "out" / "matrix.json").read_text())["cells"]
     assert listed[0]["name"] == "model=a,stop=x", "the order of the job file"
+
+
+def test_a_run_and_a_matrix_may_share_a_directory(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving() as provider:
+        job = write_job(provider.url, rows=2)
+        assert command("run", job)[0] == 0
+        assert command("run", job, "--model", "a", "--model", "b")[0] == 0
+        assert len(provider.calls) == 6
+        assert command("run", job)[0] == 0
+        assert len(provider.calls) == 6
+    _, stdout, _ = command("status", tmp_path / "out")
+    assert "2 of 2 rows succeeded" in stdout
+    assert "model=b" in stdout
+    assert command("verify", tmp_path / "out")[0] == 0
 
 
 def test_a_table_is_run_with_several_models(tmp_path: Path) -> None:

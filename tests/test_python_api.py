@@ -63,7 +63,7 @@ def test_the_page_is_a_session_that_runs(folder: Path, capsys: pytest.CaptureFix
     session: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), session)
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
     shown = capsys.readouterr()
     assert "the input has no column 'subjct' (did you mean \"subject\"?)" in shown.out
     assert "3 to send" in shown.err

@@ -70,12 +70,14 @@ def test_a_key_that_the_server_sends_back_is_nowhere(
 ) -> None:
     with serving(lambda call: echo(call, call.headers["x-api-key"])) as provider:
         job = write_job(provider.url, rows=3, extra='files = ["results.parquet", "results.csv"]')
-        code, stdout, stderr = command("run", job)
+        code, stdout, stderr = command("run", job, "--log-file", tmp_path / "log.jsonl")
     assert provider.calls
     assert code == exit_code, stderr
-    for subcommand in (["status", "out"], ["status", "out", "--json"], ["export", "out"]):
-        _, out, err = command(*subcommand, cwd=tmp_path)
+    for subcommand in (["status"], ["status", "--json"], ["export"], ["report"], ["verify"]):
+        _, out, err = command(*subcommand, "out", cwd=tmp_path)
         stdout, stderr = stdout + out, stderr + err
+    assert (tmp_path / "log.jsonl").stat().st_size
+    assert (tmp_path / "out" / "report.html").stat().st_size
     _, out, err = command("preview", job)
     found = everything_below(tmp_path)
     for text in (stdout + out, stderr + err, found.decode("latin-1")):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RunOf = Callable[..., Path]
 ROWS = 12
+FILES = ("results.parquet", "results.csv", "results.jsonl")
 ALL_FILES = 'files = ["results.parquet", "results.csv", "results.jsonl"]'
 TYPED = pl.DataFrame(
     {
@@ -149,9 +150,13 @@ def test_a_run_is_whole_and_looking_leaves_no_trace(run_of: RunOf, kind: dict[st
     before = content(directory)
     verdict = library.verify(directory)
     assert (verdict.findings, verdict.notes) == ((), ())
-    files = ["results.parquet", "results.csv", "results.jsonl", "usage.parquet", "summary.json"]
+    files = [*FILES, "usage.parquet", "summary.json"]
     scores = ["scores"] if "rest" in kind else []
     assert list(verdict.checked) == ["checkpoint.db", "fingerprints", *scores, *files]
+    (directory.parent / "rows.parquet").unlink()
+    verdict = library.verify(directory)
+    assert (verdict.findings, len(verdict.notes)) == ((), 1)
+    assert list(verdict.checked) == ["checkpoint.db", *files]
     assert content(directory) == before
 
 
@@ -491,10 +496,20 @@ def test_of_an_input_that_changed_the_rest_is_checked(run_of: RunOf) -> None:
     edit_parquet(directory.parent / "rows.parquet", 0, "text", "other")
     verdict = library.verify(directory)
     assert verdict.exit_code == 0
-    assert verdict.checked == ("checkpoint.db", "usage.parquet", "summary.json")
+    assert verdict.checked == ("checkpoint.db", *FILES, "usage.parquet", "summary.json")
     assert "rows.parquet has changed since the run" in verdict.notes[0]
+    assert verdict.text().splitlines()[-1].startswith(f"{directory}: nothing wrong in what was")
+    edit_parquet(directory / "results.parquet", 2, "text", "an input's cell")
+    edit_parquet(directory / "results.parquet", 3, "response", "no")
+    without_row("results.csv")(directory)
+    text("results.jsonl", '"ok 8"', '"ok 9"')(directory)
     edit_parquet(directory / "usage.parquet", 0, "attempt", 2)
-    assert [line[:25] for line in wrong(directory)] == ["usage.parquet: row r0, at"]
+    assert [line.partition(" is ")[0] for line in wrong(directory)] == [
+        "results.parquet: row r3: response",
+        "results.csv: has 11 rows, and there should be 12; the first that differs",
+        "results.jsonl: row r8: response",
+        "usage.parquet: row r0, attempt 1: attempt",
+    ]
     (directory.parent / "rows.parquet").unlink()
     assert "there is no such file" in library.verify(directory).notes[0]
 
@@ -506,6 +521,22 @@ def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Pa
     verdict = library.verify(directory)
     assert verdict.exit_code == 0
     assert len([note for note in verdict.notes if "no execution has come to its end" in note]) == 5
+
+
+def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory: Path) -> None:
+    with closing(checkpoint.Checkpoint(directory, writable=True)) as store:
+        document, base, _ = store.job()
+        store.start_execution(
+            name="job",
+            job=document,
+            base=Path(base),
+            signature="other:input",
+            total=50,
+            version="0",
+        )
+    found = {line.partition(":")[0] for line in wrong(directory)}
+    assert not found & {"checkpoint.db", "fingerprints", "scores"}
+    assert "results.csv" not in found  # its rows are not known
 
 
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
@@ -564,7 +595,7 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
     [
         (lambda d: (d / "checkpoint.db").unlink(), "holds no checkpoint.db"),
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "no SQLite file"),
-        (lambda d: (d / "checkpoint.db").write_bytes(b""), "earlier version|holds no run"),
+        (lambda d: (d / "checkpoint.db").write_bytes(b""), "holds no run yet"),
         (
             sql("UPDATE _sqlite_migrations SET name = 'm999' WHERE name LIKE '%samples'"),
             "newer version",

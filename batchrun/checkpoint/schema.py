@@ -57,9 +57,7 @@ def open_existing(path: Path) -> Database:
         CheckpointError: when it is not there, foreign, damaged or newer than this version.
     """
     with usable(path):
-        applied = _check(_existing(path))
-        if not applied:
-            raise CheckpointError(f"{path}: holds no run yet; run the job first")
+        applied = _begun(path, _check(_existing(path)))
         if applied != _known():
             _refuse_running(path)
             with closing(_connect(path, "mode=rw")) as older:
@@ -87,7 +85,7 @@ def open_still(path: Path) -> Database:
     else:
         connect = partial(_connect, options="mode=ro&immutable=1")
     with usable(path):
-        if _check(_existing(path), connect) != _known():
+        if _begun(path, _check(_existing(path), connect)) != _known():
             raise CheckpointError(
                 f"{path}: was written by an earlier version of batchrun; bring it to this one with: "
                 f"batchrun status {path.parent}"
@@ -210,6 +208,12 @@ def _existing(path: Path) -> Path:
             f"{hint if is_matrix else 'is it the directory of a run?'}"
         )
     return path
+
+
+def _begun(path: Path, applied: set[str]) -> set[str]:
+    if not applied:
+        raise CheckpointError(f"{path}: holds no run yet; run the job first")
+    return applied
 
 
 def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set[str]:

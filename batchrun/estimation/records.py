@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
+
+from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,3 +81,14 @@ class Estimate:
     duration: Duration
     answers: int
     warnings: tuple[str, ...] = ()
+
+    @property
+    def cost_usd(self) -> tuple[Decimal, Decimal | None] | None:
+        """The lowest and the highest cost in USD, exactly; None when a price is unknown."""
+        if self.cost is None:
+            return None
+        low, high = self.cost.low, self.cost.high
+        return (
+            Decimal(low) / PICO_PER_USD,
+            None if high is None else Decimal(high) / PICO_PER_USD,
+        )

@@ -44,10 +44,12 @@ class Batch:
 
     def count(self, counted: Counted, requests: int) -> None:
         """Count so many requests of one kind."""
+        if not requests:
+            return
         self.requests += requests
         self.tokens += Tokens(counted.low, counted.expected, counted.high) * requests
         self.system += counted.system * requests
-        if self.most_output is not None and requests:
+        if self.most_output is not None:
             most = counted.most_output
             self.most_output = None if most is None else self.most_output + most * requests
 

@@ -10,6 +10,7 @@ import base64
 import gc
 import os
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError, OutputError
-from batchrun.output.check import differences
+from batchrun.output.check import columns_in, differences
 from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.frames import (
     CHUNK_ROWS,
@@ -28,6 +29,7 @@ from batchrun.output.frames import (
     UNNESTED,
     USAGE_SCHEMA,
     Contents,
+    Ids,
     Rows,
     Scores,
     Table,
@@ -140,15 +142,39 @@ def results_contents(
     """Return what a file of results with this suffix holds."""
     scored = scores is not None
     names = result_names(list(table.schema), config.prefix, config.unnest, scored=scored)
-    answers = (SCORE_SCHEMA if scored else {}) | {
-        UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()
-    }
-    ours = {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
-    schema = pl.Schema({**table.schema, **ours})
+    schema = pl.Schema({**table.schema, **_our_schema(config, names, scored=scored)})
     escape = config.escape_formulas and suffix == ".csv"
     joined = partial(joined_frames, table, rows, id_column, names)
     frames = partial(joined, properties=config.unnest, scores=scores)
     return _contents(schema, frames, suffix, key=(names["custom_id"],), escape=escape)
+
+
+def own_contents(
+    config: OutputConfig, path: Path, ids: Ids, rows: Rows, *, scores: Scores | None = None
+) -> Contents:
+    """Return which of a file's columns are ours and what they hold, without the input beside them.
+
+    A name that the file has with the prefix is one that the input had, too.
+    """
+    there, scored = columns_in(path), scores is not None
+    names = result_names([], config.prefix, config.unnest, scored=scored)
+    names = {
+        name: config.prefix + plain if config.prefix + plain in there else plain
+        for name, plain in names.items()
+    }
+    schema = pl.Schema(_our_schema(config, names, scored=scored))
+    escape = config.escape_formulas and path.suffix == ".csv"
+    joined = partial(joined_frames, ids, rows, ids.column, names)
+    frames = partial(joined, properties=config.unnest, scores=scores)
+    found = _contents(schema, frames, path.suffix, key=(names["custom_id"],), escape=escape)
+    return replace(found, is_part=True)
+
+
+def _our_schema(config: OutputConfig, names: dict[str, str], *, scored: bool) -> dict[str, Any]:
+    answers = (SCORE_SCHEMA if scored else {}) | {
+        UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()
+    }
+    return {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
 
 
 def usage_contents(rows: Rows) -> Contents:
@@ -308,10 +334,12 @@ def _replacing(path: Path) -> Iterator[Path]:
 __all__ = [
     "RESULT_SCHEMA",
     "Contents",
+    "Ids",
     "Rows",
     "Scores",
     "Table",
     "differences",
+    "own_contents",
     "parquet_bytes",
     "result_names",
     "results_contents",

@@ -54,7 +54,7 @@ def differences(path: Path, contents: Contents) -> Iterator[Flaw]:
     """
     wanted = contents.frames(list(contents.schema))
     try:
-        reader = _READERS[path.suffix](path, contents.schema)
+        reader = _READERS[path.suffix](path, contents)
         if (problem := reader.schema_flaw()) is not None:
             yield Flaw(problem)
             return
@@ -143,11 +143,25 @@ def _differing(wanted: pl.Series, found: pl.Series) -> list[int]:
     return [n for n, (one, other) in enumerate(pairs) if repr(one) != repr(other)]
 
 
-def _columns_flaw(wanted: Sequence[str], found: Sequence[str]) -> str | None:
+def columns_in(path: Path) -> list[str]:
+    """Return the names of a file's columns; none when it cannot be read."""
+    try:
+        if path.suffix == ".parquet":
+            return list(pl.scan_parquet(path, glob=False).collect_schema())
+        if path.suffix == ".csv":
+            return list(_scan(path).collect_schema())
+        return list(_record(next(_lines(path), b"{}")))
+    except _FILE_ERRORS:
+        return []
+
+
+def _columns_flaw(wanted: Sequence[str], found: Sequence[str], contents: Contents) -> str | None:
     missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
     if missing:
         return f"lacks the columns {listed(missing)}"
+    if contents.is_part:
+        return None
+    extra = [name for name in found if name not in wanted]
     if extra:
         return f"has columns that do not belong there: {listed(extra)}"
     return None if list(wanted) == list(found) else "has its columns in another order"
@@ -156,16 +170,16 @@ def _columns_flaw(wanted: Sequence[str], found: Sequence[str]) -> str | None:
 class _Parquet:
     is_written = False
 
-    def __init__(self, path: Path, schema: pl.Schema) -> None:
+    def __init__(self, path: Path, contents: Contents) -> None:
         self._lazy = pl.scan_parquet(path, glob=False)
-        self._schema = schema
+        self._contents = contents
         self._taken = 0
 
     def schema_flaw(self) -> str | None:
-        found = self._lazy.collect_schema()
-        if (problem := _columns_flaw(list(self._schema), list(found))) is not None:
+        schema, found = self._contents.schema, self._lazy.collect_schema()
+        if (problem := _columns_flaw(list(schema), list(found), self._contents)) is not None:
             return problem
-        retyped = [name for name in found if found[name] != self._schema[name]]
+        retyped = [name for name in schema if found[name] != schema[name]]
         return f"has columns of another type: {listed(retyped)}" if retyped else None
 
     def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -180,14 +194,15 @@ class _Parquet:
 class _Csv:
     is_written = False
 
-    def __init__(self, path: Path, schema: pl.Schema) -> None:
+    def __init__(self, path: Path, contents: Contents) -> None:
         lazy = _scan(path)
-        self._schema, self._header = schema, lazy.collect_schema()
+        self._contents, self._header = contents, lazy.collect_schema()
         self._batches = lazy.collect_batches(maintain_order=True, lazy=True)
         self._held = pl.DataFrame(schema=self._header)
 
     def schema_flaw(self) -> str | None:
-        return _columns_flaw(_as_text(pl.DataFrame(schema=self._schema)).columns, [*self._header])
+        wanted = _as_text(pl.DataFrame(schema=self._contents.schema)).columns
+        return _columns_flaw(wanted, list(self._header), self._contents)
 
     def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         while self._held.height < wanted.height:
@@ -214,9 +229,9 @@ def _scan(source: Path | BytesIO) -> pl.LazyFrame:
 class _JsonLines:
     is_written = True
 
-    def __init__(self, path: Path, schema: pl.Schema) -> None:
+    def __init__(self, path: Path, contents: Contents) -> None:
         self._lines = _lines(path)
-        self._columns = list(schema)
+        self._contents, self._columns = contents, list(contents.schema)
 
     def schema_flaw(self) -> str | None:
         return None  # each line has names of its own
@@ -231,9 +246,11 @@ class _JsonLines:
     def _frame(self, lines: Sequence[bytes]) -> pl.DataFrame:
         """Return the lines' values as JSON, column by column."""
         records = [_record(line) for line in lines]
-        names = {name for record in records for name in record}
-        if not names <= set(self._columns):
-            raise ValueError(_columns_flaw(self._columns, [*self._columns, *names]))
+        extra = {name for record in records for name in record}.difference(self._columns)
+        if (
+            problem := _columns_flaw(self._columns, [*self._columns, *extra], self._contents)
+        ) is not None:
+            raise ValueError(problem)
         return pl.DataFrame(
             {name: [_json(record, name) for record in records] for name in self._columns},
             schema=dict.fromkeys(self._columns, pl.String),

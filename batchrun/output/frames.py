@@ -87,11 +87,13 @@ class Contents:
         schema: its columns, with their types in the file.
         frames: yields these columns of its rows, as they are in the file, in bounded frames.
         key: the columns that name a row.
+        is_part: whether the file has other columns, too.
     """
 
     schema: pl.Schema
     frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
     key: tuple[str, ...]
+    is_part: bool = False
 
 
 class Rows(Protocol):
@@ -113,6 +115,28 @@ class Table(Protocol):
 
     def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows in bounded frames."""
+
+
+class Ids:
+    """The rows' ids in place of an input that is not at hand.
+
+    Args:
+        total: how many rows there are.
+        ids: (first, end) → the ids of rows from ordinal `first` up to `end`.
+    """
+
+    column = "\0"  # no name of ours
+
+    def __init__(self, total: int, ids: Callable[[int, int], list[str]]) -> None:
+        self._total = total
+        self._ids = ids
+        self.schema = pl.Schema({self.column: pl.String()})
+
+    def frames(self, _columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the ids in order."""
+        for first in range(0, self._total, CHUNK_ROWS):
+            ids = self._ids(first, min(first + CHUNK_ROWS, self._total))
+            yield pl.DataFrame({self.column: ids}, schema=self.schema)
 
 
 def joined_frames(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars.testing import assert_frame_equal
 
+import batchrun as library
+from batchrun.errors import CheckpointError
 from tests.chaos.books import Books, provider, said
 from tests.chaos.points import Watch, draw, draw_output
 from tests.chaos.snapshots import Snapshot, look_into, take
@@ -194,6 +196,18 @@ class Round:
             assert pl.read_parquet(self._out / "results.parquet").height == self._rows
         if (self._out / "summary.json").exists():
             assert json.loads((self._out / "summary.json").read_bytes())["counts"]
+        if (self._out / "checkpoint.db").exists():
+            self._verify_checkpoint()
+
+    def _verify_checkpoint(self) -> None:
+        """However it was killed, the checkpoint agrees with itself; outputs may be old."""
+        try:
+            found = [str(finding) for finding in library.verify(self._out).findings]
+        except CheckpointError as error:
+            found = [f"checkpoint.db: {error}"]
+        # Killed before its tables or its first row were there.
+        begun = [f for f in found if not ("holds no run yet" in f or "earlier version" in f)]
+        assert not [f for f in begun if f.startswith(("checkpoint.db: ", "fingerprints: "))]
 
     def _finish(self) -> None:
         code, _, stderr = batchrun("run", self._job)
@@ -202,6 +216,7 @@ class Round:
         assert not list(self._out.glob(".*")), "nothing half written is left"
         assert resume(self._job) == 0
         assert self._books.requests == sent, "a finished run sends nothing"
+        assert library.verify(self._out).text().startswith(f"{self._out}: whole")
 
     def _count(self) -> None:
         story, books = self.story, self._books
@@ -223,6 +238,7 @@ class Round:
         assert resume(self._job, output__dir=str(self._kept.directory)) == 0
         assert self._books.requests - sent == self._rows - held
         assert_frame_equal(results(self._kept.directory), self._reference)
+        assert library.verify(self._kept.directory).exit_code == 0
         self.story.resumed = True
 
 
