@@ -185,6 +185,18 @@ def test_a_sample_is_sent_once_and_is_part_of_the_run(
     assert set(results()["status"]) == {"succeeded"}
 
 
+def test_a_server_that_counts_no_input(write_job: Callable[..., Path]) -> None:
+    def decide(call: Call) -> Reply:
+        told = answer(call)
+        return Reply(body=told.body.replace(b'"input_tokens": 11', b'"input_tokens": 0'))
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=10, extra=PRICE)
+        found = facts(job, "--sample", "5", "-q")
+    assert found["input_tokens"] == {"low": 0, "expected": 0, "high": 0}
+    assert found["cost_usd"]["expected"] == pytest.approx(5 * 70e-6)
+
+
 def test_a_sample_of_rows_that_are_asked_several_times(write_job: Callable[..., Path]) -> None:
     with serving() as provider:
         job = write_job(provider.url, rows=10, request="samples = 4")

@@ -195,6 +195,8 @@ class Survey:
         """
         answers = self._answers_of(model)
         if answers is not None:
+            if not answers.y:  # the provider counts no input
+                return _Cached(), _Cached(), _Cached()
             seen = _Cached(answers.cache_read / answers.y, answers.cache_write / answers.y)
             return seen, seen, seen
         if self._job.request.cache_ttl is None or not batch.tokens.expected:
