@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import signal
 
-    from batchrun.records import LimitState
+    from batchrun.records import LimitState, Usage
 
 
 class BatchrunError(Exception):
@@ -88,6 +88,8 @@ class ProviderFault:
         should_retry: the provider's explicit `x-should-retry`, when it sent one.
         maybe_billed: True when the request may have been processed although no answer arrived.
         limits: what the limit headers said, when there were any.
+        model: as it answered, when a stream told it before it broke off.
+        usage: what a stream told so far before it broke off; the output may have been more.
     """
 
     error_type: str
@@ -98,6 +100,8 @@ class ProviderFault:
     should_retry: bool | None = None
     maybe_billed: bool = False
     limits: LimitState | None = None
+    model: str | None = None
+    usage: Usage | None = None
 
 
 class ProviderError(BatchrunError):

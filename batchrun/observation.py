@@ -38,6 +38,8 @@ class ObservedJournal:
         self._progress = progress
         self._log = log
         self._priced: set[str] = set()
+        # The last attempt of each conversation that goes on, which is counted already.
+        self._turned: dict[int, int] = {}
 
     async def begin(self, start: AttemptStart) -> None:
         """See `dispatch.Journal`, as for the following."""
@@ -46,18 +48,23 @@ class ObservedJournal:
     async def fail(self, attempt: Attempt) -> None:
         """An attempt failed, and the request goes on or stays pending."""
         await self._journal.fail(attempt)
+        self._progress.used(attempt)
         self._log.failed(attempt)
         await self._note_price(attempt)
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         """A conversation has a turn of the model."""
         await self._journal.turn(turn, attempt)
+        if attempt is not None:
+            self._progress.used(attempt)
+            self._turned[attempt.key] = attempt.number
         await self._note_price(attempt)
 
     async def finish(self, result: Result) -> None:
         """A request has its result."""
         await self._journal.finish(result)
-        self._progress.finished(result)
+        is_counted = self._turned.pop(result.key, None) == result.last.number
+        self._progress.finished(result, is_counted=is_counted)
         self._log.finished(result)
         await self._note_price(result.last)
 

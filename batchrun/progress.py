@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
 
-    from batchrun.records import Result
+    from batchrun.records import Attempt, Result
 
 LINE_EVERY_S = 30.0
 REFRESH_EVERY_S = 0.2
@@ -165,14 +165,19 @@ class Progress:
         self._errors += count
         self.reused(count)
 
-    def finished(self, result: Result) -> None:
-        """Count a result."""
-        self._sent += 1
-        self._errors += result.status is Status.ERRORED
-        usage, cost = result.last.usage, result.last.cost
+    def used(self, attempt: Attempt) -> None:
+        """Count what an attempt used, also one that failed."""
+        usage, cost = attempt.usage, attempt.cost
         self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._pico += cost.total if cost is not None else 0
-        self._unpriced += cost is None and result.status is Status.SUCCEEDED
+
+    def finished(self, result: Result, *, is_counted: bool = False) -> None:
+        """Count a result, and what its last attempt used unless that is counted already."""
+        if not is_counted:
+            self.used(result.last)
+        self._sent += 1
+        self._errors += result.status is Status.ERRORED
+        self._unpriced += result.last.cost is None and result.status is Status.SUCCEEDED
         self._done += 1
         if self._bar is not None:
             self._bar.update(1)

@@ -314,7 +314,9 @@ class _Outputs:
         """Compare what of the results is ours, when the input that stands beside it is not there."""
         store, samples = self._store, job.request.samples
         if not checkpoint.is_planned(store):
-            self._found.notes.append("results: the run has not looked at every row yet")
+            self._found.notes.append(
+                "results: it is not known whether the run has looked at every row"
+            )
             return
 
         def ids(first: int, end: int) -> list[str]:

@@ -85,7 +85,7 @@ def run_over(
                 "max_tokens": 9,
                 **request,
             },
-            "retry": {"max_attempts": 1, "max_wait_s": 0.001, "timeout_s": 5},
+            "retry": {"max_attempts": 1, "max_wait_s": 0.001, "timeout_s": 0.5},
             "output": {"files": ["r.parquet", "r.csv", "r.jsonl"], "prefix": "batchrun_"},
         }
         Path(folder, name).write_bytes(content)

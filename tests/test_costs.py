@@ -110,6 +110,7 @@ def run(
     *,
     wire_format: str = "messages",
     extra: str = "",
+    code: int = 0,
 ) -> Path:
     """Run a job whose rows name their model; return the run's directory."""
     rows.write_parquet(directory / "rows.parquet")
@@ -129,8 +130,8 @@ max_tokens = 2000
 dir = "out"
 """
         )
-        code, _, stderr = command("run", directory / "job.toml", "--quiet")
-    assert code == 0, stderr
+        found, _, stderr = command("run", directory / "job.toml", "--quiet")
+    assert found == code, stderr
     return directory / "out"
 
 
@@ -257,3 +258,52 @@ def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
     assert sum(map(nano, money["by_model"].values())) == sum(map(nano, money["by_kind"].values()))
     for name in ("results.parquet", "usage.parquet"):
         assert sum(map(nano, pl.read_parquet(out / name)["cost_usd"])) == nano(money["total"])
+
+
+def stream(*events: dict[str, Any]) -> bytes:
+    return "".join(f"data: {json.dumps(event)}\n\n" for event in events).encode()
+
+
+def message_start(call: Call) -> dict[str, Any]:
+    usage = {"input_tokens": 11, "cache_read_input_tokens": 1_000, "output_tokens": 2}
+    message = {"id": "msg", "model": call.json["model"], "role": "assistant", "usage": usage}
+    return {"type": "message_start", "message": {**message, "content": []}}
+
+
+@pytest.mark.parametrize(
+    "last", [{"type": "ping"}, {"type": "error", "error": {"type": "api_error", "message": "x"}}]
+)
+def test_a_stream_that_breaks_off_costs_what_it_told(tmp_path: Path, last: dict[str, Any]) -> None:
+    """11 in, 1,000 read, 2 out: 0.000121 USD of haiku's prices, told before it broke off."""
+
+    def breaks_once(call: Call) -> Reply:
+        if call.seen:
+            return answer(call)
+        events = {"content-type": "text/event-stream"}
+        return Reply(200, stream(message_start(call), last), events)
+
+    rows = pl.DataFrame({"asked": ["claude-haiku-4-5-20251001"], "text": ["x"]})
+    out = run(tmp_path, breaks_once, rows, extra="stream = true\n[retry]\nmax_attempts = 2")
+    attempts = pl.read_parquet(out / "usage.parquet")
+    assert [nano(cost) for cost in attempts["cost_usd"]] == [121_000, 46_000]
+    assert attempts["input_tokens"].to_list() == [1_011, 11]
+    found = summary(out)
+    assert nano(found["cost_usd"]["total"]) == 167_000
+    assert found["possibly_double_billed"] == 1
+    assert found["models"][0]["answers"] == 1
+
+
+def test_what_broke_off_counts_with_all_it_may_have_cost_against_the_cap(tmp_path: Path) -> None:
+    """A cap of 0.02 USD pays for one answer of at most 2,000 tokens (0.01 USD), not for a second."""
+    rows = pl.DataFrame({"asked": ["claude-haiku-4-5-20251001"], "text": ["x"]})
+    headers = {"content-type": "text/event-stream"}
+    extra = "stream = true\n[limits]\nmax_cost_usd = 0.02\n[retry]\nmax_attempts = 9"
+    out = run(
+        tmp_path,
+        lambda call: Reply(200, stream(message_start(call)), headers),
+        rows,
+        extra=extra,
+        code=4,
+    )
+    assert summary(out)["attempts"] == 1
+    assert nano(summary(out)["cost_usd"]["total"]) == 121_000

@@ -85,7 +85,7 @@ EXPECTED = st.sampled_from(
 )
 
 
-@fuzzed(150)
+@fuzzed(40)
 @given(
     expected=EXPECTED | PATTERNS,
     match=st.sampled_from(
@@ -116,7 +116,7 @@ def damaged(content: bytes, at: float, new: bytes, cut: int) -> bytes:
     return content[:place] + new + content[place + cut :]
 
 
-@fuzzed(60)
+@fuzzed(40)
 @given(
     name=st.sampled_from(OUTPUTS),
     at=st.floats(0, 1, exclude_max=True),
@@ -133,5 +133,5 @@ def test_any_damage_to_a_run_directory(
         file.write_bytes(damaged(whole, at, new, cut))
         checked("verify", out, codes=(0, 5))
         if name == "checkpoint.db":
-            for other in ("status", "export", "score"):
+            for other in ("status", "export", "score", "report"):
                 checked(other, out, codes=(0, 2, 5, 6))

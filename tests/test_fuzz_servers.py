@@ -170,7 +170,7 @@ def calm(headers: dict[str, str]) -> dict[str, str]:
     return {n: v for n, v in headers.items() if not any(word in n for word in left) or v == "nan"}
 
 
-@fuzzed(150)
+@fuzzed(80)
 @given(
     body=st.binary(max_size=60)
     | BODIES
@@ -198,7 +198,7 @@ def test_any_answer_of_a_server(  # noqa: PLR0917 - hypothesis passes them by na
     assert code in {0, 3, 4}
 
 
-@fuzzed(60)
+@fuzzed(40)
 @given(
     headers=st.dictionaries(st.sampled_from(HEADER_NAMES), HEADER_VALUES, max_size=6),
     status=st.sampled_from([200, 200, 429, 529, 500, 400]),

@@ -165,6 +165,19 @@ def test_an_unknown_price_is_not_shown_as_nothing(
     assert terminal.text.strip().endswith(shown)
 
 
+def test_failed_attempts_and_turns_are_counted_once_each(terminal: Terminal, clock: Clock) -> None:
+    one = result(pico=10**12, tokens=250)
+    with progress_on(terminal, 1, clock) as progress:
+        progress.used(one.last)
+        progress.finished(one, is_counted=True)
+    once = terminal.text.strip()
+    assert once.endswith("500 tokens, $1.0000")
+    with progress_on(terminal, 1, clock) as progress:
+        progress.used(one.last)
+        progress.finished(one)
+    assert terminal.text.strip().endswith("1.0k tokens, $2.0000")
+
+
 # Without a terminal
 
 

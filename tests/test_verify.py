@@ -523,6 +523,22 @@ def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Pa
     assert len([note for note in verdict.notes if "no execution has come to its end" in note]) == 5
 
 
+def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory: Path) -> None:
+    with closing(checkpoint.Checkpoint(directory, writable=True)) as store:
+        document, base, _ = store.job()
+        store.start_execution(
+            name="job",
+            job=document,
+            base=Path(base),
+            signature="other:input",
+            total=50,
+            version="0",
+        )
+    found = {line.partition(":")[0] for line in wrong(directory)}
+    assert not found & {"checkpoint.db", "fingerprints", "scores"}
+    assert "results.csv" not in found  # its rows are not known
+
+
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
         db.execute(f"UPDATE outcomes SET response = 'newer' WHERE request_id = {ANSWERED}")

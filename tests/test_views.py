@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from batchrun.checkpoint import DirectoryLock
 from tests.conftest import ROOT, batchrun, command
@@ -22,6 +21,7 @@ from tests.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     WriteJob = Callable[..., Path]
 
@@ -113,17 +113,21 @@ def test_samples_and_shared_answers(write_job: WriteJob, tmp_path: Path) -> None
     assert found["attempts"].to_list() == [1, 0]
 
 
+def sqlite_utils(*arguments: str | Path) -> str:
+    """Run the command of sqlite-utils; return what it prints."""
+    from sqlite_utils.cli import cli
+
+    done = CliRunner().invoke(cli, [str(word) for word in arguments])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 def test_sqlite_utils_shows_them(run: Path) -> None:
-    tool = Path(sys.executable).parent / "sqlite-utils"
     for view in ("results", "attempts", "errors"):
-        done = subprocess.run(
-            [tool, "rows", run / "checkpoint.db", view], capture_output=True, text=True, check=True
-        )
-        assert "r00005" in {row["custom_id"] for row in json.loads(done.stdout)}
-    done = subprocess.run(
-        [tool, "views", run / "checkpoint.db"], capture_output=True, text=True, check=True
-    )
-    assert {row["view"] for row in json.loads(done.stdout)} == {"results", "attempts", "errors"}
+        rows = json.loads(sqlite_utils("rows", run / "checkpoint.db", view))
+        assert "r00005" in {row["custom_id"] for row in rows}
+    views = json.loads(sqlite_utils("views", run / "checkpoint.db"))
+    assert {row["view"] for row in views} == {"results", "attempts", "errors"}
 
 
 def age(directory: Path) -> None:
@@ -201,7 +205,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
         if words[0] == "batchrun":
             assert command(*words[1:], cwd=tmp_path)[0] == 0
         else:
-            tool = Path(sys.executable).parent / words[0]
-            done = subprocess.run([tool, *words[1:]], cwd=tmp_path, capture_output=True, check=True)
-            assert done.stdout
+            assert words[0] == "sqlite-utils"
+            with contextlib.chdir(tmp_path):
+                assert sqlite_utils(*words[1:])
     assert len(lines) == 4

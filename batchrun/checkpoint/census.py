@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from sqlite_utils import Database
 
-from batchrun.checkpoint.schema import migrations, usable
+from batchrun.checkpoint.schema import usable
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.tables import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

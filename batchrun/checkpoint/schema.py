@@ -1,8 +1,4 @@
-"""The checkpoint file: its tables, its migrations, and opening it safely.
-
-Money is whole pico-dollars (1e-12 USD), times are microseconds since 1970 UTC, so that sums and
-round trips are exact.
-"""
+"""The checkpoint file: opening it safely."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
-from sqlite_utils import Database, Migrations
+from sqlite_utils import Database
 
 from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
-from batchrun.checkpoint.views import VIEWS
+from batchrun.checkpoint.tables import migrations
 from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
@@ -29,173 +25,6 @@ APPLICATION_ID = 0x6274726E
 BUSY_TIMEOUT_S = 30.0
 PRIVATE_FILE = 0o600
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-migrations = Migrations("batchrun")
-
-_USAGE_COLUMNS = """
-    input_tokens INTEGER,
-    output_tokens INTEGER,
-    cache_read_tokens INTEGER,
-    cache_write_tokens INTEGER,
-    reasoning_tokens INTEGER,
-    cost_uncached_input INTEGER,
-    cost_cache_read INTEGER,
-    cost_cache_write INTEGER,
-    cost_output INTEGER,
-    cache_saved INTEGER
-"""
-
-
-_INITIAL = (
-    """CREATE TABLE run (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        name TEXT NOT NULL,
-        job TEXT NOT NULL,
-        base TEXT NOT NULL,
-        plan_signature TEXT,
-        total INTEGER,
-        created_us INTEGER NOT NULL
-    ) STRICT""",
-    """CREATE TABLE executions (
-        id INTEGER PRIMARY KEY,
-        started_us INTEGER NOT NULL,
-        finished_us INTEGER,
-        outcome TEXT,
-        version TEXT NOT NULL,
-        waits TEXT
-    ) STRICT""",
-    # A request is what is asked, however often and wherever it stands in the input.
-    """CREATE TABLE requests (
-        id INTEGER PRIMARY KEY,
-        fingerprint BLOB NOT NULL,
-        occurrence INTEGER NOT NULL,
-        custom_id TEXT NOT NULL,
-        UNIQUE (fingerprint, occurrence)
-    ) STRICT""",
-    # An item is a row of the input as it is now, with the request that answers it.
-    """CREATE TABLE items (
-        ordinal INTEGER PRIMARY KEY,
-        custom_id TEXT NOT NULL,
-        request_id INTEGER REFERENCES requests (id),
-        error_type TEXT,
-        error_message TEXT
-    ) STRICT""",
-    "CREATE INDEX items_by_request ON items (request_id)",
-    f"""CREATE TABLE attempts (
-        request_id INTEGER NOT NULL REFERENCES requests (id),
-        number INTEGER NOT NULL,
-        execution INTEGER NOT NULL REFERENCES executions (id),
-        started_us INTEGER NOT NULL,
-        latency_s REAL,
-        http_status INTEGER,
-        error_type TEXT,
-        error_message TEXT,
-        cause TEXT,
-        maybe_billed INTEGER NOT NULL DEFAULT 0,
-        provider_request_id TEXT,
-        model TEXT,
-        {_USAGE_COLUMNS},
-        PRIMARY KEY (request_id, number)
-    ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE results (
-        request_id INTEGER PRIMARY KEY REFERENCES requests (id),
-        status TEXT NOT NULL,
-        retryable INTEGER NOT NULL,
-        attempts INTEGER NOT NULL,
-        finished_us INTEGER NOT NULL,
-        response TEXT,
-        responses TEXT,
-        reasoning TEXT,
-        tool_calls TEXT,
-        stop_reason TEXT,
-        response_id TEXT
-    ) STRICT""",
-)
-
-
-# What is null has no score, or no label to compare.
-SCORES = """CREATE TABLE scores (
-    ordinal INTEGER PRIMARY KEY,
-    score REAL,
-    predicted TEXT,
-    expected TEXT,
-    answers INTEGER NOT NULL,
-    correct INTEGER NOT NULL,
-    majority REAL,
-    problem TEXT
-) STRICT"""
-
-
-@migrations()
-def m001_initial(db: Database) -> None:
-    """The tables of the first release."""
-    for statement in _INITIAL:
-        db.execute(statement)
-
-
-@migrations()
-def m002_turns(db: Database) -> None:
-    """Conversations with tools: what the model said in each turn, and what its calls gave."""
-    db.execute(
-        """CREATE TABLE turns (
-        request_id INTEGER NOT NULL REFERENCES requests (id),
-        number INTEGER NOT NULL,
-        said TEXT NOT NULL,
-        calls TEXT NOT NULL,
-        results TEXT,
-        PRIMARY KEY (request_id, number)
-    ) STRICT, WITHOUT ROWID"""
-    )
-
-
-@migrations()
-def m003_limits(db: Database) -> None:
-    """What was reserved for an attempt, and what an execution was waiting for last."""
-    db.execute("ALTER TABLE attempts ADD COLUMN reserved INTEGER")
-    db.execute("ALTER TABLE executions ADD COLUMN waiting TEXT")
-
-
-@migrations()
-def m004_planned(db: Database) -> None:
-    """Which plan was carried through to the last row."""
-    db.execute("ALTER TABLE run ADD COLUMN planned TEXT")
-
-
-@migrations()
-def m005_scores(db: Database) -> None:
-    """What the answer of each row is worth, as the outputs were last written."""
-    db.execute(SCORES)
-
-
-@migrations()
-def m006_samples(db: Database) -> None:
-    """How often each row is asked: row r has the items r * samples up to (r + 1) * samples."""
-    db.execute("ALTER TABLE run ADD COLUMN samples INTEGER NOT NULL DEFAULT 1")
-
-
-@migrations()
-def m007_prices(db: Database) -> None:
-    """By which price each execution counted the costs of each model, as it answered."""
-    db.execute(
-        """CREATE TABLE prices (
-        execution INTEGER NOT NULL REFERENCES executions (id),
-        model TEXT NOT NULL,
-        source TEXT NOT NULL,
-        as_of_us INTEGER NOT NULL,
-        matched TEXT,
-        rates TEXT,
-        PRIMARY KEY (execution, model)
-    ) STRICT, WITHOUT ROWID"""
-    )
-
-
-@migrations()
-def m008_views(db: Database) -> None:
-    """Views for people; the tables that had their names keep what they hold under others."""
-    db.execute("ALTER TABLE results RENAME TO outcomes")
-    db.execute("ALTER TABLE attempts RENAME TO exchanges")
-    for view in VIEWS:
-        db.execute(view)
 
 
 def create(path: Path) -> Database:

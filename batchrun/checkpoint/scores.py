@@ -13,7 +13,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.samples import answers_together
-from batchrun.checkpoint.schema import SCORES, usable
+from batchrun.checkpoint.schema import usable
+from batchrun.checkpoint.tables import SCORES
 from batchrun.scoring import ClassCount, ClassTotals, Confusion, Mark, ScoreTotals, fold
 from batchrun.scoring.records import NONE, OTHER
 

@@ -53,8 +53,10 @@ _REPLACE_RESULT = """INSERT OR REPLACE INTO outcomes (request_id, status, retrya
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
     VALUES (?, ?, ?, ?, ?)"""
-_SPENT = f"""SELECT coalesce(sum(CASE WHEN cost_output IS NOT NULL THEN {columns.COST}
-    WHEN maybe_billed OR error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
+_SPENT = f"""SELECT coalesce(sum(CASE
+    WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce({columns.COST}, 0))
+    WHEN cost_output IS NOT NULL THEN {columns.COST}
+    WHEN error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
     FROM exchanges"""  # noqa: S608 - no values
 
 

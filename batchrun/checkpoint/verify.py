@@ -83,7 +83,10 @@ _SHARED = (
     GROUP BY request_id HAVING count(*) > 1 ORDER BY min(ordinal) LIMIT 1""",
 )
 _PLACES = """SELECT count(*), coalesce(min(ordinal), 0), coalesce(max(ordinal), -1),
-    (SELECT total * samples FROM run), (SELECT planned IS NOT NULL FROM run) FROM items"""
+    (SELECT total * samples FROM run) FROM items"""
+# The mark of an earlier plan stays until the present one is through.
+_IS_PLANNED = """SELECT coalesce(instr(planned, ':' || plan_signature || ':' || total), 0) > 0
+    FROM run"""
 _PLAN = """SELECT i.ordinal, i.custom_id, q.fingerprint, i.error_type, i.error_message
     FROM items i LEFT JOIN requests q ON q.id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
@@ -129,8 +132,8 @@ def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
 
 
 def _place_flaws(store: Checkpoint) -> Iterator[Flaw]:
-    count, first, last, total, is_planned = store.db.execute(_PLACES).fetchone()
-    if first < 0 or last >= total or (is_planned and count != total):
+    count, first, last, total = store.db.execute(_PLACES).fetchone()
+    if first < 0 or last >= total or (is_planned(store) and count != total):
         yield Flaw(f"holds {count:,} rows or samples of rows, and the input has {total:,}")
 
 
@@ -145,10 +148,10 @@ def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, tuple[Any
 
 
 def is_planned(store: Checkpoint) -> bool:
-    """Say whether every row of the input has been looked at."""
+    """Say whether it is known that every row of the input has been looked at."""
     with usable(store.path):
-        row = store.db.execute("SELECT planned FROM run").fetchone()
-    return row is not None and row[0] is not None
+        row = store.db.execute(_IS_PLANNED).fetchone()
+    return bool(row and row[0])
 
 
 def last_version(store: Checkpoint) -> str | None:

@@ -148,21 +148,15 @@ class Client:
         """Make one attempt with every foreign error translated."""
         try:
             return await self._in_time(wire)
-        except httpx.ConnectError as error:
-            raise _broken("connection_error", str(error), maybe_billed=False) from None
-        except httpx.ConnectTimeout as error:
-            raise _broken("timeout", str(error), maybe_billed=False) from None
-        except httpx.TimeoutException as error:
-            raise _broken("timeout", str(error)) from None
         except httpx.TransportError as error:
-            raise _broken("connection_error", str(error)) from None
+            raise ProviderError(_transport_fault(error)) from None
 
     async def _in_time(self, wire: WireRequest) -> Exchange:
         if self._transport_keeps_deadlines:
             return await self._exchange(wire)
         with anyio.move_on_after(self._timeout_s):
             return await self._exchange(wire)
-        raise _broken("timeout", f"no answer within {self._timeout_s:g} s")
+        raise ProviderError(_broken("timeout", f"no answer within {self._timeout_s:g} s"))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -181,10 +175,7 @@ class Client:
             if status != 200:  # an error whose body cannot be unpacked is that error all the same
                 told = _status_fault(status, headers, str(error).encode(), request_id)
                 raise ProviderError(told) from None
-            fault = ProviderFault(
-                error.error_type, str(error), status, request_id=request_id, maybe_billed=True
-            )
-            raise ProviderError(fault) from None
+            raise ProviderError(_unusable(error, status, request_id)) from None
         finally:
             await _put_away(response)
         return Exchange(
@@ -197,26 +188,33 @@ class Client:
         # The answer's own type decides: a server may stream unasked, or not although asked.
         status = response.status_code
         if status == 200 and "text/event-stream" in headers.get("content-type", "").lower():
-            return await self._read_stream(_bounded(response, headers, MAX_STREAM_BYTES))
+            body = _bounded(response, headers, MAX_STREAM_BYTES)
+            return await self._read_stream(body, request_id)
         content = await _content(response, headers)
         if status != 200:
             raise ProviderError(_status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers stream under the type of a whole answer.
-            reader = formats.StreamReader(self._format)
-            reader.feed(content)
-            return reader.finish()
+            return await self._read_stream(_whole(content), request_id)
         return formats.parse(self._format, content)
 
-    async def _read_stream(self, body: AsyncGenerator[bytes]) -> Completion:
+    async def _read_stream(self, body: AsyncGenerator[bytes], request_id: str | None) -> Completion:
         reader = formats.StreamReader(self._format)
-        async with aclosing(body) as pieces:
-            async for piece in pieces:
-                reader.feed(piece)
-                if reader.is_complete:
-                    await _read_off(pieces)
-                    break
-        return reader.finish()
+        try:
+            async with aclosing(body) as pieces:
+                async for piece in pieces:
+                    reader.feed(piece)
+                    if reader.is_complete:
+                        await _read_off(pieces)
+                        break
+            return reader.finish()
+        except formats.InvalidResponse as error:
+            fault = _unusable(error, 200, request_id)
+        except httpx.TransportError as error:
+            fault = _transport_fault(error)
+        # What it told before it broke off is paid for.
+        model, usage = reader.told()
+        raise ProviderError(replace(fault, model=model, usage=usage))
 
     def _head(self, wire: WireRequest) -> _Head:
         """Make address and headers once: all requests of a job have one or a few."""
@@ -302,11 +300,26 @@ async def _read_off(pieces: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> ProviderError:
-    """An exchange that broke: once bytes have left, the provider may have billed it."""
-    return ProviderError(
-        ProviderFault(error_type, message or error_type, maybe_billed=maybe_billed)
+def _unusable(error: formats.InvalidResponse, status: int, request_id: str | None) -> ProviderFault:
+    """An answer under 200 that is none; it may have been billed as one."""
+    return ProviderFault(
+        error.error_type, str(error), status, request_id=request_id, maybe_billed=True
     )
+
+
+async def _whole(content: bytes) -> AsyncGenerator[bytes]:
+    yield content
+
+
+def _transport_fault(error: httpx.TransportError) -> ProviderFault:
+    kind = "timeout" if isinstance(error, httpx.TimeoutException) else "connection_error"
+    before = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+    return _broken(kind, str(error), maybe_billed=not before)
+
+
+def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> ProviderFault:
+    """An exchange that broke: once bytes have left, the provider may have billed it."""
+    return ProviderFault(error_type, message or error_type, maybe_billed=maybe_billed)
 
 
 def _status_fault(

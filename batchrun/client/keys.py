@@ -38,6 +38,7 @@ def fault_without(key: str | None, fault: ProviderFault) -> ProviderFault:
         error_type=struck_out(key, fault.error_type),
         message=struck_out(key, fault.message),
         request_id=fault.request_id and struck_out(key, fault.request_id),
+        model=fault.model and struck_out(key, fault.model),
     )
 
 

@@ -326,6 +326,8 @@ class Dispatcher:
     ) -> Pause | None:
         decision = retry.classify(fault)
         attempt = failed_attempt(request, progress.number, fault, latency_s, decision.cause)
+        if fault.usage is not None:
+            attempt = replace(attempt, cost=self._prices.cost(fault.usage, attempt.model))
         permit = settle(progress, attempt, fault.limits)
         if decision.cause is Cause.FATAL:
             # Not the item's failure: it stays pending, for when the cause has been mended.

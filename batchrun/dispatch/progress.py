@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchrun.records import Attempt, Result, Status
+from batchrun.records import Attempt, Result, Status, Usage
 
 if TYPE_CHECKING:
     from batchrun.dispatch.ports import Tools
@@ -71,5 +71,6 @@ def failed_attempt(
         cause=cause.value,
         maybe_billed=fault.maybe_billed,
         request_id=fault.request_id,
-        model=request.request.model,
+        model=fault.model or request.request.model,
+        usage=fault.usage or Usage(),
     )

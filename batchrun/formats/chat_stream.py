@@ -41,6 +41,10 @@ class ChatAssembler:
         """Take `data: [DONE]`."""
         self.is_complete = True
 
+    def head(self) -> dict[str, Any]:
+        """Return the completion's `model` and `usage`, as far as they have been told."""
+        return {**self._head, "usage": self._usage}
+
     def body(self) -> dict[str, Any]:
         """Return the completion as it would have come in one piece."""
         choices = [self._choices[index].body(index) for index in sorted(self._choices)]

@@ -51,6 +51,10 @@ class MessagesAssembler:
     def end(self) -> None:
         """Pass over `[DONE]`, which some gateways add; `message_stop` is what counts."""
 
+    def head(self) -> dict[str, Any]:
+        """Return the message's `model` and `usage`, as far as they have been told."""
+        return {"model": self._message.get("model"), "usage": self._usage}
+
     def body(self) -> dict[str, Any]:
         """Return the message as it would have come in one piece."""
         for (index, field), pieces in self._pieces.items():

@@ -13,12 +13,12 @@ from batchrun.formats import chat, messages
 from batchrun.formats.chat_stream import ChatAssembler
 from batchrun.formats.faults import describe_error
 from batchrun.formats.messages_stream import MessagesAssembler
-from batchrun.formats.parsing import InvalidResponse, as_dict, glimpse, read_json
+from batchrun.formats.parsing import InvalidResponse, as_dict, glimpse, read_json, text_or_none
 from batchrun.formats.sse import Decoder
 
 if TYPE_CHECKING:
     from batchrun.formats.sse import Event
-    from batchrun.records import Completion, FormatName
+    from batchrun.records import Completion, FormatName, Usage
 
 _DONE = b"[DONE]"
 # A long answer comes in a million events of some hundred bytes, of which a few characters are kept;
@@ -39,6 +39,9 @@ class _Assembler(Protocol):
     def end(self) -> None:
         """Take `[DONE]`."""
 
+    def head(self) -> dict[str, Any]:
+        """Return the body's `model` and `usage`, as far as they have been told."""
+
     def body(self) -> dict[str, Any]:
         """Return the body."""
 
@@ -53,6 +56,7 @@ class StreamReader:
         self._decoder = Decoder()
         in_messages = wire_format == "messages"
         self._parse = messages.parse if in_messages else chat.parse
+        self._parse_usage = messages.parse_usage if in_messages else chat.parse_usage
         self._assembler: _Assembler = MessagesAssembler() if in_messages else ChatAssembler()
         self._start = b""
         self._held = 0
@@ -90,6 +94,13 @@ class StreamReader:
                 "stream_cut",
             )
         return self._parse(self._assembler.body())
+
+    def told(self) -> tuple[str | None, Usage | None]:
+        """Return the model, and what was used, as far as the stream has told of them."""
+        head = self._assembler.head()
+        usage = self._parse_usage(head["usage"])
+        is_known = usage.input_tokens is not None and usage.output_tokens is not None
+        return text_or_none(head.get("model")), usage if is_known else None
 
     def _take_end(self, event: Event) -> None:
         """Take an event that lacks its empty line if it is the end marker: no more is missing."""

@@ -197,7 +197,8 @@ class Gate:
 
     def settle(self, permit: Permit, attempt: Attempt, told: LimitState | None) -> None:
         """See `Permit.settle`."""
-        succeeded = attempt.http_status == 200 and attempt.usage.output_tokens is not None
+        answered = attempt.http_status == 200 and not attempt.maybe_billed
+        succeeded = answered and attempt.usage.output_tokens is not None
         succeeded = succeeded or (attempt.error_type is None and attempt.http_status == 200)
         self.concurrency.leave(permit.epoch, succeeded=succeeded)
         self._refund(permit, attempt)
@@ -273,8 +274,10 @@ class Gate:
     def _used(self, permit: Permit, attempt: Attempt) -> Mapping[str, float]:
         """What an attempt took of the rates in the end: all, when nobody knows."""
         usage, asked = attempt.usage, permit.asked
+        if attempt.maybe_billed:
+            return permit.amounts  # an answer that broke off used more than it told
         if usage.input_tokens is None or usage.output_tokens is None:
-            is_refused = attempt.http_status not in {None, 200} and not attempt.maybe_billed
+            is_refused = attempt.http_status not in {None, 200}
             return (
                 {REQUESTS: 1.0, TOKENS: 0.0, INPUT: 0.0, OUTPUT: 0.0}
                 if is_refused
@@ -344,7 +347,8 @@ class Gate:
 def _spent(attempt: Attempt, reserved: int) -> int:
     """What counts as spent: what it cost, or as much as it can have cost when nobody knows."""
     if attempt.cost is not None:
-        return attempt.cost.total
+        least = reserved if attempt.maybe_billed else 0
+        return max(least, attempt.cost.total)
     return reserved if attempt.maybe_billed or attempt.error_type is None else 0
 
 
