@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -159,6 +160,29 @@ def test_cells_share_the_cap_also_with_cells_that_are_left_alone(
         code, _, stderr = command("run", job, "--model", "claude-haiku-4-5-20251001")
         assert code == 4
         assert len(provider.calls) <= 0.006 / EACH_USD
+
+
+def test_the_cap_of_a_matrix_holds_across_a_kill(write_job: Callable[..., Path]) -> None:
+    victim = [0]
+
+    def decide(call: Call) -> Reply:
+        if call.number == 60 and victim[0]:
+            os.kill(victim[0], signal.SIGKILL)
+        return answer(call, delay_s=0.01)
+
+    extra = f"[limits]\nconcurrency = 64\nmax_cost_usd = 0.012\n{TWO}"
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=400, extra=extra)
+        process = start_batchrun("run", job, "--quiet")
+        victim[0] = process.pid
+        assert finish(process)[0] == -signal.SIGKILL
+        victim[0] = 0
+        for _ in range(2):
+            code, _, stderr = command("run", job)
+            assert code == 4, stderr
+            assert "max_cost_usd = 0.012 is reached" in stderr
+            assert 60 < sum(provider.billed.values()) <= 0.012 / EACH_USD
+        assert models(provider.calls) == ["claude-haiku-4-5", "claude-haiku-4-5-20251001"]
 
 
 def test_cells_share_the_errors_that_are_too_many(write_job: Callable[..., Path]) -> None:

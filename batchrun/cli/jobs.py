@@ -49,6 +49,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
     Examples:
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
+      batchrun run jobs/triage.toml --model MODEL --model OTHER
     """  # noqa: D301 - as above
     loaded = batchrun.load_job(job, overrides(options))
     run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
