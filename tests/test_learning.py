@@ -168,17 +168,6 @@ def test_what_was_not_used_does_not_count(clock: Clock) -> None:
     assert learner.per_minute == pytest.approx(0.95 * 40 * 10 * 60, rel=0.05)
 
 
-def test_few_refusals_among_many_requests_teach_nothing(clock: Clock) -> None:
-    learner = Learner(clock)
-    for _ in range(100):
-        for _ in range(49):
-            clock.now += 0.1
-            learner.take(1)
-            learner.succeeded(clock())
-        refuse(learner, clock, 1, 1)
-    assert learner.per_minute == math.inf
-
-
 def test_answers_to_what_was_sent_before_the_refusal_dare_nothing(clock: Clock) -> None:
     learner = Learner(clock)
     for _ in range(50):
