@@ -174,4 +174,6 @@ def write_comparison(
         links=links or {},
         written_us=time.time_ns() // 1_000,
     )
-    output.write_text(path, side_page(runs, differing, subject))
+    named = " ".join(str(run.directory) for run in runs)
+    again = f"batchrun compare {named} --html {path}"
+    output.write_text(path, side_page(runs, differing, subject), again=again)

@@ -72,7 +72,7 @@ def _write_run_report(directory: Path) -> Path:
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         text = _report(directory, store)
     path = directory / FILE_NAME
-    output.write_text(path, text)
+    output.write_text(path, text, again=f"batchrun report {directory}")
     return path
 
 

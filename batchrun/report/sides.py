@@ -48,7 +48,7 @@ def side_page(runs: Sequence[ComparedRun], differing: Differing, subject: SideSu
     """Return the whole document."""
     names = names_of(runs)
     models = list(dict.fromkeys(run.model for run in runs))
-    line = [counted(len(runs), "run"), ", ".join(models[:3]) + (" …" if len(models) > 3 else "")]
+    line = [*models[:3], "…" if len(models) > 3 else ""]
     return document(
         subject.title,
         header(subject.title, line, is_simulated=subject.is_simulated),
@@ -176,8 +176,9 @@ def _pairs(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> Markup | N
         cells = pair_cells(run, found, names)
         rows.append([*cells, _test(found)] if scored else cells[:3])
     title = f"Against {names[runs[0].directory]}"
-    note = "Difference: run minus the first, over the rows that both have" if scored else None
-    return panel(title, table(head, rows, sides), note=note, wide=True)
+    unit = " in percentage points" if all(found.is_binary for _, found in pairs) else ""
+    note = f"Difference{unit}: run minus the first, over the rows that both have"
+    return panel(title, table(head, rows, sides), note=note if scored else None, wide=True)
 
 
 def _test(pairs: Pairs) -> str:
@@ -219,7 +220,7 @@ def _part(differing: Differing, *, scored: bool) -> str:
     shown = len(differing.rows)
     part = "all" if shown == differing.count else f"{shown:,} of"
     first = ", those with other scores first" if scored and shown < differing.count else ""
-    kinds = "; better, worse: some run than the first" if scored else ""
+    kinds = "; better, worse: than the first" if scored else ""
     return f"{part} {differing.count:,} with another answer than the first's{first}{kinds}"
 
 
@@ -264,6 +265,7 @@ def _verdict(answer: SideAnswer) -> Markup | None:
     if answer.score is None:
         return None
     tone = "good-text" if answer.score >= 1 else "bad-text"
-    is_whole = answer.predicted is None or answer.predicted == answer.text.strip()
-    taken = "" if is_whole else f" {cut(answer.predicted or '', LONGEST_LABEL)}"
-    return tag("div", tag("span", f"{answer.score:g}", cls=tone), taken, cls="small")
+    value = tag("span", f"{answer.score:g}", cls=tone)
+    if answer.predicted is None or answer.predicted == answer.text.strip():
+        return tag("div", value, cls="small verdict")
+    return tag("div", value, f" {cut(answer.predicted, LONGEST_LABEL)}", cls="small")
