@@ -17,7 +17,7 @@ import pytest
 import batchrun as library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
 KEY = "sk-test-canary-0123456789"
 ROOT = Path(__file__).parent.parent
@@ -75,6 +75,12 @@ def results(tmp_path: Path) -> Callable[[], pl.DataFrame]:
     return lambda: pl.read_parquet(tmp_path / "out" / "results.parquet")
 
 
+# Most tests need this environment: to set it once is to change it seldom, see `_surroundings`.
+for _name in [name for name in os.environ if "proxy" in name.lower() or name.endswith("_API_KEY")]:
+    del os.environ[_name]
+os.environ["TEST_KEY"] = KEY
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a child process: a key, and no proxy between it and loopback."""
     kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
@@ -115,6 +121,22 @@ def batchrun(
     return finish(start_batchrun(*arguments, cwd=cwd, env=env))
 
 
+@contextlib.contextmanager
+def _surroundings(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Make this process's environment so, by as few changes as possible.
+
+    Native threads (of polars, of the HTTP transport) read it at any time, and the C library lets
+    them crash when an entry is added or removed meanwhile.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - wanted.keys() - {"PYTEST_CURRENT_TEST"}:
+            patch.delenv(name)
+        for name, value in wanted.items():
+            if os.environ.get(name) != value:
+                patch.setenv(name, value)
+        yield
+
+
 def command(
     *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
@@ -123,7 +145,7 @@ def command(
 
     stdout, stderr = io.StringIO(), io.StringIO()
     with (
-        mock.patch.dict(os.environ, environment() if env is None else env, clear=True),
+        _surroundings(environment() if env is None else env),
         mock.patch.object(sys, "argv", ["batchrun", *map(str, arguments)]),
         contextlib.chdir(cwd or Path.cwd()),
         contextlib.redirect_stdout(stdout),

@@ -1098,3 +1098,14 @@ def test_the_lock_is_on_what_is_at_the_path_not_on_what_was_moved_away(tmp_path:
     with DirectoryLock(MovedAside(directory)):
         assert is_locked(directory)
         assert not is_locked(tmp_path / "run.1")
+
+
+def test_libraries_that_nothing_here_uses_are_not_loaded_with_it() -> None:
+    """Pandas is among the test dependencies; to load it takes longer than all the rest."""
+    code = (
+        "import sys, batchrun.checkpoint\n"
+        "assert not {'pandas', 'numpy'} & sys.modules.keys()\n"
+        "import pandas, batchrun.checkpoint\n"
+        "assert pandas.DataFrame\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

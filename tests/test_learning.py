@@ -157,15 +157,26 @@ def test_refusals_that_no_rate_avoids_teach_none(clock: Clock, client: Client) -
 def test_what_was_not_used_does_not_count(clock: Clock) -> None:
     """A reservation of 100 tokens settled at 40 has taken 40 from the provider's bucket."""
     learner = Learner(clock)
-    for _ in range(3):
+    refuse(learner, clock, 100, 20)
+    for _ in range(2):
         for _ in range(100):
             clock.now += 0.1
             learner.take(100)
             learner.refund(60)
             learner.succeeded(clock())
-        learner.take(100)
-        learner.refused(100, clock(), is_first=True)
+        refuse(learner, clock, 100, 1)
     assert learner.per_minute == pytest.approx(0.95 * 40 * 10 * 60, rel=0.05)
+
+
+def test_few_refusals_among_many_requests_teach_nothing(clock: Clock) -> None:
+    learner = Learner(clock)
+    for _ in range(100):
+        for _ in range(49):
+            clock.now += 0.1
+            learner.take(1)
+            learner.succeeded(clock())
+        refuse(learner, clock, 1, 1)
+    assert learner.per_minute == math.inf
 
 
 def test_answers_to_what_was_sent_before_the_refusal_dare_nothing(clock: Clock) -> None:
@@ -173,10 +184,18 @@ def test_answers_to_what_was_sent_before_the_refusal_dare_nothing(clock: Clock) 
     for _ in range(50):
         clock.now += 0.1
         learner.take(1)
-    learner.refused(1, clock(), is_first=True)
+    refuse(learner, clock, 1, 5)
     learned = learner.per_minute
     learner.succeeded(clock() - 1)
     assert learner.per_minute == learned
     clock.now += 0.1
     learner.succeeded(clock())
     assert learner.per_minute > learned
+
+
+def refuse(learner: Learner, clock: Clock, amount: float, times: int) -> None:
+    """Send so many requests at once that are all refused."""
+    clock.now += 0.1
+    for number in range(times):
+        learner.take(amount)
+        learner.refused(amount, clock(), is_first=number == 0)

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlite_utils import Database
-
 from batchrun.checkpoint.schema import usable
+from batchrun.checkpoint.sqlite import Database
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.tables import migrations
 

@@ -14,7 +14,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlite_utils import Database
+    from batchrun.checkpoint.sqlite import Database
 
 COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
 

@@ -14,8 +14,7 @@ from batchrun.records import PlannedRequest, Turn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from sqlite_utils import Database
-
+    from batchrun.checkpoint.sqlite import Database
     from batchrun.records import RenderedItem
 
 # From so many identical rows on, their requests are kept in memory instead of being read again for

@@ -9,8 +9,7 @@ import orjson
 from batchrun.history import PriceUse
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
-
+    from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
 
 # The same price in several executions is told once, as of its latest use.

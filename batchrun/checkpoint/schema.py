@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
-from sqlite_utils import Database
 
 from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
+from batchrun.checkpoint.sqlite import Database
 from batchrun.checkpoint.tables import migrations
 from batchrun.errors import CheckpointError, CheckpointFull
 

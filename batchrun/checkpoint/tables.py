@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlite_utils import Migrations
-
+from batchrun.checkpoint.sqlite import Migrations
 from batchrun.checkpoint.views import VIEWS
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
+    from batchrun.checkpoint.sqlite import Database
 
 migrations = Migrations("batchrun")
 

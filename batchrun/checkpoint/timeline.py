@@ -16,8 +16,7 @@ from batchrun.history import Histogram, History, SampledRow, Series, Span
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlite_utils import Database
-
+    from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
 
 MOST_STEPS = 150

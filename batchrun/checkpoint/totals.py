@@ -14,8 +14,7 @@ from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlite_utils import Database
-
+    from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
 
 PERCENTILES = (50, 90, 99)

@@ -10,6 +10,7 @@ cooldowns have to do.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
@@ -27,9 +28,11 @@ GROWTH_DOUBLES_AFTER = 100
 LONG_S = 30.0
 MANY = 100
 MEMORY_S = 10.0
-# So many refusals in a row after few requests each: the rate is another one by now. If the new one
-# fares no better, refusals have nothing to do with a rate; it is asked after again after so many
-# requests, and twice as many each time.
+# Where fewer of the latest requests are refused, cooldowns do better than any rate could.
+SHARE_TO_LEARN = 0.05
+LATEST = 200
+# So many refusals in a row after few requests each have nothing to do with the rate that was found;
+# it is asked after again after so many requests, and four times as many each time.
 FEW = 60
 SHORTS = 4
 RELEARN_AFTER = 200
@@ -58,8 +61,9 @@ class Learner:
         self._sent = 0
         self._sent_at_refusal = 0
         self._shorts = 0
+        self._refusals: deque[int] = deque()
         self._deaf_until = 0
-        self._deaf_for = 0
+        self._deaf_for = RELEARN_AFTER
         self.per_minute = math.inf
 
     def take(self, amount: float) -> None:
@@ -87,25 +91,32 @@ class Learner:
             self._taken -= amount
             if not is_first and sent_at <= self._refused_at:
                 self._taken_at_refusal -= amount
-        if is_first and self._is_about_rate():
+        self._refusals.append(self._sent)
+        if self._is_worth_learning() if self._since is None else is_first and self._fits():
             self._note_empty(amount)
         self._reckon()
 
-    def _is_about_rate(self) -> bool:
-        """Say whether refusals get rarer as requests go slower; otherwise forget the rate."""
+    def _is_worth_learning(self) -> bool:
+        while self._refusals[0] <= self._sent - LATEST:
+            self._refusals.popleft()
+        share = len(self._refusals) / min(LATEST, self._sent)
+        return share >= SHARE_TO_LEARN and self._sent >= self._deaf_until
+
+    def _fits(self) -> bool:
+        """Say whether refusals have become rare at the rate that was found; otherwise forget it."""
         is_short = self._sent - self._sent_at_refusal < FEW
         self._sent_at_refusal = self._sent
-        if self._sent < self._deaf_until:
-            return False
         self._shorts = self._shorts + 1 if is_short else 0
         if not is_short:
-            self._deaf_for = 0
-        elif self._shorts >= SHORTS:
-            self._shorts = 0
-            self._deaf_until = self._sent + self._deaf_for
-            self._deaf_for = max(RELEARN_AFTER, 2 * self._deaf_for)
-            self.per_minute, self._since = math.inf, None
-        return self._sent >= self._deaf_until
+            self._deaf_for = max(RELEARN_AFTER, self._deaf_for // 2)
+        if self._shorts < SHORTS:
+            return True
+        self._shorts = 0
+        self._deaf_until = self._sent + self._deaf_for
+        self._deaf_for *= 4
+        self.per_minute, self._since = math.inf, None
+        self._refusals.clear()
+        return False
 
     def _note_empty(self, least_per_s: float) -> None:
         now = self._clock()
