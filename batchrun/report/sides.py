@@ -219,7 +219,7 @@ def _rows(
 def _part(differing: Differing, *, scored: bool) -> str:
     shown = len(differing.rows)
     part = "all" if shown == differing.count else f"{shown:,} of"
-    first = ", those with other scores first" if scored and shown < differing.count else ""
+    first = ", preferring those with other scores" if scored and shown < differing.count else ""
     kinds = "; better, worse: than the first" if scored else ""
     return f"{part} {differing.count:,} with another answer than the first's{first}{kinds}"
 
