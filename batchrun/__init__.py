@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from batchrun.comparison import compare, comparison_json, comparison_text
+    from batchrun.comparison import compare, comparison_json, comparison_text, write_comparison
     from batchrun.conclusion import RunReport
     from batchrun.draft import Draft, init_job
     from batchrun.errors import (
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from batchrun.verification import Verdict, verify
 
 _HOMES = {
-    "batchrun.comparison": ("compare", "comparison_json", "comparison_text"),
+    "batchrun.comparison": (
+        "compare",
+        "comparison_json",
+        "comparison_text",
+        "write_comparison",
+    ),
     "batchrun.conclusion": ("RunReport",),
     "batchrun.draft": ("Draft", "init_job"),
     "batchrun.errors": (
@@ -97,6 +102,7 @@ __all__ = [
     "serve_simulator",
     "status",
     "verify",
+    "write_comparison",
     "write_report",
 ]
 

@@ -10,6 +10,7 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.errors import CheckpointError
 from batchrun.job import Cell
+from batchrun.prepare import SIMULATED_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,3 +70,9 @@ def runs_in(directory: Path) -> list[Path]:
     if not is_matrix(directory):
         return [directory]
     return [directory / cell.name for cell in read_cells(directory)]
+
+
+def is_simulated(directory: Path) -> bool:
+    """Say whether a run directory, which may be that of a cell, is for simulated answers."""
+    place = directory.resolve()
+    return (place.parent if is_matrix(place.parent) else place).name.endswith(SIMULATED_SUFFIX)

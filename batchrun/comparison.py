@@ -2,68 +2,37 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+import time
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun import checkpoint
-from batchrun.cells import runs_in
+from batchrun import checkpoint, output
+from batchrun.cells import is_simulated, runs_in
 from batchrun.errors import JobError
-from batchrun.records import PICO_PER_USD
+from batchrun.report.compared import (
+    ComparedRun,
+    difference_interval,
+    names_of,
+    notes_on,
+    p_value,
+    pair_cells,
+    part_of,
+    run_cells,
+)
+from batchrun.report.sides import SideSubject, side_page
 from batchrun.scoring import interval, mean_score
-from batchrun.scoring.metrics import bootstrap_interval, mcnemar, mean_interval
 from batchrun.terminal import harmless, in_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.records import RunTotals
-    from batchrun.scoring import Pairs, ScoreTotals
+    from batchrun.scoring import Pairs
 
-
-@dataclass(frozen=True, slots=True)
-class ComparedRun:
-    """One run.
-
-    Attributes:
-        directory: where it is.
-        model: as the job names it.
-        input: a digest of which table was asked about.
-        totals: its counts, costs and times.
-        score: what its answers are worth.
-        pairs: against the first run; None for the first.
-    """
-
-    directory: Path
-    model: str
-    input: str
-    totals: RunTotals
-    score: ScoreTotals
-    pairs: Pairs | None
-
-    @property
-    def has_scores(self) -> bool:
-        """Whether anything was scored."""
-        return self.score.scored > 0
-
-    @property
-    def not_scored_yet(self) -> int:
-        """Answers that arrived after the scores were written; all of them without `[score]`."""
-        return max(0, self.totals.succeeded - self.score.scored - self.score.unscored)
-
-    @property
-    def cost(self) -> float | None:
-        """The run's cost in USD, None when it is not known in full."""
-        return None if self.totals.unpriced else self.totals.cost.total / PICO_PER_USD
-
-    @property
-    def cost_per_correct(self) -> float | None:
-        """The run's cost in USD for each answer whose score is 1 or more."""
-        cost, correct = self.cost, self.score.right_answers
-        return cost / correct if cost is not None and correct else None
+# Rows that the page shows, and answers: fewer rows of many runs.
+MOST_ROWS, MOST_ANSWERS = 100, 1_200
 
 
 def compare(directories: Sequence[Path]) -> list[ComparedRun]:
@@ -78,12 +47,26 @@ def compare(directories: Sequence[Path]) -> list[ComparedRun]:
     directories = [run for directory in directories for run in runs_in(directory)]
     if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
         raise JobError("compare: name two different run directories or more")
+    return side_by_side(directories)
+
+
+def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
+    """Compare these runs with the first of them, which may be the only one.
+
+    Raises:
+        CheckpointError: when a directory holds no usable run.
+    """
+    with _opened(directories) as stores:
+        return [_compared(store, stores[0]) for store in stores]
+
+
+@contextmanager
+def _opened(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]]:
     with ExitStack() as stack:
-        stores = [
+        yield [
             stack.enter_context(closing(checkpoint.Checkpoint(directory, writable=False)))
             for directory in directories
         ]
-        return [_compared(store, stores[0]) for store in stores]
 
 
 def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> ComparedRun:
@@ -132,8 +115,8 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
     return {
         "common": pairs.common,
         "same_input": run.input == first.input,
-        "same_text": _share(pairs.same_text, pairs.common),
-        "same_prediction": _share(pairs.same_prediction, pairs.predicted),
+        "same_text": part_of(pairs.same_text, pairs.common),
+        "same_prediction": part_of(pairs.same_prediction, pairs.predicted),
         "scored": pairs.scored,
         "higher": pairs.second_higher,
         "lower": pairs.first_higher,
@@ -144,32 +127,11 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
     }
 
 
-def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean difference, by the bootstrap unless rows are many.
-
-    Of scores of 0 and 1, and of many rows, it is that of the normal approximation.
-    """
-    if pairs.is_binary or pairs.differences is None or not pairs.differences:
-        return mean_interval(pairs.total, pairs.squares, pairs.scored)
-    return bootstrap_interval(pairs.differences)
-
-
-def p_value(pairs: Pairs) -> float | None:
-    """Return McNemar's exact p-value, None unless scores are 0 or 1."""
-    if not pairs.scored or not pairs.is_binary:
-        return None
-    return mcnemar(pairs.first_higher, pairs.second_higher)
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
 def comparison_text(runs: Sequence[ComparedRun]) -> str:
     """Return the comparison for people."""
     heads = ["run", "model", "rows", "ok", "score", "95 % CI", "cost", "per correct", "p50", "p90"]
-    names = _names(runs)
-    lines = in_columns([heads, *(_run_cells(run, names) for run in runs)])
+    names = names_of(runs)
+    lines = in_columns([heads, *(run_cells(run, names) for run in runs)])
     heads = [
         f"against {names[runs[0].directory]}",
         "rows",
@@ -178,83 +140,40 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
         "difference",
     ]
     heads += ["95 % CI", "p"]
-    rows = [_pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
-    lines += ["", *in_columns([heads, *rows]), *_notes(runs, names)]
+    rows = [pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
+    notes = notes_on(runs, names)
+    lines += ["", *in_columns([heads, *rows]), *(["", *notes] if notes else [])]
     return "\n".join(harmless(line) for line in lines)
 
 
-def _names(runs: Sequence[ComparedRun]) -> dict[Path, str]:
-    """Return what to call each run: its folder's name, or its path where names repeat."""
-    paths = [run.directory for run in runs]
-    are_unique = len({path.name for path in paths}) == len(paths)
-    return {path: path.name if are_unique else str(path) for path in paths}
+def write_comparison(
+    runs: Sequence[ComparedRun],
+    path: Path,
+    *,
+    title: str = "",
+    links: Mapping[Path, str] | None = None,
+) -> None:
+    """Write the comparison as a page: one file that needs no network.
 
+    Args:
+        runs: what `compare` returned.
+        path: the file to write.
+        title: the page's; by default how many runs it is about.
+        links: where each run's own page is, by its directory.
 
-def _run_cells(run: ComparedRun, names: Mapping[Path, str]) -> list[str]:
-    totals, score = run.totals, run.score
-    scale = 100 if score.is_binary else 1
-    return [
-        names[run.directory],
-        run.model,
-        f"{totals.total:,}",
-        f"{totals.succeeded:,}",
-        _score(mean_score(score), is_share=score.is_binary),
-        _bounds(interval(score), scale),
-        "unknown" if run.cost is None else f"${run.cost:,.4f}",
-        "" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
-        _seconds(totals.latency_s.get("p50")),
-        _seconds(totals.latency_s.get("p90")),
-    ]
-
-
-def _pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> list[str]:
-    difference = pairs.total / pairs.scored if pairs.scored else None
-    scale = 100 if pairs.is_binary else 1
-    p = p_value(pairs)
-    return [
-        names[run.directory],
-        f"{pairs.common:,}",
-        _score(_share(pairs.same_text, pairs.common), is_share=True),
-        _score(_share(pairs.same_prediction, pairs.predicted), is_share=True),
-        "" if difference is None else f"{difference * scale:+.{1 if scale == 100 else 3}f}",
-        _bounds(difference_interval(pairs), scale, sign="+"),
-        "" if p is None else f"{p:.2g}",
-    ]
-
-
-def _notes(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:
-    """Say what could mislead."""
-    notes = [
-        f"{run.not_scored_yet:,} answers of {names[run.directory]} have no score yet: "
-        f"batchrun score {run.directory}"
-        for run in runs
-        if run.has_scores and run.not_scored_yet
-    ]
-    notes += [
-        f"{names[run.directory]} was not asked about the same table as the first: "
-        "rows are paired by custom_id, which are row numbers unless [input] id names a column"
-        for run in runs
-        if run.input != runs[0].input
-    ]
-    if any(run.pairs is not None and run.pairs.scored for run in runs):
-        notes.append(
-            "difference: run minus the first, over the rows that both have; p: McNemar's exact test"
-        )
-    return ["", *notes] if notes else []
-
-
-def _score(value: float | None, *, is_share: bool) -> str:
-    if value is None:
-        return ""
-    return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
-
-
-def _bounds(bounds: tuple[float, float] | None, scale: int, sign: str = "") -> str:
-    if bounds is None:
-        return ""
-    places = 1 if scale == 100 else 3
-    return " to ".join(f"{bound * scale:{sign}.{places}f}" for bound in bounds)
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f} s"
+    Raises:
+        CheckpointError: when a directory holds no usable run any more.
+        OutputError: when the file cannot be written.
+    """
+    most = max(10, min(MOST_ROWS, MOST_ANSWERS // len(runs)))
+    with _opened([run.directory for run in runs]) as stores:
+        differing = checkpoint.differing_rows(stores, most)
+    subject = SideSubject(
+        title=title or f"{len(runs)} runs side by side",
+        is_simulated=any(is_simulated(run.directory) for run in runs),
+        links=links or {},
+        written_us=time.time_ns() // 1_000,
+    )
+    named = " ".join(str(run.directory) for run in runs)
+    again = f"batchrun compare {named} --html {path}"
+    output.write_text(path, side_page(runs, differing, subject), again=again)

@@ -137,3 +137,36 @@ class History:
     input_tokens: Histogram | None
     output_tokens: Histogram | None
     samples: tuple[SampledRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SideAnswer:
+    """What one of several runs made of a row: its answer or its error, cut where it is long."""
+
+    status: str
+    text: str
+    score: float | None
+    predicted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingRow:
+    """A row that several runs do not agree on.
+
+    Attributes:
+        custom_id: what it is called in all of them.
+        expected: the right answer, where there is one to name.
+        answers: one for each run; None where it has no such row.
+    """
+
+    custom_id: str
+    expected: str | None
+    answers: tuple[SideAnswer | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """How many rows some run answered differently from the first, and some of these rows."""
+
+    count: int
+    rows: tuple[DifferingRow, ...]

@@ -1,4 +1,7 @@
-"""`batchrun report`: a run's directory, and its input as far as it is still there, → `report.html`."""
+"""`batchrun report`: a run's directory, and its input as far as it is still there, → `report.html`.
+
+Of a matrix, a report of every cell and one of all of them side by side.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,17 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import orjson
 
 from batchrun import checkpoint, output
-from batchrun.errors import JobError
+from batchrun.cells import is_matrix, is_simulated, runs_in
+from batchrun.comparison import side_by_side, write_comparison
+from batchrun.errors import CheckpointError, JobError
 from batchrun.evaluation import Evaluation
 from batchrun.job import Job
-from batchrun.prepare import SIMULATED_SUFFIX, input_signature
+from batchrun.prepare import input_signature
 from batchrun.render import Renderer
 from batchrun.report.page import Subject, page
 from batchrun.source import Source
@@ -34,6 +40,8 @@ LONGEST_PROMPT = 4_000
 def write_report(directory: Path) -> Path:
     """Write `report.html` into the directory of a run, of a running one as of now.
 
+    In the directory of a matrix, it compares the cells, and links to the report in each of them.
+
     Returns:
         The file.
 
@@ -41,10 +49,30 @@ def write_report(directory: Path) -> Path:
         CheckpointError: when there is no usable checkpoint.
         OutputError: when the file cannot be written.
     """
+    # A run that shares the directory of a matrix has its report there.
+    if is_matrix(directory) and not (directory / checkpoint.FILE_NAME).exists():
+        return _write_matrix_report(directory)
+    return _write_run_report(directory)
+
+
+def _write_matrix_report(directory: Path) -> Path:
+    cells = runs_in(directory)
+    if not cells:
+        raise CheckpointError(f"{directory}: none of the matrix has been begun; run the job first")
+    for cell in cells:
+        _write_run_report(cell)
+    path = directory / FILE_NAME
+    links = {cell: f"{quote(cell.name, safe='')}/{FILE_NAME}" for cell in cells}
+    title = directory.resolve().name
+    write_comparison(side_by_side(cells), path, title=title, links=links)
+    return path
+
+
+def _write_run_report(directory: Path) -> Path:
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         text = _report(directory, store)
     path = directory / FILE_NAME
-    output.write_text(path, text)
+    output.write_text(path, text, again=f"batchrun report {directory}")
     return path
 
 
@@ -69,7 +97,7 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
     subject = Subject(
         state="running" if running else _state(totals),
         facts=_facts(document),
-        is_simulated=directory.resolve().name.endswith(SIMULATED_SUFFIX),
+        is_simulated=is_simulated(directory),
         notes=notes,
         written_us=time.time_ns() // 1_000,
     )

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 
 from batchrun import Job, RunOptions, compare, comparison_json, comparison_text, run_job
-from batchrun.comparison import difference_interval
 from batchrun.errors import JobError
+from batchrun.report.compared import difference_interval
 from batchrun.scoring import Pairs
 from batchrun.scoring.metrics import bootstrap_interval, mcnemar
 from tests.conftest import batchrun

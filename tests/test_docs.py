@@ -60,7 +60,7 @@ def test_every_command_about_evaluating_runs(project: Path) -> None:
     for line in commands:
         code, _, stderr = command(*shlex.split(line)[1:], cwd=project)
         assert code == 0, f"{line}\n{stderr}"
-    assert len(commands) == 9
+    assert len(commands) == 11
     judged = pl.read_parquet(project / "runs/word_problems_judge.simulated/results.parquet")
     assert judged["judge_score"].is_in([0.0, 1.0]).all()
     asked = pl.read_parquet(project / "runs/samples.simulated/results.parquet")

@@ -9,7 +9,9 @@ import pytest
 
 from tests import browser
 from tests.browser import Browser, Page
+from tests.conftest import command
 from tests.test_report_page import run
+from tests.test_side_page import matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,3 +126,26 @@ def test_it_is_read_on_a_phone_and_printed(chromium: Browser, report: Path, tmp_
         assert page.run("document.documentElement.scrollWidth") == 794
         assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert not page.run("document.querySelector('.controls').checkVisibility()")
+
+
+def test_runs_side_by_side(chromium: Browser, tmp_path: Path) -> None:
+    out = matrix(tmp_path)
+    command("report", out)
+    for dark in (False, True):
+        with Page(chromium, dark=dark) as page:
+            page.open(out / "report.html")
+            assert is_quiet_and_alone(page, out / "report.html")
+            assert page.run("document.documentElement.scrollWidth <= innerWidth")
+            assert page.run(CONTRAST) == []
+    with Page(chromium, width=390) as page:
+        page.open(out / "report.html")
+        assert page.run("document.documentElement.scrollWidth") == 390
+        for kind, shown in (("better", 0), ("worse", 1)):
+            page.run(f"document.querySelector('[data-kind={kind}]').click()")
+            assert page.run(SHOWN) == shown
+        page.run("document.getElementById('search').focus()")
+        page.type("nowhere")
+        assert page.run(SHOWN) == 0
+        link = page.run("document.querySelector('a').href")
+        assert link == (out / "model=one" / "report.html").as_uri().replace("=", "%3D")
+        assert is_quiet_and_alone(page, out / "report.html")

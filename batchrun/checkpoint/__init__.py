@@ -2,7 +2,7 @@
 
 `Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
 `DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
-`scores` keeps what the answers are worth, `compare_rows` compares two runs, `file_flaws` and
+`scores` keeps what the answers are worth, `compare_rows` and `differing_rows` compare runs, `file_flaws` and
 `state_flaws` verify one.
 """
 
@@ -16,7 +16,7 @@ from batchrun.checkpoint.lock import (
     open_directory,
     refuse_locked,
 )
-from batchrun.checkpoint.pairs import compare_rows
+from batchrun.checkpoint.pairs import compare_rows, differing_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.prices import note_price
 from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
@@ -48,6 +48,7 @@ __all__ = [
     "answers",
     "census",
     "compare_rows",
+    "differing_rows",
     "file_flaws",
     "has_answers",
     "held_still",

@@ -5,12 +5,17 @@ Of rows that were asked several times the first answers are compared, and the sc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from batchrun.checkpoint.schema import attached, usable
+from batchrun.history import Differing, DifferingRow, SideAnswer
 from batchrun.scoring import Pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchrun.checkpoint.store import Checkpoint
 
 # So many differences are handed out one by one; of more, their sums say as much.
@@ -32,6 +37,28 @@ _COUNTS = f"""SELECT count(*), coalesce(sum(r.response IS s.response), 0),
     coalesce(sum((b.score - a.score) * (b.score - a.score)), 0) {_JOIN}"""
 _DIFFERENCES = f"""SELECT b.score - a.score, count(*) {_JOIN}
     AND a.score IS NOT NULL AND b.score IS NOT NULL GROUP BY 1"""
+
+# Predictions where both have scores, texts otherwise.
+_DIFFERS = """CASE WHEN a.score IS NULL OR b.score IS NULL THEN r.response IS NOT s.response
+    ELSE a.predicted IS NOT b.predicted OR a.score <> b.score END"""
+_COLLECT = f"""INSERT INTO temp.differing SELECT i.ordinal, coalesce(a.score <> b.score, 0) {_JOIN}
+    AND {_DIFFERS} ON CONFLICT DO UPDATE SET matters = max(matters, excluded.matters)"""
+# Those whose scores differ first; of equals any, but always the same.
+_CHOOSE = """SELECT custom_id FROM (SELECT i.ordinal, i.custom_id FROM temp.differing d
+    JOIN main.items i ON i.ordinal = d.ordinal
+    ORDER BY d.matters DESC, i.ordinal * 2654435761 % 4294967296 LIMIT ?) ORDER BY ordinal"""
+# How much of a text is read.
+_LONGEST = 4_000
+_SIDES = f"""SELECT i.custom_id,
+    CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END,
+    substr(r.response, 1, {_LONGEST}), coalesce(i.error_type, x.error_type),
+    substr(coalesce(i.error_message, x.error_message), 1, {_LONGEST}),
+    s.score, substr(s.predicted, 1, {_LONGEST}), substr(s.expected, 1, {_LONGEST})
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+    LEFT JOIN exchanges x ON x.request_id = r.request_id AND x.number = r.attempts
+    LEFT JOIN scores s ON s.ordinal = i.ordinal / (SELECT samples FROM run)
+    WHERE i.ordinal % (SELECT samples FROM run) = 0
+    AND i.custom_id IN (SELECT value FROM json_each(?))"""  # noqa: S608 - no values
 
 
 def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
@@ -57,3 +84,52 @@ def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
         squares=row[9],
         differences=differences,
     )
+
+
+def differing_rows(stores: Sequence[Checkpoint], most: int) -> Differing:
+    """Find the rows that another run answered differently from the first, and tell of some.
+
+    Rows count that succeeded in both. They differ in the prediction or the score where both have
+    scores, in the text otherwise.
+
+    Args:
+        stores: the runs, none of them twice.
+        most: how many rows to return; those whose scores differ before others.
+
+    Raises:
+        CheckpointError: when one of the checkpoints cannot be used.
+    """
+    first = stores[0]
+    with usable(first.path):
+        first.db.execute(
+            "CREATE TEMP TABLE differing (ordinal INTEGER PRIMARY KEY, matters INTEGER)"
+        )
+    for other in stores[1:]:
+        with usable(other.path), attached(first.db, other.path):
+            first.db.execute(_COLLECT)
+    with usable(first.path):
+        (count,) = first.db.execute("SELECT count(*) FROM temp.differing").fetchone()
+        chosen = [custom_id for (custom_id,) in first.db.execute(_CHOOSE, (most,))]
+        first.db.execute("DROP TABLE temp.differing")
+    sides = [_sides(store, chosen) for store in stores]
+    return Differing(count, tuple(_differing(custom_id, sides) for custom_id in chosen))
+
+
+def _sides(store: Checkpoint, chosen: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    with usable(store.path):
+        rows = store.db.execute(_SIDES, (orjson.dumps(chosen).decode(),)).fetchall()
+    return {row[0]: row for row in rows}
+
+
+def _differing(custom_id: str, sides: Sequence[dict[str, tuple[Any, ...]]]) -> DifferingRow:
+    rows = [side.get(custom_id) for side in sides]
+    expected = next((row[7] for row in rows if row is not None and row[7] is not None), None)
+    return DifferingRow(custom_id, expected, tuple(map(_side, rows)))
+
+
+def _side(row: tuple[Any, ...] | None) -> SideAnswer | None:
+    if row is None:
+        return None
+    _, status, response, error_type, message, score, predicted, _ = row
+    said = response or ": ".join(part for part in (error_type, message) if part)
+    return SideAnswer(status, said, score, predicted)

@@ -56,7 +56,7 @@ def export(directory: Path, to: Path | None) -> None:
 def report(directory: Path) -> None:
     """Write report.html, a run in charts and tables.
 
-    One file in DIRECTORY. It needs no network, and is searched, printed and sent like any other file.
+    One file in DIRECTORY. It needs no network, and is searched, printed and sent like any other file. In the directory of a matrix, it puts the cells side by side and links to one for each.
 
     \b
     Examples:
@@ -97,7 +97,12 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     shell_complete=completing(completion.runs),
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a page of it, too, with rows on which runs disagree.",
+)
+def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) -> None:
     """Put runs side by side.
 
     Score, agreement, cost and latency, each against the first. The directory of a matrix stands for the runs of its cells.
@@ -106,8 +111,11 @@ def compare(directories: tuple[Path, ...], *, as_json: bool) -> None:
     Examples:
       batchrun compare runs/triage runs/other
       batchrun compare runs/triage runs/other --json
+      batchrun compare runs/triage runs/other --html comparison.html
     """  # noqa: D301 - as above
     runs = batchrun.compare(directories)
+    if html is not None:
+        batchrun.write_comparison(runs, html)
     click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
 
 

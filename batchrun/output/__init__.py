@@ -183,13 +183,18 @@ def usage_contents(rows: Rows) -> Contents:
     return _contents(pl.Schema(USAGE_SCHEMA), frames, ".parquet", key=("custom_id", "attempt"))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, again: str | None = None) -> None:
     """Write a small text file, whole or not at all.
+
+    Args:
+        path: the file.
+        text: what it is to hold.
+        again: what writes it, when that is not `batchrun export`.
 
     Raises:
         OutputError: when it cannot be written.
     """
-    with _replacing(path) as temporary:
+    with _replacing(path, again) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -313,7 +318,7 @@ def _json_ready(value: object) -> object:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _replacing(path: Path, again: str | None = None) -> Iterator[Path]:
     """Give a temporary path; when the block succeeds, flush it and move it into place."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -324,7 +329,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     except (OSError, PolarsError, PanicException) as error:
         raise OutputError(
             f"{path}: could not be written: {error}. The results are safe in the checkpoint; "
-            f"mend the cause and run: batchrun export {path.parent}"
+            f"mend the cause and run: {again or f'batchrun export {path.parent}'}"
         ) from error
     finally:
         with suppress(OSError):

@@ -146,6 +146,17 @@ def share(part: float, tone: str = "s1") -> Markup:
     )
 
 
+def whiskers(part: float, bounds: tuple[float, float] | None, tone: str = "s1") -> Markup:
+    """Draw a bar for a table with the interval around its end; all from 0 to 1."""
+    bar = share(part, tone)
+    if bounds is None:
+        return bar
+    low, high = (_n(100 * min(1.0, max(0.0, bound))) for bound in bounds)
+    line = tag("path", cls="whisker", d=f"M{low} 0V10M{low} 5H{high}M{high} 0V10")
+    view = {"viewBox": "0 0 100 10", "preserveAspectRatio": "none", "aria_hidden": "true"}
+    return tag("div", bar, tag("svg", line, cls="interval", **view), cls="whiskers")
+
+
 def _svg(title: str, *parts: Markup, width: int = WIDTH) -> Markup:
     frame = f"0 0 {width} {HEIGHT}"
     kind = "chart" if width == WIDTH else "chart slim"

@@ -56,20 +56,20 @@ def tiles(totals: RunTotals, score: ScoreTotals | None) -> Markup:
         if count
     ]
     found = [
-        _tile(
+        tile(
             "Rows succeeded",
             f"{totals.succeeded / total:.1%}" if totals.total else "–",
             ", ".join(missing) or (f"all {totals.total:,}" if totals.total else "no rows"),
         ),
-        _tile("Cost", money, f"{each} per 1,000 rows" if each else _unpriced(totals)),
-        _tile("Tokens", compact(sent + received), f"{compact(sent)} in, {compact(received)} out"),
-        _tile("Time", seconds(totals.wall_time_s), _executions(totals)),
-        _tile(
+        tile("Cost", money, f"{each} per 1,000 rows" if each else _unpriced(totals)),
+        tile("Tokens", compact(sent + received), f"{compact(sent)} in, {compact(received)} out"),
+        tile("Time", seconds(totals.wall_time_s), _executions(totals)),
+        tile(
             "Throughput",
             f"{rate(pace['rows_per_s'])}/s" if pace["rows_per_s"] else "–",
             f"{compact(pace['tokens_per_s'])} tokens/s" if pace["tokens_per_s"] else "",
         ),
-        _tile(
+        tile(
             "Latency, median",
             duration(median) if (median := latency.get("p50")) else "–",
             f"p99 {duration(slow)}" if (slow := latency.get("p99")) else "",
@@ -84,12 +84,13 @@ def _score_tile(score: ScoreTotals) -> Markup:
     facts = score_facts(score)
     if facts["accuracy"] is None:
         mean = facts["mean"]
-        return _tile("Mean score", "–" if mean is None else f"{mean:.3f}", f"{score.scored:,} rows")
+        return tile("Mean score", "–" if mean is None else f"{mean:.3f}", f"{score.scored:,} rows")
     low, high = facts["ci95"]
-    return _tile("Accuracy", f"{facts['accuracy']:.1%}", f"95 % CI {low:.1%} to {high:.1%}")
+    return tile("Accuracy", f"{facts['accuracy']:.1%}", f"95 % CI {low:.1%} to {high:.1%}")
 
 
-def _tile(label: str, value: str, small: str) -> Markup:
+def tile(label: str, value: str, small: str) -> Markup:
+    """A number with its name, and what it says in small print."""
     parts = (tag("dt", label), tag("dd", value), tag("p", small, cls="quiet"))
     return tag("dl", *parts, cls="tile")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchrun.records import Status
-from batchrun.report.markup import Markup, joined, tag
+from batchrun.report.markup import Markup, escaped, joined, tag
 from batchrun.report.panels import panel
 from batchrun.report.scales import duration, usd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from batchrun.history import SampledRow
 
@@ -27,11 +27,7 @@ def rows_panel(samples: Sequence[SampledRow], total: int) -> Markup | None:
     if not samples:
         return None
     scored = any(row.score is not None for row in samples)
-    longest = LONGEST_TEXT
-    body = _body(samples, longest, scored=scored)
-    while len(body.encode()) > MOST_BYTES and longest > SHORTEST_TEXT:
-        longest //= 2
-        body = _body(samples, longest, scored=scored)
+    body = fitted(lambda longest: _body(samples, longest, scored=scored))
     names = [
         "Row",
         tag("span", "Status", cls="unseen"),
@@ -44,23 +40,34 @@ def rows_panel(samples: Sequence[SampledRow], total: int) -> Markup | None:
     part = f"{len(samples):,} of {total:,}, with more of the errors and wrong answers than chance gives"
     note = f"all {total:,}" if len(samples) >= total else part
     content = tag("table", tag("thead", head), tag("tbody", body, id="rows"), cls="rows")
-    return panel(
-        "Rows", _controls(scored=scored), tag("div", content, cls="scroll"), note=note, wide=True
-    )
+    kinds = ("all", "succeeded", "errored", *(["wrong"] if scored else []))
+    found = controls("Search prompts, answers, ids …", kinds)
+    return panel("Rows", found, tag("div", content, cls="scroll"), note=note, wide=True)
 
 
-def _controls(*, scored: bool) -> Markup:
-    kinds = ["all", "succeeded", "errored", *(["wrong"] if scored else [])]
+def fitted(body: Callable[[int], Markup]) -> Markup:
+    """Return rows with texts that are as long as there is room for, given their longest length."""
+    longest = LONGEST_TEXT
+    made = body(longest)
+    while len(made.encode()) > MOST_BYTES and longest > SHORTEST_TEXT:
+        longest //= 2
+        made = body(longest)
+    return made
+
+
+def controls(wording: str, kinds: Sequence[str]) -> Markup:
+    """What searches the rows in the element `rows`, and shows those of a kind in their `data-kind`."""
     choices = [
         tag("button", kind, type="button", data_kind=kind, aria_pressed=str(kind == "all").lower())
         for kind in kinds
     ]
     search = Markup(
-        '<input id="search" type="search" placeholder="Search prompts, answers, ids …" '
+        f'<input id="search" type="search" placeholder="{escaped(wording)}" '
         'aria-label="Search the rows" autocomplete="off" spellcheck="false">'
     )
+    picked = tag("div", *choices, cls="choices") if len(choices) > 1 else None
     found = tag("span", "", id="found", cls="quiet", role="status")
-    return tag("div", search, tag("div", *choices, cls="choices"), found, cls="controls")
+    return tag("div", search, picked, found, cls="controls")
 
 
 def _body(samples: Sequence[SampledRow], longest: int, *, scored: bool) -> Markup:
@@ -71,17 +78,17 @@ def _row(row: SampledRow, longest: int, *, scored: bool) -> Markup:
     wrong = row.score is not None and row.score < 1
     errored = row.status == Status.ERRORED
     tone = "bad" if errored else "warn" if row.status == Status.PENDING else "good"
-    answer = tag("div", _cut(row.error or "", longest), cls="text bad-text") if errored else None
-    said = tag("div", _cut(row.response, longest), cls="text") if row.response else None
+    answer = tag("div", cut(row.error or "", longest), cls="text bad-text") if errored else None
+    said = tag("div", cut(row.response, longest), cls="text") if row.response else None
     return tag(
         "tr",
         tag(
             "td",
-            tag("button", _cut(row.custom_id, LONGEST_ID), type="button", aria_expanded="false"),
+            tag("button", cut(row.custom_id, LONGEST_ID), type="button", aria_expanded="false"),
             cls="id",
         ),
         tag("td", tag("span", tag("span", row.status, cls="unseen"), cls=f"dot {tone}")),
-        tag("td", tag("div", _cut(row.prompt or "", longest), cls="text")),
+        tag("td", tag("div", cut(row.prompt or "", longest), cls="text")),
         tag("td", answer, said),
         tag("td", _score(row), cls="small") if scored else None,
         tag("td", _facts(row), cls="small quiet"),
@@ -92,7 +99,7 @@ def _row(row: SampledRow, longest: int, *, scored: bool) -> Markup:
 def _score(row: SampledRow) -> Markup:
     if row.score is None:
         return Markup("–")
-    expected = None if row.expected is None else f"expected {_cut(row.expected, LONGEST_LABEL)}"
+    expected = None if row.expected is None else f"expected {cut(row.expected, LONGEST_LABEL)}"
     tone = "good-text" if row.score >= 1 else "bad-text"
     note = tag("div", expected, cls="quiet") if expected and row.score < 1 else None
     return joined(tag("span", f"{row.score:g}", cls=tone), note)
@@ -108,5 +115,6 @@ def _facts(row: SampledRow) -> Markup:
     return joined(*(tag("div", fact) for fact in facts if fact))
 
 
-def _cut(text: str, longest: int) -> str:
+def cut(text: str, longest: int) -> str:
+    """Return a text, or so much of its beginning."""
     return text if len(text) <= longest else f"{text[:longest]}…"

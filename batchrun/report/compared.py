@@ -1,0 +1,160 @@
+"""Runs side by side as people read them: each with its numbers, and against the first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun.records import PICO_PER_USD
+from batchrun.scoring import interval, mean_score
+from batchrun.scoring.metrics import bootstrap_interval, mcnemar, mean_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from batchrun.records import RunTotals
+    from batchrun.scoring import Pairs, ScoreTotals
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRun:
+    """One run.
+
+    Attributes:
+        directory: where it is.
+        model: as the job names it.
+        input: a digest of which table was asked about.
+        totals: its counts, costs and times.
+        score: what its answers are worth.
+        pairs: against the first run; None for the first.
+    """
+
+    directory: Path
+    model: str
+    input: str
+    totals: RunTotals
+    score: ScoreTotals
+    pairs: Pairs | None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether anything was scored."""
+        return self.score.scored > 0
+
+    @property
+    def not_scored_yet(self) -> int:
+        """Answers that arrived after the scores were written; all of them without `[score]`."""
+        return max(0, self.totals.succeeded - self.score.scored - self.score.unscored)
+
+    @property
+    def cost(self) -> float | None:
+        """The run's cost in USD, None when it is not known in full."""
+        return None if self.totals.unpriced else self.totals.cost.total / PICO_PER_USD
+
+    @property
+    def cost_per_correct(self) -> float | None:
+        """The run's cost in USD for each answer whose score is 1 or more."""
+        cost, correct = self.cost, self.score.right_answers
+        return cost / correct if cost is not None and correct else None
+
+
+def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean difference, by the bootstrap unless rows are many.
+
+    Of scores of 0 and 1, and of many rows, it is that of the normal approximation.
+    """
+    if pairs.is_binary or pairs.differences is None or not pairs.differences:
+        return mean_interval(pairs.total, pairs.squares, pairs.scored)
+    return bootstrap_interval(pairs.differences)
+
+
+def p_value(pairs: Pairs) -> float | None:
+    """Return McNemar's exact p-value, None unless scores are 0 or 1."""
+    if not pairs.scored or not pairs.is_binary:
+        return None
+    return mcnemar(pairs.first_higher, pairs.second_higher)
+
+
+def part_of(part: int, whole: int) -> float | None:
+    """Return a share, None of nothing."""
+    return part / whole if whole else None
+
+
+def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
+    """Return what to call each run: its folder's name, or its path where names repeat."""
+    paths = [run.directory for run in runs]
+    are_unique = len({path.name for path in paths}) == len(paths)
+    return {path: path.name if are_unique else str(path) for path in paths}
+
+
+def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> list[str]:
+    """Return name, model, rows, ok, score, interval, cost, cost per correct answer, p50, p90."""
+    totals, score = run.totals, run.score
+    scale = 100 if score.is_binary else 1
+    return [
+        names[run.directory],
+        run.model,
+        f"{totals.total:,}",
+        f"{totals.succeeded:,}",
+        _score(mean_score(score), is_share=score.is_binary),
+        _bounds(interval(score), scale),
+        "unknown" if run.cost is None else f"${run.cost:,.4f}",
+        "" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
+        _seconds(totals.latency_s.get("p50")),
+        _seconds(totals.latency_s.get("p90")),
+    ]
+
+
+def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> list[str]:
+    """Return name, rows, same text, same answer, difference, its interval, p."""
+    difference = pairs.total / pairs.scored if pairs.scored else None
+    scale = 100 if pairs.is_binary else 1
+    p = p_value(pairs)
+    return [
+        names[run.directory],
+        f"{pairs.common:,}",
+        _score(part_of(pairs.same_text, pairs.common), is_share=True),
+        _score(part_of(pairs.same_prediction, pairs.predicted), is_share=True),
+        "" if difference is None else f"{difference * scale:+.{1 if scale == 100 else 3}f}",
+        _bounds(difference_interval(pairs), scale, sign="+"),
+        "" if p is None else f"{p:.2g}",
+    ]
+
+
+def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:
+    """Return what could mislead."""
+    notes = [
+        f"{run.not_scored_yet:,} answers of {names[run.directory]} have no score yet: "
+        f"batchrun score {run.directory}"
+        for run in runs
+        if run.has_scores and run.not_scored_yet
+    ]
+    notes += [
+        f"{names[run.directory]} was not asked about the same table as the first: "
+        "rows are paired by custom_id, which are row numbers unless [input] id names a column"
+        for run in runs
+        if run.input != runs[0].input
+    ]
+    if any(run.pairs is not None and run.pairs.scored for run in runs):
+        notes.append(
+            "difference: run minus the first, over the rows that both have; p: McNemar's exact test"
+        )
+    return notes
+
+
+def _score(value: float | None, *, is_share: bool) -> str:
+    if value is None:
+        return ""
+    return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
+
+
+def _bounds(bounds: tuple[float, float] | None, scale: int, sign: str = "") -> str:
+    if bounds is None:
+        return ""
+    places = 1 if scale == 100 else 3
+    return " to ".join(f"{bound * scale:{sign}.{places}f}" for bound in bounds)
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} s"
