@@ -18,6 +18,7 @@ from pathlib import Path
 
 import polars as pl
 
+from batchrun import __version__
 from batchrun.checkpoint import Checkpoint, open_directory
 from batchrun.job import Job
 from batchrun.prepare import Prepared, RunOptions, prepare
@@ -68,7 +69,9 @@ def finish(plan: Prepared) -> None:
     with open_directory(plan.directory, new=False):
         store = Checkpoint(plan.directory, writable=True)
         facts = {"name": plan.job.name, "job": plan.job.document, "base": plan.job.base}
-        store.start_execution(signature=plan.signature, total=plan.total, version="1", **facts)
+        store.start_execution(
+            signature=plan.signature, total=plan.total, version=__version__, **facts
+        )
         for items in plan.source.items(plan.renderer.columns, CHUNK_ROWS):
             store.plan(plan.renderer.render(items), retry_errored=False)
         store.finish_plan(plan.total, plan.mark)
