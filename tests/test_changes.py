@@ -190,6 +190,20 @@ def test_what_asks_the_same_sends_nothing_and_is_not_asked_about(
     assert len(provider.calls) == 20
 
 
+def test_another_version_that_asks_the_same_is_no_change_of_the_job(write_job: WriteJob) -> None:
+    with serving() as provider:
+        job = write_job(provider.url)
+        run(job)
+        with closing(sqlite3.connect(job.parent / "out" / "checkpoint.db")) as db:
+            db.execute("UPDATE executions SET version = '0.0.1'")
+            db.commit()
+        code, _, stderr = command("run", job)
+    assert code == 0
+    assert "20 rows have their result already; nothing to send" in stderr
+    assert "has changed" not in stderr
+    assert len(provider.calls) == 20
+
+
 def test_another_server_is_another_answer(write_job: WriteJob) -> None:
     with serving() as first, serving() as second:
         job = write_job(first.url)

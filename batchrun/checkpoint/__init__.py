@@ -19,7 +19,7 @@ from batchrun.checkpoint.lock import (
 from batchrun.checkpoint.pairs import compare_rows, differing_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.prices import note_price
-from batchrun.checkpoint.reuse import Comparison, has_answers, was_begun_as
+from batchrun.checkpoint.reuse import Comparison, begun_as, has_answers
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, SAMPLED, Checkpoint
 from batchrun.checkpoint.timeline import history
@@ -46,6 +46,7 @@ __all__ = [
     "Journal",
     "Patience",
     "answers",
+    "begun_as",
     "census",
     "compare_rows",
     "differing_rows",
@@ -67,6 +68,5 @@ __all__ = [
     "score_totals",
     "state_flaws",
     "totals",
-    "was_begun_as",
     "write_scores",
 ]

@@ -76,11 +76,11 @@ def has_answers(store: Checkpoint) -> bool:
         return row.fetchone() is not None
 
 
-def was_begun_as(store: Checkpoint, signature: str, total: int, version: str) -> bool:
-    """Say whether the latest execution worked on this very plan: then nothing has changed."""
+def begun_as(store: Checkpoint) -> tuple[str, int, str] | None:
+    """Return the plan that the latest execution worked on (signature, rows) and its version."""
     with usable(store.path):
         row = store.db.execute(
             """SELECT plan_signature, total,
             (SELECT version FROM executions ORDER BY id DESC LIMIT 1) FROM run"""
         ).fetchone()
-    return bool(row == (signature, total, version))
+    return None if row is None else (row[0], row[1], row[2])

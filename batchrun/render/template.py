@@ -64,11 +64,6 @@ class Text:
         if self._constant is None:
             self._compile(source)
 
-    @property
-    def is_constant(self) -> bool:
-        """Whether the string is the same for every row."""
-        return self._constant is not None
-
     def text(self, values: Mapping[str, Any]) -> str:
         """Return the text for one row.
 
