@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import signal
 
-    from batchrun.records import LimitState, Usage
+    from batchrun.records import Billing, LimitState, Usage
 
 
 class BatchrunError(Exception):
@@ -88,8 +88,10 @@ class ProviderFault:
         should_retry: the provider's explicit `x-should-retry`, when it sent one.
         maybe_billed: True when the request may have been processed although no answer arrived.
         limits: what the limit headers said, when there were any.
-        model: as it answered, when a stream told it before it broke off.
-        usage: what a stream told so far before it broke off; the output may have been more.
+        model: as it answered, when the failed answer named it.
+        usage: what the failed answer said that it used; of a stream that broke off, the output may
+            have been more.
+        billing: what the failed answer said about its price.
     """
 
     error_type: str
@@ -102,6 +104,7 @@ class ProviderFault:
     limits: LimitState | None = None
     model: str | None = None
     usage: Usage | None = None
+    billing: Billing | None = None
 
 
 class ProviderError(BatchrunError):

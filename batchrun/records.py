@@ -30,6 +30,19 @@ class Status(StrEnum):
     PENDING = "pending"  # the run stopped before this item had a result
 
 
+class Ending(StrEnum):
+    """How an answer ended, in words of neither format."""
+
+    STOP = "stop"  # the model was done, or reached a stop sequence
+    LENGTH = "length"  # cut at max_tokens or at the end of the context window
+    TOOL_CALLS = "tool_calls"  # the model calls tools and waits for their results
+    REFUSAL = "refusal"  # the model, or the provider in its place, declined to answer
+    FILTERED = "filtered"  # a content filter removed the answer or a part of it
+    PAUSED = "paused"  # the provider interrupted its own tools; the turn can be continued
+    ERROR = "error"  # the provider failed while it was answering: not an answer
+    UNKNOWN = "unknown"  # no reason, or one that is not known
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One input record.
@@ -223,7 +236,8 @@ class Usage:
     """Tokens of one exchange, in inclusive counts.
 
     `input_tokens` counts all input; the cache counts are parts of it, and the 5-minute and 1-hour
-    writes are parts of `cache_write_tokens`. `reasoning_tokens` is part of `output_tokens`.
+    writes are parts of `cache_write_tokens`. `reasoning_tokens` is part of `output_tokens`. The
+    audio counts are parts of the input, the cache reads and the output.
     None means that the provider did not say.
     """
 
@@ -233,14 +247,50 @@ class Usage:
     cache_write_tokens: int | None = None
     cache_write_1h_tokens: int | None = None
     reasoning_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    audio_cache_read_tokens: int | None = None
+    audio_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """What an answer says about its price, beside its tokens. None: the provider did not say.
+
+    Attributes:
+        service_tier: the tier that served the request, as sent (`flex`, `priority`, `batch`,
+            `default`, `standard` …).
+        speed: `fast` or `standard`, as sent.
+        inference_geo: where it was computed, as sent (`us`, `global` …).
+        web_search_requests: searches by the provider's own tool, billed one by one.
+        stated_cost: what the provider says that it charged, in pico-dollars (OpenRouter, xAI …).
+    """
+
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    web_search_requests: int | None = None
+    stated_cost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What the model returned: one text per choice, in order of their index.
 
-    `tool_calls` is a JSON list of `{id, name, input}`. `turn` is there when tools are called: the
-    assistant's message (JSON value) as it has to be sent back to go on.
+    Where nothing else is said, a field is that of the first choice.
+
+    Attributes:
+        stop_reason: as the provider sent it; `ending` is its neutral form.
+        tool_calls: JSON list of `{id, name, input}`.
+        turn: the assistant's message (JSON value) as it has to be sent back to go on; there when
+            tools are called or the turn is paused.
+        refusal: the text of a refusal, where the provider has a field of its own for it.
+        citations: JSON list of citations (messages) or annotations (chat), as received.
+        logprobs: JSON, as received.
+        stop_sequence: the stop sequence that ended the answer.
+        choices: with several choices, a JSON list of `{response, reasoning, tool_calls, ending,
+            stop_reason, refusal}`, one for each.
+        server_tools: JSON list of the blocks of tools that the provider ran, as received.
+        raw: the body as received, of a stream the assembled one; kept on request only.
     """
 
     texts: tuple[str, ...]
@@ -251,6 +301,15 @@ class Completion:
     reasoning: str | None = None
     tool_calls: str | None = None
     turn: Mapping[str, Any] | None = None
+    ending: Ending = Ending.UNKNOWN
+    refusal: str | None = None
+    citations: str | None = None
+    logprobs: str | None = None
+    stop_sequence: str | None = None
+    choices: str | None = None
+    server_tools: str | None = None
+    billing: Billing = field(default_factory=Billing)
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
