@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchrun import checkpoint, output, report
+from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
 from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -117,12 +118,12 @@ class InterruptibleRows:
         self._interrupts = interrupts
         self._count = interrupts.count
 
-    def columns(self, first: int, end: int) -> list[list[Any]]:
-        """Return the columns of the rows from ordinal `first` up to `end`."""
+    def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return these columns of the rows from ordinal `first` up to `end`."""
         self._check()
-        return self._store.columns(first, end)
+        return self._store.columns(first, end, names)
 
-    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
+    def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
         """Yield the columns of the attempts in chunks."""
         for chunk in self._store.attempt_columns(chunk_rows):
             self._check()
@@ -189,9 +190,8 @@ def write_files(
     if evaluation is not None:
         evaluation.score(source, store)
         scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
-    files = output.write_outputs(
-        job.output, directory, source, rows or store, job.input.id, scores=scores
-    )
+    results = output.Results(source, rows or store, result_kinds(), job.input.id, scores)
+    files = output.write_outputs(job.output, directory, results, ATTEMPT_KINDS)
     totals = checkpoint.totals(store)
     summary = directory / SUMMARY_FILE
     output.write_text(summary, report.summary_json(totals, score))

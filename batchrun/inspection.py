@@ -19,7 +19,7 @@ from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.matrix import as_it_stands, matrix_status
-from batchrun.prepare import input_signature
+from batchrun.prepare import input_signature, our_columns
 from batchrun.render import Renderer
 from batchrun.scoring import score_facts, score_lines
 from batchrun.source import Source, is_table
@@ -50,7 +50,7 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Jo
     if not is_table(path.name):
         return Job.load(path, overrides)
     columns = Source(InputConfig(str(path.resolve()))).columns
-    if set(columns) & set(output.RESULT_SCHEMA):
+    if set(columns) & set(checkpoint.result_kinds()):
         # A table that names its request columns (model …) must not need a job file for that.
         overrides = {"output.prefix": TABLE_PREFIX, **overrides}
     return Job.for_table(path, columns, overrides)
@@ -166,9 +166,9 @@ def export(directory: Path, to: Path | None) -> list[Path]:
             if evaluation is not None:
                 evaluation.score(source, store)
                 scores = partial(checkpoint.score_rows, store)
-            return [
-                output.write_results(job.output, to, source, store, job.input.id, scores=scores)
-            ]
+            kinds = checkpoint.result_kinds()
+            results = output.Results(source, store, kinds, job.input.id, scores)
+            return [output.write_results(job.output, to, results)]
         with checkpoint.open_directory(directory, new=False):
             return list(write_files(job, source, store, directory, evaluation).files)
     finally:
@@ -197,7 +197,8 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
             job = Job.from_document(document, Path(base), origin=str(store.path))
             source = _same_input(job, signature)
             evaluation = _required(Evaluation.of(job, source), directory)
-            output.result_names(source.columns, job.output.prefix, job.output.unnest, scored=True)
+            config = job.output
+            output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
             store.replace_job(document)
             write_files(job, source, store, directory, evaluation)
             return evaluation.totals(store)

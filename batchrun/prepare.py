@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, output
+from batchrun.checkpoint import result_kinds
 from batchrun.dispatch import Review, as_it_is
 from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
@@ -110,9 +111,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     known = like if like is not None and like.job.input == job.input else None
     source = Source(job.input) if known is None else known.source
     renderer = Renderer(job, source.columns)
-    output.result_names(
-        source.columns, job.output.prefix, job.output.unnest, scored=job.score is not None
-    )
+    output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
     key = None if options.simulate is not None else api_key(job)
     check_price(job)
     most_in_flight = allow_open_files(job)
@@ -130,6 +129,12 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         evaluation=Evaluation.of(job, source),
         most_in_flight=most_in_flight,
     )
+
+
+def our_columns(job: Job) -> list[str]:
+    """Return the columns that stand beside the input's in the results of a job."""
+    scores = output.SCORES if job.score is not None else {}
+    return [*result_kinds(), *scores]
 
 
 def review_of(job: Job) -> Review:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 FormatName = Literal["messages", "chat"]
 
+# What a column of the outputs holds. On the way there, `texts` are a JSON list, `money` is
+# pico-dollars, `time` microseconds since 1970 UTC, and a `flag` is 0 or 1.
+Kind = Literal["text", "texts", "integer", "number", "money", "time", "flag"]
+
 # Money is counted in whole pico-dollars, so that sums are exact.
 PICO_PER_USD = 10**12
 

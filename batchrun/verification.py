@@ -302,12 +302,10 @@ class _Outputs:
             again = f"work them out again with: batchrun score {self._directory}"
             if self._has_ended:
                 self._found.check("scores", checkpoint.score_flaws(store), again)
+        kinds = checkpoint.result_kinds()
+        results = output.Results(source, store, kinds, job.input.id, scores)
         for name in job.output.files:
-            suffix, key = Path(name).suffix, job.input.id
-            self._compare(
-                name,
-                output.results_contents(job.output, suffix, source, store, key, scores=scores),
-            )
+            self._compare(name, output.results_contents(job.output, Path(name).suffix, results))
         return score
 
     def check_own_columns(self, job: Job) -> None:
@@ -325,13 +323,13 @@ class _Outputs:
 
         table = output.Ids(self._totals.total, ids)
         scores = None if job.score is None else partial(checkpoint.score_rows, store)
+        results = output.Results(table, store, checkpoint.result_kinds(), table.column, scores)
         for name in job.output.files:
-            path = self._directory / name
-            self._compare(name, output.own_contents(job.output, path, table, store, scores=scores))
+            self._compare(name, output.own_contents(job.output, self._directory / name, results))
 
     def check_usage(self) -> None:
         """Compare the table of attempts."""
-        self._compare(USAGE, output.usage_contents(self._store))
+        self._compare(USAGE, output.usage_contents(self._store, checkpoint.ATTEMPT_KINDS))
 
     def check_summary(self, score: ScoreTotals | None) -> None:
         """Compare the sums; what scores add up to only where it is known."""

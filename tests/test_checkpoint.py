@@ -32,9 +32,9 @@ from batchrun.checkpoint import (
     refuse_locked,
     totals,
 )
+from batchrun.checkpoint.columns import result_kinds
 from batchrun.checkpoint.planning import MANY
 from batchrun.errors import CheckpointError
-from batchrun.output.frames import RESULT_SCHEMA, USAGE_SCHEMA
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -50,7 +50,7 @@ from batchrun.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 REQUEST = Request("chat", "http://x", "m", ())
 WIRE = WireRequest("http://x/v1/chat/completions", (), b"{}")
@@ -137,12 +137,12 @@ def asked(pending: Sequence[PlannedRequest]) -> list[str]:
     return [request.custom_id for request in pending]
 
 
-COLUMNS = ("ordinal", *RESULT_SCHEMA)
+def by_row(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def rows(store: Checkpoint, first: int = 0, end: int = 1_000_000) -> list[dict[str, Any]]:
-    found = zip(*store.columns(first, end), strict=True)
-    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
+    return by_row(store.columns(first, end, list(result_kinds())))
 
 
 def column(store: Checkpoint, name: str) -> list[Any]:
@@ -221,7 +221,7 @@ def test_a_row_that_was_renamed_keeps_its_answer(store: Checkpoint) -> None:
     assert plan(store, items("ab", ids=["A", "renamed"]), signature="2") == []
     assert column(store, "custom_id") == ["A", "renamed"]
     assert column(store, "response") == ["to A", "to B"]
-    assert [ids for ids, *_ in store.attempt_columns(10)] == [["A", "renamed"]]
+    assert [chunk["custom_id"] for chunk in store.attempt_columns(10)] == [["A", "renamed"]]
 
 
 def test_a_rename_is_noticed_without_a_new_signature(store: Checkpoint) -> None:
@@ -539,11 +539,10 @@ def test_attempts_are_listed_in_chunks_by_request_and_number(store: Checkpoint) 
     failed = errored(one, maybe_billed=True, usage=USAGE, cost=COST, request_id="req").last
     store.record([], [failed], [])
     begin(store, replace(one, attempts_made=1), at=NOON + timedelta(seconds=3))
-    chunks = [list(zip(*chunk, strict=True)) for chunk in store.attempt_columns(1)]
+    chunks = [by_row(chunk) for chunk in store.attempt_columns(1)]
     assert [len(chunk) for chunk in chunks] == [1, 1, 1]
-    by_two = [row for chunk in store.attempt_columns(2) for row in zip(*chunk, strict=True)]
-    assert by_two == [chunk[0] for chunk in chunks]
-    listed = [dict(zip(USAGE_SCHEMA, row, strict=True)) for chunk in chunks for row in chunk]
+    listed = [row for chunk in store.attempt_columns(2) for row in by_row(chunk)]
+    assert listed == [chunk[0] for chunk in chunks]
     assert [(row["custom_id"], row["attempt"]) for row in listed] == [("A", 1), ("A", 2), ("B", 1)]
     assert listed[0] == {
         "custom_id": "A",
@@ -756,7 +755,7 @@ def test_damage_that_shows_only_later_is_a_checkpoint_error_too(tmp_path: Path) 
         for read in (
             totals,
             Checkpoint.job,
-            lambda s: s.columns(0, 9),
+            lambda s: s.columns(0, 9, ["status"]),
             lambda s: [*s.attempt_columns(9)],
         ):
             with pytest.raises(CheckpointError, match="damaged"):

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.checkpoint import Checkpoint
-from batchrun.output.frames import CHUNK_BYTES, CHUNK_ROWS, RESULT_SCHEMA, joined_frames
+from batchrun.checkpoint import Checkpoint, result_kinds
+from batchrun.output.frames import CHUNK_BYTES, CHUNK_ROWS, Results, joined_frames
 from tests.test_checkpoint import answer_all, column, finish, items, plan, succeeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ODD = [
@@ -40,7 +40,7 @@ def test_odd_texts_come_back_as_they_are(tmp_path: Path, text: str) -> None:
         (request,) = plan(store, items("a"))
         finish(store, succeeded(request, text, request_id=text))
         assert column(store, "response") == [text]
-        assert [chunk[8] for chunk in store.attempt_columns(5)] == [[text]]
+        assert [chunk["request_id"] for chunk in store.attempt_columns(5)] == [[text]]
 
 
 @settings(max_examples=30, deadline=None)
@@ -74,18 +74,18 @@ class Talkative:
         self._answer = "x" * characters
         self.asked: list[int] = []
 
-    def columns(self, first: int, end: int) -> list[list[object]]:
+    def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[object]]:
         self.asked.append(end - first)
         count = end - first
-        known = {
+        known: dict[str, list[object]] = {
+            "ordinal": list(range(first, end)),
             "custom_id": [str(n + 1) for n in range(first, end)],
             "status": ["succeeded"] * count,
             "response": [self._answer] * count,
         }
-        columns = [known.get(name, [None] * count) for name in RESULT_SCHEMA]
-        return [list(range(first, end)), *columns]  # type: ignore[list-item]
+        return {name: known.get(name, [None] * count) for name in ("ordinal", *names)}
 
-    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[object]]]:
+    def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[object]]]:
         raise NotImplementedError
 
 
@@ -99,8 +99,8 @@ class Rows:
 @pytest.mark.parametrize(("characters", "most"), [(10, CHUNK_ROWS), (40_000, 430)])
 def test_rows_with_long_answers_are_written_in_smaller_parts(characters: int, most: int) -> None:
     rows = Talkative(characters)
-    names = {name: name for name in RESULT_SCHEMA}
-    frames = joined_frames(Rows(), rows, None, names, properties={}, scores=None)
+    kinds = result_kinds()
+    frames = joined_frames(Results(Rows(), rows, kinds), {name: name for name in kinds}, {})
     heights = [next(frames).height for _ in range(6)]
     frames.close()  # type: ignore[attr-defined]
     # One part is on its way while the size of the one before it is still unknown.

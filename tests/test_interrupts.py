@@ -134,11 +134,11 @@ def test_ctrl_c_does_not_wait_for_what_happens_before_the_first_request(
 
 def test_a_signal_while_outputs_are_read_stops_that(tmp_path: Path) -> None:
     def read_on(rows: InterruptibleRows) -> None:
-        assert not any(rows.columns(0, 10))
+        assert rows.columns(0, 10, ["status"]) == {"ordinal": [], "status": []}
         os.kill(os.getpid(), signal.SIGINT)
         end = time.monotonic() + 10
         while time.monotonic() < end:
-            rows.columns(0, 10)
+            rows.columns(0, 10, ["status"])
 
     async def conclude() -> None:
         store = Checkpoint(tmp_path, writable=True)
@@ -163,7 +163,8 @@ def test_a_signal_from_before_the_outputs_lets_them_be_written(tmp_path: Path) -
             os.kill(os.getpid(), signal.SIGTERM)
             await interrupts.asked.wait()
             store = Checkpoint(tmp_path, writable=True)
-            assert not any(InterruptibleRows(store, interrupts).columns(0, 10))
+            rows = InterruptibleRows(store, interrupts)
+            assert rows.columns(0, 10, ["status"]) == {"ordinal": [], "status": []}
             store.close()
 
     anyio.run(conclude)

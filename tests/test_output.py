@@ -15,13 +15,14 @@ import pytest
 from polars.exceptions import PanicException
 from polars.testing import assert_frame_equal
 
+from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
 from batchrun.errors import CheckpointError, JobError, OutputError
 from batchrun.job import OutputConfig
 from batchrun.output import result_names, write_outputs, write_text
-from batchrun.output.frames import CHUNK_ROWS, RESULT_SCHEMA, USAGE_SCHEMA
+from batchrun.output.frames import CHUNK_ROWS, Results
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 123456, tzinfo=UTC)
@@ -75,45 +76,60 @@ class Rows:
 
     def __init__(
         self,
-        results: Sequence[tuple[Any, ...]] = (),
-        attempts: Sequence[tuple[Any, ...]] = (),
+        results: Sequence[Mapping[str, Any]] = (),
+        attempts: Sequence[Mapping[str, Any]] = (),
         *,
         fails: BaseException | None = None,
         fails_at: int = 0,
     ) -> None:
-        self._results = {row[0]: row for row in results}
+        self._results = {row["ordinal"]: row for row in results}
         self._attempts = list(attempts)
         self._fails = fails
         self._fails_at = fails_at
 
-    def columns(self, first: int, end: int) -> list[list[Any]]:
+    def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
         if self._fails is not None and end > self._fails_at:
             raise self._fails
         known = [self._results[n] for n in range(first, end) if n in self._results]
-        return [[row[n] for row in known] for n in range(len(RESULT_SCHEMA) + 1)]
+        return {name: [row[name] for row in known] for name in ("ordinal", *names)}
 
-    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
+    def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
         for first in range(0, len(self._attempts), chunk_rows):
             rows = self._attempts[first : first + chunk_rows]
-            yield [list(column) for column in zip(*rows, strict=True)]
+            yield {name: [row[name] for row in rows] for name in ATTEMPT_KINDS}
 
 
-def result(ordinal: int, custom_id: str | None = None, **facts: Any) -> tuple[Any, ...]:
+def result(ordinal: int, custom_id: str | None = None, **facts: Any) -> dict[str, Any]:
     """A row as the checkpoint gives it."""
-    values = {
-        "custom_id": custom_id or str(ordinal + 1),
-        "status": "succeeded",
-        "response": f"answer {ordinal}",
-        "cost_usd": 1_500_000,
-        "attempts": 1,
-        "finished_at": NOON_US,
-    } | facts
-    return (ordinal, *(values.get(name) for name in RESULT_SCHEMA))
+    return (
+        dict.fromkeys(result_kinds())
+        | {
+            "ordinal": ordinal,
+            "custom_id": custom_id or str(ordinal + 1),
+            "status": "succeeded",
+            "response": f"answer {ordinal}",
+            "cost_usd": 1_500_000,
+            "attempts": 1,
+            "finished_at": NOON_US,
+        }
+        | facts
+    )
 
 
-def attempt(**facts: Any) -> tuple[Any, ...]:
+def attempt(**facts: Any) -> dict[str, Any]:
     values = {"custom_id": "1", "attempt": 1, "execution": 1, "started_at": NOON_US}
-    return tuple((values | {"maybe_billed": 0} | facts).get(name) for name in USAGE_SCHEMA)
+    return dict.fromkeys(ATTEMPT_KINDS) | values | {"maybe_billed": 0} | facts
+
+
+def write(
+    config: OutputConfig,
+    directory: Path,
+    table: Table,
+    rows: Rows,
+    id_column: str | None = None,
+) -> list[Path]:
+    results = Results(table, rows, result_kinds(), id_column)
+    return write_outputs(config, directory, results, ATTEMPT_KINDS)
 
 
 def written(
@@ -127,7 +143,7 @@ def written(
     frame_rows: int = 1_000_000,
 ) -> Path:
     config = OutputConfig(directory, (file,), prefix)
-    paths = write_outputs(config, directory, Table(frame, frame_rows), rows, id_column)
+    paths = write(config, directory, Table(frame, frame_rows), rows, id_column)
     assert paths == [directory / file, directory / "usage.parquet"]
     return directory / file
 
@@ -306,7 +322,7 @@ def test_names_that_collide_all_the_same_are_an_error_of_the_job(
     columns: list[str], prefix: str, named: str
 ) -> None:
     with pytest.raises(JobError, match=rf"writes too: {named}; .*prefix = ") as caught:
-        result_names(columns, prefix)
+        result_names(columns, prefix, (), result_kinds())
     assert caught.value.exit_code == 2
 
 
@@ -467,7 +483,7 @@ def test_usage_has_one_typed_row_for_every_attempt(tmp_path: Path) -> None:
 def test_usage_of_a_run_without_attempts_is_an_empty_table(tmp_path: Path) -> None:
     written(tmp_path, SMALL, Rows())
     table = pl.read_parquet(tmp_path / "usage.parquet")
-    assert (table.height, table.columns) == (0, list(USAGE_SCHEMA))
+    assert (table.height, table.columns) == (0, list(ATTEMPT_KINDS))
 
 
 def test_usage_keeps_its_order_across_chunks(tmp_path: Path) -> None:
@@ -551,7 +567,7 @@ def test_files_are_replaced_by_whole_ones_while_somebody_reads(tmp_path: Path) -
 
 def test_every_configured_file_is_written(tmp_path: Path) -> None:
     config = OutputConfig(tmp_path, ("a.parquet", "b.csv", "c.jsonl"))
-    paths = write_outputs(config, tmp_path, Table(SMALL), Rows(), None)
+    paths = write(config, tmp_path, Table(SMALL), Rows())
     assert [path.name for path in paths] == ["a.parquet", "b.csv", "c.jsonl", "usage.parquet"]
     assert all(path.stat().st_size for path in paths)
 
@@ -580,7 +596,7 @@ def test_formulas_are_escaped_in_csv_on_demand(tmp_path: Path) -> None:
     )
     rows = Rows([result(n, response="=cmd()", error_message="@x") for n in range(11)])
     config = OutputConfig(tmp_path, ("r.csv", "r.parquet", "r.jsonl"), escape_formulas=True)
-    write_outputs(config, tmp_path, Table(frame, 4), rows, None)
+    write(config, tmp_path, Table(frame, 4), rows)
 
     table = pl.read_csv(tmp_path / "r.csv", infer_schema=False)
     assert table.columns[:4] == ["''=cell", "'=cell", "n", "bytes"]

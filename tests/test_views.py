@@ -175,22 +175,23 @@ def test_the_page_names_every_column() -> None:
     page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
     from batchrun.checkpoint.views import VIEWS
 
-    for view in VIEWS:
+    for view in VIEWS.values():
         for name in re.findall(r"(?:AS |\b[ars]\.)\"?([a-z_]+)\"?,?\n", view):
             assert f"`{name}`" in page, name
 
 
 def test_the_page_names_every_column_of_the_outputs() -> None:
-    from batchrun.output.frames import RESULT_SCHEMA, SCORE_SCHEMA, USAGE_SCHEMA
+    from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
+    from batchrun.output import SCORES
 
     page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
     results, usage = (
         re.findall(r"^\| (.*?) \|", part, re.MULTILINE) for part in page.split("\n## ")[1:3]
     )
-    for cells, schema in ((results, {**RESULT_SCHEMA, **SCORE_SCHEMA}), (usage, USAGE_SCHEMA)):
+    for cells, kinds in ((results, {**result_kinds(), **SCORES}), (usage, ATTEMPT_KINDS)):
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
         assert named == list(dict.fromkeys(named))
-        assert set(named) == set(schema)
+        assert set(named) == set(kinds)
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:

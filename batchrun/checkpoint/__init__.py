@@ -7,6 +7,7 @@
 """
 
 from batchrun.checkpoint.census import Asked, Census, Counted, census
+from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
@@ -34,6 +35,7 @@ from batchrun.checkpoint.verify import (
 )
 
 __all__ = [
+    "ATTEMPT_KINDS",
     "FILE_NAME",
     "MATRIX_FILE",
     "SAMPLED",
@@ -63,6 +65,7 @@ __all__ = [
     "open_directory",
     "planned_rows",
     "refuse_locked",
+    "result_kinds",
     "score_flaws",
     "score_rows",
     "score_totals",

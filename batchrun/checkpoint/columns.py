@@ -1,4 +1,4 @@
-"""Results and attempts as columns, for the outputs.
+"""The columns of the outputs, each declared once: its name, its kind, and the SQL that gives it.
 
 SQLite makes one JSON list of each column. A table comes over in half of the time that its rows would
 take, and nearly all of that outside of Python's lock, so that somebody else can work meanwhile.
@@ -7,83 +7,123 @@ take, and nearly all of that outside of Python's lock, so that somebody else can
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batchrun.checkpoint.sqlite import Database
+    from batchrun.records import Kind
+
+# How the values of a row's samples become one: that of the first sample, of the first that errored,
+# the latest, their sum, the row's status, the list of all responses.
+OfSamples = Literal["first", "failed", "latest", "sum", "status", "responses"]
 
 COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
 
 
-def _over_attempts(amount: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of an output.
+
+    Attributes:
+        name: as in the outputs.
+        kind: of its values.
+        value: SQL over `items i`, `outcomes r` and `exchanges a` (of results the last attempt).
+        of_samples: how the samples of a row become one value.
+        amount: SQL over one attempt, where a row has the sum over its attempts.
+        is_optional: whether only a job that asks for the column has it.
+    """
+
+    name: str
+    kind: Kind
+    value: str
+    of_samples: OfSamples = "first"
+    amount: str | None = None
+    is_optional: bool = False
+
+
+def _amount(name: str, kind: Kind, amount: str) -> Column:
     """What a row used or cost: that of all its attempts, which is mostly one."""
-    return f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
+    value = f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
         (SELECT sum({amount}) FROM exchanges s WHERE s.request_id = r.request_id) END"""  # noqa: S608
+    return Column(name, kind, value, "sum", amount)
 
 
-_AMOUNTS = (
-    _over_attempts("input_tokens"),
-    _over_attempts("output_tokens"),
-    _over_attempts("cache_read_tokens"),
-    _over_attempts("cache_write_tokens"),
-    _over_attempts("reasoning_tokens"),
-    _over_attempts(COST),
-    "r.attempts",
+RESULTS = (
+    Column("custom_id", "text", "i.custom_id"),
+    Column(
+        "status",
+        "text",
+        "CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END",
+        "status",
+    ),
+    Column("response", "text", "r.response"),
+    Column("responses", "texts", "r.responses", "responses"),
+    Column("reasoning", "text", "r.reasoning"),
+    Column("tool_calls", "text", "r.tool_calls"),
+    Column("stop_reason", "text", "r.stop_reason"),
+    Column("model", "text", "a.model"),
+    Column("response_id", "text", "r.response_id"),
+    Column("request_id", "text", "a.provider_request_id"),
+    _amount("input_tokens", "integer", "input_tokens"),
+    _amount("output_tokens", "integer", "output_tokens"),
+    _amount("cache_read_tokens", "integer", "cache_read_tokens"),
+    _amount("cache_write_tokens", "integer", "cache_write_tokens"),
+    _amount("reasoning_tokens", "integer", "reasoning_tokens"),
+    _amount("cost_usd", "money", COST),
+    Column("attempts", "integer", "r.attempts", "sum", "1"),
+    Column("latency_s", "number", "a.latency_s"),
+    Column("finished_at", "time", "r.finished_us", "latest"),
+    Column("http_status", "integer", "a.http_status", "failed"),
+    Column("error_type", "text", "coalesce(i.error_type, a.error_type)", "failed"),
+    Column("error_message", "text", "coalesce(i.error_message, a.error_message)", "failed"),
 )
-_RESULTS = (
-    "i.ordinal",
-    "i.custom_id",
-    "CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END",
-    "r.response",
-    "r.responses",
-    "r.reasoning",
-    "r.tool_calls",
-    "r.stop_reason",
-    "a.model",
-    "r.response_id",
-    "a.provider_request_id",
-    *_AMOUNTS,
-    "a.latency_s",
-    "r.finished_us",
-    "a.http_status",
-    "coalesce(i.error_type, a.error_type)",
-    "coalesce(i.error_message, a.error_message)",
+ATTEMPTS = (
+    Column("custom_id", "text", "q.custom_id"),
+    Column("attempt", "integer", "a.number"),
+    Column("execution", "integer", "a.execution"),
+    Column("started_at", "time", "a.started_us"),
+    Column("latency_s", "number", "a.latency_s"),
+    Column("http_status", "integer", "a.http_status"),
+    Column("error_type", "text", "a.error_type"),
+    Column("error_message", "text", "a.error_message"),
+    Column("request_id", "text", "a.provider_request_id"),
+    Column("model", "text", "a.model"),
+    Column("input_tokens", "integer", "a.input_tokens"),
+    Column("output_tokens", "integer", "a.output_tokens"),
+    Column("cache_read_tokens", "integer", "a.cache_read_tokens"),
+    Column("cache_write_tokens", "integer", "a.cache_write_tokens"),
+    Column("reasoning_tokens", "integer", "a.reasoning_tokens"),
+    Column("cost_usd", "money", "a." + COST.replace(" + ", " + a.")),
+    Column("maybe_billed", "flag", "a.maybe_billed"),
 )
-# Of rows that share a request the first has what it took, the others took nothing: sums stay true.
-_SHARED_RESULTS = tuple(f"({one}) * i.is_first" if one in _AMOUNTS else one for one in _RESULTS)
+ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in ATTEMPTS}
+_RESULT = {column.name: column for column in RESULTS}
+
 _FROM_ITEMS = """FROM {items} i
     LEFT JOIN outcomes r ON r.request_id = i.request_id
     LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
+# Of rows that share a request the first has what it took, the others took nothing: sums stay true.
 _SHARED_ITEMS = """(SELECT o.*, o.ordinal IS (
         SELECT min(f.ordinal) FROM items f WHERE f.request_id = o.request_id
     ) AS is_first FROM items o)"""
-_ATTEMPTS = (
-    "a.request_id",
-    "q.custom_id",
-    "a.number",
-    "a.execution",
-    "a.started_us",
-    "a.latency_s",
-    "a.http_status",
-    "a.error_type",
-    "a.error_message",
-    "a.provider_request_id",
-    "a.model",
-    "a.input_tokens",
-    "a.output_tokens",
-    "a.cache_read_tokens",
-    "a.cache_write_tokens",
-    "a.reasoning_tokens",
-    "a." + COST.replace(" + ", " + a."),
-    "a.maybe_billed",
-)
 _FROM_ATTEMPTS = """FROM exchanges a JOIN requests q ON q.id = a.request_id
     WHERE (a.request_id, a.number) > (?, ?) ORDER BY a.request_id, a.number LIMIT ?"""
+
+
+def result_kinds(optional: Collection[str] = ()) -> dict[str, Kind]:
+    """Return the columns of results by name, in order, of the optional ones only these."""
+    return {
+        column.name: column.kind
+        for column in RESULTS
+        if not column.is_optional or column.name in optional
+    }
 
 
 def _as_lists(expressions: Sequence[str], source: str) -> str:
@@ -92,39 +132,57 @@ def _as_lists(expressions: Sequence[str], source: str) -> str:
     return f"SELECT {lists} FROM (SELECT {named} {source})"  # noqa: S608 - no values
 
 
-_RESULT_LISTS = _as_lists(_RESULTS, _FROM_ITEMS.format(items="items"))
-_SHARED_LISTS = _as_lists(_SHARED_RESULTS, _FROM_ITEMS.format(items=_SHARED_ITEMS))
-_ATTEMPT_LISTS = _as_lists(_ATTEMPTS, _FROM_ATTEMPTS)
+@cache
+def _result_query(names: tuple[str, ...], *, shared: bool) -> str:
+    columns = [_RESULT[name] for name in names]
+    values = [
+        f"({column.value}) * i.is_first" if shared and column.amount else column.value
+        for column in columns
+    ]
+    items = _SHARED_ITEMS if shared else "items"
+    return _as_lists(["i.ordinal", *values], _FROM_ITEMS.format(items=items))
 
 
-def result_columns(db: Database, first: int, end: int, *, shared: bool) -> list[list[Any]]:
-    """Return the ordinals from `first` up to `end` and the result columns beside them.
+_ATTEMPT_QUERY = _as_lists(["a.request_id", *(c.value for c in ATTEMPTS)], _FROM_ATTEMPTS)
 
-    `shared` says that rows may share a request.
+
+def result_columns(
+    db: Database, first: int, end: int, names: Sequence[str], *, shared: bool
+) -> dict[str, list[Any]]:
+    """Return the columns of results with these names, and `ordinal`, of what is known of items.
+
+    Args:
+        db: the checkpoint.
+        first: ordinal of the first item.
+        end: ordinal of the item behind the last.
+        names: of columns of `RESULTS`.
+        shared: whether rows may share a request.
     """
-    query = _SHARED_LISTS if shared else _RESULT_LISTS
+    query = _result_query(tuple(names), shared=shared)
     try:
-        return [orjson.loads(text) for text in db.execute(query, (first, end)).fetchone()]
+        lists = [orjson.loads(text) for text in db.execute(query, (first, end)).fetchone()]
     except sqlite3.DataError:
         # Longer than SQLite's texts may be, which is a billion bytes.
         if end - first == 1:
             raise
         middle = (first + end) // 2
-        parts = [
-            result_columns(db, *half, shared=shared) for half in ((first, middle), (middle, end))
-        ]
-        return [one + other for one, other in zip(*parts, strict=True)]
+        one, other = (
+            result_columns(db, *half, names, shared=shared)
+            for half in ((first, middle), (middle, end))
+        )
+        return {name: values + other[name] for name, values in one.items()}
+    return dict(zip(("ordinal", *names), lists, strict=True))
 
 
-def attempt_columns(db: Database, chunk_rows: int) -> Iterator[list[list[Any]]]:
+def attempt_columns(db: Database, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
     """Yield the columns of all attempts, at most `chunk_rows` at a time, by request and number."""
     last = (0, 0)
     while True:
-        lists = [
-            orjson.loads(t) for t in db.execute(_ATTEMPT_LISTS, (*last, chunk_rows)).fetchone()
-        ]
-        requests, numbers = lists[0], lists[2]
+        requests, *lists = (
+            orjson.loads(t) for t in db.execute(_ATTEMPT_QUERY, (*last, chunk_rows)).fetchone()
+        )
         if not requests:
             return
-        last = (requests[-1], numbers[-1])
-        yield lists[1:]
+        chunk = dict(zip(ATTEMPT_KINDS, lists, strict=True))
+        last = (requests[-1], chunk["attempt"][-1])
+        yield chunk

@@ -13,7 +13,7 @@ import orjson
 
 from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
 from batchrun.checkpoint.sqlite import Database
-from batchrun.checkpoint.tables import migrations
+from batchrun.checkpoint.tables import migrate, migrations
 from batchrun.errors import CheckpointError, CheckpointFull
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def create(path: Path) -> Database:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            migrations.apply(db)
+            migrate(db)
         except BaseException:
             db.close()
             raise
@@ -61,7 +61,7 @@ def open_existing(path: Path) -> Database:
         if applied != _known():
             _refuse_running(path)
             with closing(_connect(path, "mode=rw")) as older:
-                migrations.apply(older)
+                migrate(older)
         return _connect_reader(path)
 
 

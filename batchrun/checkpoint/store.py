@@ -12,7 +12,7 @@ import orjson
 
 from batchrun.checkpoint import columns, schema
 from batchrun.checkpoint.planning import Planner, count_standing
-from batchrun.checkpoint.samples import together
+from batchrun.checkpoint.samples import NEEDED, together
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
 from batchrun.records import Status
@@ -281,16 +281,22 @@ class Checkpoint:
                 _REPLACE_TURN, [(t.key, t.number, t.said, t.calls, t.results) for t in turns]
             )
 
-    def columns(self, first: int, end: int) -> list[list[Any]]:
-        """Return the results of the rows from ordinal `first` up to `end`, in order.
+    def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return columns of the results of the rows from ordinal `first` up to `end`, in order.
 
-        Columns: ordinal, then the result columns of the outputs, `cost_usd` in pico-dollars and
-        `finished_at` in microseconds. Rows that were not planned yet are left out.
+        Args:
+            first: ordinal of the first row.
+            end: ordinal of the row behind the last.
+            names: of columns of the outputs, in the units of their kinds.
+
+        Returns:
+            `ordinal` and these columns. Rows that were not planned yet are left out.
         """
         with usable(self.path):
             samples = self.samples
+            asked = names if samples == 1 else dict.fromkeys((*NEEDED, *names))
             found = columns.result_columns(
-                self.db, first * samples, end * samples, shared=self._is_shared()
+                self.db, first * samples, end * samples, tuple(asked), shared=self._is_shared()
             )
         return found if samples == 1 else together(found, samples)
 
@@ -304,7 +310,7 @@ class Checkpoint:
         row = self.db.execute("SELECT job ->> '$.request.dedupe' FROM run").fetchone()
         return bool(row and row[0])
 
-    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
+    def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
         """Yield all attempts, at most `chunk_rows` at a time, in the order of their requests."""
         with usable(self.path):
             yield from columns.attempt_columns(self.db, chunk_rows)

@@ -175,8 +175,18 @@ def m007_prices(db: Database) -> None:
 
 @migrations()
 def m008_views(db: Database) -> None:
-    """Views for people; the tables that had their names keep what they hold under others."""
+    """Views for people have the names of these tables, which keep what they hold under others."""
     db.execute("ALTER TABLE results RENAME TO outcomes")
     db.execute("ALTER TABLE attempts RENAME TO exchanges")
-    for view in VIEWS:
-        db.execute(view)
+
+
+def migrate(db: Database) -> None:
+    """Bring the tables to this version, and the views to the columns that it declares."""
+    migrations.apply(db)
+    with db.atomic():
+        there = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+        for name, sql in VIEWS.items():
+            if there.get(name) == sql:
+                continue
+            db.execute(f"DROP VIEW IF EXISTS {name}")
+            db.execute(sql)

@@ -83,6 +83,21 @@ _MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"
 _ERRORED = f"""SELECT i.ordinal / ? FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
     WHERE i.error_type IS NOT NULL OR r.status = 'errored' {_MIXED}"""  # noqa: S608 - no values
 _WRONG = f"SELECT i.ordinal FROM scores i WHERE i.score < 1 {_MIXED}"  # noqa: S608 - no values
+# Of the columns of results, those of which a report shows something.
+_SHOWN = (
+    "custom_id",
+    "status",
+    "response",
+    "responses",
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "attempts",
+    "latency_s",
+    "error_type",
+    "error_message",
+)
 _SCORED = "SELECT score, predicted, expected FROM scores WHERE ordinal = ?"
 
 
@@ -244,24 +259,26 @@ def _samples(store: Checkpoint) -> Iterable[SampledRow]:
     rest = min(total, SAMPLES - len(chosen))
     chosen |= {n * total // rest for n in range(rest)}
     for ordinal in sorted(chosen):
-        for row in zip(*store.columns(ordinal, ordinal + 1), strict=True):
+        found = store.columns(ordinal, ordinal + 1, _SHOWN)
+        for values in zip(*found.values(), strict=True):
+            row = dict(zip(found, values, strict=True))
             yield _sample(row, db.execute(_SCORED, (ordinal,)).fetchone())
 
 
-def _sample(row: tuple[Any, ...], score: tuple[Any, ...] | None) -> SampledRow:
-    error = ": ".join(part for part in row[21:23] if part)
+def _sample(row: Mapping[str, Any], score: tuple[Any, ...] | None) -> SampledRow:
+    error = ": ".join(part for part in (row["error_type"], row["error_message"]) if part)
     return SampledRow(
-        ordinal=row[0],
-        custom_id=row[1],
-        status=row[2],
-        response=_cut(_answers(row[3], row[4])),
+        ordinal=row["ordinal"],
+        custom_id=row["custom_id"],
+        status=row["status"],
+        response=_cut(_answers(row["response"], row["responses"])),
         error=_cut(error) or None,
-        model=row[8],
-        input_tokens=row[11],
-        output_tokens=row[12],
-        cost=row[16],
-        latency_s=row[18],
-        attempts=row[17],
+        model=row["model"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cost=row["cost_usd"],
+        latency_s=row["latency_s"],
+        attempts=row["attempts"],
         score=score[0] if score else None,
         predicted=_cut(score[1]) if score else None,
         expected=_cut(score[2]) if score else None,

@@ -5,49 +5,45 @@ Amounts are dollars, times ISO 8601 in UTC. batchrun itself reads the tables, ne
 
 from __future__ import annotations
 
-_COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
+from typing import TYPE_CHECKING
+
+from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
+from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
+
+if TYPE_CHECKING:
+    from batchrun.checkpoint.columns import Column
 
 
 def _moment(microseconds: str) -> str:
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', {microseconds} / 1e6, 'unixepoch')"
 
 
-def _over_exchanges(amount: str) -> str:
+def _over_attempts(amount: str) -> str:
     """Over all attempts of a row; of rows that share a request the first has what it took."""
     return f"""CASE WHEN r.request_id IS NULL THEN NULL
         WHEN i.ordinal > (SELECT min(f.ordinal) FROM items f WHERE f.request_id = i.request_id)
         THEN 0 ELSE (SELECT {amount} FROM exchanges x WHERE x.request_id = i.request_id) END"""  # noqa: S608 - no values
 
 
+def _shown(column: Column) -> str:
+    """Return a column as people read it."""
+    value = column.value
+    if column.amount is not None:
+        value = _over_attempts(f"sum({column.amount})")
+    if column.kind == "money":
+        value = f"({value}) / 1e12"
+    elif column.kind == "time":
+        value = _moment(value)
+    return f"{value} AS {column.name}"
+
+
 # One row for each sample of each row of the input, as far as they have been planned.
 RESULTS = f"""CREATE VIEW results AS SELECT
     i.ordinal / run.samples + 1 AS "row",
     i.ordinal % run.samples + 1 AS sample,
-    i.custom_id,
-    CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END
-        AS status,
-    r.response,
-    r.responses,
-    r.reasoning,
-    r.tool_calls,
-    r.stop_reason,
-    a.model,
-    r.response_id,
-    a.provider_request_id AS request_id,
-    {_over_exchanges("sum(x.input_tokens)")} AS input_tokens,
-    {_over_exchanges("sum(x.output_tokens)")} AS output_tokens,
-    {_over_exchanges("sum(x.cache_read_tokens)")} AS cache_read_tokens,
-    {_over_exchanges("sum(x.cache_write_tokens)")} AS cache_write_tokens,
-    {_over_exchanges("sum(x.reasoning_tokens)")} AS reasoning_tokens,
-    {_over_exchanges(f"sum({_COST}) / 1e12")} AS cost_usd,
-    {_over_exchanges("count(*)")} AS attempts,
-    a.latency_s,
-    {_moment("r.finished_us")} AS finished_at,
-    a.http_status,
-    coalesce(i.error_type, a.error_type) AS error_type,
-    coalesce(i.error_message, a.error_message) AS error_message,
-    s.score,
-    s.predicted
+    {", ".join(map(_shown, RESULT_COLUMNS))},
+    s.score AS score,
+    s.predicted AS predicted
 FROM items i CROSS JOIN run
 LEFT JOIN outcomes r ON r.request_id = i.request_id
 LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
@@ -55,24 +51,8 @@ LEFT JOIN scores s ON s.ordinal = i.ordinal / run.samples"""  # noqa: S608 - no 
 
 # One row for each HTTP exchange, failed ones included.
 ATTEMPTS = f"""CREATE VIEW attempts AS SELECT
-    q.custom_id,
-    a.number AS attempt,
-    a.execution,
-    {_moment("a.started_us")} AS started_at,
-    a.latency_s,
-    a.http_status,
-    a.error_type,
-    a.error_message,
-    a.cause,
-    a.provider_request_id AS request_id,
-    a.model,
-    a.input_tokens,
-    a.output_tokens,
-    a.cache_read_tokens,
-    a.cache_write_tokens,
-    a.reasoning_tokens,
-    ({_COST}) / 1e12 AS cost_usd,
-    a.maybe_billed
+    {", ".join(map(_shown, ATTEMPT_COLUMNS))},
+    a.cause AS cause
 FROM exchanges a JOIN requests q ON q.id = a.request_id"""  # noqa: S608
 
 # The rows without an answer, with the reason, and whether the next run tries them again.
@@ -91,4 +71,4 @@ LEFT JOIN outcomes r ON r.request_id = i.request_id
 LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
 WHERE i.error_type IS NOT NULL OR r.status = 'errored'"""  # noqa: S608
 
-VIEWS = (RESULTS, ATTEMPTS, ERRORS)
+VIEWS = {"results": RESULTS, "attempts": ATTEMPTS, "errors": ERRORS}

@@ -14,11 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchrun.checkpoint import result_kinds
 from batchrun.draft.columns import Choice, choose, look_at
 from batchrun.draft.wording import Heading, job_text
 from batchrun.errors import JobError
 from batchrun.job import InputConfig, Job, is_remote
-from batchrun.output import result_names
+from batchrun.output import SCORES, result_names
 from batchrun.render import Renderer
 from batchrun.source import Source
 
@@ -121,9 +122,10 @@ def _written_path(place: str, job_file: Path) -> str:
 def _prefix(columns: list[Column], choice: Choice) -> str:
     """Return what our column names need before them, so that none is the table's."""
     names = [column.name for column in columns]
+    ours = [*result_kinds(), *(SCORES if choice.label is not None else ())]
     for prefix in PREFIXES:
         try:
-            result_names(names, prefix, scored=choice.label is not None)
+            result_names(names, prefix, (), ours)
         except JobError:
             continue
         return prefix

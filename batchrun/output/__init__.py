@@ -24,16 +24,16 @@ from batchrun.output.check import columns_in, differences
 from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.frames import (
     CHUNK_ROWS,
-    RESULT_SCHEMA,
-    SCORE_SCHEMA,
+    SCORES,
     UNNESTED,
-    USAGE_SCHEMA,
     Contents,
     Ids,
+    Results,
     Rows,
     Scores,
     Table,
     joined_frames,
+    schema_of,
     usage_frames,
 )
 from batchrun.output.reading import parquet_bytes, scan_results
@@ -41,31 +41,36 @@ from batchrun.output.unnest import column_type
 from batchrun.sections import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batchrun.job import OutputConfig
+    from batchrun.records import Kind
 
 
 def result_names(
-    columns: Sequence[str], prefix: str, properties: Iterable[str] = (), *, scored: bool = False
+    columns: Sequence[str], prefix: str, properties: Iterable[str], ours: Iterable[str]
 ) -> dict[str, str]:
     """Return our column names as they will stand beside the input's.
 
     A name that the input already has gets the prefix; so does an answer's property that is named
-    like one of our columns. Properties stand in the result behind an `UNNESTED` mark. `scored` adds
-    the columns of scores.
+    like one of our columns. Properties stand in the result behind an `UNNESTED` mark.
+
+    Args:
+        columns: of the input.
+        prefix: `[output] prefix`.
+        properties: of the answer's JSON schema, which become columns.
+        ours: our columns.
 
     Raises:
         JobError: when names collide all the same.
     """
     taken = set(columns)
-    fixed = [*RESULT_SCHEMA, *(SCORE_SCHEMA if scored else ())]
-    names = {name: prefix + name if name in taken else name for name in fixed}
-    ours = taken | set(names.values())
-    unnested = {UNNESTED + name: prefix + name if name in ours else name for name in properties}
+    names = {name: prefix + name if name in taken else name for name in ours}
+    used = taken | set(names.values())
+    unnested = {UNNESTED + name: prefix + name if name in used else name for name in properties}
     clashes = sorted(name for name in names.values() if name in taken)
-    clashes += sorted(name for name in unnested.values() if name in ours)
+    clashes += sorted(name for name in unnested.values() if name in used)
     names |= unnested
     if clashes:
         raise JobError(
@@ -76,26 +81,19 @@ def result_names(
 
 
 def write_outputs(
-    config: OutputConfig,
-    directory: Path,
-    table: Table,
-    rows: Rows,
-    id_column: str | None,
-    *,
-    scores: Scores | None = None,
+    config: OutputConfig, directory: Path, results: Results, attempts: Mapping[str, Kind]
 ) -> list[Path]:
     """Write the result files and the usage table into a directory; return their paths.
+
+    `attempts` are the columns of the usage table.
 
     Raises:
         OutputError: when a file cannot be written; what was there before is untouched.
     """
     with _without_collector():
-        files = [
-            write_results(config, directory / file, table, rows, id_column, scores=scores)
-            for file in config.files
-        ]
+        files = [write_results(config, directory / file, results) for file in config.files]
         usage = directory / "usage.parquet"
-        _write(usage, usage_contents(rows))
+        _write(usage, usage_contents(results.rows, attempts))
     return [*files, usage]
 
 
@@ -111,76 +109,55 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def write_results(
-    config: OutputConfig,
-    path: Path,
-    table: Table,
-    rows: Rows,
-    id_column: str | None,
-    *,
-    scores: Scores | None = None,
-) -> Path:
-    """Write one file of results; its suffix says the format. With `scores` it has their columns.
+def write_results(config: OutputConfig, path: Path, results: Results) -> Path:
+    """Write one file of results; its suffix says the format.
 
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
     """
-    contents = results_contents(config, path.suffix, table, rows, id_column, scores=scores)
-    _write(path, contents)
+    _write(path, results_contents(config, path.suffix, results))
     return path
 
 
-def results_contents(
-    config: OutputConfig,
-    suffix: str,
-    table: Table,
-    rows: Rows,
-    id_column: str | None,
-    *,
-    scores: Scores | None = None,
-) -> Contents:
+def results_contents(config: OutputConfig, suffix: str, results: Results) -> Contents:
     """Return what a file of results with this suffix holds."""
-    scored = scores is not None
-    names = result_names(list(table.schema), config.prefix, config.unnest, scored=scored)
-    schema = pl.Schema({**table.schema, **_our_schema(config, names, scored=scored)})
+    columns = results.table.schema
+    names = result_names(list(columns), config.prefix, config.unnest, results.all_kinds)
+    schema = pl.Schema({**columns, **_our_schema(config, names, results)})
     escape = config.escape_formulas and suffix == ".csv"
-    joined = partial(joined_frames, table, rows, id_column, names)
-    frames = partial(joined, properties=config.unnest, scores=scores)
+    frames = partial(joined_frames, results, names, config.unnest)
     return _contents(schema, frames, suffix, key=(names["custom_id"],), escape=escape)
 
 
-def own_contents(
-    config: OutputConfig, path: Path, ids: Ids, rows: Rows, *, scores: Scores | None = None
-) -> Contents:
+def own_contents(config: OutputConfig, path: Path, results: Results) -> Contents:
     """Return which of a file's columns are ours and what they hold, without the input beside them.
 
-    A name that the file has with the prefix is one that the input had, too.
+    The table of `results` is one of `Ids`. A name that the file has with the prefix is one that the
+    input had, too.
     """
-    there, scored = columns_in(path), scores is not None
-    names = result_names([], config.prefix, config.unnest, scored=scored)
+    there = columns_in(path)
+    names = result_names([], config.prefix, config.unnest, results.all_kinds)
     names = {
         name: config.prefix + plain if config.prefix + plain in there else plain
         for name, plain in names.items()
     }
-    schema = pl.Schema(_our_schema(config, names, scored=scored))
+    schema = pl.Schema(_our_schema(config, names, results))
     escape = config.escape_formulas and path.suffix == ".csv"
-    joined = partial(joined_frames, ids, rows, ids.column, names)
-    frames = partial(joined, properties=config.unnest, scores=scores)
+    frames = partial(joined_frames, results, names, config.unnest)
     found = _contents(schema, frames, path.suffix, key=(names["custom_id"],), escape=escape)
     return replace(found, is_part=True)
 
 
-def _our_schema(config: OutputConfig, names: dict[str, str], *, scored: bool) -> dict[str, Any]:
-    answers = (SCORE_SCHEMA if scored else {}) | {
-        UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()
-    }
-    return {names[name]: kind for name, kind in (RESULT_SCHEMA | answers).items()}
+def _our_schema(config: OutputConfig, names: Mapping[str, str], results: Results) -> dict[str, Any]:
+    answers = {UNNESTED + name: column_type(kind) for name, kind in config.unnest.items()}
+    types = schema_of(results.all_kinds) | answers
+    return {names[name]: kind for name, kind in types.items()}
 
 
-def usage_contents(rows: Rows) -> Contents:
-    """Return what the usage table holds."""
-    frames = partial(usage_frames, rows)
-    return _contents(pl.Schema(USAGE_SCHEMA), frames, ".parquet", key=("custom_id", "attempt"))
+def usage_contents(rows: Rows, kinds: Mapping[str, Kind]) -> Contents:
+    """Return what the usage table holds, with columns of these kinds."""
+    frames = partial(usage_frames, rows, kinds)
+    return _contents(pl.Schema(schema_of(kinds)), frames, ".parquet", key=("custom_id", "attempt"))
 
 
 def write_text(path: Path, text: str, *, again: str | None = None) -> None:
@@ -337,9 +314,10 @@ def _replacing(path: Path, again: str | None = None) -> Iterator[Path]:
 
 
 __all__ = [
-    "RESULT_SCHEMA",
+    "SCORES",
     "Contents",
     "Ids",
+    "Results",
     "Rows",
     "Scores",
     "Table",

@@ -20,6 +20,8 @@ from batchrun.records import PICO_PER_USD, Status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from batchrun.records import Kind
+
 CHUNK_ROWS = 5_000
 CHUNK_BYTES = 16 * 1024 * 1024
 FIRST_ROWS = 500
@@ -28,51 +30,17 @@ UNNESTED = "answer."
 
 _TIME = pl.Datetime("us", "UTC")
 
-RESULT_SCHEMA: dict[str, Any] = {
-    "custom_id": pl.String,
-    "status": pl.String,
-    "response": pl.String,
-    "responses": pl.List(pl.String),
-    "reasoning": pl.String,
-    "tool_calls": pl.String,
-    "stop_reason": pl.String,
-    "model": pl.String,
-    "response_id": pl.String,
-    "request_id": pl.String,
-    "input_tokens": pl.Int64,
-    "output_tokens": pl.Int64,
-    "cache_read_tokens": pl.Int64,
-    "cache_write_tokens": pl.Int64,
-    "reasoning_tokens": pl.Int64,
-    "cost_usd": pl.Float64,
-    "attempts": pl.Int64,
-    "latency_s": pl.Float64,
-    "finished_at": _TIME,
-    "http_status": pl.Int64,
-    "error_type": pl.String,
-    "error_message": pl.String,
+_TYPES: dict[str, Any] = {
+    "text": pl.String,
+    "texts": pl.List(pl.String),
+    "integer": pl.Int64,
+    "number": pl.Float64,
+    "money": pl.Float64,
+    "time": _TIME,
+    "flag": pl.Boolean,
 }
-# After these, when the job has a [score].
-SCORE_SCHEMA: dict[str, Any] = {"score": pl.Float64, "predicted": pl.String}
-USAGE_SCHEMA: dict[str, Any] = {
-    "custom_id": pl.String,
-    "attempt": pl.Int64,
-    "execution": pl.Int64,
-    "started_at": _TIME,
-    "latency_s": pl.Float64,
-    "http_status": pl.Int64,
-    "error_type": pl.String,
-    "error_message": pl.String,
-    "request_id": pl.String,
-    "model": pl.String,
-    "input_tokens": pl.Int64,
-    "output_tokens": pl.Int64,
-    "cache_read_tokens": pl.Int64,
-    "cache_write_tokens": pl.Int64,
-    "reasoning_tokens": pl.Int64,
-    "cost_usd": pl.Float64,
-    "maybe_billed": pl.Boolean,
-}
+# After those of the checkpoint, when the job has a [score].
+SCORES: dict[str, Kind] = {"score": "number", "predicted": "text"}
 
 
 # (first, end) → (ordinal, score, predicted) of the rows that have been scored
@@ -97,13 +65,16 @@ class Contents:
 
 
 class Rows(Protocol):
-    """Where results come from: columns of `RESULT_SCHEMA` behind the ordinal, and attempts."""
+    """Where results and attempts come from, in the units of their columns' kinds."""
 
-    def columns(self, first: int, end: int) -> list[list[Any]]:
-        """Return the rows from ordinal `first` up to `end`; unknown ones are left out."""
+    def columns(self, first: int, end: int, names: Sequence[str]) -> Mapping[str, list[Any]]:
+        """Return `ordinal` and these columns of the rows from ordinal `first` up to `end`.
 
-    def attempt_columns(self, chunk_rows: int) -> Iterator[list[list[Any]]]:
-        """Yield the attempts in chunks."""
+        Rows that are not known are left out.
+        """
+
+    def attempt_columns(self, chunk_rows: int) -> Iterator[Mapping[str, list[Any]]]:
+        """Yield the columns of the attempts in chunks."""
 
 
 class Table(Protocol):
@@ -139,19 +110,48 @@ class Ids:
             yield pl.DataFrame({self.column: ids}, schema=self.schema)
 
 
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a table of results is made of.
+
+    Attributes:
+        table: the input.
+        rows: what is known of its rows.
+        kinds: our columns, in their order.
+        id_column: the input's column that names a row; None for its number.
+        scores: what the answers are worth, for a job with a `[score]`.
+    """
+
+    table: Table
+    rows: Rows
+    kinds: Mapping[str, Kind]
+    id_column: str | None = None
+    scores: Scores | None = None
+
+    @property
+    def all_kinds(self) -> dict[str, Kind]:
+        """Our columns, those of scores behind them."""
+        return {**self.kinds, **(SCORES if self.scores is not None else {})}
+
+
+def schema_of(kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Return the types of columns of these kinds."""
+    return {name: _TYPES[kind] for name, kind in kinds.items()}
+
+
 def joined_frames(
-    table: Table,
-    rows: Rows,
-    id_column: str | None,
-    names: dict[str, str],
-    *,
-    properties: Mapping[str, Any],
-    scores: Scores | None,
+    results: Results, names: Mapping[str, str], properties: Mapping[str, Any]
 ) -> Iterator[pl.DataFrame]:
-    """Yield the input's rows with our columns beside them."""
+    """Yield the input's rows with our columns beside them.
+
+    Args:
+        results: where they come from.
+        names: what our columns are called beside the input's.
+        properties: of the answer's JSON schema, which become columns.
+    """
     chunks = _Chunks()
-    for start, part, found, marks in ahead(_fetched(table, rows, scores, chunks)):
-        columns = _result_columns(part, start, found, id_column)
+    for start, part, found, marks in ahead(_fetched(results, chunks)):
+        columns = _result_columns(part, start, found, results)
         answers = unnested(properties, columns["response"].to_list(), columns["status"].to_list())
         if marks is not None:
             columns |= _score_columns(start, part.height, marks)
@@ -174,76 +174,78 @@ class _Chunks:
 
 
 def _fetched(
-    table: Table, rows: Rows, scores: Scores | None, chunks: _Chunks
-) -> Iterator[tuple[int, pl.DataFrame, list[list[Any]], list[tuple[Any, ...]] | None]]:
+    results: Results, chunks: _Chunks
+) -> Iterator[tuple[int, pl.DataFrame, Mapping[str, list[Any]], list[tuple[Any, ...]] | None]]:
     """Yield parts of the input with their first ordinal, their results and their scores."""
-    start = 0
-    for frame in table.frames():
+    start, names, scores = 0, tuple(results.kinds), results.scores
+    for frame in results.table.frames():
         taken = 0
         while taken < frame.height:
             part = frame.slice(taken, chunks.rows)
             taken += part.height
             end = start + part.height
             marks = None if scores is None else scores(start, end)
-            yield start, part, rows.columns(start, end), marks
+            yield start, part, results.rows.columns(start, end, names), marks
             start = end
 
 
 def _result_columns(
-    part: pl.DataFrame, start: int, found: list[list[Any]], id_column: str | None
+    part: pl.DataFrame, start: int, found: Mapping[str, list[Any]], results: Results
 ) -> dict[str, pl.Series]:
     """Make our columns for one part of the input; rows without a record are pending."""
-    if id_column is None:
+    if results.id_column is None:
         ids = [str(start + n + 1) for n in range(part.height)]
     else:
         # As they were made: `str` of the Python value, which is not what polars' cast gives.
-        ids = [str(value) for value in part.get_column(id_column).to_list()]
-    if len(found[0]) < part.height:
+        ids = [str(value) for value in part.get_column(results.id_column).to_list()]
+    if len(found["ordinal"]) < part.height:
         found = _with_pending(start, ids, found)
-    _, *columns = found
-    if columns[0] != ids:
+    if found["custom_id"] != ids:
         raise OutputError(
             "the input has changed since the run began, so results cannot be matched to its rows; "
             "they are safe in the checkpoint. Run the job again to match them anew"
         )
-    data: dict[str, Sequence[Any]] = dict(zip(RESULT_SCHEMA, columns, strict=True))
-    data["responses"] = [None if text is None else orjson.loads(text) for text in data["responses"]]
-    return _typed(data, RESULT_SCHEMA)
+    return _typed(found, results.kinds)
 
 
 def _score_columns(start: int, height: int, found: list[tuple[Any, ...]]) -> dict[str, pl.Series]:
     by_row = {row[0]: row[1:] for row in found}
     rows = [by_row.get(start + n, (None, None)) for n in range(height)]
-    return _typed(dict(zip(SCORE_SCHEMA, zip(*rows, strict=True), strict=True)), SCORE_SCHEMA)
+    return _typed(dict(zip(SCORES, zip(*rows, strict=True), strict=True)), SCORES)
 
 
-def _with_pending(start: int, ids: list[str], found: list[list[Any]]) -> list[list[Any]]:
-    known = {row[0]: row for row in zip(*found, strict=True)}
-    blank = (None,) * (len(RESULT_SCHEMA) - 2)
-    rows = [
-        known.get(start + n) or (start + n, custom_id, Status.PENDING.value, *blank)
-        for n, custom_id in enumerate(ids)
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]
+def _with_pending(
+    start: int, ids: Sequence[str], found: Mapping[str, list[Any]]
+) -> dict[str, list[Any]]:
+    places = {ordinal: place for place, ordinal in enumerate(found["ordinal"])}
+    at = [places.get(start + n) for n in range(len(ids))]
+    whole = {name: [None if n is None else values[n] for n in at] for name, values in found.items()}
+    for name, values in (("custom_id", ids), ("status", [Status.PENDING.value] * len(ids))):
+        whole[name] = [
+            value if n is None else known
+            for n, value, known in zip(at, values, whole[name], strict=True)
+        ]
+    return whole
 
 
-def usage_frames(rows: Rows) -> Iterator[pl.DataFrame]:
-    """Yield all attempts."""
+def usage_frames(rows: Rows, kinds: Mapping[str, Kind]) -> Iterator[pl.DataFrame]:
+    """Yield all attempts, with columns of these kinds."""
     for columns in ahead(rows.attempt_columns(CHUNK_ROWS)):
-        data: dict[str, Sequence[Any]] = dict(zip(USAGE_SCHEMA, columns, strict=True))
-        data["maybe_billed"] = [bool(value) for value in data["maybe_billed"]]
-        yield pl.DataFrame(_typed(data, USAGE_SCHEMA))
+        yield pl.DataFrame(_typed(columns, kinds))
 
 
-def _typed(data: dict[str, Sequence[Any]], schema: dict[str, Any]) -> dict[str, pl.Series]:
-    series = {}
-    for name, kind in schema.items():
-        if name == "cost_usd":
-            # In Python: polars divides by multiplying with 1e-12, which is not quite the same.
-            usd = [None if pico is None else pico / PICO_PER_USD for pico in data[name]]
-            series[name] = pl.Series(name, usd, dtype=kind)
-        elif kind == _TIME:
-            series[name] = pl.Series(name, data[name], dtype=pl.Int64).cast(kind)
-        else:
-            series[name] = pl.Series(name, data[name], dtype=kind, strict=True)
-    return series
+def _typed(data: Mapping[str, Sequence[Any]], kinds: Mapping[str, Kind]) -> dict[str, pl.Series]:
+    return {name: _series(name, data[name], kind) for name, kind in kinds.items()}
+
+
+def _series(name: str, values: Sequence[Any], kind: Kind) -> pl.Series:
+    if kind == "time":
+        return pl.Series(name, values, dtype=pl.Int64).cast(_TIME)
+    if kind == "money":
+        # In Python: polars divides by multiplying with 1e-12, which is not quite the same.
+        values = [None if pico is None else pico / PICO_PER_USD for pico in values]
+    elif kind == "texts":
+        values = [None if text is None else orjson.loads(text) for text in values]
+    elif kind == "flag":
+        values = [bool(value) for value in values]
+    return pl.Series(name, values, dtype=_TYPES[kind], strict=True)

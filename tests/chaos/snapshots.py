@@ -98,7 +98,8 @@ def look_into(snapshot: Snapshot, expected: Callable[[int], str], at_least: int)
         assert store.db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         (held,) = store.db.execute("SELECT count(*) FROM outcomes").fetchone()
         (rows,) = store.db.execute("SELECT coalesce(max(ordinal), -1) + 1 FROM items").fetchone()
-        for ordinal, _, status, response, *_ in zip(*store.columns(0, rows), strict=True):
+        found = store.columns(0, rows, ["status", "response"])
+        for ordinal, status, response in zip(*found.values(), strict=True):
             assert status in {"succeeded", "pending"}
             assert status == "pending" or response == expected(ordinal), ordinal
     assert held >= at_least, f"{held} answers in {snapshot}, at least {at_least} were acknowledged"
