@@ -88,6 +88,7 @@ def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, An
         "rows": plan.total,
         "format": request.format,
         "base_url": request.base_url,
+        "provider": request.provider_name,
         "model": request.model,
         "simulated": options.simulate is not None,
         "date": plan.job.date,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, output
@@ -242,7 +242,9 @@ def run_directory(job: Job, options: RunOptions) -> Path:
 
 def plan_signature(job: Job, source: Source) -> str:
     """Return `<what is asked>:<of which input>` as two digests."""
-    asked = hashlib.blake2b(repr(job.request).encode(), digest_size=8).hexdigest()
+    # Where the provider is reached changes no request: a server on this machine changes its port.
+    request = replace(job.request, provider=job.request.provider_name, base_url="")
+    asked = hashlib.blake2b(repr(request).encode(), digest_size=8).hexdigest()
     return f"{asked}:{input_signature(job, source)}"
 
 

@@ -145,7 +145,7 @@ class AnswerSchema:
 class Request:
     """A rendered call, the same for either wire format.
 
-    `system` is text or text blocks. `images` go before the text of the last user turn. `cache_ttl` asks to cache the system prompt
+    `provider` is who answers, `base_url` where. `system` is text or text blocks. `images` go before the text of the last user turn. `cache_ttl` asks to cache the system prompt
     for `5m` or `1h`.
     """
 
@@ -166,6 +166,7 @@ class Request:
     images: tuple[Image, ...] = ()
     answer: AnswerSchema | None = None
     max_tokens_key: str = "max_tokens"
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ class WireRequest:
 class RenderedItem:
     """An item with its request, or with the reason why it has none.
 
-    `fingerprint` (16 bytes) identifies what is asked: format, base URL and body, nothing else.
+    `fingerprint` (16 bytes) identifies what is asked: format, provider and body, nothing else.
     """
 
     ordinal: int

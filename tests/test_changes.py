@@ -204,14 +204,42 @@ def test_another_version_that_asks_the_same_is_no_change_of_the_job(write_job: W
     assert len(provider.calls) == 20
 
 
-def test_another_server_is_another_answer(write_job: WriteJob) -> None:
-    with serving() as first, serving() as second:
-        job = write_job(first.url)
+def test_another_provider_is_another_answer(write_job: WriteJob) -> None:
+    with serving() as provider:
+        job = write_job(provider.url)
         run(job)
         with pytest.raises(JobError, match="20 would be used by no row any more"):
-            run(job, base_url=second.url)
-        assert run(job, {"yes": True}, base_url=second.url).exit_code == 0
-    assert (len(first.calls), len(second.calls)) == (20, 20)
+            run(job, provider="another")
+        assert run(job, {"yes": True}, provider="another").exit_code == 0
+        assert len(provider.calls) == 40
+        assert run(job, {"yes": True}).exit_code == 0
+        assert len(provider.calls) == 40, "the answers of the first are still there"
+
+
+def test_another_port_of_this_machine_is_the_same_provider(write_job: WriteJob) -> None:
+    with serving() as first:
+        job = write_job(first.url, rows=10)
+        run(job)
+        edit(job, lambda rows: [*rows, "new,a new text"])
+    with serving() as second:
+        assert second.url != first.url
+        code, _, stderr = command("run", job, "--base-url", second.url)
+        assert code == 0, stderr
+        assert "used by no row" not in stderr
+        assert [call.prompt for call in second.calls] == ["Say a new text"]
+        code, _, stderr = command("run", job, "--base-url", first.url)  # where nobody is any more
+    assert code == 0, stderr
+    assert "11 rows have their result already; nothing to send" in stderr
+    assert "has changed" not in stderr
+
+
+def test_a_provider_with_a_name_may_move_to_another_host(write_job: WriteJob) -> None:
+    with serving() as gateway:
+        job = write_job("https://gateway.example", request='provider = "The Gateway"')
+        run(job, base_url=gateway.url)
+        code, _, stderr = command("run", job)
+    assert code == 0, stderr
+    assert "20 rows have their result already; nothing to send" in stderr
 
 
 def test_rows_that_move_keep_their_answers(write_job: WriteJob, results: Results) -> None:

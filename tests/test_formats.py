@@ -21,6 +21,7 @@ from batchrun.formats import (
     request_id,
 )
 from batchrun.formats.chat import parse_usage as chat_usage
+from batchrun.formats.endpoint import provider_of
 from batchrun.formats.messages import parse_usage as messages_usage
 from batchrun.formats.parameters import PARAMETERS, coerce
 from batchrun.records import FormatName, Message, Parameters, Request, Usage
@@ -28,6 +29,7 @@ from batchrun.records import FormatName, Message, Parameters, Request, Usage
 FULL = Request(
     format="messages",
     base_url="https://api.example.com",
+    provider="api.example.com",
     model="claude-haiku-4-5-20251001",
     messages=(Message("user", "Grüße 👋"), Message("assistant", "Sure:")),
     system="Be brief.",
@@ -38,6 +40,7 @@ FULL = Request(
 PLAIN = Request(
     format="chat",
     base_url="https://api.example.com",
+    provider="api.example.com",
     model="claude-haiku-4-5-20251001",
     messages=(Message("user", "Hi"),),
     parameters=Parameters(max_tokens=5),
@@ -168,8 +171,8 @@ def test_no_request_holds_a_key() -> None:
 @pytest.mark.parametrize(
     ("request_", "digest"),
     [
-        (FULL, "5213e031e4b8281386e82cfc5e942459"),
-        (PLAIN, "a8e096ee8128d9eceadb1fec021620fe"),
+        (FULL, "1ab76ceb20804769ed5ad9e27ca4e8ec"),
+        (PLAIN, "155389eda616b7cd0ce45e52292fd220"),
     ],
     ids=["messages", "chat"],
 )
@@ -182,14 +185,14 @@ def test_fingerprints_never_change(request_: Request, digest: str) -> None:
     "changed",
     [
         replace(PLAIN, format="messages"),
-        replace(PLAIN, base_url="https://other.example.com"),
+        replace(PLAIN, provider="other.example.com"),
         replace(PLAIN, model="claude-opus-4-5-20251101"),
         replace(PLAIN, system=""),
         replace(PLAIN, messages=(Message("user", "Hi "),)),
         replace(PLAIN, parameters=Parameters(max_tokens=6)),
         replace(PLAIN, extra_body={"logprobs": True}),
     ],
-    ids=["format", "base-url", "model", "system", "text", "parameter", "extra-body"],
+    ids=["format", "provider", "model", "system", "text", "parameter", "extra-body"],
 )
 def test_what_can_change_the_answer_changes_the_fingerprint(changed: Request) -> None:
     assert fingerprint_of(changed) != fingerprint_of(PLAIN)
@@ -200,20 +203,41 @@ def test_what_can_change_the_answer_changes_the_fingerprint(changed: Request) ->
     [
         replace(FULL, extra_headers=(("x-team", "night"),)),
         replace(FULL, api_version="2023-06-01"),
+        replace(FULL, base_url="http://127.0.0.1:8001"),
         replace(FULL, parameters=replace(FULL.parameters)),
     ],
-    ids=["extra-headers", "default-version", "equal"],
+    ids=["extra-headers", "default-version", "base-url", "equal"],
 )
 def test_what_cannot_change_the_answer_does_not_change_the_fingerprint(changed: Request) -> None:
     assert fingerprint_of(changed) == fingerprint_of(FULL)
 
 
-def test_format_and_address_cannot_run_into_each_other() -> None:
+def test_format_and_provider_cannot_run_into_each_other() -> None:
     wire = encode(PLAIN)
-    one = fingerprint(replace(PLAIN, base_url="https://a"), wire)
-    other = fingerprint(replace(PLAIN, base_url="https://a/b"), wire)
+    one = fingerprint(replace(PLAIN, provider="a"), wire)
+    other = fingerprint(replace(PLAIN, provider="a/b"), wire)
     assert one != other
     assert len(one) == 16
+
+
+@pytest.mark.parametrize(
+    ("base_url", "provider"),
+    [
+        ("https://api.anthropic.com", "api.anthropic.com"),
+        ("https://API.OpenAI.com:443/v1", "api.openai.com"),
+        ("https://gateway.example:8443", "gateway.example:8443"),
+        ("http://gateway.example:80", "gateway.example"),
+        ("https://router.example/groq", "router.example"),
+        ("http://127.0.0.1:8001", "localhost"),
+        ("http://127.8.8.8", "localhost"),
+        ("http://localhost:9/v1", "localhost"),
+        ("https://[::1]:8443", "localhost"),
+    ],
+)
+def test_the_provider_is_the_host_and_a_loopback_address_has_no_port(
+    base_url: str, provider: str
+) -> None:
+    assert provider_of(base_url) == provider
 
 
 # answers

@@ -157,6 +157,19 @@ def test_the_messages_format_is_the_default() -> None:
     assert make().request.format == "messages"
 
 
+def test_the_provider_is_the_host_unless_it_has_a_name() -> None:
+    keys = {"base_url": "http://127.0.0.1:8001/v1"}
+    assert make(request=keys).request.provider_name == "localhost"
+    assert make(request={**keys, "provider": " OpenRouter "}).request.provider_name == "openrouter"
+
+
+@pytest.mark.parametrize("provider", ["", "  ", "a\nb", "x" * 101])
+def test_a_provider_needs_a_name(provider: str) -> None:
+    assert "[request] provider: must be the name of who answers" in refusal(
+        request={"provider": provider}
+    )
+
+
 def test_an_empty_key_variable_means_no_key() -> None:
     assert make(request={"api_key_env": ""}).request.api_key_env == ""
 

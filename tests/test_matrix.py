@@ -111,6 +111,19 @@ def test_a_value_on_the_command_line_picks_the_cells_with_it(
     assert listed[0]["name"] == "model=a,stop=x", "the order of the job file"
 
 
+def test_servers_of_this_machine_side_by_side_are_asked_each(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving() as one, serving() as other:
+        servers = f'[matrix]\nbase_url = ["{one.url}", "{other.url}"]\n'
+        job = write_job(one.url, rows=5, extra=servers)
+        assert command("run", job)[0] == 0
+        assert (len(one.calls), len(other.calls)) == (5, 5)
+        assert command("run", job)[0] == 0
+        assert (len(one.calls), len(other.calls)) == (5, 5)
+    assert len([path for path in (tmp_path / "out").iterdir() if path.is_dir()]) == 2
+
+
 def test_a_run_and_a_matrix_may_share_a_directory(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -66,16 +66,16 @@ def key_header(wire_format: FormatName, key: str, auth: str | None = None) -> tu
 
 
 def fingerprint(request: Request, wire: WireRequest) -> bytes:
-    """Return 16 bytes that identify what is asked: format, base URL and body.
+    """Return 16 bytes that identify what is asked: format, provider and body.
 
-    What cannot change the answer (credentials, extra headers, streaming, limits, outputs) is left
-    out.
+    What cannot change the answer (the port of a server on this machine, credentials, extra headers,
+    streaming, limits, outputs) is left out.
     """
     body = wire.body
     if request.stream:
         body = body.removesuffix(_STREAM[request.format]) + b"}"
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{request.format}\n{request.base_url}\n".encode())
+    digest.update(f"{request.format}\n{request.provider}\n".encode())
     digest.update(body)
     return digest.digest()
 

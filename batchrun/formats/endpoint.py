@@ -58,6 +58,19 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
+def provider_of(base_url: str) -> str:
+    """Return who answers at a base URL: its host, with a port where that is not the usual one.
+
+    A server on this machine is `localhost`, whatever its port: that changes from start to start.
+    """
+    parts = urlsplit(base_url)
+    host, port = parts.hostname or "", parts.port
+    if _is_loopback(host):
+        return "localhost"
+    usual = port in {None, 443 if parts.scheme == "https" else 80}
+    return host if usual else f"{host}:{port}"
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from batchrun.formats.endpoint import provider_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -40,7 +42,8 @@ class RequestConfig:
     answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
     among them stay below `image_dir`. `from_columns` names request keys whose
     column, where it is not empty, takes the place of the key for its row. Every row is asked
-    `samples` times; with `dedupe`, rows that ask the same share one answer.
+    `samples` times; with `dedupe`, rows that ask the same share one answer. `provider` is None where
+    the base URL says who answers.
     """
 
     format: FormatName
@@ -67,6 +70,12 @@ class RequestConfig:
     max_tokens_key: str = "max_tokens"
     dedupe: bool = False
     samples: int = 1
+    provider: str | None = None
+
+    @property
+    def provider_name(self) -> str:
+        """Who answers, as a part of the identity of every request."""
+        return self.provider or provider_of(self.base_url)
 
 
 @dataclass(frozen=True, slots=True)

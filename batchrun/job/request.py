@@ -41,6 +41,7 @@ JOB_WIDE_KEYS = (
     "samples",
 )
 MOST_SAMPLES = 100
+MOST_PROVIDER_LETTERS = 100
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -86,7 +87,22 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         image_dir=_read_image_dir(section, base),
         dedupe=section.get("dedupe", bool) or False,
         samples=_read_samples(section),
+        provider=_read_provider(section),
     )
+
+
+def _read_provider(section: Section) -> str | None:
+    given = section.get("provider", str)
+    if given is None:
+        return None
+    name = given.strip().lower()
+    if not name or not name.isprintable() or len(name) > MOST_PROVIDER_LETTERS:
+        section.problem(
+            "provider",
+            f'must be the name of who answers, such as "openrouter", not {given!r:.80}; leave it '
+            "out to go by base_url",
+        )
+    return name
 
 
 def _read_image_dir(section: Section, base: Path) -> Path:

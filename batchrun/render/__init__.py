@@ -101,6 +101,7 @@ class Renderer:
         return Request(
             format=config.format,
             base_url=config.base_url,
+            provider=config.provider_name,
             model=model,
             messages=messages,
             system=system,
