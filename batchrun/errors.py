@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import signal
 
-    from batchrun.records import Billing, LimitState, Usage
+    from batchrun.records import Billing, LimitState, Stop, Usage
 
 
 class BatchrunError(Exception):
@@ -38,6 +38,10 @@ class RunStopped(BatchrunError):
     """The run was stopped on purpose; everything paid for is saved and the run can be resumed."""
 
     exit_code = 4
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(f"stopped: {stop.reason}. All answers are saved")
+        self.stop = stop
 
 
 class CheckpointError(BatchrunError):

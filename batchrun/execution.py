@@ -19,6 +19,7 @@ from batchrun.hints import hints
 from batchrun.limits import ErrorBudget, Waits
 from batchrun.observation import ObservedJournal, started
 from batchrun.prepare import price_book
+from batchrun.records import RunEnd, Stop
 from batchrun.terminal import printable
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ class Execution:
         await self._with_journal()
         self._look_at_place()
         error = self._outcome()
-        ended = "finished" if self._common.options.rows is None else checkpoint.SAMPLED
-        outcome = ended if error is None else f"stopped: {error}"
-        self._store.finish_execution(outcome, dict(self._waits.seconds))
+        self._store.finish_execution(*self._ended(error), dict(self._waits.seconds))
         return error
 
     async def wind_up(self) -> None:
@@ -272,15 +271,26 @@ class Execution:
         if self._error is not None:
             return self._error
         if dispatcher.fatal is not None:
-            return RunStopped(_fatal_message(self._plan.job, dispatcher.fatal))
-        if dispatcher.stop_reason is not None:
-            return RunStopped(f"stopped: {dispatcher.stop_reason}; what was answered is saved")
+            return RunStopped(_fatal(self._plan.job, dispatcher.fatal))
+        if dispatcher.stopped is not None:
+            return RunStopped(dispatcher.stopped)
         if interrupts.first is not None:
             return Interrupted(interrupts.first, "interrupted; what was answered is saved")
         return None
 
+    def _ended(self, error: BatchrunError | None) -> tuple[RunEnd, str | None]:
+        """Return what ended the execution, and why where there is more to say."""
+        if isinstance(error, RunStopped):
+            return error.stop.end, error.stop.reason
+        if isinstance(error, Interrupted):
+            return RunEnd.INTERRUPTED, error.signum.name
+        if error is not None:
+            return RunEnd.FAILED, str(error)
+        is_whole = self._common.options.rows is None
+        return RunEnd.FINISHED if is_whole else RunEnd.SAMPLED, None
 
-def _fatal_message(job: Job, fault: ProviderFault) -> str:
+
+def _fatal(job: Job, fault: ProviderFault) -> Stop:
     """Say what the provider refused, and what to look at."""
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
     if fault.http_status in {401, 403}:
@@ -291,7 +301,7 @@ def _fatal_message(job: Job, fault: ProviderFault) -> str:
     else:
         hint = "the account's quota or credit is exhausted; raise it"
     message = f"{printable(fault.error_type)}: {printable(fault.message)}"
-    return f"{job.request.base_url} refused: {status}{message}; {hint}. What was answered is saved"
+    return Stop(RunEnd.REFUSED, f"{job.request.base_url} refused: {status}{message}; {hint}")
 
 
 def ours(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -10,11 +10,10 @@ from batchrun import checkpoint
 from batchrun.errors import BatchrunError
 from batchrun.job import Job
 from batchrun.prepare import model_hint, run_directory
+from batchrun.records import RunEnd
 
 if TYPE_CHECKING:
     from batchrun.prepare import RunOptions
-
-FINISHED = "finished"
 
 
 def hints(job: Job, options: RunOptions) -> list[str]:
@@ -36,14 +35,14 @@ def unfinished_before(job: Job, options: RunOptions) -> str | None:
     if directory == run_directory(job, options):
         return None
     try:
-        if checkpoint.is_locked(directory) or _outcome(earlier, options) == FINISHED:
+        if checkpoint.is_locked(directory) or _outcome(earlier, options) == RunEnd.FINISHED:
             return None
     except BatchrunError:
         return None  # there was no run, or nothing can be said about it
     return f"the run of {day} in {directory} is not finished; to go on with it, add: --date {day}"
 
 
-def _outcome(job: Job, options: RunOptions) -> str | None:
+def _outcome(job: Job, options: RunOptions) -> RunEnd | None:
     store = checkpoint.Checkpoint(run_directory(job, options), writable=False)
     with closing(store):
         return checkpoint.last_outcome(store)

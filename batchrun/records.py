@@ -24,6 +24,8 @@ Kind = Literal["text", "texts", "integer", "number", "money", "time", "flag"]
 
 # Money is counted in whole pico-dollars, so that sums are exact.
 PICO_PER_USD = 10**12
+# Characters of a provider's message in a line of ours.
+LONGEST_ERROR = 500
 
 
 class Status(StrEnum):
@@ -32,6 +34,31 @@ class Status(StrEnum):
     SUCCEEDED = "succeeded"  # the provider answered; never sent again
     ERRORED = "errored"  # no usable answer; sent again by the next run only if that may help
     PENDING = "pending"  # the run stopped before this item had a result
+
+
+class RunEnd(StrEnum):
+    """What ended an execution of a run; a sentence beside it says why."""
+
+    UNFINISHED = "unfinished"  # it is still going on, or its process died
+    FINISHED = "finished"  # every row has its result
+    SAMPLED = "sampled"  # only some rows were to be sent; no outputs were written
+    INTERRUPTED = "interrupted"  # by a signal
+    REFUSED = "refused"  # the provider accepts neither key, model nor address
+    EXHAUSTED = "exhausted"  # the account's credit, quota or spend limit is used up
+    REJECTED = "rejected"  # every request was rejected for the same reason
+    UNAVAILABLE = "unavailable"  # the provider gave no answers for longer than a row may wait
+    NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
+    MAX_ERRORS = "max_errors"  # too many rows failed
+    MAX_COST = "max_cost_usd"  # the next request could cost more than is left
+    FAILED = "failed"  # the input, the checkpoint or the disk failed under it
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run stops before every row has its result; `reason` has no full stop at its end."""
+
+    end: RunEnd
+    reason: str
 
 
 class Ending(StrEnum):
@@ -394,6 +421,16 @@ class Attempt:
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
     cost: Cost | None = None
+
+    @property
+    def error(self) -> str | None:
+        """What failed, on one line; None for a success."""
+        if self.error_type is None:
+            return None
+        message = " ".join((self.error_message or "").split())[:LONGEST_ERROR]
+        # What our own types say is in the message already.
+        is_said = self.error_type in {"connection_error", "timeout"} and message
+        return message if is_said else f"{self.error_type}: {message}".removesuffix(": ")
 
 
 @dataclass(frozen=True, slots=True)

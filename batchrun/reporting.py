@@ -21,6 +21,7 @@ from batchrun.errors import CheckpointError, JobError
 from batchrun.evaluation import Evaluation
 from batchrun.job import Job
 from batchrun.prepare import input_signature
+from batchrun.records import RunEnd
 from batchrun.render import Renderer
 from batchrun.report.page import Subject, page
 from batchrun.source import Source
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 FILE_NAME = "report.html"
 CHUNK_ROWS = 5_000
 LONGEST_PROMPT = 4_000
+_UNSTOPPED = {RunEnd.UNFINISHED, RunEnd.FINISHED, RunEnd.SAMPLED, RunEnd.INTERRUPTED}
 
 
 def write_report(directory: Path) -> Path:
@@ -115,10 +117,10 @@ def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotal
 
 
 def _state(totals: RunTotals) -> str:
-    outcome = str(totals.executions[-1]["outcome"]) if totals.executions else "not started"
-    return (
-        outcome.split(":")[0] if not outcome.startswith("stopped: interrupted") else "interrupted"
-    )
+    if not totals.executions:
+        return "not started"
+    outcome = totals.executions[-1]["outcome"]
+    return outcome if outcome in _UNSTOPPED else "stopped"
 
 
 def _facts(document: dict[str, object]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from batchrun.evaluation import Evaluation
 from batchrun.findings import Flaw
 from batchrun.job import Job
 from batchrun.prepare import input_signature, plan_signature
+from batchrun.records import RunEnd
 from batchrun.render import Renderer, sampled
 from batchrun.source import Source
 
@@ -354,7 +355,7 @@ class _Outputs:
     @property
     def _has_ended(self) -> bool:
         """Whether an execution came to its end: the samples of an estimate write no outputs."""
-        before = {"unfinished", checkpoint.SAMPLED}
+        before = {RunEnd.UNFINISHED, RunEnd.SAMPLED}
         return any(execution["outcome"] not in before for execution in self._totals.executions)
 
     def _summary_flaws(self, score: ScoreTotals | None) -> Iterator[Flaw]:

@@ -44,6 +44,7 @@ from batchrun.records import (
     RenderedItem,
     Request,
     Result,
+    RunEnd,
     Status,
     Usage,
     WireRequest,
@@ -683,12 +684,13 @@ def test_the_last_error_is_the_latest(store: Checkpoint) -> None:
 
 def test_executions_add_up_their_waits_and_times(store: Checkpoint) -> None:
     start(store, 1)
-    store.finish_execution("stopped: money", {"retry": 1.5, "request rate": 2.0})
+    store.finish_execution(RunEnd.MAX_COST, "money", {"retry": 1.5, "request rate": 2.0})
     start(store, 1)
-    store.finish_execution("finished", {"retry": 0.5})
+    store.finish_execution(RunEnd.FINISHED, None, {"retry": 0.5})
     found = totals(store)
     assert found.waits_s_by_cause == {"retry": 2.0, "request rate": 2.0}
-    assert [e["outcome"] for e in found.executions] == ["stopped: money", "finished"]
+    ends = [(e["outcome"], e["reason"]) for e in found.executions]
+    assert ends == [(RunEnd.MAX_COST, "money"), (RunEnd.FINISHED, None)]
     assert 0 <= found.wall_time_s < 5
     assert found.wall_time_s == sum(e["wall_time_s"] for e in found.executions)
 
@@ -700,7 +702,7 @@ def test_an_execution_that_died_lasted_until_its_last_sign_of_life(store: Checkp
     finished = succeeded(request, latency_s=20.0)
     store.record([], [finished.last], [finished])
     found = totals(store)
-    assert found.executions[0]["outcome"] == "unfinished"
+    assert found.executions[0]["outcome"] is RunEnd.UNFINISHED
     assert found.wall_time_s == pytest.approx(120, abs=5)
 
 

@@ -16,7 +16,15 @@ from batchrun.errors import ProviderError, ProviderFault
 from batchrun.job import LimitsConfig
 from batchrun.limits import CapReached, CostBudget, most_tokens
 from batchrun.pricing import PriceBook
-from batchrun.records import Completion, Parameters, PlannedRequest, Request, Usage, WireRequest
+from batchrun.records import (
+    Completion,
+    Parameters,
+    PlannedRequest,
+    Request,
+    RunEnd,
+    Usage,
+    WireRequest,
+)
 from tests.conftest import batchrun, finish, start_batchrun
 from tests.metered import MODEL, Memory, Metered, Row, dispatch
 from tests.provider import Call, Reply, answer, refusal, serving
@@ -86,8 +94,9 @@ async def test_the_cap_holds_with_64_in_flight_and_when_the_run_goes_on(seed: in
         )
         spent += spent_according_to(journal)
         assert till.charged <= spent <= CAP
-    assert dispatcher.stop_reason is not None
-    assert "max_cost_usd = 0.01 is reached" in dispatcher.stop_reason
+    assert dispatcher.stopped is not None
+    assert dispatcher.stopped.end is RunEnd.MAX_COST
+    assert "max_cost_usd = 0.01 is reached" in dispatcher.stopped.reason
     assert till.charged >= 0.1 * CAP, "the rest may have been charged"
     assert money.reserved == 0
 

@@ -24,6 +24,7 @@ from batchrun.records import (
     PlannedRequest,
     Request,
     Result,
+    RunEnd,
     Status,
     Turn,
     Usage,
@@ -523,8 +524,10 @@ async def test_too_many_errors_by_count_stop_the_run() -> None:
     bench = Bench(Sender([refusal(400)]), workers=2, max_errors=5)
     await bench.run_many(50)
     assert 5 <= len(bench.sender.sent) <= 6
-    assert bench.dispatcher.stop_reason is not None
-    assert bench.dispatcher.stop_reason.startswith("5 of 5 items failed")
+    stop = bench.dispatcher.stopped
+    assert stop is not None
+    assert stop.end is RunEnd.MAX_ERRORS
+    assert stop.reason.startswith("5 of 5 rows failed")
     assert set(bench.journal.statuses.values()) == {"errored"}
 
 
@@ -539,7 +542,7 @@ async def test_a_tolerated_share_of_errors_lets_the_run_go_on() -> None:
     bench = Bench(Sender(by_key=bad), workers=2, max_errors=0.3)
     await bench.run_many(300)
     assert len(bench.journal.results) == 300
-    assert bench.dispatcher.stop_reason is None
+    assert bench.dispatcher.stopped is None
 
 
 async def test_a_request_above_the_whole_rate_is_errored_without_being_sent() -> None:
@@ -576,8 +579,9 @@ async def test_a_run_in_which_most_items_wait_in_vain_stops_with_a_reason() -> N
     told = refusal(429, "rate_limit_error", retry_after_s=10.0)
     bench = Bench(Sender([told]), workers=8, max_wait_s=35, jitter=0.5)
     await bench.run_many(100)
-    assert bench.dispatcher.stop_reason is not None
-    assert "waited in vain" in bench.dispatcher.stop_reason
+    assert bench.dispatcher.stopped is not None
+    assert bench.dispatcher.stopped.end is RunEnd.UNAVAILABLE
+    assert "waited in vain" in bench.dispatcher.stopped.reason
     assert 3 <= len(bench.journal.results) <= 8
     assert all(result.retryable for result in bench.journal.results)
     assert anyio.current_time() < 120
@@ -586,8 +590,9 @@ async def test_a_run_in_which_most_items_wait_in_vain_stops_with_a_reason() -> N
 async def test_a_pause_longer_than_any_item_may_wait_stops_the_run() -> None:
     bench = Bench(Sender([refusal(429, retry_after_s=3_600.0)]), workers=4, max_wait_s=600)
     await bench.run_many(50)
-    assert bench.dispatcher.stop_reason is not None
-    assert "3600 s" in bench.dispatcher.stop_reason
+    assert bench.dispatcher.stopped is not None
+    assert bench.dispatcher.stopped.end is RunEnd.UNAVAILABLE
+    assert "3600 s" in bench.dispatcher.stopped.reason
     assert anyio.current_time() < 5
     assert len(bench.journal.results) <= 4
 

@@ -13,7 +13,14 @@ import pytest
 from batchrun.job import LimitsConfig
 from batchrun.limits import Demand, ErrorBudget, Limits, Waits, demand
 from batchrun.limits.buckets import Pace, Told
-from batchrun.records import Allowance, Parameters, PlannedRequest, Request, WireRequest
+from batchrun.records import (
+    Allowance,
+    Parameters,
+    PlannedRequest,
+    Request,
+    RunEnd,
+    WireRequest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -296,29 +303,31 @@ def test_waits_are_measured_by_the_real_clock_unless_told_otherwise() -> None:
 
 
 def outcomes(budget: ErrorBudget, *, errored: int, succeeded: int = 0) -> list[str | None]:
-    found = [budget.count(errored=False) for _ in range(succeeded)]
-    return found + [budget.count(errored=True) for _ in range(errored)]
+    stops = [budget.count() for _ in range(succeeded)]
+    stops += [budget.count("no route") for _ in range(errored)]
+    assert {stop.end for stop in stops if stop} <= {RunEnd.MAX_ERRORS}
+    return [None if stop is None else stop.reason for stop in stops]
 
 
 def test_a_count_of_errors_stops_the_run_when_it_is_reached() -> None:
     reasons = outcomes(ErrorBudget(3), succeeded=5, errored=3)
     assert reasons[:-1] == [None] * 7
-    assert reasons[-1] == "3 of 8 items failed (max_errors = 3)"
+    assert reasons[-1] == "3 of 8 rows failed (max_errors = 3); the last error: no route"
 
 
 def test_a_share_of_errors_is_not_judged_before_enough_items_have_finished() -> None:
     reasons = outcomes(ErrorBudget(0.5), errored=200)
     assert reasons[:199] == [None] * 199
-    assert reasons[199] == "200 of 200 items failed (max_errors = 0.5)"
+    assert reasons[199] == "200 of 200 rows failed (max_errors = 0.5); the last error: no route"
 
 
 def test_a_share_of_errors_must_be_exceeded() -> None:
     reasons = outcomes(ErrorBudget(0.5), succeeded=150, errored=151)
     assert reasons[:300] == [None] * 300
-    assert reasons[300] == "151 of 301 items failed (max_errors = 0.5)"
+    assert reasons[300] == "151 of 301 rows failed (max_errors = 0.5); the last error: no route"
 
 
 def test_a_success_never_stops_the_run() -> None:
     budget = ErrorBudget(0.5)
     assert outcomes(budget, errored=199)[-1] is None
-    assert budget.count(errored=False) is None
+    assert budget.count() is None

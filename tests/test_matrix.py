@@ -20,6 +20,7 @@ from batchrun.conclusion import RunReport
 from batchrun.errors import CheckpointError, Interrupted, JobError, OutputError, RunStopped
 from batchrun.job.matrix import MOST_CELLS
 from batchrun.matrix import MatrixReport
+from batchrun.records import RunEnd, Stop
 from tests.conftest import KEY, command, finish, start_batchrun
 from tests.provider import Call, Reply, answer, refusal, serving
 from tests.test_job import refusal as refusal_of
@@ -209,7 +210,7 @@ def test_cells_share_the_errors_that_are_too_many(write_job: Callable[..., Path]
         job = write_job(provider.url, rows=500, extra=extra)
         code, _, stderr = command("run", job)
         assert code == 4
-        assert "items failed (max_errors = 5)" in stderr
+        assert "rows failed (max_errors = 5)" in stderr
         assert "error: model=b: " not in stderr, "both cells stopped"
         assert len(provider.calls) < 100
 
@@ -404,7 +405,7 @@ def test_the_library_tells_a_matrix_from_a_run(write_job: Callable[..., Path]) -
         run_matrix(job.cells[0], RunOptions(quiet=True))
 
 
-STOPPED, FULL = RunStopped("no money"), CheckpointError("no disk")
+STOPPED, FULL = RunStopped(Stop(RunEnd.EXHAUSTED, "no money")), CheckpointError("no disk")
 CUT, UNWRITTEN = Interrupted(signal.SIGINT, "cut"), OutputError("no room")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.history import ModelTotals, PriceUse
-from batchrun.records import Cost, RunTotals, Usage
+from batchrun.records import Cost, RunEnd, RunTotals, Usage
 from batchrun.report import status_text, summary, summary_json, summary_text
 from batchrun.terminal import printable
 
@@ -50,7 +50,8 @@ TOTALS = RunTotals(
             "execution": 1,
             "started_us": START_US,
             "wall_time_s": 61.23456,
-            "outcome": "finished",
+            "outcome": RunEnd.FINISHED,
+            "reason": None,
             "version": "0.1.0",
             "waits_s": {"retry": 12.34567},
         },
@@ -187,6 +188,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "started_at": "2026-01-02T12:00:00+00:00",
                 "wall_time_s": 61.235,
                 "outcome": "finished",
+                "reason": None,
                 "version": "0.1.0",
             }
         ],
@@ -293,7 +295,7 @@ def test_one_attempt_is_not_several() -> None:
 
 
 def test_a_cap_that_ended_the_run_tells_how_far_the_money_went() -> None:
-    stopped = {**TOTALS.executions[0], "outcome": "stopped: max_cost_usd = 8 is reached"}
+    stopped = {**TOTALS.executions[0], "outcome": RunEnd.MAX_COST}
     capped = replace(TOTALS, cap=8 * 10**12, executions=(stopped,))
     assert (
         "  cap             $7.625000 went as far as 12,300 of 12,345 rows; all would cost\n"

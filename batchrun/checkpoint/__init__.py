@@ -22,7 +22,7 @@ from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.prices import note_price
 from batchrun.checkpoint.reuse import Comparison, begun_as, has_answers
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
-from batchrun.checkpoint.store import FILE_NAME, SAMPLED, Checkpoint
+from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.timeline import history
 from batchrun.checkpoint.totals import last_outcome, totals
 from batchrun.checkpoint.verify import (
@@ -38,7 +38,6 @@ __all__ = [
     "ATTEMPT_KINDS",
     "FILE_NAME",
     "MATRIX_FILE",
-    "SAMPLED",
     "Asked",
     "Census",
     "Checkpoint",

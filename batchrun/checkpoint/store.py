@@ -29,12 +29,11 @@ if TYPE_CHECKING:
         PlannedRequest,
         RenderedItem,
         Result,
+        RunEnd,
         Turn,
     )
 
 FILE_NAME = "checkpoint.db"
-# How an execution ended that was to send some rows only, and wrote no outputs.
-SAMPLED = "sampled"
 # 10,000 USD for one answer: a server that claims more cannot count, and sums would overflow.
 MAX_COST = 10**16
 
@@ -196,12 +195,15 @@ class Checkpoint:
             self.execution = int(cursor.lastrowid or 0)
         return interrupted
 
-    def finish_execution(self, outcome: str, waits: dict[str, float]) -> None:
-        """Record how this execution ended and what it waited for, in seconds by cause."""
+    def finish_execution(
+        self, outcome: RunEnd, reason: str | None, waits: dict[str, float]
+    ) -> None:
+        """Record what ended this execution, why, and what it waited for, in seconds by cause."""
         with self.transaction():
             self.db.execute(
-                "UPDATE executions SET finished_us = ?, outcome = ?, waits = ? WHERE id = ?",
-                (now_us(), outcome, orjson.dumps(waits).decode(), self.execution),
+                """UPDATE executions SET finished_us = ?, outcome = ?, reason = ?, waits = ?
+                WHERE id = ?""",
+                (now_us(), outcome, reason, orjson.dumps(waits).decode(), self.execution),
             )
 
     def note_waiting(self, reason: str | None) -> None:

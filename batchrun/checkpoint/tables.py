@@ -180,6 +180,19 @@ def m008_views(db: Database) -> None:
     db.execute("ALTER TABLE attempts RENAME TO exchanges")
 
 
+@migrations()
+def m009_reasons(db: Database) -> None:
+    """What ended an execution is a word, with the reason beside it."""
+    db.execute("ALTER TABLE executions ADD COLUMN reason TEXT")
+    db.execute(
+        """UPDATE executions SET reason = outcome, outcome = CASE
+        WHEN outcome LIKE 'stopped: interrupted%' THEN 'interrupted'
+        WHEN outcome LIKE '%max_cost_usd =%' THEN 'max_cost_usd'
+        WHEN outcome LIKE '%max_errors =%' THEN 'max_errors' ELSE 'refused' END
+        WHERE outcome LIKE 'stopped: %'"""
+    )
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint.prices import prices
-from batchrun.checkpoint.schema import usable
 from batchrun.history import ModelTotals
-from batchrun.records import PICO_PER_USD, Cost, RunTotals, Usage
+from batchrun.records import PICO_PER_USD, Cost, RunEnd, RunTotals, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +65,7 @@ _BY_US = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
     GROUP BY ms, us ORDER BY us"""
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
-_EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.version, e.waits,
+_EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.reason, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
         SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM exchanges a
         WHERE a.execution = e.id) END
@@ -167,7 +166,7 @@ def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
 
 
 def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
-    key, started, finished, outcome, version, waits, last_attempt = row
+    key, started, finished, outcome, reason, version, waits, last_attempt = row
     # An execution that died has no end of its own; its last attempt is the last sign of life.
     end = finished or last_attempt or started
     return {
@@ -175,7 +174,8 @@ def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
         "started_us": started,
         # The clock may have been set back meanwhile.
         "wall_time_s": max(0.0, (end - started) / 1e6),
-        "outcome": outcome or "unfinished",
+        "outcome": RunEnd(outcome or RunEnd.UNFINISHED),
+        "reason": reason,
         "version": version,
         "waits_s": orjson.loads(waits) if waits else {},
     }
@@ -189,8 +189,8 @@ def _waits(executions: list[dict[str, Any]]) -> Mapping[str, float]:
     return found
 
 
-def last_outcome(checkpoint: Checkpoint) -> str | None:
-    """Return how the latest execution ended; None when it died, or goes on."""
-    with usable(checkpoint.path):
+def last_outcome(checkpoint: Checkpoint) -> RunEnd | None:
+    """Return what ended the latest execution; None when there was none."""
+    with checkpoint.transaction():
         row = checkpoint.db.execute(_LAST_OUTCOME).fetchone()
-    return row[0] if row else None
+        return RunEnd(row[0] or RunEnd.UNFINISHED) if row else None

@@ -31,7 +31,16 @@ from batchrun.dispatch.progress import (
 from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.limits import CapReached, demand, most_tokens
-from batchrun.records import Attempt, AttemptStart, Completion, Result, Status, Turn
+from batchrun.records import (
+    Attempt,
+    AttemptStart,
+    Completion,
+    Result,
+    RunEnd,
+    Status,
+    Stop,
+    Turn,
+)
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
@@ -98,7 +107,7 @@ class Dispatcher:
         self.is_draining = False
         self.in_flight = 0
         self.fatal: ProviderFault | None = None
-        self.stop_reason: str | None = None
+        self.stopped: Stop | None = None
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Send every request of the stream; returns when all have a result or the run drains."""
@@ -113,9 +122,9 @@ class Dispatcher:
         for notify in self._on_drain:
             notify()
 
-    def stop(self, reason: str) -> None:
-        """Drain on purpose; the first reason is the one that is told."""
-        self.stop_reason = self.stop_reason or reason
+    def stop(self, stop: Stop) -> None:
+        """Drain on purpose; the first reason counts."""
+        self.stopped = self.stopped or stop
         self.drain()
 
     def on_drain(self, notify: Callable[[], None]) -> None:
@@ -218,7 +227,7 @@ class Dispatcher:
         try:
             progress.permit = await self._limits.admit(asked, progress.place, self._waits)
         except CapReached as reason:
-            self.stop(str(reason))
+            self.stop(Stop(RunEnd.MAX_COST, str(reason)))
 
     def _wait_left_s(self, progress: Progress) -> float:
         return self._config.max_wait_s - progress.waited_s
@@ -358,10 +367,11 @@ class Dispatcher:
         if pause_s > self._wait_left_s(progress):
             await self._wait_in_vain(attempt)
             if pause_s > self._config.max_wait_s:
-                self.stop(
+                reason = (
                     f"the provider asks to wait {pause_s:.0f} s, longer than [retry] max_wait_s = "
                     f"{self._config.max_wait_s:g}"
                 )
+                self.stop(Stop(RunEnd.UNAVAILABLE, reason))
             return None
         if progress.rate_limited % PATIENCE_WITH_REFUSALS == 0:
             progress.place = self._limits.next_place()
@@ -408,10 +418,10 @@ class Dispatcher:
 
     async def _finish(self, result: Result, *, waited_out: bool = False) -> None:
         await self._journal.finish(result)
-        errored = result.status is Status.ERRORED
-        reason = self._errors.count(errored=errored, waited_out=waited_out)
-        if reason is not None:
-            self.stop(reason)
+        error = (result.last.error or "failed") if result.status is Status.ERRORED else None
+        stop = self._errors.count(error, waited_out=waited_out)
+        if stop is not None:
+            self.stop(stop)
 
 
 __all__ = ["Dispatcher", "Journal", "Review", "Sender", "Tools", "as_it_is"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from batchrun.records import PICO_PER_USD
+from batchrun.records import PICO_PER_USD, RunEnd, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,18 +20,18 @@ class ErrorTally:
     """How many items have finished and failed, over all runs that share a budget."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[str], None]] = []
+        self._listeners: list[Callable[[Stop], None]] = []
         self.finished = 0
         self.errored = 0
 
-    def on_spent(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the reason when too many have failed."""
+    def on_spent(self, listener: Callable[[Stop], None]) -> None:
+        """Call `listener` when too many have failed."""
         self._listeners.append(listener)
 
-    def spend(self, reason: str) -> None:
+    def spend(self, stop: Stop) -> None:
         """Tell all that too many have failed."""
         for listener in self._listeners:
-            listener(reason)
+            listener(stop)
 
 
 class ErrorBudget:
@@ -48,25 +48,26 @@ class ErrorBudget:
         self._waited_out: deque[bool] = deque(maxlen=RECENT_ITEMS)
         self._tally = tally or ErrorTally()
 
-    def count(self, *, errored: bool, waited_out: bool = False) -> str | None:
-        """Count a finished item; return why to stop, or None.
+    def count(self, error: str | None = None, *, waited_out: bool = False) -> Stop | None:
+        """Count a finished row; return why to stop, or None.
 
         Args:
-            errored: it has no usable answer.
+            error: why it has no usable answer; None for a success.
             waited_out: because the provider kept refusing it for the whole of `max_wait_s`.
         """
         tally = self._tally
         tally.finished += 1
-        tally.errored += errored
+        tally.errored += error is not None
         self._waited_out.append(waited_out)
-        if not errored:
+        if error is None:
             return None
         out = sum(self._waited_out)
         if out >= FEWEST_WAITED_OUT and 2 * out > len(self._waited_out):
-            return (
+            reason = (
                 f"the provider kept refusing requests: {out} of the last {len(self._waited_out)} "
-                "items waited in vain for as long as [retry] max_wait_s allows"
+                f"rows waited in vain for as long as [retry] max_wait_s allows ({error})"
             )
+            return Stop(RunEnd.UNAVAILABLE, reason)
         if self._max_errors >= 1:
             spent = tally.errored >= self._max_errors
         else:
@@ -75,10 +76,12 @@ class ErrorBudget:
         if not spent:
             return None
         reason = (
-            f"{tally.errored} of {tally.finished} items failed (max_errors = {self._max_errors:g})"
+            f"{tally.errored} of {tally.finished} rows failed (max_errors = {self._max_errors:g}); "
+            f"the last error: {error}"
         )
-        tally.spend(reason)
-        return reason
+        stop = Stop(RunEnd.MAX_ERRORS, reason)
+        tally.spend(stop)
+        return stop
 
 
 class CapReached(Exception):

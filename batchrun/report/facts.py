@@ -166,6 +166,7 @@ def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
         "started_at": moment(execution["started_us"]),
         "wall_time_s": round(execution["wall_time_s"], 3),
         "outcome": execution["outcome"],
+        "reason": execution["reason"],
         "version": execution["version"],
     }
 

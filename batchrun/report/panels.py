@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun.records import PICO_PER_USD
 from batchrun.report.charts import Area, Axis, bars, cumulative, share, stacked
@@ -14,7 +14,7 @@ from batchrun.report.text import counted, dollars, rate, seconds, when
 from batchrun.scoring import score_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batchrun.history import Histogram, History, PriceUse, Series
     from batchrun.records import RunTotals
@@ -260,12 +260,17 @@ def details(totals: RunTotals, facts: Sequence[tuple[str, str]]) -> Iterator[Mar
             f"{execution['execution']}",
             when(execution["started_us"]),
             seconds(execution["wall_time_s"]),
-            execution["outcome"],
+            _outcome(execution),
         )
         for execution in totals.executions[-MOST_LINES:]
     ]
     if runs:
         yield panel("Executions", table(("", "Started", "Took", "Outcome"), runs, "><><"))
+
+
+def _outcome(execution: Mapping[str, Any]) -> str:
+    words = execution["outcome"].replace("_", " ")
+    return f"{words}: {execution['reason']}" if execution["reason"] else words
 
 
 def _price(price: PriceUse) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.records import PICO_PER_USD
+from batchrun.records import PICO_PER_USD, RunEnd
 from batchrun.report.facts import is_unpriced, projected, throughput
 from batchrun.report.hints import hint
 from batchrun.report.text import (
@@ -224,9 +224,9 @@ def _last(totals: RunTotals, directory: Path, paint: Paint) -> list[str]:
 
 def _cap(totals: RunTotals) -> Iterator[str]:
     """How far the money went, where a cap ended the run."""
-    ended = totals.executions[-1]["outcome"] if totals.executions else ""
+    ended = totals.executions[-1]["outcome"] if totals.executions else None
     whole = projected(totals)
-    if totals.cap is None or whole is None or "max_cost_usd" not in ended:
+    if totals.cap is None or whole is None or ended is not RunEnd.MAX_COST:
         return
     done = totals.succeeded + totals.errored
     enough = whole * MARGIN / PICO_PER_USD
