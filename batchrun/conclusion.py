@@ -190,7 +190,8 @@ def write_files(
     if evaluation is not None:
         evaluation.score(source, store)
         scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
-    results = output.Results(source, rows or store, result_kinds(), job.input.id, scores)
+    kinds = result_kinds(job.request.optional_columns)
+    results = output.Results(source, rows or store, kinds, job.input.id, scores)
     files = output.write_outputs(job.output, directory, results, ATTEMPT_KINDS)
     totals = checkpoint.totals(store)
     summary = directory / SUMMARY_FILE

@@ -166,7 +166,7 @@ def export(directory: Path, to: Path | None) -> list[Path]:
             if evaluation is not None:
                 evaluation.score(source, store)
                 scores = partial(checkpoint.score_rows, store)
-            kinds = checkpoint.result_kinds()
+            kinds = checkpoint.result_kinds(job.request.optional_columns)
             results = output.Results(source, store, kinds, job.input.id, scores)
             return [output.write_results(job.output, to, results)]
         with checkpoint.open_directory(directory, new=False):

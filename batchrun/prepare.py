@@ -134,7 +134,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
 def our_columns(job: Job) -> list[str]:
     """Return the columns that stand beside the input's in the results of a job."""
     scores = output.SCORES if job.score is not None else {}
-    return [*result_kinds(), *scores]
+    return [*result_kinds(job.request.optional_columns), *scores]
 
 
 def review_of(job: Job) -> Review:
@@ -242,8 +242,15 @@ def run_directory(job: Job, options: RunOptions) -> Path:
 
 def plan_signature(job: Job, source: Source) -> str:
     """Return `<what is asked>:<of which input>` as two digests."""
-    # Where the provider is reached changes no request: a server on this machine changes its port.
-    request = replace(job.request, provider=job.request.provider_name, base_url="")
+    # Where the provider is reached changes no request (a server on this machine changes its port), nor
+    # does what is done with answers once they are there.
+    request = replace(
+        job.request,
+        provider=job.request.provider_name,
+        base_url="",
+        keep_raw=False,
+        reject=(),
+    )
     asked = hashlib.blake2b(repr(request).encode(), digest_size=8).hexdigest()
     return f"{asked}:{input_signature(job, source)}"
 

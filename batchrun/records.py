@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FormatName = Literal["messages", "chat"]
 
+# Answers that a job can refuse to accept: an ending, or nothing in the answer.
+RejectReason = Literal["length", "refusal", "filtered", "empty"]
+
 # What a column of the outputs holds. On the way there, `texts` are a JSON list, `money` is
 # pico-dollars, `time` microseconds since 1970 UTC, and a `flag` is 0 or 1.
 Kind = Literal["text", "texts", "integer", "number", "money", "time", "flag"]
@@ -128,6 +131,8 @@ class Parameters:
     user: str | None = None
     service_tier: str | None = None
     thinking_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,7 +303,7 @@ class _Outputs:
             again = f"work them out again with: batchrun score {self._directory}"
             if self._has_ended:
                 self._found.check("scores", checkpoint.score_flaws(store), again)
-        kinds = checkpoint.result_kinds()
+        kinds = checkpoint.result_kinds(job.request.optional_columns)
         results = output.Results(source, store, kinds, job.input.id, scores)
         for name in job.output.files:
             self._compare(name, output.results_contents(job.output, Path(name).suffix, results))
@@ -324,7 +324,8 @@ class _Outputs:
 
         table = output.Ids(self._totals.total, ids)
         scores = None if job.score is None else partial(checkpoint.score_rows, store)
-        results = output.Results(table, store, checkpoint.result_kinds(), table.column, scores)
+        kinds = checkpoint.result_kinds(job.request.optional_columns)
+        results = output.Results(table, store, kinds, table.column, scores)
         for name in job.output.files:
             self._compare(name, output.own_contents(job.output, self._directory / name, results))
 

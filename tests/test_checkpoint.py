@@ -40,6 +40,7 @@ from batchrun.records import (
     AttemptStart,
     Completion,
     Cost,
+    Ending,
     PlannedRequest,
     RenderedItem,
     Request,
@@ -471,10 +472,25 @@ def test_rows_hold_the_columns_of_the_results_in_their_order(store: Checkpoint) 
         cost=COST,
     )
     completion = Completion(
-        ("one", "two"), "stop", "m-1", "resp_1", USAGE, reasoning="why", tool_calls="[]"
+        ("one", "two"),
+        "stop",
+        "m-1",
+        "resp_1",
+        USAGE,
+        reasoning="why",
+        tool_calls="[]",
+        ending=Ending.REFUSAL,
+        refusal="no",
+        citations="[1]",
+        logprobs='{"content":[]}',
+        stop_sequence="END",
+        choices="[{}, {}]",
+        server_tools="[2]",
+        raw=b'{"id": "\xc3\xa9\xff"}',
     )
     finish(store, Result(request.key, Status.SUCCEEDED, attempt, NOON, completion))
-    assert rows(store) == [
+    found = store.columns(0, 9, list(result_kinds({"logprobs", "raw"})))
+    assert by_row(found) == [
         {
             "ordinal": 0,
             "custom_id": "id 1",
@@ -485,6 +501,14 @@ def test_rows_hold_the_columns_of_the_results_in_their_order(store: Checkpoint) 
             "tool_calls": "[]",
             "stop_reason": "stop",
             "model": "m-1",
+            "ending": "refusal",
+            "refusal": "no",
+            "citations": "[1]",
+            "logprobs": '{"content":[]}',
+            "raw": '{"id": "é�"}',
+            "stop_sequence": "END",
+            "choices": "[{}, {}]",
+            "server_tools": "[2]",
             "response_id": "resp_1",
             "request_id": "req_1",
             "input_tokens": 100,

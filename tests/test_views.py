@@ -181,17 +181,18 @@ def test_the_page_names_every_column() -> None:
 
 
 def test_the_page_names_every_column_of_the_outputs() -> None:
-    from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
+    from batchrun.checkpoint.columns import ATTEMPTS, RESULTS
     from batchrun.output import SCORES
 
     page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
     results, usage = (
         re.findall(r"^\| (.*?) \|", part, re.MULTILINE) for part in page.split("\n## ")[1:3]
     )
-    for cells, kinds in ((results, {**result_kinds(), **SCORES}), (usage, ATTEMPT_KINDS)):
+    wanted = {*(column.name for column in RESULTS), *SCORES}
+    for cells, names in ((results, wanted), (usage, {column.name for column in ATTEMPTS})):
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
         assert named == list(dict.fromkeys(named))
-        assert set(named) == set(kinds)
+        assert set(named) == names
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ class Column:
         value: SQL over `items i`, `outcomes r` and `exchanges a` (of results the last attempt).
         of_samples: how the samples of a row become one value.
         amount: SQL over one attempt, where a row has the sum over its attempts.
-        is_optional: whether only a job that asks for the column has it.
+        is_optional: whether only a job that asks for the column has it. It is kept compressed, which
+            other programs cannot read.
     """
 
     name: str
@@ -68,6 +69,14 @@ RESULTS = (
     Column("tool_calls", "text", "r.tool_calls"),
     Column("stop_reason", "text", "r.stop_reason"),
     Column("model", "text", "a.model"),
+    Column("ending", "text", "r.ending"),
+    Column("refusal", "text", "r.refusal"),
+    Column("citations", "text", "r.citations"),
+    Column("logprobs", "text", "unpacked(r.logprobs)", is_optional=True),
+    Column("raw", "text", "unpacked(r.raw)", is_optional=True),
+    Column("stop_sequence", "text", "r.stop_sequence"),
+    Column("choices", "text", "r.choices"),
+    Column("server_tools", "text", "r.server_tools"),
     Column("response_id", "text", "r.response_id"),
     Column("request_id", "text", "a.provider_request_id"),
     _amount("input_tokens", "integer", "input_tokens"),

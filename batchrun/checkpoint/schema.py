@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
+from batchrun.checkpoint.recording import unpacked
 from batchrun.checkpoint.sqlite import Database
 from batchrun.checkpoint.tables import migrate, migrations
 from batchrun.errors import CheckpointError, CheckpointFull
@@ -111,7 +112,8 @@ def usable(path: Path) -> Iterator[None]:
                 "failing. Make room and run the job again: what is in the checkpoint is safe, and "
                 "an answer that could not be saved any more counts as possibly billed"
             ) from error
-        if "decode" in str(error):
+        # The second is what SQLite says when `unpacked` is given what was never packed.
+        if "decode" in str(error) or "user-defined function" in str(error):
             raise _damaged(path, str(error)) from error
         raise CheckpointError(
             f"{path}: cannot be used: {error}; check the disk and permissions"
@@ -158,6 +160,7 @@ def _connect(path: Path, options: str) -> Database:
         # A transaction that sqlite3 begins by itself would swallow every commit after it.
         isolation_level=None,
     )
+    connection.create_function("unpacked", 1, unpacked, deterministic=True)
     return Database(connection)
 
 

@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint import columns, schema
+from batchrun.checkpoint import columns, recording, schema
 from batchrun.checkpoint.planning import Planner, count_standing
 from batchrun.checkpoint.samples import NEEDED, together
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
-from batchrun.records import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from batchrun.records import (
         Attempt,
         AttemptStart,
-        Cost,
         PlannedRequest,
         RenderedItem,
         Result,
@@ -34,24 +31,6 @@ if TYPE_CHECKING:
     )
 
 FILE_NAME = "checkpoint.db"
-# 10,000 USD for one answer: a server that claims more cannot count, and sums would overflow.
-MAX_COST = 10**16
-
-_INSERT_START = (
-    "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
-    "VALUES (?, ?, ?, ?, ?)"
-)
-_UPDATE_ATTEMPT = """UPDATE exchanges SET
-    latency_s = ?, http_status = ?, error_type = ?, error_message = ?, cause = ?, maybe_billed = ?,
-    provider_request_id = ?, model = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?,
-    cache_write_tokens = ?, reasoning_tokens = ?, cost_uncached_input = ?, cost_cache_read = ?,
-    cost_cache_write = ?, cost_output = ?, cache_saved = ?
-    WHERE request_id = ? AND number = ?"""
-_REPLACE_RESULT = """INSERT OR REPLACE INTO outcomes (request_id, status, retryable, attempts,
-    finished_us, response, responses, reasoning, tool_calls, stop_reason, response_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
-    VALUES (?, ?, ?, ?, ?)"""
 _SPENT = f"""SELECT coalesce(sum(CASE
     WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce({columns.COST}, 0))
     WHEN cost_output IS NOT NULL THEN {columns.COST}
@@ -62,10 +41,6 @@ _SPENT = f"""SELECT coalesce(sum(CASE
 def now_us() -> int:
     """Return the time in microseconds since 1970 UTC."""
     return time.time_ns() // 1_000
-
-
-def _us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)
 
 
 class Checkpoint:
@@ -274,14 +249,15 @@ class Checkpoint:
         connection, execution = self._connection, self.execution
         with self.transaction():
             connection.executemany(
-                _INSERT_START,
-                [(s.key, s.number, execution, _us(s.started_at), s.reserved) for s in starts],
+                recording.INSERT_START, [recording.start_row(s, execution) for s in starts]
             )
-            connection.executemany(_UPDATE_ATTEMPT, [_attempt_row(a) for a in attempts])
-            connection.executemany(_REPLACE_RESULT, [_result_row(r) for r in results])
             connection.executemany(
-                _REPLACE_TURN, [(t.key, t.number, t.said, t.calls, t.results) for t in turns]
+                recording.UPDATE_ATTEMPT, [recording.attempt_row(a) for a in attempts]
             )
+            connection.executemany(
+                recording.REPLACE_RESULT, [recording.result_row(r) for r in results]
+            )
+            connection.executemany(recording.REPLACE_TURN, [recording.turn_row(t) for t in turns])
 
     def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
         """Return columns of the results of the rows from ordinal `first` up to `end`, in order.
@@ -342,61 +318,3 @@ class Checkpoint:
 
 def _as_json(document: Mapping[str, Any]) -> str:
     return orjson.dumps(document, default=str).decode()
-
-
-def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
-    usage = attempt.usage
-    return (
-        # Microseconds survive being written as JSON.
-        round(attempt.latency_s, 6),
-        attempt.http_status,
-        attempt.error_type,
-        attempt.error_message,
-        attempt.cause,
-        attempt.maybe_billed,
-        attempt.request_id,
-        attempt.model,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cache_read_tokens,
-        usage.cache_write_tokens,
-        usage.reasoning_tokens,
-        *_money(attempt.cost),
-        attempt.key,
-        attempt.number,
-    )
-
-
-def _money(cost: Cost | None) -> tuple[int | None, ...]:
-    if cost is None or max(cost.total, cost.cache_saved) > MAX_COST:
-        return (None,) * 5
-    return (
-        cost.uncached_input,
-        cost.cache_read,
-        cost.cache_write,
-        cost.output,
-        cost.cache_saved,
-    )
-
-
-def _result_row(result: Result) -> tuple[Any, ...]:
-    answer: tuple[Any, ...] = (None,) * 6
-    completion = result.completion
-    if completion is not None:
-        several = len(completion.texts) > 1
-        answer = (
-            completion.texts[0],
-            orjson.dumps(completion.texts).decode() if several else None,
-            completion.reasoning,
-            completion.tool_calls,
-            completion.stop_reason,
-            completion.response_id,
-        )
-    return (
-        result.key,
-        result.status.value,
-        result.retryable and result.status is Status.ERRORED,
-        result.last.number,
-        _us(result.finished_at),
-        *answer,
-    )

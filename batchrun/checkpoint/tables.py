@@ -193,6 +193,15 @@ def m009_reasons(db: Database) -> None:
     )
 
 
+@migrations()
+def m010_endings(db: Database) -> None:
+    """How each answer ended, and all that it brought beside its text."""
+    for name in ("ending", "refusal", "citations", "stop_sequence", "choices", "server_tools"):
+        db.execute(f"ALTER TABLE outcomes ADD COLUMN {name} TEXT")
+    for name in ("logprobs", "raw"):  # compressed
+        db.execute(f"ALTER TABLE outcomes ADD COLUMN {name} BLOB")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

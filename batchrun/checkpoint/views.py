@@ -41,7 +41,7 @@ def _shown(column: Column) -> str:
 RESULTS = f"""CREATE VIEW results AS SELECT
     i.ordinal / run.samples + 1 AS "row",
     i.ordinal % run.samples + 1 AS sample,
-    {", ".join(map(_shown, RESULT_COLUMNS))},
+    {", ".join(_shown(column) for column in RESULT_COLUMNS if not column.is_optional)},
     s.score AS score,
     s.predicted AS predicted
 FROM items i CROSS JOIN run

@@ -49,6 +49,8 @@ def body(request: Request) -> dict[str, Any]:
         ("frequency_penalty", parameters.frequency_penalty),
         ("user", parameters.user),
         ("service_tier", parameters.service_tier),
+        ("logprobs", parameters.logprobs),
+        ("top_logprobs", parameters.top_logprobs),
         ("tools", chat_tools(request.tools) or None),
         ("tool_choice", request.tool_choice and chat_choice(request.tool_choice)),
         ("parallel_tool_calls", request.parallel_tool_calls),

@@ -59,6 +59,8 @@ PARAMETERS: Mapping[str, Parameter] = {
     "user": Parameter(str, messages=_ANY, chat=_ANY),
     "service_tier": Parameter(str, messages=_ANY, chat=_ANY),
     "thinking_tokens": Parameter(int, messages=_COUNT, chat=_COUNT),
+    "logprobs": Parameter(bool, chat=_ANY),
+    "top_logprobs": Parameter(int, chat=(0, 20)),
 }
 
 assert set(PARAMETERS) == {field.name for field in fields(Parameters)}  # noqa: S101
@@ -105,8 +107,10 @@ def check(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: AN
     if is_template(value):
         return value
     # TOML has types: a quoted number in the job file is a mistake worth naming.
-    if isinstance(value, str) and PARAMETERS[name].kind in {int, float}:
-        raise ValueError(f"must be a number or a template, not {value!r:.80}")
+    kind = PARAMETERS[name].kind
+    if isinstance(value, str) and kind in {int, float, bool}:
+        wanted = "true, false" if kind is bool else "a number"
+        raise ValueError(f"must be {wanted} or a template, not {value!r:.80}")
     return coerce(name, value, wire_format)
 
 
@@ -123,6 +127,8 @@ def coerce(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: A
         return _stop_sequences(value)
     if parameter.kind is str:
         return _text(value)
+    if parameter.kind is bool:
+        return _flag(value)
     number = _number(value, parameter.kind)
     low, high = parameter.bounds(wire_format) or _ANY
     if not low <= number <= high:
@@ -135,6 +141,14 @@ def _text(value: object) -> str:
     if isinstance(value, bool | float | bytes | list | tuple | dict):
         raise ValueError(f"must be a string, not {value!r:.80}")  # noqa: TRY004 - as below
     return str(value)
+
+
+def _flag(value: object) -> bool:
+    spelled = {"true": True, "false": False}
+    found = value if isinstance(value, bool) else spelled.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(f"must be true or false, not {value!r:.80}")
+    return found
 
 
 def _number(value: object, kind: type) -> int | float:

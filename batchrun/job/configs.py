@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batchrun.records import AnswerSchema, FormatName, Tool, ToolChoice
+    from batchrun.records import AnswerSchema, FormatName, RejectReason, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
 
@@ -43,7 +43,8 @@ class RequestConfig:
     among them stay below `image_dir`. `from_columns` names request keys whose
     column, where it is not empty, takes the place of the key for its row. Every row is asked
     `samples` times; with `dedupe`, rows that ask the same share one answer. `provider` is None where
-    the base URL says who answers.
+    the base URL says who answers. With `keep_raw` the bodies of answers are kept, and those that end in
+    one of the ways in `reject` become errors.
     """
 
     format: FormatName
@@ -71,11 +72,20 @@ class RequestConfig:
     dedupe: bool = False
     samples: int = 1
     provider: str | None = None
+    keep_raw: bool = False
+    reject: tuple[RejectReason, ...] = ()
 
     @property
     def provider_name(self) -> str:
         """Who answers, as a part of the identity of every request."""
         return self.provider or provider_of(self.base_url)
+
+    @property
+    def optional_columns(self) -> frozenset[str]:
+        """The columns of results that only some jobs ask for, and this one does."""
+        asks = self.parameters.get("logprobs") or self.extra_body.get("logprobs")
+        asked = ("logprobs", bool(asks) or "logprobs" in self.from_columns), ("raw", self.keep_raw)
+        return frozenset(name for name, is_asked in asked if is_asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import orjson
 
@@ -20,7 +20,7 @@ from batchrun.formats.parameters import PARAMETERS, check, thinking_conflict, un
 from batchrun.formats.tools import read_choice, read_tool
 from batchrun.job.configs import RequestConfig
 from batchrun.job.paths import absolute
-from batchrun.records import AnswerSchema
+from batchrun.records import AnswerSchema, RejectReason
 from batchrun.sections import Section, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ JOB_WIDE_KEYS = (
 )
 MOST_SAMPLES = 100
 MOST_PROVIDER_LETTERS = 100
+REJECT_REASONS: tuple[RejectReason, ...] = get_args(RejectReason)
 CACHE_TTLS = ("5m", "1h")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -88,6 +89,8 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         dedupe=section.get("dedupe", bool) or False,
         samples=_read_samples(section),
         provider=_read_provider(section),
+        keep_raw=section.get("keep_raw", bool) or False,
+        reject=_read_reject(section),
     )
 
 
@@ -314,6 +317,10 @@ def _read_parameters(
     thinking, most = parameters.get("thinking_tokens"), parameters.get("max_tokens")
     if (reason := thinking_conflict(thinking, most, wire_format)) is not None:
         section.problem("thinking_tokens", reason)
+    if parameters.get("top_logprobs") is not None and not (
+        parameters.get("logprobs") or "logprobs" in from_columns
+    ):
+        section.problem("top_logprobs", "needs logprobs = true; set it, or remove this")
     return parameters
 
 
@@ -352,6 +359,17 @@ def _read_samples(section: Section) -> int:
     if samples > 1 and section.raw("dedupe") is True:
         section.problem("samples", "are answers of their own, dedupe shares them; remove one")
     return samples
+
+
+def _read_reject(section: Section) -> tuple[RejectReason, ...]:
+    """Return the reasons in the order of their declaration, each once."""
+    given = section.strings("reject") or ()
+    for name in given:
+        if name not in REJECT_REASONS:
+            allowed = ", ".join(f'"{reason}"' for reason in REJECT_REASONS)
+            hint = did_you_mean(name, REJECT_REASONS)
+            section.problem("reject", f"can hold {allowed}, not {name!r:.80}{hint}")
+    return tuple(reason for reason in REJECT_REASONS if reason in given)
 
 
 def _read_headers(section: Section) -> tuple[tuple[str, str], ...]:

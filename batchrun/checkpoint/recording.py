@@ -1,0 +1,136 @@
+"""How attempts, results and turns are written: each column of a table with what it holds, by name."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
+
+    from batchrun.records import Attempt, AttemptStart, Completion, Cost, Result, Turn
+
+# 10,000 USD for one answer: a server that claims more cannot count, and sums would overflow.
+MAX_COST = 10**16
+
+_ATTEMPT: Mapping[str, Callable[[Attempt], Any]] = {
+    # Microseconds survive being written as JSON.
+    "latency_s": lambda a: round(a.latency_s, 6),
+    "http_status": lambda a: a.http_status,
+    "error_type": lambda a: a.error_type,
+    "error_message": lambda a: a.error_message,
+    "cause": lambda a: a.cause,
+    "maybe_billed": lambda a: a.maybe_billed,
+    "provider_request_id": lambda a: a.request_id,
+    "model": lambda a: a.model,
+    "input_tokens": lambda a: a.usage.input_tokens,
+    "output_tokens": lambda a: a.usage.output_tokens,
+    "cache_read_tokens": lambda a: a.usage.cache_read_tokens,
+    "cache_write_tokens": lambda a: a.usage.cache_write_tokens,
+    "reasoning_tokens": lambda a: a.usage.reasoning_tokens,
+}
+_MONEY = (
+    "cost_uncached_input",
+    "cost_cache_read",
+    "cost_cache_write",
+    "cost_output",
+    "cache_saved",
+)
+_ANSWER: Mapping[str, Callable[[Completion], Any]] = {
+    "response": lambda c: c.texts[0],
+    "responses": lambda c: orjson.dumps(c.texts).decode() if len(c.texts) > 1 else None,
+    "reasoning": lambda c: c.reasoning,
+    "tool_calls": lambda c: c.tool_calls,
+    "stop_reason": lambda c: c.stop_reason,
+    "response_id": lambda c: c.response_id,
+    "ending": lambda c: c.ending.value,
+    "refusal": lambda c: c.refusal,
+    "citations": lambda c: c.citations,
+    "logprobs": lambda c: None if c.logprobs is None else packed(c.logprobs.encode()),
+    "stop_sequence": lambda c: c.stop_sequence,
+    "choices": lambda c: c.choices,
+    "server_tools": lambda c: c.server_tools,
+    "raw": lambda c: None if c.raw is None else packed(c.raw),
+}
+_RESULT: Mapping[str, Callable[[Result], Any]] = {
+    "request_id": lambda r: r.key,
+    "status": lambda r: r.status.value,
+    "retryable": lambda r: r.retryable and r.status is Status.ERRORED,
+    "attempts": lambda r: r.last.number,
+    "finished_us": lambda r: microseconds(r.finished_at),
+}
+
+
+def _places(names: Iterable[str]) -> str:
+    return ", ".join("?" for _ in names)
+
+
+INSERT_START = (
+    "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
+    "VALUES (?, ?, ?, ?, ?)"
+)
+UPDATE_ATTEMPT = f"""UPDATE exchanges SET {", ".join(f"{name} = ?" for name in (*_ATTEMPT, *_MONEY))}
+    WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
+REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes ({", ".join((*_RESULT, *_ANSWER))})
+    VALUES ({_places((*_RESULT, *_ANSWER))})"""  # noqa: S608 - our own names
+REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
+    VALUES (?, ?, ?, ?, ?)"""
+
+
+def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
+    """Return what `INSERT_START` takes."""
+    return start.key, start.number, execution, microseconds(start.started_at), start.reserved
+
+
+def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+    """Return what `UPDATE_ATTEMPT` takes."""
+    facts = [value(attempt) for value in _ATTEMPT.values()]
+    return (*facts, *_money(attempt.cost), attempt.key, attempt.number)
+
+
+def _money(cost: Cost | None) -> tuple[int | None, ...]:
+    if cost is None or max(cost.total, cost.cache_saved) > MAX_COST:
+        return (None,) * 5
+    return (
+        cost.uncached_input,
+        cost.cache_read,
+        cost.cache_write,
+        cost.output,
+        cost.cache_saved,
+    )
+
+
+def result_row(result: Result) -> tuple[Any, ...]:
+    """Return what `REPLACE_RESULT` takes."""
+    completion = result.completion
+    answer = [None if completion is None else value(completion) for value in _ANSWER.values()]
+    return (*(value(result) for value in _RESULT.values()), *answer)
+
+
+def turn_row(turn: Turn) -> tuple[Any, ...]:
+    """Return what `REPLACE_TURN` takes."""
+    return turn.key, turn.number, turn.said, turn.calls, turn.results
+
+
+def packed(content: bytes) -> bytes:
+    """Return bytes compressed: JSON that repeats itself takes a tenth of its length."""
+    return zlib.compress(content)
+
+
+def unpacked(content: bytes | None) -> str | None:
+    """Return as text what `packed` gave; what is not UTF-8 becomes replacement characters.
+
+    Raises:
+        zlib.error: when the bytes are not those that `packed` gave.
+    """
+    return None if content is None else zlib.decompress(content).decode("utf-8", "replace")
+
+
+def microseconds(moment: datetime) -> int:
+    """Return a time in microseconds since 1970 UTC."""
+    return round(moment.timestamp() * 1_000_000)
