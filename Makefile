@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo check test audit bench chaos fuzz soak pictures format clean
+.PHONY: demo check test audit bench chaos fuzz soak pictures dist format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,17 @@ fuzz: $(READY)  ## look for inputs, answers and files that the command does not 
 
 pictures: $(READY)  ## draw docs/images again, which takes a Chromium
 	$(BIN)/python -m tests.pictures
+
+dist: $(READY)  ## build the wheel and the sdist, install each in a clean environment, and run the demo from there
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --group dist
+	$(BIN)/python -m build --outdir dist .
+	for package in dist/*.whl dist/*.tar.gz; do \
+	  rm -rf dist/try && mkdir dist/try && cp -r jobs sample_data dist/try/ && $(PYTHON) -m venv dist/try/venv && \
+	  dist/try/venv/bin/python -m pip install --quiet "$$package" && \
+	  (cd dist/try && venv/bin/batchrun run jobs/ticket_triage.toml --simulate) || exit 1; \
+	done
+	rm -rf dist/try
 
 format: $(READY)  ## apply formatting and safe fixes
 	$(BIN)/ruff format .
