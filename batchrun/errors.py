@@ -70,6 +70,18 @@ class Interrupted(BatchrunError):
         self.exit_code = 128 + signum
 
 
+def keyboard_interrupt(message: str) -> KeyboardInterrupt:
+    """Return what Ctrl-C raises in a call that has no report to return `Interrupted` in.
+
+    `except Exception` around such calls in a loop must not begin the next one, and only a
+    KeyboardInterrupt itself, not a class derived from it, ends Python as the signal would.
+    """
+    error = KeyboardInterrupt(message)
+    # IPython shows these lines in place of a traceback, which would say nothing more.
+    setattr(error, "_render_traceback_", lambda: [f"KeyboardInterrupt: {message}"])  # noqa: B010
+    return error
+
+
 class RenderError(BatchrunError):
     """One item cannot become a request. It turns into an errored result with this reason."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -13,6 +14,7 @@ import orjson
 from batchrun import checkpoint, report
 from batchrun.cells import read_cells, write_cells
 from batchrun.errors import JobError
+from batchrun.interrupts import Interrupts
 from batchrun.prepare import RunOptions, run_directory
 from batchrun.records import PICO_PER_USD
 from batchrun.run import run_loop, run_together
@@ -84,18 +86,22 @@ class MatrixReport:
 
 
 def run_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
-    """Run or resume every cell of a job with a `[matrix]`; return when all are through.
+    """Run or resume every cell of a job with a `[matrix]`; return when all have ended.
 
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when a run directory cannot be used.
+        KeyboardInterrupt: as `run_job` does.
     """
-    return run_loop(arun_matrix, job, options)
+    return run_loop(partial(_run_matrix, job, options or RunOptions()))
 
 
 async def arun_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
     """Run or resume every cell inside an event loop; see `run_matrix`."""
-    options = options or RunOptions()
+    return await _run_matrix(job, options or RunOptions(), Interrupts())
+
+
+async def _run_matrix(job: Job, options: RunOptions, interrupts: Interrupts) -> MatrixReport:
     if not job.cells:
         raise JobError(f"{job.name}: has no [matrix]; call run_job")
     directory = run_directory(job, options)
@@ -103,7 +109,9 @@ async def arun_matrix(job: Job, options: RunOptions | None = None) -> MatrixRepo
     with checkpoint.open_directory(directory, new=options.new):
         write_cells(directory, job.cells)
         spent = await anyio.to_thread.run_sync(_spent_by_others, directory, job.cells)
-        reports = await run_together(job.cells, replace(options, new=False), spent_before=spent)
+        reports = await run_together(
+            job.cells, replace(options, new=False), interrupts, spent_before=spent
+        )
     names = [cell.cell.name for cell in job.cells if cell.cell is not None]
     return MatrixReport(directory, dict(zip(names, reports, strict=True)))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrun import checkpoint, output
-from batchrun.errors import CheckpointError, JobError
+from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
 from batchrun.job import Job
 from batchrun.prepare import RunOptions
 from batchrun.run import run_job
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import polars as pl
+
+    from batchrun.errors import BatchrunError
 
 DIRECTORY = ".batchrun"
 MAX_TOKENS = 1024
@@ -79,7 +82,9 @@ def complete(
             following, what was answered is kept: calling this again goes on.
         CheckpointError: when the directory cannot be used, or another run uses it right now.
         OutputError: when the results cannot be written.
-        Interrupted: when a signal ended it.
+        KeyboardInterrupt: after Ctrl-C or a notebook's stop button: requests in flight may finish (a
+            second one cancels them), and what was answered is kept.
+        Interrupted: when another signal ended it.
     """
     rows = _collected(frame)
     folder = Path(directory).expanduser().absolute()
@@ -105,10 +110,17 @@ def complete(
         ),
     )
     if report.error is not None:
-        raise report.error
+        raise _raised(report.error)
     found = report.results.collect()
     _tidy(folder, place)
     return rows.hstack(found.select(found.columns[rows.width :]))
+
+
+def _raised(error: BatchrunError) -> BaseException:
+    """Return what Ctrl-C raises in any other Python function; another error as it is."""
+    if isinstance(error, Interrupted) and error.signum == signal.SIGINT:
+        return keyboard_interrupt(str(error))
+    return error
 
 
 def _without_nones(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import signal
+from concurrent import futures
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -20,10 +22,10 @@ from batchrun import checkpoint
 from batchrun.changes import agree, needs_consent, reuse_of
 from batchrun.client import PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
-from batchrun.errors import JobError
+from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
 from batchrun.events import EventFile, EventLog, event_file
 from batchrun.execution import REFRESH_S, Common, Execution, OpenRun, ours
-from batchrun.interrupts import Interrupts
+from batchrun.interrupts import Interrupts, counted_sigint
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.prepare import Prepared, RunOptions, prepare, run_directory
 from batchrun.progress import Progress
@@ -33,47 +35,92 @@ from batchrun.simulator import Simulator
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-    from batchrun.errors import BatchrunError
     from batchrun.job import Job
     from batchrun.records import Reuse
 
-T = TypeVar("T")
+# How long Ctrl-C goes unnoticed in a notebook, at most.
+POLL_S = 0.1
+
+
+class Report(Protocol):
+    """How runs stand; `error` is what ended them early."""
+
+    @property
+    def error(self) -> BatchrunError | None: ...
+
+
+R = TypeVar("R", bound=Report)
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
-    """Run or resume a job and return when it is through.
+    """Run or resume a job and return when it has ended.
 
     Where an event loop is running already, as in a notebook, it runs in a thread of its own.
 
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
+        KeyboardInterrupt: after Ctrl-C where an event loop is running already; what was answered is
+            saved. Elsewhere the report has the error `Interrupted`.
     """
-    return run_loop(arun_job, job, options)
+    return run_loop(partial(_run_job, job, options or RunOptions()))
 
 
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
+    return await _run_job(job, options or RunOptions(), Interrupts())
+
+
+async def _run_job(job: Job, options: RunOptions, interrupts: Interrupts) -> RunReport:
     if job.cells:
         raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
-    (report,) = await run_together([job], options or RunOptions())
+    (report,) = await run_together([job], options, interrupts)
     return report
 
 
-def run_loop(function: Callable[..., Awaitable[T]], *args: object) -> T:
-    """Run an asynchronous function in an event loop of its own, the fastest that is there."""
+def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
+    """Run an asynchronous function in an event loop of its own, the fastest that is there.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C where another event loop is running already.
+    """
     backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return anyio.run(function, *args, backend_options=backend)
-    with start_blocking_portal(backend_options=backend) as portal:
-        # When this waiting is interrupted, leaving the portal cancels the function.
-        return portal.start_task_soon(function, *args).result()
+        return anyio.run(_with_interrupts, function, backend_options=backend)
+    with counted_sigint() as sigint, start_blocking_portal(backend_options=backend) as portal:
+        interrupts = portal.call(Interrupts)
+        future = portal.start_task_soon(function, interrupts)
+        forwarded = 0
+        # polars has the system go on with a lock's wait after a signal: only a wait that ends by
+        # itself lets Python see it.
+        while not futures.wait([future], timeout=POLL_S).done:
+            if sigint.value > forwarded:
+                forwarded += 1
+                if not interrupts.forward(signal.SIGINT):
+                    future.cancel()
+    if sigint.value:
+        raise _interrupted(future)
+    return future.result()
+
+
+async def _with_interrupts(function: Callable[[Interrupts], Awaitable[R]]) -> R:
+    return await function(Interrupts())
+
+
+def _interrupted(future: futures.Future[R]) -> BaseException:
+    """Return what ends the call after Ctrl-C, when the run has ended."""
+    if future.cancelled():
+        return keyboard_interrupt("interrupted; nothing was sent")
+    error = future.exception() or future.result().error
+    if error is None or isinstance(error, BatchrunError):
+        return keyboard_interrupt(f"{error or 'interrupted; what was answered is saved'}")
+    return error
 
 
 async def run_together(
-    jobs: Sequence[Job], options: RunOptions, *, spent_before: int = 0
+    jobs: Sequence[Job], options: RunOptions, interrupts: Interrupts, *, spent_before: int = 0
 ) -> list[RunReport]:
     """Run or resume jobs side by side, under one budget and limits that they share.
 
@@ -82,14 +129,19 @@ async def run_together(
     Args:
         jobs: each has a run directory of its own.
         options: how to run them.
+        interrupts: the signals that end them.
         spent_before: what other runs have used up of `max_cost_usd`, in pico-dollars.
     """
     with event_file(options.log_file) as log:
-        return await _run_together(jobs, options, spent_before, log)
+        return await _run_together(jobs, options, interrupts, spent_before, log)
 
 
 async def _run_together(
-    jobs: Sequence[Job], options: RunOptions, spent_before: int, log: EventFile
+    jobs: Sequence[Job],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
 ) -> list[RunReport]:
     for job in jobs:
         checkpoint.refuse_locked(run_directory(job, options))
@@ -97,7 +149,6 @@ async def _run_together(
     plans: list[Prepared] = []
     for job in jobs:
         plans.append(await in_thread(prepare, job, options, plans[0] if plans else None))
-    interrupts = Interrupts()
     with ExitStack() as stack:
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
         runs = [replace(run, reuse=await _agreed(run, options)) for run in runs]
@@ -235,8 +286,8 @@ async def _heed_signals(executions: Sequence[Execution], common: Common) -> None
     await common.interrupts.asked.wait()
     in_flight = sum(execution.in_flight for execution in executions)
     common.progress.note(
-        f"stopping: {in_flight} requests in flight may finish within "
-        f"{common.options.grace_s:g} s; once more to cancel them"
+        f"stopping: waiting up to {common.options.grace_s:g} s for {in_flight} requests in "
+        "flight; interrupt again (Ctrl-C) to cancel them"
     )
     async with anyio.create_task_group() as group:
         for execution in executions:
