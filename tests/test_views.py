@@ -157,7 +157,7 @@ def test_a_checkpoint_of_an_earlier_version_is_brought_to_this_one(
         settings = (f"base_url={provider.url}", "prompt=Say {{ text }}")
         arguments = [word for setting in settings for word in ("--set", setting)]
         job = tmp_path / "job.toml"
-        assert command("run", job, *arguments, "--yes")[0] == 0
+        assert command("run", job, *arguments, "--yes", "--retry-errored")[0] == 0
     assert table(run / "checkpoint.db", "SELECT * FROM errors").height == 0
 
 
