@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, checkpoint
+from batchrun.dispatch import rejected
 from batchrun.errors import JobError
 from batchrun.render import sampled
+from batchrun.retry import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +68,28 @@ def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> No
         )
     if not ask(f"{facts}. Go on?"):
         raise JobError("not confirmed; nothing was sent, and nothing has changed")
+
+
+def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
+    """Judge stored answers by a changed `[request] reject`; return what came of it, if anything."""
+    reject = plan.job.request.reject
+    if checkpoint.judged_by(store) in {None, frozenset(reject)}:
+        return None
+    accepted = refused = 0
+    for answers in checkpoint.judgeable(store):
+        judged = [(one, rejected(one.completion, reject)) for one in answers]
+        changed = [
+            (one.key, rejection)
+            for one, rejection in judged
+            if one.error_type != (rejection and rejection.error_type)
+        ]
+        checkpoint.judge(store, changed, Cause.INVALID.value)
+        refused += sum(rejection is not None for _, rejection in changed)
+        accepted += sum(rejection is None for _, rejection in changed)
+    return (
+        f"[request] reject has changed: {refused:,} stored answers are rejected now, "
+        f"{accepted:,} are accepted again; nothing is sent for that"
+    )
 
 
 def told(reuse: Reuse) -> str:

@@ -9,7 +9,7 @@ import anyio
 import anyio.from_thread
 
 from batchrun import __version__, checkpoint
-from batchrun.changes import told
+from batchrun.changes import judge_again, told
 from batchrun.client import Client
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
@@ -143,6 +143,8 @@ class Execution:
 
     def _begin(self) -> None:
         plan = self._plan
+        # Before the job is kept: a process that dies here does it again.
+        judged = judge_again(plan, self._store)
         in_flight = self._store.start_execution(
             name=plan.job.name,
             job=plan.job.document,
@@ -155,6 +157,8 @@ class Execution:
         self._log.write("start", **started(plan, self._store.execution, self._common.options))
         for hint in hints(plan.job, self._common.options):
             self._note(hint)
+        if judged is not None:
+            self._note(judged)
         if self._run.reuse is not None:
             self._note(told(self._run.reuse))
         if in_flight:

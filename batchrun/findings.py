@@ -1,4 +1,4 @@
-"""What a check of a run directory finds: the word for it that all stages share."""
+"""What was found to be wrong with something: with a file, or with an answer."""
 
 from __future__ import annotations
 
@@ -18,3 +18,18 @@ class Flaw:
     problem: str
     row: str | None = None
     others: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why an answer that arrived is not accepted.
+
+    Attributes:
+        error_type: of the errored row, or of the attempt that is followed by another.
+        message: for the user.
+        most_retries: how often to ask again for this reason; None as often as `[retry]` allows.
+    """
+
+    error_type: str
+    message: str
+    most_retries: int | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchrun import __version__, output
 from batchrun.checkpoint import result_kinds
-from batchrun.dispatch import Review, as_it_is
+from batchrun.dispatch import Review, as_it_is, rejecting
 from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import is_template
@@ -143,12 +143,12 @@ def review_of(job: Job) -> Review:
     Raises:
         JobError: when its JSON schema is none.
     """
-    answer = job.request.answer
+    answer, reject = job.request.answer, job.request.reject
     if answer is None:
-        return as_it_is
+        return rejecting(as_it_is, reject)
     if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
         raise JobError(f"[request] json_schema: is not a JSON schema: {problem}")
-    return SchemaReview(answer.schema, as_tool=answer.as_tool)
+    return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)
 
 
 def toolbox_of(job: Job) -> Toolbox | None:

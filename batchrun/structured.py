@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import orjson
 
+from batchrun.findings import Rejection
 from batchrun.formats import SCHEMA_TOOL
 from batchrun.formats.parsing import as_dict, glimpse
+from batchrun.records import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from batchrun.records import Completion
 
 MAX_PROBLEM_CHARACTERS = 500
+# By how an answer ended that does not satisfy its schema: the type of the error, what is said behind
+# the problem, and how often to ask again.
+_BY_ENDING: Mapping[str, tuple[str, str, int | None]] = {
+    Ending.LENGTH: ("cut_answer", " (the answer was cut: max_tokens is too low)", 1),
+    Ending.REFUSAL: ("refused_answer", " (the model refused to answer)", 0),
+    Ending.FILTERED: ("filtered_answer", " (a content filter removed the answer)", 0),
+}
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
@@ -44,13 +53,13 @@ class SchemaReview:
         self._validator = _validator(schema if schema is not None else {"type": "object"})
         self._as_tool = as_tool
 
-    def __call__(self, completion: Completion) -> tuple[Completion, str | None]:
-        """Return the completion, its text being the JSON, and what is wrong with it, if anything."""
+    def __call__(self, completion: Completion) -> tuple[Completion, Rejection | None]:
+        """Return the completion, its text being the JSON, and why it is rejected, if it is."""
         if self._as_tool:
             completion = _unwrapped(completion)
-        for text in completion.texts:
+        for text, ending in zip(completion.texts, _endings(completion), strict=False):
             if (problem := self._problem(text)) is not None:
-                return completion, _with_reason(problem, completion)[:MAX_PROBLEM_CHARACTERS]
+                return completion, _rejection(problem, ending)
         return completion, None
 
     def _problem(self, text: str) -> str | None:
@@ -67,10 +76,22 @@ class SchemaReview:
         return f"{'answer' + path}: {error.message}"
 
 
-def _with_reason(problem: str, completion: Completion) -> str:
-    if completion.stop_reason in {"max_tokens", "length"}:
-        return f"{problem} (cut short: max_tokens is too low)"
-    return problem
+def _endings(completion: Completion) -> list[str]:
+    """Return the ending of each choice."""
+    if completion.choices is None:
+        return [completion.ending] * len(completion.texts)
+    return [as_dict(choice).get("ending", "") for choice in orjson.loads(completion.choices)]
+
+
+def _rejection(problem: str, ending: str) -> Rejection:
+    """Say what is wrong with an answer that is not what the schema asks for, and how it ended.
+
+    To ask again costs as much as the first time: a refusal is mostly repeated, and what was cut is
+    mostly cut again.
+    """
+    error_type, reason, most_retries = _BY_ENDING.get(ending, ("invalid_answer", "", None))
+    room = MAX_PROBLEM_CHARACTERS - len(reason)
+    return Rejection(error_type, problem[:room] + reason, most_retries)
 
 
 def _unwrapped(completion: Completion) -> Completion:

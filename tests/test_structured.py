@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from batchrun.job import Job
-from batchrun.records import Completion, Usage
+from batchrun.records import Completion, Ending, Usage
 from batchrun.structured import SchemaReview, schema_problem
 from tests.conftest import batchrun
 from tests.provider import Call, Reply, answer, serving
@@ -104,11 +104,11 @@ def test_references_within_the_schema_are_followed() -> None:
 def test_an_answer_is_judged_by_the_path_that_fails(texts: list[str], problem: str | None) -> None:
     _, found = SchemaReview(SCHEMA, as_tool=False)(completion(*texts))
     assert (found is None) == (problem is None)
-    assert (problem or "") in (found or "")
+    assert (problem or "") in (found.message if found else "")
 
 
 def test_a_cut_answer_names_the_way_out() -> None:
-    cut = completion('{"label": "go', stop_reason="max_tokens")
+    cut = completion('{"label": "go', ending=Ending.LENGTH)
     assert "max_tokens is too low" in str(SchemaReview(SCHEMA, as_tool=False)(cut)[1])
 
 

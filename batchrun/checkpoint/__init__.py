@@ -20,6 +20,7 @@ from batchrun.checkpoint.lock import (
 from batchrun.checkpoint.pairs import compare_rows, differing_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.prices import note_price
+from batchrun.checkpoint.rejections import judge, judgeable, judged_by
 from batchrun.checkpoint.reuse import Comparison, begun_as, has_answers
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
@@ -58,6 +59,9 @@ __all__ = [
     "is_locked",
     "is_planned",
     "is_scored",
+    "judge",
+    "judgeable",
+    "judged_by",
     "last_outcome",
     "last_version",
     "note_price",

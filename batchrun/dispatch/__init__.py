@@ -28,6 +28,7 @@ from batchrun.dispatch.progress import (
     settle,
     too_many_turns,
 )
+from batchrun.dispatch.review import rejected, rejecting
 from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.limits import CapReached, demand, most_tokens
@@ -70,7 +71,7 @@ class Dispatcher:
         prices: put a cost on usage.
         config: how long to insist.
         jitter: returns a number in [0, 1).
-        review: reads an answer further, and says what is wrong with it, if anything.
+        review: reads an answer further, and says why it is not accepted, if it is not.
         tools: carry out calls, so that an answer with calls is not the last one.
         account: tells limits of one key from those of another.
     """
@@ -172,6 +173,7 @@ class Dispatcher:
         """Get one answer; return the request that has to follow it, None when there is none."""
         asked = demand(request, self._most_cost(request), self._account)
         progress.failures = 0
+        progress.rejections.clear()
         if (problem := self._unsendable(asked)) is not None:
             await self._give_up_unsent(request, progress, *problem)
             return None
@@ -277,18 +279,18 @@ class Dispatcher:
     async def _answered(
         self, request: PlannedRequest, progress: Progress, exchange: Exchange, latency_s: float
     ) -> Pause | PlannedRequest | None:
-        completion, problem = exchange.completion, None
+        completion, rejection = exchange.completion, None
         tools = self._tools if self._tools and self._tools.wants(completion) else None
         if tools is None:
-            completion, problem = self._review(completion)
+            completion, rejection = self._review(completion)
         attempt = Attempt(
             request.key,
             progress.number,
             latency_s,
             http_status=exchange.http_status,
-            error_type=None if problem is None else Cause.INVALID.value,
-            error_message=problem,
-            cause=None if problem is None else Cause.INVALID.value,
+            error_type=None if rejection is None else rejection.error_type,
+            error_message=None if rejection is None else rejection.message,
+            cause=None if rejection is None else Cause.INVALID.value,
             request_id=exchange.request_id,
             model=completion.model or request.request.model,
             usage=completion.usage,
@@ -297,12 +299,11 @@ class Dispatcher:
         settle(progress, attempt, exchange.limits)
         if tools is not None:
             return await self._turned(request, tools, attempt, completion)
-        progress.failures += problem is not None
-        if problem is not None and progress.failures < self._config.max_attempts:
+        if rejection is not None and progress.asks_again(rejection, self._config.max_attempts):
             await self._record(attempt)
             return Pause(0.0)
-        # An answer that never came right is kept beside the reason: it was paid for.
-        status = Status.SUCCEEDED if problem is None else Status.ERRORED
+        # An answer that is not accepted is kept beside the reason: it was paid for.
+        status = Status.SUCCEEDED if rejection is None else Status.ERRORED
         completion = formats.with_calls(completion, request.turns)
         await self._finish(Result(request.key, status, attempt, datetime.now(UTC), completion))
         return None
@@ -424,4 +425,13 @@ class Dispatcher:
             self.stop(stop)
 
 
-__all__ = ["Dispatcher", "Journal", "Review", "Sender", "Tools", "as_it_is"]
+__all__ = [
+    "Dispatcher",
+    "Journal",
+    "Review",
+    "Sender",
+    "Tools",
+    "as_it_is",
+    "rejected",
+    "rejecting",
+]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from batchrun.findings import Rejection
 from batchrun.records import Completion
 
 if TYPE_CHECKING:
     from batchrun.client import Exchange
     from batchrun.records import Attempt, AttemptStart, Result, Turn, WireRequest
 
-Review = Callable[[Completion], tuple[Completion, str | None]]
+# Reads an answer further, and says why it is not accepted, if it is not.
+Review = Callable[[Completion], tuple[Completion, Rejection | None]]
 
 
-def as_it_is(completion: Completion) -> tuple[Completion, str | None]:
+def as_it_is(completion: Completion) -> tuple[Completion, Rejection | None]:
     """The review that finds nothing wrong."""
     return completion, None
 

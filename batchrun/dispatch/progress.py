@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from batchrun.records import Attempt, Result, Status, Usage
 if TYPE_CHECKING:
     from batchrun.dispatch.ports import Tools
     from batchrun.errors import ProviderFault
+    from batchrun.findings import Rejection
     from batchrun.limits import Permit
     from batchrun.records import LimitState, PlannedRequest
     from batchrun.retry import Cause
@@ -23,10 +25,19 @@ class Progress:
     number: int  # of the last attempt, counted over all executions
     place: int  # in the order of admission
     failures: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)  # by type, of this turn
     rate_limited: int = 0
     waited_s: float = 0.0
     permit: Permit | None = None
     refused: Attempt | None = None  # the last attempt, when the provider was too busy for it
+
+    def asks_again(self, rejection: Rejection, max_attempts: int) -> bool:
+        """Count an answer that is not accepted; say whether to ask once more."""
+        self.failures += 1
+        self.rejections[rejection.error_type] += 1
+        most = rejection.most_retries
+        is_enough = most is not None and self.rejections[rejection.error_type] > most
+        return self.failures < max_attempts and not is_enough
 
 
 @dataclass(frozen=True, slots=True)
