@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from batchrun.evaluation import Evaluation
+    from batchrun.history import RunTotals
     from batchrun.interrupts import Interrupts
     from batchrun.job import Job
     from batchrun.prepare import Prepared
-    from batchrun.records import RunTotals
     from batchrun.scoring import ScoreTotals
     from batchrun.source import Source
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from batchrun.records import Cost, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,43 @@ class ModelTotals:
     input_tokens: int
     output_tokens: int
     cost: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """What a run amounts to, over all its executions.
+
+    Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
+    attempts that may have been billed although their answer never arrived. `waiting` is what the
+    latest execution was waiting for when it last said so, `cap` its `max_cost_usd`. `endings` counts
+    the answers that rows have now by how they ended, all samples and choices of a row included.
+    """
+
+    name: str
+    total: int
+    succeeded: int
+    errored: int
+    pending: int
+    to_retry: int
+    in_flight: int
+    attempts: int
+    maybe_billed: int
+    unpriced: int
+    usage: Usage
+    cost: Cost
+    cost_by_model: Mapping[str, int]
+    latency_s: Mapping[str, float | None]
+    retries_by_cause: Mapping[str, int]
+    waits_s_by_cause: Mapping[str, float]
+    errors_by_type: Mapping[str, tuple[int, str]]
+    executions: tuple[Mapping[str, Any], ...]
+    wall_time_s: float
+    last_error: str | None
+    waiting: str | None = None
+    cap: int | None = None
+    prices: tuple[PriceUse, ...] = ()
+    models: tuple[ModelTotals, ...] = ()
+    endings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +161,7 @@ class SampledRow:
     cost: int | None
     latency_s: float | None
     attempts: int | None
+    ending: str | None = None
     score: float | None = None
     predicted: str | None = None
     expected: str | None = None

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from batchrun.conclusion import RunReport
     from batchrun.errors import BatchrunError
+    from batchrun.history import RunTotals
     from batchrun.job import Job
-    from batchrun.records import RunTotals
     from batchrun.scoring import ScoreTotals
 
 # The exit code of a matrix is the first of these that one of its cells ended with: interrupted,

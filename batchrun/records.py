@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from batchrun.history import ModelTotals, PriceUse
 
 FormatName = Literal["messages", "chat"]
 
@@ -469,38 +468,3 @@ class Reuse:
     new: int
     paid: int
     left_behind: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunTotals:
-    """What a run amounts to, over all its executions.
-
-    Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
-    attempts that may have been billed although their answer never arrived. `waiting` is what the
-    latest execution was waiting for when it last said so, `cap` its `max_cost_usd`.
-    """
-
-    name: str
-    total: int
-    succeeded: int
-    errored: int
-    pending: int
-    to_retry: int
-    in_flight: int
-    attempts: int
-    maybe_billed: int
-    unpriced: int
-    usage: Usage
-    cost: Cost
-    cost_by_model: Mapping[str, int]
-    latency_s: Mapping[str, float | None]
-    retries_by_cause: Mapping[str, int]
-    waits_s_by_cause: Mapping[str, float]
-    errors_by_type: Mapping[str, tuple[int, str]]
-    executions: tuple[Mapping[str, Any], ...]
-    wall_time_s: float
-    last_error: str | None
-    waiting: str | None = None
-    cap: int | None = None
-    prices: tuple[PriceUse, ...] = ()
-    models: tuple[ModelTotals, ...] = ()

@@ -29,8 +29,8 @@ from batchrun.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.history import SampledRow
-    from batchrun.records import Item, RenderedItem, RunTotals
+    from batchrun.history import RunTotals, SampledRow
+    from batchrun.records import Item, RenderedItem
     from batchrun.scoring import ScoreTotals
 
 FILE_NAME = "report.html"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.history import ModelTotals, PriceUse
-from batchrun.records import Cost, RunEnd, RunTotals, Usage
+from batchrun.history import ModelTotals, PriceUse, RunTotals
+from batchrun.records import Cost, RunEnd, Usage
 from batchrun.report import status_text, summary, summary_json, summary_text
 from batchrun.terminal import printable
 

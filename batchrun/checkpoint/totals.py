@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint.prices import prices
-from batchrun.history import ModelTotals
-from batchrun.records import PICO_PER_USD, Cost, RunEnd, RunTotals, Usage
+from batchrun.history import ModelTotals, RunTotals
+from batchrun.records import PICO_PER_USD, Cost, RunEnd, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

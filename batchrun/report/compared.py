@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.records import RunTotals
+    from batchrun.history import RunTotals
     from batchrun.scoring import Pairs, ScoreTotals
 
 

@@ -14,8 +14,7 @@ from batchrun.scoring import score_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.history import PriceUse
-    from batchrun.records import RunTotals
+    from batchrun.history import PriceUse, RunTotals
     from batchrun.scoring import ScoreTotals
 
 SCHEMA_VERSION = 1

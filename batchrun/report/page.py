@@ -15,8 +15,7 @@ from batchrun.report.text import counted, when
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchrun.history import History
-    from batchrun.records import RunTotals
+    from batchrun.history import History, RunTotals
     from batchrun.report.markup import Markup
     from batchrun.scoring import ScoreTotals
 

@@ -16,8 +16,7 @@ from batchrun.scoring import score_facts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from batchrun.history import Histogram, History, PriceUse, Series
-    from batchrun.records import RunTotals
+    from batchrun.history import Histogram, History, PriceUse, RunTotals, Series
     from batchrun.scoring import ScoreTotals
 
 MOST_LINES = 20

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from batchrun.records import RunTotals
+    from batchrun.history import RunTotals
     from batchrun.scoring import ScoreTotals
 
 WIDTH = 80
