@@ -173,10 +173,11 @@ def write_files(
     evaluation: Evaluation | None,
     *,
     rows: output.Rows | None = None,
+    score_again: bool = True,
 ) -> Written:
     """Score the answers, and write the outputs and `summary.json`.
 
-    `rows` may stand in for the checkpoint's.
+    `rows` may stand in for the checkpoint's. Without `score_again`, scores that are kept are used.
 
     Raises:
         OutputError: when a file cannot be written, or the input is no longer the one that was run.
@@ -188,7 +189,7 @@ def write_files(
         )
     scores, score = None, None
     if evaluation is not None:
-        evaluation.score(source, store)
+        evaluation.score(source, store, again=score_again)
         scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
     kinds = result_kinds(job.request.optional_columns)
     results = output.Results(source, rows or store, kinds, job.input.id, scores)

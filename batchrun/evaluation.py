@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun import checkpoint
+from batchrun import __version__, checkpoint
 from batchrun.errors import RenderError
 from batchrun.render import Expression
 from batchrun.scoring import Judge, Mark
@@ -31,12 +32,16 @@ class Evaluation:
         config: the job's `[score]`.
         columns: the input's columns.
 
+    Attributes:
+        runs_code: whether a function of the job's author judges.
+
     Raises:
-        JobError: when the template, the pattern or the function is none, or a column is missing.
+        JobError: when the template or the pattern is wrong, or a column is missing.
     """
 
     def __init__(self, config: ScoreConfig, columns: Sequence[str]) -> None:
         self._config = config
+        self.runs_code = config.function is not None
         self._judge = Judge(config)
         self._expected = None
         self._columns: Sequence[str] = columns
@@ -54,14 +59,35 @@ class Evaluation:
         """
         return None if job.score is None else cls(job.score, source.columns)
 
-    def score(self, source: Source, store: checkpoint.Checkpoint) -> None:
-        """Judge every row that succeeded.
+    def load(self) -> None:
+        """Import the function now, if there is one, rather than when the answers are scored.
 
         Raises:
-            JobError: when the input cannot be read.
+            JobError: when it cannot be imported or does not fit.
+        """
+        self._judge.load()
+
+    def score(self, source: Source, store: checkpoint.Checkpoint, *, again: bool = True) -> None:
+        """Judge every row that succeeded.
+
+        Args:
+            source: the input.
+            store: the checkpoint.
+            again: also when these answers have been scored by the same `[score]`.
+
+        Raises:
+            JobError: when the input cannot be read, or the function cannot be imported.
             CheckpointError: when the checkpoint cannot be used.
         """
-        checkpoint.write_scores(store, self._marks(source, store))
+        if again or not checkpoint.is_scored(store, self._scored_by):
+            self.load()
+            checkpoint.write_scores(store, self._marks(source, store), self._scored_by)
+
+    @property
+    def _scored_by(self) -> str:
+        """Changes when answers may score differently; not with the content of a function."""
+        digest = hashlib.blake2b(repr(self._config).encode(), digest_size=8).hexdigest()
+        return f"{__version__}:{digest}"
 
     def totals(self, store: checkpoint.Checkpoint) -> ScoreTotals:
         """Add up what has been scored."""

@@ -144,6 +144,8 @@ def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
 def export(directory: Path, to: Path | None) -> list[Path]:
     """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
 
+    A function of the job's author runs only for answers that it has not scored yet.
+
     Args:
         directory: the run directory.
         to: write only this file, with the results, instead of the run's own files.
@@ -164,13 +166,15 @@ def export(directory: Path, to: Path | None) -> list[Path]:
         if to is not None:
             scores = None
             if evaluation is not None:
-                evaluation.score(source, store)
+                evaluation.score(source, store, again=not evaluation.runs_code)
                 scores = partial(checkpoint.score_rows, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
             results = output.Results(source, store, kinds, job.input.id, scores)
             return [output.write_results(job.output, to, results)]
         with checkpoint.open_directory(directory, new=False):
-            return list(write_files(job, source, store, directory, evaluation).files)
+            again = evaluation is None or not evaluation.runs_code
+            written = write_files(job, source, store, directory, evaluation, score_again=again)
+            return list(written.files)
     finally:
         store.close()
 

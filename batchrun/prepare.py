@@ -126,7 +126,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         directory=run_directory(job, options),
         review=review_of(job),
         tools=toolbox_of(job),
-        evaluation=Evaluation.of(job, source),
+        evaluation=_evaluation(job, source, options),
         most_in_flight=most_in_flight,
     )
 
@@ -135,6 +135,14 @@ def our_columns(job: Job) -> list[str]:
     """Return the columns that stand beside the input's in the results of a job."""
     scores = output.SCORES if job.score is not None else {}
     return [*result_kinds(job.request.optional_columns), *scores]
+
+
+def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | None:
+    evaluation = Evaluation.of(job, source)
+    # A run of some rows writes no outputs, and so scores nothing.
+    if evaluation is not None and options.rows is None:
+        evaluation.load()
+    return evaluation
 
 
 def review_of(job: Job) -> Review:

@@ -111,8 +111,7 @@ def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotal
     evaluation = Evaluation.of(job, source)
     if evaluation is None:
         return None
-    if not checkpoint.is_scored(store):
-        evaluation.score(source, store)
+    evaluation.score(source, store, again=False)
     return evaluation.totals(store)
 
 

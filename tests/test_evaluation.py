@@ -354,7 +354,7 @@ def test_scores_of_a_table_that_has_changed_are_forgotten(tmp_path: Path) -> Non
 
     with closing(Checkpoint(tmp_path, writable=True)) as store:
         start("one")
-        write_scores(store, [Mark(0, 1.0, "a", "a"), Mark(1, 0.0, "b", "a")])
+        write_scores(store, [Mark(0, 1.0, "a", "a"), Mark(1, 0.0, "b", "a")], "exact")
         start("one")
         assert score_rows(store, 0, 2) == [(0, 1.0, "a"), (1, 0.0, "b")]
         start("two")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pytest
 
 from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.render import Renderer
+from tests.conftest import ROOT, command
+from tests.provider import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -92,3 +97,122 @@ def test_no_other_variable_of_the_environment_can_be_read(
     for template in ("{{ environ }}", "{{ os.environ }}", "{{ env.OTHER_SECRET }}"):
         with pytest.raises(JobError, match="the input has no column"):
             Renderer(Job.load(path, {"prompt": template}), ["a"])
+
+
+TOOLS = """
+import pathlib
+with (pathlib.Path(__file__).parent / "imported").open("a") as log:
+    log.write("tools\\n")
+def look(): return "seen"
+"""
+SCORES = TOOLS.replace("tools", "scores").replace("def look():", "def score(row, answer):")
+
+
+@pytest.fixture
+def stranger(write_job: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Write a job that names two Python files, which note that they are imported."""
+
+    def write(base_url: str) -> Path:
+        (tmp_path / "my_tools.py").write_text(TOOLS)
+        (tmp_path / "my_scores.py").write_text(SCORES.replace('"seen"', "float(row['id'][1:])"))
+        return write_job(
+            base_url,
+            rows=4,
+            request='tools = [{name = "look", input_schema = {type = "object"}}]',
+            extra='[tools]\nmodule = "my_tools.py"\n[score]\nfunction = "my_scores.py:score"\n',
+        )
+
+    return write
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Callable[[], list[str]]:
+    """Return which Python files of the job have been imported since this was asked last."""
+
+    def look() -> list[str]:
+        log = tmp_path / "imported"
+        found = log.read_text().split() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return found
+
+    return look
+
+
+def test_python_files_of_a_job_are_imported_only_where_they_are_needed(
+    stranger: Callable[[str], Path], imported: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with serving() as provider:
+        job = stranger(provider.url)
+        for name in ("preview", "estimate"):
+            assert command(name, job)[0] == 0
+            assert imported() == []
+        assert command("estimate", job, "--sample", "2", "--yes")[0] == 0
+        assert imported() == ["tools"]
+        assert command("run", job)[0] == 0
+        assert sorted(imported()) == ["scores", "tools"]
+    written = pl.read_parquet(out / "results.parquet")
+    assert written["score"].to_list() == [0, 1, 2, 3]
+    looks: list[list[str | Path]] = [
+        ["status", out],
+        ["status", out, "--json"],
+        ["export", out],
+        ["export", out, "--to", tmp_path / "copy.parquet"],
+        ["report", out],
+        ["verify", out],
+        ["compare", out, shutil.copytree(out, tmp_path / "other")],
+        ["preview", job],
+        ["estimate", job],
+    ]
+    for arguments in looks:
+        code, stdout, stderr = command(*arguments)
+        assert (arguments, code, imported()) == (arguments, 0, []), stderr
+        if arguments[0] == "verify":
+            assert "scores: verify does not run the [score] function" in stdout
+    assert pl.read_parquet(out / "results.parquet").equals(written)
+    assert pl.read_parquet(tmp_path / "copy.parquet").equals(written)
+    assert command("score", out)[0] == 0
+    assert imported() == ["scores"]
+
+
+def test_an_export_runs_the_function_over_answers_that_it_has_not_scored(
+    stranger: Callable[[str], Path], imported: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    """Such as after `estimate --sample`, a kill before the outputs, or an edited `[score]`."""
+    out, copy = tmp_path / "out", tmp_path / "copy.parquet"
+    with serving() as provider:
+        job = stranger(provider.url)
+        assert command("run", job)[0] == 0
+        assert command("estimate", job, "--sample", "2", "--yes")[0] == 0
+        imported()
+        assert command("export", out, "--to", copy)[0] == 0
+        assert imported() == ["scores"], "an execution may have changed the answers"
+        assert command("score", out)[0] == 0
+        imported()
+        assert command("export", out, "--to", copy)[0] == 0
+        assert imported() == []
+        text = job.read_text().replace('my_scores.py:score"', 'my_scores.py:other"')
+        job.write_text(text)
+        (tmp_path / "my_scores.py").write_text(
+            SCORES.replace("score(", "other(").replace('"seen"', "5")
+        )
+        assert command("score", out, "--job", job)[0] == 0
+    assert pl.read_parquet(out / "results.parquet")["score"].to_list() == [5] * 4
+    assert command("report", out)[0] == 0
+    assert imported() == ["scores"]
+
+
+@pytest.mark.parametrize("name", ["run", "score", "export", "report", "verify", "preview"])
+def test_help_says_which_code_runs(name: str) -> None:
+    said = " ".join(command(name, "--help")[1].split())
+    assert "[score] function" in said or "Runs no Python file" in said or "runs no Python" in said
+
+
+@pytest.mark.parametrize("page", ["SECURITY.md", "docs/job.md"])
+def test_what_is_said_of_one_python_file_is_said_of_the_other(page: str) -> None:
+    """Wherever a page warns of `[tools] module`, it warns of `[score] function`."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "rights" in text
+    for paragraph in text.split("\n\n"):
+        if "rights" in paragraph and "[tools] module" in paragraph:
+            assert "[score] function" in paragraph

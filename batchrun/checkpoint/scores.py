@@ -39,9 +39,6 @@ _TOTALS = """SELECT count(score), coalesce(sum(score), 0), coalesce(sum(score * 
 _PROBLEM = "SELECT problem FROM scores WHERE problem IS NOT NULL ORDER BY ordinal LIMIT 1"
 _BY_CORRECT = """SELECT answers, correct, count(*) FROM scores WHERE score IS NOT NULL
     GROUP BY answers, correct"""
-_ANSWERED_ROWS = """SELECT count(*) FROM (SELECT 1 FROM items i
-    JOIN outcomes r ON r.request_id = i.request_id WHERE r.status = 'succeeded'
-    GROUP BY i.ordinal / ? HAVING count(*) = ?)"""
 # `label` makes one of what counts as the same label.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
     FROM (
@@ -68,15 +65,19 @@ def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
     return found if samples == 1 else answers_together(found, samples)
 
 
-def write_scores(store: Checkpoint, marks: Iterable[Mark]) -> None:
+def write_scores(store: Checkpoint, marks: Iterable[Mark], scored_by: str) -> None:
     """Put these marks in the place of all earlier ones, in one transaction.
 
-    `marks` may read from the store meanwhile.
+    Args:
+        store: the checkpoint.
+        marks: may read from the store meanwhile.
+        scored_by: identifies what they follow from beside the answers; see `is_scored`.
     """
     rest = iter(marks)
     with store.transaction():
         if store.is_writable:
             store.db.execute("DELETE FROM scores")
+            store.db.execute("UPDATE run SET scored = ?", (scored_by,))
         else:
             store.db.execute("DROP TABLE IF EXISTS temp.scores")
             store.db.execute(SCORES.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
@@ -90,12 +91,11 @@ def score_rows(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]
         return store.db.execute(_ROWS, (first, end)).fetchall()
 
 
-def is_scored(store: Checkpoint) -> bool:
-    """Say whether every row that succeeded has been judged."""
+def is_scored(store: Checkpoint, scored_by: str) -> bool:
+    """Say whether the answers as they are now have been scored by this."""
     with usable(store.path):
-        (judged,) = store.db.execute("SELECT count(*) FROM scores").fetchone()
-        (answered,) = store.db.execute(_ANSWERED_ROWS, (store.samples,) * 2).fetchone()
-    return bool(judged == answered)
+        row = store.db.execute("SELECT scored FROM run").fetchone()
+    return bool(row and row[0] == scored_by)
 
 
 def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotals:

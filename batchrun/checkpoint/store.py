@@ -148,7 +148,8 @@ class Checkpoint:
                 """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
                 VALUES (1, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = excluded.name,
                 job = excluded.job, base = excluded.base, total = excluded.total,
-                samples = excluded.samples, plan_signature = excluded.plan_signature""",
+                samples = excluded.samples, plan_signature = excluded.plan_signature,
+                scored = NULL""",
                 (
                     name,
                     _as_json(job),

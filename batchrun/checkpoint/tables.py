@@ -202,6 +202,12 @@ def m010_endings(db: Database) -> None:
         db.execute(f"ALTER TABLE outcomes ADD COLUMN {name} BLOB")
 
 
+@migrations()
+def m011_scored(db: Database) -> None:
+    """By which `[score]` the answers were last scored; null once others may have come."""
+    db.execute("ALTER TABLE run ADD COLUMN scored TEXT")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

@@ -43,7 +43,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 
     Running again is how one resumes.
 
-    JOB is a job file (TOML), or a table with a "prompt" or "messages" column.
+    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that a job file names ([tools] module, [score] function) run with your rights.
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
     """Print the first requests of JOB; send nothing.
 
-    One JSON line each, as they would go over HTTP.
+    One JSON line each, as they would go over HTTP. Runs no Python file of the job.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ def status(directory: Path, *, as_json: bool) -> None:
 def export(directory: Path, to: Path | None) -> None:
     """Write the outputs of a run again.
 
-    Sends nothing.
+    Sends nothing. Runs the [score] function of the job only for answers that it has not scored yet.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def export(directory: Path, to: Path | None) -> None:
 def report(directory: Path) -> None:
     """Write report.html, a run in charts and tables.
 
-    One file in DIRECTORY. It needs no network, and is searched, printed and sent like any other file. In the directory of a matrix, it puts the cells side by side and links to one for each.
+    One file in DIRECTORY. It needs no network, and is searched, printed and sent like any other file. In the directory of a matrix, it puts the cells side by side and links to one for each. Runs the [score] function of the job only for answers that it has not scored yet.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def report(directory: Path) -> None:
 def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     """Score the answers of a run again.
 
-    Sends nothing. Writes the outputs and summary.json again.
+    Sends nothing. Writes the outputs and summary.json again. Runs the [score] function of the job, if it has one, with your rights.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) 
 def verify(directory: Path, *, as_json: bool) -> int:
     """Check a run and its outputs for damage.
 
-    The checkpoint and the outputs in DIRECTORY against each other; changes nothing. Leaves with 5 when something is wrong.
+    The checkpoint and the outputs in DIRECTORY against each other; changes nothing and runs no Python file of the job. Leaves with 5 when something is wrong.
 
     \b
     Examples:

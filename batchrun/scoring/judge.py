@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from functools import cached_property
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,27 @@ _KEYS = {"score", "predicted"}
 class Judge:
     """Says what a row's answers are worth, by the section `[score]` of a job.
 
+    A function's file runs with the user's rights when it is imported: by `load` or the first `mark`.
+
     Raises:
-        JobError: when the pattern is none, or the function cannot be had.
+        JobError: when the pattern is wrong.
     """
 
     def __init__(self, config: ScoreConfig) -> None:
         self._config = config
         self._answer = None if config.answer is None else _pattern(config.answer)
-        self._function = None if config.function is None else _function(config)
+
+    @cached_property
+    def _function(self) -> Function | None:
+        return None if self._config.function is None else _function(self._config)
+
+    def load(self) -> None:
+        """Import the function now.
+
+        Raises:
+            JobError: when it cannot be imported or does not fit.
+        """
+        assert self._function is not None or self._config.function is None  # noqa: S101
 
     def mark(
         self, ordinal: int, row: Mapping[str, Any], expected: object, texts: Sequence[str]
