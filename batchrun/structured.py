@@ -14,7 +14,7 @@ import orjson
 
 from batchrun.findings import Rejection
 from batchrun.formats import SCHEMA_TOOL
-from batchrun.formats.parsing import as_dict, glimpse
+from batchrun.formats.parsing import as_dict, dumps, glimpse, loads
 from batchrun.records import Ending
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def _rejection(problem: str, ending: str) -> Rejection:
 
 def _unwrapped(completion: Completion) -> Completion:
     """Take the answer out of the call of the tool that stood for it."""
-    calls = orjson.loads(completion.tool_calls or "[]")
+    calls = loads(completion.tool_calls or "[]")
     inputs = [as_dict(call).get("input") for call in calls if call.get("name") == SCHEMA_TOOL]
     if not inputs:
         return completion
     others = [call for call in calls if call.get("name") != SCHEMA_TOOL]
-    answer = inputs[0] if isinstance(inputs[0], str) else orjson.dumps(inputs[0]).decode()
-    rest = orjson.dumps(others).decode() if others else None
+    answer = inputs[0] if isinstance(inputs[0], str) else dumps(inputs[0]).decode()
+    rest = dumps(others).decode() if others else None
     return replace(completion, texts=(answer,), tool_calls=rest)
 
 

@@ -7,6 +7,7 @@ takes too long or is called wrongly is told to the model as an error, and the co
 from __future__ import annotations
 
 import inspect
+import json
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ import anyio.lowlevel
 import orjson
 
 from batchrun.errors import JobError
+from batchrun.formats.parsing import dumps, loads
 from batchrun.modules import import_file
+from batchrun.records import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 # More would only wait for one another: functions share this process.
 MAX_THREADS = 32
 MAX_OUTPUT_CHARACTERS = 1_000_000
-# Calls of an answer that ended for these reasons may be cut short; they are not carried out.
-_UNFINISHED = {"max_tokens", "length", "refusal", "content_filter"}
+# Calls of an answer that ended like this may be cut short; they are not carried out.
+_UNFINISHED = frozenset({Ending.LENGTH, Ending.REFUSAL, Ending.FILTERED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,17 @@ class Toolbox:
 
         A call of a tool that has no function (a vendor's own) is left to the user.
         """
-        if completion.turn is None or completion.stop_reason in _UNFINISHED:
+        if completion.turn is None or completion.ending in _UNFINISHED:
             return False
-        calls = orjson.loads(completion.tool_calls or "[]")
-        return all(call["id"] and str(call["name"]) in self._functions for call in calls)
+        calls = loads(completion.tool_calls or "[]")
+        # The legacy function_call has no id: there, the name says what is answered.
+        has_ids = "function_call" in completion.turn or all(call["id"] for call in calls)
+        are_known = all(str(call["name"]) in self._functions for call in calls)
+        return bool(calls) and has_ids and are_known
 
     async def run(self, calls: str) -> str:
         """Carry out calls (JSON) at the same time; return them with their output (JSON)."""
-        listed: list[dict[str, Any]] = orjson.loads(calls)
+        listed: list[dict[str, Any]] = loads(calls)
         outcomes = [_Outcome("")] * len(listed)
 
         async def carry_out(place: int) -> None:
@@ -80,7 +86,7 @@ class Toolbox:
         async with anyio.create_task_group() as group:
             for place in range(len(listed)):
                 group.start_soon(carry_out, place)
-        return orjson.dumps([_told(*pair) for pair in zip(listed, outcomes, strict=True)]).decode()
+        return dumps([_told(*pair) for pair in zip(listed, outcomes, strict=True)]).decode()
 
     async def _outcome(self, call: Mapping[str, Any]) -> _Outcome:
         arguments = call.get("input")
@@ -152,4 +158,7 @@ def _told(call: Mapping[str, Any], outcome: _Outcome) -> dict[str, Any]:
 def _as_text(value: object) -> str:
     if isinstance(value, str):
         return value
-    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # an integer of more than 64 bits
+        return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))

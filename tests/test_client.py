@@ -344,9 +344,20 @@ async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(status: 
     assert f"{other.url}/elsewhere" in fault.message
 
 
-@pytest.mark.parametrize("status", [201, 202, 204])
-async def test_another_success_than_200_is_no_answer(status: int) -> None:
-    fault = await fault_from(response(b"" if status == 204 else MESSAGE, status))
+@pytest.mark.parametrize("status", [201, 202])
+async def test_a_completion_under_another_success_than_200_is_an_answer(status: int) -> None:
+    async with serving(response(MESSAGE, status)) as server:
+        found = await send(server)
+    assert (found.completion.texts, found.http_status) == (("hello",), status)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(201, b""), (202, b'{"id": "job_1", "status": "queued"}'), (204, b"")]
+)
+async def test_another_success_than_200_without_a_completion_is_no_answer(
+    status: int, body: bytes
+) -> None:
+    fault = await fault_from(response(body, status))
     assert fault.http_status == status
 
 

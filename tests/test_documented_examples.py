@@ -19,7 +19,7 @@ from batchrun.client import Client
 from batchrun.errors import JobError, ProviderError
 from batchrun.formats import StreamReader, parse
 from batchrun.job import Job
-from batchrun.records import Completion, Item, Usage, WireRequest
+from batchrun.records import Completion, Ending, Item, Usage, WireRequest
 from batchrun.render import Renderer
 from batchrun.retry import Cause
 from tests.test_formats import GREETING, SECOND_TURN, SMALL, THINKING, VISION
@@ -380,6 +380,8 @@ def test_the_bounds(keys: dict[str, Any], message: str) -> None:
 
 
 NOTHING_CACHED = {
+    "audio_input_tokens": 0,
+    "audio_output_tokens": 0,
     "cache_read_tokens": 0,
     "cache_write_tokens": 0,
     "cache_write_1h_tokens": 0,
@@ -407,6 +409,7 @@ PLAIN = Completion(
     MESSAGES_BODY["model"],
     MESSAGE["id"],
     Usage(12, 6),
+    ending=Ending.STOP,
 )
 
 ANSWERS: dict[str, tuple[FormatName, str, dict[str, Any]]] = {
@@ -518,6 +521,7 @@ def test_chat_guide_streaming_response_2() -> None:
         OPUS,
         "msg_bdrk_01LPPqDjLKMgfSwTRMRty9VT",
         Usage(8, 12, **NOTHING_CACHED),
+        ending=Ending.STOP,
     )
 
 

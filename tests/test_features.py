@@ -210,7 +210,9 @@ def _streamed_calls(wire_format: str) -> list[dict[str, Any]]:
                 {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": index, **part}]}}]}
                 for part in (head, *tails)
             ]
-    return [*payloads, {"type": "message_stop"}]
+    if wire_format == "messages":
+        return [*payloads, {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}]
+    return [*payloads, {"choices": [{"index": 0, "finish_reason": "tool_calls"}]}]
 
 
 # Caching

@@ -20,10 +20,9 @@ from batchrun.formats import (
     parse,
     request_id,
 )
-from batchrun.formats.chat import parse_usage as chat_usage
 from batchrun.formats.endpoint import provider_of
-from batchrun.formats.messages import parse_usage as messages_usage
 from batchrun.formats.parameters import PARAMETERS, coerce
+from batchrun.formats.usage import chat_usage, messages_usage
 from batchrun.records import FormatName, Message, Parameters, Request, Usage
 
 FULL = Request(
@@ -360,7 +359,8 @@ def test_chat_answers(body: str, text: str, model: str, usage: Usage) -> None:
     assert completion.stop_reason == "stop"
     assert completion.model == model
     assert completion.response_id == json.loads(body)["id"]
-    assert completion.usage == usage
+    audio = {"audio_input_tokens": None, "audio_output_tokens": None}
+    assert replace(completion.usage, **audio) == usage
 
 
 def test_the_reasoning_of_a_thinking_model() -> None:
@@ -450,12 +450,12 @@ def test_content_blocks(blocks: list[Any], text: str, reasoning: str | None) -> 
         ({"content": "a"}, "a", None),
         ({"content": None}, "", None),
         ({}, "", None),
-        ({"content": 5}, "", None),
+        ({"content": 5}, "5", None),
         ({"content": "a", "reasoning_content": "r"}, "a", "r"),
         ({"content": "a", "reasoning": "r"}, "a", "r"),
         ({"content": "a", "reasoning_content": None, "reasoning": ""}, "a", None),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab", None),
-        ({"content": [{"type": "thinking", "thinking": []}, "x", {"text": "a"}]}, "a", None),
+        ({"content": [{"type": "thinking", "thinking": []}, "x", {"text": "a"}]}, "xa", None),
     ],
     ids=["text", "null", "absent", "number", "reasoning", "router", "empty", "parts", "mixed"],
 )
@@ -501,11 +501,11 @@ def test_choices_without_an_index_keep_their_order() -> None:
         (
             "messages",
             b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}',
-            "an error under status 200: overloaded_error: Overloaded",
+            "an error in place of an answer: overloaded_error: Overloaded",
         ),
-        ("chat", b'{"error":"no"}', "an error under status 200: error: no"),
+        ("chat", b'{"error":"no"}', "an error in place of an answer: error: no"),
         ("chat", b"[" * 100_000, "the body is not JSON"),
-        ("chat", b'{"choices": ' + b"1" * 5_000 + b"}", "the body is not JSON"),
+        ("chat", b'{"choices": ' + b"1" * 5_000 + b"}", "no choice"),
     ],
     ids=[
         "empty",
@@ -776,7 +776,7 @@ def test_a_count_that_is_none_is_unknown(count: object, expected: int | None) ->
         (b'{"detail":"Not Found"}', (None, "Not Found", None)),
         (
             b'[{"error":{"code":404,"message":"no model","status":"NOT_FOUND"}}]',
-            (None, "no model", None),
+            ("NOT_FOUND", "no model", None),
         ),
         (b'{"error":{}}', (None, '{"error":{}}', None)),
         (b'{"error":{"message":{"x":1}}}', (None, '{"error":{"message":{"x":1}}}', None)),
@@ -818,17 +818,19 @@ def test_a_count_that_is_none_is_unknown(count: object, expected: int | None) ->
     ],
 )
 def test_error_bodies(body: bytes, described: tuple[str | None, str, str | None]) -> None:
-    assert describe_error(body) == described
+    found = describe_error(body)
+    assert (found.error_type, found.message, found.request_id) == described
 
 
 def test_error_texts_are_bounded() -> None:
     body = orjson.dumps(
         {"error": {"message": "m" * 9_999, "code": "c" * 9_999}, "trace_id": "t" * 999}
     )
-    error_type, message, trace = describe_error(body)
-    assert (len(error_type or ""), len(message), len(trace or "")) == (200, 2_000, 200)
-    assert len(describe_error(b"x" * 9_999)[1]) == 300
-    assert len(describe_error(orjson.dumps({"error": "e" * 9_999}))[1]) == 2_000
+    found = describe_error(body)
+    lengths = (len(found.error_type or ""), len(found.message), len(found.request_id or ""))
+    assert lengths == (200, 2_000, 200)
+    assert len(describe_error(b"x" * 9_999).message) == 300
+    assert len(describe_error(orjson.dumps({"error": "e" * 9_999})).message) == 2_000
 
 
 @pytest.mark.parametrize(
@@ -885,9 +887,9 @@ def test_any_json_is_a_completion_or_an_invalid_response(
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=40) | _JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_error_body_is_described(body: bytes) -> None:
-    error_type, message, trace = describe_error(body)
-    assert message
-    for text in (error_type, message, trace):
+    found = describe_error(body)
+    assert found.message
+    for text in (found.error_type, found.message, found.request_id):
         (text or "").encode()
 
 

@@ -75,6 +75,7 @@ def body(
     return act
 
 
+END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 WHOLE = json.dumps({"choices": [{"message": {"content": "whole"}}]}).encode()
 
 
@@ -88,6 +89,8 @@ WHOLE = json.dumps({"choices": [{"message": {"content": "whole"}}]}).encode()
         (WHOLE[:-3], b"application/json", "invalid_response"),
         (DELTA, b"text/event-stream", "stream_cut"),
         (DELTA + DELTA[:-9], b"text/event-stream", "stream_cut"),
+        (DELTA + END + DELTA[:-9], b"text/event-stream", "stream_cut"),
+        (DELTA + b"data: [DONE]\n\n", b"text/event-stream", "stream_cut"),
         (b"data: {\xff\xfe\n\n", b"text/event-stream", "invalid_response"),
         (b"data: " + b"[" * 200_000 + b"\n\n", b"text/event-stream", "invalid_response"),
     ],
@@ -99,6 +102,8 @@ WHOLE = json.dumps({"choices": [{"message": {"content": "whole"}}]}).encode()
         "cut-json",
         "cut",
         "cut-event",
+        "cut-behind-the-end",
+        "no-reason",
         "bytes",
         "deep",
     ],
@@ -114,24 +119,35 @@ async def test_what_is_no_answer_is_a_failed_attempt(
     assert len(fault.message) < 3_000
 
 
-async def test_a_whole_answer_to_a_request_for_a_stream_is_one() -> None:
-    assert (await send(body(WHOLE, b"application/json"))).texts == ("whole",)
+@pytest.mark.parametrize("content_type", [b"application/json", b"text/event-stream"])
+async def test_a_whole_answer_to_a_request_for_a_stream_is_one(content_type: bytes) -> None:
+    assert (await send(body(WHOLE, content_type))).texts == ("whole",)
+    pretty = json.dumps(json.loads(WHOLE), indent=2).encode()
+    assert (await send(body(b"\n" + pretty, content_type))).texts == ("whole",)
+
+
+async def test_an_error_under_the_type_of_a_stream_is_judged_by_its_own_code() -> None:
+    content = b'{"error":{"message":"Slow down","code":429,"metadata":{"retry_after_seconds":2}}}'
+    with pytest.raises(ProviderError) as caught:
+        await send(body(content))
+    fault = caught.value.fault
+    assert (fault.http_status, fault.retry_after_s, fault.maybe_billed) == (429, 2.0, False)
 
 
 async def test_the_end_marker_needs_no_empty_line_behind_it() -> None:
-    assert (await send(body(DELTA + b"data: [DONE]"))).texts == ("x",)
-    assert (await send(body(DELTA + b"data: [DONE]\n"))).texts == ("x",)
+    assert (await send(body(DELTA + END + b"data: [DONE]"))).texts == ("x",)
+    assert (await send(body(DELTA + END + b"data: [DONE]\n"))).texts == ("x",)
 
 
 @pytest.mark.parametrize("content_type", [b"Text/Event-Stream", b"text/plain", b"application/json"])
 async def test_a_stream_under_another_type_is_read(content_type: bytes) -> None:
-    assert (await send(body(DELTA + b"data: [DONE]\n\n", content_type))).texts == ("x",)
+    assert (await send(body(DELTA + END + b"data: [DONE]\n\n", content_type))).texts == ("x",)
 
 
 async def test_a_long_stream_of_small_events_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "MAX_BODY_BYTES", 100_000)
     events = 2 * 100_000 // len(DELTA)
-    found = await send(body(DELTA * events + b"data: [DONE]\n\n"))
+    found = await send(body(DELTA * events + END + b"data: [DONE]\n\n"))
     assert found.texts == ("x" * events,)
 
 
@@ -144,13 +160,13 @@ async def test_an_answer_in_huge_events_is_cut_off(monkeypatch: pytest.MonkeyPat
 
 async def test_bytes_that_are_no_utf8_do_not_lose_the_answer() -> None:
     broken = DELTA.replace(b'"x"', b'"\xff"')
-    found = await send(body(broken + b"data: [DONE]\n\n"))
+    found = await send(body(broken + END + b"data: [DONE]\n\n"))
     assert found.texts == ("\N{REPLACEMENT CHARACTER}",)
 
 
 async def test_a_server_that_keeps_the_stream_open_after_its_end_is_not_waited_for() -> None:
     async def act(writer: asyncio.StreamWriter) -> None:
-        writer.write(HEAD + b"\r\n" + DELTA + b"data: [DONE]\n\n")
+        writer.write(HEAD + b"\r\n" + DELTA + END + b"data: [DONE]\n\n")
         await writer.drain()
         await asyncio.sleep(30)
 

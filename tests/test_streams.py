@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from batchrun import formats
 from batchrun.formats import InvalidResponse, StreamReader
 from batchrun.formats.sse import Decoder
-from batchrun.records import Message, Parameters, Request, Usage
+from batchrun.records import Ending, Message, Parameters, Request, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,24 +251,50 @@ def test_chat_streams_read_as_the_official_sdk_reads_them(data: st.DataObject) -
 
 CUT: dict[FormatName, bytes] = {
     "messages": b'event: message_start\ndata: {"type":"message_start","message":{"id":"m"}}\n\n'
-    b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"half"}}\n\n'
-    b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
-    "chat": b'data: {"choices":[{"index":0,"delta":{"content":"half"},"finish_reason":"stop"}]}\n\n',
+    b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"half"}}\n\n',
+    "chat": b'data: {"choices":[{"index":0,"delta":{"content":"half"}}]}\n\n',
 }
+REASON: dict[FormatName, bytes] = {
+    "messages": b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    "chat": b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+}
+MARKERS = {"messages": b'data: {"type":"message_stop"}\n\n', "chat": b"data: [DONE]\n\n"}
 
 
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
-def test_a_stream_without_its_end_marker_is_no_answer(wire_format: FormatName) -> None:
-    with pytest.raises(InvalidResponse, match="before its end marker") as caught:
-        read(wire_format, [CUT[wire_format]])
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_a_stream_without_a_reason_for_its_end_is_no_answer(
+    wire_format: FormatName, *, is_marked: bool
+) -> None:
+    """Both official SDKs return the partial text as if it were whole."""
+    chunks = [CUT[wire_format], MARKERS[wire_format] if is_marked else b""]
+    with pytest.raises(InvalidResponse, match="without a reason for its end") as caught:
+        read(wire_format, chunks)
     assert caught.value.error_type == "stream_cut"
 
 
-def test_the_end_marker_makes_it_one() -> None:
-    whole = read("messages", [CUT["messages"], b'data: {"type":"message_stop"}\n\n'])
-    assert (whole.texts, whole.stop_reason) == (("half",), "end_turn")
-    whole = read("chat", [CUT["chat"], b"data: [DONE]\n\n"])
-    assert (whole.texts, whole.stop_reason) == (("half",), "stop")
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+@pytest.mark.parametrize("is_marked", [False, True])
+@pytest.mark.parametrize("end", [b"\n\n", b"\n", b""])
+def test_the_reason_makes_it_whole_with_or_without_a_marker(
+    wire_format: FormatName, end: bytes, *, is_marked: bool
+) -> None:
+    chunks = [CUT[wire_format], REASON[wire_format]]
+    if is_marked:
+        chunks.append(MARKERS[wire_format])
+    chunks[-1] = chunks[-1].rstrip(b"\n") + end
+    whole = read(wire_format, chunks)
+    assert whole.texts == ("half",)
+    assert whole.ending is Ending.STOP
+
+
+def test_every_choice_needs_its_reason() -> None:
+    other = b'data: {"choices":[{"index":1,"delta":{"content":"b"}}]}\n\n'
+    with pytest.raises(InvalidResponse, match="without a reason for its end"):
+        read("chat", [CUT["chat"], other, REASON["chat"], MARKERS["chat"]])
+    both = REASON["chat"].replace(b'"index":0', b'"index":1')
+    found = read("chat", [CUT["chat"], other, REASON["chat"], both])
+    assert found.texts == ("half", "b")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +306,7 @@ def test_the_end_marker_makes_it_one() -> None:
             "overloaded_error",
         ),
         ("chat", b'data: {"error":{"message":"gone","code":"server_error"}}\n\n', "server_error"),
-        ("chat", b'event: error\ndata: {"message":"gone"}\n\n', "stream_error"),
+        ("chat", b'event: error\ndata: {"message":"gone"}\n\n', "reported_error"),
         ("messages", b"data: {nonsense\n\n", "invalid_response"),
         ("chat", b"data: 17\n\n", "invalid_response"),
         ("chat", b"<html>Bad gateway</html>\n\n", "stream_cut"),
@@ -296,14 +322,22 @@ def test_what_a_stream_reports_in_the_middle_is_its_error(
 
 def test_zeros_at_the_start_are_overridden_field_by_field() -> None:
     start = b'data: {"type":"message_start","message":{"usage":{"input_tokens":0,"output_tokens":0}}}\n\n'
-    delta = b'data: {"type":"message_delta","delta":{},"usage":{"input_tokens":25,"output_tokens":7}}\n\n'
+    delta = b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"input_tokens":25,"output_tokens":7}}\n\n'
     found = read("messages", [start, delta, b'data: {"type":"message_stop"}\n\n'])
     assert found.usage == Usage(input_tokens=25, output_tokens=7)
 
 
+def test_a_last_zero_does_not_take_the_input_away() -> None:
+    start = b'data: {"type":"message_start","message":{"usage":{"input_tokens":25}}}\n\n'
+    end = REASON["messages"].replace(
+        b'"delta"', b'"usage":{"input_tokens":0,"output_tokens":0},"delta"'
+    )
+    assert read("messages", [start, end]).usage == Usage(input_tokens=25, output_tokens=0)
+
+
 def test_2000_events_in_one_chunk() -> None:
     piece = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
-    assert read("chat", [piece * 2_000 + b"data: [DONE]\n\n"]).texts == ("x" * 2_000,)
+    assert read("chat", [piece * 2_000 + REASON["chat"]]).texts == ("x" * 2_000,)
 
 
 def test_an_event_that_never_ends_is_bounded() -> None:
@@ -337,15 +371,16 @@ def test_reasoning_comes_under_either_name() -> None:
     for name in ("reasoning", "reasoning_content"):
         events = [{"choices": [{"index": 0, "delta": {name: piece}}]} for piece in ("h", "m")]
         lines = [f"data: {json.dumps(event)}\n\n" for event in events]
-        found = read("chat", ["".join([*lines, "data: [DONE]\n\n"]).encode()])
+        found = read("chat", ["".join(lines).encode(), REASON["chat"]])
         assert found.reasoning == "hm"
 
 
-def test_the_text_of_a_refusal_is_the_answer() -> None:
+def test_the_text_of_a_refusal_is_not_the_answer() -> None:
     message = {"role": "assistant", "content": None, "refusal": "I cannot."}
     whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-    assert formats.parse("chat", json.dumps(whole).encode()).texts == ("I cannot.",)
+    found = formats.parse("chat", json.dumps(whole).encode())
+    assert (found.texts, found.refusal, found.ending) == (("",), "I cannot.", Ending.REFUSAL)
     events = [{"choices": [{"index": 0, "delta": {"refusal": part}}]} for part in ("I ", "cannot.")]
     lines = [f"data: {json.dumps(event)}\n\n" for event in events]
-    found = read("chat", ["".join([*lines, "data: [DONE]\n\n"]).encode()])
-    assert found.texts == ("I cannot.",)
+    found = read("chat", ["".join(lines).encode(), REASON["chat"]])
+    assert (found.texts, found.refusal, found.ending) == (("",), "I cannot.", Ending.REFUSAL)

@@ -15,7 +15,7 @@ import pytest
 
 from batchrun.errors import JobError
 from batchrun.job import Job
-from batchrun.records import Completion, Tool, Usage
+from batchrun.records import Completion, Ending, Tool, Usage
 from batchrun.toolbox import Toolbox, load_functions
 from tests.conftest import ROOT, batchrun, finish, start_batchrun
 from tests.provider import Reply, answer, serving
@@ -482,28 +482,28 @@ async def test_a_tool_cannot_end_the_run() -> None:
     assert found[2][0] == "SystemExit: 4"
 
 
-def completion(calls: str | None, stop_reason: str | None = "tool_use") -> Completion:
+def completion(calls: str | None, ending: Ending = Ending.TOOL_CALLS) -> Completion:
     turn = None if calls is None else {"role": "assistant", "content": []}
-    return Completion(("",), stop_reason, "m", "id", Usage(), tool_calls=calls, turn=turn)
+    return Completion(
+        ("",), "tool_use", "m", "id", Usage(), tool_calls=calls, turn=turn, ending=ending
+    )
 
 
 @pytest.mark.parametrize(
-    ("calls", "stop_reason", "wanted"),
+    ("calls", "ending", "wanted"),
     [
-        (made(("known", {})), "tool_use", True),
-        (made(("known", {})), "tool_calls", True),
-        (made(("known", {})), "stop", True),
-        (made(("known", {})), None, True),
-        (made(("known", {})), "length", False),
-        (made(("known", {}), ("bash", {})), "tool_use", False),
-        ('[{"id": null, "name": "known", "input": {}}]', "tool_use", False),
-        ('[{"id": "c", "name": ["known"], "input": {}}]', "tool_use", False),
-        (None, "end_turn", False),
+        (made(("known", {})), Ending.TOOL_CALLS, True),
+        (made(("known", {})), Ending.LENGTH, False),
+        (made(("known", {})), Ending.REFUSAL, False),
+        (made(("known", {})), Ending.FILTERED, False),
+        (made(("known", {}), ("bash", {})), Ending.TOOL_CALLS, False),
+        ('[{"id": null, "name": "known", "input": {}}]', Ending.TOOL_CALLS, False),
+        ('[{"id": "c", "name": ["known"], "input": {}}]', Ending.TOOL_CALLS, False),
+        ("[]", Ending.PAUSED, False),
+        (None, Ending.STOP, False),
     ],
-    ids=["messages", "chat", "stop", "no-reason", "cut", "vendor", "no-id", "odd", "no-calls"],
+    ids=["calls", "cut", "refused", "filtered", "vendor", "no-id", "odd", "paused", "no-calls"],
 )
-def test_which_answers_are_followed_up(
-    calls: str | None, stop_reason: str | None, wanted: bool
-) -> None:
+def test_which_answers_are_followed_up(calls: str | None, ending: Ending, wanted: bool) -> None:
     toolbox = Toolbox({"known": print}, max_turns=3, timeout_s=1)
-    assert toolbox.wants(completion(calls, stop_reason)) is wanted
+    assert toolbox.wants(completion(calls, ending)) is wanted

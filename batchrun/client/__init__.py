@@ -44,6 +44,8 @@ _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
 MAX_RETRY_AFTER_S = 24 * 3600.0
+# A completion may come with any of these; gateways answer 201 and 202 for what they made or queued.
+SUCCESS = frozenset({200, 201, 202})
 
 
 class _Head:
@@ -106,6 +108,7 @@ class Client:
         transport: the port to the network.
         auth: `bearer` or `x-api-key`; None for what the format uses.
         reroute: sends every request to this base URL instead of the one in it (the simulator).
+        keep_raw: whether completions keep the body as received.
     """
 
     def __init__(
@@ -117,8 +120,10 @@ class Client:
         transport: httpx.AsyncBaseTransport,
         reroute: tuple[str, str] | None = None,
         auth: str | None = None,
+        keep_raw: bool = False,
     ) -> None:
         self._format = wire_format
+        self._keep_raw = keep_raw
         self._key = key
         self._key_header = () if key is None else (formats.key_header(wire_format, key, auth),)
         self._timeout_s = timeout_s
@@ -172,10 +177,10 @@ class Client:
             completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
             status = response.status_code
-            if status != 200:  # an error whose body cannot be unpacked is that error all the same
+            if status not in SUCCESS:  # an error is one also when its body cannot be unpacked
                 told = _status_fault(status, headers, str(error).encode(), request_id)
                 raise ProviderError(told) from None
-            raise ProviderError(_unusable(error, status, request_id)) from None
+            raise ProviderError(_unusable(error.fault, status, headers, request_id)) from None
         finally:
             await _put_away(response)
         return Exchange(
@@ -187,34 +192,32 @@ class Client:
     ) -> Completion:
         # The answer's own type decides: a server may stream unasked, or not although asked.
         status = response.status_code
-        if status == 200 and "text/event-stream" in headers.get("content-type", "").lower():
-            body = _bounded(response, headers, MAX_STREAM_BYTES)
-            return await self._read_stream(body, request_id)
+        is_success = status in SUCCESS
+        if is_success and "text/event-stream" in headers.get("content-type", "").lower():
+            return await self._read_stream(_bounded(response, headers, MAX_STREAM_BYTES))
         content = await _content(response, headers)
-        if status != 200:
+        if not is_success:
             raise ProviderError(_status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers stream under the type of a whole answer.
-            return await self._read_stream(_whole(content), request_id)
-        return formats.parse(self._format, content)
+            return await self._read_stream(_whole(content))
+        return formats.parse(self._format, content, keep_raw=self._keep_raw)
 
-    async def _read_stream(self, body: AsyncGenerator[bytes], request_id: str | None) -> Completion:
-        reader = formats.StreamReader(self._format)
+    async def _read_stream(self, body: AsyncGenerator[bytes]) -> Completion:
+        reader = formats.StreamReader(self._format, keep_raw=self._keep_raw)
         try:
             async with aclosing(body) as pieces:
                 async for piece in pieces:
                     reader.feed(piece)
-                    if reader.is_complete:
+                    if reader.is_ended:
                         await _read_off(pieces)
                         break
             return reader.finish()
         except formats.InvalidResponse as error:
-            fault = _unusable(error, 200, request_id)
+            fault = reader.with_facts(error.fault)
+            raise formats.InvalidResponse(fault.message, fault=fault) from None
         except httpx.TransportError as error:
-            fault = _transport_fault(error)
-        # What it told before it broke off is paid for.
-        model, usage = reader.told()
-        raise ProviderError(replace(fault, model=model, usage=usage))
+            raise ProviderError(reader.with_facts(_transport_fault(error))) from None
 
     def _head(self, wire: WireRequest) -> _Head:
         """Make address and headers once: all requests of a job have one or a few."""
@@ -300,10 +303,16 @@ async def _read_off(pieces: AsyncIterator[bytes]) -> None:
             pass
 
 
-def _unusable(error: formats.InvalidResponse, status: int, request_id: str | None) -> ProviderFault:
-    """An answer under 200 that is none; it may have been billed as one."""
-    return ProviderFault(
-        error.error_type, str(error), status, request_id=request_id, maybe_billed=True
+def _unusable(
+    fault: ProviderFault, status: int, headers: Mapping[str, str], request_id: str | None
+) -> ProviderFault:
+    """An answer under a status of success that is none: the status that it gives itself counts."""
+    status = fault.http_status or status
+    return replace(
+        fault,
+        http_status=status,
+        request_id=request_id or fault.request_id,
+        retry_after_s=_wait_s(status, headers, fault.retry_after_s),
     )
 
 
@@ -325,7 +334,8 @@ def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> Prov
 def _status_fault(
     status: int, headers: Mapping[str, str], content: bytes, request_id: str | None
 ) -> ProviderFault:
-    error_type, message, body_id = formats.describe_error(content)
+    body = formats.describe_error(content)
+    error_type, message = body.error_type, body.message
     if 300 <= status < 400:
         target = headers.get("location", "nowhere")
         error_type = "redirect"
@@ -334,10 +344,19 @@ def _status_fault(
         error_type=error_type or f"http_{status}",
         message=message,
         http_status=status,
-        request_id=request_id or body_id,
-        retry_after_s=retry_after(headers),
+        request_id=request_id or body.request_id,
+        retry_after_s=_wait_s(status, headers, body.retry_after_s),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
     )
+
+
+def _wait_s(status: int, headers: Mapping[str, str], told_s: float | None) -> float | None:
+    """Return the wait that a refusal asks for: by `retry-after`, in its body, or until a reset."""
+    waits = [retry_after(headers), told_s]
+    if status == 429:
+        waits.append(formats.seconds_until_reset(headers))
+    found = next((wait for wait in waits if wait is not None), None)
+    return None if found is None else min(found, MAX_RETRY_AFTER_S)
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

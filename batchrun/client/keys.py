@@ -7,12 +7,13 @@ headers and answers. What is recorded holds `***` instead.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from batchrun.records import Billing, Completion
 
 if TYPE_CHECKING:
     from batchrun.errors import ProviderFault
-    from batchrun.records import Completion
 
 MASK = "***"
 MIN_KEY_PART = 4
@@ -53,25 +54,38 @@ def completion_without(key: str | None, completion: Completion) -> Completion:
     """Return an answer that does not hold the key; nearly always it is the same one."""
     if key is None or len(key) < MIN_SECRET or not _quotes(completion, key):
         return completion
+    raw = completion.raw
     return replace(
         completion,
         texts=tuple(text.replace(key, MASK) for text in completion.texts),
-        reasoning=_struck(key, completion.reasoning),
-        tool_calls=_struck(key, completion.tool_calls),
-        model=_struck(key, completion.model),
-        response_id=_struck(key, completion.response_id),
-        stop_reason=_struck(key, completion.stop_reason),
         turn=completion.turn and json.loads(json.dumps(completion.turn).replace(key, MASK)),
+        raw=raw and raw.replace(key.encode(), MASK.encode()),
+        billing=replace(completion.billing, **_struck(key, completion.billing)),
+        **_struck(key, completion),
     )
 
 
 def _quotes(completion: Completion, key: str) -> bool:
-    texts = (*completion.texts, completion.reasoning, completion.tool_calls)
-    facts = (completion.model, completion.response_id, completion.stop_reason)
-    if any(text is not None and key in text for text in (*texts, *facts)):
+    facts = (*_texts(completion).values(), *_texts(completion.billing).values())
+    if any(key in text for text in (*completion.texts, *facts)):
+        return True
+    if completion.raw is not None and key.encode() in completion.raw:
         return True
     return completion.turn is not None and key in json.dumps(completion.turn)
 
 
-def _struck(key: str, text: str | None) -> str | None:
-    return text and text.replace(key, MASK)
+def _struck(key: str, record: Completion | Billing) -> dict[str, Any]:
+    """Return the fields of a record that hold the key, without it."""
+    return {name: text.replace(key, MASK) for name, text in _texts(record).items() if key in text}
+
+
+def _texts(record: Completion | Billing) -> dict[str, str]:
+    """Return the fields of a record that are text."""
+    values = ((name, getattr(record, name)) for name in _TEXT_FIELDS[type(record)])
+    return {name: value for name, value in values if value is not None}
+
+
+_TEXT_FIELDS = {
+    record: tuple(each.name for each in fields(record) if each.type == "str | None")
+    for record in (Completion, Billing)
+}

@@ -14,9 +14,9 @@ import orjson
 
 from batchrun.formats import chat, messages
 from batchrun.formats.faults import describe_error
-from batchrun.formats.limit_headers import limit_state
-from batchrun.formats.parsing import InvalidResponse, glimpse, read_json
-from batchrun.formats.streaming import StreamReader
+from batchrun.formats.limit_headers import limit_state, seconds_until_reset
+from batchrun.formats.parsing import InvalidResponse
+from batchrun.formats.streaming import StreamReader, whole
 from batchrun.formats.tools import SCHEMA_TOOL, answer_tool
 from batchrun.formats.turns import continued, turn, with_calls
 from batchrun.records import ToolChoice, WireRequest
@@ -80,23 +80,13 @@ def fingerprint(request: Request, wire: WireRequest) -> bytes:
     return digest.digest()
 
 
-def parse(wire_format: FormatName, content: bytes) -> Completion:
-    """Read the body of an answer with status 200.
+def parse(wire_format: FormatName, content: bytes, *, keep_raw: bool = False) -> Completion:
+    """Read the body of an answer with a status of success.
 
     Raises:
-        InvalidResponse: when it is not JSON, or no completion.
+        InvalidResponse: when it is not JSON, no completion, or reports an error.
     """
-    payload = read_json(content)
-    if not isinstance(payload, dict):
-        raise InvalidResponse(f"the body is not a JSON object: {glimpse(content)}")
-    if payload.get("error"):
-        error_type, message, _ = describe_error(content)
-        raise InvalidResponse(
-            f"an error under status 200: {error_type or 'error'}: {message}",
-            error_type or "invalid_response",
-        )
-    completion: Completion = FORMATS[wire_format].parse(payload)
-    return completion
+    return whole(FORMATS[wire_format].parse, content, keep_raw=keep_raw)
 
 
 def request_id(wire_format: FormatName, headers: Mapping[str, str]) -> str | None:
@@ -118,6 +108,7 @@ __all__ = [
     "limit_state",
     "parse",
     "request_id",
+    "seconds_until_reset",
     "turn",
     "with_calls",
 ]

@@ -7,11 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrun.formats.content import reasoning_of, references, refusal_of, text_of
+from batchrun.formats.endings import ending, stop_reason
+from batchrun.formats.faults import failed_choice, unusable
 from batchrun.formats.images import chat_block, turns
-from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
+from batchrun.formats.parsing import (
+    as_count,
+    as_dict,
+    as_dicts,
+    first_text,
+    json_or_none,
+    text_or_none,
+)
 from batchrun.formats.tools import chat_calls, chat_choice, chat_tools
 from batchrun.formats.turns import chat_turn
-from batchrun.records import Completion, Usage
+from batchrun.formats.usage import billing, chat_counts, chat_usage
+from batchrun.records import Completion, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,59 +91,89 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """Read a whole (not streamed) answer.
 
     Raises:
-        InvalidResponse: when it holds no choice with a message.
+        InvalidResponse: when it holds no choice, or one that failed.
     """
-    choices = payload.get("choices")
-    typed = [as_dict(choice) for choice in choices] if isinstance(choices, list) else []
-    answered = [choice for choice in typed if isinstance(choice.get("message"), dict)]
-    if not answered:
-        raise InvalidResponse("the answer has no choice with a message")
+    choices = [choice for choice in as_dicts(payload.get("choices")) if _is_answered(choice)]
     # Servers may list choices in the order in which they finished.
-    answered.sort(key=lambda choice: as_count(choice.get("index")) or 0)
-    messages = [choice["message"] for choice in answered]
-    calls = chat_calls(messages[0].get("tool_calls"))
+    choices.sort(key=lambda choice: as_count(choice.get("index")) or 0)
+    counts = chat_counts(payload)
+    usage, bill = chat_usage(counts), billing(payload, counts)
+    if not choices:
+        raise unusable(payload, "the answer has no choice with a message", usage, bill)
+    answers = [_Answer(choice) for choice in choices]
+    for answer in answers:
+        if answer.ending is Ending.ERROR:
+            raise failed_choice(payload, answer.choice, answer.stop_reason, usage, bill)
+    first = answers[0]
     return Completion(
-        texts=tuple(_text(message) for message in messages),
-        stop_reason=text_or_none(answered[0].get("finish_reason")),
+        texts=tuple(answer.text for answer in answers),
+        stop_reason=first.stop_reason,
         model=text_or_none(payload.get("model")),
         response_id=text_or_none(payload.get("id")),
-        usage=parse_usage(payload.get("usage")),
-        reasoning=as_text(messages[0].get("reasoning_content"))
-        or as_text(messages[0].get("reasoning"))
-        or None,
-        tool_calls=calls,
-        turn=chat_turn(messages[0]) if calls else None,
+        usage=usage,
+        reasoning=first.reasoning,
+        tool_calls=json_or_none(first.calls),
+        turn=chat_turn(first.message) if first.calls else None,
+        ending=first.ending,
+        refusal=first.refusal,
+        citations=json_or_none(_citations(first.message, payload)),
+        logprobs=json_or_none(first.choice.get("logprobs")),
+        stop_sequence=_stop_sequence(first.choice),
+        choices=json_or_none([answer.record() for answer in answers] if answers[1:] else None),
+        server_tools=json_or_none(as_dicts(first.message.get("executed_tools"))),  # Groq
+        billing=bill,
     )
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    """Return the text of a message, which may come in parts, or be the reason of a refusal."""
-    content = message.get("content")
-    if content is None:
-        return as_text(message.get("refusal"))
-    parts = content if isinstance(content, list) else []
-    texts = [as_text(part.get("text")) for part in parts if isinstance(part, dict)]
-    return "".join(texts) if parts else as_text(content)
-
-
-def parse_usage(usage: object) -> Usage:
-    """Read token counts; here `prompt_tokens` includes what the cache served.
-
-    Gateways that serve Claude add `claude_cache_creation_*` for cache writes.
-    """
-    counts = as_dict(usage)
-    prompt = as_dict(counts.get("prompt_tokens_details"))
-    completion = as_dict(counts.get("completion_tokens_details"))
-    write_1h = as_count(counts.get("claude_cache_creation_1_h_tokens"))
-    write_5m = as_count(counts.get("claude_cache_creation_5_m_tokens"))
-    write = as_count(prompt.get("cache_write_tokens"))
-    if write is None and (write_5m is not None or write_1h is not None):
-        write = (write_5m or 0) + (write_1h or 0)
-    return Usage(
-        input_tokens=as_count(counts.get("prompt_tokens")),
-        output_tokens=as_count(counts.get("completion_tokens")),
-        cache_read_tokens=as_count(prompt.get("cached_tokens")),
-        cache_write_tokens=write,
-        cache_write_1h_tokens=write_1h,
-        reasoning_tokens=as_count(completion.get("reasoning_tokens")),
+def _is_answered(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice is an answer: Gemini sends one that it filtered without any message."""
+    return isinstance(choice.get("message"), dict) or bool(
+        choice.get("error") or stop_reason(choice.get("finish_reason"))
     )
+
+
+class _Answer:
+    """One choice, read."""
+
+    def __init__(self, choice: Mapping[str, Any]) -> None:
+        self.choice = choice
+        self.message = as_dict(choice.get("message"))
+        self.text = text_of(self.message)
+        self.reasoning = reasoning_of(self.message)
+        self.calls = chat_calls(self.message)
+        self.refusal = refusal_of(self.message)
+        self.stop_reason = stop_reason(choice.get("finish_reason"))
+        found = ending(self.stop_reason, refusal=self.refusal, calls=self.calls)
+        self.ending = Ending.ERROR if choice.get("error") else found
+
+    def record(self) -> dict[str, Any]:
+        """Return what `Completion.choices` says of it."""
+        found = {
+            "response": self.text,
+            "reasoning": self.reasoning,
+            "tool_calls": self.calls or None,
+            "ending": self.ending,
+            "stop_reason": self.stop_reason,
+            "refusal": self.refusal,
+        }
+        logprobs = self.choice.get("logprobs")
+        return {**found, "logprobs": logprobs} if logprobs else found
+
+
+def _citations(message: Mapping[str, Any], payload: Mapping[str, Any]) -> list[Any]:
+    """Return annotations, or what stands in for them at Mistral, LiteLLM, Perplexity and xAI."""
+    extra = as_dict(message.get("provider_specific_fields"))
+    found = (
+        message.get("annotations"),
+        references(message),
+        extra.get("citations"),
+        payload.get("search_results"),
+        payload.get("citations"),
+    )
+    return next((listed for listed in found if isinstance(listed, list) and listed), [])
+
+
+def _stop_sequence(choice: Mapping[str, Any]) -> str | None:
+    """Return the stop sequence that was reached, where the server says so (vLLM, SGLang)."""
+    reached = (choice.get("stop_sequence"), choice.get("stop_reason"), choice.get("matched_stop"))
+    return first_text(*reached)

@@ -1,93 +1,134 @@
 """A streamed answer of the chat format, put together into the body of a whole one.
 
-Chunks carry deltas of choices, which may interleave by index when n > 1; tool calls arrive in pieces
-by an index of their own; usage comes in a last chunk without choices, or not at all.
+Chunks carry deltas of choices, which may interleave by index when n > 1; tool calls arrive in pieces,
+told apart by their ids and indexes; usage comes in a last chunk without choices, beside a choice, or
+not at all. Fields that are not known here are kept, the latest value of each.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from batchrun.formats.parsing import as_dict, as_text
+from batchrun.formats.content import merged_parts
+from batchrun.formats.endings import stop_reason
+from batchrun.formats.parsing import as_count, as_dict, as_dicts
+from batchrun.formats.pieces import CallPieces, Pieces, merged_blocks
+from batchrun.formats.usage import chat_counts, updated
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_TEXTS = frozenset({"reasoning_content", "reasoning", "thinking", "refusal"})
+# Fields of a chunk that are not the completion's.
+_CHUNK_ONLY = frozenset({"object", "choices", "usage", "x_groq"})
 
 
 class ChatAssembler:
-    """Takes chunks in, gives a completion body out. `[DONE]` is told by `end`."""
+    """Takes chunks in, gives a completion body out."""
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
-        self.is_complete = False
+        self.is_ended = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a choice, and each has a reason for its end."""
+        return bool(self._choices) and all(choice.is_whole for choice in self._choices.values())
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of an answer has come."""
+        return bool(self._choices)
 
     def add(self, payload: dict[str, Any]) -> None:
         """Take the data of one chunk."""
-        for name in ("id", "model"):
-            if payload.get(name):
-                self._head[name] = payload[name]
-        self._usage.update(
-            {k: v for k, v in as_dict(payload.get("usage")).items() if v is not None}
-        )
-        choices = payload.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict):
-                index = choice.get("index")
-                key = index if isinstance(index, int) else 0
-                self._choices.setdefault(key, _Choice()).add(choice)
+        for name, value in payload.items():
+            if name not in _CHUNK_ONLY and value is not None and value != "":
+                self._head[name] = value
+        updated(self._usage, chat_counts(payload))
+        for choice in as_dicts(payload.get("choices")):
+            index = as_count(choice.get("index")) or 0
+            self._choices.setdefault(index, _Choice()).add(choice)
 
     def end(self) -> None:
         """Take `data: [DONE]`."""
-        self.is_complete = True
+        self.is_ended = True
 
     def head(self) -> dict[str, Any]:
-        """Return the completion's `model` and `usage`, as far as they have been told."""
-        return {**self._head, "usage": self._usage}
+        """Return the completion without its choices, as far as it has come."""
+        return {**self._head, "object": "chat.completion", "usage": self._usage or None}
 
     def body(self) -> dict[str, Any]:
         """Return the completion as it would have come in one piece."""
         choices = [self._choices[index].body(index) for index in sorted(self._choices)]
-        return {**self._head, "choices": choices, "usage": self._usage}
+        return {**self.head(), "choices": choices}
 
 
 class _Choice:
     def __init__(self) -> None:
+        self._content: list[Any] = []
         self._texts: dict[str, list[str]] = {}
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._arguments: dict[int, list[str]] = {}
-        self._finish_reason: object = None
+        self._lists: dict[str, list[Any]] = {}
+        self._others: dict[str, Any] = {}
+        self._calls = CallPieces()
+        self._function = Pieces("name", "arguments")
+        self._audio = Pieces("data", "transcript")
+        self._logprobs: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}
+
+    @property
+    def is_whole(self) -> bool:
+        found = self._fields
+        return stop_reason(found.get("finish_reason")) is not None or bool(found.get("error"))
 
     def add(self, choice: dict[str, Any]) -> None:
-        delta = as_dict(choice.get("delta"))
-        for name in _TEXTS:
-            if isinstance(delta.get(name), str):
-                self._texts.setdefault(name, []).append(delta[name])
-        calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict):
-                self._add_call(call)
-        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        # A few servers put the last piece, or all of it, under the name of a whole answer's.
+        delta = as_dict(choice.get("delta")) or as_dict(choice.get("message"))
+        for name, value in delta.items():
+            if value is not None:
+                self._add_field(name, value)
+        _extend(self._logprobs, as_dict(choice.get("logprobs")))
+        for name, value in choice.items():
+            if name not in {"delta", "message", "index", "logprobs"} and value is not None:
+                self._fields[name] = value
+
+    def _add_field(self, name: str, value: Any) -> None:  # noqa: ANN401 - any JSON
+        if name == "content":
+            self._content.append(value)
+        elif name == "tool_calls":
+            for piece in as_dicts(value):
+                self._calls.add(piece)
+        elif name == "function_call":
+            self._function.add(as_dict(value))
+        elif name == "audio":
+            self._audio.add(as_dict(value))
+        elif name in _TEXTS and isinstance(value, str):
+            self._texts.setdefault(name, []).append(value)
+        elif isinstance(value, list):
+            self._lists.setdefault(name, []).extend(value)
+        elif isinstance(value, dict):
+            self._others[name] = {**as_dict(self._others.get(name)), **value}
+        else:
+            self._others[name] = value
 
     def body(self, index: int) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": None}
+        message: dict[str, Any] = {"role": "assistant", "content": merged_parts(self._content)}
+        message |= self._others
         message |= {name: "".join(pieces) for name, pieces in self._texts.items()}
-        if self._calls:
-            message["tool_calls"] = [self._call(key) for key in sorted(self._calls)]
-        return {"index": index, "message": message, "finish_reason": self._finish_reason}
+        message |= {name: merged_blocks(blocks) for name, blocks in self._lists.items()}
+        if calls := self._calls.whole():
+            message["tool_calls"] = calls
+        if self._function:
+            message["function_call"] = self._function.whole()
+        if self._audio:
+            message["audio"] = self._audio.whole()
+        found = {"index": index, "message": message, **self._fields}
+        return {**found, "logprobs": self._logprobs} if self._logprobs else found
 
-    def _add_call(self, call: dict[str, Any]) -> None:
-        index = call.get("index")
-        # A server that leaves the index out sends each call whole.
-        key = index if isinstance(index, int) else len(self._calls)
-        known = self._calls.setdefault(key, {"type": "function", "function": {"name": ""}})
-        function = as_dict(call.get("function"))
-        if call.get("id"):
-            known["id"] = call["id"]
-        known["function"]["name"] += as_text(function.get("name"))
-        self._arguments.setdefault(key, []).append(as_text(function.get("arguments")))
 
-    def _call(self, key: int) -> dict[str, Any]:
-        call = self._calls[key]
-        call["function"]["arguments"] = "".join(self._arguments[key])
-        return call
+def _extend(known: dict[str, Any], piece: dict[str, Any]) -> None:
+    """Put the lists of a piece behind those that are known, as log probabilities come."""
+    for name, value in piece.items():
+        if isinstance(value, list) and isinstance(known.get(name), list):
+            known[name].extend(value)
+        elif value is not None:
+            known[name] = value

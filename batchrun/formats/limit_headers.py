@@ -23,6 +23,10 @@ _MESSAGES = {
     "output_tokens": "anthropic-ratelimit-output-tokens",
 }
 _CHAT = ("requests", "tokens")
+# The longest wait that is believed.
+MAX_WAIT_S = 24 * 3600.0
+# Numbers from here on are times, not durations: a duration of 30 years is none.
+_UNIX_S, _UNIX_MS = 1e9, 1e11
 
 
 def limit_state(headers: Mapping[str, str], now: float | None = None) -> LimitState | None:
@@ -42,7 +46,8 @@ def limit_state(headers: Mapping[str, str], now: float | None = None) -> LimitSt
             found[name] = _allowance(limit, headers.get(f"{prefix}-remaining"), reset_s)
     for name in _CHAT:
         if name not in found and (limit := headers.get(f"x-ratelimit-limit-{name}")) is not None:
-            reset_s = _duration(headers.get(f"x-ratelimit-reset-{name}"))
+            reset = duration(headers.get(f"x-ratelimit-reset-{name}"))
+            reset_s = _until_unix(reset, headers, now)
             left = headers.get(f"x-ratelimit-remaining-{name}")
             found[name] = _allowance(limit, left, reset_s)
     return LimitState(**found) if any(found.values()) else None
@@ -65,9 +70,25 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _duration(text: str | None) -> float | None:
-    """Read a duration: "12ms", "1m30s", "6m0s", or plain seconds."""
-    parts = _DURATION.findall(text or "")
+def seconds_until_reset(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Return how long to wait where a limit is used up: the longest of the resets that are given.
+
+    Args:
+        headers: with lower-case names, of a refused request.
+        now: Unix time in seconds, for resets that are given as a time (OpenRouter: milliseconds).
+    """
+    waits = []
+    for suffix, unsaid in (("", "0"), ("-requests", ""), ("-tokens", "")):
+        if _number(headers.get(f"x-ratelimit-remaining{suffix}", unsaid)) == 0:
+            reset = headers.get(f"x-ratelimit-reset{suffix}")
+            waits.append(_until_unix(duration(reset), headers, now))
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def duration(value: object) -> float | None:
+    """Read a duration: "12ms", "1m30s", "6m0s", or plain seconds, as text or as a number."""
+    text = str(value) if isinstance(value, str | int | float) else ""
+    parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         seconds = _number(text)
         return seconds if seconds is not None and seconds >= 0 else None
@@ -77,14 +98,29 @@ def _duration(text: str | None) -> float | None:
     return sum((number or 0.0) * _UNIT_S[unit] for number, unit in numbers)
 
 
+def _until_unix(
+    moment: float | None, headers: Mapping[str, str], now: float | None
+) -> float | None:
+    """Seconds until a Unix time in seconds or milliseconds; a small number is a duration already."""
+    if moment is None or moment < _UNIX_S:
+        return moment
+    seconds = moment / 1000 if moment >= _UNIX_MS else moment
+    return max(0.0, seconds - _now(headers, now))
+
+
 def _until(text: str | None, headers: Mapping[str, str], now: float | None) -> float | None:
     """Seconds from the response's own date, or from now, to an RFC 3339 time."""
     try:
         moment = datetime.fromisoformat(text or "")
-        since = _date(headers.get("date")) or (time.time() if now is None else now)
-        return max(0.0, moment.timestamp() - since) if moment.tzinfo is not None else None
+        if moment.tzinfo is None:
+            return None
+        return max(0.0, moment.timestamp() - _now(headers, now))
     except (ValueError, OverflowError):
         return None
+
+
+def _now(headers: Mapping[str, str], now: float | None) -> float:
+    return _date(headers.get("date")) or (time.time() if now is None else now)
 
 
 def _date(text: str | None) -> float | None:

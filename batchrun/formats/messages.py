@@ -6,16 +6,26 @@ Facts are from the Claude Messages API reference.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from batchrun.formats.endings import ending, stop_reason
+from batchrun.formats.faults import failed_choice, unusable
 from batchrun.formats.images import messages_block, turns
-from batchrun.formats.parsing import InvalidResponse, as_count, as_dict, as_text, text_or_none
+from batchrun.formats.parsing import (
+    as_dict,
+    as_dicts,
+    as_text,
+    first_text,
+    json_or_none,
+    text_or_none,
+)
 from batchrun.formats.tools import messages_calls, messages_choice, messages_tools
 from batchrun.formats.turns import messages_turn
-from batchrun.records import Completion, Usage
+from batchrun.formats.usage import billing, messages_usage
+from batchrun.records import Completion, Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from batchrun.records import AnswerSchema, Request
 
@@ -23,6 +33,18 @@ PATH = "/v1/messages"
 AUTH = "x-api-key"
 DEFAULT_API_VERSION = "2023-06-01"
 REQUEST_ID_HEADERS = ("request-id", "x-request-id")
+
+# Every other block belongs to a tool that the provider ran, or is of a kind to come: it is kept.
+_OWN_BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use")
+
+
+class BlockTexts(TypedDict):
+    """The fields of a completion that its content blocks make up."""
+
+    texts: tuple[str, ...]
+    reasoning: str | None
+    citations: str | None
+    server_tools: str | None
 
 
 def headers(request: Request) -> tuple[tuple[str, str], ...]:
@@ -80,25 +102,50 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """Read a whole (not streamed) answer.
 
     Raises:
-        InvalidResponse: when it is no message.
+        InvalidResponse: when it is no message, or one that failed.
     """
-    blocks = payload.get("content")
-    if not isinstance(blocks, list):
-        raise InvalidResponse("the answer has no content blocks")
-    typed = [block for block in blocks if isinstance(block, dict)]
-    texts = [as_text(block.get("text")) for block in typed if block.get("type") == "text"]
-    thoughts = [thought for block in typed if (thought := _thought(block)) is not None]
-    calls = messages_calls(typed)
+    counts = as_dict(payload.get("usage"))
+    usage, bill = messages_usage(counts), billing(payload, counts)
+    if not isinstance(payload.get("content"), list):
+        raise unusable(payload, "the answer has no content blocks", usage, bill)
+    blocks = as_dicts(payload["content"])
+    reason = stop_reason(payload.get("stop_reason"))
+    calls = messages_calls(blocks)
+    refusal = _refusal(payload)
+    ended = ending(reason, refusal=refusal, calls=calls)
+    if ended is Ending.ERROR:
+        raise failed_choice(payload, {}, reason, usage, bill)
     return Completion(
-        texts=("".join(texts),),
-        stop_reason=text_or_none(payload.get("stop_reason")),
+        stop_reason=reason,
         model=text_or_none(payload.get("model")),
         response_id=text_or_none(payload.get("id")),
-        usage=parse_usage(payload.get("usage")),
-        reasoning="\n\n".join(thoughts) or None,
-        tool_calls=calls,
-        turn=messages_turn(typed) if calls else None,
+        usage=usage,
+        tool_calls=json_or_none(calls),
+        turn=messages_turn(blocks) if calls or ended is Ending.PAUSED else None,
+        ending=ended,
+        refusal=refusal,
+        stop_sequence=text_or_none(payload.get("stop_sequence")),
+        billing=bill,
+        **block_texts(blocks),
     )
+
+
+def block_texts(blocks: Sequence[Mapping[str, Any]]) -> BlockTexts:
+    """Return the fields of a completion that its content blocks make up."""
+    texts = [as_text(block.get("text")) for block in blocks if block.get("type") == "text"]
+    thoughts = [thought for block in blocks if (thought := _thought(block)) is not None]
+    citations = [
+        citation
+        for block in blocks
+        if block.get("type") == "text"
+        for citation in as_dicts(block.get("citations"))
+    ]
+    return {
+        "texts": ("".join(texts),),
+        "reasoning": "\n\n".join(thoughts) or None,
+        "citations": json_or_none(citations),
+        "server_tools": json_or_none([b for b in blocks if b.get("type") not in _OWN_BLOCKS]),
+    }
 
 
 def _thought(block: Mapping[str, Any]) -> str | None:
@@ -108,26 +155,7 @@ def _thought(block: Mapping[str, Any]) -> str | None:
     return "[redacted]" if block.get("type") == "redacted_thinking" else None
 
 
-def parse_usage(usage: object) -> Usage:
-    """Turn exclusive token counts into the inclusive ones of `Usage`.
-
-    Here `input_tokens` leaves out what was read from or written to the cache.
-    """
-    counts = as_dict(usage)
-    read = as_count(counts.get("cache_read_input_tokens"))
-    write = as_count(counts.get("cache_creation_input_tokens"))
-    uncached = as_count(counts.get("input_tokens"))
-    details = as_dict(counts.get("output_tokens_details"))
-    created = as_dict(counts.get("cache_creation"))
-    write_5m = as_count(created.get("ephemeral_5m_input_tokens"))
-    write_1h = as_count(created.get("ephemeral_1h_input_tokens"))
-    if write is None and (write_5m is not None or write_1h is not None):
-        write = (write_5m or 0) + (write_1h or 0)
-    return Usage(
-        input_tokens=None if uncached is None else uncached + (read or 0) + (write or 0),
-        output_tokens=as_count(counts.get("output_tokens")),
-        cache_read_tokens=read,
-        cache_write_tokens=write,
-        cache_write_1h_tokens=write_1h,
-        reasoning_tokens=as_count(details.get("thinking_tokens")),
-    )
+def _refusal(payload: Mapping[str, Any]) -> str | None:
+    """Return the provider's words for a refusal, which newer versions of the API send."""
+    details = as_dict(payload.get("stop_details"))
+    return first_text(details.get("explanation")) if details.get("type") == "refusal" else None

@@ -1,24 +1,36 @@
 """Streamed answers: bytes in any chunks → the same `Completion` that a whole answer gives.
 
-A stream that ends without its end marker (`message_stop`, `[DONE]`) is a failed attempt, however much
-text it brought: a cut answer must not pass for a short one.
+A stream is whole when every choice has a finish reason (a message a stop reason) and the body ended
+cleanly; the end marker (`message_stop`, `[DONE]`) only allows not to wait for that end. Anything else is
+a failed attempt, however much text it brought: a cut answer must not pass for a short one.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchrun.formats import chat, messages
 from batchrun.formats.chat_stream import ChatAssembler
-from batchrun.formats.faults import describe_error
+from batchrun.formats.faults import only_item, read_error, reported, reports_error
 from batchrun.formats.messages_stream import MessagesAssembler
-from batchrun.formats.parsing import InvalidResponse, as_dict, glimpse, read_json, text_or_none
+from batchrun.formats.parsing import (
+    InvalidResponse,
+    as_dict,
+    dumps,
+    glimpse,
+    read_json,
+    text_or_none,
+)
 from batchrun.formats.sse import Decoder
+from batchrun.formats.usage import billing, chat_usage, messages_usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchrun.errors import ProviderFault
     from batchrun.formats.sse import Event
-    from batchrun.records import Completion, FormatName, Usage
+    from batchrun.records import Completion, FormatName
 
 _DONE = b"[DONE]"
 # A long answer comes in a million events of some hundred bytes, of which a few characters are kept;
@@ -26,12 +38,23 @@ _DONE = b"[DONE]"
 MAX_HELD_BYTES = 128 * 1024 * 1024
 KEPT_BYTES = 64
 ENVELOPE_BYTES = 512
+# A whole answer under the type of a stream is read like one, up to this size.
+MAX_PLAIN_BYTES = 32 * 1024 * 1024
+GLIMPSE_BYTES = 300
 
 
 class _Assembler(Protocol):
     """Puts the payloads of events together into the body of a whole answer."""
 
-    is_complete: bool
+    is_ended: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every part of the answer has a reason for its end."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of an answer has come."""
 
     def add(self, payload: dict[str, Any]) -> None:
         """Take one payload."""
@@ -40,7 +63,7 @@ class _Assembler(Protocol):
         """Take `[DONE]`."""
 
     def head(self) -> dict[str, Any]:
-        """Return the body's `model` and `usage`, as far as they have been told."""
+        """Return the body without its content, as far as it has come."""
 
     def body(self) -> dict[str, Any]:
         """Return the body."""
@@ -49,22 +72,28 @@ class _Assembler(Protocol):
 class StreamReader:
     """Reads one streamed answer.
 
-    Use: `feed` every chunk until `is_complete` or the end of the stream, then `finish`.
+    Use: `feed` every chunk until `is_ended` or the end of the stream, then `finish`.
+
+    Args:
+        wire_format: of the answer.
+        keep_raw: whether the completion keeps the assembled body.
     """
 
-    def __init__(self, wire_format: FormatName) -> None:
+    def __init__(self, wire_format: FormatName, *, keep_raw: bool = False) -> None:
         self._decoder = Decoder()
         in_messages = wire_format == "messages"
         self._parse = messages.parse if in_messages else chat.parse
-        self._parse_usage = messages.parse_usage if in_messages else chat.parse_usage
+        self._parse_usage = messages_usage if in_messages else chat_usage
         self._assembler: _Assembler = MessagesAssembler() if in_messages else ChatAssembler()
-        self._start = b""
+        self._keep_raw = keep_raw
+        self._start = bytearray()
+        self._has_events = False
         self._held = 0
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the end marker has come."""
-        return self._assembler.is_complete
+    def is_ended(self) -> bool:
+        """Whether the end marker has come: nothing more belongs to the answer."""
+        return self._assembler.is_ended
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; what follows the end marker is ignored.
@@ -72,46 +101,68 @@ class StreamReader:
         Raises:
             InvalidResponse: when an event is no JSON, too large, or reports an error.
         """
-        if len(self._start) < 300:
-            self._start += chunk[:300]
+        if len(self._start) < GLIMPSE_BYTES or self._is_plain():
+            self._start += chunk
         for event in self._decoder.feed(chunk):
-            if self.is_complete:
+            if self.is_ended:
                 return
             self._take(event)
 
     def finish(self) -> Completion:
-        """Return the completion.
+        """Return the completion, when the body has ended or the end marker has come.
 
         Raises:
-            InvalidResponse: when the stream ended before its end marker.
+            InvalidResponse: when the answer is not whole, or failed.
         """
-        if not self.is_complete and (event := self._decoder.end()) is not None:
-            self._take_end(event)
-        if not self.is_complete:
+        if self._is_plain():
+            return whole(self._parse, bytes(self._start), keep_raw=self._keep_raw)
+        if not self.is_ended and (event := self._decoder.end()) is not None:
+            self._take_last(event)
+        if not self._assembler.is_whole:
             raise InvalidResponse(
-                "the stream ended before its end marker, so the answer may be cut short; it began "
-                f"with: {glimpse(self._start)}",
+                "the stream ended without a reason for its end, so the answer may be cut short; it "
+                f"began with: {glimpse(bytes(self._start))}",
                 "stream_cut",
             )
-        return self._parse(self._assembler.body())
+        body = self._assembler.body()
+        completion = self._parse(body)
+        return replace(completion, raw=dumps(body)) if self._keep_raw else completion
 
-    def told(self) -> tuple[str | None, Usage | None]:
-        """Return the model, and what was used, as far as the stream has told of them."""
+    def with_facts(self, fault: ProviderFault) -> ProviderFault:
+        """Return a fault with what the stream said of model and price before it: that is paid for."""
+        if fault.usage is not None:
+            return fault
         head = self._assembler.head()
-        usage = self._parse_usage(head["usage"])
+        counts = as_dict(head.get("usage"))
+        usage = self._parse_usage(counts)
         is_known = usage.input_tokens is not None and usage.output_tokens is not None
-        return text_or_none(head.get("model")), usage if is_known else None
+        return replace(
+            fault,
+            model=fault.model or text_or_none(head.get("model")),
+            usage=usage if is_known else None,
+            billing=billing(head, counts),
+        )
 
-    def _take_end(self, event: Event) -> None:
-        """Take an event that lacks its empty line if it is the end marker: no more is missing."""
-        is_whole = event.data.strip() == _DONE
-        if not is_whole:
-            with suppress(InvalidResponse):
-                is_whole = as_dict(read_json(event.data)).get("type") == "message_stop"
-        if is_whole:
-            self._take(event)
+    def _is_plain(self) -> bool:
+        """Whether this is a JSON body under the type of a stream, as far as one can see."""
+        if self._has_events or len(self._start) > MAX_PLAIN_BYTES:
+            return False
+        return bytes(self._start[:GLIMPSE_BYTES]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+    def _take_last(self, event: Event) -> None:
+        """Take an event that lacks its empty line, when nothing else of it is missing."""
+        try:
+            is_complete = event.data.strip() == _DONE or bool(read_json(event.data))
+        except InvalidResponse:
+            is_complete = False
+        if not is_complete:
+            raise InvalidResponse(
+                f"the stream ended within an event: {glimpse(event.data)}", "stream_cut"
+            )
+        self._take(event)
 
     def _take(self, event: Event) -> None:
+        self._has_events = True
         self._held += KEPT_BYTES + max(0, len(event.data) - ENVELOPE_BYTES)
         if self._held > MAX_HELD_BYTES:
             raise InvalidResponse(
@@ -121,10 +172,26 @@ class StreamReader:
         if event.data.strip() == _DONE:
             self._assembler.end()
             return
-        payload = read_json(event.data)
+        payload = only_item(read_json(event.data))
         if not isinstance(payload, dict):
             raise InvalidResponse(f"a stream event is not a JSON object: {glimpse(event.data)}")
-        if payload.get("error") or event.name == "error":
-            error_type, message, _ = describe_error(event.data)
-            raise InvalidResponse(message, error_type or "stream_error")
+        if event.name == "error" or reports_error(payload):
+            raise reported(read_error(payload, event.data), began=self._assembler.has_begun)
         self._assembler.add(payload)
+
+
+def whole(
+    parse: Callable[[Mapping[str, Any]], Completion], content: bytes, *, keep_raw: bool
+) -> Completion:
+    """Read the body of a whole answer.
+
+    Raises:
+        InvalidResponse: when it is not JSON, no completion, or reports an error.
+    """
+    payload = only_item(read_json(content))
+    if not isinstance(payload, dict):
+        raise InvalidResponse(f"the body is not a JSON object: {glimpse(content)}")
+    if reports_error(payload):
+        raise reported(read_error(payload, content))
+    completion = parse(payload)
+    return replace(completion, raw=content) if keep_raw else completion

@@ -9,9 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from batchrun.formats.parsing import as_dict
+from batchrun.formats.parsing import as_dict, as_dicts, loads
 from batchrun.records import Tool, ToolChoice
 
 if TYPE_CHECKING:
@@ -109,30 +107,35 @@ def chat_choice(choice: ToolChoice) -> Any:  # noqa: ANN401 - a string or a tabl
     return "required" if choice.mode == "any" else choice.mode
 
 
-def messages_calls(blocks: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the calls among an answer's content blocks as JSON, None when there are none."""
-    calls = [
+def messages_calls(blocks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the calls among an answer's content blocks."""
+    return [
         {"id": block.get("id"), "name": block.get("name"), "input": block.get("input")}
         for block in blocks
         if block.get("type") == "tool_use"
     ]
-    return _json(calls)
 
 
-def chat_calls(calls: object) -> str | None:
-    """Return the calls of a message as JSON, None when there are none."""
-    typed = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    return _json([_chat_call(call) for call in typed])
+def chat_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the calls of a message; the legacy `function_call` has no id."""
+    calls = as_dicts(message.get("tool_calls"))
+    legacy = as_dict(message.get("function_call"))
+    if legacy and not calls:
+        calls = [{"function": legacy}]
+    return [_read_call(call) for call in calls]
 
 
-def _chat_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = as_dict(call.get("function"))
+def _read_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    custom = as_dict(call.get("custom"))
+    if custom:  # its input is text, whatever it looks like
+        return {"id": call.get("id"), "name": custom.get("name"), "input": custom.get("input")}
+    function = as_dict(call.get("function")) or call
     given = function.get("arguments")
     arguments: Any = given
     if isinstance(given, str):
         # Arguments that max_tokens cut short are no JSON: then what there is stays text.
-        with suppress(orjson.JSONDecodeError):
-            arguments = orjson.loads(given or "{}")
+        with suppress(ValueError):
+            arguments = loads(given or "{}")
     return {"id": call.get("id"), "name": function.get("name"), "input": arguments}
 
 
@@ -142,7 +145,3 @@ def _described(tool: Tool, schema_key: str) -> dict[str, Any]:
         described["description"] = tool.description
     described[schema_key] = tool.input_schema
     return described
-
-
-def _json(calls: list[dict[str, Any]]) -> str | None:
-    return orjson.dumps(calls).decode() if calls else None

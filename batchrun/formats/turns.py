@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from batchrun.formats.parsing import dumps, loads
 from batchrun.records import Turn
 
 if TYPE_CHECKING:
@@ -22,7 +21,18 @@ if TYPE_CHECKING:
     Results = Sequence[Mapping[str, Any]]
 
 # Of a chat message, what providers take back; `refusal`, `annotations` and the like they may not.
-_CHAT_KEYS = ("role", "content", "tool_calls")
+# DeepSeek, Moonshot, OpenRouter, LiteLLM and Gemini refuse or forget a turn without its reasoning.
+_CHAT_KEYS = (
+    "role",
+    "content",
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "thinking_blocks",
+    "extra_content",
+)
 
 
 def messages_turn(blocks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -33,13 +43,13 @@ def messages_turn(blocks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def chat_turn(message: Mapping[str, Any]) -> dict[str, Any]:
     """Return the assistant's message that goes back."""
-    kept = {key: message[key] for key in _CHAT_KEYS if key in message}
+    kept = {key: message[key] for key in _CHAT_KEYS if message.get(key) is not None}
     return {"role": "assistant", "content": None, **kept}
 
 
 def turn(key: int, number: int, completion: Completion) -> Turn:
     """Return the record of an answer that calls tools, which have not run yet."""
-    said = orjson.dumps(completion.turn).decode()
+    said = dumps(completion.turn).decode()
     return Turn(key, number, said, completion.tool_calls or "[]")
 
 
@@ -48,9 +58,9 @@ def with_calls(completion: Completion, turns: Sequence[Turn]) -> Completion:
     if not turns:
         return completion
     lists = [turn.results or turn.calls for turn in turns]
-    calls = [call for listed in lists for call in orjson.loads(listed)]
-    last = orjson.loads(completion.tool_calls or "[]") if turns[-1].results else []
-    return replace(completion, tool_calls=orjson.dumps([*calls, *last]).decode())
+    calls = [call for listed in lists for call in loads(listed)]
+    last = loads(completion.tool_calls or "[]") if turns[-1].results else []
+    return replace(completion, tool_calls=dumps([*calls, *last]).decode())
 
 
 def continued(wire_format: FormatName, wire: WireRequest, turn: Turn) -> WireRequest:
@@ -59,12 +69,12 @@ def continued(wire_format: FormatName, wire: WireRequest, turn: Turn) -> WireReq
     A `tool_choice` that makes the model call a tool held for the first turn: it would never end.
     """
     answer_with, free_choice = _WIRE[wire_format]
-    body = orjson.loads(wire.body)
-    results: Results = orjson.loads(turn.results or "[]")
-    body["messages"] += [orjson.loads(turn.said), *answer_with(results)]
+    body = loads(wire.body)
+    results: Results = loads(turn.results or "[]")
+    body["messages"] += [loads(turn.said), *answer_with(results)]
     if _is_forced(body.get("tool_choice")):
         body["tool_choice"] = free_choice(body["tool_choice"])
-    return replace(wire, body=orjson.dumps(body))
+    return replace(wire, body=dumps(body))
 
 
 def _messages_results(results: Results) -> list[dict[str, Any]]:
