@@ -103,7 +103,9 @@ def _unwrapped(completion: Completion) -> Completion:
     others = [call for call in calls if call.get("name") != SCHEMA_TOOL]
     answer = inputs[0] if isinstance(inputs[0], str) else dumps(inputs[0]).decode()
     rest = dumps(others).decode() if others else None
-    return replace(completion, texts=(answer,), tool_calls=rest)
+    is_answered = completion.ending is Ending.TOOL_CALLS and not others
+    ending = Ending.STOP if is_answered else completion.ending
+    return replace(completion, texts=(answer,), tool_calls=rest, ending=ending)
 
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
