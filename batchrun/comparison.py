@@ -99,6 +99,7 @@ def _facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
             "errored": totals.errored,
             "pending": totals.pending,
         },
+        "endings": dict(totals.endings),
         "scored": score.scored,
         "correct": score.correct,
         "mean": mean_score(score),

@@ -190,6 +190,7 @@ class Execution:
             transport=common.transport,
             reroute=None if simulator is None else (request.base_url, simulator),
             auth=request.auth,
+            keep_raw=request.keep_raw,
         )
 
     def _make_dispatcher(self) -> Dispatcher:

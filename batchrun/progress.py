@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
+from tqdm.utils import disp_len
 
-from batchrun.records import PICO_PER_USD, Status
+from batchrun.records import PICO_PER_USD, Status, unusual_endings
 from batchrun.terminal import harmless, is_dumb
 
 if TYPE_CHECKING:
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 30.0
 REFRESH_EVERY_S = 0.2
+
+
+# Columns of the bar itself: at most, with every fact that fits, with those that must be shown.
+WIDEST_BAR, NARROW_BAR, NARROWEST_BAR = 24, 10, 4
+_TIMES = (" [{elapsed}<{remaining}, {rate_fmt}]", " [{elapsed}<{remaining}]", "")
+
+
+def _format(bar: str, times: str = _TIMES[0]) -> str:
+    return f"{{desc}} {{percentage:3.0f}}%|{bar}| {{n_fmt}}/{{total_fmt}}{times}{{postfix}}"
 
 
 class _Display:
@@ -118,6 +129,7 @@ class Progress:
         self._done = 0
         self._sent = 0
         self._errors = 0
+        self._endings: Counter[str] = Counter()
         self._tokens = 0
         self._cap = cap
         self._pico = spent if cap is not None else 0
@@ -130,21 +142,21 @@ class Progress:
         if self._quiet:
             pass
         elif self._is_notebook:
-            self._bar = _notebook_bar(**self._look("{bar}"))
+            self._bar = _notebook_bar(**self._look(bar_format=_format("{bar}")))
         elif self._terminal:
-            self._bar = _Bar(file=self._display, dynamic_ncols=True, **self._look("{bar:24}"))
+            self._bar = _Bar(file=self._display, dynamic_ncols=True, **self._look())
         self._next = self._clock() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
         return self
 
-    def _look(self, bar: str) -> dict[str, Any]:
+    def _look(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - what tqdm takes
         return {
             "total": self._total,
             "desc": self._name,
             "unit": self.unit,
             "mininterval": REFRESH_EVERY_S,
             "smoothing": 0.1,
-            "bar_format": f"{{desc}} {{percentage:3.0f}}%|{bar}| {{n_fmt}}/{{total_fmt}} "
-            "[{elapsed}<{remaining}, {rate_fmt}]{postfix}",
+            "bar_format": _format(f"{{bar:{WIDEST_BAR}}}"),
+            **more,
         }
 
     def __exit__(self, *_error: object) -> None:
@@ -177,6 +189,8 @@ class Progress:
             self.used(result.last)
         self._sent += 1
         self._errors += result.status is Status.ERRORED
+        if result.completion is not None and result.status is Status.SUCCEEDED:
+            self._endings[result.completion.ending] += 1
         self._unpriced += result.last.cost is None and result.status is Status.SUCCEEDED
         self._done += 1
         if self._bar is not None:
@@ -209,19 +223,49 @@ class Progress:
         else:
             rate = self._sent / max(now - self._start, 1e-9)
             done = f"{self._done}/{self._total} {self.unit}s"
-            self.note(f"{self._name}: {done}, {rate:.1f}/s{self._facts()}")
+            facts = "".join(f", {fact}" for fact, _ in self._facts())
+            self.note(f"{self._name}: {done}, {rate:.1f}/s{facts}")
 
     def _describe(self) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._facts().removeprefix(", "), refresh=True)
+        if self._bar is None:
+            return
+        facts = self._facts()
+        if not self._is_notebook and (columns := self._bar.format_dict["ncols"]) is not None:
+            self._bar.bar_format, facts = self._fitted(self._bar, columns, facts)
+        self._bar.set_postfix_str(", ".join(fact for fact, _ in facts), refresh=True)
 
-    def _facts(self) -> str:
-        facts = [f"{_short(self._tokens)} tokens", self._cost()]
+    def _fitted(
+        self, bar: _Bar, columns: int, facts: list[tuple[str, bool]]
+    ) -> tuple[str, list[tuple[str, bool]]]:
+        """Return a format and the facts that a line of so many columns has room for.
+
+        What must not be overlooked takes the room of the bar, and then of the rate; the other facts
+        are left out, from the end on, rather than making the bar too small to be one.
+        """
+        state = {**bar.format_dict, "postfix": None, "ncols": None}
+        shown = [fact for fact in facts if fact[1]]
+        for times in _TIMES:
+            line = bar.format_meter(**state | {"bar_format": _format("", times)})
+            room = columns - disp_len(line) - sum(len(fact) + 2 for fact, _ in shown)
+            if room >= NARROWEST_BAR:
+                break
+        for fact in facts:
+            if not fact[1] and room - len(fact[0]) - 2 >= NARROW_BAR:
+                shown.append(fact)
+                room -= len(fact[0]) + 2
+        width = max(1, min(WIDEST_BAR, room))
+        return _format(f"{{bar:{width}}}", times), [fact for fact in facts if fact in shown]
+
+    def _facts(self) -> list[tuple[str, bool]]:
+        """What there is to say beside the bar, and whether it must not be overlooked."""
+        facts = [(f"{_short(self._tokens)} tokens", False), (self._cost(), False)]
         if self._errors:
-            facts.append(f"{self._errors} errors")
+            facts.append((f"{self._errors} errors", True))
+        unusual = unusual_endings(self._endings)
+        facts += [(f"{_short(count)} {ending}", True) for ending, count in unusual.items()]
         if self._waiting:
-            facts.append(f"waiting: {self._waiting}")
-        return "".join(f", {fact}" for fact in facts)
+            facts.append((f"waiting: {self._waiting}", False))
+        return facts
 
     def _cost(self) -> str:
         if self._unpriced and not self._pico:

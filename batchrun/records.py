@@ -76,6 +76,12 @@ class Ending(StrEnum):
     UNKNOWN = "unknown"  # no reason, or one that is not known
 
 
+def unusual_endings(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts of those endings that a person should know of."""
+    usual = {Ending.STOP, Ending.TOOL_CALLS}
+    return {ending: count for ending, count in counts.items() if ending not in usual}
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One input record.

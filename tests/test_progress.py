@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.progress import LINE_EVERY_S, Progress
-from batchrun.records import Attempt, Completion, Cost, Result, Status, Usage
+from batchrun.records import Attempt, Completion, Cost, Ending, Result, Status, Usage
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r")
 
@@ -65,12 +65,18 @@ def progress_on(
         return Progress("triage", total, quiet=quiet, terminal=terminal, clock=clock)
 
 
-def result(*, errored: bool = False, pico: int | None = 10**9, tokens: int = 500) -> Result:
+def result(
+    *,
+    errored: bool = False,
+    pico: int | None = 10**9,
+    tokens: int = 500,
+    ending: Ending = Ending.STOP,
+) -> Result:
     cost = None if pico is None else Cost(pico, 0, 0, 0)
     last = Attempt(1, 1, 1.0, usage=Usage(tokens, tokens), cost=cost)
     status = Status.ERRORED if errored else Status.SUCCEEDED
-    completion = None if errored else Completion(("x",), None, None, None, Usage())
-    return Result(1, status, last, datetime.now(UTC), completion)
+    completion = Completion(("x",), None, None, None, Usage(), ending=ending)
+    return Result(1, status, last, datetime.now(UTC), None if errored else completion)
 
 
 # On a terminal

@@ -72,6 +72,7 @@ TOTALS = RunTotals(
         ModelTotals("claude-a", 11_000, 4_500_000, 600_000, 7 * 10**12),
         ModelTotals("claude-b", 1_000, 500_000, 100_000, 625 * 10**9),
     ),
+    endings={"stop": 11_900, "length": 90, "refusal": 10},
 )
 EMPTY = replace(
     TOTALS,
@@ -95,6 +96,7 @@ EMPTY = replace(
     last_error=None,
     prices=(),
     models=(),
+    endings={},
 )
 DIRECTORY = Path("/runs/triage")
 
@@ -107,6 +109,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
         "schema_version": 1,
         "name": "triage",
         "counts": {"total": 12_345, "succeeded": 12_000, "errored": 300, "pending": 45},
+        "endings": {"stop": 11_900, "length": 90, "refusal": 10},
         "tokens": {
             "input": 5_000_000,
             "output": 700_000,
@@ -235,7 +238,8 @@ def test_the_text_tells_the_same_at_a_glance() -> None:
     assert (
         summary_text(TOTALS, DIRECTORY)
         == """\
-triage: 12,000 of 12,345 rows succeeded, 300 errored, 45 pending
+triage:
+  12,000 of 12,345 rows succeeded, 300 errored, 45 pending, 100 unusual endings
   20 of the errored will be tried again by the next run
 
                         tokens          cost
@@ -261,6 +265,13 @@ triage: 12,000 of 12,345 rows succeeded, 300 errored, 45 pending
               20  timeout: no answer
                   → raise [retry] timeout_s, or lower [limits] concurrency, then
                     run again
+
+  endings
+              90  length: cut at max_tokens or at the end of the context window
+                  → raise [request] max_tokens (reasoning counts, too), or
+                    shorten the prompt
+              10  refusal: the model or the provider refused to answer
+                  → reword the prompt, or use another model
 
   billed?         2 attempts may have been billed without an answer
   results         /runs/triage"""

@@ -12,6 +12,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from batchrun.checkpoint.endings import scored_endings
 from batchrun.checkpoint.samples import answers_together
 from batchrun.checkpoint.schema import usable
 from batchrun.checkpoint.tables import SCORES
@@ -121,6 +122,7 @@ def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotal
             problem=problem[0] if problem else None,
             by_correct={(n, right): rows for n, right, rows in store.db.execute(_BY_CORRECT)},
             classes=_classes(store, folded=folded) if labels and row[0] else None,
+            endings=scored_endings(store.db),
         )
 
 

@@ -53,6 +53,7 @@ _NICE_S = (
 
 ERRORED_SAMPLES = 50
 WRONG_SAMPLES = 50
+UNUSUAL_SAMPLES = 15  # of each ending
 SAMPLES = 250
 LONGEST_TEXT = 4_000
 
@@ -89,6 +90,7 @@ _SHOWN = (
     "status",
     "response",
     "responses",
+    "ending",
     "model",
     "input_tokens",
     "output_tokens",
@@ -98,6 +100,11 @@ _SHOWN = (
     "error_type",
     "error_message",
 )
+# Some rows of each unusual ending, so that all of them can be looked at.
+_UNUSUAL = """SELECT ordinal FROM (SELECT i.ordinal / ? AS ordinal, row_number() OVER (
+        PARTITION BY r.ending ORDER BY i.ordinal * 2654435761 % 4294967296) AS place
+    FROM items i JOIN outcomes r ON r.request_id = i.request_id
+    WHERE r.ending NOT IN ('stop', 'tool_calls')) WHERE place <= ?"""
 _SCORED = "SELECT score, predicted, expected FROM scores WHERE ordinal = ?"
 
 
@@ -251,11 +258,12 @@ def _coarse(bins: list[tuple[int, int]], width: float, at: Mapping[str, float]) 
 
 
 def _samples(store: Checkpoint) -> Iterable[SampledRow]:
-    """Choose rows to show: some that errored, some that are wrong, the others spread evenly."""
+    """Choose rows to show: some that errored, are wrong or ended unusually, the others evenly."""
     db = store.db
     (total,) = db.execute("SELECT total FROM run").fetchone()
     chosen = {n for (n,) in db.execute(_ERRORED, (store.samples, ERRORED_SAMPLES))}
     chosen |= {n for (n,) in db.execute(_WRONG, (WRONG_SAMPLES,))}
+    chosen |= {n for (n,) in db.execute(_UNUSUAL, (store.samples, UNUSUAL_SAMPLES))}
     rest = min(total, SAMPLES - len(chosen))
     chosen |= {n * total // rest for n in range(rest)}
     for ordinal in sorted(chosen):
@@ -279,6 +287,7 @@ def _sample(row: Mapping[str, Any], score: tuple[Any, ...] | None) -> SampledRow
         cost=row["cost_usd"],
         latency_s=row["latency_s"],
         attempts=row["attempts"],
+        ending=row["ending"],
         score=score[0] if score else None,
         predicted=_cut(score[1]) if score else None,
         expected=_cut(score[2]) if score else None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.endings import endings
 from batchrun.checkpoint.prices import prices
 from batchrun.history import ModelTotals, RunTotals
 from batchrun.records import PICO_PER_USD, Cost, RunEnd, Usage
@@ -123,6 +124,7 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
         cap=int(cap[0] * PICO_PER_USD) if cap and cap[0] is not None else None,
         prices=prices(db),
         models=models,
+        endings=endings(db),
     )
 
 

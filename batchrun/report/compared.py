@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.records import PICO_PER_USD
+from batchrun.records import PICO_PER_USD, unusual_endings
+from batchrun.report.text import counted
 from batchrun.scoring import interval, mean_score
 from batchrun.scoring.metrics import bootstrap_interval, mcnemar, mean_interval
 
@@ -136,11 +137,22 @@ def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str
         for run in runs
         if run.input != runs[0].input
     ]
+    notes += [
+        f"{names[run.directory]}: {told} of {counted(sum(run.totals.endings.values()), 'answer')}"
+        for run in runs
+        if (told := _unusual(run.totals))
+    ]
     if any(run.pairs is not None and run.pairs.scored for run in runs):
         notes.append(
             "difference: run minus the first, over the rows that both have; p: McNemar's exact test"
         )
     return notes
+
+
+def _unusual(totals: RunTotals) -> str:
+    """How many answers ended other than complete or with tool calls."""
+    unusual = unusual_endings(totals.endings).items()
+    return ", ".join(f"{count:,} ended with {ending}" for ending, count in unusual)
 
 
 def _score(value: float | None, *, is_share: bool) -> str:

@@ -36,6 +36,7 @@ def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, An
             "errored": totals.errored,
             "pending": totals.pending,
         },
+        "endings": dict(totals.endings),
         "tokens": _tokens(totals),
         "cost_usd": _money(totals),
         "prices": [_price(price) for price in totals.prices],

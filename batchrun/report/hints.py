@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from batchrun.records import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ROOM = "raise [request] max_tokens (reasoning counts, too), or shorten the prompt"
+_REWORD = "reword the prompt, or use another model"
+_FILTER = "reword the prompt, or change the provider's content filter"
 _SHORTER = "shorten the prompt, or ask a model with a longer context"
 _SLOWER = "the provider was too busy: run again later, or raise [retry] max_wait_s"
 _AGAIN = "passing trouble of the network or the server: run again to send these rows once more"
@@ -19,8 +29,10 @@ _HINTS = {
     "connection_error": "check base_url and the network, then run again",
     "context_length_exceeded": _SHORTER,
     "credit_balance_exhausted": _ACCOUNT,
+    "cut_answer": _ROOM,
     "empty_model": _COLUMN,
     "empty_prompt": _COLUMN,
+    "filtered_answer": _FILTER,
     "image_too_large": _IMAGE,
     "insufficient_quota": _ACCOUNT,
     "interrupted": "the process ended before the answer arrived: run again",
@@ -41,6 +53,11 @@ _HINTS = {
     "permission_error": _KEY,
     "rate_limit_error": _SLOWER,
     "rate_limit_exceeded": _SLOWER,
+    "refused_answer": _REWORD,
+    "rejected_empty": "look at the column raw ([request] keep_raw), or use another model",
+    "rejected_filtered": _FILTER,
+    "rejected_length": _ROOM,
+    "rejected_refusal": _REWORD,
     "request_too_large": _SHORTER,
     "server_error": _AGAIN,
     "stream_error": _AGAIN,
@@ -49,6 +66,20 @@ _HINTS = {
     "unknown_price": "give the model's price in [price], or take max_cost_usd out",
 }
 _BY_STATUS = {"http_401": _KEY, "http_403": _KEY, "http_413": _SHORTER, "http_429": _SLOWER}
+
+
+# What each unusual ending means, and what helps.
+ENDINGS: Mapping[str, tuple[str, str]] = {
+    Ending.LENGTH: ("cut at max_tokens or at the end of the context window", _ROOM),
+    Ending.REFUSAL: ("the model or the provider refused to answer", _REWORD),
+    Ending.FILTERED: ("a content filter removed the answer or a part of it", _FILTER),
+    Ending.PAUSED: ("the turn was paused and is not finished", "raise [tools] max_turns"),
+    Ending.ERROR: ("the provider failed while it was answering", "run again with --retry-errored"),
+    Ending.UNKNOWN: (
+        "the provider named no stop reason, or one that batchrun does not know",
+        "look at the columns stop_reason and response",
+    ),
+}
 
 
 def hint(error_type: str) -> str | None:

@@ -50,6 +50,7 @@ def page(totals: RunTotals, history: History, score: ScoreTotals | None, subject
         tag("div", *panels.money(totals), cls="grid"),
         tag("div", *panels.distributions(history), cls="grid three"),
         panels.errors(totals),
+        panels.endings(totals),
         rows_panel(history.samples, totals.total),
         tag("div", *panels.details(totals, subject.facts), cls="grid"),
         footer(subject.notes, subject.written_us),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchrun.records import PICO_PER_USD
+from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.charts import Area, Axis, bars, cumulative, share, stacked
 from batchrun.report.facts import is_unpriced, projected, throughput
-from batchrun.report.hints import hint
+from batchrun.report.hints import ENDINGS, hint
 from batchrun.report.markup import Markup, joined, tag
 from batchrun.report.scales import compact, duration, grouped, usd, usd_level
 from batchrun.report.text import counted, dollars, rate, seconds, when
@@ -85,7 +85,9 @@ def _score_tile(score: ScoreTotals) -> Markup:
         mean = facts["mean"]
         return tile("Mean score", "–" if mean is None else f"{mean:.3f}", f"{score.scored:,} rows")
     low, high = facts["ci95"]
-    return tile("Accuracy", f"{facts['accuracy']:.1%}", f"95 % CI {low:.1%} to {high:.1%}")
+    ended = [f"{count:,} {ending}" for ending, count in unusual_endings(score.endings).items()]
+    small = ", ".join([f"95 % CI {low:.1%} to {high:.1%}", *ended])
+    return tile("Accuracy", f"{facts['accuracy']:.1%}", small)
 
 
 def tile(label: str, value: str, small: str) -> Markup:
@@ -243,6 +245,28 @@ def errors(totals: RunTotals) -> Markup | None:
     ]
     head = ("Error", "Rows", "", "Example, and what helps")
     return panel("Errors", table(head, rows, "<>-<"), note=note, wide=True)
+
+
+def endings(totals: RunTotals) -> Markup | None:
+    """Answers that look complete and are not, with what helps."""
+    unusual = unusual_endings(totals.endings)
+    if not unusual:
+        return None
+    answers = sum(totals.endings.values())
+    rows = [
+        (
+            tag("code", ending),
+            f"{count:,}",
+            share(count / answers, "warn"),
+            joined(tag("p", meaning), tag("p", f"→ {remedy}", cls="quiet")),
+        )
+        for ending, count in unusual.items()
+        for meaning, remedy in [ENDINGS.get(ending, ("", "look at the column stop_reason"))]
+    ]
+    usual = answers - sum(unusual.values())
+    note = f"{usual:,} of {counted(answers, 'answer')} ended with stop or tool_calls"
+    head = ("Ending", "Answers", "", "What it means, and what helps")
+    return panel("Endings", table(head, rows, "<>-<"), note=note, wide=True)
 
 
 def details(totals: RunTotals, facts: Sequence[tuple[str, str]]) -> Iterator[Markup]:

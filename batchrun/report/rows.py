@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchrun.records import Status
+from batchrun.records import Status, unusual_endings
 from batchrun.report.markup import Markup, escaped, joined, tag
 from batchrun.report.panels import panel
 from batchrun.report.scales import duration, usd
@@ -37,10 +38,11 @@ def rows_panel(samples: Sequence[SampledRow], total: int) -> Markup | None:
         "Details",
     ]
     head = tag("tr", *(tag("th", name, scope="col") for name in names))
-    part = f"{len(samples):,} of {total:,}, with more of the errors and wrong answers than chance gives"
+    part = f"{len(samples):,} of {total:,}, with more errors, wrong answers and unusual endings than chance gives"
     note = f"all {total:,}" if len(samples) >= total else part
     content = tag("table", tag("thead", head), tag("tbody", body, id="rows"), cls="rows")
-    kinds = ("all", "succeeded", "errored", *(["wrong"] if scored else []))
+    unusual = unusual_endings(Counter(row.ending for row in samples if row.ending))
+    kinds = ("all", "succeeded", "errored", *(["wrong"] if scored else []), *unusual)
     found = controls("Search prompts, answers, ids …", kinds)
     return panel("Rows", found, tag("div", content, cls="scroll"), note=note, wide=True)
 
@@ -92,7 +94,7 @@ def _row(row: SampledRow, longest: int, *, scored: bool) -> Markup:
         tag("td", answer, said),
         tag("td", _score(row), cls="small") if scored else None,
         tag("td", _facts(row), cls="small quiet"),
-        data_kind=f"{row.status}{' wrong' if wrong else ''}",
+        data_kind=" ".join(filter(None, (row.status, "wrong" if wrong else None, row.ending))),
     )
 
 
@@ -106,7 +108,9 @@ def _score(row: SampledRow) -> Markup:
 
 
 def _facts(row: SampledRow) -> Markup:
+    ending = next(iter(unusual_endings({row.ending: 1} if row.ending else {})), None)
     facts = [
+        tag("span", ending, cls="warn-text") if ending else None,
         f"{row.input_tokens:,} → {row.output_tokens or 0:,} tokens" if row.input_tokens else None,
         usd(row.cost) if row.cost is not None else None,
         duration(row.latency_s) if row.latency_s is not None else None,

@@ -6,9 +6,9 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.records import PICO_PER_USD, RunEnd
+from batchrun.records import PICO_PER_USD, RunEnd, unusual_endings
 from batchrun.report.facts import is_unpriced, projected, throughput
-from batchrun.report.hints import hint
+from batchrun.report.hints import ENDINGS, hint
 from batchrun.report.text import (
     counted,
     dollars,
@@ -65,6 +65,7 @@ def summary_text(
         _models(totals, paint),
         _pace(totals, paint),
         _errors(totals, paint),
+        _endings(totals, paint),
         _score(score, paint),
         _last(totals, directory, paint),
     ]
@@ -94,6 +95,8 @@ def _headline(totals: RunTotals, paint: Paint) -> list[str]:
         parts.append((f"{totals.errored:,} errored", RED))
     if totals.pending:
         parts.append((f"{totals.pending:,} pending", YELLOW))
+    if unusual := sum(unusual_endings(totals.endings).values()):
+        parts.append((counted(unusual, "unusual ending"), YELLOW))
     name = short(totals.name, 40)
     is_long = len(name) + sum(len(text) + 2 for text, _ in parts) > WIDTH
     counts = ", ".join(paint(text, code) for text, code in parts)
@@ -189,15 +192,33 @@ def _errors(totals: RunTotals, paint: Paint) -> list[str]:
     lines = []
     errors = list(totals.errors_by_type.items())
     for error_type, (count, example) in errors[:MOST_ERRORS]:
-        first, *rest = _error(error_type, example or "")
-        lines.append(f"  {paint(f'{count:>14,}', RED)}  {first}")
-        lines += [f"{'':{ERROR}}{line}" for line in rest]
-        if (mend := hint(error_type)) is not None:
-            told = textwrap.wrap(f"→ {mend}", WIDTH - ERROR, subsequent_indent="  ")
-            lines += [f"{'':{ERROR}}{paint(line, DIM)}" for line in told]
+        lines += _counted(count, _error(error_type, example or ""), hint(error_type), RED, paint)
     if len(errors) > MOST_ERRORS:
         lines.append(f"{'':{ERROR}}and {counted(len(errors) - MOST_ERRORS, 'more type')} of error")
     return [f"  {paint('errors', DIM)}", *lines] if lines else []
+
+
+def _endings(totals: RunTotals, paint: Paint) -> list[str]:
+    """The endings of answers that look complete and are not, with what helps."""
+    lines = []
+    for ending, count in unusual_endings(totals.endings).items():
+        meaning, remedy = ENDINGS.get(ending, ("", None))
+        told = textwrap.wrap(f"{ending}: {meaning}", WIDTH - ERROR)
+        lines += _counted(count, told, remedy, YELLOW, paint)
+    return [f"  {paint('endings', DIM)}", *lines] if lines else []
+
+
+def _counted(
+    count: int, text: Sequence[str], remedy: str | None, code: int, paint: Paint
+) -> list[str]:
+    """A number with what it counts, in lines, and what helps."""
+    first, *rest = text
+    lines = [f"  {paint(f'{count:>14,}', code)}  {first}"]
+    lines += [f"{'':{ERROR}}{line}" for line in rest]
+    if remedy is not None:
+        told = textwrap.wrap(f"→ {remedy}", WIDTH - ERROR, subsequent_indent="  ")
+        lines += [f"{'':{ERROR}}{paint(line, DIM)}" for line in told]
+    return lines
 
 
 def _error(error_type: str, example: str) -> list[str]:

@@ -122,6 +122,7 @@ class ScoreTotals:
         problem: why the first of these has none.
         by_correct: (answers, correct answers) → rows.
         classes: labels, where answers are labels.
+        endings: how the scored answers ended, all samples and choices of a row counted.
     """
 
     scored: int
@@ -135,6 +136,7 @@ class ScoreTotals:
     problem: str | None = None
     by_correct: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: ClassTotals | None = None
+    endings: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def right_answers(self) -> int:

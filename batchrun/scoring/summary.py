@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrun.records import unusual_endings
 from batchrun.scoring.metrics import mean_interval, pass_at, wilson
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def score_facts(totals: ScoreTotals) -> dict[str, Any]:
         "unscored_example": totals.problem,
         "unanswered": totals.unanswered,
         "correct": totals.correct,
+        "endings": dict(totals.endings),
         "mean": mean_score(totals),
         "accuracy": mean_score(totals) if totals.is_binary else None,
         "ci95": _rounded(interval(totals)),
@@ -58,6 +60,9 @@ def interval(totals: ScoreTotals) -> tuple[float, float] | None:
 def score_lines(totals: ScoreTotals) -> list[str]:
     """Return what a person reads about the scores, line by line."""
     lines = [score_line(totals)]
+    if unusual := unusual_endings(totals.endings):
+        told = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
+        lines.append(f"of the scored answers, {told}")
     if totals.unanswered:
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:
