@@ -208,6 +208,16 @@ def test_the_bootstrap_is_what_scipy_computes() -> None:
     assert bootstrap_interval(counts) == pytest.approx((interval.low, interval.high), abs=0.02)
 
 
+def test_the_bootstrap_leaves_out_as_much_on_either_side() -> None:
+    """Turned around, the same draws give the same interval, to the last rank."""
+    chance = random.Random(3)
+    counts = {chance.gauss(): chance.randint(1, 3) for _ in range(40)}
+    low, high = bootstrap_interval(counts)
+    turned = bootstrap_interval({-value: count for value, count in counts.items()})
+    assert turned == pytest.approx((-high, -low), abs=1e-12)
+    assert low < sum(v * n for v, n in counts.items()) / sum(counts.values()) < high
+
+
 def test_of_many_rows_the_sums_say_as_much() -> None:
     few = {-1.0: 300, 0.0: 700, 0.5: 200, 1.0: 400}
     total = sum(value * count for value, count in few.items())

@@ -163,6 +163,8 @@ def test_no_long_text_keeps_the_reading_of_numbers_busy(part: str) -> None:
         ("\\boxed{B}", "B"),
         ("$\\boxed{\\text{B}}$", "B"),
         ("Answer: A. No, wait. Answer: C", "C"),
+        ("\\boxed{C}, that is. Answer: A is a trap", "C"),
+        ("Answer: A? No: \\boxed{C}", "C"),
         ("A dog is an animal, so B", "B"),
         ("I think it is C", "C"),
         ("It is A or B", None),

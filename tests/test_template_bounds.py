@@ -235,3 +235,29 @@ def test_a_column_named_like_a_function_is_not_taken_for_it() -> None:
 def test_each_row_has_the_whole_budget() -> None:
     text = Text("prompt", "{{ (cell * 3) | length }}")
     assert [text.text({"cell": "a" * 10**7}) for _ in range(3)] == ["30000000"] * 3
+
+
+# Uses up nine tenths of a row's budget, by twice its length.
+NINE_TENTHS = "a" * (BUDGET * 9 // 20)
+
+
+@pytest.mark.parametrize(
+    ("step", "times"),
+    [
+        ("", 100_000),
+        ("{% if cell | upper %}{% endif %}", 49_000),
+        ("{% if cell is number %}{% endif %}", 49_500),
+        ("{% if n + 1 %}{% endif %}", 37_500),
+        ("{% if cell.isdigit() %}{% endif %}", 13_400),
+        ("{% if dict() %}{% endif %}", 14_200),
+        ("{% if m() %}{% endif %}", 16_500),
+    ],
+)
+def test_a_row_may_take_a_million_steps_and_a_call_is_five(step: str, times: int) -> None:
+    """What docs/job.md says; a step takes a turn of the loop beside it."""
+    loop = "{% for x in items %}" + step + "{% endfor %}"
+    text = Text("prompt", "{% macro m() %}{% endmacro %}{% if filler | upper %}{% endif %}" + loop)
+    values = {"cell": "x", "n": 9, "filler": NINE_TENTHS}
+    assert text.text({**values, "items": ["x"] * (times * 95 // 100)}) == ""
+    with pytest.raises(RenderError, match="the template does more than one row may"):
+        text.text({**values, "items": ["x"] * (times * 105 // 100)})
