@@ -213,6 +213,7 @@ class Execution:
             config=job.retry,
             review=self._plan.review,
             tools=self._plan.tools,
+            max_turns=self._plan.job.tools.max_turns,
             account=job.request.api_key_env,
         )
         common.errors.on_spent(dispatcher.stop)

@@ -169,7 +169,7 @@ def toolbox_of(job: Job) -> Toolbox | None:
     if config.module is None:
         return None
     functions = load_functions(config.module, job.request.tools)
-    return Toolbox(functions, max_turns=config.max_turns, timeout_s=config.timeout_s)
+    return Toolbox(functions, timeout_s=config.timeout_s)
 
 
 def check_price(job: Job) -> None:

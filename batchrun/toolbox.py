@@ -50,17 +50,13 @@ class Toolbox:
 
     Args:
         functions: by name of the tool; they are called with its input as keyword arguments.
-        max_turns: how often the model may answer with calls.
         timeout_s: the longest that one call may take.
     """
 
-    def __init__(
-        self, functions: Mapping[str, Callable[..., Any]], *, max_turns: int, timeout_s: float
-    ) -> None:
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], *, timeout_s: float) -> None:
         self._functions = functions
         self._timeout_s = timeout_s
         self._threads = anyio.CapacityLimiter(MAX_THREADS)
-        self.max_turns = max_turns
 
     def wants(self, completion: Completion) -> bool:
         """Say whether an answer has to be followed by the results of its calls.

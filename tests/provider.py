@@ -157,11 +157,11 @@ class Provider:
 
 
 def _head(reply: Reply) -> bytes:
+    headers = {"content-type": "application/json", **reply.headers}
     lines = [
         f"HTTP/1.1 {reply.status} X",
         f"content-length: {len(reply.body)}",
-        "content-type: application/json",
-        *(f"{name}: {value}" for name, value in reply.headers.items()),
+        *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 

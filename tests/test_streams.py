@@ -306,7 +306,7 @@ def test_every_choice_needs_its_reason() -> None:
             "overloaded_error",
         ),
         ("chat", b'data: {"error":{"message":"gone","code":"server_error"}}\n\n', "server_error"),
-        ("chat", b'event: error\ndata: {"message":"gone"}\n\n', "reported_error"),
+        ("chat", b'event: error\ndata: {"message":"gone"}\n\n', "stream_error"),
         ("messages", b"data: {nonsense\n\n", "invalid_response"),
         ("chat", b"data: 17\n\n", "invalid_response"),
         ("chat", b"<html>Bad gateway</html>\n\n", "stream_cut"),

@@ -17,7 +17,7 @@ from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.records import Completion, Ending, Tool, Usage
 from batchrun.toolbox import Toolbox, load_functions
-from tests.conftest import ROOT, batchrun, finish, start_batchrun
+from tests.conftest import ROOT, batchrun, command, finish, start_batchrun
 from tests.provider import Reply, answer, serving
 
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ def test_the_sample_job_with_tools_can_be_rehearsed(
         ('module = "none.py"', TOOLS, "[tools] module: 'none.py' is no Python file"),
         ('module = "rows.csv"', TOOLS, "[tools] module: 'rows.csv' is no Python file"),
         ('module = "my_tools.py"', "", "[tools] module: there are no tools to carry out"),
-        ("max_turns = 3", TOOLS, "[tools] module: is missing"),
+        ("timeout_s = 3", TOOLS, "[tools] module: is missing"),
         ('module = "my_tools.py"\nmax_turns = 0', TOOLS, "[tools] max_turns: must be a finite"),
         ('module = "my_tools.py"\ntimeout_s = 0', TOOLS, "[tools] timeout_s: must be a finite"),
         ('module = "my_tools.py"\nmax_turn = 1', TOOLS, 'did you mean "max_turns"'),
@@ -421,7 +421,7 @@ def made(*calls: tuple[str, object]) -> str:
 
 
 async def run(calls: str, **functions: Callable[..., Any]) -> list[tuple[str, bool]]:
-    done = json.loads(await Toolbox(functions, max_turns=3, timeout_s=0.2).run(calls))
+    done = json.loads(await Toolbox(functions, timeout_s=0.2).run(calls))
     return [(call["output"], call.get("is_error", False)) for call in done]
 
 
@@ -505,5 +505,216 @@ def completion(calls: str | None, ending: Ending = Ending.TOOL_CALLS) -> Complet
     ids=["calls", "cut", "refused", "filtered", "vendor", "no-id", "odd", "paused", "no-calls"],
 )
 def test_which_answers_are_followed_up(calls: str | None, ending: Ending, wanted: bool) -> None:
-    toolbox = Toolbox({"known": print}, max_turns=3, timeout_s=1)
+    toolbox = Toolbox({"known": print}, timeout_s=1)
     assert toolbox.wants(completion(calls, ending)) is wanted
+
+
+# Turns that the provider paused
+
+
+SEARCH = '[request]\ntools = [{ type = "web_search_20250305", name = "web_search" }]'
+
+
+def pauses(call: Call, *, times: int) -> Reply:
+    """An answer that is paused so many times before it comes to its end; 12 tokens in, 6 out."""
+    parts = [turn for turn in call.json["messages"] if turn["role"] == "assistant"]
+    number = len(parts) + 1
+    search = {"type": "server_tool_use", "id": f"srvtoolu_{number}", "name": "web_search"}
+    text = {"type": "text", "text": f"part {number} ", "citations": [{"url": f"u{number}"}]}
+    payload = {
+        "id": f"msg_{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": call.json["model"],
+        "content": [{"type": "thinking", "thinking": f"t{number}", "signature": "s"}, text, search],
+        "stop_reason": "pause_turn" if number <= times else "end_turn",
+        "usage": {"input_tokens": 12, "output_tokens": 6},
+    }
+    return Reply(body=json.dumps(payload).encode())
+
+
+def sent_back(call: Call) -> list[Any]:
+    return [turn for turn in call.json["messages"] if turn["role"] == "assistant"]
+
+
+def test_a_paused_turn_is_sent_back_as_it_is_and_continued(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    with serving(lambda call: pauses(call, times=2)) as provider:
+        job = write_job(provider.url, rows=1, request=SEARCH.removeprefix("[request]\n"))
+        assert command("run", job)[0] == 0
+        last = provider.calls[-1]
+        answers = [json.loads(pauses(call, times=2).body) for call in provider.calls[:2]]
+    assert sent_back(last) == [{"role": "assistant", "content": one["content"]} for one in answers]
+    assert len(last.json["messages"]) == 3
+    row = results().row(0, named=True)
+    assert (row["status"], row["ending"], row["attempts"]) == ("succeeded", "stop", 3)
+    assert (row["response"], row["reasoning"]) == ("part 1 part 2 part 3 ", "t1\n\nt2\n\nt3")
+    assert json.loads(row["citations"]) == [{"url": "u1"}, {"url": "u2"}, {"url": "u3"}]
+    assert (row["input_tokens"], row["output_tokens"], row["tool_calls"]) == (36, 18, None)
+
+
+def test_a_turn_that_is_always_paused_is_bounded_and_may_go_on_later(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    with serving(lambda call: pauses(call, times=4)) as provider:
+        job = write_job(
+            provider.url,
+            rows=1,
+            request=SEARCH.removeprefix("[request]\n"),
+            extra="[tools]\nmax_turns = 3",
+        )
+        assert command("run", job)[0] != 0
+        assert len(provider.calls) == 3
+        row = results().row(0, named=True)
+        assert (row["status"], row["error_type"], row["ending"]) == (
+            "errored",
+            "max_turns",
+            "paused",
+        )
+        assert row["response"] == "part 1 part 2 part 3 "
+        assert command("run", job, "--retry-errored", "--set", "tools.max_turns=9")[0] == 0
+        assert len(provider.calls) == 5
+    assert results()["response"].to_list() == ["part 1 part 2 part 3 part 4 part 5 "]
+
+
+def test_without_a_bound_of_the_job_a_paused_turn_ends_after_ten(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    with serving(lambda call: pauses(call, times=99)) as provider:
+        job = write_job(provider.url, rows=1, request=SEARCH.removeprefix("[request]\n"))
+        command("run", job)
+        assert len(provider.calls) == 10
+    assert results()["ending"].to_list() == ["paused"]
+
+
+# The assistant's turn goes back unchanged
+
+
+DIALECTS: dict[str, dict[str, Any]] = {
+    "deepseek": {"content": "", "reasoning_content": "think"},
+    "openrouter": {
+        "content": None,
+        "reasoning": "think",
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "think", "index": 0, "signature": "s"},
+            {"type": "reasoning.encrypted", "data": "e", "index": 1},
+        ],
+    },
+    "litellm": {
+        "content": "I look.",
+        "thinking_blocks": [{"type": "thinking", "thinking": "think", "signature": "s"}],
+    },
+    "mistral": {
+        "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "think"}]},
+            {"type": "text", "text": "I look."},
+        ]
+    },
+}
+
+
+def with_call(message: dict[str, Any]) -> dict[str, Any]:
+    function = {"name": "lookup", "arguments": '{"key": "a"}'}
+    google = {"google": {"thought_signature": "sig"}}
+    call = {"id": "call_1", "type": "function", "function": function, "extra_content": google}
+    return {"role": "assistant", **message, "tool_calls": [call]}
+
+
+def in_pieces(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The deltas of a message: each text in two halves."""
+    deltas: list[dict[str, Any]] = [{"role": "assistant"}]
+    for name, value in message.items():
+        if name in {"role", "tool_calls"} or value is None:
+            continue
+        if isinstance(value, str):
+            deltas += [{name: value[:2]}, {name: value[2:]}]
+        else:
+            deltas += [{name: [half]} for part in value for half in halves(part)]
+    call = message["tool_calls"][0]
+    rest = {"function": {"arguments": call["function"]["arguments"][4:]}}
+    head = {**call, "function": {"name": "lookup", "arguments": '{"ke'}}
+    return [*deltas, *({"tool_calls": [{"index": 0, **piece}]} for piece in (head, rest))]
+
+
+def halves(part: dict[str, Any]) -> list[dict[str, Any]]:
+    name = next((name for name in ("text", "thinking") if name in part), None)
+    if name is None:
+        return [part]
+    value = part[name]
+    fixed: dict[str, Any] = {k: part[k] for k in ("type", "index") if k in part}
+    if isinstance(value, list):
+        text = value[0]["text"]
+        pieces = [[{"type": "text", "text": text[:2]}], [{"type": "text", "text": text[2:]}]]
+        return [{**fixed, name: piece} for piece in pieces]
+    return [{**fixed, name: value[:2]}, {**part, name: value[2:]}]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_turn_goes_back_unchanged_in_every_dialect(
+    write_tools_job: WriteJob,
+    results: Callable[[], pl.DataFrame],
+    dialect: str,
+    *,
+    is_streamed: bool,
+) -> None:
+    message = with_call(DIALECTS[dialect])
+
+    def decide(call: Call) -> Reply:
+        if told(call):
+            return answer(call, "done")
+        if not is_streamed:
+            choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+            return Reply(body=json.dumps({"model": "m", "choices": [choice]}).encode())
+        chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in in_pieces(message)]
+        chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+        lines = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+        return Reply(body=lines.encode(), headers={"content-type": "text/event-stream"})
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1, wire_format="chat")
+        assert command("run", job)[0] == 0
+        back = sent_back(provider.calls[-1])
+    assert back == [{"content": None, **{k: v for k, v in message.items() if v is not None}}]
+    assert results()["response"].to_list() == ["done"]
+
+
+def test_a_legacy_function_call_is_carried_out_and_answered_by_name(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    function = {"name": "lookup", "arguments": '{"key": "a"}'}
+
+    def decide(call: Call) -> Reply:
+        last = call.json["messages"][-1]
+        if last["role"] == "function":
+            return answer(call, f"{last['name']}: {last['content']}")
+        message = {"role": "assistant", "content": None, "function_call": function}
+        choice = {"index": 0, "message": message, "finish_reason": "function_call"}
+        return Reply(body=json.dumps({"model": "m", "choices": [choice]}).encode())
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1, wire_format="chat")
+        assert command("run", job)[0] == 0
+        assert sent_back(provider.calls[-1])[0]["function_call"] == function
+    assert results()["response"].to_list() == ['lookup: {"value":"A"}']
+
+
+LONG = 123456789012345678901234
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+def test_integers_of_any_size_reach_the_function_and_go_back_exactly(
+    write_tools_job: WriteJob,
+    results: Callable[[], pl.DataFrame],
+    tmp_path: Path,
+    wire_format: str,
+) -> None:
+    (tmp_path / "my_tools.py").write_text("def lookup(key):\n    return {'plus': key + 1}\n")
+    with serving(asks_once({"key": LONG})) as provider:
+        job = write_tools_job(provider.url, rows=1, wire_format=wire_format)
+        assert command("run", job)[0] == 0
+        assert str(LONG).encode() in provider.calls[-1].body
+        assert told(provider.calls[-1]) == [(f'{{"plus":{LONG + 1}}}', False)]
+    (call,) = json.loads(results()["tool_calls"][0])
+    assert call["input"] == {"key": LONG}

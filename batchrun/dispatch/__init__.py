@@ -19,6 +19,7 @@ import anyio
 import anyio.lowlevel
 
 from batchrun import formats, retry
+from batchrun.dispatch.conversation import MAX_TURNS, Conversation, concluded
 from batchrun.dispatch.ports import Journal, Review, Sender, Tools, as_it_is
 from batchrun.dispatch.progress import (
     Pause,
@@ -26,7 +27,6 @@ from batchrun.dispatch.progress import (
     errored,
     failed_attempt,
     settle,
-    too_many_turns,
 )
 from batchrun.dispatch.review import rejected, rejecting
 from batchrun.dispatch.workers import Workers
@@ -40,7 +40,6 @@ from batchrun.records import (
     RunEnd,
     Status,
     Stop,
-    Turn,
 )
 from batchrun.retry import Cause
 
@@ -73,6 +72,7 @@ class Dispatcher:
         jitter: returns a number in [0, 1).
         review: reads an answer further, and says why it is not accepted, if it is not.
         tools: carry out calls, so that an answer with calls is not the last one.
+        max_turns: how many turns a conversation may have.
         account: tells limits of one key from those of another.
     """
 
@@ -89,6 +89,7 @@ class Dispatcher:
         jitter: Callable[[], float] = random.random,
         review: Review = as_it_is,
         tools: Tools | None = None,
+        max_turns: int = MAX_TURNS,
         account: str = "",
     ) -> None:
         self._client = client
@@ -101,7 +102,7 @@ class Dispatcher:
         self._workers = Workers(self._complete, limits.workers_wanted)
         self._jitter = jitter
         self._review = review
-        self._tools = tools
+        self._conversation = Conversation(journal, tools, max_turns)
         self._account = account
         self._waiting: set[anyio.CancelScope] = set()
         self._on_drain: list[Callable[[], None]] = []
@@ -148,24 +149,16 @@ class Dispatcher:
         self, request: PlannedRequest, progress: Progress
     ) -> PlannedRequest | None:
         """Return the request as far as its conversation came in earlier executions."""
-        if self._tools is None:
+        conversation = self._conversation
+        if not conversation.has_all(request.turns):
             return request
-        following = replace(request, turns=())
-        if len(request.turns) >= self._tools.max_turns:
-            await self._give_up_unsent(request, progress, *too_many_turns(self._tools))
+        if conversation.ends(len(request.turns)):
+            await self._give_up_unsent(request, progress, *conversation.too_many_turns())
             return None
+        following = replace(request, turns=())
         for turn in request.turns:
-            following = await self._go_on(following, self._tools, turn)
+            following = await conversation.follow(following, turn)
         return following
-
-    async def _go_on(self, request: PlannedRequest, tools: Tools, turn: Turn) -> PlannedRequest:
-        """Run the tools of a turn, if they have not run yet; return the request that follows."""
-        if turn.results is None:
-            turn = replace(turn, results=await tools.run(turn.calls))
-            with anyio.CancelScope(shield=True):
-                await self._journal.turn(turn)
-        wire = formats.continued(request.request.format, request.wire, turn)
-        return replace(request, wire=wire, turns=(*request.turns, turn))
 
     async def _take_turn(
         self, request: PlannedRequest, progress: Progress
@@ -280,8 +273,8 @@ class Dispatcher:
         self, request: PlannedRequest, progress: Progress, exchange: Exchange, latency_s: float
     ) -> Pause | PlannedRequest | None:
         completion, rejection = exchange.completion, None
-        tools = self._tools if self._tools and self._tools.wants(completion) else None
-        if tools is None:
+        goes_on = self._conversation.goes_on(completion)
+        if not goes_on:
             completion, rejection = self._review(completion)
         attempt = Attempt(
             request.key,
@@ -297,31 +290,31 @@ class Dispatcher:
             cost=self._prices.cost(completion.usage, completion.model, request.request.model),
         )
         settle(progress, attempt, exchange.limits)
-        if tools is not None:
-            return await self._turned(request, tools, attempt, completion)
+        if goes_on:
+            return await self._turned(request, attempt, completion)
         if rejection is not None and progress.asks_again(rejection, self._config.max_attempts):
             await self._record(attempt)
             return Pause(0.0)
         # An answer that is not accepted is kept beside the reason: it was paid for.
         status = Status.SUCCEEDED if rejection is None else Status.ERRORED
-        completion = formats.with_calls(completion, request.turns)
+        completion = concluded(completion, request)
         await self._finish(Result(request.key, status, attempt, datetime.now(UTC), completion))
         return None
 
     async def _turned(
-        self, request: PlannedRequest, tools: Tools, attempt: Attempt, completion: Completion
+        self, request: PlannedRequest, attempt: Attempt, completion: Completion
     ) -> PlannedRequest | None:
-        """Keep a turn that calls tools before they run, since it is paid for; then run them."""
+        """Keep a turn before anything follows from it, since it is paid for; then go on."""
         turn = formats.turn(request.key, attempt.number, completion)
         with anyio.CancelScope(shield=True):
             await self._journal.turn(turn, attempt)
-        if len(request.turns) + 1 < tools.max_turns:
-            return await self._go_on(request, tools, turn)
-        error_type, message = too_many_turns(tools)
+        if not self._conversation.ends(len(request.turns) + 1):
+            return await self._conversation.follow(request, turn)
+        error_type, message = self._conversation.too_many_turns()
         attempt = replace(
             attempt, error_type=error_type, error_message=message, cause=Cause.NO.value
         )
-        completion = formats.with_calls(completion, (*request.turns, turn))
+        completion = concluded(completion, request)
         await self._finish(
             Result(request.key, Status.ERRORED, attempt, datetime.now(UTC), completion)
         )

@@ -50,10 +50,6 @@ class Journal(Protocol):
 class Tools(Protocol):
     """Carries out what the model calls."""
 
-    @property
-    def max_turns(self) -> int:
-        """How often the model may answer with calls."""
-
     def wants(self, completion: Completion) -> bool:
         """Say whether the answer is to be followed by the results of its calls."""
 

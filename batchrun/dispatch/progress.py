@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from batchrun.records import Attempt, Result, Status, Usage
 
 if TYPE_CHECKING:
-    from batchrun.dispatch.ports import Tools
     from batchrun.errors import ProviderFault
     from batchrun.findings import Rejection
     from batchrun.limits import Permit
@@ -58,14 +57,6 @@ def settle(progress: Progress, attempt: Attempt, told: LimitState | None = None)
 def errored(attempt: Attempt, *, retryable: bool) -> Result:
     """Return the result of a request that failed for good, or for this execution."""
     return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)
-
-
-def too_many_turns(tools: Tools) -> tuple[str, str]:
-    """Return the error type and message of a conversation that did not end."""
-    return "max_turns", (
-        f"the model still called tools in its turn {tools.max_turns}; raise [tools] max_turns and "
-        "run again with --retry-errored to go on from there"
-    )
 
 
 def failed_attempt(

@@ -18,7 +18,7 @@ from batchrun.formats.limit_headers import limit_state, seconds_until_reset
 from batchrun.formats.parsing import InvalidResponse
 from batchrun.formats.streaming import StreamReader, whole
 from batchrun.formats.tools import SCHEMA_TOOL, answer_tool
-from batchrun.formats.turns import continued, turn, with_calls
+from batchrun.formats.turns import continued, turn, with_turns
 from batchrun.records import ToolChoice, WireRequest
 
 if TYPE_CHECKING:
@@ -110,5 +110,5 @@ __all__ = [
     "request_id",
     "seconds_until_reset",
     "turn",
-    "with_calls",
+    "with_turns",
 ]

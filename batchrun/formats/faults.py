@@ -104,18 +104,21 @@ def reports_error(payload: Mapping[str, Any]) -> bool:
     return not is_answer and has_code and isinstance(payload.get("message"), str)
 
 
-def reported(body: ErrorBody, *, began: bool = False) -> InvalidResponse:
+def reported(
+    body: ErrorBody, *, unnamed: str = "invalid_response", began: bool = False
+) -> InvalidResponse:
     """Return the failure of an attempt whose successful status turned out to be an error.
 
     Args:
         body: the error.
+        unnamed: its type where the provider gives neither a name nor a status.
         began: whether parts of an answer had come, so that it may have been billed.
     """
     status = body.status
     name = body.error_type or (f"http_{status}" if status else None)
     where = "" if began else f"an error in place of an answer: {name or 'error'}: "
     fault = ProviderFault(
-        name or "reported_error",
+        name or unnamed,
         where + body.message,
         status,
         request_id=body.request_id,
@@ -138,7 +141,7 @@ def failed_choice(
         error = {"message": error}
     if not isinstance(error, dict) or not error:
         error = {"message": f"the provider broke off the answer: {reason}", "type": reason}
-    found = reported(read_error({"error": error}, dumps(error)), began=True)
+    found = reported(read_error({"error": error}, dumps(error)), unnamed="stream_error", began=True)
     return _with_facts(found, payload, usage, billing)
 
 

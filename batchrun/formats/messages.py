@@ -6,15 +6,15 @@ Facts are from the Claude Messages API reference.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
+from batchrun.formats.blocks import block_texts
 from batchrun.formats.endings import ending, stop_reason
 from batchrun.formats.faults import failed_choice, unusable
 from batchrun.formats.images import messages_block, turns
 from batchrun.formats.parsing import (
     as_dict,
     as_dicts,
-    as_text,
     first_text,
     json_or_none,
     text_or_none,
@@ -25,7 +25,7 @@ from batchrun.formats.usage import billing, messages_usage
 from batchrun.records import Completion, Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from batchrun.records import AnswerSchema, Request
 
@@ -33,18 +33,6 @@ PATH = "/v1/messages"
 AUTH = "x-api-key"
 DEFAULT_API_VERSION = "2023-06-01"
 REQUEST_ID_HEADERS = ("request-id", "x-request-id")
-
-# Every other block belongs to a tool that the provider ran, or is of a kind to come: it is kept.
-_OWN_BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use")
-
-
-class BlockTexts(TypedDict):
-    """The fields of a completion that its content blocks make up."""
-
-    texts: tuple[str, ...]
-    reasoning: str | None
-    citations: str | None
-    server_tools: str | None
 
 
 def headers(request: Request) -> tuple[tuple[str, str], ...]:
@@ -128,31 +116,6 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         billing=bill,
         **block_texts(blocks),
     )
-
-
-def block_texts(blocks: Sequence[Mapping[str, Any]]) -> BlockTexts:
-    """Return the fields of a completion that its content blocks make up."""
-    texts = [as_text(block.get("text")) for block in blocks if block.get("type") == "text"]
-    thoughts = [thought for block in blocks if (thought := _thought(block)) is not None]
-    citations = [
-        citation
-        for block in blocks
-        if block.get("type") == "text"
-        for citation in as_dicts(block.get("citations"))
-    ]
-    return {
-        "texts": ("".join(texts),),
-        "reasoning": "\n\n".join(thoughts) or None,
-        "citations": json_or_none(citations),
-        "server_tools": json_or_none([b for b in blocks if b.get("type") not in _OWN_BLOCKS]),
-    }
-
-
-def _thought(block: Mapping[str, Any]) -> str | None:
-    """Return what a thinking block says; a redacted one is encrypted and only said to be there."""
-    if block.get("type") == "thinking":
-        return as_text(block.get("thinking"))
-    return "[redacted]" if block.get("type") == "redacted_thinking" else None
 
 
 def _refusal(payload: Mapping[str, Any]) -> str | None:

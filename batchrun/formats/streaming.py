@@ -176,7 +176,8 @@ class StreamReader:
         if not isinstance(payload, dict):
             raise InvalidResponse(f"a stream event is not a JSON object: {glimpse(event.data)}")
         if event.name == "error" or reports_error(payload):
-            raise reported(read_error(payload, event.data), began=self._assembler.has_begun)
+            error = read_error(payload, event.data)
+            raise reported(error, unnamed="stream_error", began=self._assembler.has_begun)
         self._assembler.add(payload)
 
 

@@ -2,15 +2,17 @@
 
 This happens on the wire: the body of the first turn, which the fingerprint was taken over, gets the
 assistant's message as it came (thinking blocks with their signatures have to come back unchanged)
-and the results behind it.
+and the results behind it. A turn that the provider paused goes back alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from batchrun.formats.parsing import dumps, loads
+from batchrun.formats.blocks import block_texts
+from batchrun.formats.parsing import as_dicts, dumps, json_or_none, loads
 from batchrun.records import Turn
 
 if TYPE_CHECKING:
@@ -48,23 +50,55 @@ def chat_turn(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def turn(key: int, number: int, completion: Completion) -> Turn:
-    """Return the record of an answer that calls tools, which have not run yet."""
+    """Return the record of an answer that another request has to follow.
+
+    It calls tools, which have not run yet; or it is a paused turn, in which there is nothing to run.
+    """
     said = dumps(completion.turn).decode()
-    return Turn(key, number, said, completion.tool_calls or "[]")
+    if completion.tool_calls is None:
+        return Turn(key, number, said, calls="[]", results="[]")
+    return Turn(key, number, said, completion.tool_calls)
 
 
-def with_calls(completion: Completion, turns: Sequence[Turn]) -> Completion:
-    """Return the last answer of a conversation with all calls that were made, and what they gave."""
+def with_turns(
+    completion: Completion, turns: Sequence[Turn], *, is_json: bool = False
+) -> Completion:
+    """Return the last answer of a conversation with what its turns before it brought.
+
+    It has the calls of all turns and what they gave, and what stood in the pieces of its own turn
+    that the provider paused; but the text of an answer that is to be JSON is its last piece.
+    """
     if not turns:
         return completion
     lists = [turn.results or turn.calls for turn in turns]
     calls = [call for listed in lists for call in loads(listed)]
-    last = loads(completion.tool_calls or "[]") if turns[-1].results else []
-    return replace(completion, tool_calls=dumps([*calls, *last]).decode())
+    calls += loads(completion.tool_calls or "[]")
+    joined = _unpaused(replace(completion, tool_calls=json_or_none(calls)), turns)
+    return replace(joined, texts=completion.texts) if is_json else joined
+
+
+def _unpaused(completion: Completion, turns: Sequence[Turn]) -> Completion:
+    paused = list(takewhile(lambda turn: loads(turn.calls) == [], reversed(turns)))
+    if not paused:
+        return completion
+    blocks = [block for turn in reversed(paused) for block in as_dicts(loads(turn.said)["content"])]
+    before = block_texts(blocks)
+    thoughts = [text for text in (before["reasoning"], completion.reasoning) if text]
+    return replace(
+        completion,
+        texts=(before["texts"][0] + completion.texts[0], *completion.texts[1:]),
+        reasoning="\n\n".join(thoughts) or None,
+        citations=_joined(before["citations"], completion.citations),
+        server_tools=_joined(before["server_tools"], completion.server_tools),
+    )
+
+
+def _joined(*lists: str | None) -> str | None:
+    return json_or_none([item for listed in lists if listed for item in loads(listed)])
 
 
 def continued(wire_format: FormatName, wire: WireRequest, turn: Turn) -> WireRequest:
-    """Return the request that goes on after a turn whose tools have run.
+    """Return the request that goes on after a turn whose tools have run, or that was paused.
 
     A `tool_choice` that makes the model call a tool held for the first turn: it would never end.
     """
@@ -86,19 +120,21 @@ def _messages_results(results: Results) -> list[dict[str, Any]]:
             "content": result["output"],
         }
         blocks.append({**block, "is_error": True} if result.get("is_error") else block)
-    return [{"role": "user", "content": blocks}]
+    return [{"role": "user", "content": blocks}] if blocks else []
 
 
 def _chat_results(results: Results) -> list[dict[str, Any]]:
-    """Return one message for each result; the format has no mark for errors, so the text says it."""
-    return [
-        {
-            "role": "tool",
-            "tool_call_id": result["id"],
-            "content": ("Error: " if result.get("is_error") else "") + result["output"],
-        }
-        for result in results
-    ]
+    """Return one message for each result; the format has no mark for errors, so the text says it.
+
+    A call without an id is the legacy `function_call`, which is answered by name.
+    """
+    messages = []
+    for result in results:
+        is_legacy = result["id"] is None
+        answers = {"name": result["name"]} if is_legacy else {"tool_call_id": result["id"]}
+        text = ("Error: " if result.get("is_error") else "") + result["output"]
+        messages.append({"role": "function" if is_legacy else "tool", **answers, "content": text})
+    return messages
 
 
 def _is_forced(choice: object) -> bool:

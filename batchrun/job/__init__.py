@@ -253,7 +253,7 @@ def _read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsCo
     default = ToolsConfig()
     given = section.get("module", str)
     module = section.check("module", partial(_tools_module, base, given, request), None)
-    if given is None and ("max_turns" in section or "timeout_s" in section):
+    if given is None and "timeout_s" in section:
         section.problem("module", 'is missing; name a Python file, such as module = "my_tools.py"')
     return ToolsConfig(
         module=module,

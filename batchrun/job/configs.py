@@ -118,7 +118,8 @@ class RetryConfig:
 class ToolsConfig:
     """`[tools]`: the Python file whose functions carry out the calls, and its bounds.
 
-    `max_turns` is how often the model may answer with calls; `timeout_s` is for one call.
+    `max_turns` is how often the model may call tools or the provider pause its own; `timeout_s` is
+    for one call.
     """
 
     module: Path | None = None
