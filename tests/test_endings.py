@@ -114,12 +114,12 @@ def test_endings_stand_beside_the_accuracy(write_job: WriteJob) -> None:
         stderr = run(job)
     told = stderr.split("  score ")[1]
     assert "accuracy 20.0 %" in told
-    assert "of the scored answers, 2 filtered, 2 length, 2 refusal" in told
+    assert "among the scored answers: 2 filtered, 2 length, 2 refusal" in told
     facts = summary(job)["score"]
     assert facts["endings"] == {"stop": 4, "filtered": 2, "length": 2, "refusal": 2}
     code, stdout, _ = command("score", job.parent / "out")
     assert code == 0
-    assert "of the scored answers, 2 filtered, 2 length, 2 refusal" in stdout
+    assert "among the scored answers: 2 filtered, 2 length, 2 refusal" in stdout
 
 
 def test_everything_that_an_answer_brings_has_a_column(

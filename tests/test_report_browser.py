@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +13,12 @@ import pytest
 from tests import browser
 from tests.browser import Browser, Page
 from tests.conftest import command
-from tests.test_report_page import run
+from tests.provider import Call, Reply, answer, refusal
+from tests.test_report_page import LABELS, run
 from tests.test_side_page import matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # Returns the texts that do not stand out from what is behind them as WCAG 2.2 AA asks.
 CONTRAST = """(() => {
@@ -149,3 +152,55 @@ def test_runs_side_by_side(chromium: Browser, tmp_path: Path) -> None:
         link = page.run("document.querySelector('a').href")
         assert link == (out / "model=one" / "report.html").as_uri().replace("=", "%3D")
         assert is_quiet_and_alone(page, out / "report.html")
+
+
+def ending_variously(call: Call) -> Reply:
+    """Right in most rows; some answers are cut, some refused, one is paused."""
+    n = int(call.prompt.split()[0])
+    if n == 40:
+        return refusal(400, "invalid_request_error", "not this")
+    body = json.loads(answer(call, f"{LABELS[n % 3]}, row{n}").body)
+    if n % 10 == 3:
+        body |= {"stop_reason": "max_tokens", "content": [{"type": "text", "text": f"The ans{n}"}]}
+    elif n % 20 == 5:
+        body |= {"stop_reason": "refusal", "content": []}
+    elif n == 7:
+        body |= {"stop_reason": "pause_turn"}
+    return Reply(body=json.dumps(body).encode())
+
+
+@pytest.fixture(scope="module")
+def report_of_endings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("endings"), decide=ending_variously) / "report.html"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_rows_are_filtered_by_ending(
+    chromium: Browser, report_of_endings: Path, *, dark: bool
+) -> None:
+    with Page(chromium, dark=dark) as page:
+        page.open(report_of_endings)
+        assert page.run("document.querySelector('[aria-label=Endings]').checkVisibility()")
+        panel = page.run("document.querySelector('[aria-label=Endings]').innerText")
+        assert "49 of 59 answers ended with stop or tool_calls" in panel
+        assert "raise [request] max_tokens" in panel
+        tile = page.run("document.querySelector('.tiles').innerText")
+        assert re.search(r"Accuracy\n[\d.]+%\n+95 % CI .*, 6 length, 3 refusal, 1 paused", tile)
+        kinds = "[...document.querySelectorAll('.choices button')].map((b) => b.dataset.kind)"
+        assert page.run(kinds) == [
+            *("all", "succeeded", "errored", "wrong", "length", "refusal", "paused")
+        ]
+        for kind, shown in (("length", 6), ("refusal", 3), ("paused", 1), ("errored", 1)):
+            page.run(f"document.querySelector('[data-kind={kind}]').click()")
+            assert page.run(SHOWN) == shown
+        page.run("document.querySelector('[data-kind=length]').click()")
+        visible = "[...document.querySelectorAll('#rows tr:not([hidden])')].map((r) => r.innerText)"
+        assert all("The ans" in row and "length" in row for row in page.run(visible))
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+        assert page.run(CONTRAST) == []
+        assert is_quiet_and_alone(page, report_of_endings)
+        if folder := os.environ.get("BATCHRUN_PICTURES"):
+            page.picture(Path(folder) / f"endings-{'dark' if dark else 'light'}.png")
+    with Page(chromium, width=390, dark=dark) as page:
+        page.open(report_of_endings)
+        assert page.run("document.documentElement.scrollWidth") == 390

@@ -62,7 +62,7 @@ def score_lines(totals: ScoreTotals) -> list[str]:
     lines = [score_line(totals)]
     if unusual := unusual_endings(totals.endings):
         told = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
-        lines.append(f"of the scored answers, {told}")
+        lines.append(f"among the scored answers: {told}")
     if totals.unanswered:
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:
