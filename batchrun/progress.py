@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +33,18 @@ _TIMES = (" [{elapsed}<{remaining}, {rate_fmt}]", " [{elapsed}<{remaining}]", ""
 
 def _format(bar: str, times: str = _TIMES[0]) -> str:
     return f"{{desc}} {{percentage:3.0f}}%|{bar}| {{n_fmt}}/{{total_fmt}}{times}{{postfix}}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """Something to say beside the bar; `rank` 0 must not be overlooked, a higher one may be."""
+
+    text: str
+    rank: int = 0
+
+    @property
+    def width(self) -> int:
+        return disp_len(f", {self.text}")
 
 
 class _Display:
@@ -223,7 +236,7 @@ class Progress:
         else:
             rate = self._sent / max(now - self._start, 1e-9)
             done = f"{self._done}/{self._total} {self.unit}s"
-            facts = "".join(f", {fact}" for fact, _ in self._facts())
+            facts = "".join(f", {fact.text}" for fact in self._facts())
             self.note(f"{self._name}: {done}, {rate:.1f}/s{facts}")
 
     def _describe(self) -> None:
@@ -232,39 +245,37 @@ class Progress:
         facts = self._facts()
         if not self._is_notebook and (columns := self._bar.format_dict["ncols"]) is not None:
             self._bar.bar_format, facts = self._fitted(self._bar, columns, facts)
-        self._bar.set_postfix_str(", ".join(fact for fact, _ in facts), refresh=True)
+        self._bar.set_postfix_str(", ".join(fact.text for fact in facts), refresh=True)
 
-    def _fitted(
-        self, bar: _Bar, columns: int, facts: list[tuple[str, bool]]
-    ) -> tuple[str, list[tuple[str, bool]]]:
+    def _fitted(self, bar: _Bar, columns: int, facts: list[_Fact]) -> tuple[str, list[_Fact]]:
         """Return a format and the facts that a line of so many columns has room for.
 
-        What must not be overlooked takes the room of the bar, and then of the rate; the other facts
-        are left out, from the end on, rather than making the bar too small to be one.
+        What must not be overlooked takes the room of the bar, and then of the rate; of the other
+        facts those are shown beside which the bar is still one.
         """
         state = {**bar.format_dict, "postfix": None, "ncols": None}
-        shown = [fact for fact in facts if fact[1]]
+        shown = [fact for fact in facts if fact.rank == 0]
         for times in _TIMES:
             line = bar.format_meter(**state | {"bar_format": _format("", times)})
-            room = columns - disp_len(line) - sum(len(fact) + 2 for fact, _ in shown)
+            room = columns - disp_len(line) - sum(fact.width for fact in shown)
             if room >= NARROWEST_BAR:
                 break
-        for fact in facts:
-            if not fact[1] and room - len(fact[0]) - 2 >= NARROW_BAR:
+        for fact in sorted(facts, key=lambda fact: fact.rank):
+            if fact.rank and room - fact.width >= NARROW_BAR:
                 shown.append(fact)
-                room -= len(fact[0]) + 2
+                room -= fact.width
         width = max(1, min(WIDEST_BAR, room))
         return _format(f"{{bar:{width}}}", times), [fact for fact in facts if fact in shown]
 
-    def _facts(self) -> list[tuple[str, bool]]:
-        """What there is to say beside the bar, and whether it must not be overlooked."""
-        facts = [(f"{_short(self._tokens)} tokens", False), (self._cost(), False)]
+    def _facts(self) -> list[_Fact]:
+        """What there is to say beside the bar."""
+        facts = [_Fact(f"{_short(self._tokens)} tokens", 3), _Fact(self._cost(), 2)]
         if self._errors:
-            facts.append((f"{self._errors} errors", True))
+            facts.append(_Fact(f"{self._errors} errors"))
         unusual = unusual_endings(self._endings)
-        facts += [(f"{_short(count)} {ending}", True) for ending, count in unusual.items()]
+        facts += [_Fact(f"{_short(count)} {ending}") for ending, count in unusual.items()]
         if self._waiting:
-            facts.append((f"waiting: {self._waiting}", False))
+            facts.append(_Fact(f"waiting: {self._waiting}", 1))
         return facts
 
     def _cost(self) -> str:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import re
 import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+import time
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
 import batchrun as library
-from tests.conftest import command
+from tests.conftest import command, environment
 from tests.provider import Call, Provider, Reply, answer, serving
 
 if TYPE_CHECKING:
@@ -479,3 +489,46 @@ def test_unnested_columns_are_of_accepted_answers_only(
     assert found["error_type"].to_list() == [None, "invalid_answer", "rejected_length"]
     assert found["label"].to_list() == ["good", None, None]
     assert found["response"][1] == '{"label": "bad", "share": "much"}'
+
+
+# As they happen
+
+
+def on_a_terminal(*words: str | Path, columns: int) -> tuple[int, str]:
+    """Run the command with its stderr on a terminal of so many columns; return what it shows."""
+    terminal, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    arguments = [sys.executable, "-m", "batchrun", *map(str, words)]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=child, env=environment()
+    ) as p:
+        os.close(child)
+        found, deadline = b"", time.monotonic() + 60
+        with contextlib.suppress(OSError):  # the terminal has no other end any more
+            while time.monotonic() < deadline and (part := os.read(terminal, 65_536)):
+                found += part
+        os.close(terminal)
+        return p.wait(30), found.decode()
+
+
+@pytest.mark.parametrize("columns", [80, 120, 60])
+def test_the_bar_shows_endings_as_they_happen_on_narrow_terminals_too(
+    write_job: WriteJob, columns: int
+) -> None:
+    def decide(call: Call) -> Reply:
+        return replace(varied(call), delay_s=0.05)
+
+    with serving(decide) as provider:
+        extra = "[limits]\nconcurrency = 2"
+        job = write_job(provider.url, wire_format="chat", rows=60, extra=extra)
+        named = job.rename(job.with_name("ticket_triage.toml"))
+        code, shown = on_a_terminal("run", named, columns=columns)
+    assert code == 0
+    bars = [line for line in re.split(r"[\r\n]+|\x1b\[A", shown) if "%|" in line]
+    early = [bar for bar in bars if "60/60" not in bar and "length" in bar]
+    assert early, shown
+    assert all(len(bar) <= columns for bar in bars)
+    assert bars[-1].startswith("ticket_triage 100%|")
+    assert "60/60" in bars[-1]
+    for ending in ("12 length", "12 refusal", "12 filtered") if columns > 60 else ("12 length",):
+        assert ending in bars[-1]
