@@ -156,6 +156,7 @@ async def test_an_answer_in_huge_events_is_cut_off(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ProviderError, match="streamed answer is larger than") as caught:
         await send(body(DELTA.replace(b'"x"', b'"%s"' % (b"x" * 10_000)) * 20))
     assert caught.value.fault.error_type == "response_too_large"
+    assert caught.value.fault.should_retry is False
 
 
 async def test_bytes_that_are_no_utf8_do_not_lose_the_answer() -> None:
@@ -186,6 +187,23 @@ async def test_a_stream_that_never_ends_is_ended_by_the_time_limit() -> None:
     assert caught.value.fault.error_type == "timeout"
 
 
+async def test_a_stream_of_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments are not kept, so only the bytes that were received can bound them."""
+    monkeypatch.setattr(client_module, "MAX_STREAM_BYTES", 2 * 2**20)
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n" + DELTA)
+        while True:
+            writer.write(b": ping\n\n" * 1_000)
+            await writer.drain()
+
+    with pytest.raises(ProviderError, match="the body is larger than 2 MiB") as caught:
+        await send(act)
+    assert caught.value.fault.error_type == "response_too_large"
+    assert caught.value.fault.should_retry is False
+    assert caught.value.fault.maybe_billed
+
+
 async def test_a_stream_without_bounds_is_cut_off() -> None:
     sent = 0
 
@@ -197,8 +215,9 @@ async def test_a_stream_without_bounds_is_cut_off() -> None:
             sent += 1_000_000
             await writer.drain()
 
-    with pytest.raises(ProviderError, match="larger than"):
+    with pytest.raises(ProviderError, match="a stream event is larger than 32 MiB") as caught:
         await send(act)
+    assert caught.value.fault.should_retry is False
     assert sent < 2 * client_module.MAX_BODY_BYTES
 
 

@@ -47,6 +47,13 @@ class InvalidResponse(BatchrunError):
         return self.fault.error_type
 
 
+def too_large(what: str, most_bytes: int) -> InvalidResponse:
+    """Return what ends an answer that is too large: the next one would be, too, and paid for."""
+    message = f"{what} is larger than {most_bytes // 2**20} MiB"
+    fault = ProviderFault("response_too_large", message, should_retry=False, maybe_billed=True)
+    return InvalidResponse(message, fault=fault)
+
+
 def read_json(content: bytes) -> Any:  # noqa: ANN401 - JSON
     """Read a body as JSON.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.formats.parsing import InvalidResponse
+from batchrun.formats.parsing import too_large
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ class Decoder:
 
     def _check_size(self) -> None:
         if self._held + len(self._line) > self._limit:
-            raise InvalidResponse(f"a stream event is larger than {self._limit // 2**20} MiB")
+            raise too_large("a stream event", self._limit)
 
     def _end_line(self) -> Event | None:
         line = bytes(self._line)

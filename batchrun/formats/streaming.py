@@ -21,6 +21,7 @@ from batchrun.formats.parsing import (
     glimpse,
     read_json,
     text_or_none,
+    too_large,
 )
 from batchrun.formats.sse import Decoder
 from batchrun.formats.usage import billing, chat_usage, messages_usage
@@ -165,10 +166,7 @@ class StreamReader:
         self._has_events = True
         self._held += KEPT_BYTES + max(0, len(event.data) - ENVELOPE_BYTES)
         if self._held > MAX_HELD_BYTES:
-            raise InvalidResponse(
-                f"the streamed answer is larger than {MAX_HELD_BYTES // 2**20} MiB",
-                "response_too_large",
-            )
+            raise too_large("the streamed answer", MAX_HELD_BYTES)
         if event.data.strip() == _DONE:
             self._assembler.end()
             return

@@ -1,0 +1,84 @@
+"""The numbers that the documentation gives are those of the code."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchrun import changes, client, comparison, execution, notebook, prepare, tokens
+from batchrun.checkpoint import pairs, scores
+from batchrun.estimation import advice, survey
+from batchrun.formats import parameters, sse, streaming
+from batchrun.job import RetryConfig, matrix, request
+from batchrun.limits import concurrency, stops
+from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
+from tests.conftest import ROOT
+
+WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 1_000_000: "a million"}
+PARTS = {0.1: "tenth", 0.2: "fifth"}
+
+
+def mib(size: int) -> str:
+    return f"{size // 2**30} GiB" if size >= 2**30 else f"{size // 2**20} MiB"
+
+
+def part(share: float) -> str:
+    return PARTS[round(share, 6)]
+
+
+DOCUMENTED = [
+    ("README.md", f"When more than a {part(changes.MOST_LEFT_SHARE)} of the paid answers"),
+    ("docs/reliability.md", f"a change that leaves at most a {part(changes.MOST_LEFT_SHARE)} of"),
+    ("docs/nightly.md", f"leave more than a {part(changes.MOST_LEFT_SHARE)} of the paid answers"),
+    ("docs/nightly.md", f"requests in flight finish for up to {prepare.GRACE_S:g} s"),
+    ("docs/python.md", f"waits up to {prepare.GRACE_S:g} s for the requests in flight"),
+    ("docs/reliability.md", f"what is in flight may finish within {prepare.GRACE_S:g} s; outputs"),
+    ("docs/reliability.md", f"tried again for {execution.PATIENCE_S:g} s, and goes on when there"),
+    ("docs/reliability.md", f"`max_wait_s` ({RetryConfig().max_wait_s / 60:g} minutes) in vain"),
+    (
+        "docs/reliability.md",
+        f"| a body of 1 GB | cut off at {mib(client.MAX_BODY_BYTES)}; the row is errored",
+    ),
+    (
+        "docs/reliability.md",
+        f"at {mib(sse.MAX_EVENT_BYTES)} for one event, at {mib(streaming.MAX_HELD_BYTES)} for what",
+    ),
+    (
+        "docs/reliability.md",
+        f"for what is kept of all, at {mib(client.MAX_STREAM_BYTES)} for all bytes received",
+    ),
+    ("docs/job.md", f"(`max_tokens` above {LONGEST_WHOLE_ANSWER:,})"),
+    ("docs/job.md", f"`stop`: up to {WORDS[parameters.MAX_STOP_SEQUENCES]} strings"),
+    ("docs/job.md", f"about {bounds.BUDGET / 1e6:g} MB of text on the way"),
+    ("docs/job.md", f"{bounds.MAX_TEXT // 2**20} Mi characters in the end"),
+    ("docs/job.md", f"take {WORDS[bounds.BUDGET // bounds.STEP]} steps"),
+    ("docs/job.md", f"filters; calls count for {WORDS[bounds.CALL // bounds.STEP]})"),
+    ("docs/job.md", f"widths are at most {bounds.MAX_WIDTH:,}"),
+    ("docs/job.md", f"numbers {bounds.MAX_BITS * 3 // 10:,} digits"),
+    ("docs/job.md", f"There can be {matrix.MOST_CELLS} cells"),
+    ("docs/job.md", f"judged after {stops.JUDGED_AFTER_ITEMS} finished rows"),
+    ("docs/limits.md", f"starts with {concurrency.START} requests in flight and doubles"),
+    ("docs/limits.md", f"while at least {concurrency.USED_SHARE * 100:g} % of them are used"),
+    ("docs/limits.md", f"cuts it by a {part(1 - concurrency.CUT_SHARE)}; then it grows by a"),
+    ("docs/limits.md", f"then it grows by a {part(concurrency.AFTER_CUT)} at a time"),
+    ("docs/limits.md", f"It ends at {concurrency.MOST:,}"),
+    ("docs/estimating.md", f"an image counts as {tokens.IMAGE_TOKENS[1]:,}"),
+    ("docs/estimating.md", f"between a {part(survey.LEAST_SHARE)} of `max_tokens` and all of it"),
+    ("docs/estimating.md", f"to have one to {WORDS[survey.TURNS[-1]]} turns"),
+    ("docs/estimating.md", f"at least {WORDS[advice.FAR_ABOVE]} times the longest"),
+    ("docs/estimating.md", f"longest of {WORDS[advice.FEWEST_ANSWERS]} answers or more"),
+    ("docs/evaluating.md", f"The {scores.MOST_CLASSES} most frequent labels are listed"),
+    ("docs/evaluating.md", f"beyond {pairs.MOST_DIFFERENCES:,} rows the normal approximation"),
+    ("docs/evaluating.md", f"with up to {comparison.MOST_ROWS} of the rows on which runs disagree"),
+]
+
+
+@pytest.mark.parametrize(("page", "said"), DOCUMENTED, ids=lambda text: text[:60])
+def test_a_number_of_the_documentation_is_that_of_the_code(page: str, said: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert said in text
+
+
+def test_numbers_that_docstrings_give() -> None:
+    said = " ".join((notebook.complete.__doc__ or "").split())
+    assert f"`max_tokens` ({notebook.MAX_TOKENS} by default)" in said
+    assert request.MOST_SAMPLES == 100
