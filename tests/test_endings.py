@@ -255,6 +255,21 @@ def test_wrong_values_name_what_is_allowed(write_job: WriteJob, key: str, messag
     assert f"[request] {message}" in stderr
 
 
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_the_simulator_has_log_probabilities_too(write_job: WriteJob, stream: str) -> None:
+    request = f"logprobs = true\ntop_logprobs = 2\nkeep_raw = true\nstream = {stream}"
+    job = write_job("http://127.0.0.1:1", wire_format="chat", rows=3, request=request)
+    run(job, "--simulate")
+    found = pl.read_parquet(job.parent / "out.simulated" / "results.parquet")
+    for row in found.iter_rows(named=True):
+        tokens = json.loads(row["logprobs"])["content"]
+        assert "".join(token["token"] for token in tokens) == row["response"]
+        assert all(token["logprob"] <= 0 for token in tokens)
+        assert all(len(token["top_logprobs"]) == 2 for token in tokens)
+        said = json.loads(row["raw"])["choices"][0]["message"]["content"]
+        assert said == row["response"]
+
+
 # Rejected
 
 

@@ -131,7 +131,10 @@ async def test_what_the_messages_format_refuses(param: str, fields: dict[str, An
             },
         ),
         ("messages[0].tool_call_id", {"messages": [{"role": "tool", "content": "1"}]}),
-        ("logprobs", {"logprobs": True}),
+        ("logprobs", {"logprobs": "yes"}),
+        ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
+        ("top_logprobs", {"top_logprobs": 1}),
+        ("functions", {"functions": [{}]}),
     ],
 )
 async def test_what_the_chat_format_refuses(param: str, fields: dict[str, Any]) -> None:

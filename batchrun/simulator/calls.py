@@ -28,6 +28,7 @@ class Wishes:
         include_usage: a chat stream ends with its usage.
         service_tier: as answers name it; None when the request does not speak of it.
         prefixes: beginnings of the prompt that a cache may know, shortest first.
+        logprobs: alternatives to list for each token, beside its log probability; None for neither.
     """
 
     thinking: int = 0
@@ -37,6 +38,7 @@ class Wishes:
     include_usage: bool = False
     service_tier: str | None = None
     prefixes: tuple[Prefix, ...] = ()
+    logprobs: int | None = None
 
 
 NO_WISHES = Wishes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import orjson
 
@@ -24,6 +26,7 @@ _FINISH_REASONS = {
     Ending.TOOL_USE: "tool_calls",
 }
 _DONE = b"data: [DONE]\n\n"
+_WORDS = re.compile(r"\S+\s*|\s+")  # a text is these, one after the other
 
 
 def completion(reply: Reply) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def completion(reply: Reply) -> dict[str, Any]:
             {
                 "index": place,
                 "message": _message(answer),
+                **_logprobs(reply, _WORDS.findall(answer.text)),
                 "finish_reason": _FINISH_REASONS[answer.ending],
             }
             for place, answer in enumerate(reply.answers)
@@ -61,7 +65,7 @@ def event(data: dict[str, Any]) -> bytes:
 
 def _interleaved(reply: Reply, dice: Dice) -> Iterator[dict[str, Any]]:
     """Yield the deltas of all choices, each in order, the choices mixed as they are drawn."""
-    waiting = [_deltas(place, answer, dice) for place, answer in enumerate(reply.answers)]
+    waiting = [_deltas(reply, place, answer, dice) for place, answer in enumerate(reply.answers)]
     while waiting:
         drawn = dice.below(len(waiting))
         choice = next(waiting[drawn], None)
@@ -71,19 +75,41 @@ def _interleaved(reply: Reply, dice: Dice) -> Iterator[dict[str, Any]]:
             yield choice
 
 
-def _deltas(place: int, answer: Answer, dice: Dice) -> Iterator[dict[str, Any]]:
-    def choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        return {"delta": delta, "logprobs": None, "finish_reason": finish_reason, "index": place}
+def _deltas(reply: Reply, place: int, answer: Answer, dice: Dice) -> Iterator[dict[str, Any]]:
+    def choice(
+        delta: dict[str, Any], finish_reason: str | None = None, **more: object
+    ) -> dict[str, Any]:
+        fixed = {"logprobs": None, "finish_reason": finish_reason, "index": place}
+        return {"delta": delta, **fixed, **more}
 
     yield choice({"content": _text(answer) and "", "role": "assistant"})
     for thought in cut_text(answer.thoughts, dice):
         yield choice({"reasoning_content": thought})
     for text in cut_text(answer.text, dice):
-        yield choice({"content": text})
+        yield choice({"content": text}, **_logprobs(reply, [text]))
     for number, use in enumerate(answer.uses):
         for part in _tool_call_parts(number, use, dice):
             yield choice({"tool_calls": [part]})
     yield choice({}, _FINISH_REASONS[answer.ending])
+
+
+def _logprobs(reply: Reply, tokens: list[str]) -> dict[str, Any]:
+    """Return `logprobs` of these tokens, where the request asks for them: made up, always the same."""
+    most = reply.call.wishes.logprobs
+    if most is None:
+        return {}
+    return {"logprobs": {"content": [_probable(token, most) for token in tokens], "refusal": None}}
+
+
+def _probable(token: str, alternatives: int) -> dict[str, Any]:
+    best = -(crc32(token.encode()) % 2_000) / 1_000
+    drawn = [token, *(f"{token}~{n}" for n in range(1, alternatives))][:alternatives]
+    top = [_token(text, best - n) for n, text in enumerate(drawn)]
+    return {**_token(token, best), "top_logprobs": top}
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 def _tool_call_parts(number: int, use: ToolUse, dice: Dice) -> Iterator[dict[str, Any]]:

@@ -23,11 +23,12 @@ _RANGES = {
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
-_UNSUPPORTED = ("functions", "audio", "logprobs")
+_UNSUPPORTED = ("functions", "audio")
 # Without any of these fields there is nothing to find out beyond the text that is asked for.
 _WISHED = frozenset(
     {"stream", "stream_options", "tools", "tool_choice", "response_format", "service_tier"}
-).union(_UNSUPPORTED)
+).union(_UNSUPPORTED, ("logprobs", "top_logprobs"))
+_MOST_ALTERNATIVES = 20
 _THINKING_TOKENS = 32_000  # where the request sets no bound
 
 
@@ -71,7 +72,18 @@ def _wishes(
         include_usage=check.flag(options, "include_usage", path="stream_options."),
         service_tier=None if tier == "auto" else tier,
         prefixes=prefixes,
+        logprobs=_alternatives(fields),
     )
+
+
+def _alternatives(fields: dict[str, Any]) -> int | None:
+    """Return how many alternatives are to stand beside each token; None without log probabilities."""
+    wanted = check.flag(fields, "logprobs")
+    check.check_range(fields, "top_logprobs", 0, _MOST_ALTERNATIVES)
+    most = fields.get("top_logprobs")
+    if most is not None and not wanted:
+        check.invalid("top_logprobs", "is only allowed when `logprobs` is true.")
+    return int(most or 0) if wanted else None
 
 
 def _prefixes(fields: dict[str, Any], turns: list[Turn]) -> tuple[Prefix, ...]:
