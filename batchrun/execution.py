@@ -153,6 +153,8 @@ class Execution:
             total=plan.total,
             version=__version__,
             samples=plan.job.request.samples,
+            provider=plan.job.request.provider,
+            base_url=plan.job.request.base_url,
         )
         self._log.write("start", **started(plan, self._store.execution, self._common.options))
         for hint in hints(plan.job, self._common.options):

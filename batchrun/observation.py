@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
@@ -11,10 +12,14 @@ from batchrun.pricing import MOST_MODELS
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, Journal
     from batchrun.events import EventLog
+    from batchrun.history import PriceUse
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.pricing import PriceBook
     from batchrun.progress import Progress
     from batchrun.records import Attempt, AttemptStart, Result, Turn
+
+# How often it is asked whether a price has changed: some do with the hour.
+PRICE_PERIOD_S = 1_800
 
 
 class ObservedJournal:
@@ -37,7 +42,8 @@ class ObservedJournal:
         self._prices = prices
         self._progress = progress
         self._log = log
-        self._priced: set[str] = set()
+        # By what is priced alike: when it was looked at last, and what the price was.
+        self._priced: dict[tuple[object, ...], tuple[int, PriceUse]] = {}
         # The last attempt of each conversation that goes on, which is counted already.
         self._turned: dict[int, int] = {}
 
@@ -69,12 +75,21 @@ class ObservedJournal:
         await self._note_price(result.last)
 
     async def _note_price(self, attempt: Attempt | None) -> None:
-        """Keep by which price a model's costs are counted, when it is met for the first time."""
-        if attempt is None or attempt.model is None or attempt.usage.input_tokens is None:
+        """Keep by which price a model's costs are counted, when it is new."""
+        if attempt is None or attempt.model is None:
             return
-        if attempt.model not in self._priced and len(self._priced) < MOST_MODELS:
-            self._priced.add(attempt.model)
-            price = self._prices.used(attempt.model)
+        billing = attempt.billing
+        is_stated = billing.stated_cost is not None
+        if attempt.usage.input_tokens is None and not is_stated:
+            return
+        key = (attempt.model, billing.service_tier, billing.speed, billing.inference_geo, is_stated)
+        period = int(time.time() // PRICE_PERIOD_S)
+        known = self._priced.get(key)
+        if (known is None and len(self._priced) >= MOST_MODELS) or (known and known[0] == period):
+            return
+        price = self._prices.used(attempt.model, attempt.asked_model, billing=billing)
+        self._priced[key] = period, price
+        if known is None or (price.matched, price.rates) != (known[1].matched, known[1].rates):
             await self._journal.call(note_price, self._store, price)
 
 

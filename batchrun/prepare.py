@@ -15,7 +15,7 @@ from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import is_template
 from batchrun.limits import MOST
-from batchrun.pricing import PriceBook, near_model, rates_of_job
+from batchrun.pricing import PriceBook, near_model, near_provider, rates_of_job
 from batchrun.render import Renderer
 from batchrun.source import Source
 from batchrun.structured import SchemaReview, schema_problem
@@ -181,17 +181,28 @@ def check_price(job: Job) -> None:
     model = _unpriced_model(job)
     if job.limits.max_cost_usd is not None and model is not None:
         raise JobError(
-            f"[limits] max_cost_usd: the price of {model} is not known{_perhaps(model)}, so the cap "
-            "could not be held; give it in [price], or ask a model that the price list has"
+            f"[limits] max_cost_usd: the price of {model} is not known{_why_unpriced(job, model)}, so "
+            "the cap could not be held; give the price in [price], or use a model that the price list "
+            "has"
         )
 
 
 def model_hint(job: Job) -> str | None:
     """Return a hint when a job's model may be a misspelt one: servers may have models of their own."""
-    model = _unpriced_model(job)
-    if model is None or not (perhaps := _perhaps(model)):
+    model, request = _unpriced_model(job), job.request
+    if model is None:
         return None
-    return f"[request] model: the price list has no {model}{perhaps}; its cost will be unknown"
+    if (near := near_model(model, request.provider, request.base_url)) is not None:
+        return (
+            f'[request] model: the price list has no {model} (did you mean "{near}"?); its cost will '
+            "be unknown"
+        )
+    if request.provider is not None and (name := near_provider(request.provider)) is not None:
+        return (
+            f'[request] provider: the price list has no {request.provider} (did you mean "{name}"?); '
+            "costs will be unknown"
+        )
+    return None
 
 
 def _unpriced_model(job: Job) -> str | None:
@@ -199,17 +210,37 @@ def _unpriced_model(job: Job) -> str | None:
     model = job.request.model
     if is_template(model) or "model" in job.request.from_columns:
         return None
-    return model if price_book(job).highest(1, 1, model) is None else None
+    return model if price_book(job).highest(1, 1, model, service_tier(job)) is None else None
 
 
-def _perhaps(model: str) -> str:
-    near = near_model(model)
-    return f' (did you mean "{near}"?)' if near else ""
+def service_tier(job: Job) -> str | None:
+    """Return the service tier that every request asks for, None where rows may differ."""
+    tier = job.request.parameters.get("service_tier")
+    return None if tier is None or is_template(tier) else str(tier)
+
+
+def _why_unpriced(job: Job, model: str) -> str:
+    """Say what may be wrong, or which part of the price is missing."""
+    request, tier = job.request, service_tier(job)
+    if (
+        near := near_model(model, request.provider, request.base_url)
+    ) is not None and near != model:
+        return f' (did you mean "{near}"?)'
+    book = price_book(job)
+    if book.highest(1, 1, model) is not None:
+        return f" with service_tier = {tier!r}"
+    if not book.knows_provider:
+        return f" at {request.provider_name}"
+    return ""
 
 
 def price_book(job: Job) -> PriceBook:
     """Return the prices that a job's costs are counted by: its own, or those of the price list."""
-    return PriceBook(fixed=None if job.price is None else rates_of_job(**asdict(job.price)))
+    return PriceBook(
+        job.request.provider,
+        job.request.base_url,
+        fixed=None if job.price is None else rates_of_job(**asdict(job.price)),
+    )
 
 
 def allow_open_files(job: Job) -> int:

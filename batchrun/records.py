@@ -28,6 +28,9 @@ Kind = Literal["text", "texts", "integer", "number", "money", "time", "flag"]
 PICO_PER_USD = 10**12
 # Characters of a provider's message in a line of ours.
 LONGEST_ERROR = 500
+# An answer that claims to cost more, a million USD, counts as this much: sums have to fit in 64 bits,
+# and no cap is higher.
+MOST_COST = 10**6 * PICO_PER_USD
 
 
 class Status(StrEnum):
@@ -51,7 +54,7 @@ class RunEnd(StrEnum):
     UNAVAILABLE = "unavailable"  # the provider gave no answers for longer than a row may wait
     NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
     MAX_ERRORS = "max_errors"  # too many rows failed
-    MAX_COST = "max_cost_usd"  # the next request could cost more than is left
+    MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
     FAILED = "failed"  # the input, the checkpoint or the disk failed under it
 
 
@@ -354,11 +357,20 @@ class Completion:
     raw: bytes | None = None
 
 
+class CostSource(StrEnum):
+    """Where a cost is from."""
+
+    PRICE_LIST = "price_list"  # counted from tokens by genai-prices' list
+    JOB = "job"  # counted from tokens by `[price]` of the job file
+    STATED = "stated"  # the provider said what it charged
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """An amount of money in whole pico-dollars (1e-12 USD), so that sums are exact.
 
-    The parts are those of the input (uncached, cache read, cache write) and the output.
+    The parts are those of the input (uncached, cache read, cache write), the output, and all else:
+    web searches, fees per request, and a cost that the provider states as a whole.
     """
 
     uncached_input: int
@@ -366,11 +378,14 @@ class Cost:
     cache_write: int
     output: int
     cache_saved: int = 0
+    other: int = 0
+    source: CostSource = CostSource.PRICE_LIST
 
     @property
     def total(self) -> int:
         """The whole amount in pico-dollars."""
-        return self.uncached_input + self.cache_read + self.cache_write + self.output
+        tokens = self.uncached_input + self.cache_read + self.cache_write + self.output
+        return tokens + self.other
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +431,8 @@ class Attempt:
     """One finished HTTP exchange, numbered from 1 within its request.
 
     `cause` says what kind of failure it was (`transient`, `rate_limit`, `fatal`, `no`), None for a
-    success. `latency_s` runs from the first byte sent to the last byte received.
+    success. `latency_s` runs from the first byte sent to the last byte received. `model` is the model
+    as answered, `asked_model` as asked for.
     """
 
     key: int
@@ -431,6 +447,8 @@ class Attempt:
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
     cost: Cost | None = None
+    asked_model: str | None = None
+    billing: Billing = field(default_factory=Billing)
 
     @property
     def error(self) -> str | None:

@@ -39,11 +39,14 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
         wire_format: str = "messages",
         request: str = "",
         extra: str = "",
+        provider: str | None = "anthropic",
     ) -> Path:
         table = tmp_path / "rows.csv"
         pl.DataFrame(
             {"id": [f"r{n:05d}" for n in range(rows)], "text": [f"text {n}" for n in range(rows)]}
         ).write_csv(table)
+        # A server on this machine has nobody's prices, unless the job says whose it is.
+        named = "" if provider is None else f'provider = "{provider}"'
         job = tmp_path / "job.toml"
         job.write_text(
             f"""
@@ -57,6 +60,7 @@ api_key_env = "TEST_KEY"
 model = "claude-haiku-4-5-20251001"
 prompt = "Say {{{{ text }}}}"
 max_tokens = 50
+{named}
 {request}
 [output]
 dir = "out"

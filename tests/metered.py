@@ -174,7 +174,7 @@ async def dispatch(
         limits=Limits(limits or LimitsConfig(concurrency), waits, jitter=lambda: 0.5, **parts),
         waits=waits,
         errors=ErrorBudget(10**9),
-        prices=PriceBook(),
+        prices=PriceBook("anthropic"),
         config=RetryConfig(max_wait_s=3_600),
         jitter=lambda: 0.5,
     )

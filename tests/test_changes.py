@@ -218,7 +218,7 @@ def test_another_provider_is_another_answer(write_job: WriteJob) -> None:
 
 def test_another_port_of_this_machine_is_the_same_provider(write_job: WriteJob) -> None:
     with serving() as first:
-        job = write_job(first.url, rows=10)
+        job = write_job(first.url, rows=10, provider=None)
         run(job)
         edit(job, lambda rows: [*rows, "new,a new text"])
     with serving() as second:
@@ -235,7 +235,7 @@ def test_another_port_of_this_machine_is_the_same_provider(write_job: WriteJob) 
 
 def test_a_provider_with_a_name_may_move_to_another_host(write_job: WriteJob) -> None:
     with serving() as gateway:
-        job = write_job("https://gateway.example", request='provider = "The Gateway"')
+        job = write_job("https://gateway.example", provider="The Gateway")
         run(job, base_url=gateway.url)
         code, _, stderr = command("run", job)
     assert code == 0, stderr

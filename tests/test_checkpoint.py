@@ -586,6 +586,9 @@ def test_attempts_are_listed_in_chunks_by_request_and_number(store: Checkpoint) 
         "cache_write_tokens": 40,
         "reasoning_tokens": 5,
         "cost_usd": 4_321,
+        "cost_source": "price_list",
+        "service_tier": None,
+        "web_searches": None,
         "maybe_billed": 1,
     }
     assert listed[1]["started_at"] == NOON_US + 3_000_000
@@ -599,13 +602,21 @@ def test_text_of_every_kind_comes_back_as_it_was(store: Checkpoint) -> None:
     assert column(store, "response") == column(store, "custom_id") == [text]
 
 
-def test_a_server_that_claims_absurd_usage_costs_an_unknown_amount(store: Checkpoint) -> None:
-    absurd = Usage(input_tokens=2**53 - 1, output_tokens=1)
-    cost = Cost(2**53 * 10**6, 0, 0, 0)
-    (request,) = plan(store, items("a"))
-    finish(store, succeeded(request, usage=absurd, cost=cost))
-    assert column(store, "cost_usd") == [None]
-    assert totals(store).unpriced == 1
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [(12_000, 12_000), (999_999, 999_999), (9 * 10**9, 1_000_000)],
+    ids=["dear", "absurd", "beyond-64-bits"],
+)
+def test_an_answer_above_10000_usd_stays_a_cost(store: Checkpoint, claimed: int, kept: int) -> None:
+    usage = Usage(input_tokens=2**53 - 1, output_tokens=1)
+    requests = plan(store, items("abcdefghijklmnopqrst"))
+    for request in requests:
+        cost = Cost(0, 0, 0, claimed * 10**12)
+        finish(store, succeeded(request, usage=usage, cost=cost))
+    assert column(store, "cost_usd") == [kept * 10**12] * 20
+    found = totals(store)
+    assert (found.unpriced, found.cost.total) == (0, 20 * kept * 10**12)
+    assert store.spent() == 20 * kept * 10**12
 
 
 # Totals

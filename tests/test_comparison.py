@@ -55,7 +55,7 @@ def evaluate(tmp_path: Path) -> Callable[..., Path]:
         with serving(said) as provider:
             job.write_text(
                 f'[input]\npath = "{table}"\n[request]\nformat = "chat"\nprompt = "{{{{ n }}}}"\n'
-                f'base_url = "{provider.url}"\napi_key_env = ""\nmodel = "model of {name}"\n'
+                f'base_url = "{provider.url}"\nprovider = "anthropic"\napi_key_env = ""\nmodel = "model of {name}"\n'
                 f'[output]\ndir = "{name}"\n{score}{price}'
             )
             run_job(Job.load(job), RunOptions(quiet=True))

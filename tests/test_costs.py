@@ -121,6 +121,7 @@ path = "rows.parquet"
 [request]
 format = "{wire_format}"
 base_url = "{provider.url}"
+provider = "anthropic"
 api_key_env = "TEST_KEY"
 model = "{{{{ asked }}}}"
 prompt = "{{{{ text }}}}"
@@ -175,6 +176,7 @@ def test_each_model_and_kind_costs_what_the_price_list_says(
         "cache_read": 8_100 * 10_007,
         "cache_write": 101_250 * 2_001 + 162_000 * 3_000,
         "output": 405_000 * (567 + 5 + 7 + 3 + 999),
+        "other": 0,
     }
     assert nano(money["saved_by_cache"]) == 72_900 * 10_007
 

@@ -164,7 +164,7 @@ class Bench:
             ),
             waits=self.waits,
             errors=ErrorBudget(max_errors),
-            prices=PriceBook(),
+            prices=PriceBook("anthropic"),
             config=RetryConfig(**retry),  # type: ignore[arg-type]
             jitter=lambda: jitter,
         )

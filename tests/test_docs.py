@@ -45,7 +45,7 @@ def test_every_readme_command_runs(project: Path) -> None:
             if words[0] != "batchrun" or words[1] == "simulate":
                 continue
             if words[1] == "run" and "--simulate" not in words:
-                words += ["--base-url", provider.url]
+                words += ["--base-url", provider.url, "--set", "provider=anthropic"]
             code, _, stderr = command(*words[1:], cwd=project, env=env)
             assert code == 0, f"{line}\n{stderr}"
             ran.append(line)
@@ -167,7 +167,7 @@ def test_every_command_of_every_page_runs(project: Path, page: Path) -> None:
                 )
                 continue
             if words[1] == "run" and "--simulate" not in words:
-                words += ["--base-url", provider.url]
+                words += ["--base-url", provider.url, "--set", "provider=anthropic"]
             code, _, stderr = command(*words[1:], cwd=project, env=env)
             assert code == 0, f"{line}\n{stderr}"
 

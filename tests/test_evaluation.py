@@ -55,6 +55,7 @@ path = "rows{suffix}"
 [request]
 format = "chat"
 base_url = "{provider.url}"
+provider = "anthropic"
 api_key_env = ""
 model = "m"
 prompt = "{{{{ prompt }}}}"

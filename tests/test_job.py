@@ -292,12 +292,12 @@ def test_a_cap_on_the_cost_needs_requests_whose_cost_has_a_bound() -> None:
     assert job.limits.max_cost_usd == 5.0
     message = refusal(limits=capped, request={"format": "chat", "max_tokens": None})
     assert "[limits] max_cost_usd: needs [request] max_tokens" in message
-    message = refusal(limits=capped, request={"extra_body": {"n": 3}})
-    assert "max_cost_usd: cannot be held with [request] extra_body n" in message
+    for key in ("n", "speed", "inference_geo", "web_search_options", "service_tier"):
+        message = refusal(limits=capped, request={"extra_body": {key: 3}})
+        assert f"max_cost_usd: cannot be held with [request] extra_body {key}" in message
     message = refusal(limits=capped, request={"tools": [{"type": "web_search_1", "name": "w"}]})
     assert "max_cost_usd: cannot be held with the tool web_search_1" in message
-    message = refusal(limits=capped, request={"service_tier": "priority"})
-    assert "its price is not known" in message
+    make(limits=capped, request={"max_tokens": 1, "service_tier": "priority"})
     for wrong in (0, -1, "5", True, float("inf"), 1e9):
         assert "[limits] max_cost_usd: must be" in refusal(limits={"max_cost_usd": wrong})
 

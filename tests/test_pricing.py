@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun.pricing import PriceBook, rates_of_job
-from batchrun.records import PICO_PER_USD, Cost, Usage
+from batchrun.records import PICO_PER_USD, Cost, CostSource, Usage
 
-BOOK = PriceBook(at=datetime(2025, 12, 1, tzinfo=UTC))
+BOOK = PriceBook("anthropic", at=datetime(2025, 12, 1, tzinfo=UTC))
 # One kind of token each: 1,000 uncached, 20,000 read, 300 written for 5 minutes, 40 for an hour.
 MIXED = Usage(
     input_tokens=21_340,
@@ -115,7 +115,6 @@ def test_the_answered_model_comes_first_and_the_asked_one_stands_in() -> None:
     [
         (HAIKU, "anthropic/claude-haiku-4-5"),
         ("claude-opus-4-1-20250805-thinking", "anthropic/claude-opus-4-1"),
-        ("gpt-4o-mini", "openai/gpt-4o-mini"),
     ],
 )
 def test_the_matched_entry_of_the_price_list_is_told(model: str, matched: str) -> None:
@@ -132,7 +131,7 @@ def test_the_matched_entry_of_the_price_list_is_told(model: str, matched: str) -
 def test_a_long_prompt_is_paid_at_the_dearer_tier_as_a_whole(
     input_tokens: int, dollars: float
 ) -> None:
-    book = PriceBook(at=datetime(2025, 12, 1, tzinfo=UTC))
+    book = PriceBook("anthropic", at=datetime(2025, 12, 1, tzinfo=UTC))
     cost = book.cost(Usage(input_tokens, 1_000), "claude-sonnet-4-5-20250929")
     assert usd(cost) == pytest.approx(dollars, rel=1e-12)
 
@@ -191,16 +190,19 @@ def test_prices_of_the_job_file_take_the_place_of_the_list_to_the_pico_dollar() 
         input=0.07, output=0.29, cache_read=0.007, cache_write=0.0875, cache_write_1h=0.14
     )
     assert PriceBook(fixed=fixed).cost(MIXED, HAIKU) == Cost(
+        source=CostSource.JOB,
         uncached_input=1_000 * 70_000,
         cache_read=20_000 * 7_000,
         cache_write=300 * 87_500 + 40 * 140_000,
         output=500 * 290_000,
         cache_saved=20_000 * 63_000,
     )
-    assert PriceBook(fixed=fixed).cost(Usage(1, 0), "my-finetune") == Cost(70_000, 0, 0, 0)
+    assert PriceBook(fixed=fixed).cost(Usage(1, 0), "my-finetune") == Cost(
+        70_000, 0, 0, 0, source=CostSource.JOB
+    )
 
 
 def test_a_cache_without_a_price_of_its_own_costs_as_the_input() -> None:
     rates = rates_of_job(input=2, output=0)
-    assert (rates.cache_read, rates.cache_write, rates.cache_write_1h) == (2_000_000,) * 3
+    assert (rates.cache_read, rates.cache_write, rates.cache_write_1h) == (2 * 10**12,) * 3
     assert rates.output == 0

@@ -50,6 +50,7 @@ def complete(provider: Provider, frame: pl.DataFrame, **asked: Any) -> pl.DataFr
             "prompt": "Say {{ text }}",
             "model": "claude-haiku-4-5-20251001",
             "base_url": provider.url,
+            "provider": "anthropic",
             "api_key_env": "TEST_KEY",
             "quiet": True,
             **asked,

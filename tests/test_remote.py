@@ -132,6 +132,7 @@ storage_options = {{ {options} }}
 [request]
 model = "claude-haiku-4-5-20251001"
 base_url = "{provider.url}"
+provider = "anthropic"
 api_key_env = "TEST_KEY"
 prompt = "{{{{ id }}}}: {{{{ text }}}}"
 max_tokens = 9

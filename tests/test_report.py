@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.history import ModelTotals, PriceUse, RunTotals
+from batchrun.history import ExecutionTotals, ModelTotals, PriceUse, RunTotals
 from batchrun.records import Cost, RunEnd, Usage
 from batchrun.report import status_text, summary, summary_json, summary_text
 from batchrun.terminal import printable
@@ -64,7 +64,8 @@ TOTALS = RunTotals(
             "genai-prices 0.2.3",
             START_US,
             "anthropic/claude-a",
-            {"input": 1_000_000, "output": 5_000_000, "cache_read": 100_000},
+            {"input": 1.0, "output": 5.0, "cache_read": 0.1, "web_search": 10.0},
+            conditions="flex",
         ),
         PriceUse("claude-b", "genai-prices 0.2.3", START_US),
     ),
@@ -73,6 +74,11 @@ TOTALS = RunTotals(
         ModelTotals("claude-b", 1_000, 500_000, 100_000, 625 * 10**9),
     ),
     endings={"stop": 11_900, "length": 90, "refusal": 10},
+    results=12_300,
+    busy_s=61.23456,
+    held_rows=12_300,
+    held_cost=7_625 * 10**9,
+    last_execution=ExecutionTotals(13, 10, 3, 5_000, None, 25 * 10**8),
 )
 EMPTY = replace(
     TOTALS,
@@ -97,6 +103,11 @@ EMPTY = replace(
     prices=(),
     models=(),
     endings={},
+    results=0,
+    busy_s=0.0,
+    held_rows=0,
+    held_cost=0,
+    last_execution=None,
 )
 DIRECTORY = Path("/runs/triage")
 
@@ -125,6 +136,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "cache_read": 0.1,
                 "cache_write": 0.025,
                 "output": 3.5,
+                "other": 0.0,
             },
             "saved_by_cache": 0.9,
             "answers_without_price": 0,
@@ -137,7 +149,9 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "source": "genai-prices 0.2.3",
                 "as_of": "2026-01-02T12:00:00+00:00",
                 "matched": "anthropic/claude-a",
+                "conditions": "flex",
                 "usd_per_million_tokens": {"input": 1.0, "output": 5.0, "cache_read": 0.1},
+                "usd_per_thousand": {"web_search": 10.0},
                 "tiers": [],
             },
             {
@@ -145,7 +159,9 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "source": "genai-prices 0.2.3",
                 "as_of": "2026-01-02T12:00:00+00:00",
                 "matched": None,
+                "conditions": None,
                 "usd_per_million_tokens": None,
+                "usd_per_thousand": {},
                 "tiers": [],
             },
         ],
@@ -195,6 +211,13 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "version": "0.1.0",
             }
         ],
+        "last_execution": {
+            "sent": 13,
+            "succeeded": 10,
+            "errored": 3,
+            "tokens": {"input": 5_000, "output": None},
+            "cost_usd": 0.0025,
+        },
         "wall_time_s": 61.235,
         "last_error": "timeout: no answer",
     }
@@ -287,15 +310,19 @@ def test_what_did_not_happen_is_not_mentioned() -> None:
 @pytest.mark.parametrize(
     ("unpriced", "by_model", "line"),
     [
-        (5, {}, "the price of 5 answers is unknown: give it in [price]"),
-        (1, {"m": 7_625 * 10**9}, "the price of 1 answer is unknown: give it in [price]"),
+        (5, {}, "the price of 5 answers is unknown: set [price], then count again:"),
+        (
+            1,
+            {"m": 7_625 * 10**9},
+            "the price of 1 answer is unknown: set [price], then count again:",
+        ),
     ],
 )
 def test_an_unknown_price_is_said(unpriced: int, by_model: dict[str, int], line: str) -> None:
     cost = Cost(7_625 * 10**9, 0, 0, 0) if by_model else Cost(0, 0, 0, 0)
     totals = replace(TOTALS, unpriced=unpriced, cost=cost, cost_by_model=by_model)
     text = summary_text(totals, DIRECTORY)
-    assert f"  {line}" in text.splitlines()
+    assert f"  {line}\n  batchrun recost /runs/triage --job JOB\n" in text
     assert ("$7.625000" in text) == bool(by_model)
     assert "$0.000000" not in text.split("model")[0].replace("  cache", "") or by_model
 

@@ -66,6 +66,7 @@ id = "id"
 [request]
 format = "messages"
 base_url = "{provider.url}"
+provider = "anthropic"
 api_key_env = "TEST_KEY"
 model = "claude-haiku-4-5-20251001"
 prompt = "{{{{ n }}}} {{{{ text }}}} prompt{{{{ n }}}}"

@@ -59,6 +59,7 @@ id = "id"
 [request]
 format = "chat"
 base_url = "{provider.url}"
+provider = "anthropic"
 api_key_env = ""
 prompt = "{{{{ n }}}}"
 max_tokens = 50

@@ -83,6 +83,7 @@ RUNS = {
     "sampled": ("samples = 2", '[score]\nexpected = "yes"\nmatch = "exact"'),
     "numbers": ("", '[score]\nexpected = "1"\nmatch = "number"'),
     "tiered": ('model = "claude-sonnet-4-5-20250929"', ""),
+    "audio": ('model = "gemini-2.5-pro"\nprovider = "google"', ""),
 }
 
 
@@ -95,6 +96,7 @@ def summaries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with serving(decide) as provider:
         for name, (request, extra) in RUNS.items():
             model = "" if "model" in request else 'model = "claude-haiku-4-5-20251001"'
+            named = "" if "provider" in request else 'provider = "anthropic"'
             (folder / f"{name}.toml").write_text(
                 f"""[input]
 path = "rows.csv"
@@ -105,6 +107,7 @@ api_key_env = "TEST_KEY"
 prompt = "{{{{ text }}}}"
 max_tokens = 50
 {model}
+{named}
 {request}
 {extra}
 [output]

@@ -88,6 +88,7 @@ path = "rows.parquet"
 {input}
 [request]
 base_url = "{provider.url}"
+provider = "anthropic"
 api_key_env = "TEST_KEY"
 model = "claude-haiku-4-5-20251001"
 prompt = "Say {{{{ text }}}}"
@@ -220,7 +221,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with serving(decide) as provider:
         (place / "job.toml").write_text(
             '[input]\npath = "rows.csv"\nid = "id"\n'
-            f'[request]\nbase_url = "{provider.url}"\napi_key_env = "TEST_KEY"\n'
+            f'[request]\nbase_url = "{provider.url}"\nprovider = "anthropic"\napi_key_env = "TEST_KEY"\n'
             'model = "claude-haiku-4-5-20251001"\nprompt = "Say {{ text }}"\nmax_tokens = 50\n'
             f'[output]\ndir = "out"\n{ALL_FILES}\n{SCORED}\n'
         )

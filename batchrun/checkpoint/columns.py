@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 # the latest, their sum, the row's status, the list of all responses.
 OfSamples = Literal["first", "failed", "latest", "sum", "status", "responses"]
 
-COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
+COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output + cost_other"
+# An attempt that used something whose cost is not known.
+UNPRICED = "cost_output IS NULL AND latency_s IS NOT NULL AND (error_type IS NULL OR output_tokens NOT NULL)"
+
+
+def exact_sum(amount: str) -> str:
+    """Return SQL for a sum of pico-dollars that cannot overflow: beyond 64 bits it is a float."""
+    return f"(sum(({amount}) / 1000000) * 1000000 + sum(({amount}) % 1000000))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,20 @@ class Column:
     is_optional: bool = False
 
 
+def total_of(kind: Kind, amount: str) -> str:
+    """Return SQL for what the attempts at a row used or cost together."""
+    if kind != "money":
+        return f"sum({amount})"
+    # Unknown when the cost of one of them is; at most what fits in 64 bits.
+    known = f"min({exact_sum(amount)}, 9000000000000000000)"
+    return f"CASE WHEN count(*) FILTER (WHERE {UNPRICED}) = 0 THEN {known} END"
+
+
 def _amount(name: str, kind: Kind, amount: str) -> Column:
     """What a row used or cost: that of all its attempts, which is mostly one."""
     value = f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
-        (SELECT sum({amount}) FROM exchanges s WHERE s.request_id = r.request_id) END"""  # noqa: S608
+        (SELECT {total_of(kind, amount)} FROM exchanges s WHERE s.request_id = r.request_id)
+        END"""  # noqa: S608
     return Column(name, kind, value, "sum", amount)
 
 
@@ -109,6 +126,9 @@ ATTEMPTS = (
     Column("cache_write_tokens", "integer", "a.cache_write_tokens"),
     Column("reasoning_tokens", "integer", "a.reasoning_tokens"),
     Column("cost_usd", "money", "a." + COST.replace(" + ", " + a.")),
+    Column("cost_source", "text", "a.cost_source"),
+    Column("service_tier", "text", "a.service_tier"),
+    Column("web_searches", "integer", "a.web_searches"),
     Column("maybe_billed", "flag", "a.maybe_billed"),
 )
 ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in ATTEMPTS}

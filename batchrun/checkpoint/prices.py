@@ -12,19 +12,31 @@ if TYPE_CHECKING:
     from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
 
-# The same price in several executions is told once, as of its latest use.
-_PRICES = """SELECT model, source, max(as_of_us), matched, rates FROM prices
-    GROUP BY model, source, matched, rates ORDER BY max(execution), model"""
+# The same price in several executions is listed once, as of its latest use.
+_PRICES = """SELECT model, conditions, source, max(as_of_us), matched, rates FROM prices
+    GROUP BY model, conditions, source, matched, rates ORDER BY max(execution), model, conditions"""
+_INSERT = """INSERT INTO prices (execution, model, conditions, source, as_of_us, matched, rates)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
-def note_price(store: Checkpoint, price: PriceUse) -> None:
-    """Record by which price this execution counts the costs of a model."""
+def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
+    """Record by which price an execution counts the costs of a model; by default, the latest."""
     rates = None
     if price.rates is not None:
         rates = orjson.dumps({**price.rates, "tiers": price.tiers}).decode()
-    told = (store.execution, price.model, price.source, price.as_of_us, price.matched, rates)
     with store.transaction():
-        store.db.execute("INSERT OR REPLACE INTO prices VALUES (?, ?, ?, ?, ?, ?)", told)
+        store.db.execute(
+            _INSERT,
+            (
+                store.execution if execution is None else execution,
+                price.model,
+                price.conditions,
+                price.source,
+                price.as_of_us,
+                price.matched,
+                rates,
+            ),
+        )
 
 
 def prices(db: Database) -> tuple[PriceUse, ...]:
@@ -33,9 +45,9 @@ def prices(db: Database) -> tuple[PriceUse, ...]:
 
 
 def _price(row: tuple[Any, ...]) -> PriceUse:
-    model, source, as_of_us, matched, rates = row
+    model, conditions, source, as_of_us, matched, rates = row
     if rates is None:
-        return PriceUse(model, source, as_of_us)
+        return PriceUse(model, source, as_of_us, matched, conditions=conditions)
     found = orjson.loads(rates)
     tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
-    return PriceUse(model, source, as_of_us, matched, found, tiers)
+    return PriceUse(model, source, as_of_us, matched, found, tiers, conditions)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.records import Status
+from batchrun.records import MOST_COST, Cost, Status, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from batchrun.records import Attempt, AttemptStart, Completion, Cost, Result, Turn
+    from batchrun.records import Attempt, AttemptStart, Completion, Result, Turn
 
-# 10,000 USD for one answer: a server that claims more cannot count, and sums would overflow.
-MAX_COST = 10**16
+# Tokens of an attempt, each in a column of its name.
+USAGE = tuple(field.name for field in fields(Usage))
+# What an answer says about its price: the column, and the field of `Billing`.
+BILLING = {
+    "service_tier": "service_tier",
+    "speed": "speed",
+    "inference_geo": "inference_geo",
+    "web_searches": "web_search_requests",
+    "stated_cost": "stated_cost",
+}
+# Above this, an integer of a server fits in no column.
+_MOST = 2**63 - 1
 
 _ATTEMPT: Mapping[str, Callable[[Attempt], Any]] = {
     # Microseconds survive being written as JSON.
@@ -28,19 +39,18 @@ _ATTEMPT: Mapping[str, Callable[[Attempt], Any]] = {
     "maybe_billed": lambda a: a.maybe_billed,
     "provider_request_id": lambda a: a.request_id,
     "model": lambda a: a.model,
-    "input_tokens": lambda a: a.usage.input_tokens,
-    "output_tokens": lambda a: a.usage.output_tokens,
-    "cache_read_tokens": lambda a: a.usage.cache_read_tokens,
-    "cache_write_tokens": lambda a: a.usage.cache_write_tokens,
-    "reasoning_tokens": lambda a: a.usage.reasoning_tokens,
+    # Mostly the model that answered, and then not worth a copy.
+    "asked_model": lambda a: None if a.asked_model == a.model else a.asked_model,
 }
-_MONEY = (
-    "cost_uncached_input",
-    "cost_cache_read",
-    "cost_cache_write",
-    "cost_output",
-    "cache_saved",
-)
+MONEY: Mapping[str, Callable[[Cost], Any]] = {
+    "cost_uncached_input": lambda c: c.uncached_input,
+    "cost_cache_read": lambda c: c.cache_read,
+    "cost_cache_write": lambda c: c.cache_write,
+    "cost_output": lambda c: c.output,
+    "cache_saved": lambda c: c.cache_saved,
+    "cost_other": lambda c: c.other,
+    "cost_source": lambda c: c.source.value,
+}
 _ANSWER: Mapping[str, Callable[[Completion], Any]] = {
     "response": lambda c: c.texts[0],
     "responses": lambda c: orjson.dumps(c.texts).decode() if len(c.texts) > 1 else None,
@@ -74,8 +84,9 @@ INSERT_START = (
     "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
     "VALUES (?, ?, ?, ?, ?)"
 )
-UPDATE_ATTEMPT = f"""UPDATE exchanges SET {", ".join(f"{name} = ?" for name in (*_ATTEMPT, *_MONEY))}
-    WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
+UPDATE_ATTEMPT = f"""UPDATE exchanges SET {
+    ", ".join(f"{name} = ?" for name in (*_ATTEMPT, *USAGE, *BILLING, *MONEY))
+} WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
 REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes ({", ".join((*_RESULT, *_ANSWER))})
     VALUES ({_places((*_RESULT, *_ANSWER))})"""  # noqa: S608 - our own names
 REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
@@ -89,20 +100,27 @@ def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
 
 def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     """Return what `UPDATE_ATTEMPT` takes."""
-    facts = [value(attempt) for value in _ATTEMPT.values()]
-    return (*facts, *_money(attempt.cost), attempt.key, attempt.number)
-
-
-def _money(cost: Cost | None) -> tuple[int | None, ...]:
-    if cost is None or max(cost.total, cost.cache_saved) > MAX_COST:
-        return (None,) * 5
     return (
-        cost.uncached_input,
-        cost.cache_read,
-        cost.cache_write,
-        cost.output,
-        cost.cache_saved,
+        *(value(attempt) for value in _ATTEMPT.values()),
+        *(getattr(attempt.usage, name) for name in USAGE),
+        *(_storable(getattr(attempt.billing, field)) for field in BILLING.values()),
+        *money_row(attempt.cost),
+        attempt.key,
+        attempt.number,
     )
+
+
+def money_row(cost: Cost | None) -> tuple[Any, ...]:
+    """Return the columns of `MONEY`, all None when the cost is not known."""
+    if cost is None:
+        return (None,) * len(MONEY)
+    if max(cost.total, cost.cache_saved) > MOST_COST:
+        cost = Cost(0, 0, 0, 0, other=MOST_COST, source=cost.source)
+    return tuple(value(cost) for value in MONEY.values())
+
+
+def _storable(value: str | int | None) -> str | int | None:
+    return min(value, _MOST) if isinstance(value, int) else value
 
 
 def result_row(result: Result) -> tuple[Any, ...]:

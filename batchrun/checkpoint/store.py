@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     )
 
 FILE_NAME = "checkpoint.db"
-_SPENT = f"""SELECT coalesce(sum(CASE
+_SPENT = f"""SELECT coalesce({
+    columns.exact_sum(
+        f'''CASE
     WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce({columns.COST}, 0))
     WHEN cost_output IS NOT NULL THEN {columns.COST}
-    WHEN error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END), 0)
-    FROM exchanges"""  # noqa: S608 - no values
+    WHEN error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END'''
+    )
+}, 0) FROM exchanges"""  # noqa: S608 - no values
 
 
 def now_us() -> int:
@@ -127,10 +130,13 @@ class Checkpoint:
         total: int,
         version: str,
         samples: int = 1,
+        provider: str | None = None,
+        base_url: str | None = None,
     ) -> int:
         """Begin an execution: record the job, settle what a crash left open.
 
-        `total` counts rows; with several `samples` each has as many consecutive items.
+        `total` counts rows; with several `samples` each has as many consecutive items. `provider` and
+        `base_url` say who answers, and so whose prices hold.
         Attempts without an outcome were in flight when a process died: they may have been billed.
         When the plan's signature has changed, rows are matched to requests anew.
 
@@ -166,7 +172,9 @@ class Checkpoint:
                 WHERE latency_s IS NULL AND error_type IS NULL"""
             ).rowcount
             cursor = self.db.execute(
-                "INSERT INTO executions (started_us, version) VALUES (?, ?)", (now_us(), version)
+                """INSERT INTO executions (started_us, version, provider, base_url)
+                VALUES (?, ?, ?, ?)""",
+                (now_us(), version, provider, base_url),
             )
             self.execution = int(cursor.lastrowid or 0)
         return interrupted

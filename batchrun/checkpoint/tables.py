@@ -208,6 +208,38 @@ def m011_scored(db: Database) -> None:
     db.execute("ALTER TABLE run ADD COLUMN scored TEXT")
 
 
+@migrations()
+def m012_billing(db: Database) -> None:
+    """What it takes to count a cost again: who answered, the tier, all kinds of tokens."""
+    for name in ("provider", "base_url"):
+        db.execute(f"ALTER TABLE executions ADD COLUMN {name} TEXT")
+    for name in ("asked_model", "service_tier", "speed", "inference_geo", "cost_source"):
+        db.execute(f"ALTER TABLE exchanges ADD COLUMN {name} TEXT")
+    for name in (
+        *("cache_write_1h_tokens", "audio_input_tokens", "audio_cache_read_tokens"),
+        *("audio_output_tokens", "web_searches", "stated_cost", "cost_other"),
+    ):
+        db.execute(f"ALTER TABLE exchanges ADD COLUMN {name} INTEGER")
+    db.execute(
+        """UPDATE exchanges SET cost_other = 0, cost_source = 'price_list'
+        WHERE cost_output IS NOT NULL"""
+    )
+    # A model may have several prices in one execution: by tier, by the time of day.
+    db.execute("DROP TABLE prices")
+    db.execute(
+        """CREATE TABLE prices (
+        id INTEGER PRIMARY KEY,
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        model TEXT NOT NULL,
+        conditions TEXT NOT NULL,
+        source TEXT NOT NULL,
+        as_of_us INTEGER NOT NULL,
+        matched TEXT,
+        rates TEXT
+    ) STRICT"""
+    )
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.columns import COST, exact_sum
 from batchrun.checkpoint.totals import executions
 from batchrun.history import Histogram, History, SampledRow, Series, Span
 
@@ -57,7 +58,6 @@ UNUSUAL_SAMPLES = 15  # of each ending
 SAMPLES = 250
 LONGEST_TEXT = 4_000
 
-_COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output"
 # `started` and `ended` are microseconds of work; a clock that was set back stays within its span.
 _TIMED = """WITH spans AS MATERIALIZED (
         SELECT value ->> 0 AS id, value ->> 1 AS first, value ->> 2 AS offset, value ->> 3 AS length
@@ -74,10 +74,10 @@ _ENDS = f"""{_TIMED} SELECT ended / :step AS bin, count(*),
 _STARTS = f"""{_TIMED} SELECT started / :step AS bin, count(*), sum(:step - started % :step)
     FROM timed GROUP BY bin"""  # noqa: S608 - no values
 _COSTS = f"""{_TIMED} SELECT ended / :step AS bin,
-    CASE WHEN model IN (SELECT value FROM json_each(:models)) THEN model END AS name, sum({_COST})
+    CASE WHEN model IN (SELECT value FROM json_each(:models)) THEN model END AS name, {exact_sum(COST)}
     FROM timed WHERE cost_output IS NOT NULL GROUP BY bin, name"""  # noqa: S608 - no values
 _DEAREST = f"""SELECT model FROM exchanges WHERE cost_output IS NOT NULL GROUP BY model
-    ORDER BY sum({_COST}) DESC LIMIT ?"""  # noqa: S608 - no values
+    ORDER BY total({COST}) DESC LIMIT ?"""  # noqa: S608 - no values
 
 # Spread over the input, and always the same: a product with an odd number mixes the low digits.
 _MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"

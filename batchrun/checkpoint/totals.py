@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.columns import COST, UNPRICED, exact_sum
 from batchrun.checkpoint.endings import endings
 from batchrun.checkpoint.prices import prices
-from batchrun.history import ModelTotals, RunTotals
+from batchrun.history import ExecutionTotals, ModelTotals, RunTotals
 from batchrun.records import PICO_PER_USD, Cost, RunEnd, Usage
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from batchrun.checkpoint.store import Checkpoint
 
 PERCENTILES = (50, 90, 99)
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
 _COUNTS = """SELECT
     count(*) FILTER (WHERE r.status = 'succeeded'),
     count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
@@ -30,19 +38,37 @@ _ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER
             max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
         FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
         GROUP BY i.ordinal / :samples)"""
-_ATTEMPTS = """SELECT
-    count(*), sum(maybe_billed), count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
-    count(*) FILTER (WHERE error_type IS NULL AND latency_s IS NOT NULL AND cost_output IS NULL),
+_ANSWERED = "error_type IS NULL AND latency_s IS NOT NULL"
+_COST_PARTS = ("uncached_input", "cache_read", "cache_write", "output")
+_ATTEMPTS = f"""SELECT
+    count(*), coalesce(sum(maybe_billed), 0),
+    count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
+    count(*) FILTER (WHERE {UNPRICED}), count(*) FILTER (WHERE {_ANSWERED}),
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
-    sum(reasoning_tokens), sum(cost_uncached_input), sum(cost_cache_read), sum(cost_cache_write),
-    sum(cost_output), sum(cache_saved)
-    FROM exchanges"""
+    sum(reasoning_tokens), {", ".join(exact_sum(f"cost_{part}") for part in _COST_PARTS)},
+    {exact_sum("cache_saved")}, {exact_sum("cost_other")}
+    FROM exchanges"""  # noqa: S608 - our own names, as below
 # Failed attempts that reported what they used count as well.
-_BY_MODEL = """SELECT model, count(*) FILTER (WHERE error_type IS NULL),
-    coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
-    sum(cost_uncached_input + cost_cache_read + cost_cache_write + cost_output)
+_BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE error_type IS NULL),
+    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}
     FROM exchanges WHERE latency_s IS NOT NULL AND model IS NOT NULL
-    AND (error_type IS NULL OR input_tokens IS NOT NULL) GROUP BY model ORDER BY 5 DESC, 2 DESC"""
+    AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost_output IS NOT NULL)
+    GROUP BY model ORDER BY 5 DESC, 2 DESC"""  # noqa: S608
+# What rows used to hold, before the job or the input changed, says nothing about the rows of now.
+_HELD = "SELECT count(*) FROM items i JOIN outcomes r ON r.request_id = i.request_id"
+_LEFT_BEHIND = f"""SELECT coalesce({exact_sum(COST)}, 0) FROM exchanges a WHERE NOT EXISTS
+    (SELECT 1 FROM items i WHERE i.request_id = a.request_id)"""  # noqa: S608
+_RESULTS = "SELECT count(*) FROM outcomes"
+_BUSY = "SELECT DISTINCT execution FROM exchanges"
+# An attempt without a status was sent, unless it was refused or cancelled before.
+_LAST = f"""SELECT
+    count(DISTINCT a.request_id) FILTER (WHERE a.http_status IS NOT NULL OR a.maybe_billed
+        OR a.latency_s IS NULL OR (a.latency_s > 0 AND a.error_type <> 'cancelled')),
+    count(*) FILTER (WHERE r.status = 'succeeded'), count(*) FILTER (WHERE r.status = 'errored'),
+    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}, count(*) FILTER (WHERE {_ANSWERED}),
+    count(*) FILTER (WHERE {UNPRICED})
+    FROM exchanges a LEFT JOIN outcomes r ON r.request_id = a.request_id AND r.attempts = a.number
+    WHERE a.execution = (SELECT max(id) FROM executions)"""  # noqa: S608
 _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
 _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM exchanges a
@@ -87,12 +113,15 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
     db = checkpoint.db
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
     succeeded, errored, to_retry = _counts(checkpoint)
-    numbers = [value or 0 for value in db.execute(_ATTEMPTS).fetchone()]
-    told = executions(db)
-    last = db.execute(_LAST_ERROR).fetchone()
-    waiting = db.execute(_WAITING).fetchone()
-    models = tuple(ModelTotals(*row) for row in db.execute(_BY_MODEL))
-    cap = db.execute(_CAP).fetchone()
+    attempts, maybe_billed, in_flight, unpriced, answers, *amounts = db.execute(
+        _ATTEMPTS
+    ).fetchone()
+    tokens = zip(_TOKENS, amounts[:5], strict=True)
+    uncached, read, write, output, saved, other = (int(amount or 0) for amount in amounts[5:])
+    cost = Cost(uncached, read, write, output, saved, other)
+    known = executions(db)
+    busy = {key for (key,) in db.execute(_BUSY)}
+    models = tuple(map(_model, db.execute(_BY_MODEL)))
     return RunTotals(
         name=name,
         total=total,
@@ -100,31 +129,59 @@ def _added_up(checkpoint: Checkpoint) -> RunTotals:
         errored=errored,
         pending=max(0, total - succeeded - errored),
         to_retry=to_retry,
-        attempts=numbers[0],
-        maybe_billed=numbers[1],
-        in_flight=numbers[2],
-        unpriced=numbers[3],
-        usage=Usage(
-            input_tokens=numbers[4],
-            output_tokens=numbers[5],
-            cache_read_tokens=numbers[6],
-            cache_write_tokens=numbers[7],
-            reasoning_tokens=numbers[8],
-        ),
-        cost=Cost(*numbers[9:14]),
+        attempts=attempts,
+        maybe_billed=maybe_billed,
+        in_flight=in_flight,
+        unpriced=unpriced,
+        usage=Usage(**{name: _counted(amount, answers) for name, amount in tokens}),
+        cost=cost,
         cost_by_model={one.model: one.cost for one in models if one.cost is not None},
         latency_s=_percentiles(checkpoint),
         retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
-        waits_s_by_cause=_waits(told),
+        waits_s_by_cause=_waits(known),
         errors_by_type={row[0]: (row[1], row[2]) for row in db.execute(_ERRORS)},
-        executions=tuple(told),
-        wall_time_s=sum(execution["wall_time_s"] for execution in told),
-        last_error=last[0] if last else None,
-        waiting=waiting[0] if waiting else None,
-        cap=int(cap[0] * PICO_PER_USD) if cap and cap[0] is not None else None,
+        executions=tuple(known),
+        wall_time_s=sum(execution["wall_time_s"] for execution in known),
+        last_error=_one(db, _LAST_ERROR),
+        waiting=_one(db, _WAITING),
+        cap=None if (cap := _one(db, _CAP)) is None else int(cap * PICO_PER_USD),
         prices=prices(db),
         models=models,
         endings=endings(db),
+        results=_one(db, _RESULTS) / checkpoint.samples,
+        busy_s=sum(each["wall_time_s"] for each in known if each["execution"] in busy),
+        held_rows=_one(db, _HELD) / checkpoint.samples,
+        held_cost=cost.total - int(_one(db, _LEFT_BEHIND)),
+        last_execution=_last_execution(db) if known else None,
+    )
+
+
+def _one(db: Database, query: str) -> Any:  # noqa: ANN401 - a value of the file
+    row = db.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def _counted(tokens: int | None, answers: int) -> int | None:
+    """Return a sum of tokens: None when there are answers, and none of them counted these."""
+    return tokens if tokens is not None or answers else 0
+
+
+def _model(row: tuple[Any, ...]) -> ModelTotals:
+    model, answers, taken_in, given_out, cost = row
+    return ModelTotals(model, answers, taken_in, given_out, None if cost is None else int(cost))
+
+
+def _last_execution(db: Database) -> ExecutionTotals:
+    sent, succeeded, errored, taken_in, given_out, cost, answers, unpriced = db.execute(
+        _LAST
+    ).fetchone()
+    return ExecutionTotals(
+        sent=sent,
+        succeeded=succeeded,
+        errored=errored,
+        input_tokens=_counted(taken_in, answers),
+        output_tokens=_counted(given_out, answers),
+        cost=None if cost is None and unpriced else int(cost or 0),
     )
 
 

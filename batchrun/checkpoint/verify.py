@@ -64,9 +64,10 @@ _STATES: tuple[tuple[str, str], ...] = (
             coalesce(cache_read_tokens, 0), coalesce(cache_write_tokens, 0),
             coalesce(reasoning_tokens, 0), coalesce(cost_uncached_input, 0),
             coalesce(cost_cache_read, 0), coalesce(cost_cache_write, 0),
-            coalesce(cost_output, 0)) < 0
+            coalesce(cost_output, 0), coalesce(cost_other, 0)) < 0
         OR (cost_uncached_input IS NULL) + (cost_cache_read IS NULL) + (cost_cache_write IS NULL)
-            + (cost_output IS NULL) + (cache_saved IS NULL) NOT IN (0, 5)
+            + (cost_output IS NULL) + (cache_saved IS NULL) + (cost_other IS NULL)
+            + (cost_source IS NULL) NOT IN (0, 7)
         ORDER BY q.id LIMIT 1""",
     ),
     (

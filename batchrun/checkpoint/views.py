@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
 from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
+from batchrun.checkpoint.columns import total_of
 
 if TYPE_CHECKING:
     from batchrun.checkpoint.columns import Column
@@ -29,7 +30,7 @@ def _shown(column: Column) -> str:
     """Return a column as people read it."""
     value = column.value
     if column.amount is not None:
-        value = _over_attempts(f"sum({column.amount})")
+        value = _over_attempts(total_of(column.kind, column.amount))
     if column.kind == "money":
         value = f"({value}) / 1e12"
     elif column.kind == "time":

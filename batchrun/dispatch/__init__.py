@@ -31,7 +31,7 @@ from batchrun.dispatch.progress import (
 from batchrun.dispatch.review import rejected, rejecting
 from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault
-from batchrun.limits import CapReached, demand, most_tokens
+from batchrun.limits import CapReached, above_bound, demand, most_tokens
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
     from batchrun.client import Exchange
     from batchrun.job import RetryConfig
-    from batchrun.limits import Demand, ErrorBudget, Limits, Waits
+    from batchrun.limits import Demand, ErrorBudget, Limits, Permit, Waits
     from batchrun.pricing import PriceBook
-    from batchrun.records import PlannedRequest
+    from batchrun.records import LimitState, PlannedRequest
 
 # Refused so often in a row, a request goes behind the others: it may be the one that is too large.
 PATIENCE_WITH_REFUSALS = 3
@@ -182,7 +182,8 @@ class Dispatcher:
         """Return the highest cost that a request can have, if it can be told and matters."""
         if not self._limits.money.is_capped or (most := most_tokens(request)) is None:
             return None
-        return self._prices.highest(*most, request.request.model)
+        tier = request.request.parameters.service_tier
+        return self._prices.highest(*most, request.request.model, tier)
 
     def _unsendable(self, asked: Demand) -> tuple[str, str] | None:
         """Return the type and the message of the error that keeps a request from being sent."""
@@ -286,10 +287,11 @@ class Dispatcher:
             cause=None if rejection is None else Cause.INVALID.value,
             request_id=exchange.request_id,
             model=completion.model or request.request.model,
+            asked_model=request.request.model,
             usage=completion.usage,
-            cost=self._prices.cost(completion.usage, completion.model, request.request.model),
+            billing=completion.billing,
         )
-        settle(progress, attempt, exchange.limits)
+        attempt, _ = self._settled(progress, attempt, exchange.limits)
         if goes_on:
             return await self._turned(request, attempt, completion)
         if rejection is not None and progress.asks_again(rejection, self._config.max_attempts):
@@ -300,6 +302,22 @@ class Dispatcher:
         completion = concluded(completion, request)
         await self._finish(Result(request.key, status, attempt, datetime.now(UTC), completion))
         return None
+
+    def _settled(
+        self, progress: Progress, attempt: Attempt, told: LimitState | None
+    ) -> tuple[Attempt, Permit | None]:
+        """Put a cost on an attempt and give the limits back what it did not use.
+
+        Where it cost more than a request can, the cap on the cost cannot be held: the run stops.
+        """
+        cost = self._prices.cost(
+            attempt.usage, attempt.model, attempt.asked_model, billing=attempt.billing
+        )
+        attempt = replace(attempt, cost=cost)
+        permit = settle(progress, attempt, told)
+        if permit is not None and (stop := above_bound(attempt, permit.cost)) is not None:
+            self.stop(stop)
+        return attempt, permit
 
     async def _turned(
         self, request: PlannedRequest, attempt: Attempt, completion: Completion
@@ -329,9 +347,7 @@ class Dispatcher:
     ) -> Pause | None:
         decision = retry.classify(fault)
         attempt = failed_attempt(request, progress.number, fault, latency_s, decision.cause)
-        if fault.usage is not None:
-            attempt = replace(attempt, cost=self._prices.cost(fault.usage, attempt.model))
-        permit = settle(progress, attempt, fault.limits)
+        attempt, permit = self._settled(progress, attempt, fault.limits)
         if decision.cause is Cause.FATAL:
             # Not the item's failure: it stays pending, for when the cause has been mended.
             await self._record(attempt)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchrun.records import Attempt, Result, Status, Usage
+from batchrun.records import Attempt, Billing, Result, Status, Usage
 
 if TYPE_CHECKING:
     from batchrun.errors import ProviderFault
@@ -74,5 +74,7 @@ def failed_attempt(
         maybe_billed=fault.maybe_billed,
         request_id=fault.request_id,
         model=fault.model or request.request.model,
+        asked_model=request.request.model,
         usage=fault.usage or Usage(),
+        billing=fault.billing or Billing(),
     )

@@ -17,7 +17,7 @@ from batchrun.estimation.records import Estimate
 from batchrun.estimation.survey import Survey
 from batchrun.limits import most_output
 from batchrun.matrix import run_matrix
-from batchrun.prepare import RunOptions, price_book, run_directory
+from batchrun.prepare import RunOptions, price_book, run_directory, service_tier
 from batchrun.render import Renderer
 from batchrun.run import run_job
 from batchrun.source import Source
@@ -71,7 +71,7 @@ def _estimated(job: Job, options: RunOptions) -> Estimate:
     renderer = Renderer(job, source.columns)
     source.check_ids()
     directory = run_directory(job, options)
-    gauge, survey = Gauge(), Survey(job, price_book(job))
+    gauge, survey = Gauge(), Survey(job, price_book(job), service_tier(job))
     with checkpoint.census(directory) as census:
         for rendered in _rendered(job, source, renderer):
             survey.look_at(rendered)

@@ -11,8 +11,8 @@ from batchrun.estimation.advice import warnings
 from batchrun.estimation.answers import Answers
 from batchrun.estimation.duration import Load, duration
 from batchrun.estimation.records import Estimate, Range
-from batchrun.pricing import PriceBook
-from batchrun.records import Usage
+from batchrun.pricing import cost_of
+from batchrun.records import Billing, Usage
 from batchrun.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from batchrun.checkpoint import Counted
     from batchrun.job import Job
-    from batchrun.pricing import Rates
+    from batchrun.pricing import PriceBook, Rates
     from batchrun.records import RenderedItem
 
 # Without any answer: answers take up a tenth of what `max_tokens` allows, or all of it.
@@ -70,10 +70,12 @@ class Survey:
     Args:
         job: the job.
         prices: put a cost on tokens.
+        service_tier: that every request asks for, None where rows may differ.
     """
 
-    def __init__(self, job: Job, prices: PriceBook) -> None:
+    def __init__(self, job: Job, prices: PriceBook, service_tier: str | None = None) -> None:
         self._job = job
+        self._billing = Billing(service_tier=service_tier)
         self._prices = prices
         self._strata: dict[tuple[str, Rates | None], Stratum] = {}
         self._by_model: dict[str, Answers] = {}
@@ -97,7 +99,8 @@ class Survey:
         shared = 0 if counted.held else 1
         self._held += min(wanted, counted.held)
         self._duplicates += counted.number - 1
-        rates = self._prices.rates(round(counted.expected), counted.model)
+        size = round(counted.expected)
+        rates = self._prices.rates(size, counted.model, billing=self._billing)
         fresh = Stratum(counted.model, rates)
         stratum = self._strata.setdefault((counted.model, rates), fresh)
         stratum.sent.count(counted, shared if request.dedupe else alone)
@@ -225,6 +228,6 @@ def _price(rates: Rates, input_tokens: int, output_tokens: int, cached: _Cached)
         cache_write_tokens=written,
         cache_write_1h_tokens=written if cached.is_long else 0,
     )
-    # A book of one price: that of long prompts goes by the request, not by the sum of all.
-    cost = PriceBook(fixed=rates).cost(usage)
+    # At one price: that of long prompts goes by the request, not by the sum of all.
+    cost = cost_of(usage, rates)
     return 0 if cost is None else cost.total

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 MOST_COST_USD = 1_000_000.0
 # What of a body passed through untouched could make a request dearer than its bound.
-COST_KEYS = {"max_tokens", "max_completion_tokens", "n", "best_of", "service_tier", "tools"}
+COST_KEYS = {
+    *("max_tokens", "max_completion_tokens", "n", "best_of", "service_tier", "tools"),
+    *("speed", "inference_geo", "web_search_options", "plugins", "models", "modalities"),
+}
 SERVER_TOOLS = ("web_search", "web_fetch", "code_execution")
 RATE_KEYS = (
     "requests_per_minute",
@@ -56,10 +59,6 @@ def check_cap(section: Section, limits: LimitsConfig, request: RequestConfig) ->
     if "max_tokens" not in {*request.parameters, *request.from_columns}:
         section.problem(
             "max_cost_usd", "needs [request] max_tokens: without it an answer has no highest cost"
-        )
-    if request.parameters.get("service_tier") == "priority":
-        section.problem(
-            "max_cost_usd", 'cannot be held with service_tier = "priority": its price is not known'
         )
     for tool in request.tools:
         kind = str((tool.vendor or {}).get("type", ""))

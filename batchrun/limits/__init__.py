@@ -17,7 +17,7 @@ import anyio
 from batchrun.limits.concurrency import MOST, START
 from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
 from batchrun.limits.gate import CONCURRENCY, COOLDOWN, Gate, Permit
-from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally
+from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
 from batchrun.limits.turns import Turn
 from batchrun.limits.waits import Waits
 
@@ -194,6 +194,7 @@ __all__ = [
     "Limits",
     "Permit",
     "Waits",
+    "above_bound",
     "demand",
     "most_output",
     "most_tokens",

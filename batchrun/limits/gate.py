@@ -115,6 +115,7 @@ class Gate:
         self._cooled_at = self._cool_until = -math.inf
         self._strikes = 0
         self._refusals: list[float] = []
+        self._keeps_bound = False
         self._binding = self._binding_rates()
 
     @property
@@ -157,7 +158,7 @@ class Gate:
         Raises:
             CapReached: when it could only be sent beyond the cost cap.
         """
-        if asked.most_cost is not None and not self._money.fits(asked.most_cost):
+        if asked.most_cost is not None and not self._fits(asked.most_cost):
             return MONEY, math.inf
         # Asked first, so that a large request is saved up for whatever else it waits for.
         rates = self._waits_for_rates(asked) if self._binding else []
@@ -167,6 +168,14 @@ class Gate:
             return CONCURRENCY, math.inf
         seconds, cause = max([*rates, (self._ramp.wait_for(1), CONCURRENCY)])
         return (cause, seconds) if seconds > 0 else None
+
+    def _fits(self, most_cost: int) -> bool:
+        """Say whether a request can be paid for, whatever it costs.
+
+        The first goes alone: its answer shows whether this server keeps to `max_tokens`.
+        """
+        alone = self._keeps_bound or not self.concurrency.in_flight
+        return self._money.fits(most_cost) and alone
 
     def _waits_for_rates(self, asked: Demand) -> list[tuple[float, str]]:
         amounts = self._amounts(asked)
@@ -207,6 +216,7 @@ class Gate:
         self._update(told)
         if permit.cost is not None:
             self._money.settle(permit.cost, _spent(attempt, permit.cost))
+            self._keeps_bound = self._keeps_bound or succeeded
         self._changed()
 
     def withdraw(self, permit: Permit) -> None:

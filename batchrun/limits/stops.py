@@ -10,6 +10,8 @@ from batchrun.records import PICO_PER_USD, RunEnd, Stop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchrun.records import Attempt
+
 JUDGED_AFTER_ITEMS = 200
 # Items that waited out `max_wait_s` end the run when they are most of the last so many.
 RECENT_ITEMS = 20
@@ -129,6 +131,33 @@ class CostBudget:
         """Replace what was set aside by what was spent."""
         self.reserved -= reserved
         self.spent += spent
+
+
+def above_bound(attempt: Attempt, bound: int | None) -> Stop | None:
+    """Return why `max_cost_usd` cannot be held any more, None while it can.
+
+    Args:
+        attempt: with its cost.
+        bound: the most that it could cost, in pico-dollars; None without a cap.
+    """
+    if bound is None:
+        return None
+    model, usage, cost = attempt.model, attempt.usage, attempt.cost
+    if cost is None:
+        if usage.output_tokens is None:
+            return None  # then it counts with its bound
+        reason = f"an answer of {model} used something whose price is not known"
+    elif cost.total > bound:
+        output = (
+            "" if usage.output_tokens is None else f" for {usage.output_tokens:,} output tokens"
+        )
+        reason = (
+            f"an answer of {model} cost {_usd(cost.total)} USD{output}, and at most {_usd(bound)} USD "
+            "were possible by max_tokens and the prices; if answers may be this long, raise max_tokens"
+        )
+    else:
+        return None
+    return Stop(RunEnd.MAX_COST, f"max_cost_usd cannot be held: {reason}")
 
 
 def _usd(pico: int) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchrun.scoring import ScoreTotals
 
 SCHEMA_VERSION = 1
-_PICO_PER_TOKEN = PICO_PER_USD // 10**6  # of a price in USD per million tokens
+_EACH = ("web_search", "request")  # priced one by one, not by the token
 
 
 def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
@@ -45,6 +45,7 @@ def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, An
         "throughput": throughput(totals),
         **_attempts(totals),
         "executions": [_execution(execution) for execution in totals.executions],
+        "last_execution": _last_execution(totals),
         "wall_time_s": round(totals.wall_time_s, 3),
         "last_error": totals.last_error,
         **({} if score is None else {"score": score_facts(score)}),
@@ -57,11 +58,14 @@ def summary_json(totals: RunTotals, score: ScoreTotals | None = None) -> str:
 
 
 def throughput(totals: RunTotals) -> dict[str, float | None]:
-    """Return rows with a result and tokens per second of wall time; None of a run that took none."""
-    usage, wall = totals.usage, totals.wall_time_s
+    """Return results and tokens per second; None when nothing has been sent.
+
+    The time is that of the executions that sent something, the results those of all of them.
+    """
+    usage, busy = totals.usage, totals.busy_s
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-    amounts = {"rows_per_s": totals.succeeded + totals.errored, "tokens_per_s": tokens}
-    return {key: round(amount / wall, 3) if wall else None for key, amount in amounts.items()}
+    amounts = {"rows_per_s": totals.results, "tokens_per_s": tokens}
+    return {key: round(amount / busy, 3) if busy else None for key, amount in amounts.items()}
 
 
 def is_unpriced(totals: RunTotals) -> bool:
@@ -69,15 +73,23 @@ def is_unpriced(totals: RunTotals) -> bool:
     return bool(totals.unpriced) and not totals.cost_by_model
 
 
+def cost_of_rows(totals: RunTotals, rows: int) -> int | None:
+    """Return what so many rows cost, in pico-dollars, going by those that have a result now.
+
+    None when that is not known.
+    """
+    if not totals.held_rows or totals.unpriced:
+        return None
+    return round(totals.held_cost * rows / totals.held_rows)
+
+
 def projected(totals: RunTotals) -> int | None:
-    """Return what all rows would cost, in pico-dollars, if the rest are like those so far.
+    """Return what the run will have cost, in pico-dollars, if the other rows are like those so far.
 
     None when nothing is left to do, or too little is known to tell.
     """
-    done = totals.succeeded + totals.errored
-    if not totals.pending or not done or totals.unpriced:
-        return None
-    return totals.cost.total * totals.total // done
+    rest = cost_of_rows(totals, totals.pending)
+    return None if rest is None or not totals.pending else totals.cost.total + rest
 
 
 def _tokens(totals: RunTotals) -> dict[str, Any]:
@@ -103,6 +115,7 @@ def _money(totals: RunTotals) -> dict[str, Any]:
             "cache_read": usd(cost.cache_read),
             "cache_write": usd(cost.cache_write),
             "output": usd(cost.output),
+            "other": usd(cost.other),
         },
         "saved_by_cache": usd(cost.cache_saved),
         "answers_without_price": totals.unpriced,
@@ -117,7 +130,11 @@ def _price(price: PriceUse) -> dict[str, Any]:
         "source": price.source,
         "as_of": moment(price.as_of_us),
         "matched": price.matched,
+        "conditions": price.conditions or None,
         "usd_per_million_tokens": None if price.rates is None else _per_million(price.rates),
+        "usd_per_thousand": {
+            name: rate for name, rate in (price.rates or {}).items() if name in _EACH
+        },
         "tiers": [
             {"above_input_tokens": start, "usd_per_million_tokens": _per_million(rates)}
             for start, rates in price.tiers
@@ -125,8 +142,8 @@ def _price(price: PriceUse) -> dict[str, Any]:
     }
 
 
-def _per_million(rates: Mapping[str, int]) -> dict[str, float]:
-    return {kind: pico / _PICO_PER_TOKEN for kind, pico in rates.items()}
+def _per_million(rates: Mapping[str, float]) -> dict[str, float]:
+    return {kind: usd for kind, usd in rates.items() if kind not in _EACH}
 
 
 def _models(totals: RunTotals) -> list[dict[str, Any]]:
@@ -157,6 +174,19 @@ def _attempts(totals: RunTotals) -> dict[str, Any]:
         "errored_to_retry": totals.to_retry,
         "in_flight": totals.in_flight,
         "possibly_double_billed": totals.maybe_billed,
+    }
+
+
+def _last_execution(totals: RunTotals) -> dict[str, Any] | None:
+    last = totals.last_execution
+    if last is None:
+        return None
+    return {
+        "sent": last.sent,
+        "succeeded": last.succeeded,
+        "errored": last.errored,
+        "tokens": {"input": last.input_tokens, "output": last.output_tokens},
+        "cost_usd": None if last.cost is None else _usd(last.cost),
     }
 
 

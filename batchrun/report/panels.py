@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchrun.records import PICO_PER_USD, unusual_endings
+from batchrun.records import unusual_endings
 from batchrun.report.charts import Area, Axis, bars, cumulative, share, stacked
 from batchrun.report.facts import is_unpriced, projected, throughput
 from batchrun.report.hints import ENDINGS, hint
@@ -182,11 +182,12 @@ def money(totals: RunTotals) -> Iterator[Markup]:
         ("Cache read", read, cost.cache_read, "s2"),
         ("Cache write", write, cost.cache_write, "s4"),
         ("Output", usage.output_tokens or 0, cost.output, "s3"),
+        ("Other", 0, cost.other, "s5"),
     ]
     whole = cost.total or 1
     write_cost = (lambda _: "unknown") if is_unpriced(totals) else dollars
     rows = [
-        (name, f"{tokens:,}", write_cost(pico), share(pico / whole, tone))
+        (name, f"{tokens:,}" if tokens else "", write_cost(pico), share(pico / whole, tone))
         for name, tokens, pico, tone in kinds
         if tokens or pico
     ]
@@ -299,7 +300,8 @@ def _outcome(execution: Mapping[str, Any]) -> str:
 def _price(price: PriceUse) -> tuple[str, ...]:
     source = f"{price.source}, as of {when(price.as_of_us)[:10]}"
     each = (_per_million(price, kind) for kind in ("input", "output"))
-    return price.model, price.matched or "unknown", *each, source
+    conditions = f" ({price.conditions})" if price.conditions else ""
+    return f"{price.model}{conditions}", price.matched or "unknown", *each, source
 
 
 def _per_million(price: PriceUse, kind: str) -> str:
@@ -307,5 +309,6 @@ def _per_million(price: PriceUse, kind: str) -> str:
     if price.rates is None:
         return "unknown"
     usd_each = [(0, price.rates[kind]), *((start, rates[kind]) for start, rates in price.tiers)]
-    told = [(start, f"{pico * 1_000_000 / PICO_PER_USD:g}") for start, pico in usd_each]
-    return ", ".join(f"{each} above {compact(start)}" if start else each for start, each in told)
+    return ", ".join(
+        f"{each:g} above {compact(start)}" if start else f"{each:g}" for start, each in usd_each
+    )

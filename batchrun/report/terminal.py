@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.records import PICO_PER_USD, RunEnd, unusual_endings
-from batchrun.report.facts import is_unpriced, projected, throughput
+from batchrun.report.facts import cost_of_rows, is_unpriced, projected, throughput
 from batchrun.report.hints import ENDINGS, hint
 from batchrun.report.text import (
     counted,
@@ -61,7 +62,7 @@ def summary_text(
     paint = Paint(colour)
     parts = [
         _headline(totals, paint),
-        _money(totals, paint),
+        [*_money(totals, paint), *_unpriced(totals, directory, paint)],
         _models(totals, paint),
         _pace(totals, paint),
         _errors(totals, paint),
@@ -112,7 +113,7 @@ def _money(totals: RunTotals, paint: Paint) -> list[str]:
     """Tokens and cost by kind, side by side."""
     usage, cost = totals.usage, totals.cost
     total_in, total_out = usage.input_tokens or 0, usage.output_tokens or 0
-    if not total_in and not total_out:
+    if not total_in and not total_out and not cost.total:
         return []
     read, write = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
     reasoning = f"{usage.reasoning_tokens:,} for reasoning" if usage.reasoning_tokens else ""
@@ -122,31 +123,32 @@ def _money(totals: RunTotals, paint: Paint) -> list[str]:
         ("cache read", read, saved),
         ("cache write", write, ""),
         ("output", total_out, reasoning),
+        ("other", 0, ""),
         ("total", total_in + total_out, _per_thousand(totals)),
     ]
-    amounts = [cost.uncached_input, cost.cache_read, cost.cache_write, cost.output, cost.total]
+    parts = (cost.uncached_input, cost.cache_read, cost.cache_write, cost.output, cost.other)
     money = _unknown if is_unpriced(totals) else dollars
     cells = [
-        (kind, f"{tokens:,}", money(amount), note)
-        for (kind, tokens, note), amount in zip(rows, amounts, strict=True)
+        (kind, f"{tokens:,}" if tokens else "", money(amount), note)
+        for (kind, tokens, note), amount in zip(rows, (*parts, cost.total), strict=True)
         if tokens or amount
     ]
-    return _table(("", "tokens", "cost", ""), cells, "<>><", paint) + _unpriced(totals, paint)
+    return _table(("", "tokens", "cost", ""), cells, "<>><", paint)
 
 
 def _per_thousand(totals: RunTotals) -> str:
     """The average cost, once it is of more rows than one can count."""
-    done = totals.succeeded + totals.errored
-    if done < 2 or not totals.cost.total or totals.unpriced:
-        return ""
-    return f"{dollars(totals.cost.total * 1_000 // done)} per 1,000 rows"
+    average = cost_of_rows(totals, 1_000)
+    return f"{dollars(average)} per 1,000 rows" if average and totals.held_rows >= 2 else ""
 
 
-def _unpriced(totals: RunTotals, paint: Paint) -> list[str]:
+def _unpriced(totals: RunTotals, directory: Path, paint: Paint) -> list[str]:
     if not totals.unpriced:
         return []
     answers = counted(totals.unpriced, "answer")
-    return [f"  {paint(f'the price of {answers} is unknown: give it in [price]', YELLOW)}"]
+    unknown = f"the price of {answers} is unknown: set [price], then count again:"
+    again = f"batchrun recost {shlex.quote(str(directory))} --job JOB"
+    return [f"  {paint(unknown, YELLOW)}", f"  {paint(again, YELLOW)}"]
 
 
 def _models(totals: RunTotals, paint: Paint) -> list[str]:
@@ -156,8 +158,8 @@ def _models(totals: RunTotals, paint: Paint) -> list[str]:
         (
             short(one.model, MODEL_WIDTH),
             f"{one.answers:,}",
-            f"{one.input_tokens:,}",
-            f"{one.output_tokens:,}",
+            _tokens(one.input_tokens),
+            _tokens(one.output_tokens),
             "unknown" if one.cost is None else dollars(one.cost),
         )
         for one in totals.models[:MOST_MODELS]
@@ -165,6 +167,10 @@ def _models(totals: RunTotals, paint: Paint) -> list[str]:
     head = ("model", "answers", "input", "output", "cost")
     more = len(totals.models) - MOST_MODELS
     return _table(head, cells, "<>>>>", paint) + ([f"  and {more:,} more"] if more > 0 else [])
+
+
+def _tokens(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
 
 
 def _pace(totals: RunTotals, paint: Paint) -> list[str]:
@@ -179,13 +185,30 @@ def _pace(totals: RunTotals, paint: Paint) -> list[str]:
     waited = [f"{seconds(total)} {cause}" for cause, total in waits if total >= 0.05]
     retries = totals.retries_by_cause.items()
     tried = [f"{count:,} {cause.replace('_', ' ')}" for cause, count in retries]
-    rows = (("latency", latency), ("pace", speed), ("waited", waited), ("retried", tried))
+    rows = (
+        ("latency", latency),
+        ("pace", speed),
+        ("waited", waited),
+        ("retried", tried),
+        ("last execution", _last_execution(totals)),
+    )
     return [
         line
         for label, parts in rows
         if parts
         for line in _wrapped(label, " · ".join(map(_unbroken, parts)), paint)
     ]
+
+
+def _last_execution(totals: RunTotals) -> list[str]:
+    """What the latest of several executions did by itself."""
+    last = totals.last_execution
+    if last is None or len(totals.executions) < 2:
+        return []
+    counts = [f"{last.sent:,} sent", f"{last.succeeded:,} succeeded"]
+    if last.errored:
+        counts.append(f"{last.errored:,} errored")
+    return [*counts, "unknown cost" if last.cost is None else dollars(last.cost)]
 
 
 def _errors(totals: RunTotals, paint: Paint) -> list[str]:

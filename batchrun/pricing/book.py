@@ -1,0 +1,159 @@
+"""The prices of one job: its own, or those of the price list for whoever answers it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from batchrun.history import PriceUse
+from batchrun.pricing.price_list import PriceList, conditions_of
+from batchrun.pricing.rates import FROM_JOB, cost_of
+from batchrun.records import MOST_COST, Billing, Cost, CostSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchrun.pricing.rates import Rates
+    from batchrun.records import Usage
+
+# A server may answer with ever new names; so many are told apart.
+MOST_MODELS = 100
+STATED = "stated by the provider"
+
+
+class PriceBook:
+    """Puts a cost on usage.
+
+    Args:
+        provider: who answers, by the price list's id or any other name; None goes by `base_url`.
+        base_url: where requests go. A server that the list does not know has no prices.
+        at: as of when; None is the moment of each request, since prices change.
+        fixed: rates of every model, in place of the price list.
+        by_model: rates of models by name, before both.
+    """
+
+    def __init__(
+        self,
+        provider: str | None = None,
+        base_url: str | None = None,
+        *,
+        at: datetime | None = None,
+        fixed: Rates | None = None,
+        by_model: Mapping[str, Rates] | None = None,
+    ) -> None:
+        self._list = PriceList(provider, base_url)
+        self._at = at
+        self._fixed = fixed
+        self._by_model = by_model or {}
+
+    @property
+    def knows_provider(self) -> bool:
+        """Whether the price list has who answers."""
+        return self._list.is_known
+
+    def cost(
+        self,
+        usage: Usage,
+        *models: str | None,
+        billing: Billing | None = None,
+        at: datetime | None = None,
+    ) -> Cost | None:
+        """Return what an exchange cost, None when a price or the tokens are unknown.
+
+        Args:
+            usage: the tokens, in inclusive counts.
+            models: names to look up in turn: as answered, as asked for.
+            billing: what the answer says about its price.
+            at: when it was made; None is now.
+        """
+        if billing is not None and billing.stated_cost is not None:
+            stated = min(billing.stated_cost, MOST_COST)
+            return Cost(0, 0, 0, 0, other=stated, source=CostSource.STATED)
+        if usage.input_tokens is None or usage.output_tokens is None:
+            return None
+        rates, source = self._rates(usage.input_tokens, models, billing, at)
+        if rates is None:
+            return None
+        searches = 0 if billing is None else billing.web_search_requests or 0
+        return cost_of(usage, rates, searches=searches, source=source)
+
+    def highest(
+        self, input_tokens: int, output_tokens: int, model: str, service_tier: str | None = None
+    ) -> int | None:
+        """Return the most that so many tokens can cost, in pico-dollars; None when unknown.
+
+        A request for a tier may be served by the standard one as well.
+        """
+        found = [
+            self.rates(input_tokens, model, billing=billing, at=moment)
+            for billing in (None, Billing(service_tier=service_tier))
+            for moment in self._moments(model)
+        ]
+        known = [rates.highest(input_tokens, output_tokens) for rates in found if rates is not None]
+        return max(known) if len(known) == len(found) else None
+
+    def _moments(self, model: str) -> Sequence[datetime]:
+        """Return when a request to a model may be priced."""
+        entry, moment = self._list.entry((model,)), self._moment(None)
+        return [moment] if entry is None else entry.moments(moment)
+
+    def rates(
+        self,
+        input_tokens: int,
+        *models: str | None,
+        billing: Billing | None = None,
+        at: datetime | None = None,
+    ) -> Rates | None:
+        """Return the rates of the first model that has a price."""
+        return self._rates(input_tokens, models, billing, at)[0]
+
+    def used(
+        self, *models: str | None, billing: Billing | None = None, at: datetime | None = None
+    ) -> PriceUse:
+        """Return which price the cost of an answer is counted by; `models` as for `cost`."""
+        moment = self._moment(at)
+        as_of_us = round(moment.timestamp() * 1_000_000)
+        model = next((name for name in models if name), "")
+        words = ", ".join(value for _, value in conditions_of(billing))
+        if billing is not None and billing.stated_cost is not None:
+            return PriceUse(model, STATED, as_of_us, conditions=words)
+        rates, source = self._rates(1, models, billing, at)
+        name = FROM_JOB if source is CostSource.JOB else f"genai-prices {version('genai-prices')}"
+        if rates is None:
+            return PriceUse(model, name, as_of_us, conditions=words)
+        entry = None if source is CostSource.JOB else self._list.entry(_named(models))
+        tiers = () if entry is None else entry.tiers(moment, conditions_of(billing))
+        return PriceUse(
+            model,
+            name,
+            as_of_us,
+            rates.matched,
+            rates.usd(),
+            tuple((start, tier.usd()) for start, tier in tiers),
+            conditions=words,
+        )
+
+    def _rates(
+        self,
+        input_tokens: int,
+        models: Sequence[str | None],
+        billing: Billing | None,
+        at: datetime | None,
+    ) -> tuple[Rates | None, CostSource]:
+        names = _named(models)
+        own = next((self._by_model[name] for name in names if name in self._by_model), self._fixed)
+        if own is not None:
+            return own, CostSource.JOB
+        entry = self._list.entry(names)
+        if entry is None:
+            return None, CostSource.PRICE_LIST
+        found = entry.rates(input_tokens, self._moment(at), conditions_of(billing))
+        return found, CostSource.PRICE_LIST
+
+    def _moment(self, at: datetime | None) -> datetime:
+        return at or self._at or datetime.now(UTC)
+
+
+def _named(models: Sequence[str | None]) -> tuple[str, ...]:
+    return tuple(name for name in models if name)

@@ -1,0 +1,211 @@
+"""The rates of a model, and what tokens cost by them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import TYPE_CHECKING
+
+from batchrun.records import Cost, CostSource
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from batchrun.records import Usage
+
+FROM_JOB = "[price] of the job file"
+# Rates are whole numbers of 1e-18 USD, so that a list with 12 decimals per million tokens is exact.
+_PER_MILLION = 10**12  # of a rate in USD per million tokens: 1e18 / 1e6
+_PER_THOUSAND = 10**15  # of one in USD per thousand searches or requests
+_PER_PICO = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices in 1e-18 USD per token, and the model in the price list that they belong to.
+
+    What is None has no known price, except that reasoning then costs as other output. `web_search` is
+    for one search, `request` for one request.
+    """
+
+    matched: str
+    input: int
+    output: int
+    cache_read: int
+    cache_write: int
+    cache_write_1h: int
+    audio_input: int | None = None
+    audio_cache_read: int | None = None
+    audio_output: int | None = None
+    reasoning: int | None = None
+    web_search: int | None = None
+    request: int = 0
+
+    def highest(self, input_tokens: int, output_tokens: int) -> int:
+        """Return the most that so many tokens can cost, in pico-dollars."""
+        dearest = max(
+            self.input,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.audio_input or 0,
+            self.audio_cache_read or 0,
+        )
+        output = max(self.output, self.reasoning or 0, self.audio_output or 0)
+        return -(-(input_tokens * dearest + output_tokens * output + self.request) // _PER_PICO)
+
+    def times(self, factor: Fraction) -> Rates:
+        """Return the rates with all prices of tokens multiplied."""
+        names = {name for name in _TOKEN_RATES if getattr(self, name) is not None}
+        changed = {name: round(getattr(self, name) * factor) for name in names}
+        return replace(self, **changed)
+
+    def usd(self) -> dict[str, float]:
+        """Return what is known in USD: per million tokens, per thousand searches or requests."""
+        known = {name: rate for name, rate in asdict(self).items() if isinstance(rate, int)}
+        if not self.request:
+            del known["request"]
+        return {
+            name: rate / (_PER_THOUSAND if name in _EACH else _PER_MILLION)
+            for name, rate in known.items()
+        }
+
+
+_EACH = frozenset({"web_search", "request"})
+_TOKEN_RATES = frozenset(Rates.__slots__) - _EACH - {"matched"}
+
+
+def rates_of_job(
+    *,
+    input: float,  # noqa: A002 - the job file's word
+    output: float,
+    cache_read: float | None = None,
+    cache_write: float | None = None,
+    cache_write_1h: float | None = None,
+    audio_input: float | None = None,
+    audio_output: float | None = None,
+    web_search: float | None = None,
+) -> Rates:
+    """Return the rates that a job file gives, exactly as written.
+
+    They are USD per million tokens, and per thousand of web searches.
+    """
+    base, write = per_million(input), per_million(input if cache_write is None else cache_write)
+    return Rates(
+        matched=FROM_JOB,
+        input=base,
+        output=per_million(output),
+        cache_read=base if cache_read is None else per_million(cache_read),
+        cache_write=write,
+        cache_write_1h=write if cache_write_1h is None else per_million(cache_write_1h),
+        audio_input=None if audio_input is None else per_million(audio_input),
+        audio_cache_read=None if audio_input is None else per_million(audio_input),
+        audio_output=None if audio_output is None else per_million(audio_output),
+        web_search=None if web_search is None else per_thousand(web_search),
+    )
+
+
+def per_million(price: float | Decimal) -> int:
+    """Return a rate in USD per million tokens as one of `Rates`."""
+    return _scaled(price, _PER_MILLION)
+
+
+def per_thousand(price: float | Decimal) -> int:
+    """Return a rate in USD per thousand searches or requests as one of `Rates`."""
+    return _scaled(price, _PER_THOUSAND)
+
+
+def _scaled(price: float | Decimal, factor: int) -> int:
+    return int((Decimal(str(price)) * factor).to_integral_value(ROUND_HALF_EVEN))
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Tokens by the rate that holds for them. Counts that contradict each other are cut down."""
+
+    uncached: int
+    read: int
+    write: int
+    write_1h: int
+    audio: int
+    audio_read: int
+    output: int
+    reasoning: int
+    audio_output: int
+
+
+def cost_of(
+    usage: Usage, rates: Rates, *, searches: int = 0, source: CostSource = CostSource.PRICE_LIST
+) -> Cost | None:
+    """Return what an exchange costs by these rates, None when one that it takes is not known.
+
+    Args:
+        usage: the tokens, in inclusive counts.
+        rates: of the model.
+        searches: web searches that the provider carried out.
+        source: where the rates are from.
+    """
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    split = _split(usage, usage.input_tokens, usage.output_tokens, rates)
+    if _is_unknown(usage, split, rates, searches):
+        return None
+    return Cost(
+        uncached_input=_pico(split.uncached * rates.input + split.audio * (rates.audio_input or 0)),
+        cache_read=_pico(
+            split.read * rates.cache_read + split.audio_read * (rates.audio_cache_read or 0)
+        ),
+        cache_write=_pico(split.write * rates.cache_write + split.write_1h * rates.cache_write_1h),
+        output=_pico(
+            split.output * rates.output
+            + split.reasoning * (rates.reasoning or 0)
+            + split.audio_output * (rates.audio_output or 0)
+        ),
+        cache_saved=_pico(
+            split.read * (rates.input - rates.cache_read)
+            + split.audio_read * ((rates.audio_input or 0) - (rates.audio_cache_read or 0))
+        ),
+        other=_pico(searches * (rates.web_search or 0) + rates.request),
+        source=source,
+    )
+
+
+def _split(usage: Usage, total: int, output: int, rates: Rates) -> _Split:
+    read = min(usage.cache_read_tokens or 0, total)
+    write = min(usage.cache_write_tokens or 0, total - read)
+    write_1h = min(usage.cache_write_1h_tokens or 0, write)
+    audio_read = min(usage.audio_cache_read_tokens or 0, read)
+    audio = min(max(0, (usage.audio_input_tokens or 0) - audio_read), total - read - write)
+    audio_output = min(usage.audio_output_tokens or 0, output)
+    reasoning = 0
+    if rates.reasoning is not None:
+        reasoning = min(usage.reasoning_tokens or 0, output - audio_output)
+    return _Split(
+        uncached=total - read - write - audio,
+        read=read - audio_read,
+        write=write - write_1h,
+        write_1h=write_1h,
+        audio=audio,
+        audio_read=audio_read,
+        output=output - audio_output - reasoning,
+        reasoning=reasoning,
+        audio_output=audio_output,
+    )
+
+
+def _is_unknown(usage: Usage, split: _Split, rates: Rates, searches: int) -> bool:
+    """Say whether something was used whose price, or whose amount, is not known."""
+    priced = (
+        (split.audio, rates.audio_input),
+        (split.audio_read, rates.audio_cache_read),
+        (split.audio_output, rates.audio_output),
+        (searches, rates.web_search),
+    )
+    if any(amount and rate is None for amount, rate in priced):
+        return True
+    return rates.reasoning is not None and usage.reasoning_tokens is None
+
+
+def _pico(amount: int) -> int:
+    """Round 1e-18 USD to pico-dollars, half up."""
+    return (amount + _PER_PICO // 2) // _PER_PICO
