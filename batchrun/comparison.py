@@ -163,9 +163,11 @@ def write_comparison(
         links: where each run's own page is, by its directory.
 
     Raises:
+        JobError: when a file is there that is not such a page.
         CheckpointError: when a directory holds no usable run any more.
         OutputError: when the file cannot be written.
     """
+    output.refuse_foreign_page(path, "--html")
     most = max(10, min(MOST_ROWS, MOST_ANSWERS // len(runs)))
     with _opened([run.directory for run in runs]) as stores:
         differing = checkpoint.differing_rows(stores, most)
@@ -177,4 +179,5 @@ def write_comparison(
     )
     named = " ".join(str(run.directory) for run in runs)
     again = f"batchrun compare {named} --html {path}"
-    output.write_text(path, side_page(runs, differing, subject), again=again)
+    text = side_page(runs, differing, subject)
+    output.write_text(path, text, again=again, in_run_directory=False)

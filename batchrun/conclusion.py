@@ -181,12 +181,15 @@ def write_files(
 
     Raises:
         OutputError: when a file cannot be written, or the input is no longer the one that was run.
+        JobError: when a file of somebody else's is in the place of one.
     """
     if not source.is_unchanged():
         raise OutputError(
             f"{job.input.path}: has changed during the run, so results cannot be matched to its "
             "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
         )
+    for name in job.output.files:
+        output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
     scores, score = None, None
     if evaluation is not None:
         evaluation.score(source, store, again=score_again)

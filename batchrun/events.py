@@ -7,7 +7,9 @@ disk that cannot take it is told about once, and never ends a run.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import BatchrunError, JobError
+from batchrun.job.files import PRIVATE_FILE
 from batchrun.records import Status
 
 if TYPE_CHECKING:
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 
     from batchrun.records import Attempt, PlannedRequest, RenderedItem, Result
 
-PRIVATE_FILE = 0o600
+# How much of an existing file is looked at.
+HEAD_BYTES = 64 * 1024
 
 
 class EventFile:
@@ -46,7 +50,9 @@ class EventFile:
             try:
                 self._fd = _opened(path)
             except OSError as error:
-                raise JobError(f"--log-file {path}: cannot be written ({error.strerror})") from None
+                raise JobError(
+                    f"--log-file {path}: cannot be written ({error.strerror}); name another file"
+                ) from None
 
     @property
     def is_there(self) -> bool:
@@ -190,5 +196,32 @@ def _ignored(_message: str) -> None:
 
 
 def _opened(path: Path) -> int:
+    """Open a log for appending.
+
+    Raises:
+        OSError: when that is not possible, or another file is there.
+    """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    if _is_foreign(path):
+        raise OSError(errno.EEXIST, "another file is there, and batchrun did not write it")
     return os.open(path, flags, PRIVATE_FILE)
+
+
+def _is_foreign(path: Path) -> bool:
+    """Say whether a file holds something, and none of its first lines is an event."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False  # opening it says what is wrong
+    return bool(head) and not any(map(_is_event, head.splitlines()))
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        found = orjson.loads(line)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"time", "event", "pid"} <= found.keys()

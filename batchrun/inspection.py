@@ -18,11 +18,12 @@ from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
+from batchrun.job.files import Protected, user_files
 from batchrun.matrix import as_it_stands, matrix_status
 from batchrun.prepare import input_signature, our_columns
 from batchrun.render import Renderer
 from batchrun.scoring import score_facts, score_lines
-from batchrun.source import Source, is_table
+from batchrun.source import Source, input_files, is_table
 from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def export(directory: Path, to: Path | None) -> list[Path]:
         document, base, signature = store.job()
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = _same_input(job, signature)
+        _check_targets(job, source, directory, to)
         evaluation = Evaluation.of(job, source)
         if to is not None:
             scores = None
@@ -170,8 +172,8 @@ def export(directory: Path, to: Path | None) -> list[Path]:
                 scores = partial(checkpoint.score_rows, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
             results = output.Results(source, store, kinds, job.input.id, scores)
-            return [output.write_results(job.output, to, results)]
-        with checkpoint.open_directory(directory, new=False):
+            return [output.write_results(job.output, to, results, in_run_directory=False)]
+        with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code
             written = write_files(job, source, store, directory, evaluation, score_again=again)
             return list(written.files)
@@ -195,7 +197,7 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
         document, base, signature = store.job()
     if job_file is not None:
         document["score"] = _score_section(job_file)
-    with checkpoint.open_directory(directory, new=False):
+    with checkpoint.open_directory(directory):
         store = checkpoint.Checkpoint(directory, writable=True)
         try:
             job = Job.from_document(document, Path(base), origin=str(store.path))
@@ -203,11 +205,27 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
             evaluation = _required(Evaluation.of(job, source), directory)
             config = job.output
             output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
+            _check_targets(job, source, directory, None)
             store.replace_job(document)
             write_files(job, source, store, directory, evaluation)
             return evaluation.totals(store)
         finally:
             store.close()
+
+
+def _check_targets(job: Job, source: Source, directory: Path, to: Path | None) -> None:
+    """See that outputs written again replace none of the user's files.
+
+    Raises:
+        JobError: when one would.
+    """
+    named = user_files(job.document, job.base)
+    protected = Protected([*input_files(job.input), *named])
+    key = "[output] files" if to is None else "--to"
+    for path in [directory / name for name in job.output.files] if to is None else [to]:
+        protected.refuse_overwriting(path, key, "choose another name")
+    if to is not None:
+        output.refuse_foreign_results(to, key, in_run_directory=False)
 
 
 def score_text(totals: ScoreTotals, *, as_json: bool) -> str:

@@ -15,7 +15,7 @@ from batchrun import checkpoint, report
 from batchrun.cells import read_cells, write_cells
 from batchrun.errors import JobError
 from batchrun.interrupts import Interrupts
-from batchrun.prepare import RunOptions, run_directory
+from batchrun.prepare import RunOptions, check_places, run_directory
 from batchrun.records import PICO_PER_USD
 from batchrun.run import run_loop, run_together
 from batchrun.scoring import mean_score
@@ -104,9 +104,10 @@ async def arun_matrix(job: Job, options: RunOptions | None = None) -> MatrixRepo
 async def _run_matrix(job: Job, options: RunOptions, interrupts: Interrupts) -> MatrixReport:
     if not job.cells:
         raise JobError(f"{job.name}: has no [matrix]; call run_job")
+    check_places(job, options)
     directory = run_directory(job, options)
     checkpoint.refuse_locked(directory)
-    with checkpoint.open_directory(directory, new=options.new):
+    with checkpoint.open_directory(directory, new=options.new, files=job.output.files):
         write_cells(directory, job.cells)
         spent = await anyio.to_thread.run_sync(_spent_by_others, directory, job.cells)
         reports = await run_together(

@@ -145,9 +145,10 @@ def _stored(rows: pl.DataFrame, folder: Path) -> Path:
     """Keep the rows where the run finds them; the same rows are the same file.
 
     Raises:
-        JobError: when a column has no type that a Parquet file knows.
+        JobError: when a column has no type that a Parquet file knows, or the folder is the user's.
         CheckpointError: when the folder cannot be written.
     """
+    checkpoint.check_directory(folder)
     content = output.parquet_bytes(rows)
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     path = folder / INPUT.format(digest=digest)
@@ -166,7 +167,7 @@ def _tidy(folder: Path, kept: Path) -> None:
     """Remove the rows of earlier calls, unless another call is just working on them."""
     try:
         with checkpoint.DirectoryLock(folder):
-            for path in folder.glob(INPUT.format(digest="*")):
+            for path in folder.glob(INPUT.format(digest="[0-9a-f]" * 16)):
                 if path != kept:
                     path.unlink(missing_ok=True)
     except (CheckpointError, OSError):

@@ -8,16 +8,17 @@ import resource
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from batchrun import __version__, output
+from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
 from batchrun.dispatch import Review, as_it_is, rejecting
 from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
 from batchrun.formats.parameters import is_template
+from batchrun.job.files import Protected, is_same_file
 from batchrun.limits import MOST
 from batchrun.pricing import PriceBook, near_model, near_provider, rates_of_job
 from batchrun.render import Renderer
-from batchrun.source import Source
+from batchrun.source import Source, input_files
 from batchrun.structured import SchemaReview, schema_problem
 from batchrun.toolbox import Toolbox, load_functions
 
@@ -95,6 +96,43 @@ class Prepared:
         if self.job.request.images:
             return None
         return f"{__version__}:{self.signature}:{self.total}"
+
+
+def check_places(job: Job, options: RunOptions) -> None:
+    """See that a run, or each of a matrix, writes to no file of the user's and among none.
+
+    Raises:
+        JobError: naming the file, what says that it is to be written, and the way out.
+    """
+    protected = Protected([*input_files(job.input), *job.files])
+    jobs = (job, *job.cells)
+    for each in jobs:
+        _check_run_directory(each, options, protected)
+    if (log := options.log_file) is None:
+        return
+    protected.refuse_overwriting(log, "--log-file", "name another file")
+    for path in (run_directory(each, options) / name for each in jobs for name in _written(each)):
+        if is_same_file(log, path):
+            raise JobError(f"--log-file {log}: the run itself writes this file; name another one")
+
+
+def _check_run_directory(job: Job, options: RunOptions, protected: Protected) -> None:
+    directory = run_directory(job, options)
+    checkpoint.check_directory(directory, besides=options.log_file)
+    elsewhere = "name another directory with [output] dir or --output-dir"
+    if options.new:
+        protected.refuse_moving(directory, "--new", elsewhere)
+    for name in _written(job):
+        key = "[output] files" if name in job.output.files else "[output] dir"
+        for path in (directory / name, directory / f".{name}.partial"):
+            protected.refuse_overwriting(path, key, elsewhere)
+    for name in job.output.files:
+        output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
+
+
+def _written(job: Job) -> tuple[str, ...]:
+    """Return the names of the files that a run may write to its directory."""
+    return (*job.output.files, *checkpoint.FILES)
 
 
 def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prepared:
@@ -272,8 +310,16 @@ def allow_open_files(job: Job) -> int:
 
 
 def run_directory(job: Job, options: RunOptions) -> Path:
-    """Return where the run keeps its files; simulated answers are kept apart from real ones."""
+    """Return where the run keeps its files; simulated answers are kept apart from real ones.
+
+    Raises:
+        JobError: when it is the root of the file system.
+    """
     directory = job.output.dir.resolve()
+    if directory == directory.parent:
+        raise JobError(
+            f"[output] dir: {directory} cannot be a run directory; name a directory of its own"
+        )
     if options.simulate is not None:
         directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
     return directory if job.cell is None else directory / job.cell.name

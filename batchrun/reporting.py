@@ -64,6 +64,7 @@ def _write_matrix_report(directory: Path) -> Path:
     for cell in cells:
         _write_run_report(cell)
     path = directory / FILE_NAME
+    output.refuse_foreign_page(path, "report")
     links = {cell: f"{quote(cell.name, safe='')}/{FILE_NAME}" for cell in cells}
     title = directory.resolve().name
     write_comparison(side_by_side(cells), path, title=title, links=links)
@@ -72,8 +73,9 @@ def _write_matrix_report(directory: Path) -> Path:
 
 def _write_run_report(directory: Path) -> Path:
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        path = directory / FILE_NAME
+        output.refuse_foreign_page(path, "report")
         text = _report(directory, store)
-    path = directory / FILE_NAME
     output.write_text(path, text, again=f"batchrun report {directory}")
     return path
 

@@ -27,7 +27,7 @@ from batchrun.events import EventFile, EventLog, event_file
 from batchrun.execution import REFRESH_S, Common, Execution, OpenRun, ours
 from batchrun.interrupts import Interrupts, counted_sigint
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
-from batchrun.prepare import Prepared, RunOptions, prepare, run_directory
+from batchrun.prepare import Prepared, RunOptions, check_places, prepare, run_directory
 from batchrun.progress import Progress
 from batchrun.records import PICO_PER_USD
 from batchrun.simulator import Simulator
@@ -74,6 +74,7 @@ async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
 async def _run_job(job: Job, options: RunOptions, interrupts: Interrupts) -> RunReport:
     if job.cells:
         raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
+    check_places(job, options)
     (report,) = await run_together([job], options, interrupts)
     return report
 
@@ -159,7 +160,7 @@ async def _run_together(
 @contextmanager
 def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
     with (
-        checkpoint.open_directory(plan.directory, new=options.new),
+        checkpoint.open_directory(plan.directory, new=options.new, files=plan.job.output.files),
         closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
     ):
         yield OpenRun(plan, store, label=cell.name if (cell := plan.job.cell) else "")

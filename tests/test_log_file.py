@@ -62,13 +62,14 @@ def test_what_is_in_it(write_job: WriteJob, tmp_path: Path) -> None:
 
 def test_it_is_appended_to(write_job: WriteJob, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    log.write_text('{"event":"mine"}\n')
+    earlier = {"time": "2026-11-27T01:30:00.000+00:00", "event": "end", "pid": 7}
+    log.write_text(json.dumps(earlier) + "\n")
     with serving() as provider:
         job = write_job(provider.url)
         for _ in range(2):
             assert command("run", job, "--log-file", log)[0] == 0
     assert [e["execution"] for e in events(log, "start")] == [1, 2]
-    assert lines(log)[0] == {"event": "mine"}
+    assert lines(log)[0] == earlier
     assert events(log, "note")[-1]["message"].endswith("nothing to send")
 
 

@@ -11,7 +11,10 @@ import pytest
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-SECTIONS = ("Crash", "Interrupts", "Storage", "Server", "Input", "Changes between runs", "Security")
+SECTIONS = (
+    *("Crash", "Interrupts", "Storage", "Your files", "Server", "Input", "Changes between runs"),
+    "Security",
+)
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 CELL = re.compile(r"(?<!\\)\|")
 

@@ -8,13 +8,13 @@
 
 from batchrun.checkpoint.census import Asked, Census, Counted, census
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
+from batchrun.checkpoint.directory import FILES, check_directory, open_directory
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
     DirectoryLock,
     held_still,
     is_locked,
-    open_directory,
     refuse_locked,
 )
 from batchrun.checkpoint.pairs import compare_rows, differing_rows
@@ -37,6 +37,7 @@ from batchrun.checkpoint.verify import (
 
 __all__ = [
     "ATTEMPT_KINDS",
+    "FILES",
     "FILE_NAME",
     "MATRIX_FILE",
     "Asked",
@@ -50,6 +51,7 @@ __all__ = [
     "answers",
     "begun_as",
     "census",
+    "check_directory",
     "compare_rows",
     "differing_rows",
     "file_flaws",

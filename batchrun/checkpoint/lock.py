@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import time
 from contextlib import contextmanager
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MATRIX_FILE = "matrix.json"
-# What tells a run from a folder that holds other things: any of these files.
-_TRACES = ("checkpoint.db", "usage.parquet", "summary.json", MATRIX_FILE)
 _TRIES = 20
 _PAUSE_S = 0.02
 
@@ -32,7 +29,7 @@ def held_still(directory: Path) -> Iterator[None]:
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise _unusable(directory, error) from None
+        raise unusable(directory, error) from None
     try:
         if not _try_lock(fd, fcntl.LOCK_SH):
             raise _in_use(directory)
@@ -77,7 +74,7 @@ def is_locked(directory: Path) -> bool:
         finally:
             os.close(fd)
     except OSError as error:
-        raise _unusable(directory, error) from None
+        raise unusable(directory, error) from None
 
 
 def refuse_locked(directory: Path) -> None:
@@ -88,29 +85,6 @@ def refuse_locked(directory: Path) -> None:
     """
     if directory.is_dir() and is_locked(directory):
         raise _in_use(directory)
-
-
-def open_directory(directory: Path, *, new: bool) -> DirectoryLock:
-    """Make a run directory if needed and lock it.
-
-    Args:
-        directory: where the run keeps its files; made with mode 0700.
-        new: move an earlier run aside, to `<directory>.1` or the next free number.
-
-    Raises:
-        CheckpointError: when it cannot be made, or another process works on it.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = DirectoryLock(directory)
-        if new and any((directory / name).exists() for name in _TRACES):
-            with lock:
-                directory.rename(_free_name(directory))
-            directory.mkdir(mode=0o700, exist_ok=True)
-            lock = DirectoryLock(directory)
-    except OSError as error:
-        raise _unusable(directory, error) from None
-    return lock
 
 
 def _locked(directory: Path) -> int:
@@ -146,11 +120,6 @@ def _in_use(directory: Path) -> CheckpointError:
     )
 
 
-def _unusable(directory: Path, error: OSError) -> CheckpointError:
+def unusable(directory: Path, error: OSError) -> CheckpointError:
+    """Return the error for a directory that the system does not let us use."""
     return CheckpointError(f"{directory}: cannot be used as run directory: {error}")
-
-
-def _free_name(directory: Path) -> Path:
-    numbers = itertools.count(1)
-    names = (directory.with_name(f"{directory.name}.{number}") for number in numbers)
-    return next(name for name in names if not name.exists())

@@ -16,6 +16,7 @@ from batchrun.checkpoint.recording import unpacked
 from batchrun.checkpoint.sqlite import Database
 from batchrun.checkpoint.tables import migrate, migrations
 from batchrun.errors import CheckpointError, CheckpointFull
+from batchrun.job.files import PRIVATE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # "btrn": tells a checkpoint from any other SQLite file.
 APPLICATION_ID = 0x6274726E
 BUSY_TIMEOUT_S = 30.0
-PRIVATE_FILE = 0o600
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -92,6 +92,17 @@ def open_still(path: Path) -> Database:
                 f"batchrun status {path.parent}"
             )
         return connect(path)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a SQLite file is a checkpoint, of whatever version; a new one is empty.
+
+    Raises:
+        sqlite3.DatabaseError: when that cannot be read.
+    """
+    with closing(_connect_reader(path)) as db:
+        (application_id,) = db.execute("PRAGMA application_id").fetchone()
+        return application_id == APPLICATION_ID or not db.table_names()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from batchrun.checkpoint.planning import Planner, count_standing
 from batchrun.checkpoint.samples import NEEDED, together
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
+from batchrun.job.files import PRIVATE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ class Checkpoint:
             try:
                 with closing(sqlite3.connect(copy)) as target:
                     self._connection.backup(target)
-                copy.chmod(schema.PRIVATE_FILE)
+                copy.chmod(PRIVATE_FILE)
                 self.path.hardlink_to(copy)
             finally:
                 copy.unlink(missing_ok=True)

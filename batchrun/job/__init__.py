@@ -29,6 +29,7 @@ from batchrun.job.configs import (
     ToolsConfig,
 )
 from batchrun.job.dates import read_date, settled, with_dates
+from batchrun.job.files import UserFile, user_files
 from batchrun.job.input import read_input
 from batchrun.job.limits import check_cap, read_limits
 from batchrun.job.matrix import cells_of, read_axes, same_cells
@@ -54,7 +55,8 @@ class Job:
 
     `date` is the day that its `{{ today }}` stands for, None where nothing depends on one. With a
     `[matrix]` it is several: `cells` has a job for each, which says by `cell` which one it is, and
-    `request` is that of the first.
+    `request` is that of the first. `files` are the job file and those that it names beside the
+    input, as far as they are known.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Job:
     base: Path = field(repr=False)
     cell: Cell | None = None
     cells: tuple[Job, ...] = field(default=(), repr=False)
+    files: tuple[UserFile, ...] = field(default=(), repr=False)
 
     @classmethod
     def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
@@ -88,7 +91,12 @@ class Job:
         if problems := strays(given, base, overrides or {}):
             raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
         document = apply_overrides({"name": path.stem, **given}, overrides or {})
-        return cls.from_document(document, base, origin=str(path))
+        job = cls.from_document(document, base, origin=str(path))
+        return job._with_files(user_files(document, base, path.absolute()))
+
+    def _with_files(self, files: tuple[UserFile, ...]) -> Job:
+        cells = tuple(cell._with_files(files) for cell in self.cells)
+        return replace(self, files=files, cells=cells)
 
     @classmethod
     def for_table(
@@ -363,6 +371,7 @@ __all__ = [
     "RetryConfig",
     "ScoreConfig",
     "ToolsConfig",
+    "UserFile",
     "apply_overrides",
     "is_remote",
     "parse_setting",

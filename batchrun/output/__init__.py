@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import base64
 import gc
-import os
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
-from polars.exceptions import PanicException, PolarsError
 from polars.io.plugins import register_io_source
 
-from batchrun.errors import JobError, OutputError
+from batchrun.errors import JobError
 from batchrun.output.check import columns_in, differences
+from batchrun.output.files import (
+    refuse_foreign_page,
+    refuse_foreign_results,
+    replacing,
+    write_text,
+)
 from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.frames import (
     CHUNK_ROWS,
@@ -109,13 +113,16 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def write_results(config: OutputConfig, path: Path, results: Results) -> Path:
+def write_results(
+    config: OutputConfig, path: Path, results: Results, *, in_run_directory: bool = True
+) -> Path:
     """Write one file of results; its suffix says the format.
 
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
     """
-    _write(path, results_contents(config, path.suffix, results))
+    contents = results_contents(config, path.suffix, results)
+    _write(path, contents, in_run_directory=in_run_directory)
     return path
 
 
@@ -160,21 +167,6 @@ def usage_contents(rows: Rows, kinds: Mapping[str, Kind]) -> Contents:
     return _contents(pl.Schema(schema_of(kinds)), frames, ".parquet", key=("custom_id", "attempt"))
 
 
-def write_text(path: Path, text: str, *, again: str | None = None) -> None:
-    """Write a small text file, whole or not at all.
-
-    Args:
-        path: the file.
-        text: what it is to hold.
-        again: what writes it, when that is not `batchrun export`.
-
-    Raises:
-        OutputError: when it cannot be written.
-    """
-    with _replacing(path, again) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def _contents(
     schema: pl.Schema,
     frames: Callable[[], Iterator[pl.DataFrame]],
@@ -199,7 +191,7 @@ def _contents(
     return Contents(pl.Schema({n: kinds[named[n]] for n in named}), in_file, key)
 
 
-def _write(path: Path, contents: Contents) -> None:
+def _write(path: Path, contents: Contents, *, in_run_directory: bool = True) -> None:
     def produce(
         with_columns: list[str] | None,
         predicate: object,
@@ -209,7 +201,7 @@ def _write(path: Path, contents: Contents) -> None:
         yield from contents.frames(with_columns or list(contents.schema))
 
     lazy = register_io_source(produce, schema=contents.schema)
-    with _replacing(path) as temporary:
+    with replacing(path, in_run_directory=in_run_directory) as temporary:
         if path.suffix == ".parquet":
             lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
         elif path.suffix == ".csv":
@@ -294,25 +286,6 @@ def _json_ready(value: object) -> object:
     return value
 
 
-@contextmanager
-def _replacing(path: Path, again: str | None = None) -> Iterator[Path]:
-    """Give a temporary path; when the block succeeds, flush it and move it into place."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, PolarsError, PanicException) as error:
-        raise OutputError(
-            f"{path}: could not be written: {error}. The results are safe in the checkpoint; "
-            f"mend the cause and run: {again or f'batchrun export {path.parent}'}"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
 __all__ = [
     "SCORES",
     "Contents",
@@ -324,6 +297,8 @@ __all__ = [
     "differences",
     "own_contents",
     "parquet_bytes",
+    "refuse_foreign_page",
+    "refuse_foreign_results",
     "result_names",
     "results_contents",
     "scan_results",

@@ -16,7 +16,14 @@ from batchrun.errors import JobError
 from batchrun.records import Item
 from batchrun.sections import did_you_mean, listed
 from batchrun.source import json_lines, tables
-from batchrun.source.files import FileStamp, common_kind, explained, is_table, resolve
+from batchrun.source.files import (
+    FileStamp,
+    common_kind,
+    explained,
+    input_files,
+    is_table,
+    resolve,
+)
 from batchrun.source.remote import fetched
 from batchrun.source.where import Where
 
@@ -253,4 +260,4 @@ def _check_id_column(path: str, column: str, schema: pl.Schema) -> None:
         )
 
 
-__all__ = ["FileStamp", "Source", "is_table"]
+__all__ = ["FileStamp", "Source", "input_files", "is_table"]

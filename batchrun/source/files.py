@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from polars.exceptions import PanicException, PolarsError
 
 from batchrun.errors import JobError
+from batchrun.job import UserFile, is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from batchrun.job import InputConfig
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -96,6 +99,17 @@ def resolve(pattern: str) -> list[Path]:
         # A pipe would keep us waiting, and none of these can be read a second time.
         raise JobError(f"{others[0]}: is no regular file; save the table as one, and name that")
     return paths
+
+
+def input_files(config: InputConfig) -> list[UserFile]:
+    """Return the input's files on this machine: none of a remote one, or where none is found."""
+    if is_remote(config.path):
+        return []
+    try:
+        paths = _matches(Path(config.path))
+    except (OSError, ValueError):
+        return []
+    return [UserFile(path, "[input] path") for path in paths]
 
 
 def _matches(path: Path) -> list[Path]:

@@ -1,0 +1,162 @@
+"""The run directory: telling it from the user's own folders, making it, moving it aside.
+
+A run may use a directory that is empty or that a run made. What tells that a run made it is a file
+that nothing else writes: a checkpoint, or what batchrun wrote of one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sqlite3
+from typing import TYPE_CHECKING
+
+import orjson
+
+from batchrun.checkpoint import schema
+from batchrun.checkpoint.lock import MATRIX_FILE, DirectoryLock, unusable
+from batchrun.errors import CheckpointError, JobError
+from batchrun.job.files import flush_directory, is_same_file
+from batchrun.sections import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+FILE_NAME = "checkpoint.db"
+# Files that only a run writes, with a key that they always have had.
+_MARKS = {MATRIX_FILE: "cells", "summary.json": "possibly_double_billed"}
+# What any run may write to its directory, beside its results.
+FILES = (
+    *(f"{FILE_NAME}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")),
+    "usage.parquet",
+    "summary.json",
+    "report.html",
+    MATRIX_FILE,
+)
+# What a killed process leaves before there is a checkpoint, and what file managers leave anywhere.
+_LEFTOVER = re.compile(
+    r"\.matrix\.json\.partial|input-[0-9a-f]{16}\.(?:parquet|partial)|\.DS_Store|lost\+found"
+)
+_CHOOSE = (
+    'name a directory of its own, such as [output] dir = "runs/NAME", or one with --output-dir'
+)
+
+
+def check_directory(directory: Path, *, besides: Path | None = None) -> None:
+    """See that a directory is empty, or that a run made it.
+
+    Args:
+        directory: where a run is going to keep its files; it need not exist.
+        besides: a file that may lie there, too: that of the log.
+
+    Raises:
+        JobError: when it holds other files.
+    """
+    try:
+        names = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError:
+        return  # whoever opens it says what is wrong
+    foreign = [name for name in names if not _LEFTOVER.fullmatch(name)]
+    if besides is not None:
+        foreign = [name for name in foreign if not is_same_file(directory / name, besides)]
+    if foreign and not _has_mark(directory):
+        raise JobError(
+            f"[output] dir: {directory} holds files that no run made ({listed(foreign)}), and a "
+            f"run would write among them; {_CHOOSE}"
+        )
+
+
+def open_directory(
+    directory: Path, *, new: bool = False, files: Collection[str] = ()
+) -> DirectoryLock:
+    """Make a run directory if needed and lock it.
+
+    Args:
+        directory: where the run keeps its files; made with mode 0700.
+        new: move an earlier run aside, to `<directory>.1` or the next free number. A directory
+            without a run stays where it is.
+        files: the names of the run's results.
+
+    Raises:
+        CheckpointError: when it cannot be made, another process works on it, or its checkpoint is
+            a file of another program.
+    """
+    try:
+        _make(directory)
+        lock = DirectoryLock(directory)
+        if new and _is_run(directory, files):
+            with lock:
+                directory.rename(_free_name(directory))
+            _make(directory)
+            lock = DirectoryLock(directory)
+    except OSError as error:
+        raise unusable(directory, error) from None
+    return lock
+
+
+def _make(directory: Path) -> None:
+    """Make a directory, so that its name survives a power failure."""
+    missing = list(itertools.takewhile(lambda p: not p.exists(), (directory, *directory.parents)))
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in missing:
+        flush_directory(made.parent)
+
+
+def _has_mark(directory: Path) -> bool:
+    if os.path.lexists(directory / FILE_NAME) or _has_written(directory):
+        return True  # whatever is there: opening it says so
+    return (directory / MATRIX_FILE).is_file() and any(directory.glob(f"*/{FILE_NAME}"))
+
+
+def _has_written(directory: Path) -> bool:
+    """Say whether a file is there that only a run writes, whether or not its checkpoint is."""
+    return any(_has_key(directory / name, key) for name, key in _MARKS.items())
+
+
+def _has_key(path: Path, key: str) -> bool:
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and key in found
+
+
+def _is_run(directory: Path, files: Collection[str]) -> bool:
+    """Say whether there is a run to move aside, which may be damaged.
+
+    Raises:
+        CheckpointError: when something else is in the place of its checkpoint.
+    """
+    if _has_written(directory):
+        return True
+    path = directory / FILE_NAME
+    if not os.path.lexists(path):
+        return False
+    try:
+        is_made = schema.is_checkpoint(path)
+    except sqlite3.DatabaseError:
+        is_made = all(_is_ours(entry.name, files) for entry in directory.iterdir())
+    if not is_made:
+        raise CheckpointError(
+            f"{path}: is not the checkpoint of a run, so --new leaves {directory} where it is; "
+            f"{_CHOOSE}"
+        )
+    return True
+
+
+def _is_ours(name: str, files: Collection[str]) -> bool:
+    plain = name.removeprefix(".").removesuffix(".partial") if name.startswith(".") else name
+    return plain in FILES or plain in files or _LEFTOVER.fullmatch(name) is not None
+
+
+def _free_name(directory: Path) -> Path:
+    numbers = itertools.count(1)
+    names = (directory.with_name(f"{directory.name}.{number}") for number in numbers)
+    return next(name for name in names if not os.path.lexists(name))
+
+
+__all__ = ["FILES", "check_directory", "open_directory"]
