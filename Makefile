@@ -35,6 +35,7 @@ audit: $(READY)  ## known vulnerabilities of what is installed; needs the networ
 bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.large_input
 	$(BIN)/python -m benchmarks.resume
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.limits
 

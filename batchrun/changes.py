@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from batchrun import __version__, checkpoint
 from batchrun.dispatch import rejected
 from batchrun.errors import JobError
-from batchrun.render import sampled
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.records import Reuse
 
-CHUNK_ROWS = 512
 # Of the answers that were paid for; to leave more of them behind needs a yes.
 MOST_LEFT_SHARE = 0.1
 
@@ -37,8 +35,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
         return None
     comparison = checkpoint.Comparison(store, shared=plan.job.request.dedupe)
     samples = plan.job.request.samples
-    for items in plan.source.items(plan.renderer.columns, CHUNK_ROWS):
-        rendered = sampled(plan.renderer.render(items), samples)
+    for rendered in plan.renderer.table_chunks(plan.source, samples):
         comparison.add(item.fingerprint for item in rendered)
     found = comparison.result(retry_errored=options.retry_errored)
     return None if same and not found.left_behind else found

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from batchrun.render import sampled
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -19,10 +17,7 @@ if TYPE_CHECKING:
     from batchrun.events import EventLog
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.progress import Progress
-    from batchrun.records import Item, PlannedRequest, Reuse
-
-CHUNK_ROWS = 512
-IMAGE_CHUNK_ROWS = 8
+    from batchrun.records import Item, PlannedRequest, RenderedItem, Reuse
 
 
 class Feed:
@@ -63,9 +58,6 @@ class Feed:
         self._log = log
         self._reuse = reuse
         self._samples = plan.job.request.samples
-        # A row with images takes megabytes once it is rendered.
-        chunk_rows = IMAGE_CHUNK_ROWS if plan.job.request.images else CHUNK_ROWS
-        self._chunk_rows = max(1, chunk_rows // self._samples)
         self._reused = 0
         self._sent = 0
         self._sending = anyio.CancelScope()
@@ -107,26 +99,31 @@ class Feed:
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
                 continue
-            rendered = sampled(self._plan.renderer.render(items), self._samples)
-            pending = await self._journal.call(
-                self._store.plan,
-                rendered,
-                retry_errored=self._options.retry_errored,
-                dedupe=self._plan.job.request.dedupe,
-            )
-            bad = sum(item.fingerprint is None for item in rendered)
-            self._log.unrenderable(rendered)
-            self._log.planned(pending)
-            self._count(len(rendered), bad, len(pending))
-            await self._hand_over(pending, send)
-            if self._dispatcher.is_draining and not await self._must_plan_on():
-                self._is_through = False
-                return
+            for rendered in self._plan.renderer.chunks(items, self._samples):
+                await self._plan_chunk(rendered, send)
+                if self._dispatcher.is_draining and not await self._must_plan_on():
+                    self._is_through = False
+                    return
+
+    async def _plan_chunk(
+        self, rendered: list[RenderedItem], send: ObjectSendStream[list[PlannedRequest]]
+    ) -> None:
+        pending = await self._journal.call(
+            self._store.plan,
+            rendered,
+            retry_errored=self._options.retry_errored,
+            dedupe=self._plan.job.request.dedupe,
+        )
+        bad = sum(item.fingerprint is None for item in rendered)
+        self._log.unrenderable(rendered)
+        self._log.planned(pending)
+        self._count(len(rendered), bad, len(pending))
+        await self._hand_over(pending, send)
 
     def _chunks(self) -> Iterator[list[Item]]:
         """Yield the rows that are to be looked at; no chunk is empty."""
         wanted = self._options.rows
-        chunks = self._plan.source.items(self._plan.renderer.columns, self._chunk_rows)
+        chunks = self._plan.renderer.read(self._plan.source, self._samples)
         if wanted is None:
             return chunks
         picked = ([item for item in items if item.ordinal in wanted] for items in chunks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
     renderer = Renderer(job, source.columns)
     source.check_ids()
     items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
-    for item in renderer.render(islice(items, count)):
+    for item in chain.from_iterable(renderer.chunks(islice(items, count))):
         label = {} if job.cell is None else {"cell": job.cell.name}
         yield label | _described(job, item)
 

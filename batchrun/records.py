@@ -145,11 +145,15 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image by its address, or as base64 `data` with its media type."""
+    """An image by its address, or as base64 `data` with its media type.
+
+    `size` is the length of `data`, which is dropped once the request's body holds it.
+    """
 
     url: str | None = None
     media_type: str | None = None
     data: str | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from batchrun.scoring import ScoreTotals
 
 FILE_NAME = "report.html"
-CHUNK_ROWS = 5_000
 LONGEST_PROMPT = 4_000
 _UNSTOPPED = {RunEnd.UNFINISHED, RunEnd.FINISHED, RunEnd.SAMPLED, RunEnd.INTERRUPTED}
 
@@ -158,20 +157,20 @@ class _Prompts:
 
     def added(self, samples: Sequence[SampledRow]) -> Iterator[SampledRow]:
         """Yield the rows with their prompts."""
-        found = self._rendered({row.ordinal for row in samples})
+        found = self._prompts({row.ordinal for row in samples})
         for row in samples:
-            item = found.get(row.ordinal)
+            custom_id, prompt = found.get(row.ordinal, (None, None))
             # Another id: the table has changed while this was read.
-            known = item is not None and item.custom_id == row.custom_id
-            yield replace(row, prompt=_prompt(item)) if item is not None and known else row
+            yield replace(row, prompt=prompt) if custom_id == row.custom_id else row
 
-    def _rendered(self, ordinals: set[int]) -> dict[int, RenderedItem]:
-        wanted = self._wanted(ordinals)
-        return {item.ordinal: item for item in self._renderer.render(wanted)}
+    def _prompts(self, ordinals: set[int]) -> dict[int, tuple[str, str | None]]:
+        """Return the ids and prompts of some rows."""
+        chunks = self._renderer.chunks(self._wanted(ordinals))
+        return {item.ordinal: (item.custom_id, _prompt(item)) for items in chunks for item in items}
 
     def _wanted(self, ordinals: set[int]) -> Iterator[Item]:
         last = max(ordinals, default=-1)
-        for items in self._source.items(self._renderer.columns, CHUNK_ROWS):
+        for items in self._renderer.read(self._source):
             yield from (item for item in items if item.ordinal in ordinals)
             if items[-1].ordinal >= last:
                 return

@@ -22,7 +22,7 @@ from batchrun.findings import Flaw
 from batchrun.job import Job
 from batchrun.prepare import input_signature, plan_signature
 from batchrun.records import RunEnd
-from batchrun.render import Renderer, sampled
+from batchrun.render import Renderer
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from batchrun.records import RenderedItem
     from batchrun.scoring import ScoreTotals
 
-CHUNK_ROWS = 512
 USAGE = "usage.parquet"
 SUMMARY = "summary.json"
 # What values that cannot be end in.
@@ -255,12 +254,12 @@ def _request_flaws(job: Job, source: Source, store: checkpoint.Checkpoint) -> It
         yield Flaw("the job that is kept is not the one that was run")
     renderer, rows = Renderer(job, source.columns), 0
     flaws: dict[str, Flaw] = {}
-    for items in source.items(renderer.columns, CHUNK_ROWS):
-        rendered = sampled(renderer.render(items), job.request.samples)
+    samples = job.request.samples
+    for rendered in renderer.table_chunks(source, samples):
         for item, problem in _request_problems(rendered, store):
             first = flaws.setdefault(problem, Flaw(problem, item.custom_id, -1))
             flaws[problem] = Flaw(problem, first.row, first.others + 1)
-        rows += len(items)
+        rows += len(rendered) // samples
     yield from flaws.values()
     if rows != (total := checkpoint.totals(store).total):
         yield Flaw(f"{total:,} rows are counted, and the input has {rows:,}")

@@ -23,7 +23,6 @@ from batchrun.job import Job
 from batchrun.prepare import Prepared, RunOptions, prepare
 
 ROWS = 1_000_000
-CHUNK_ROWS = 10_000
 JOB = """
 [input]
 path = "rows.parquet"
@@ -74,8 +73,8 @@ def finish(plan: Prepared) -> None:
         store.start_execution(
             signature=plan.signature, total=plan.total, version=__version__, **facts
         )
-        for items in plan.source.items(plan.renderer.columns, CHUNK_ROWS):
-            store.plan(plan.renderer.render(items), retry_errored=False)
+        for rendered in plan.renderer.table_chunks(plan.source):
+            store.plan(rendered, retry_errored=False)
         store.finish_plan(plan.total, plan.mark)
         with store.transaction():
             store.db.execute(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchrun.errors import JobError
 from batchrun.job import InputConfig
-from batchrun.source import Source, tables
+from batchrun.source import Source, parquet
 from tests.conftest import command
 from tests.provider import serving
 
@@ -67,8 +67,7 @@ def test_only_rows_that_satisfy_it_are_read(tmp_path: Path, kind: str) -> None:
 def test_parquet_is_read_in_slices_where_there_is_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: list[bool], rows: int
 ) -> None:
-    monkeypatch.setattr(tables, "PROBE_ROWS", rows)
-    monkeypatch.setattr(tables, "MAX_FRAME_ROWS", rows * 3)
+    monkeypatch.setattr(parquet, "MAX_FRAME_ROWS", rows * 3)
     table = pl.DataFrame(
         {"n": range(len(kept)), "kept": kept}, schema={"n": pl.Int64, "kept": pl.Boolean}
     )

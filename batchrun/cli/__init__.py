@@ -6,6 +6,7 @@ the command runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
+LARGE_BLOCK_BYTES = 1024 * 1024
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    _return_large_blocks()
     try:
         code = _run_command()
     except OSError as error:
@@ -37,6 +41,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         _give_up_unwritten(stream)
     sys.exit(code)
+
+
+def _return_large_blocks() -> None:
+    """Let glibc give large blocks back to the system as soon as they are freed.
+
+    Otherwise it keeps all that are not larger than the largest so far, in heaps that fall to
+    pieces: a run over rows of 1.5 MB took twice the memory.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def _run_command() -> int:

@@ -99,7 +99,7 @@ class Dispatcher:
         self._errors = errors
         self._prices = prices
         self._config = config
-        self._workers = Workers(self._complete, limits.workers_wanted)
+        self._workers = Workers(self._complete, limits.workers_wanted, limits.request_memory)
         self._jitter = jitter
         self._review = review
         self._conversation = Conversation(journal, tools, max_turns)

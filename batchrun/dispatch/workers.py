@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ObjectReceiveStream
 
+    from batchrun.limits import ByteBudget
     from batchrun.records import PlannedRequest
 
 # Started at once; the others as they are needed.
@@ -26,13 +27,18 @@ class Workers:
     Args:
         complete: takes one request to its end.
         wanted: returns how many workers could have something to do now.
+        memory: bounds the bodies that are held.
     """
 
     def __init__(
-        self, complete: Callable[[PlannedRequest], Awaitable[None]], wanted: Callable[[], int]
+        self,
+        complete: Callable[[PlannedRequest], Awaitable[None]],
+        wanted: Callable[[], int],
+        memory: ByteBudget,
     ) -> None:
         self._complete = complete
         self._wanted = wanted
+        self._memory = memory
         self._ready: deque[PlannedRequest] = deque()
         self._low = 0
         self._is_low = anyio.Event()
@@ -44,7 +50,10 @@ class Workers:
         """Complete every request of the stream, or until `stop` those that were begun."""
         async with anyio.create_task_group() as self._group:
             async for chunk in chunks:
-                if not self._is_over:
+                await self._memory.take(size := sum(map(_size, chunk)))
+                if self._is_over:
+                    self._memory.give_back(size)
+                else:
                     self._ready.extend(chunk)
                     for _ in range(min(len(chunk), FIRST_WORKERS)):
                         self.add()
@@ -63,6 +72,7 @@ class Workers:
 
     def stop(self) -> None:
         """Begin no further request."""
+        self._memory.give_back(sum(map(_size, self._ready)))
         self._ready.clear()
         self._is_low.set()
         self._end()
@@ -82,7 +92,10 @@ class Workers:
     async def _work(self) -> None:
         while (request := await self._next()) is not None:
             self.add()
-            await self._complete(request)
+            try:
+                await self._complete(request)
+            finally:
+                self._memory.give_back(_size(request))
         self._working -= 1
 
     async def _next(self) -> PlannedRequest | None:
@@ -96,3 +109,7 @@ class Workers:
         if len(self._ready) <= self._low:
             self._is_low.set()
         return request
+
+
+def _size(request: PlannedRequest) -> int:
+    return len(request.wire.body)

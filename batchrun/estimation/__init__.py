@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from batchrun.job import Job
     from batchrun.records import RenderedItem
 
-CHUNK_ROWS = 512
-IMAGE_CHUNK_ROWS = 8
-
 
 def estimate(job: Job, options: RunOptions | None = None, *, sample: int = 0) -> list[Estimate]:
     """Estimate a job; of a matrix, each cell.
@@ -73,17 +70,12 @@ def _estimated(job: Job, options: RunOptions) -> Estimate:
     directory = run_directory(job, options)
     gauge, survey = Gauge(), Survey(job, price_book(job), service_tier(job))
     with checkpoint.census(directory) as census:
-        for rendered in _rendered(job, source, renderer):
+        for rendered in renderer.table_chunks(source):
             survey.look_at(rendered)
             census.add(_asked(rendered, gauge))
         for counted in census.counted(retry_errored=options.retry_errored):
             survey.count(counted)
     return survey.estimate(directory)
-
-
-def _rendered(job: Job, source: Source, renderer: Renderer) -> Iterator[list[RenderedItem]]:
-    chunk_rows = IMAGE_CHUNK_ROWS if job.request.images else CHUNK_ROWS
-    return (renderer.render(items) for items in source.items(renderer.columns, chunk_rows))
 
 
 def _asked(rendered: list[RenderedItem], gauge: Gauge) -> Iterator[Asked]:

@@ -17,6 +17,7 @@ import anyio
 from batchrun.limits.concurrency import MOST, START
 from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
 from batchrun.limits.gate import CONCURRENCY, COOLDOWN, Gate, Permit
+from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES, ByteBudget
 from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
 from batchrun.limits.turns import Turn
 from batchrun.limits.waits import Waits
@@ -57,6 +58,8 @@ class Limits:
         self._config = config
         self._waits = waits
         self._cap = config.concurrency or most
+        self.request_memory = ByteBudget(REQUEST_BYTES)
+        self.answer_memory = ByteBudget(ANSWER_BYTES)
         self._jitter = jitter
         self._clock = clock
         self._gates: dict[LimitKey, tuple[Gate, Turn]] = {}
@@ -186,6 +189,7 @@ class Limits:
 __all__ = [
     "MOST",
     "START",
+    "ByteBudget",
     "CapReached",
     "CostBudget",
     "Demand",

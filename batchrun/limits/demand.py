@@ -79,4 +79,4 @@ def most_output(request: Request) -> int | None:
 
 
 def _text_bytes(planned: PlannedRequest) -> int:
-    return len(planned.wire.body) - sum(len(image.data or "") for image in planned.request.images)
+    return len(planned.wire.body) - sum(image.size for image in planned.request.images)

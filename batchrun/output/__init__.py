@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     from batchrun.job import OutputConfig
     from batchrun.records import Kind
 
+# Rows of a row group of Parquet, which has fewer of them where they are large.
+GROUP_ROWS = 2 * CHUNK_ROWS
+GROUP_BYTES = 8 * 1024 * 1024
+MOST_GROUP_BYTES = 64 * 1024 * 1024
+
 
 def result_names(
     columns: Sequence[str], prefix: str, properties: Iterable[str], ours: Iterable[str]
@@ -97,7 +102,7 @@ def write_outputs(
     with _without_collector():
         files = [write_results(config, directory / file, results) for file in config.files]
         usage = directory / "usage.parquet"
-        _write(usage, usage_contents(results.rows, attempts))
+        write_contents(usage, usage_contents(results.rows, attempts))
     return [*files, usage]
 
 
@@ -122,7 +127,7 @@ def write_results(
         OutputError: when it cannot be written; what was there before is untouched.
     """
     contents = results_contents(config, path.suffix, results)
-    _write(path, contents, in_run_directory=in_run_directory)
+    write_contents(path, contents, in_run_directory=in_run_directory)
     return path
 
 
@@ -191,23 +196,56 @@ def _contents(
     return Contents(pl.Schema({n: kinds[named[n]] for n in named}), in_file, key)
 
 
-def _write(path: Path, contents: Contents, *, in_run_directory: bool = True) -> None:
+def write_contents(path: Path, contents: Contents, *, in_run_directory: bool = True) -> None:
+    """Write a file of the outputs; its suffix says the format.
+
+    Raises:
+        OutputError: when it cannot be written; what was there before is untouched.
+    """
+    with replacing(path, in_run_directory=in_run_directory) as temporary:
+        if path.suffix == ".parquet":
+            rows: int | None = GROUP_ROWS
+            while rows is not None:
+                rows = _write_parquet(temporary, contents, rows)
+        elif path.suffix == ".csv":
+            _lazy(contents, contents.frames).sink_csv(temporary, maintain_order=True)
+        else:
+            _lazy(contents, contents.frames).sink_ndjson(temporary, maintain_order=True)
+
+
+def _write_parquet(path: Path, contents: Contents, group_rows: int) -> int | None:
+    """Write Parquet; return how many rows a row group may have, when so many are too large.
+
+    polars holds a row group in memory until it is complete, and knows its size only in rows.
+    """
+    smaller: int | None = None
+
+    def bounded(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        nonlocal smaller
+        for frame in contents.frames(columns):
+            row_bytes = max(1, int(frame.estimated_size()) // max(1, frame.height))
+            if group_rows > 1 and group_rows * row_bytes > MOST_GROUP_BYTES:
+                smaller = max(1, GROUP_BYTES // row_bytes)
+                return
+            yield frame
+
+    lazy = _lazy(contents, bounded)
+    lazy.sink_parquet(path, row_group_size=group_rows, maintain_order=True)
+    return smaller
+
+
+def _lazy(
+    contents: Contents, frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
+) -> pl.LazyFrame:
     def produce(
         with_columns: list[str] | None,
         predicate: object,
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        yield from contents.frames(with_columns or list(contents.schema))
+        yield from frames(with_columns or list(contents.schema))
 
-    lazy = register_io_source(produce, schema=contents.schema)
-    with replacing(path, in_run_directory=in_run_directory) as temporary:
-        if path.suffix == ".parquet":
-            lazy.sink_parquet(temporary, row_group_size=2 * CHUNK_ROWS, maintain_order=True)
-        elif path.suffix == ".csv":
-            lazy.sink_csv(temporary, maintain_order=True)
-        else:
-            lazy.sink_ndjson(temporary, maintain_order=True)
+    return register_io_source(produce, schema=contents.schema)
 
 
 def _file_type(kind: Any, suffix: str) -> Any:  # noqa: ANN401 - polars' types, or their classes
@@ -303,6 +341,7 @@ __all__ = [
     "results_contents",
     "scan_results",
     "usage_contents",
+    "write_contents",
     "write_outputs",
     "write_results",
     "write_text",

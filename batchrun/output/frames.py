@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batchrun.records import Kind
 
 CHUNK_ROWS = 5_000
-CHUNK_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 8 * 1024 * 1024
 FIRST_ROWS = 500
 # Marks the properties of an answer among the columns' own names.
 UNNESTED = "answer."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
@@ -25,16 +25,26 @@ from batchrun.render.template import ROW, Text
 from batchrun.sections import did_you_mean, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchrun.job import Job, RequestConfig
     from batchrun.records import Image, Item, Message
     from batchrun.render.conversation import System
 
 
+# A chunk of requests is full with so many rows, or with so many bytes of their bodies.
+CHUNK_ROWS = 512
+CHUNK_BYTES = 8 * 1024 * 1024
 # Answers that may be longer outlive the time limits of proxies unless they are streamed; the
 # official Claude SDK refuses to ask for them in one piece.
 LONGEST_WHOLE_ANSWER = 21_333
+
+
+class Table(Protocol):
+    """The input: its rows in bounded chunks."""
+
+    def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
+        """Yield the rows in order with these columns, at most so many at a time."""
 
 
 class Renderer:
@@ -70,8 +80,35 @@ class Renderer:
         self._whole_row = ROW not in columns and any(ROW in text.names for text in self._texts())
 
     def render(self, items: Iterable[Item]) -> list[RenderedItem]:
-        """Turn items into requests; an item that cannot be rendered carries the reason."""
+        """Turn a few items into requests; an item that cannot be rendered carries the reason."""
         return [self._render_one(item) for item in items]
+
+    def chunks(self, items: Iterable[Item], samples: int = 1) -> Iterator[list[RenderedItem]]:
+        """Turn items into requests, a bounded number of rows and bytes at a time.
+
+        Each row is there as often as it is asked, in consecutive items; all of its samples are in
+        one chunk.
+        """
+        chunk: list[RenderedItem] = []
+        size = 0
+        for item in items:
+            rendered = self._render_one(item)
+            size += 0 if rendered.wire is None else len(rendered.wire.body)
+            chunk += _sampled(rendered, samples)
+            if size >= CHUNK_BYTES or len(chunk) >= CHUNK_ROWS:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def read(self, table: Table, samples: int = 1) -> Iterator[list[Item]]:
+        """Yield the rows of a table with the columns that the templates need, in bounded chunks."""
+        return table.items(self.columns, max(1, CHUNK_ROWS // samples))
+
+    def table_chunks(self, table: Table, samples: int = 1) -> Iterator[list[RenderedItem]]:
+        """Turn all rows of a table into requests; see `chunks`."""
+        for items in self.read(table, samples):
+            yield from self.chunks(items, samples)
 
     def _render_one(self, item: Item) -> RenderedItem:
         try:
@@ -88,7 +125,8 @@ class Renderer:
                 error_type="invalid_text",
                 error_message=f"the request cannot be written as JSON: {error}",
             )
-        return RenderedItem(item.ordinal, item.custom_id, request, wire, fingerprint(request, wire))
+        digest = fingerprint(request, wire)
+        return RenderedItem(item.ordinal, item.custom_id, _without_data(request), wire, digest)
 
     def _request(self, row: Mapping[str, Any]) -> Request:
         config = self._config
@@ -204,15 +242,18 @@ class Renderer:
         return tuple(column for column in columns if column in names)
 
 
-def sampled(rendered: Sequence[RenderedItem], samples: int) -> Sequence[RenderedItem]:
-    """Return each rendered row as often as it is asked, in consecutive items."""
+def _sampled(row: RenderedItem, samples: int) -> Iterable[RenderedItem]:
+    """Return a rendered row as often as it is asked, in consecutive items."""
     if samples == 1:
-        return rendered
-    return [
-        replace(row, ordinal=row.ordinal * samples + number)
-        for row in rendered
-        for number in range(samples)
-    ]
+        return (row,)
+    return [replace(row, ordinal=row.ordinal * samples + number) for number in range(samples)]
+
+
+def _without_data(request: Request) -> Request:
+    """Return a request without the images' bytes: its body holds them."""
+    if not request.images:
+        return request
+    return replace(request, images=tuple(replace(image, data=None) for image in request.images))
 
 
 def _is_empty(cell: object) -> bool:
@@ -235,4 +276,4 @@ def _turn_key(number: int, config: RequestConfig) -> str:
     return "prompt" if single else f"messages, turn {number}"
 
 
-__all__ = ["Expression", "Renderer", "sampled"]
+__all__ = ["Expression", "Renderer"]

@@ -64,7 +64,8 @@ def _from_bytes(content: bytes, what: str) -> Image:
         media_type = "image/webp"
     if media_type is None:
         raise RenderError("invalid_image", f"images: {what}: is no JPEG, PNG, GIF or WebP image")
-    return Image(media_type=media_type, data=base64.b64encode(content).decode("ascii"))
+    data = base64.b64encode(content).decode("ascii")
+    return Image(media_type=media_type, data=data, size=len(data))
 
 
 def _from_data_url(url: str) -> Image:

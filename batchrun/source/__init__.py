@@ -15,7 +15,7 @@ import polars as pl
 from batchrun.errors import JobError
 from batchrun.records import Item
 from batchrun.sections import did_you_mean, listed
-from batchrun.source import json_lines, tables
+from batchrun.source import json_lines, parquet, tables
 from batchrun.source.files import (
     FileStamp,
     common_kind,
@@ -124,8 +124,9 @@ class Source:
         return _first(every, self._config.limit)
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
-        """Yield the items in order, at most `chunk_rows` at a time, with these columns' values.
+        """Yield the items in order, with these columns' values.
 
+        A chunk has at most `chunk_rows` of them, and a few megabytes where a row is not larger.
         A row's values do not depend on other rows: those of JSON Lines are what their line says,
         whatever type the whole column has.
 
@@ -160,7 +161,7 @@ class Source:
     def _count_file(self, path: Path) -> int:
         if self._kind == ".parquet":
             with self._mentioned():
-                return tables.count_parquet(path, self._condition)
+                return parquet.count(path, self._condition)
         # Only reading every cell shows that all of a text file can be read, before anything is sent.
         return sum(frame.height for frame in self._file_frames(path, list(self.schema)))
 
@@ -177,7 +178,7 @@ class Source:
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         extra = [] if self._config.id is None else [self._config.id]
         for frame in self.frames(list(dict.fromkeys([*columns, *extra]))):
-            for part in frame.iter_slices(chunk_rows):
+            for part in tables.parts(frame, chunk_rows):
                 with explained(self._name):
                     rows = part.select(columns).rows(named=True) or [{}] * part.height
                 yield self._ids(part).to_list(), rows

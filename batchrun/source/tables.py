@@ -8,18 +8,16 @@ import polars as pl
 
 from batchrun.errors import JobError
 from batchrun.sections import listed
+from batchrun.source import parquet
 from batchrun.source.files import SEPARATORS, explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-TARGET_FRAME_BYTES = 16 * 1024 * 1024
-MAX_FRAME_ROWS = 50_000
-PROBE_ROWS = 16
+PART_BYTES = 8 * 1024 * 1024
 # Every cell is text.
 CSV_OPTIONS: dict[str, Any] = {"infer_schema": False, "empty_string_is_null": False}
-ROW_NUMBER = "\0row"  # no column of a Parquet file is called so
 
 
 def schema(paths: Sequence[Path], kind: str) -> pl.Schema:
@@ -35,18 +33,6 @@ def schema(paths: Sequence[Path], kind: str) -> pl.Schema:
     return schemas[0]
 
 
-def count_parquet(path: Path, where: pl.Expr | None = None) -> int:
-    """Return how many rows a Parquet file says that it has, or has that satisfy a condition.
-
-    Raises:
-        JobError: when it cannot be read.
-    """
-    with explained(path):
-        lazy = _scan(path, ".parquet")
-        kept = lazy if where is None else lazy.filter(where)
-        return int(kept.select(pl.len()).collect(engine="streaming").item())
-
-
 def frames(
     path: Path, kind: str, columns: list[str], where: pl.Expr | None = None
 ) -> Iterator[pl.DataFrame]:
@@ -55,22 +41,52 @@ def frames(
     Raises:
         JobError: when it cannot be read.
     """
+    if kind == ".parquet":
+        yield from parquet.frames(path, columns, where)
+        return
     with explained(path):
         lazy = _scan(path, kind)
-        if kind == ".parquet" and where is not None:
-            yield from _picked(lazy.select(columns), _row_numbers(path, where))
-        elif kind == ".parquet":
-            yield from _slices(lazy.select(columns))
-        else:
-            kept = (
-                lazy if where is None else lazy.filter(where)
-            )  # a batch is what polars parses at a time: a few megabytes
-            yield from kept.select(columns).collect_batches(maintain_order=True, lazy=True)
+        kept = lazy if where is None else lazy.filter(where)
+        # A batch is what polars parses at a time: a few megabytes.
+        yield from kept.select(columns).collect_batches(maintain_order=True, lazy=True)
+
+
+def parts(frame: pl.DataFrame, most_rows: int) -> Iterator[pl.DataFrame]:
+    """Cut a frame into parts whose values, as Python's, take no more than a few megabytes."""
+    if int(_row_bytes(frame).sum()) <= PART_BYTES:
+        yield from frame.iter_slices(most_rows)
+        return
+    for part in frame.iter_slices(most_rows):
+        sizes = _row_bytes(part)
+        ends = sizes.cum_sum() // PART_BYTES
+        start = 0
+        for height in ends.rle().struct.field("len"):
+            yield part.slice(start, height)
+            start += height
+
+
+def _row_bytes(frame: pl.DataFrame) -> pl.Series:
+    sizes = pl.Series("", [0] * frame.height, dtype=pl.Int64)
+    for column in frame:
+        sizes += _value_bytes(column)
+    return sizes
+
+
+def _value_bytes(column: pl.Series) -> pl.Series:
+    """Return the bytes of each value; equal values may share them in a frame, but not in Python."""
+    if column.dtype == pl.String:
+        sizes = column.str.len_bytes()
+    elif column.dtype == pl.Binary:
+        sizes = column.bin.size()
+    else:
+        each = column.estimated_size() // max(1, len(column))
+        return pl.Series("", [each] * len(column), dtype=pl.Int64)
+    return sizes.fill_null(0).cast(pl.Int64)
 
 
 def _scan(path: Path, kind: str) -> pl.LazyFrame:
     if kind == ".parquet":
-        return pl.scan_parquet(path, glob=False)
+        return parquet.scan(path)
     return pl.scan_csv(
         path,
         separator=SEPARATORS[kind],
@@ -83,49 +99,6 @@ def _scan(path: Path, kind: str) -> pl.LazyFrame:
 def plain_name(name: str) -> str:
     """Return a column's name without doubled quotes, which polars leaves as they are."""
     return name.replace('""', '"')
-
-
-def _slices(lazy: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """Read Parquet slice by slice, as many rows at a time as fit the byte target.
-
-    `collect_batches` would hold a whole row group (and often the whole file) in memory.
-    """
-    offset = 0
-    rows: int = PROBE_ROWS
-    while True:
-        frame = lazy.slice(offset, rows).collect(engine="streaming")
-        if frame.height:
-            yield frame
-        if frame.height < rows:
-            return
-        offset += frame.height
-        rows = _next_rows(rows, frame)
-
-
-def _next_rows(rows: int, frame: pl.DataFrame) -> int:
-    """Return how many rows to read next, given the last ones."""
-    bytes_per_row = max(1, frame.estimated_size() // frame.height)
-    affordable = int(TARGET_FRAME_BYTES // bytes_per_row)
-    return max(1, min(MAX_FRAME_ROWS, rows * 16, affordable))
-
-
-def _row_numbers(path: Path, where: pl.Expr) -> pl.Series:
-    """Return the numbers of the rows that satisfy a condition, reading no more than it needs."""
-    scan = pl.scan_parquet(path, glob=False, row_index_name=ROW_NUMBER)
-    return scan.filter(where).select(ROW_NUMBER).collect(engine="streaming").to_series()
-
-
-def _picked(lazy: pl.LazyFrame, numbers: pl.Series) -> Iterator[pl.DataFrame]:
-    """Read Parquet slice by slice, as `_slices`, where there are rows that are wanted."""
-    done = 0
-    rows: int = PROBE_ROWS
-    while done < len(numbers):
-        first = numbers[done]
-        end = int(numbers.search_sorted(first + rows))
-        frame = lazy.slice(first, rows).collect(engine="streaming")
-        yield frame[(numbers[done:end] - first)]
-        done = end
-        rows = _next_rows(rows, frame)
 
 
 def _schema(path: Path, kind: str) -> pl.Schema:
