@@ -126,9 +126,9 @@ def chat_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    custom = as_dict(call.get("custom"))
+    call_id, custom = call.get("id") or None, as_dict(call.get("custom"))
     if custom:  # its input is text, whatever it looks like
-        return {"id": call.get("id"), "name": custom.get("name"), "input": custom.get("input")}
+        return {"id": call_id, "name": custom.get("name"), "input": custom.get("input")}
     function = as_dict(call.get("function")) or call
     given = function.get("arguments")
     arguments: Any = given
@@ -136,7 +136,7 @@ def _read_call(call: Mapping[str, Any]) -> dict[str, Any]:
         # Arguments that max_tokens cut short are no JSON: then what there is stays text.
         with suppress(ValueError):
             arguments = loads(given or "{}")
-    return {"id": call.get("id"), "name": function.get("name"), "input": arguments}
+    return {"id": call_id, "name": function.get("name"), "input": arguments}
 
 
 def _described(tool: Tool, schema_key: str) -> dict[str, Any]:
