@@ -712,7 +712,8 @@ def test_a_choice_that_failed_is_a_failed_attempt_that_is_paid_for(
     fine = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
     failed = {"index": int(is_second), "message": {"content": "half"}, **choice}
     choices = [fine, failed] if is_second else [failed]
-    fault = fault_of("chat", {"model": "m", "choices": choices, "usage": {**USED, "cost": 0.5}})
+    usage: dict[str, Any] = {**USED, "cost": 0.5}
+    fault = fault_of("chat", {"model": "m", "choices": choices, "usage": usage})
     expected = (error_type, status, Usage(12, 6), "m", True)
     found = (fault.error_type, fault.http_status, fault.usage, fault.model, fault.maybe_billed)
     assert found == expected
