@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PATH = "/v1/chat/completions"
 AUTH = "bearer"
 THINKING = "-thinking"
+_STOP_FIELDS = ("stop_sequence", "stop_reason", "matched_stop")
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
 
@@ -164,16 +165,15 @@ def _citations(message: Mapping[str, Any], payload: Mapping[str, Any]) -> list[A
     """Return annotations, or what stands in for them at Mistral, LiteLLM, Perplexity and xAI."""
     extra = as_dict(message.get("provider_specific_fields"))
     found = (
-        message.get("annotations"),
-        references(message),
-        extra.get("citations"),
-        payload.get("search_results"),
-        payload.get("citations"),
+        message.get("annotations")
+        or references(message)
+        or extra.get("citations")
+        or payload.get("search_results")
+        or payload.get("citations")
     )
-    return next((listed for listed in found if isinstance(listed, list) and listed), [])
+    return found if isinstance(found, list) else []
 
 
 def _stop_sequence(choice: Mapping[str, Any]) -> str | None:
     """Return the stop sequence that was reached, where the server says so (vLLM, SGLang)."""
-    reached = (choice.get("stop_sequence"), choice.get("stop_reason"), choice.get("matched_stop"))
-    return first_text(*reached)
+    return first_text(*(choice.get(name) for name in _STOP_FIELDS if name in choice))

@@ -16,6 +16,7 @@ from batchrun.formats.pieces import CallPieces, Pieces, merged_blocks
 from batchrun.formats.usage import chat_counts, updated
 
 _TEXTS = frozenset({"reasoning_content", "reasoning", "thinking", "refusal"})
+_READ_FIELDS = frozenset({"delta", "message", "index"})
 # Fields of a chunk that are not the completion's.
 _CHUNK_ONLY = frozenset({"object", "choices", "usage", "x_groq"})
 
@@ -44,10 +45,13 @@ class ChatAssembler:
         for name, value in payload.items():
             if name not in _CHUNK_ONLY and value is not None and value != "":
                 self._head[name] = value
-        updated(self._usage, chat_counts(payload))
+        if counts := chat_counts(payload):
+            updated(self._usage, counts)
         for choice in as_dicts(payload.get("choices")):
             index = as_count(choice.get("index")) or 0
-            self._choices.setdefault(index, _Choice()).add(choice)
+            if index not in self._choices:
+                self._choices[index] = _Choice()
+            self._choices[index].add(choice)
 
     def end(self) -> None:
         """Take `data: [DONE]`."""
@@ -86,9 +90,12 @@ class _Choice:
         for name, value in delta.items():
             if value is not None:
                 self._add_field(name, value)
-        _extend(self._logprobs, as_dict(choice.get("logprobs")))
         for name, value in choice.items():
-            if name not in {"delta", "message", "index", "logprobs"} and value is not None:
+            if value is None or name in _READ_FIELDS:
+                continue
+            if name == "logprobs":
+                _extend(self._logprobs, as_dict(value))
+            else:
                 self._fields[name] = value
 
     def _add_field(self, name: str, value: Any) -> None:  # noqa: ANN401 - any JSON

@@ -24,7 +24,9 @@ _PART_TYPES = (_TEXT, "output_text", _THINKING, _REASONING, _REFUSAL, _REFERENCE
 def text_of(message: Mapping[str, Any]) -> str:
     """Return the text of a message; "" when there is none."""
     content = message.get("content")
-    if content in (None, ""):
+    if isinstance(content, str) and content:
+        return content
+    if content is None or content == "":
         return as_text(as_dict(message.get("audio")).get("transcript"))
     parts = _parts(content)
     if parts is None:
@@ -34,13 +36,14 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:
     """Return the reasoning of a message, from the first of its places that holds some."""
-    return first_text(
-        message.get("reasoning_content"),
-        message.get("reasoning"),
-        message.get("thinking"),
-        "".join(_thought(part) for part in _of_type(message, _THINKING, _REASONING)),
-        _joined(message.get("thinking_blocks"), ("thinking",)),
-        _joined(message.get("reasoning_details"), ("text", "summary")),
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        if found := as_text(message.get(name)):
+            return found
+    return (
+        "".join(_thought(part) for part in _of_type(message, _THINKING, _REASONING))
+        or _joined(message.get("thinking_blocks"), ("thinking",))
+        or _joined(message.get("reasoning_details"), ("text", "summary"))
+        or None
     )
 
 
@@ -56,8 +59,10 @@ def references(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_type(message: Mapping[str, Any], *kinds: str) -> list[dict[str, Any]]:
-    parts = as_dicts(_parts(message.get("content")))
-    return [part for part in parts if part.get("type") in kinds]
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return []
+    return [part for part in as_dicts(_parts(content)) if part.get("type") in kinds]
 
 
 def merged_parts(pieces: Iterable[Any]) -> Any:  # noqa: ANN401 - any content
@@ -130,5 +135,7 @@ def _thought(part: Mapping[str, Any]) -> str:
 
 def _joined(blocks: object, names: tuple[str, ...]) -> str:
     """Return the texts of a list of blocks, each under the first of these names that it has."""
+    if blocks is None:
+        return ""
     texts = (first_text(*(block.get(name) for name in names)) for block in as_dicts(blocks))
     return "".join(text for text in texts if text)

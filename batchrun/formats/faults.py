@@ -32,7 +32,6 @@ MAX_NAME_CHARACTERS = 200
 # After these the provider may have gone on, and billed: it or a proxy gave up waiting.
 BILLED_STATUSES = frozenset({408, 504, 522, 524})
 _STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status")
-_ANSWER_KEYS = ("choices", "content", "usage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +96,15 @@ def only_item(payload: Any) -> Any:  # noqa: ANN401 - any JSON
 
 def reports_error(payload: Mapping[str, Any]) -> bool:
     """Whether a body under a successful status, or an event of a stream, is an error."""
-    if payload.get("error") or "error" in (payload.get("type"), payload.get("object")):
+    if payload.get("error"):
         return True
-    is_answer = any(payload.get(key) is not None for key in _ANSWER_KEYS)
-    has_code = any(payload.get(key) is not None for key in _STATUS_KEYS)
-    return not is_answer and has_code and isinstance(payload.get("message"), str)
+    if isinstance(payload.get("choices") or payload.get("content"), list):
+        return False
+    if payload.get("type") == "error" or payload.get("object") == "error":
+        return True
+    return isinstance(payload.get("message"), str) and any(
+        payload.get(key) is not None for key in _STATUS_KEYS
+    )
 
 
 def reported(

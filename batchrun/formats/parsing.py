@@ -136,9 +136,8 @@ def as_count(value: object) -> int | None:
     """Return a token count; null, a negative number or another type is unknown."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT:
-        return value
-    return None
+    # A boolean is an int, too, and is no count.
+    return value if type(value) is int and 0 <= value < MAX_COUNT else None
 
 
 def as_text(value: object) -> str:

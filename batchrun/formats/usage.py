@@ -10,7 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from batchrun.formats.parsing import as_count, as_dict, as_dicts, text_or_none
+from batchrun.formats.parsing import as_count, as_dict, text_or_none
 from batchrun.records import PICO_PER_USD, Billing, Usage
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # More than anybody pays for one answer: such a number is not an amount of money.
 _MOST_USD = 10**6
 _XAI_TICKS_PER_USD = 10**10
+_GATEWAY_WRITES = ("claude_cache_creation_5_m_tokens", "claude_cache_creation_1_h_tokens")
 
 
 def messages_usage(usage: object) -> Usage:
@@ -74,9 +75,15 @@ def chat_usage(usage: object) -> Usage:
 
 def chat_counts(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the usage object of an answer or of a chunk: its own, Groq's, or a choice's (Kimi)."""
-    choices = (as_dict(choice.get("usage")) for choice in as_dicts(payload.get("choices")))
-    found = (as_dict(payload.get("usage")), as_dict(as_dict(payload.get("x_groq")).get("usage")))
-    return next((counts for counts in (*found, *choices) if counts), {})
+    if found := as_dict(payload.get("usage")):
+        return found
+    if found := as_dict(as_dict(payload.get("x_groq")).get("usage")):
+        return found
+    choices = payload.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if found := as_dict(as_dict(choice).get("usage")):
+            return found
+    return {}
 
 
 def billing(payload: Mapping[str, Any], counts: Mapping[str, Any]) -> Billing:
@@ -135,15 +142,15 @@ def _cache_write(
     counts: Mapping[str, Any], prompt: Mapping[str, Any]
 ) -> tuple[int | None, int | None]:
     """Return the tokens written to the cache, and those of them that are kept for an hour."""
-    write_5m = as_count(counts.get("claude_cache_creation_5_m_tokens"))
-    write_1h = as_count(counts.get("claude_cache_creation_1_h_tokens"))
+    write_5m, write_1h = (as_count(counts.get(name)) for name in _GATEWAY_WRITES)
     for details in (
         counts.get("cache_creation"),
         prompt.get("cache_creation"),
         prompt.get("cache_creation_token_details"),
     ):
-        shorter, longer = _writes(as_dict(details))
-        write_5m, write_1h = _most(write_5m, shorter), _most(write_1h, longer)
+        if details is not None:
+            shorter, longer = _writes(as_dict(details))
+            write_5m, write_1h = _most(write_5m, shorter), _most(write_1h, longer)
     write = _most(
         prompt.get("cache_write_tokens"),
         prompt.get("cache_creation_tokens"),
@@ -203,13 +210,19 @@ def _amount(value: object) -> Decimal | None:
 
 
 def _first(*values: object) -> int | None:
-    return next((count for value in values if (count := as_count(value)) is not None), None)
+    for value in values:
+        if value is not None and (count := as_count(value)) is not None:
+            return count
+    return None
 
 
 def _most(*values: object) -> int | None:
     """Return the largest count: servers leave a 0 in the fields that they do not use."""
-    counts = [count for value in values if (count := as_count(value)) is not None]
-    return max(counts, default=None)
+    most: int | None = None
+    for value in values:
+        if value is not None and (count := as_count(value)) is not None:
+            most = count if most is None else max(most, count)
+    return most
 
 
 def _sum(*counts: int | None) -> int | None:
