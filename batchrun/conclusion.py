@@ -62,8 +62,9 @@ class RunReport:
     @property
     def is_resumable(self) -> bool:
         """Whether running it again would go on."""
-        is_cut_short = isinstance(self.error, Interrupted) or bool(self.totals.pending)
-        return self.error is not None and is_cut_short
+        is_cut_short = isinstance(self.error, Interrupted)
+        is_left = bool(self.totals.pending or self.totals.to_retry)
+        return self.error is not None and (is_cut_short or is_left)
 
     @property
     def results(self) -> pl.LazyFrame:

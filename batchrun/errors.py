@@ -1,4 +1,4 @@
-"""The exception tree.
+"""What can go wrong: the exception tree, and what ends a run.
 
 BatchrunError
 ├── JobError              exit 2   the job file, an option or the input is wrong; nothing was sent
@@ -14,12 +14,38 @@ BatchrunError
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import signal
 
-    from batchrun.records import Billing, LimitState, Stop, Usage
+    from batchrun.records import Billing, LimitState, Usage
+
+
+class RunEnd(StrEnum):
+    """What ended an execution of a run; a sentence beside it says why."""
+
+    UNFINISHED = "unfinished"  # it is still going on, or its process died
+    FINISHED = "finished"  # every row has its result
+    SAMPLED = "sampled"  # only some rows were to be sent; no outputs were written
+    INTERRUPTED = "interrupted"  # by a signal
+    REFUSED = "refused"  # the provider accepts neither key, model nor address
+    EXHAUSTED = "exhausted"  # the account's credit, quota or spend limit is used up
+    REJECTED = "rejected"  # every request was rejected for the same reason
+    UNAVAILABLE = "unavailable"  # the provider gave no answers for longer than a row may wait
+    NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
+    MAX_ERRORS = "max_errors"  # too many rows failed
+    MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
+    FAILED = "failed"  # the input, the checkpoint or the disk failed under it
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run stops before every row has its result; `reason` has no full stop at its end."""
+
+    end: RunEnd
+    reason: str
 
 
 class BatchrunError(Exception):
@@ -40,7 +66,9 @@ class RunStopped(BatchrunError):
     exit_code = 4
 
     def __init__(self, stop: Stop) -> None:
-        super().__init__(f"stopped: {stop.reason}. All answers are saved")
+        nothing = stop.end is RunEnd.NOTHING_SUCCEEDED
+        lead = "no request succeeded; the last error" if nothing else "stopped"
+        super().__init__(f"{lead}: {stop.reason}{'' if nothing else '. All answers are saved'}")
         self.stop = stop
 
 

@@ -7,29 +7,26 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.from_thread
+import orjson
 
 from batchrun import __version__, checkpoint
 from batchrun.changes import judge_again, told
 from batchrun.client import Client
 from batchrun.dispatch import Dispatcher
-from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunStopped
+from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
 from batchrun.events import EventLog
 from batchrun.feed import Feed
 from batchrun.hints import hints
 from batchrun.limits import ErrorBudget, Waits
 from batchrun.observation import ObservedJournal, started
 from batchrun.prepare import price_book
-from batchrun.records import RunEnd, Stop
-from batchrun.terminal import printable
 
 if TYPE_CHECKING:
     from anyio.abc import ObjectSendStream
 
     from batchrun.client import TransportPort
-    from batchrun.errors import ProviderFault
     from batchrun.events import EventFile
     from batchrun.interrupts import Interrupts
-    from batchrun.job import Job
     from batchrun.limits import ErrorTally, Limits
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.progress import Progress
@@ -95,6 +92,10 @@ class Execution:
         self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.Journal(run.store, self._patience)
         self._waits = Waits(parent=common.waits)
+        request = run.plan.job.request
+        self._peer = orjson.dumps(
+            [request.provider_name, request.api_key_env, request.model]
+        ).decode()
         self._dispatcher = self._make_dispatcher()
         self._feed = Feed(
             run.plan,
@@ -155,6 +156,7 @@ class Execution:
             samples=plan.job.request.samples,
             provider=plan.job.request.provider,
             base_url=plan.job.request.base_url,
+            peer=self._peer,
         )
         self._log.write("start", **started(plan, self._store.execution, self._common.options))
         for hint in hints(plan.job, self._common.options):
@@ -217,6 +219,7 @@ class Execution:
             tools=self._plan.tools,
             max_turns=self._plan.job.tools.max_turns,
             account=job.request.api_key_env,
+            answered_before=self._store.has_answered(self._peer),
         )
         common.errors.on_spent(dispatcher.stop)
         return dispatcher
@@ -278,12 +281,12 @@ class Execution:
         dispatcher, interrupts = self._dispatcher, self._common.interrupts
         if self._error is not None:
             return self._error
-        if dispatcher.fatal is not None:
-            return RunStopped(_fatal(self._plan.job, dispatcher.fatal))
         if dispatcher.stopped is not None:
             return RunStopped(dispatcher.stopped)
         if interrupts.first is not None:
             return Interrupted(interrupts.first, "interrupted; what was answered is saved")
+        if dispatcher.sent and not dispatcher.succeeded:
+            return RunStopped(Stop(RunEnd.NOTHING_SUCCEEDED, f"{dispatcher.last_error}"))
         return None
 
     def _ended(self, error: BatchrunError | None) -> tuple[RunEnd, str | None]:
@@ -296,20 +299,6 @@ class Execution:
             return RunEnd.FAILED, str(error)
         is_whole = self._common.options.rows is None
         return RunEnd.FINISHED if is_whole else RunEnd.SAMPLED, None
-
-
-def _fatal(job: Job, fault: ProviderFault) -> Stop:
-    """Say what the provider refused, and what to look at."""
-    status = f"HTTP {fault.http_status} " if fault.http_status else ""
-    if fault.http_status in {401, 403}:
-        variable = job.request.api_key_env or "no variable (api_key_env is empty)"
-        hint = f"check the key in the environment variable {variable}"
-    elif fault.http_status == 404:
-        hint = f"check the model ({job.request.model}) and base_url ({job.request.base_url})"
-    else:
-        hint = "the account's quota or credit is exhausted; raise it"
-    message = f"{printable(fault.error_type)}: {printable(fault.message)}"
-    return Stop(RunEnd.REFUSED, f"{job.request.base_url} refused: {status}{message}; {hint}")
 
 
 def ours(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -7,10 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from batchrun import checkpoint
-from batchrun.errors import BatchrunError
+from batchrun.errors import BatchrunError, RunEnd
 from batchrun.job import Job
 from batchrun.prepare import model_hint, run_directory
-from batchrun.records import RunEnd
 
 if TYPE_CHECKING:
     from batchrun.prepare import RunOptions

@@ -44,8 +44,9 @@ class ObservedJournal:
         self._log = log
         # By what is priced alike: when it was looked at last, and what the price was.
         self._priced: dict[tuple[object, ...], tuple[int, PriceUse]] = {}
-        # The last attempt of each conversation that goes on, which is counted already.
-        self._turned: dict[int, int] = {}
+        # Attempts that are counted already and may be the last of their row all the same: of
+        # conversations that go on, and of rows whose refusal may be the run's fault.
+        self._counted: dict[int, int] = {}
 
     async def begin(self, start: AttemptStart) -> None:
         """See `dispatch.Journal`, as for the following."""
@@ -55,6 +56,7 @@ class ObservedJournal:
         """An attempt failed, and the request goes on or stays pending."""
         await self._journal.fail(attempt)
         self._progress.used(attempt)
+        self._counted[attempt.key] = attempt.number
         self._log.failed(attempt)
         await self._note_price(attempt)
 
@@ -63,13 +65,13 @@ class ObservedJournal:
         await self._journal.turn(turn, attempt)
         if attempt is not None:
             self._progress.used(attempt)
-            self._turned[attempt.key] = attempt.number
+            self._counted[attempt.key] = attempt.number
         await self._note_price(attempt)
 
     async def finish(self, result: Result) -> None:
         """A request has its result."""
         await self._journal.finish(result)
-        is_counted = self._turned.pop(result.key, None) == result.last.number
+        is_counted = self._counted.pop(result.key, None) == result.last.number
         self._progress.finished(result, is_counted=is_counted)
         self._log.finished(result)
         await self._note_price(result.last)

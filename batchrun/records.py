@@ -41,31 +41,6 @@ class Status(StrEnum):
     PENDING = "pending"  # the run stopped before this item had a result
 
 
-class RunEnd(StrEnum):
-    """What ended an execution of a run; a sentence beside it says why."""
-
-    UNFINISHED = "unfinished"  # it is still going on, or its process died
-    FINISHED = "finished"  # every row has its result
-    SAMPLED = "sampled"  # only some rows were to be sent; no outputs were written
-    INTERRUPTED = "interrupted"  # by a signal
-    REFUSED = "refused"  # the provider accepts neither key, model nor address
-    EXHAUSTED = "exhausted"  # the account's credit, quota or spend limit is used up
-    REJECTED = "rejected"  # every request was rejected for the same reason
-    UNAVAILABLE = "unavailable"  # the provider gave no answers for longer than a row may wait
-    NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
-    MAX_ERRORS = "max_errors"  # too many rows failed
-    MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
-    FAILED = "failed"  # the input, the checkpoint or the disk failed under it
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run stops before every row has its result; `reason` has no full stop at its end."""
-
-    end: RunEnd
-    reason: str
-
-
 class Ending(StrEnum):
     """How an answer ended, in words of neither format."""
 

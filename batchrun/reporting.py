@@ -17,11 +17,10 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.cells import is_matrix, is_simulated, runs_in
 from batchrun.comparison import side_by_side, write_comparison
-from batchrun.errors import CheckpointError, JobError
+from batchrun.errors import CheckpointError, JobError, RunEnd
 from batchrun.evaluation import Evaluation
 from batchrun.job import Job
 from batchrun.prepare import input_signature
-from batchrun.records import RunEnd
 from batchrun.render import Renderer
 from batchrun.report.page import Subject, page
 from batchrun.source import Source

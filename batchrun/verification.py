@@ -16,12 +16,11 @@ import orjson
 
 from batchrun import __version__, checkpoint, output, report
 from batchrun.cells import is_matrix, runs_in
-from batchrun.errors import BatchrunError, CheckpointError, JobError
+from batchrun.errors import BatchrunError, CheckpointError, JobError, RunEnd
 from batchrun.evaluation import Evaluation
 from batchrun.findings import Flaw
 from batchrun.job import Job
 from batchrun.prepare import input_signature, plan_signature
-from batchrun.records import RunEnd
 from batchrun.render import Renderer
 from batchrun.source import Source
 

@@ -26,15 +26,6 @@ if TYPE_CHECKING:
     Case = dict[str, Any]
 
 CASES: list[Case] = json.loads((Path(__file__).parent / "answers.json").read_text())
-# The rule is not built yet: remove the line with the change that builds it.
-PENDING = {
-    "flagged": "403 is fatal for every row",
-    "credit-claude": "exhausted credit is not told from a wrong request",
-    "quota-moonshot": "exhausted quota is not told from a rate limit",
-    "budget-litellm": "an exhausted budget is not told from a wrong request",
-    "gateway-timeout": "504 does not count as possibly billed",
-    "groq-498": "498 is not transient",
-}
 
 
 def deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -144,11 +135,9 @@ def found_in(row: dict[str, Any], name: str) -> object:
 
 def variants() -> Iterator[Any]:
     for case in CASES:
-        reason = PENDING.get(case["name"])
-        marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-        yield pytest.param(case, False, id=case["name"], marks=marks)
+        yield pytest.param(case, False, id=case["name"])
         if "stream" not in case and case["status"] == 200:
-            yield pytest.param(case, True, id=f"{case['name']}-streamed", marks=marks)
+            yield pytest.param(case, True, id=f"{case['name']}-streamed")
 
 
 @pytest.mark.parametrize(("case", "is_streamed"), list(variants()))

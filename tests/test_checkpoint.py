@@ -34,7 +34,7 @@ from batchrun.checkpoint import (
 )
 from batchrun.checkpoint.columns import result_kinds
 from batchrun.checkpoint.planning import MANY
-from batchrun.errors import CheckpointError
+from batchrun.errors import CheckpointError, RunEnd
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -45,7 +45,6 @@ from batchrun.records import (
     RenderedItem,
     Request,
     Result,
-    RunEnd,
     Status,
     Usage,
     WireRequest,

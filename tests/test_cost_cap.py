@@ -12,19 +12,11 @@ import polars as pl
 import pytest
 
 from batchrun.client import Exchange
-from batchrun.errors import ProviderError, ProviderFault
+from batchrun.errors import ProviderError, ProviderFault, RunEnd
 from batchrun.job import LimitsConfig
 from batchrun.limits import CapReached, CostBudget, most_tokens
 from batchrun.pricing import PriceBook
-from batchrun.records import (
-    Completion,
-    Parameters,
-    PlannedRequest,
-    Request,
-    RunEnd,
-    Usage,
-    WireRequest,
-)
+from batchrun.records import Completion, Parameters, PlannedRequest, Request, Usage, WireRequest
 from tests.conftest import batchrun, finish, start_batchrun
 from tests.metered import MODEL, Memory, Metered, Row, dispatch
 from tests.provider import Call, Reply, answer, refusal, serving

@@ -12,7 +12,7 @@ import pytest
 
 from batchrun.client import Exchange
 from batchrun.dispatch import Dispatcher
-from batchrun.errors import CheckpointError, ProviderError, ProviderFault
+from batchrun.errors import CheckpointError, ProviderError, ProviderFault, RunEnd
 from batchrun.job import LimitsConfig, RetryConfig
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
 from batchrun.pricing import PriceBook
@@ -24,7 +24,6 @@ from batchrun.records import (
     PlannedRequest,
     Request,
     Result,
-    RunEnd,
     Status,
     Turn,
     Usage,
@@ -347,6 +346,33 @@ async def test_a_wait_that_would_be_too_long_is_not_begun() -> None:
     assert anyio.current_time() < 1
 
 
+async def test_trouble_that_asks_for_too_long_a_wait_is_not_waited_for() -> None:
+    bench = Bench(Sender([refusal(503, retry_after_s=3_600.0)]), max_wait_s=600)
+    await bench.run(planned())
+    assert bench.sender.sent == [1]
+    assert (bench.only.status, bench.only.retryable) == (Status.ERRORED, True)
+    assert anyio.current_time() < 1
+
+
+async def test_waits_for_trouble_add_up_to_the_longest_wait() -> None:
+    bench = Bench(Sender([BROKEN]), jitter=1.0, max_wait_s=10, max_attempts=100)
+    await bench.run(planned())
+    assert (bench.only.status, bench.only.retryable) == (Status.ERRORED, True)
+    # 0.5 + 1 + 2 + 4 s; the next pause of 8 s would be more than is left.
+    assert len(bench.sender.sent) == 5
+    assert anyio.current_time() == pytest.approx(7.5, abs=0.1)
+
+
+async def test_a_stream_that_broke_off_has_used_all_that_was_reserved() -> None:
+    cut = refusal(200, "stream_cut", maybe_billed=True, usage=Usage(5, 5))
+    limits = LimitsConfig(concurrency=1, tokens_per_minute=600)
+    bench = Bench(Sender([cut, answer()]), limits=limits)
+    await bench.run(planned(max_tokens=300))
+    first, second = bench.sender.times
+    # 300 tokens at 10 a second: nobody knows how many of them were generated.
+    assert second - first > 25
+
+
 async def test_a_server_that_says_zero_for_ever_is_not_asked_in_a_busy_loop() -> None:
     bench = Bench(Sender([refusal(429, retry_after_s=0.0)]), max_wait_s=60, jitter=0.5)
     await bench.run(planned())
@@ -358,10 +384,9 @@ async def test_a_server_that_says_zero_for_ever_is_not_asked_in_a_busy_loop() ->
     "error",
     [
         refusal(401, "authentication_error"),
-        refusal(403, "permission_error"),
         refusal(402, "billing_error"),
-        refusal(404, "not_found_error"),
         refusal(429, "insufficient_quota"),
+        refusal(200, "authentication_error"),
     ],
 )
 async def test_a_fatal_answer_stops_everything_and_leaves_the_rows_pending(
@@ -375,8 +400,23 @@ async def test_a_fatal_answer_stops_everything_and_leaves_the_rows_pending(
     assert len(bench.sender.sent) == 4
     assert bench.journal.results == []
     assert [attempt.cause for attempt in bench.journal.attempts] == ["fatal"] * 4
-    assert bench.dispatcher.fatal == error.fault
+    assert bench.dispatcher.stopped is not None
+    assert error.fault.error_type in bench.dispatcher.stopped.reason
     assert bench.dispatcher.is_draining
+
+
+@pytest.mark.parametrize(
+    "error", [refusal(403, "permission_error"), refusal(404, "not_found_error"), refusal(400)]
+)
+async def test_a_first_row_that_is_refused_waits_for_the_second(error: ProviderError) -> None:
+    bench = Bench(Sender(by_key={1: [error]}))
+    await bench.run_many(3)
+    assert bench.journal.statuses == {1: "errored", 2: "succeeded", 3: "succeeded"}
+    refused = (
+        bench.journal.results[0] if bench.journal.results[0].key == 1 else bench.journal.results[1]
+    )
+    assert (refused.retryable, refused.last.cause) == (False, "no")
+    assert bench.dispatcher.stopped is None
 
 
 async def test_what_is_in_flight_at_a_fatal_answer_is_still_recorded() -> None:
@@ -521,7 +561,7 @@ async def test_nothing_is_sent_when_the_journal_fails() -> None:
 
 
 async def test_too_many_errors_by_count_stop_the_run() -> None:
-    bench = Bench(Sender([refusal(400)]), workers=2, max_errors=5)
+    bench = Bench(Sender([refusal(500, should_retry=False)]), workers=2, max_errors=5)
     await bench.run_many(50)
     assert 5 <= len(bench.sender.sent) <= 6
     stop = bench.dispatcher.stopped
@@ -532,7 +572,7 @@ async def test_too_many_errors_by_count_stop_the_run() -> None:
 
 
 async def test_too_many_errors_by_share_stop_the_run_once_enough_have_finished() -> None:
-    bench = Bench(Sender([refusal(400)]), workers=2, max_errors=0.3)
+    bench = Bench(Sender([refusal(500, should_retry=False)]), workers=2, max_errors=0.3)
     await bench.run_many(400)
     assert 200 <= len(bench.sender.sent) <= 201
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from batchrun import retry
 from batchrun.client import Client
+from batchrun.dispatch.judgement import TrackRecord, judge
 from batchrun.errors import JobError, ProviderError
 from batchrun.formats import StreamReader, parse
 from batchrun.job import Job
@@ -580,4 +580,4 @@ async def test_the_errors(guide: str, status: int, code: str, cause: Cause) -> N
     fault = error.value.fault
     assert (fault.error_type, fault.message, fault.http_status) == (code, "fetch failed", status)
     assert fault.request_id == TRACE
-    assert retry.classify(fault).cause is cause
+    assert judge(fault, TrackRecord(answered=True)).cause is cause

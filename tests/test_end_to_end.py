@@ -112,7 +112,7 @@ def test_an_errored_row_is_data_and_the_exit_code_says_so(
         assert len(provider.calls) == 20
         again, _, _ = batchrun("run", job)
         assert (again, len(provider.calls)) == (3, 20), "a request that is wrong is not repeated"
-        assert batchrun("run", job, "--retry-errored")[0] == 3
+        assert batchrun("run", job, "--retry-errored")[0] == 4, "nothing that was sent succeeded"
         assert len(provider.calls) == 21
     row = results().row(7, named=True)
     assert row["status"] == "errored"
@@ -178,7 +178,10 @@ def test_exhausted_quota_stops_although_it_is_a_429(write_job: WriteJob) -> None
 
 
 def test_too_many_errors_stop_the_run(write_job: WriteJob) -> None:
-    with serving(lambda _: refusal(400, "invalid_request_error")) as provider:
+    def decide(call: Call) -> Reply:
+        return answer(call) if call.number < 3 else refusal(400, "invalid_request_error")
+
+    with serving(decide) as provider:
         job = write_job(provider.url, rows=1_000, extra="[limits]\nconcurrency = 8")
         code, _, stderr = batchrun("run", job)
     assert code == 4
@@ -387,7 +390,7 @@ def test_preview_prints_the_requests_with_the_key_masked(write_job: WriteJob) ->
 def test_the_key_is_in_no_file(write_job: WriteJob, tmp_path: Path) -> None:
     with serving(lambda call: refusal(400, "invalid", f"key {call.headers['x-api-key']}")) as p:
         code, stdout, stderr = batchrun("run", write_job(p.url))
-    assert code == 3
+    assert code == 4
     everything = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert everything
     assert not any(KEY.encode() in content for content in everything)

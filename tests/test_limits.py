@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from batchrun.errors import RunEnd
 from batchrun.job import LimitsConfig
 from batchrun.limits import Demand, ErrorBudget, Limits, Waits, demand
 from batchrun.limits.buckets import Pace, Told
-from batchrun.records import (
-    Allowance,
-    Parameters,
-    PlannedRequest,
-    Request,
-    RunEnd,
-    WireRequest,
-)
+from batchrun.records import Allowance, Parameters, PlannedRequest, Request, WireRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,17 @@ import pytest
 from batchrun import Job, RunOptions, run_job, run_matrix
 from batchrun.checkpoint import Checkpoint, open_directory, totals
 from batchrun.conclusion import RunReport
-from batchrun.errors import CheckpointError, Interrupted, JobError, OutputError, RunStopped
+from batchrun.errors import (
+    CheckpointError,
+    Interrupted,
+    JobError,
+    OutputError,
+    RunEnd,
+    RunStopped,
+    Stop,
+)
 from batchrun.job.matrix import MOST_CELLS
 from batchrun.matrix import MatrixReport
-from batchrun.records import RunEnd, Stop
 from tests.conftest import KEY, command, finish, start_batchrun
 from tests.provider import Call, Reply, answer, refusal, serving
 from tests.test_job import refusal as refusal_of
@@ -429,6 +437,17 @@ def test_the_exit_code_is_that_of_the_worst_cell(
     assert report.exit_code == code
     assert (report.error is None) == (code == 0)
     assert len(report.problems) == len({error for error in errors if error is not None})
+
+
+def test_outputs_that_are_missing_count_more_than_rows_that_failed(tmp_path: Path) -> None:
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        found = totals(store)
+    some_failed = RunReport(replace(found, total=2, succeeded=1, errored=1), tmp_path)
+    unwritten = RunReport(found, tmp_path, error=UNWRITTEN)
+    assert (some_failed.exit_code, unwritten.exit_code) == (3, 6)
+    for cells in ({"a": some_failed, "b": unwritten}, {"a": unwritten, "b": some_failed}):
+        report = MatrixReport(tmp_path, cells)
+        assert (report.exit_code, report.error) == (6, UNWRITTEN)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_the_script_runs_the_real_command(project: Path) -> None:
     )
     (project / "bin" / "batchrun").chmod(0o755)
     with serving(answer) as provider:
-        extra = f"--base-url {provider.url} --set api_key_env=TEST_KEY --set limit=5"
+        extra = f"--base-url {provider.url} --set provider=anthropic --set api_key_env=TEST_KEY --set limit=5"
         script.write_text(blocks("sh")[0].replace("--quiet", f"--quiet {extra}"))
         env = environment(PATH=f"{project / 'bin'}:/usr/bin:/bin")
         done = subprocess.run(["sh", str(script)], env=env, capture_output=True, check=False)

@@ -83,7 +83,7 @@ def test_an_outage_longer_than_the_patience_of_a_run(write_job: WriteJob) -> Non
     with serving(lambda _: refusal(503, "api_error", "down")) as provider:
         job = write_job(provider.url, rows=6, extra="[retry]\nmax_attempts = 2")
         code, _, stderr = command("run", job)
-        assert (code, "down" in stderr) == (3, True)
+        assert (code, "down" in stderr) == (4, True)
         assert len(provider.calls) == 12
         # What failed by the server's fault is tried again by the next run, and by nothing else.
         provider.decide = answer
@@ -208,7 +208,7 @@ def test_a_provider_that_cannot_be_reached_is_an_error_of_its_rows(
 ) -> None:
     job = write_job(base_url, rows=3, extra="[retry]\nmax_attempts = 1")
     code, _, stderr = command("run", job)
-    assert (code, "3 of the errored will be tried again by the next run" in stderr) == (3, True)
+    assert (code, "3 of the errored will be tried again by the next run" in stderr) == (4, True)
     assert said in results()["error_message"][0]
     assert results()["error_type"].to_list() == ["connection_error"] * 3
     # Nothing has left this machine, so nothing can have been billed.

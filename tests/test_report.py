@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from batchrun.errors import RunEnd
 from batchrun.history import ExecutionTotals, ModelTotals, PriceUse, RunTotals
-from batchrun.records import Cost, RunEnd, Usage
+from batchrun.records import Cost, Usage
 from batchrun.report import status_text, summary, summary_json, summary_text
 from batchrun.terminal import printable
 
@@ -278,7 +279,7 @@ triage:
 
   latency         p50 1.25 s · p90 2.50 s · p99 10.00 s
   pace            201 rows/s · 93,085 tokens/s · 61.2 s
-  waited          60.0 s request rate · 12.3 s retry
+  waited          60.0 s request rate · 12.3 s retry · summed over rows
   retried         600 transient · 400 rate limit
 
   errors

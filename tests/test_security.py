@@ -59,9 +59,9 @@ def echo_in_answer(call: Call, key: str) -> Reply:
 @pytest.mark.parametrize(
     ("echo", "exit_code"),
     [
-        (echo_in_error, 3),
-        (echo_in_page, 3),
-        (echo_in_redirect, 3),
+        (echo_in_error, 4),
+        (echo_in_page, 4),
+        (echo_in_redirect, 4),
         (echo_in_answer, 0),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_key_that_the_server_sends_back_is_nowhere(
     for text in (stdout + out, stderr + err, found.decode("latin-1")):
         assert KEY[:12] not in text
     results = pl.read_csv(tmp_path / "out" / "results.csv")
-    assert "***" in "".join(str(value) for value in results.row(0))
+    assert "***" in stderr + "".join(str(value) for value in results.row(0))
 
 
 def test_the_key_is_in_no_process_list_and_in_no_file_while_running(
@@ -234,7 +234,7 @@ def test_redirects_are_not_followed(write_job: WriteJob, status: int) -> None:
         headers = {"location": f"{elsewhere.url}/v1/messages"}
         with serving(lambda _: Reply(status, b"", headers)) as provider:
             code, _, stderr = command("run", write_job(provider.url, rows=2))
-    assert code == 3
+    assert code == 4
     assert "redirects are not followed" in " ".join(stderr.split())
     assert len(provider.calls) == 2
     assert elsewhere.calls == []
@@ -309,7 +309,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     write_job: WriteJob, authority: trustme.CA
 ) -> None:
     code, stderr, received = run_against(authority.issue_cert("localhost"), write_job)
-    assert (code, received) == (3, [])
+    assert (code, received) == (4, [])
     assert "invalid peer certificate: UnknownIssuer" in stderr
 
 
@@ -326,7 +326,7 @@ def test_certificates_are_checked_for_name_and_date(
         (expired, "certificate expired"),
     ):
         code, stderr, received = run_against(certificate, write_job, **trusted)
-        assert (code, reason in stderr, received) == (3, True, [])
+        assert (code, reason in stderr, received) == (4, True, [])
     # The same authority is trusted by choice of the user, so the refusals had these reasons.
     code, stderr, received = run_against(authority.issue_cert("localhost"), write_job, **trusted)
     assert (code, len(received)) == (0, 1), stderr

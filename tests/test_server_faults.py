@@ -16,9 +16,10 @@ import anyio
 import pytest
 
 from batchrun.client import Client, PyreqwestTransport
+from batchrun.dispatch.judgement import TrackRecord, judge
 from batchrun.errors import ProviderError
 from batchrun.records import WireRequest
-from batchrun.retry import Cause, classify
+from batchrun.retry import Cause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+ANSWERED = TrackRecord(answered=True)
 MANY_BYTES = 150 * 2**20
 OK = b"HTTP/1.1 200 OK\r\n"
 ANSWER = (
@@ -151,7 +153,7 @@ async def test_a_reset_in_any_phase_is_tried_again(how: Act) -> None:
     # reset may also come before the connection is known to be there: then nothing has been sent.
     never_connected = how is reset_when_connected and "(Connect)" in fault.message
     assert fault.maybe_billed != never_connected
-    assert classify(fault).cause is Cause.TRANSIENT
+    assert judge(fault, ANSWERED).cause is Cause.TRANSIENT
 
 
 # Heads
@@ -218,7 +220,7 @@ async def test_interim_answers_without_end_are_ended_by_the_time_limit() -> None
 async def test_heads_that_make_no_sense(head: bytes) -> None:
     fault = await fault_from(replying(OK + head + b"\r\n" + ANSWER))
     assert fault.error_type in {"connection_error", "invalid_response"}
-    assert classify(fault).cause is Cause.TRANSIENT
+    assert judge(fault, ANSWERED).cause is Cause.TRANSIENT
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ async def test_a_body_of_a_gigabyte_is_cut_off(status: bytes) -> None:
         "response_too_large",
         "the body is larger than 32 MiB",
     )
-    assert classify(fault).cause is Cause.NO
+    assert judge(fault, ANSWERED).cause is Cause.NO
     assert sent < MANY_BYTES
 
 
@@ -316,7 +318,7 @@ async def test_a_compression_that_is_wrong_or_not_known(encoding: bytes, status:
     fault = await fault_from(replying(head % (status, encoding)))
     assert fault.error_type in {"connection_error", "invalid_response", "http_401"}
     if fault.http_status == 401:
-        assert classify(fault).cause is Cause.FATAL
+        assert judge(fault, ANSWERED).cause is Cause.FATAL
 
 
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])

@@ -21,15 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.records import (
-        Attempt,
-        AttemptStart,
-        PlannedRequest,
-        RenderedItem,
-        Result,
-        RunEnd,
-        Turn,
-    )
+    from batchrun.errors import RunEnd
+    from batchrun.records import Attempt, AttemptStart, PlannedRequest, RenderedItem, Result, Turn
 
 FILE_NAME = "checkpoint.db"
 _SPENT = f"""SELECT coalesce({
@@ -40,6 +33,9 @@ _SPENT = f"""SELECT coalesce({
     WHEN error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END'''
     )
 }, 0) FROM exchanges"""  # noqa: S608 - no values
+
+_HAS_ANSWERED = """SELECT EXISTS (SELECT 1 FROM executions e JOIN exchanges a
+    ON a.execution = e.id WHERE e.peer = ? AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
 
 
 def now_us() -> int:
@@ -133,11 +129,13 @@ class Checkpoint:
         samples: int = 1,
         provider: str | None = None,
         base_url: str | None = None,
+        peer: str = "",
     ) -> int:
         """Begin an execution: record the job, settle what a crash left open.
 
         `total` counts rows; with several `samples` each has as many consecutive items. `provider` and
-        `base_url` say who answers, and so whose prices hold.
+        `base_url` say who answers, and so whose prices hold; `peer` names provider, key and model, for
+        `has_answered`.
         Attempts without an outcome were in flight when a process died: they may have been billed.
         When the plan's signature has changed, rows are matched to requests anew.
 
@@ -173,9 +171,9 @@ class Checkpoint:
                 WHERE latency_s IS NULL AND error_type IS NULL"""
             ).rowcount
             cursor = self.db.execute(
-                """INSERT INTO executions (started_us, version, provider, base_url)
-                VALUES (?, ?, ?, ?)""",
-                (now_us(), version, provider, base_url),
+                """INSERT INTO executions (started_us, version, provider, base_url, peer)
+                VALUES (?, ?, ?, ?, ?)""",
+                (now_us(), version, provider, base_url, peer),
             )
             self.execution = int(cursor.lastrowid or 0)
         return interrupted
@@ -190,6 +188,12 @@ class Checkpoint:
                 WHERE id = ?""",
                 (now_us(), outcome, reason, orjson.dumps(waits).decode(), self.execution),
             )
+
+    def has_answered(self, peer: str) -> bool:
+        """Say whether an execution with the same provider, key and model got an answer."""
+        with usable(self.path):
+            (found,) = self.db.execute(_HAS_ANSWERED, (peer,)).fetchone()
+        return bool(found)
 
     def note_waiting(self, reason: str | None) -> None:
         """Record what this execution is waiting for, for those who look at it meanwhile."""

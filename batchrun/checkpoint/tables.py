@@ -184,6 +184,7 @@ def m008_views(db: Database) -> None:
 def m009_reasons(db: Database) -> None:
     """What ended an execution is a word, with the reason beside it."""
     db.execute("ALTER TABLE executions ADD COLUMN reason TEXT")
+    db.execute("ALTER TABLE executions ADD COLUMN peer TEXT")
     db.execute(
         """UPDATE executions SET reason = outcome, outcome = CASE
         WHEN outcome LIKE 'stopped: interrupted%' THEN 'interrupted'

@@ -9,8 +9,9 @@ import orjson
 from batchrun.checkpoint.columns import COST, UNPRICED, exact_sum
 from batchrun.checkpoint.endings import endings
 from batchrun.checkpoint.prices import prices
+from batchrun.errors import RunEnd
 from batchrun.history import ExecutionTotals, ModelTotals, RunTotals
-from batchrun.records import PICO_PER_USD, Cost, RunEnd, Usage
+from batchrun.records import PICO_PER_USD, Cost, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

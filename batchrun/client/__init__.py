@@ -339,7 +339,7 @@ def _status_fault(
     if 300 <= status < 400:
         target = headers.get("location", "nowhere")
         error_type = "redirect"
-        message = f"the server redirects to {target}; redirects are not followed, mend base_url"
+        message = f"the server redirects to {target}; redirects are not followed"
     return ProviderFault(
         error_type=error_type or f"http_{status}",
         message=message,

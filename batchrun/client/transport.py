@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -21,7 +22,7 @@ from pyreqwest.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Sequence
 
     from pyreqwest.client import Client as PyreqwestClient
     from pyreqwest.http import HeaderMap
@@ -39,6 +40,9 @@ HEAD_EXTENSION = "batchrun.head"
 TIMEOUT_EXTENSION = "batchrun.timeout_s"
 
 _CONNECTING = "client error (Connect)"
+# Layers of pyreqwest that say nothing about what happened.
+_LAYERS = frozenset({"connection error", _CONNECTING, "tcp connect error", "error sending request"})
+_OS_ERROR = re.compile(r" \(os error \d+\)")
 
 
 class PyreqwestTransport(httpx.AsyncBaseTransport):
@@ -167,12 +171,21 @@ async def _awaited(awaitable: Awaitable[T], request: httpx.Request) -> T:
         raise
 
 
+def _said(reasons: Sequence[str], url: httpx.URL) -> str:
+    """Return what happened, such as "connection refused (127.0.0.1:8001)"."""
+    told = [_OS_ERROR.sub("", reason) for reason in reasons if reason not in _LAYERS]
+    message = ": ".join(told or reasons[:1])
+    port = "" if url.port is None else f":{url.port}"
+    place = f" ({url.host}{port})" if _CONNECTING in reasons else ""
+    return message[:1].lower() + message[1:] + place
+
+
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
     """Translate pyreqwest's errors at the one place where they can appear."""
     causes = getattr(error, "details", {}).get("causes") or []
     # The first cause repeats the URL; the later ones say what happened.
     reasons = [cause["message"] for cause in causes if " for url (" not in cause["message"]]
-    message = ": ".join([str(error.args[0]), *reasons])
+    message = _said([str(error.args[0]), *reasons], request.url)
     is_connecting = _CONNECTING in reasons
     kinds: tuple[tuple[type[PyreqwestError], type[httpx.TransportError]], ...] = (
         # What was there and broke, or took too long, is named so too, but is no failed connect.

@@ -20,6 +20,7 @@ import anyio.lowlevel
 
 from batchrun import formats, retry
 from batchrun.dispatch.conversation import MAX_TURNS, Conversation, concluded
+from batchrun.dispatch.judgement import Verdict, judge, stop_for
 from batchrun.dispatch.ports import Journal, Review, Sender, Tools, as_it_is
 from batchrun.dispatch.progress import (
     Pause,
@@ -28,19 +29,12 @@ from batchrun.dispatch.progress import (
     failed_attempt,
     settle,
 )
+from batchrun.dispatch.refusals import Refusals
 from batchrun.dispatch.review import rejected, rejecting
 from batchrun.dispatch.workers import Workers
-from batchrun.errors import ProviderError, ProviderFault
+from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
 from batchrun.limits import CapReached, above_bound, demand, most_tokens
-from batchrun.records import (
-    Attempt,
-    AttemptStart,
-    Completion,
-    Result,
-    RunEnd,
-    Status,
-    Stop,
-)
+from batchrun.records import Attempt, AttemptStart, Completion, Result, Status
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
@@ -73,7 +67,9 @@ class Dispatcher:
         review: reads an answer further, and says why it is not accepted, if it is not.
         tools: carry out calls, so that an answer with calls is not the last one.
         max_turns: how many turns a conversation may have.
-        account: tells limits of one key from those of another.
+        account: the environment variable with the key; empty when no key is sent. It tells the
+            limits of one key from those of another.
+        answered_before: the provider answered in an earlier execution of the run.
     """
 
     def __init__(
@@ -91,6 +87,7 @@ class Dispatcher:
         tools: Tools | None = None,
         max_turns: int = MAX_TURNS,
         account: str = "",
+        answered_before: bool = False,
     ) -> None:
         self._client = client
         self._journal = journal
@@ -104,16 +101,21 @@ class Dispatcher:
         self._review = review
         self._conversation = Conversation(journal, tools, max_turns)
         self._account = account
+        self._refusals = Refusals(answered_before=answered_before, variable=account)
         self._waiting: set[anyio.CancelScope] = set()
         self._on_drain: list[Callable[[], None]] = []
         self.is_draining = False
         self.in_flight = 0
-        self.fatal: ProviderFault | None = None
+        self.sent = 0
+        self.succeeded = 0
+        self.last_error: str | None = None
         self.stopped: Stop | None = None
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Send every request of the stream; returns when all have a result or the run drains."""
         await self._workers.run(requests)
+        if not self.is_draining:
+            await self._decide(is_over=True)
 
     def drain(self) -> None:
         """Send nothing more. What is in flight goes on to its end; what waits stays pending."""
@@ -170,13 +172,35 @@ class Dispatcher:
         if (problem := self._unsendable(asked)) is not None:
             await self._give_up_unsent(request, progress, *problem)
             return None
-        while await self._admitted(asked, progress):
-            follows = await self._attempt(request, progress)
+        while await self._may_send():
+            try:
+                if not await self._admitted(asked, progress):
+                    return None
+                follows = await self._attempt(request, progress)
+            finally:
+                self._refusals.leave()
+            await self._decide()
             if not isinstance(follows, Pause):
                 return follows
             if not await self._pause(follows):
                 return None
         return None
+
+    async def _may_send(self) -> bool:
+        """Wait for the first answers of the provider; False when nothing more is to be sent."""
+        if self._refusals.enter_now():
+            return True
+        return await self._interruptible(self._refusals.enter)
+
+    async def _decide(self, *, is_over: bool = False) -> None:
+        """Settle whose fault the refusals before the first answer are, once that can be told."""
+        blame = self._refusals.verdict(is_over=is_over)
+        if blame is Verdict.RUN:
+            self.stop(self._refusals.stop())
+        elif blame is Verdict.ROWS:
+            for refused in self._refusals.take():
+                attempt = replace(refused, cause=Cause.NO.value)
+                await self._journal.finish(errored(attempt, retryable=False))
 
     def _most_cost(self, request: PlannedRequest) -> int | None:
         """Return the highest cost that a request can have, if it can be told and matters."""
@@ -259,6 +283,7 @@ class Dispatcher:
                 AttemptStart(request.key, progress.number, datetime.now(UTC), reserved)
             )
             sent, start = True, time.perf_counter()
+            self.sent += 1
             self.in_flight += 1
             exchange = await self._client.send(request.wire)
         except ProviderError as error:
@@ -273,6 +298,7 @@ class Dispatcher:
     async def _answered(
         self, request: PlannedRequest, progress: Progress, exchange: Exchange, latency_s: float
     ) -> Pause | PlannedRequest | None:
+        self._refusals.answered()
         completion, rejection = exchange.completion, None
         goes_on = self._conversation.goes_on(completion)
         if not goes_on:
@@ -345,14 +371,16 @@ class Dispatcher:
         fault: ProviderFault,
         latency_s: float,
     ) -> Pause | None:
-        decision = retry.classify(fault)
+        decision = judge(fault, self._refusals.record)
         attempt = failed_attempt(request, progress.number, fault, latency_s, decision.cause)
         attempt, permit = self._settled(progress, attempt, fault.limits)
-        if decision.cause is Cause.FATAL:
-            # Not the item's failure: it stays pending, for when the cause has been mended.
+        if decision.end is not None:
+            # Not the row's failure: it stays pending until the cause is removed.
             await self._record(attempt)
-            self.fatal = fault
-            self.drain()
+            self.stop(stop_for(fault, decision.end, request.request, self._account))
+            return None
+        if decision.cause is Cause.UNDECIDED:
+            await self._hold(request, attempt, fault)
             return None
         if decision.cause is Cause.RATE_LIMIT and permit is not None:
             if (reason := self._limits.above_told(permit.asked)) is not None:
@@ -366,6 +394,12 @@ class Dispatcher:
             return None
         await self._record(attempt)
         return Pause(delay)
+
+    async def _hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
+        """Keep a refused row open: the next answers show whether it is the row's fault."""
+        await self._record(attempt)
+        self._refusals.hold(request, attempt, fault)
+        self._count(attempt.error)
 
     async def _refused(self, progress: Progress, attempt: Attempt, pause_s: float) -> Pause | None:
         """The provider wants fewer requests: all wait, and this one is the first to go again.
@@ -428,7 +462,15 @@ class Dispatcher:
 
     async def _finish(self, result: Result, *, waited_out: bool = False) -> None:
         await self._journal.finish(result)
-        error = (result.last.error or "failed") if result.status is Status.ERRORED else None
+        if result.status is Status.SUCCEEDED:
+            self.succeeded += 1
+            self._count(None)
+        else:
+            self._count(result.last.error or "failed", waited_out=waited_out)
+
+    def _count(self, error: str | None, *, waited_out: bool = False) -> None:
+        """Count a row that has its outcome, and stop when too many have failed."""
+        self.last_error = error or self.last_error
         stop = self._errors.count(error, waited_out=waited_out)
         if stop is not None:
             self.stop(stop)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from batchrun.records import PICO_PER_USD, RunEnd, Stop
+from batchrun.errors import RunEnd, Stop
+from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
     from collections.abc import Callable

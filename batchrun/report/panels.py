@@ -162,7 +162,7 @@ def _cap(totals: RunTotals) -> str | None:
 def _waits(totals: RunTotals) -> str | None:
     waits = sorted(totals.waits_s_by_cause.items(), key=lambda pair: -pair[1])
     told = ", ".join(f"{seconds(spent)} for {cause}" for cause, spent in waits if spent >= 0.05)
-    return f"Waited {told}" if told else None
+    return f"Waits, summed over rows: {told}" if told else None
 
 
 def _legend(areas: Sequence[Area]) -> Markup | None:

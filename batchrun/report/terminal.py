@@ -7,7 +7,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.records import PICO_PER_USD, RunEnd, unusual_endings
+from batchrun.errors import RunEnd
+from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.facts import cost_of_rows, is_unpriced, projected, throughput
 from batchrun.report.hints import ENDINGS, hint
 from batchrun.report.text import (
@@ -183,6 +184,9 @@ def _pace(totals: RunTotals, paint: Paint) -> list[str]:
         speed.append(f"{seconds(totals.wall_time_s)}{several}")
     waits = sorted(totals.waits_s_by_cause.items(), key=lambda pair: -pair[1])
     waited = [f"{seconds(total)} {cause}" for cause, total in waits if total >= 0.05]
+    if waited:
+        # Rows wait at the same time, so together they may have waited longer than the run took.
+        waited.append("summed over rows")
     retries = totals.retries_by_cause.items()
     tried = [f"{count:,} {cause.replace('_', ' ')}" for cause, count in retries]
     rows = (

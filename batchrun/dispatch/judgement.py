@@ -1,0 +1,259 @@
+"""What a failed attempt means: pure decisions, without clock or I/O.
+
+`judge` decides about one fault. Whether a refusal is the row's fault or everybody's cannot be seen in
+one answer: it depends on what the provider has done so far, which is a `TrackRecord`, and `verdict`
+decides once enough is known. The tables follow the error references of both APIs and public reports
+of what gateways send.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from batchrun.errors import RunEnd, Stop
+from batchrun.retry import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
+from batchrun.terminal import printable
+
+if TYPE_CHECKING:
+    from batchrun.errors import ProviderFault
+    from batchrun.records import Request
+
+# Refusals for one reason on so many of the first requests mean that the request is wrong.
+ALIKE = 20
+# So many refusals for different reasons mean it, too, where key, model or address can be the reason.
+# With the requests that are then still under way that stays below 60.
+MOST_HELD = 50
+
+_RATE_LIMITED = 429
+_OVERLOADED = 529
+_TRANSIENT = frozenset({408, 409, 424, 425, 449, 498, 499})
+# A proxy gave up waiting; the model behind it may have gone on.
+_MAYBE_BILLED = frozenset({408, 504, 522, 524})
+# Key, model or address may be wrong, or just this row: moderation, a firewall, one wrong model.
+_WHOSE = frozenset({403, 404, 405, 407, 410})
+
+# What error types stand for that come without a status: in a stream or under a successful status.
+_STATUS_OF_TYPE = {
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "invalid_token": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "too_many_requests": 429,
+    "overloaded_error": _OVERLOADED,
+    "slow_down": _OVERLOADED,
+}
+_A_STATUS = re.compile(r"(?:http_)?([45]\d\d)")
+
+# Credit, quota or a spend limit is used up, whatever the status: waiting does not help.
+_EXHAUSTED_TYPES = frozenset(
+    {
+        "access_terminated_error",
+        "accountoverdueerror",  # Volcengine
+        "arrearage",  # Alibaba
+        "billing_error",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "budget_exceeded",  # LiteLLM
+        "credit_balance_exhausted",
+        "exceeded_current_quota_error",  # Moonshot
+        "insufficient_balance",
+        "insufficient_credits",
+        "insufficient_quota",
+        "insufficient_user_quota",  # One API, New API
+        "payment_required",
+    }
+)
+_EXHAUSTED_NAME = re.compile(r"spend(?:ing)?_limit|usage_limit_(?:exceeded|reached)")
+# A message may quote the row, so these are whole phrases that providers use, of short messages.
+_EXHAUSTED_MESSAGE_OF_400 = re.compile(
+    r"credit balance is too low"  # Anthropic
+    r"|budget has been exceeded|exceededbudget"  # LiteLLM
+    r"|make sure your account is in good standing",  # Alibaba
+    re.IGNORECASE,
+)
+_EXHAUSTED_MESSAGE = re.compile(
+    r"key limit exceeded"  # OpenRouter, 403
+    r"|used all available credits|reached (?:its|your) monthly spending limit"  # xAI, 403
+    r"|insufficient (?:account )?(?:balance|credits?\b)"  # DeepSeek, OpenRouter
+    r"|account (?:is in arrears|balance is insufficient)"
+    r"|\w*PerDay\w*",  # Gemini's QuotaFailure names the quota
+    re.IGNORECASE,
+)
+_LONGEST_MESSAGE = 1_000
+# Ids that providers put into messages: without them, messages for one reason are the same.
+_AN_ID = re.compile(r"\b(?=\w*\d)[\w-]{12,}\b")
+
+
+class Verdict(StrEnum):
+    """Whose fault refusals are that came before the first answer."""
+
+    UNKNOWN = "unknown"  # the provider may still answer one of the others
+    ROWS = "rows"  # each is the fault of its own row
+    RUN = "run"  # no request can succeed: key, model, address or the request itself is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class TrackRecord:
+    """What a provider has done so far in this execution, with this key and model.
+
+    Attributes:
+        answered: it has answered a request; or it is settled otherwise that rows are to blame.
+        answered_before: it answered in an earlier execution of the run.
+        in_flight: requests that were sent, or are about to be, and have no outcome.
+        held: requests that it refused, whose fault that is being unknown.
+        refused: those of them that key, model or address may be the reason for.
+        alike: the most of them that were refused for the same reason.
+    """
+
+    answered: bool = False
+    answered_before: bool = False
+    in_flight: int = 0
+    held: int = 0
+    refused: int = 0
+    alike: int = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may be sent before the first is answered."""
+        few = self.in_flight + self.alike < ALIKE
+        return self.answered or (few and self.in_flight + self.held < MOST_HELD)
+
+
+def judge(fault: ProviderFault, record: TrackRecord) -> RetryDecision:
+    """Judge a failed attempt by status, error type, message and the provider's explicit wishes."""
+    status = _status(fault)
+    if status == 401:
+        return RetryDecision(Cause.FATAL, end=RunEnd.REFUSED)
+    if status == 402 or _is_exhausted(fault, status):
+        return RetryDecision(Cause.FATAL, end=RunEnd.EXHAUSTED)
+    if status == _RATE_LIMITED:
+        return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s)
+    if status == _OVERLOADED:
+        return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, OVERLOADED_BASE_DELAY_S)
+    may_pass = _may_pass(status) if fault.should_retry is None else fault.should_retry
+    if may_pass:
+        return RetryDecision(Cause.TRANSIENT, fault.retry_after_s)
+    is_refused = status is not None and 300 <= status < 500
+    return RetryDecision(Cause.UNDECIDED if is_refused and not record.answered else Cause.NO)
+
+
+def verdict(record: TrackRecord, *, is_over: bool = False) -> Verdict:
+    """Decide whose fault the refusals are that came before the first answer.
+
+    Args:
+        record: what the provider has done.
+        is_over: nothing more will be sent, so what is known now has to do.
+    """
+    if record.answered:
+        return Verdict.ROWS
+    if record.in_flight and not is_over:
+        return Verdict.UNKNOWN
+    if record.alike >= ALIKE:
+        return Verdict.RUN
+    if is_over or record.held >= MOST_HELD:
+        is_run = record.refused > 0 if is_over else 2 * record.refused > record.held
+        return Verdict.RUN if is_run and not record.answered_before else Verdict.ROWS
+    return Verdict.UNKNOWN
+
+
+def may_be_billed(fault: ProviderFault) -> bool:
+    """Whether the provider may have billed an attempt that brought no answer."""
+    return fault.maybe_billed or _status(fault) in _MAYBE_BILLED
+
+
+def is_about_access(fault: ProviderFault) -> bool:
+    """Whether key, model or address may be the reason of a refusal, rather than the request."""
+    status = _status(fault)
+    return status in _WHOSE or (status is not None and 300 <= status < 400)
+
+
+def reason_of(fault: ProviderFault) -> tuple[int | None, str]:
+    """Return what refusals for the same reason have in common: status and message without ids."""
+    return _status(fault), _AN_ID.sub("…", fault.message)
+
+
+def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> Stop:
+    """Return why a run stops that a provider refused, and what to do about it.
+
+    Args:
+        fault: what the provider said.
+        end: what it means.
+        request: the one that it refused.
+        variable: the environment variable with the key; empty when no key is sent.
+    """
+    status = f"HTTP {fault.http_status} " if fault.http_status else ""
+    said = f"{status}{printable(fault.error_type)}: {printable(fault.message)}"
+    way_out = _way_out(fault, end, request, variable)
+    return Stop(end, f"{request.base_url} refused the request: {said}; {way_out}")
+
+
+def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> str:
+    key = f"the key in the environment variable {variable}" if variable else "the address"
+    model = f"the model ({printable(request.model)})"
+    status = _status(fault)
+    if end is RunEnd.EXHAUSTED:
+        return "the account's credit, quota or spend limit is used up: raise it, then run again"
+    if end is RunEnd.REJECTED:
+        return (
+            "every request was rejected for this reason, so the job file is wrong rather than the "
+            "rows: look at a request with batchrun preview"
+        )
+    if status == 401:
+        nothing = "no key was sent: name its environment variable in [request] api_key_env"
+        return f"check {key}" if variable else nothing
+    if status == 403:
+        return f"check that {key} may use {model}" if variable else f"check {model} and base_url"
+    return f"check {model} and base_url ({request.base_url})"
+
+
+def _status(fault: ProviderFault) -> int | None:
+    """Return the status that a fault stands for: under a successful one its type says more."""
+    status = fault.http_status
+    if status is not None and not 200 <= status < 300:
+        return status
+    if (named := _A_STATUS.fullmatch(fault.error_type)) is not None:
+        return int(named[1])
+    return _STATUS_OF_TYPE.get(fault.error_type, status)
+
+
+def _is_exhausted(fault: ProviderFault, status: int | None) -> bool:
+    name = fault.error_type.lower()
+    if name in _EXHAUSTED_TYPES or _EXHAUSTED_NAME.search(name):
+        return True
+    text = fault.message[:_LONGEST_MESSAGE]
+    if status in {400, 403, _RATE_LIMITED} and _EXHAUSTED_MESSAGE_OF_400.search(text):
+        return True
+    return status in {403, _RATE_LIMITED} and _EXHAUSTED_MESSAGE.search(text) is not None
+
+
+def _may_pass(status: int | None) -> bool:
+    # No status, or a success whose body was no completion: the exchange broke, the request did not.
+    return status is None or 200 <= status < 300 or status >= 500 or status in _TRANSIENT
+
+
+__all__ = [
+    "ALIKE",
+    "BASE_DELAY_S",
+    "MOST_HELD",
+    "Cause",
+    "RetryDecision",
+    "TrackRecord",
+    "Verdict",
+    "is_about_access",
+    "judge",
+    "may_be_billed",
+    "reason_of",
+    "stop_for",
+    "verdict",
+]

@@ -1,0 +1,127 @@
+"""Refusals that come before a provider has answered anything: whose fault they are is open.
+
+Until the first answer only a few requests are sent, and rows that are refused meanwhile wait for the
+verdict: they fail when another row succeeds, and stay pending when none does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from batchrun.dispatch.judgement import (
+    TrackRecord,
+    Verdict,
+    is_about_access,
+    reason_of,
+    stop_for,
+    verdict,
+)
+from batchrun.errors import RunEnd
+
+if TYPE_CHECKING:
+    from batchrun.errors import ProviderFault, Stop
+    from batchrun.records import Attempt, PlannedRequest
+
+# A wrong key is refused at once, an answer may take minutes. Requests are held back no longer than
+# this when nothing comes back: a run with many in flight must not wait for its first answer.
+PATIENCE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that was refused, with the attempt that failed."""
+
+    request: PlannedRequest
+    attempt: Attempt
+    fault: ProviderFault
+
+
+class Refusals:
+    """Keeps the track record of a provider, and what it refused before its first answer.
+
+    Args:
+        answered_before: it answered in an earlier execution of the run.
+        variable: the environment variable with the key; empty when no key is sent.
+    """
+
+    def __init__(self, *, answered_before: bool = False, variable: str = "") -> None:
+        self._answered_before = answered_before
+        self._variable = variable
+        self._held: list[Refused] = []
+        self._reasons: Counter[tuple[int | None, str]] = Counter()
+        self._in_flight = 0
+        self._started_at: float | None = None
+        self._news = anyio.Event()
+        self.is_answered = False
+
+    @property
+    def record(self) -> TrackRecord:
+        """What the provider has done so far."""
+        return TrackRecord(
+            answered=self.is_answered,
+            answered_before=self._answered_before,
+            in_flight=self._in_flight,
+            held=len(self._held),
+            refused=sum(is_about_access(one.fault) for one in self._held),
+            alike=max(self._reasons.values(), default=0),
+        )
+
+    def enter_now(self) -> bool:
+        """Say whether a request need not wait, which is the most frequent case."""
+        self._in_flight += self.is_answered
+        return self.is_answered
+
+    async def enter(self) -> None:
+        """Wait until one more request may be sent; `leave` has to follow."""
+        if self._started_at is None:
+            self._started_at = anyio.current_time()
+        while not self.is_answered and not self.record.has_room:
+            left_s = self._started_at + PATIENCE_S - anyio.current_time()
+            if not self._held and left_s <= 0:
+                break
+            with anyio.move_on_after(left_s if left_s > 0 else None):
+                await self._news.wait()
+        self._in_flight += 1
+
+    def leave(self) -> None:
+        """A request has its outcome, or was not sent."""
+        self._in_flight -= 1
+        if not self.is_answered:
+            self._tell()
+
+    def hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
+        """Keep a refusal until it shows whose fault it is."""
+        self._held.append(Refused(request, attempt, fault))
+        self._reasons[reason_of(fault)] += 1
+
+    def answered(self) -> None:
+        """The provider has answered a request."""
+        if not self.is_answered:
+            self.is_answered = True
+            self._tell()
+
+    def verdict(self, *, is_over: bool = False) -> Verdict:
+        """Say whose fault the refusals are, as far as can be told; see `judgement.verdict`."""
+        return verdict(self.record, is_over=is_over) if self._held else Verdict.UNKNOWN
+
+    def take(self) -> list[Attempt]:
+        """Return the attempts of the rows that are to blame; from now on all refusals are theirs."""
+        held, self._held = self._held, []
+        self._reasons.clear()
+        self.answered()
+        return [one.attempt for one in held]
+
+    def stop(self) -> Stop:
+        """Return why the run stops: for the most frequent refusal."""
+        (reason, _), *_ = self._reasons.most_common(1)
+        one = next(one for one in self._held if reason_of(one.fault) == reason)
+        end = RunEnd.REFUSED if is_about_access(one.fault) else RunEnd.REJECTED
+        return stop_for(one.fault, end, one.request.request, self._variable)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
