@@ -40,13 +40,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer. `delay_s` passes before it; `then` is called once it has been sent."""
+    """What to answer. `delay_s` passes before it; `then` is called once it has been sent.
+
+    `is_billed` charges for the request at once, whatever the status; by default an answer with 200
+    is charged for when it is sent. Of the reply's bytes `cut` are sent, and then a reset.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     then: Callable[[], None] | None = None
+    is_billed: bool = False
+    cut: int | None = None
 
 
 def answer(call: Call, text: str = "ok", **reply: Any) -> Reply:
@@ -146,12 +152,17 @@ class Provider:
         self._seen[body] += 1
         self.calls.append(call)
         reply = self.decide(call)
+        if reply.is_billed:
+            self.billed[body] += 1
         await asyncio.sleep(reply.delay_s)
-        if reply.status == 200:
+        if reply.status == 200 and not reply.is_billed:
             # From here on the provider charges, whether or not the answer gets through.
             self.billed[body] += 1
-        writer.write(_head(reply) + reply.body)
+        writer.write((_head(reply) + reply.body)[: reply.cut])
         await writer.drain()
+        if reply.cut is not None:
+            writer.transport.abort()
+            raise ConnectionResetError
         if reply.then is not None:
             reply.then()
 

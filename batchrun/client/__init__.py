@@ -347,6 +347,7 @@ def _status_fault(
         request_id=request_id or body.request_id,
         retry_after_s=_wait_s(status, headers, body.retry_after_s),
         should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
+        maybe_billed=status in formats.BILLED_STATUSES,
     )
 
 

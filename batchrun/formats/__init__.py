@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.formats import chat, messages
-from batchrun.formats.faults import describe_error
+from batchrun.formats.faults import BILLED_STATUSES, describe_error
 from batchrun.formats.limit_headers import limit_state, seconds_until_reset
 from batchrun.formats.parsing import InvalidResponse
 from batchrun.formats.streaming import StreamReader, whole
@@ -96,6 +96,7 @@ def request_id(wire_format: FormatName, headers: Mapping[str, str]) -> str | Non
 
 
 __all__ = [
+    "BILLED_STATUSES",
     "FORMATS",
     "SCHEMA_TOOL",
     "InvalidResponse",
