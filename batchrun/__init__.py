@@ -24,7 +24,17 @@ if TYPE_CHECKING:
         RunStopped,
     )
     from batchrun.estimation import Estimate, estimate, estimate_json, estimate_text
-    from batchrun.inspection import export, load_job, preview, score, score_text, status
+    from batchrun.inspection import (
+        Recosted,
+        export,
+        load_job,
+        preview,
+        recost,
+        recost_text,
+        score,
+        score_text,
+        status,
+    )
     from batchrun.job import Job, parse_setting
     from batchrun.matrix import MatrixReport, arun_matrix, run_matrix
     from batchrun.notebook import complete
@@ -52,7 +62,17 @@ _HOMES = {
         "RunStopped",
     ),
     "batchrun.estimation": ("Estimate", "estimate", "estimate_json", "estimate_text"),
-    "batchrun.inspection": ("export", "load_job", "preview", "score", "score_text", "status"),
+    "batchrun.inspection": (
+        "Recosted",
+        "export",
+        "load_job",
+        "preview",
+        "recost",
+        "recost_text",
+        "score",
+        "score_text",
+        "status",
+    ),
     "batchrun.job": ("Job", "parse_setting"),
     "batchrun.matrix": ("MatrixReport", "arun_matrix", "run_matrix"),
     "batchrun.notebook": ("complete",),
@@ -73,6 +93,7 @@ __all__ = [
     "JobError",
     "MatrixReport",
     "OutputError",
+    "Recosted",
     "RunOptions",
     "RunReport",
     "RunStopped",
@@ -95,6 +116,8 @@ __all__ = [
     "model_hint",
     "parse_setting",
     "preview",
+    "recost",
+    "recost_text",
     "run_job",
     "run_matrix",
     "score",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
-from batchrun.cells import is_matrix
+from batchrun.cells import is_matrix, runs_in
 from batchrun.conclusion import write_files
 from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
@@ -20,14 +20,16 @@ from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.job.files import Protected, user_files
 from batchrun.matrix import as_it_stands, matrix_status
-from batchrun.prepare import input_signature, our_columns
+from batchrun.prepare import input_signature, our_columns, price_book
+from batchrun.pricing import NewPrices
+from batchrun.records import PICO_PER_USD
 from batchrun.render import Renderer
 from batchrun.scoring import score_facts, score_lines
 from batchrun.source import Source, input_files, is_table
 from batchrun.terminal import harmless
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batchrun.records import RenderedItem
     from batchrun.scoring import ScoreTotals
@@ -233,6 +235,116 @@ def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
     if as_json:
         return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
     return "\n".join(harmless(line) for line in score_lines(totals))
+
+
+@dataclass(frozen=True, slots=True)
+class Recosted:
+    """What a run costs by today's prices, and what it cost before.
+
+    Attributes:
+        directory: of the run.
+        before: pico-dollars, None when no price was known; `after` likewise.
+        unpriced: answers whose price is not known.
+        files: that were written again.
+    """
+
+    directory: Path
+    before: int | None
+    after: int | None
+    unpriced: int
+    files: tuple[Path, ...]
+
+
+def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
+    """Count the costs of a run again from its tokens, and write its outputs and summary again.
+
+    A cost that the provider stated stays. Of a matrix every cell is counted again.
+
+    Args:
+        directory: the run directory, or that of a matrix.
+        job_file: take `[price]`, and `[request] provider` where it is set, from this job file; the
+            run keeps its `[price]`. Otherwise the run's own `[price]` or the price list holds.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used, or the run goes on right now.
+        JobError: when the job file is wrong, or the input is gone.
+        OutputError: when the input has changed, and nothing is counted; or when a file cannot be
+            written.
+    """
+    given = None if job_file is None else Job.load(job_file)
+    return [_recost(each, given) for each in runs_in(directory)]
+
+
+def _recost(directory: Path, given: Job | None) -> Recosted:
+    with (
+        checkpoint.open_directory(directory, new=False),
+        closing(checkpoint.Checkpoint(directory, writable=True)) as store,
+    ):
+        document, base, signature = store.job()
+        if given is not None:
+            document.pop("price", None)
+            if "price" in given.document:
+                document["price"] = given.document["price"]
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        source = _same_input(job, signature)
+        before = checkpoint.totals(store)
+        provider = None if given is None else given.request.provider
+        with store.transaction():
+            _count_again(store, job, provider)
+            store.replace_job(document)
+        evaluation = Evaluation.of(job, source)
+        again = evaluation is None or not evaluation.runs_code
+        written = write_files(job, source, store, directory, evaluation, score_again=again)
+        after = written.totals or checkpoint.totals(store)
+    known = report.known_cost
+    return Recosted(directory, known(before), known(after), after.unpriced, written.files)
+
+
+def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -> None:
+    """Replace the cost of every attempt, and the prices that are kept with the run."""
+    books = {
+        execution: price_book(job, provider or name, base_url)
+        for execution, (name, base_url) in checkpoint.providers(store.db).items()
+    }
+    prices = {execution: NewPrices(book) for execution, book in books.items()}
+    checkpoint.forget_prices(store.db)
+    for attempts in checkpoint.attempts_to_count(store.db):
+        costs = []
+        for one in attempts:
+            book, new, at = books[one.execution], prices[one.execution], one.ended_at
+            models = (one.model, one.asked_model)
+            cost = book.cost(one.usage, *models, billing=one.billing, at=at)
+            costs.append((one, cost))
+            price = new.of(one.usage, *models, billing=one.billing, at=at)
+            if price is not None:
+                checkpoint.note_price(store, price, one.execution)
+        checkpoint.write_costs(store.db, costs)
+
+
+def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
+    """Describe what costs became."""
+    if as_json:
+        facts = [
+            {
+                "directory": str(run.directory),
+                "before_usd": None if run.before is None else run.before / PICO_PER_USD,
+                "cost_usd": None if run.after is None else run.after / PICO_PER_USD,
+                "answers_without_price": run.unpriced,
+                "files": [str(file) for file in run.files],
+            }
+            for run in runs
+        ]
+        return orjson.dumps({"runs": facts}, option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(_recosted(run) for run in runs)
+
+
+def _recosted(run: Recosted) -> str:
+    before, after = (
+        "unknown" if pico is None else f"${pico / PICO_PER_USD:,.6f}"
+        for pico in (run.before, run.after)
+    )
+    rest = f"; the price of {run.unpriced:,} answers is unknown" if run.unpriced else ""
+    return harmless(f"{run.directory}: {after} (before: {before}){rest}")
 
 
 def _score_section(path: Path) -> dict[str, Any]:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from batchrun import __version__
 from batchrun.checkpoint import note_price
-from batchrun.pricing import MOST_MODELS
+from batchrun.pricing import NewPrices
 
 if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, Journal
     from batchrun.events import EventLog
-    from batchrun.history import PriceUse
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.pricing import PriceBook
     from batchrun.progress import Progress
     from batchrun.records import Attempt, AttemptStart, Result, Turn
-
-# How often it is asked whether a price has changed: some do with the hour.
-PRICE_PERIOD_S = 1_800
 
 
 class ObservedJournal:
@@ -39,11 +35,9 @@ class ObservedJournal:
     ) -> None:
         self._journal = journal
         self._store = store
-        self._prices = prices
+        self._prices = NewPrices(prices)
         self._progress = progress
         self._log = log
-        # By what is priced alike: when it was looked at last, and what the price was.
-        self._priced: dict[tuple[object, ...], tuple[int, PriceUse]] = {}
         # Attempts that are counted already and may be the last of their row all the same: of
         # conversations that go on, and of rows whose refusal may be the run's fault.
         self._counted: dict[int, int] = {}
@@ -78,20 +72,11 @@ class ObservedJournal:
 
     async def _note_price(self, attempt: Attempt | None) -> None:
         """Keep by which price a model's costs are counted, when it is new."""
-        if attempt is None or attempt.model is None:
+        if attempt is None:
             return
-        billing = attempt.billing
-        is_stated = billing.stated_cost is not None
-        if attempt.usage.input_tokens is None and not is_stated:
-            return
-        key = (attempt.model, billing.service_tier, billing.speed, billing.inference_geo, is_stated)
-        period = int(time.time() // PRICE_PERIOD_S)
-        known = self._priced.get(key)
-        if (known is None and len(self._priced) >= MOST_MODELS) or (known and known[0] == period):
-            return
-        price = self._prices.used(attempt.model, attempt.asked_model, billing=billing)
-        self._priced[key] = period, price
-        if known is None or (price.matched, price.rates) != (known[1].matched, known[1].rates):
+        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
+        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
+        if price is not None:
             await self._journal.call(note_price, self._store, price)
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 GRACE_S = 30.0
 SPARE_FILES = 128
 SIMULATED_SUFFIX = ".simulated"
+# Of a body passed through: the provider searches, and charges for that, without telling how often.
+FEE_KEYS = frozenset({"web_search_options", "search_parameters", "plugins"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,12 +274,22 @@ def _why_unpriced(job: Job, model: str) -> str:
     return ""
 
 
-def price_book(job: Job) -> PriceBook:
-    """Return the prices that a job's costs are counted by: its own, or those of the price list."""
+def price_book(job: Job, provider: str | None = None, base_url: str | None = None) -> PriceBook:
+    """Return the prices that a job's costs are counted by: its own, or those of the price list.
+
+    Args:
+        job: the job.
+        provider: who answers, where that is not for the job to say.
+        base_url: where requests went; None for where the job sends them.
+    """
+    if provider is None and base_url is None:
+        provider = job.request.provider
     return PriceBook(
-        job.request.provider,
-        job.request.base_url,
+        provider,
+        base_url or job.request.base_url,
         fixed=None if job.price is None else rates_of_job(**asdict(job.price)),
+        by_model={name: rates_of_job(**asdict(each)) for name, each in job.model_prices.items()},
+        adds_fees=bool(FEE_KEYS & job.request.extra_body.keys()),
     )
 
 

@@ -228,6 +228,14 @@ class Section:
         """Return a sub-table, empty when it is not there."""
         return self.get(key, dict) or {}
 
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return the sub-tables under keys that nobody has asked for, by their key."""
+        names = self._values.keys() - self._asked
+        found = {key: self._values[key] for key in self._values if key in names}
+        tables = {key: value for key, value in found.items() if isinstance(value, dict)}
+        self._asked |= tables.keys()
+        return tables
+
     def finish(self, homes: Mapping[str, str]) -> None:
         """Report the keys that nobody asked for.
 

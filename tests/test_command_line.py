@@ -201,25 +201,34 @@ def test_what_was_meant(write_job: WriteJob, arguments: tuple[str, ...], hint: s
 
 
 @pytest.mark.parametrize(
-    ("model", "near"),
+    ("owner", "model", "near"),
     [
-        ("claud-haiku-4-5", "claude-haiku-4-5"),
-        ("gpt-4o-mni", "gpt-4o-mini"),
-        ("our-own-model", None),
-        ("claude-haiku-4-5-20251001", None),
+        ("anthropic", "claud-haiku-4-5", "claude-haiku-4-5"),
+        ("openai", "gpt-4o-mni", "gpt-4o-mini"),
+        ("anthropic", "our-own-model", None),
+        ("anthropic", "claude-haiku-4-5-20251001", None),
+        (None, "claud-haiku-4-5", None),  # a server on this machine has names of its own
     ],
 )
 def test_an_unknown_model_gives_a_hint_and_no_error(
-    write_job: WriteJob, model: str, near: str | None
+    write_job: WriteJob, owner: str | None, model: str, near: str | None
 ) -> None:
     with serving() as provider:
-        job = write_job(provider.url, rows=2)
+        job = write_job(provider.url, rows=2, provider=owner)
         for name in ("preview", "run"):
             code, _, stderr = command(name, job, "--model", model)
             assert code == 0
             assert ("did you mean" in stderr) == (near is not None)
             if near is not None:
                 assert f'the price list has no {model} (did you mean "{near}"?)' in stderr
+
+
+def test_a_provider_that_the_list_calls_otherwise_gives_a_hint(write_job: WriteJob) -> None:
+    with serving() as provider:
+        job = write_job(provider.url, rows=2, provider="bedrock")
+        code, _, stderr = command("run", job)
+    assert code == 0
+    assert '[request] provider: the price list has no bedrock (did you mean "aws"?)' in stderr
 
 
 def test_a_price_of_the_job_needs_no_hint(write_job: WriteJob) -> None:

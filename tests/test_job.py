@@ -1040,6 +1040,24 @@ def test_prices_of_the_job_are_read_and_zero_is_a_price() -> None:
     assert make().price is None
 
 
+def test_prices_by_model_stand_beside_the_price_for_all() -> None:
+    job = make(price={"gpt-4.1": {"input": 2, "output": 8, "web_search": 10}})
+    assert job.price is None
+    assert job.model_prices == {"gpt-4.1": PriceConfig(input=2.0, output=8.0, web_search=10.0)}
+    both = make(price={"input": 1, "output": 1, "m": {"input": 2, "output": 2}})
+    assert both.price == PriceConfig(input=1.0, output=1.0)
+    assert list(both.model_prices) == ["m"]
+
+
+def test_a_price_by_model_is_set_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        '[input]\npath = "x.csv"\n[request]\nmodel = "m"\nprompt = "p"\nmax_tokens = 9\n'
+    )
+    settings = {'price."gpt-4.1".input': 2, 'price."gpt-4.1".output': 8}
+    assert Job.load(path, settings).model_prices == {"gpt-4.1": PriceConfig(input=2.0, output=8.0)}
+
+
 @pytest.mark.parametrize(
     ("price", "message"),
     [
@@ -1047,6 +1065,10 @@ def test_prices_of_the_job_are_read_and_zero_is_a_price() -> None:
         ({"input": -1, "output": 1}, "[price] input: must be from 0 to 1,000"),
         ({"input": float("nan"), "output": 1}, "[price] input: must be from 0 to 1,000"),
         ({"input": 1, "outptu": 1}, "[price] outptu: unknown key"),
+        ({"m": {"input": 1}}, '[price."m"] output: is missing'),
+        ({"m": {}}, '[price."m"] input: is missing'),
+        ({"m": {"input": 1, "output": 1, "outptu": 1}}, '[price."m"] outptu: unknown key'),
+        ({"m": {"input": "1", "output": 1}}, '[price."m"] input: must be a number'),
     ],
 )
 def test_prices_that_cannot_be_meant(price: dict[str, Any], message: str) -> None:

@@ -19,7 +19,13 @@ from batchrun.checkpoint.lock import (
 )
 from batchrun.checkpoint.pairs import compare_rows, differing_rows
 from batchrun.checkpoint.patience import Patience
-from batchrun.checkpoint.prices import note_price
+from batchrun.checkpoint.prices import (
+    attempts_to_count,
+    forget_prices,
+    note_price,
+    providers,
+    write_costs,
+)
 from batchrun.checkpoint.rejections import judge, judgeable, judged_by
 from batchrun.checkpoint.reuse import Comparison, begun_as, has_answers
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
@@ -49,12 +55,14 @@ __all__ = [
     "Journal",
     "Patience",
     "answers",
+    "attempts_to_count",
     "begun_as",
     "census",
     "check_directory",
     "compare_rows",
     "differing_rows",
     "file_flaws",
+    "forget_prices",
     "has_answers",
     "held_still",
     "history",
@@ -69,6 +77,7 @@ __all__ = [
     "note_price",
     "open_directory",
     "planned_rows",
+    "providers",
     "refuse_locked",
     "result_kinds",
     "score_flaws",
@@ -76,5 +85,6 @@ __all__ = [
     "score_totals",
     "state_flaws",
     "totals",
+    "write_costs",
     "write_scores",
 ]

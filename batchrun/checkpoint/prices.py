@@ -1,22 +1,37 @@
-"""By which prices each execution counted, kept beside what it counted."""
+"""What attempts cost and by which prices that was counted; counting it again."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.recording import BILLING, MONEY, USAGE, money_row
 from batchrun.history import PriceUse
+from batchrun.records import Billing, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
+    from batchrun.records import Cost
 
 # The same price in several executions is listed once, as of its latest use.
 _PRICES = """SELECT model, conditions, source, max(as_of_us), matched, rates FROM prices
     GROUP BY model, conditions, source, matched, rates ORDER BY max(execution), model, conditions"""
 _INSERT = """INSERT INTO prices (execution, model, conditions, source, as_of_us, matched, rates)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
+CHUNK = 5_000
+_TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, model, asked_model,
+    {", ".join((*USAGE, *BILLING))} FROM exchanges
+    WHERE (request_id, number) > (?, ?) AND latency_s IS NOT NULL
+    AND (output_tokens IS NOT NULL OR stated_cost IS NOT NULL)
+    ORDER BY request_id, number LIMIT ?"""  # noqa: S608 - our own names, as below
+_REPLACE_COST = f"""UPDATE exchanges SET {", ".join(f"{name} = ?" for name in MONEY)}
+    WHERE request_id = ? AND number = ?"""  # noqa: S608
 
 
 def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
@@ -51,3 +66,66 @@ def _price(row: tuple[Any, ...]) -> PriceUse:
     found = orjson.loads(rates)
     tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
     return PriceUse(model, source, as_of_us, matched, found, tiers, conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class PricedAttempt:
+    """What is known of an attempt when its cost is counted again.
+
+    Attributes:
+        key: the request, and `number` its attempt.
+        execution: that sent it.
+        ended_at: when it was answered.
+        model: as answered, `asked_model` as asked for.
+    """
+
+    key: int
+    number: int
+    execution: int
+    ended_at: datetime
+    model: str | None
+    asked_model: str | None
+    usage: Usage
+    billing: Billing
+
+
+def providers(db: Database) -> dict[int, tuple[str | None, str | None]]:
+    """Return provider and base URL of each execution; both None where they were not kept."""
+    rows = db.execute("SELECT id, provider, base_url FROM executions")
+    return {key: (provider, base_url) for key, provider, base_url in rows}
+
+
+def attempts_to_count(db: Database) -> Iterator[list[PricedAttempt]]:
+    """Yield the attempts that used something, in chunks."""
+    last = (0, 0)
+    while rows := db.execute(_TO_COUNT, (*last, CHUNK)).fetchall():
+        last = rows[-1][:2]
+        yield [_priced(row) for row in rows]
+
+
+def _priced(row: tuple[Any, ...]) -> PricedAttempt:
+    key, number, execution, started_us, latency_s, model, asked_model, *rest = row
+    ended_us = started_us + (latency_s or 0.0) * 1e6
+    facts = dict(zip(BILLING.values(), rest[len(USAGE) :], strict=True))
+    return PricedAttempt(
+        key,
+        number,
+        execution,
+        datetime.fromtimestamp(ended_us / 1e6, UTC),
+        model,
+        asked_model or model,
+        Usage(*rest[: len(USAGE)]),
+        Billing(**facts),
+    )
+
+
+def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]) -> None:
+    """Replace what attempts cost."""
+    db.conn.executemany(
+        _REPLACE_COST, [(*money_row(cost), one.key, one.number) for one, cost in costs]
+    )
+
+
+def forget_prices(db: Database) -> None:
+    """Forget by which prices costs were counted."""
+    db.execute("DELETE FROM prices")

@@ -112,7 +112,7 @@ def cli() -> None:
 
 for command in (
     *(jobs.init, jobs.preview, jobs.estimate, jobs.run),
-    *(runs.status, runs.export, runs.report, runs.score, runs.compare, runs.verify),
+    *(runs.status, runs.export, runs.report, runs.score, runs.recost, runs.compare, runs.verify),
     server.simulate,
 ):
     cli.add_command(command)

@@ -88,6 +88,30 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
 
 
 @click.command()
+@DIRECTORY
+@click.option(
+    "--job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=completing(completion.jobs),
+    help="Take [price], and [request] provider if set, from this job file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
+    """Count the costs of a run again from its tokens.
+
+    Sends nothing. Uses today's price list, or [price] of the job. Costs that the provider stated stay.
+    Writes the outputs and summary.json again.
+
+    \b
+    Examples:
+      batchrun recost runs/triage
+      batchrun recost runs/triage --job jobs/triage.toml
+    """  # noqa: D301 - as above
+    text = batchrun.recost_text(batchrun.recost(directory, job), as_json=as_json)
+    click.echo(harmless_json(text) if as_json else text)
+
+
+@click.command()
 @click.argument(
     "directories",
     nargs=-1,

@@ -68,6 +68,7 @@ class Job:
     output: OutputConfig
     tools: ToolsConfig
     price: PriceConfig | None
+    model_prices: Mapping[str, PriceConfig]
     score: ScoreConfig | None
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
@@ -141,6 +142,7 @@ class Job:
             output=_read_output(sections["output"], base, name, day, request.answer),
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
+            model_prices=_read_model_prices(sections["price"], problems),
             score=read_score(sections["score"], base),
             document=document,
             base=base,
@@ -279,18 +281,28 @@ def _read_price(section: Section) -> PriceConfig | None:
         if name not in section:
             section.problem(name, "is missing; give it in USD per million tokens")
     return PriceConfig(
-        input=rates["input"] or 0.0,
-        output=rates["output"] or 0.0,
-        cache_read=rates["cache_read"],
-        cache_write=rates["cache_write"],
-        cache_write_1h=rates["cache_write_1h"],
+        **{**rates, "input": rates["input"] or 0.0, "output": rates["output"] or 0.0}  # type: ignore[arg-type]
     )
+
+
+def _read_model_prices(section: Section, problems: list[str]) -> dict[str, PriceConfig]:
+    """Read the tables within `[price]`: one for each model that has a price of its own."""
+    found = {}
+    for model, table in section.tables().items():
+        own = Section(f'price."{model}"', table, problems)
+        price = _read_price(own)
+        own.finish({})
+        if price is not None:
+            found[model] = price
+        elif not table:
+            own.problem("input", "is missing; give it in USD per million tokens")
+    return found
 
 
 def _rate(section: Section, name: str) -> float | None:
     value = section.get(name, float)
     if value is not None and not 0 <= value <= MAX_PRICE:
-        section.problem(name, f"must be from 0 to {MAX_PRICE:,} USD per million tokens")
+        section.problem(name, f"must be from 0 to {MAX_PRICE:,} USD")
     return value
 
 

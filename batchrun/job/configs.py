@@ -129,9 +129,10 @@ class ToolsConfig:
 
 @dataclass(frozen=True, slots=True)
 class PriceConfig:
-    """`[price]`: USD per million tokens, in place of the price list, for every model of the job.
+    """`[price]`: USD per million tokens, and per thousand web searches, in place of the price list.
 
-    What is None costs as the input; `cache_write_1h` as `cache_write`.
+    What caches do costs as the input unless it is given, `cache_write_1h` as `cache_write`. Audio and
+    web searches have no price unless they are given one.
     """
 
     input: float
@@ -139,6 +140,9 @@ class PriceConfig:
     cache_read: float | None = None
     cache_write: float | None = None
     cache_write_1h: float | None = None
+    audio_input: float | None = None
+    audio_output: float | None = None
+    web_search: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

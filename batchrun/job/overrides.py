@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ MATRIX = "matrix"
 
 # Of these, an override takes the place of the others.
 _ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
+
+_PARTS = re.compile(r'"([^"]+)"|([^.]+)')
 
 
 def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +77,8 @@ def _alternatives(key: str) -> set[str]:
 
 def _place(dotted: str) -> list[str]:
     """Return the tables and the key that an override names."""
-    parts = dotted.split(".")
+    # A part in quotes may hold dots, such as the model in price."gpt-4.1".input.
+    parts = [quoted or bare for quoted, bare in _PARTS.findall(dotted)]
     if len(parts) == 1 and dotted not in TOP_KEYS:
         parts = [_section_of(dotted), dotted]
     section = parts[0]

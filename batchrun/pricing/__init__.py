@@ -4,13 +4,13 @@ A cost that the provider states is the cost. Otherwise it is counted by `[price]
 by genai-prices' offline list. What has no known price has an unknown cost, never 0.
 """
 
-from batchrun.pricing.book import MOST_MODELS, PriceBook
+from batchrun.pricing.book import NewPrices, PriceBook
 from batchrun.pricing.price_list import near_model, near_provider
 from batchrun.pricing.rates import FROM_JOB, Rates, cost_of, rates_of_job
 
 __all__ = [
     "FROM_JOB",
-    "MOST_MODELS",
+    "NewPrices",
     "PriceBook",
     "Rates",
     "cost_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # A server may answer with ever new names; so many are told apart.
 MOST_MODELS = 100
+# Some prices change with the hour; they are looked at again so often.
+PERIOD_S = 1_800
 STATED = "stated by the provider"
 
 
@@ -31,6 +34,8 @@ class PriceBook:
         at: as of when; None is the moment of each request, since prices change.
         fixed: rates of every model, in place of the price list.
         by_model: rates of models by name, before both.
+        adds_fees: requests may cost more than their tokens, such as for searches; the price list holds
+            only for answers that say how many there were.
     """
 
     def __init__(
@@ -41,11 +46,13 @@ class PriceBook:
         at: datetime | None = None,
         fixed: Rates | None = None,
         by_model: Mapping[str, Rates] | None = None,
+        adds_fees: bool = False,
     ) -> None:
         self._list = PriceList(provider, base_url)
         self._at = at
         self._fixed = fixed
         self._by_model = by_model or {}
+        self._adds_fees = adds_fees
 
     @property
     def knows_provider(self) -> bool:
@@ -119,7 +126,7 @@ class PriceBook:
         if billing is not None and billing.stated_cost is not None:
             return PriceUse(model, STATED, as_of_us, conditions=words)
         rates, source = self._rates(1, models, billing, at)
-        name = FROM_JOB if source is CostSource.JOB else f"genai-prices {version('genai-prices')}"
+        name = FROM_JOB if source is CostSource.JOB else _list_version()
         if rates is None:
             return PriceUse(model, name, as_of_us, conditions=words)
         entry = None if source is CostSource.JOB else self._list.entry(_named(models))
@@ -146,13 +153,54 @@ class PriceBook:
         if own is not None:
             return own, CostSource.JOB
         entry = self._list.entry(names)
-        if entry is None:
+        is_counted = billing is not None and billing.web_search_requests is not None
+        if entry is None or (self._adds_fees and not is_counted):
             return None, CostSource.PRICE_LIST
         found = entry.rates(input_tokens, self._moment(at), conditions_of(billing))
         return found, CostSource.PRICE_LIST
 
     def _moment(self, at: datetime | None) -> datetime:
         return at or self._at or datetime.now(UTC)
+
+
+class NewPrices:
+    """Tells a price when it is met for the first time, so that each is kept once.
+
+    Args:
+        book: the prices.
+    """
+
+    def __init__(self, book: PriceBook) -> None:
+        self._book = book
+        self._known: dict[tuple[object, ...], tuple[int, PriceUse]] = {}
+
+    def of(
+        self, usage: Usage, *models: str | None, billing: Billing, at: datetime
+    ) -> PriceUse | None:
+        """Return which price an answer is counted by, None when that is known already.
+
+        Args:
+            usage: its tokens.
+            models: as answered, as asked for.
+            billing: what it says about its price.
+            at: when it came.
+        """
+        is_stated = billing.stated_cost is not None
+        if not models[0] or (usage.input_tokens is None and not is_stated):
+            return None
+        key = (models[0], billing.service_tier, billing.speed, billing.inference_geo, is_stated)
+        period, known = int(at.timestamp() // PERIOD_S), self._known.get(key)
+        if (known is None and len(self._known) >= MOST_MODELS) or (known and known[0] == period):
+            return None
+        price = self._book.used(*models, billing=billing, at=at)
+        self._known[key] = period, price
+        is_new = known is None or (price.matched, price.rates) != (known[1].matched, known[1].rates)
+        return price if is_new else None
+
+
+@cache
+def _list_version() -> str:
+    return f"genai-prices {version('genai-prices')}"
 
 
 def _named(models: Sequence[str | None]) -> tuple[str, ...]:

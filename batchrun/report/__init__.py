@@ -1,12 +1,13 @@
 """What a run amounts to, for people and for programs: `summary.json`, the terminal, `report.html`."""
 
-from batchrun.report.facts import SCHEMA_VERSION, summary, summary_json
+from batchrun.report.facts import SCHEMA_VERSION, known_cost, summary, summary_json
 from batchrun.report.hints import hint
 from batchrun.report.terminal import status_text, summary_text
 
 __all__ = [
     "SCHEMA_VERSION",
     "hint",
+    "known_cost",
     "status_text",
     "summary",
     "summary_json",

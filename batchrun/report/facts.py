@@ -73,6 +73,11 @@ def is_unpriced(totals: RunTotals) -> bool:
     return bool(totals.unpriced) and not totals.cost_by_model
 
 
+def known_cost(totals: RunTotals) -> int | None:
+    """Return what all attempts cost, in pico-dollars; None when no price is known."""
+    return None if is_unpriced(totals) else totals.cost.total
+
+
 def cost_of_rows(totals: RunTotals, rows: int) -> int | None:
     """Return what so many rows cost, in pico-dollars, going by those that have a result now.
 
