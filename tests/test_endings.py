@@ -119,14 +119,17 @@ def test_ordinary_endings_are_not_pointed_out(write_job: WriteJob) -> None:
 
 def test_endings_stand_beside_the_accuracy(write_job: WriteJob) -> None:
     with serving(varied) as provider:
-        extra = "[score]\nexpected = 'whole'\nmatch = 'exact'"
-        job = write_job(provider.url, wire_format="chat", rows=10, extra=extra)
+        # The last row has nothing to be compared with, and so no score.
+        expected = "{% if text != 'text 11' %}whole{% endif %}"
+        extra = f'[score]\nexpected = "{expected}"\nmatch = "exact"'
+        job = write_job(provider.url, wire_format="chat", rows=12, extra=extra)
         stderr = run(job)
     told = stderr.split("  score ")[1]
-    assert "accuracy 20.0 %" in told
+    assert "accuracy 27.3 %" in told
     assert "among the scored answers: 2 filtered, 2 length, 2 refusal" in told
     facts = summary(job)["score"]
-    assert facts["endings"] == {"stop": 4, "filtered": 2, "length": 2, "refusal": 2}
+    assert facts["endings"] == {"stop": 5, "filtered": 2, "length": 2, "refusal": 2}
+    assert summary(job)["endings"]["length"] == 3
     code, stdout, _ = command("score", job.parent / "out")
     assert code == 0
     assert "among the scored answers: 2 filtered, 2 length, 2 refusal" in stdout
@@ -372,6 +375,9 @@ def test_of_several_choices_one_is_enough_to_reject(
         assert results()["error_type"].to_list() == [None, "rejected_length"]
         assert results()["responses"].to_list() == [["a", "b"]] * 2
         run(job, "--set", "reject=[]")
+        assert set(results()["status"]) == {"succeeded"}
+        run(job, code=3)
+        assert results()["error_type"].to_list() == [None, "rejected_length"]
         assert len(provider.calls) == 2
 
 
@@ -452,10 +458,12 @@ def test_what_is_asked_again_depends_on_how_the_answer_ended(
     good = choice('{"label": "a"}')
     with serving(lambda call: chat(call, ending if number(call) else good)) as provider:
         extra = "[retry]\nmax_attempts = 4"
-        job = write_job(provider.url, wire_format="chat", rows=2, request=JSON_SCHEMA, extra=extra)
+        # What `reject` says comes second: it judges what satisfies the schema.
+        request = f'{JSON_SCHEMA}\nreject = ["length", "refusal", "filtered", "empty"]'
+        job = write_job(provider.url, wire_format="chat", rows=2, request=request, extra=extra)
         run(job, code=3)
         assert len(provider.calls) == 1 + calls
-        run(job, "--set", 'reject=["length", "refusal"]', code=3)
+        run(job, "--set", "reject=[]", code=3)
         assert len(provider.calls) == 1 + calls
     row = results().row(1, named=True)
     assert row["error_type"] == error_type

@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -207,6 +208,20 @@ def test_several_answers_to_a_row_are_all_shown(tmp_path: Path) -> None:
     assert "majority vote" in text
     assert re.search(r"pass@3\d+\.\d%", text)
     assert "6 rows" in text
+
+
+def test_of_a_large_run_some_rows_of_every_ending_are_shown(tmp_path: Path) -> None:
+    def rarely(call: Call) -> Reply:
+        n = int(call.prompt.split()[0])
+        reply = answer(call, f"{LABELS[n % 3]} row{n}")
+        ending = {333: b"max_tokens", 334: b"refusal"}.get(n, b"end_turn")
+        return replace(reply, body=reply.body.replace(b"end_turn", ending))
+
+    page = (run(tmp_path, rows=700, decide=rarely) / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"2\d\d of 700", Parsed(page).text)
+    for n, ending in ((333, "length"), (334, "refusal")):
+        (kind,) = re.findall(rf'data-kind="([^"]*{ending})"><td class="id"><button[^>]*>r{n}', page)
+        assert kind == f"succeeded {ending}"
 
 
 def test_a_large_run_fits_into_a_megabyte(tmp_path: Path) -> None:

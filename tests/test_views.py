@@ -161,6 +161,15 @@ def test_a_checkpoint_of_an_earlier_version_is_brought_to_this_one(
     assert table(run / "checkpoint.db", "SELECT * FROM errors").height == 0
 
 
+def test_a_view_of_an_earlier_version_is_made_anew(run: Path) -> None:
+    with closing(sqlite3.connect(run / "checkpoint.db")) as db, db:
+        db.execute("DROP VIEW results")
+        db.execute("CREATE VIEW results AS SELECT ordinal AS number FROM items")
+    with serving(answer):
+        assert command("score", run)[0] == 0
+    assert "ending" in table(run / "checkpoint.db", "SELECT * FROM results").columns
+
+
 def test_one_that_an_earlier_version_works_on_is_left_alone(run: Path) -> None:
     age(run)
     content = (run / "checkpoint.db").read_bytes()
