@@ -295,7 +295,7 @@ def test_rejected_answers_are_errored_rows_that_keep_what_was_paid_for(
         run(job, code=3)
         assert len(provider.calls) == 10
         found = results()
-        run(job, "--retry-errored", code=3)
+        run(job, "--retry-errored", code=4)  # of what it sent, nothing was accepted
         assert len(provider.calls) == 18
     types = [None, "rejected_length", "rejected_refusal", "rejected_filtered", "rejected_empty"]
     assert found["error_type"].to_list() == types * 2
