@@ -189,7 +189,8 @@ class Execution:
         simulator = common.simulator
         return Client(
             request.format,
-            self._plan.key,
+            self._plan.credentials.key,
+            secret_headers=self._plan.credentials.headers,
             timeout_s=self._plan.job.retry.timeout_s,
             transport=common.transport,
             reroute=None if simulator is None else (request.base_url, simulator),

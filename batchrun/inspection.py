@@ -100,7 +100,7 @@ def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
     masked = {
         name: _masked(name, value) if name in dict(job.request.extra_headers) else value
         for name, value in headers.items()
-    }
+    } | {name: MASK for name, _ in job.request.secret_headers}
     return {
         "custom_id": item.custom_id,
         "method": "POST",

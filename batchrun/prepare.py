@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
+from batchrun.client import Credentials
 from batchrun.dispatch import Review, as_it_is, rejecting
 from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
@@ -77,7 +77,7 @@ class Prepared:
     source: Source
     renderer: Renderer
     total: int
-    key: str | None
+    credentials: Credentials
     directory: Path
     review: Review
     tools: Toolbox | None = None
@@ -152,7 +152,8 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     source = Source(job.input) if known is None else known.source
     renderer = Renderer(job, source.columns)
     output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
-    key = None if options.simulate is not None else api_key(job)
+    is_simulated = options.simulate is not None
+    credentials = Credentials() if is_simulated else Credentials.of(job.request)
     check_price(job)
     most_in_flight = allow_open_files(job)
     if known is None:
@@ -162,7 +163,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         source=source,
         renderer=renderer,
         total=source.count() if known is None else known.total,
-        key=key,
+        credentials=credentials,
         directory=run_directory(job, options),
         review=review_of(job),
         tools=toolbox_of(job),
@@ -358,24 +359,3 @@ def input_signature(job: Job, source: Source) -> str:
     if job.input.where is not None:
         facts = (*facts, job.input.where)
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
-
-
-def api_key(job: Job) -> str | None:
-    """Read the key from the environment variable that the job names; "" names none.
-
-    Raises:
-        JobError: when the variable is not set or holds no key.
-    """
-    variable = job.request.api_key_env
-    if not variable:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise JobError(
-            f"the environment variable {variable} is not set; it must hold the API key for "
-            f"{job.request.base_url}. Set it, name another with [request] api_key_env, or rehearse "
-            "with --simulate, which needs no key"
-        )
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise JobError(f"the environment variable {variable} holds characters that no key has")
-    return key

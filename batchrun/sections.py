@@ -129,7 +129,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     """
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise JobError(f"--set {setting}: write it as key=value, such as --set temperature=0.2")
+        raise JobError("--set: write it as key=value, such as --set temperature=0.2")
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchrun import formats
-from batchrun.client.keys import completion_without
+from batchrun.client import Credentials
 from batchrun.formats import InvalidResponse, StreamReader
 from batchrun.formats.limit_headers import seconds_until_reset
 from batchrun.formats.usage import chat_usage, messages_usage
@@ -490,7 +490,7 @@ def test_a_key_that_is_quoted_anywhere_is_struck_out() -> None:
     body = {"id": key, "model": key, "service_tier": key, "choices": [choice, choice]}
     found = formats.parse("chat", json.dumps(body).encode(), keep_raw=True)
     assert key in repr(found)
-    assert key not in repr(completion_without(key, found))
+    assert key not in repr(Credentials(key).redaction.completion(found))
 
 
 # Usage and price

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrun.formats.credentials import without_credentials
 from batchrun.terminal import harmless, wants_color
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def fail(error: BatchrunError | str) -> None:
     label = "error: "
     if wants_color(sys.stderr):
         label = click.style(label, fg="red", bold=True)
-    echo(label + harmless(str(error)))
+    echo(label + harmless(without_credentials(str(error))))
 
 
 def say(message: str) -> None:

@@ -13,13 +13,14 @@ import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
 from batchrun import formats
 from batchrun.client.encodings import unpacked
-from batchrun.client.keys import completion_without, fault_without, id_without
+from batchrun.client.keys import Credentials
 from batchrun.client.transport import (
     HEAD_EXTENSION,
     STREAM_EXTENSION,
@@ -28,6 +29,7 @@ from batchrun.client.transport import (
     PyreqwestTransport,
 )
 from batchrun.errors import ProviderError, ProviderFault
+from batchrun.formats.credentials import MASK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
@@ -109,6 +111,8 @@ class Client:
         auth: `bearer` or `x-api-key`; None for what the format uses.
         reroute: sends every request to this base URL instead of the one in it (the simulator).
         keep_raw: whether completions keep the body as received.
+        secret_headers: further headers, by lower-case names. As the key, they are struck out of
+            everything that comes back.
     """
 
     def __init__(
@@ -121,11 +125,13 @@ class Client:
         reroute: tuple[str, str] | None = None,
         auth: str | None = None,
         keep_raw: bool = False,
+        secret_headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self._format = wire_format
         self._keep_raw = keep_raw
-        self._key = key
+        self._redaction = Credentials(key, secret_headers).redaction
         self._key_header = () if key is None else (formats.key_header(wire_format, key, auth),)
+        self._secret_headers = secret_headers
         self._timeout_s = timeout_s
         self._transport = transport
         self._transport_keeps_deadlines = getattr(transport, "keeps_deadlines", False)
@@ -141,8 +147,8 @@ class Client:
         try:
             exchange = await self._translated(wire)
         except ProviderError as error:
-            raise ProviderError(fault_without(self._key, error.fault)) from None
-        completion = completion_without(self._key, exchange.completion)
+            raise ProviderError(self._redaction.fault(error.fault)) from None
+        completion = self._redaction.completion(exchange.completion)
         return (
             exchange
             if completion is exchange.completion
@@ -172,7 +178,7 @@ class Client:
         response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
         request_id = formats.request_id(self._format, headers)
-        request_id = id_without(self._key, request_id)
+        request_id = request_id and self._redaction.text(request_id)
         try:
             completion = await self._read(response, headers, request_id)
         except formats.InvalidResponse as error:
@@ -235,13 +241,17 @@ class Client:
 
     def _new_head(self, wire: WireRequest) -> _Head:
         # A header of the job's own takes the place of ours of the same name.
-        given = {name for name, _ in wire.headers}
+        given = {name for name, _ in (*wire.headers, *self._secret_headers)}
         key_header = [header for header in self._key_header if header[0] not in given]
+        replaced = {name for name, _ in self._secret_headers}
+        plain = [header for header in wire.headers if header[0] not in replaced]
         address = wire.url
         if self._reroute is not None:
             original, other = self._reroute
             address = other + wire.url.removeprefix(original)
-        request = httpx.Request("POST", address, headers=[*wire.headers, *key_header])
+        request = httpx.Request(
+            "POST", address, headers=[*plain, *self._secret_headers, *key_header]
+        )
         del request.headers["content-length"]
         return _Head(request)
 
@@ -331,13 +341,23 @@ def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> Prov
     return ProviderFault(error_type, message or error_type, maybe_billed=maybe_billed)
 
 
+def _without_secrets(target: str) -> str:
+    """Return where a redirect leads, without user, parameters and fragment: they may be secret."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return "an address that is not valid"
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host, query=parts.query and MASK, fragment="").geturl()
+
+
 def _status_fault(
     status: int, headers: Mapping[str, str], content: bytes, request_id: str | None
 ) -> ProviderFault:
     body = formats.describe_error(content)
     error_type, message = body.error_type, body.message
     if 300 <= status < 400:
-        target = headers.get("location", "nowhere")
+        target = _without_secrets(headers.get("location", "nowhere"))
         error_type = "redirect"
         message = f"the server redirects to {target}; redirects are not followed"
     return ProviderFault(
@@ -395,4 +415,11 @@ def _http_date(text: str) -> float | None:
         return None
 
 
-__all__ = ["Client", "Exchange", "PyreqwestTransport", "TransportPort", "retry_after"]
+__all__ = [
+    "Client",
+    "Credentials",
+    "Exchange",
+    "PyreqwestTransport",
+    "TransportPort",
+    "retry_after",
+]

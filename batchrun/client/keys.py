@@ -1,88 +1,249 @@
-"""The key struck out of what a server sends back: it may quote what it got.
+"""Keys and secret headers: read from the environment, and struck out of what a server sends back.
 
 Some providers repeat a key that they refuse, and debugging servers repeat whole requests, in bodies,
-headers and answers. What is recorded holds `***` instead.
+headers and answers, escaped or in base64. What is recorded holds `***` instead.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-from dataclasses import fields, replace
+import os
+import re
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
+from batchrun.errors import JobError
+from batchrun.formats.credentials import MASK, without_credentials
 from batchrun.records import Billing, Completion
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from batchrun.errors import ProviderFault
+    from batchrun.job import RequestConfig
 
-MASK = "***"
 MIN_KEY_PART = 4
-# Shorter ones, such as "EMPTY" for a server of one's own, are no secrets but words.
+# Shorter keys, such as "EMPTY" for a server of one's own, are no secrets but words.
 MIN_SECRET = 12
+# What a job names as a secret is one, unless it is as short as a word.
+MIN_HEADER_SECRET = 6
+_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 
 
-def struck_out(key: str, text: str) -> str:
-    """Replace a key in a text, also where the end of the text cuts it short."""
-    text = text.replace(key, MASK)
-    for length in range(len(key) - 1, MIN_KEY_PART - 1, -1):
-        if text.endswith(key[:length]):
-            return text[:-length] + MASK
-    return text
+@dataclass(frozen=True)
+class Credentials:
+    """What is sent along to be let in. It is kept in memory alone, and in no description.
+
+    Attributes:
+        key: the API key; None sends none.
+        headers: secret headers by their lower-case names.
+    """
+
+    key: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, config: RequestConfig) -> Credentials:
+        """Read what a job names from the environment.
+
+        Raises:
+            JobError: naming the variable that is not set, or holds what cannot be sent.
+        """
+        return cls(
+            api_key(config),
+            tuple((name, _secret_header(name, where)) for name, where in config.secret_headers),
+        )
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for name, _ in self.headers)
+        return f"Credentials(key={self.key and MASK}, headers=({names}))"
+
+    @cached_property
+    def redaction(self) -> Redaction:
+        """What strikes them out of texts."""
+        secrets = [self.key] if self.key is not None and len(self.key) >= MIN_SECRET else []
+        for _, value in self.headers:
+            secrets += [part for part in _parts(value) if len(part) >= MIN_HEADER_SECRET]
+        return Redaction(tuple(dict.fromkeys(secrets)))
 
 
-def fault_without(key: str | None, fault: ProviderFault) -> ProviderFault:
-    """Return a failure whose texts do not hold the key."""
-    if key is None or len(key) < MIN_SECRET:
-        return fault
-    return replace(
-        fault,
-        error_type=struck_out(key, fault.error_type),
-        message=struck_out(key, fault.message),
-        request_id=fault.request_id and struck_out(key, fault.request_id),
-        model=fault.model and struck_out(key, fault.model),
-    )
+def _parts(value: str) -> Iterator[str]:
+    """Yield a header's value and what is secret in it: `Bearer KEY`, or `Basic` with a password."""
+    yield value
+    scheme, _, rest = value.partition(" ")
+    if not rest:
+        return
+    yield rest.strip()
+    if scheme.lower() == "basic":
+        try:
+            user = base64.b64decode(rest.strip(), validate=True).decode()
+        except (binascii.Error, ValueError):
+            return
+        yield user
+        yield user.partition(":")[2]
 
 
-def id_without(key: str | None, request_id: str | None) -> str | None:
-    """Return the id of an exchange, from a header, without the key."""
-    if request_id is None or key is None or key not in request_id:
-        return request_id
-    return request_id.replace(key, MASK)
+def api_key(config: RequestConfig) -> str | None:
+    """Read the key from the environment variable that the job names; "" names none.
+
+    Raises:
+        JobError: when the variable is not set or holds no key.
+    """
+    variable = config.api_key_env
+    if not variable:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise JobError(
+            f"the environment variable {variable} is not set; it must hold the API key for "
+            f"{config.base_url}. Set it, name another with [request] api_key_env, or rehearse "
+            "with --simulate, which needs no key"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise JobError(
+            f"the environment variable {variable} contains characters that are not valid in an "
+            "API key"
+        )
+    return key
 
 
-def completion_without(key: str | None, completion: Completion) -> Completion:
-    """Return an answer that does not hold the key; nearly always it is the same one."""
-    if key is None or len(key) < MIN_SECRET or not _quotes(completion, key):
-        return completion
-    raw = completion.raw
-    return replace(
-        completion,
-        texts=tuple(text.replace(key, MASK) for text in completion.texts),
-        turn=completion.turn and json.loads(json.dumps(completion.turn).replace(key, MASK)),
-        raw=raw and raw.replace(key.encode(), MASK.encode()),
-        billing=replace(completion.billing, **_struck(key, completion.billing)),
-        **_struck(key, completion),
-    )
+def _secret_header(name: str, variable: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise JobError(
+            f"the environment variable {variable} is not set; it must hold the value of the header "
+            f"{name}, by [request] secret_headers. Set it, or rehearse with --simulate, which "
+            "needs none"
+        )
+    if not (value.isascii() and value.isprintable()):
+        raise JobError(
+            f"the environment variable {variable} must be one line of printable ASCII text; it is "
+            f"sent as the header {name}, by [request] secret_headers"
+        )
+    return value
 
 
-def _quotes(completion: Completion, key: str) -> bool:
-    facts = (*_texts(completion).values(), *_texts(completion.billing).values())
-    if any(key in text for text in (*completion.texts, *facts)):
-        return True
-    if completion.raw is not None and key.encode() in completion.raw:
-        return True
-    return completion.turn is not None and key in json.dumps(completion.turn)
+class Redaction:
+    """Strikes secrets out of texts: as they are, escaped for JSON or a URL, and within base64."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self._secrets = secrets
+        self._found: re.Pattern[str] | None = None
+        # Longer ones first: one may be part of another.
+        ordered = sorted(secrets, key=len, reverse=True)
+        encoded = [part for secret in ordered for part in _in_base64(secret)]
+        # What is rewritten keeps its letters and digits, and the longest run of them is looked for
+        # first: nearly no text has it.
+        self._signs = tuple({_longest_run(part) for part in (*ordered, *encoded)})
+        self._plain, self._encoded = ordered, encoded
+
+    def text(self, text: str) -> str:
+        """Return a text without the secrets."""
+        if not self._may_hold(text):
+            return text
+        if self._found is None:
+            self._found = self._pattern()
+        return self._found.sub(MASK, text)
+
+    def _pattern(self) -> re.Pattern[str]:
+        patterns = [_pattern(secret) for secret in self._plain]
+        patterns += [rf"[\w+/=-]{{0,4}}{_pattern(part)}[\w+/=-]{{0,4}}" for part in self._encoded]
+        return re.compile("|".join(patterns))
+
+    def _may_hold(self, text: str) -> bool:
+        """Say whether the pattern, which is slow, has to be tried."""
+        if any(sign in text for sign in self._signs):
+            return True
+        plain = unquote(text) if "%" in text else text
+        if "\\u" in plain:
+            plain = _ESCAPE.sub(_letter_of, plain)
+        return plain is not text and any(sign in plain for sign in self._signs)
+
+    def cut(self, text: str) -> str:
+        """Return a text without the secrets, also where its end cuts one short."""
+        text = self.text(text)
+        for secret in self._secrets:
+            for length in range(len(secret) - 1, MIN_KEY_PART - 1, -1):
+                if text.endswith(secret[:length]):
+                    return text[:-length] + MASK
+        return text
+
+    def fault(self, fault: ProviderFault) -> ProviderFault:
+        """Return a failure without the secrets, and without anything that looks like a key."""
+        return replace(
+            fault,
+            error_type=without_credentials(self.cut(fault.error_type)),
+            message=without_credentials(self.cut(fault.message)),
+            request_id=fault.request_id and self.cut(fault.request_id),
+            model=fault.model and self.cut(fault.model),
+        )
+
+    def completion(self, completion: Completion) -> Completion:
+        """Return an answer without the secrets; nearly always it is the same one."""
+        if not self._secrets:
+            return completion
+        changed = self._changed(completion)
+        texts = tuple(self.text(text) for text in completion.texts)
+        if texts != completion.texts:
+            changed["texts"] = texts
+        if completion.turn is not None:
+            turn = json.dumps(completion.turn, ensure_ascii=False)
+            if (struck := self.text(turn)) != turn:
+                changed["turn"] = json.loads(struck)
+        if completion.raw is not None:
+            raw = completion.raw.decode("latin-1")
+            if (struck := self.text(raw)) != raw:
+                changed["raw"] = struck.encode("latin-1")
+        if billing := self._changed(completion.billing):
+            changed["billing"] = replace(completion.billing, **billing)
+        return replace(completion, **changed) if changed else completion
+
+    def _changed(self, record: Completion | Billing) -> dict[str, Any]:
+        """Return the fields of a record that hold a secret, without it."""
+        values = ((name, getattr(record, name)) for name in _TEXT_FIELDS[type(record)])
+        struck = ((name, text, self.text(text)) for name, text in values if text is not None)
+        return {name: new for name, old, new in struck if new != old}
 
 
-def _struck(key: str, record: Completion | Billing) -> dict[str, Any]:
-    """Return the fields of a record that hold the key, without it."""
-    return {name: text.replace(key, MASK) for name, text in _texts(record).items() if key in text}
+def _letter_of(escape: re.Match[str]) -> str:
+    return chr(int(escape[1], 16))
 
 
-def _texts(record: Completion | Billing) -> dict[str, str]:
-    """Return the fields of a record that are text."""
-    values = ((name, getattr(record, name)) for name in _TEXT_FIELDS[type(record)])
-    return {name: value for name, value in values if value is not None}
+def _in_base64(secret: str) -> Iterator[str]:
+    """Yield what a secret looks like in base64, by how many bytes stand before it in its group.
+
+    The letters at both ends also depend on what is around, and are left out.
+    """
+    content = secret.encode()
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + content).decode()
+        first = -(-before * 4 // 3)
+        end = (before + len(content)) * 4 // 3
+        yield encoded[first:end].rstrip("=")
+
+
+def _longest_run(text: str) -> str:
+    runs: list[str] = re.findall(r"[A-Za-z0-9]+", text)
+    return max(runs or [text], key=len)
+
+
+def _pattern(text: str) -> str:
+    """Return a pattern for a text, each letter as it is or escaped."""
+    return "".join(map(_letter, text))
+
+
+def _letter(letter: str) -> str:
+    code = ord(letter)
+    forms = [re.escape(letter), f"(?i:%{code:02x})", rf"(?i:\\u{code:04x})"]
+    if letter in "\"\\/'":
+        forms.append(re.escape(f"\\{letter}"))
+    # base64 has another alphabet for URLs.
+    forms += {"+": ["-"], "/": ["_"], " ": [r"\+"]}.get(letter, [])
+    return f"(?:{'|'.join(forms)})"
 
 
 _TEXT_FIELDS = {

@@ -10,6 +10,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from batchrun.formats.credentials import check_url, is_credential
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,6 +19,8 @@ DEFAULT_BASE_URL = {"messages": "https://api.anthropic.com", "chat": "https://ap
 DEFAULT_KEY_ENV = {"messages": "ANTHROPIC_API_KEY", "chat": "OPENAI_API_KEY"}
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# As long as keys, without the words of a name, and with digits.
+_KEY_LIKE = re.compile(r"(?=.*\d)[A-Za-z0-9]{32,}\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _ENDPOINTS = ("/messages", "/chat/completions", "/completions", "/responses")
 # These say how the bytes of a request travel; a wrong one breaks every request.
@@ -29,10 +33,9 @@ def check_base_url(given: str, *, allow_http: bool) -> str:
     Raises:
         ValueError: when it is no base URL, or would send the key unencrypted.
     """
+    check_url(given)
     url = given.rstrip("/").removesuffix("/v1").rstrip("/")
     parts = _split(url)
-    if "@" in parts.netloc:
-        raise ValueError("must not hold credentials; use api_key_env")
     if "?" in url or "#" in url:
         raise ValueError("must not have a query or fragment")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -84,9 +87,9 @@ def check_key_variable(name: str) -> None:
     """Make sure that a name can be one of an environment variable; empty means: no key.
 
     Raises:
-        ValueError: when it cannot be, and may be a key itself.
+        ValueError: when it cannot be, or may be a key itself.
     """
-    if name and not _VARIABLE.match(name):
+    if name and (not _VARIABLE.match(name) or is_credential(name) or _KEY_LIKE.match(name)):
         raise ValueError(
             "must be the name of an environment variable, such as ANTHROPIC_API_KEY, and never "
             "the key itself"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import JobError
+from batchrun.formats.credentials import without_credentials
 from batchrun.formats.endpoint import DEFAULT_BASE_URL, DEFAULT_KEY_ENV
 from batchrun.job.configs import (
     DEFAULT_FILES,
@@ -35,7 +36,13 @@ from batchrun.job.limits import check_cap, read_limits
 from batchrun.job.matrix import cells_of, read_axes, same_cells
 from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, is_remote, project_of, read_beside, strays
-from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request, request_keys
+from batchrun.job.request import (
+    JOB_WIDE_KEYS,
+    ROW_KEYS,
+    literal_credentials,
+    read_request,
+    request_keys,
+)
 from batchrun.job.score import read_score
 from batchrun.sections import Section, listed, parse_setting, read_toml
 
@@ -159,6 +166,8 @@ class Job:
     def _with_cells(cls, document: Mapping[str, Any], base: Path, origin: str) -> Job:
         """Make the job of each cell, and of them one."""
         problems: list[str] = []
+        # The values of cells are in their names, and so in messages and on the disk.
+        _raise_all(literal_credentials(document[MATRIX]), f"{origin}: [matrix]")
         axes = read_axes(document[MATRIX], request_keys(), problems)
         _raise_all(problems, origin)
         plain = {key: value for key, value in settled(document).items() if key != MATRIX}
@@ -185,7 +194,8 @@ class Job:
 
 def _raise_all(problems: Sequence[str], origin: str) -> None:
     if problems:
-        raise JobError("\n".join(f"{origin}: {problem}" for problem in problems))
+        text = "\n".join(f"{origin}: {problem}" for problem in problems)
+        raise JobError(without_credentials(text))
 
 
 def _unstorable(document: Mapping[str, Any]) -> list[str]:

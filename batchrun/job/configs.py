@@ -59,6 +59,7 @@ class RequestConfig:
     api_version: str | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: tuple[tuple[str, str], ...] = ()
+    secret_headers: tuple[tuple[str, str], ...] = ()
     stream: bool | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
