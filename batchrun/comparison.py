@@ -71,6 +71,7 @@ def _opened(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]
 
 def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> ComparedRun:
     document, _, signature = store.job()
+    checkpoint.check_intact(store)
     return ComparedRun(
         directory=store.path.parent,
         model=str(document["request"].get("model", "")),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun import checkpoint, output, report
 from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
-from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError
+from batchrun.errors import BatchrunError, Interrupted, JobError, OutputError, RecordsDamaged
+from batchrun.findings import DAMAGE_REMEDY, Record
+from batchrun.sections import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,15 +19,17 @@ if TYPE_CHECKING:
     import polars as pl
 
     from batchrun.evaluation import Evaluation
+    from batchrun.findings import Damage, DamagedRecord
     from batchrun.history import RunTotals
     from batchrun.interrupts import Interrupts
-    from batchrun.job import Job
+    from batchrun.job import Job, OutputConfig
     from batchrun.prepare import Prepared
     from batchrun.scoring import ScoreTotals
     from batchrun.source import Source
 
 USAGE_FILE = "usage.parquet"
 SUMMARY_FILE = "summary.json"
+MOST_DAMAGED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,8 @@ def conclude(
         error = error or interrupted
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
+    except RecordsDamaged as problem:
+        error = problem
     # To add up a large run takes seconds.
     totals = written.totals or checkpoint.totals(store)
     return RunReport(totals, plan.directory, written.files, error, written.score)
@@ -181,6 +187,7 @@ def write_files(
     `rows` may stand in for the checkpoint's. Without `score_again`, scores that are kept are used.
 
     Raises:
+        RecordsDamaged: when something that was paid for is; nothing is written then.
         OutputError: when a file cannot be written, or the input is no longer the one that was run.
         JobError: when a file of somebody else's is in the place of one.
     """
@@ -191,6 +198,7 @@ def write_files(
         )
     for name in job.output.files:
         output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
+    check_intact(store, directory, job.output)
     scores, score = None, None
     if evaluation is not None:
         evaluation.score(source, store, again=score_again)
@@ -202,3 +210,45 @@ def write_files(
     summary = directory / SUMMARY_FILE
     output.write_text(summary, report.summary_json(totals, score))
     return Written((*files, summary), score, totals)
+
+
+def check_intact(store: checkpoint.Checkpoint, directory: Path, config: OutputConfig) -> None:
+    """See that everything that was paid for is as it was written.
+
+    Raises:
+        RecordsDamaged: saying what is not, where the right copy is, and what to do.
+    """
+    try:
+        checkpoint.check_intact(store)
+    except RecordsDamaged as error:
+        shown = described(store, error.damage, directory, config)[:MOST_DAMAGED]
+        rows = "; ".join(f"row {record.custom_id}: {problem}" for record, problem in shown)
+        more = error.damage.count - len(shown)
+        others = f" (and {more:,} more)" if more else ""
+        message = f"{store.path}: {rows}{others}. No output was written; {DAMAGE_REMEDY}"
+        raise RecordsDamaged(message, error.damage) from None
+
+
+def described(
+    store: checkpoint.Checkpoint, damage: Damage, directory: Path, config: OutputConfig | None
+) -> list[tuple[DamagedRecord, str]]:
+    """Say of damaged records what they are, and which output has the right copy."""
+    return [(record, _described(store, record, directory, config)) for record in damage.first]
+
+
+def _described(
+    store: checkpoint.Checkpoint,
+    record: DamagedRecord,
+    directory: Path,
+    config: OutputConfig | None,
+) -> str:
+    if config is None or record.record is Record.TURN:
+        return str(record)
+    files, key = config.files, dict[str, Any](custom_id=record.custom_id)
+    if record.record is Record.ATTEMPT:
+        files, key = (USAGE_FILE,), {"custom_id": record.custom_id, "attempt": record.number}
+    for name in files:
+        rows = output.rows_called(directory / name, key, config.prefix)
+        if any(checkpoint.is_right_copy(store, record, row) for row in rows):
+            return f"{record}; {name} has the right copy"
+    return f"{record}; {listed(files)} {'does' if len(files) == 1 else 'do'} not have it either"

@@ -4,7 +4,8 @@ BatchrunError
 ├── JobError              exit 2   the job file, an option or the input is wrong; nothing was sent
 ├── RunStopped            exit 4   stopped on purpose: credentials, quota, too many errors
 ├── CheckpointError       exit 5   the checkpoint is unusable or locked by another process
-│   └── CheckpointFull             … for want of room, which may pass
+│   ├── CheckpointFull             … for want of room, which may pass
+│   └── RecordsDamaged             … what was paid for does not match its checksums
 ├── OutputError           exit 6   outputs could not be written; the results are safe
 ├── Interrupted           exit 128 + signal number; resumable
 ├── RenderError           never ends a run: the item becomes an errored result
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import signal
 
+    from batchrun.findings import Damage
     from batchrun.records import Billing, LimitState, Usage
 
 
@@ -80,6 +82,14 @@ class CheckpointError(BatchrunError):
 
 class CheckpointFull(CheckpointError):
     """The checkpoint cannot be written for want of room, or by a fault of the disk."""
+
+
+class RecordsDamaged(CheckpointError):
+    """Some of what was paid for does not match the checksums that were written with it."""
+
+    def __init__(self, message: str, damage: Damage) -> None:
+        super().__init__(message)
+        self.damage = damage
 
 
 class OutputError(BatchrunError):

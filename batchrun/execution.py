@@ -146,6 +146,9 @@ class Execution:
         plan = self._plan
         # Before the job is kept: a process that dies here does it again.
         judged = judge_again(plan, self._store)
+        given_up = (
+            checkpoint.discard_damaged(self._store) if self._common.options.retry_errored else 0
+        )
         in_flight = self._store.start_execution(
             name=plan.job.name,
             job=plan.job.document,
@@ -165,6 +168,11 @@ class Execution:
             self._note(judged)
         if self._run.reuse is not None:
             self._note(told(self._run.reuse))
+        if given_up:
+            self._note(
+                f"{given_up} records of the checkpoint did not match their checksums and were given "
+                "up; their rows are sent again"
+            )
         if in_flight:
             self._note(
                 f"{in_flight} requests were in flight when an earlier execution ended; "

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+DAMAGE_REMEDY = (
+    "keep the outputs as they are. Restore checkpoint.db from a backup, or have these rows asked (and "
+    "billed) again with: batchrun run JOB --retry-errored"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,43 @@ class Flaw:
     problem: str
     row: str | None = None
     others: int = 0
+
+
+class Record(StrEnum):
+    """What a checkpoint keeps of what was paid for."""
+
+    ANSWER = "answer"
+    ATTEMPT = "attempt"  # its tokens, and what the provider called it
+    TURN = "turn"  # of a conversation with tools
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedRecord:
+    """A record that does not match the checksum that was written with it.
+
+    Attributes:
+        record: what it is.
+        request_id: of its request.
+        number: of its attempt.
+        custom_id: of its row, as far as that is known.
+    """
+
+    record: Record
+    request_id: int
+    number: int
+    custom_id: str | None
+
+    def __str__(self) -> str:
+        which = self.record if self.record is Record.ANSWER else f"{self.record} {self.number}"
+        return f"the stored {which} is damaged: it does not match its checksum"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """How many records of a checkpoint are damaged, and some of them."""
+
+    count: int
+    first: tuple[DamagedRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

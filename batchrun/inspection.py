@@ -13,7 +13,7 @@ import orjson
 
 from batchrun import checkpoint, output, report
 from batchrun.cells import is_matrix, runs_in
-from batchrun.conclusion import write_files
+from batchrun.conclusion import check_intact, write_files
 from batchrun.errors import JobError, OutputError
 from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
@@ -131,16 +131,19 @@ def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
 
 
 def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
-    store = checkpoint.Checkpoint(directory, writable=False)
-    try:
-        totals = checkpoint.totals(store)
-    finally:
-        store.close()
     running = checkpoint.is_locked(directory)
-    totals = as_it_stands(totals, running=running)
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        totals = as_it_stands(checkpoint.totals(store), running=running)
+        # Looking takes as long as adding up, and a live run is asked again and again.
+        damaged = 0 if running else checkpoint.find_damage(store).count
     if not as_json:
-        return report.status_text(totals, directory, running=running, colour=colour)
-    facts = {"running": running, "waiting": totals.waiting, **report.summary(totals)}
+        text = report.status_text(totals, directory, running=running, colour=colour)
+        hint = (
+            f"{damaged:,} stored records do not match their checksums: batchrun verify {directory}"
+        )
+        return f"{text}\n{hint}" if damaged else text
+    facts = {"running": running, "waiting": totals.waiting, "damaged": damaged}
+    facts |= report.summary(totals)
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
@@ -168,6 +171,7 @@ def export(directory: Path, to: Path | None) -> list[Path]:
         _check_targets(job, source, directory, to)
         evaluation = Evaluation.of(job, source)
         if to is not None:
+            check_intact(store, directory, job.output)
             scores = None
             if evaluation is not None:
                 evaluation.score(source, store, again=not evaluation.runs_code)

@@ -17,6 +17,7 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.cells import is_matrix, is_simulated, runs_in
 from batchrun.comparison import side_by_side, write_comparison
+from batchrun.conclusion import check_intact
 from batchrun.errors import CheckpointError, JobError, RunEnd
 from batchrun.evaluation import Evaluation
 from batchrun.job import Job
@@ -84,6 +85,7 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
     score, prompts = None, None
     try:
         job = Job.from_document(document, Path(base), origin=str(store.path))
+        check_intact(store, directory, job.output)
         source = Source(job.input)
         if not signature.endswith(input_signature(job, source)):
             raise JobError(f"{job.input.path}: has changed since the run")  # noqa: TRY301 - one way out

@@ -16,9 +16,10 @@ import orjson
 
 from batchrun import __version__, checkpoint, output, report
 from batchrun.cells import is_matrix, runs_in
+from batchrun.conclusion import described
 from batchrun.errors import BatchrunError, CheckpointError, JobError, RunEnd
 from batchrun.evaluation import Evaluation
-from batchrun.findings import Flaw
+from batchrun.findings import DAMAGE_REMEDY, Flaw
 from batchrun.job import Job
 from batchrun.prepare import input_signature, plan_signature
 from batchrun.render import Renderer
@@ -149,11 +150,36 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fou
     states = checkpoint.state_flaws(store, shared=job is None or job.request.dedupe)
     found.check(checkpoint.FILE_NAME, states, _RESTORE)
     source = None if job is None else _source_of(job, store, found)
-    outputs = _Outputs(directory, store, found)
-    score = None
     if job is not None and source is not None:
         with found.told("requests"):
             _check_requests(job, source, store, found)
+    if not _damaged(directory, store, job, found):
+        _check_outputs(directory, store, job, source, found)
+
+
+def _damaged(directory: Path, store: checkpoint.Checkpoint, job: Job | None, found: _Found) -> bool:
+    """Say whether stored answers are damaged; then the outputs may be the right ones."""
+    damage = checkpoint.find_damage(store)
+    shown = described(store, damage, directory, None if job is None else job.output)
+    for record, problem in shown:
+        found.wrong(checkpoint.FILE_NAME, [Flaw(problem, record.custom_id)], DAMAGE_REMEDY)
+    if damage.count:
+        more = damage.count - len(shown)
+        others = f" ({more:,} more than are listed)" if more else ""
+        found.notes.append(f"the outputs, because records of the checkpoint are damaged{others}")
+    return bool(damage.count)
+
+
+def _check_outputs(
+    directory: Path,
+    store: checkpoint.Checkpoint,
+    job: Job | None,
+    source: Source | None,
+    found: _Found,
+) -> None:
+    outputs = _Outputs(directory, store, found)
+    score = None
+    if job is not None and source is not None:
         with found.told("results and scores"):
             score = outputs.check_results(job, source)
     elif job is not None:
@@ -289,7 +315,9 @@ class _Outputs:
         self._store = store
         self._totals = checkpoint.totals(store)
         self._found = found
-        self._export = f"write it again from the checkpoint with: batchrun export {directory}"
+        # Damaged records are found before, and then this is not looked at.
+        right = "the checkpoint matches its checksums"
+        self._export = f"{right}; write it again from there with: batchrun export {directory}"
 
     def check_results(self, job: Job, source: Source) -> ScoreTotals | None:
         """Compare the files of results and the scores; return what the scores add up to."""

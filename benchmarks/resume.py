@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrun import __version__
-from batchrun.checkpoint import Checkpoint, open_directory
+from batchrun.checkpoint import Checkpoint, open_directory, recording
 from batchrun.job import Job
 from batchrun.prepare import Prepared, RunOptions, prepare
 
@@ -87,6 +87,8 @@ def finish(plan: Prepared) -> None:
                 response, stop_reason, response_id) SELECT id, 'succeeded', 0, 1, 1000000,
                 'An answer of some words to number ' || id, 'end_turn', 'msg_' || id FROM requests"""
             )
+            for table in (recording.ANSWERS, recording.RECEIVED):
+                store.db.execute(f"UPDATE {table.table} AS d SET checksum = {table.value('d')}")
         store.close()
 
 

@@ -300,6 +300,31 @@ def test_a_conversation_goes_on_where_a_killed_process_left_it(
     assert json.loads(row["tool_calls"])[0]["output"] == '{"value":"A"}'
 
 
+def test_a_turn_that_was_damaged_on_the_disk_is_not_sent_on(
+    write_tools_job: WriteJob, tmp_path: Path
+) -> None:
+    def decide(call: Call) -> Reply:
+        if not told(call):
+            return calls_tool(call, {"key": "a"})
+        return answer(call, "done", delay_s=0 if call.seen else 30)
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1)
+        child = start_batchrun("run", job)
+        wait_until(lambda: len(provider.calls) == 2)
+        child.kill()
+        finish(child)
+        with closing(sqlite3.connect(tmp_path / "out" / "checkpoint.db")) as connection:
+            connection.execute("UPDATE turns SET said = replace(said, 'hm', 'hn')")
+            connection.commit()
+        code, _, stderr = command("run", job)
+        assert code == 5
+        assert "the stored turn 1 is damaged: it does not match its checksum" in stderr
+        assert len(provider.calls) == 2
+        assert command("run", job, "--retry-errored")[0] == 0
+        assert [len(call.json["messages"]) for call in provider.calls] == [1, 3, 1, 3]
+
+
 def test_an_interrupted_tool_does_not_keep_the_command_from_ending(
     write_tools_job: WriteJob, tmp_path: Path
 ) -> None:

@@ -305,7 +305,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an errored result deleted": (
         sql(f"DELETE FROM outcomes WHERE request_id = {REFUSED}"),
-        "results.csv: row r7: status is 'errored', and the checkpoint gives 'pending'; write it",
+        "results.csv: row r7: status is 'errored', and the checkpoint gives 'pending'; the checkpoint",
     ),
     "an attempt deleted": (
         sql(f"DELETE FROM exchanges WHERE request_id = {ANSWERED}"),
@@ -361,7 +361,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a response in the checkpoint": (
         sql(f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}"),
-        "results.parquet: row r1: response is 'ok 1', and the checkpoint gives 'no'; write it again",
+        "checkpoint.db: row r1: the stored answer is damaged: it does not match its checksum; results.",
     ),
     "answers that are no list": (
         sql(f"UPDATE outcomes SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
@@ -369,7 +369,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "tokens in the checkpoint": (
         sql(f"UPDATE exchanges SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
-        "usage.parquet: row r1, attempt 1: output_tokens is 7, and the checkpoint gives 8",
+        "checkpoint.db: row r1: the stored attempt 1 is damaged: it does not match its checksum; usage",
     ),
     "tokens below zero": (
         sql(f"UPDATE exchanges SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
@@ -451,10 +451,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: (d / "usage.parquet").write_bytes((d / "usage.parquet").read_bytes()[:-9]),
         "usage.parquet: cannot be read: ",
     ),
-    "a file gone": (lambda d: (d / "results.csv").unlink(), "results.csv: is not there; write it"),
+    "a file gone": (
+        lambda d: (d / "results.csv").unlink(),
+        "results.csv: is not there; the checkpoint",
+    ),
     "a number of the summary": (
         text("summary.json", '"succeeded": 41', '"succeeded": 42'),
-        "summary.json: counts.succeeded is 42, and the checkpoint gives 41; write it again",
+        "summary.json: counts.succeeded is 42, and the checkpoint gives 41; the checkpoint matches",
     ),
     "a score of the summary": (text("summary.json", '"mean"', '"means"'), "summary.json: score."),
     "a summary that is none": (text("summary.json", "{", ""), "summary.json: cannot be read"),
@@ -481,7 +484,7 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:
     sql(
         "UPDATE scores SET score = 0 WHERE ordinal = 1",
-        f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}",
+        f"UPDATE outcomes SET response = 'no', checksum = NULL WHERE request_id = {ANSWERED}",
     )(directory)
     assert {line.partition(":")[0] for line in wrong(directory)} == {
         *("scores", "results.parquet", "results.csv", "results.jsonl", "summary.json")
@@ -542,7 +545,9 @@ def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory
 
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
-        db.execute(f"UPDATE outcomes SET response = 'newer' WHERE request_id = {ANSWERED}")
+        db.execute(
+            f"UPDATE outcomes SET response = 'newer', checksum = NULL WHERE request_id = {ANSWERED}"
+        )
         db.commit()
         copy = Path(shutil.copytree(directory, tmp_path / "as after a crash"))
     assert (copy / "checkpoint.db-wal").stat().st_size > 0

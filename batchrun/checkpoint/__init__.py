@@ -8,6 +8,12 @@
 
 from batchrun.checkpoint.census import Asked, Census, Counted, census
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
+from batchrun.checkpoint.damage import (
+    check_intact,
+    discard_damaged,
+    find_damage,
+    is_right_copy,
+)
 from batchrun.checkpoint.directory import FILES, check_directory, open_directory
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
@@ -59,15 +65,19 @@ __all__ = [
     "begun_as",
     "census",
     "check_directory",
+    "check_intact",
     "compare_rows",
     "differing_rows",
+    "discard_damaged",
     "file_flaws",
+    "find_damage",
     "forget_prices",
     "has_answers",
     "held_still",
     "history",
     "is_locked",
     "is_planned",
+    "is_right_copy",
     "is_scored",
     "judge",
     "judgeable",

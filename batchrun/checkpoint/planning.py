@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchrun.checkpoint import recording
+from batchrun.errors import RecordsDamaged
+from batchrun.findings import DAMAGE_REMEDY, Damage, DamagedRecord, Record
 from batchrun.records import PlannedRequest, Turn
 
 if TYPE_CHECKING:
@@ -189,14 +192,24 @@ class Planner:
         """Return how far conversations came, by request."""
         wanted = list(keys)
         rows = self._db.execute(
-            f"""SELECT request_id, number, said, calls, results FROM turns
+            f"""SELECT checksum, request_id, number, said, calls, results FROM turns
             WHERE request_id IN ({_marks(wanted)}) ORDER BY number""",  # noqa: S608 - marks only
             wanted,
         )
         turns: dict[int, tuple[Turn, ...]] = {}
-        for row in rows:
-            turns[row[0]] = (*turns.get(row[0], ()), Turn(*row))
+        for checksum, *row in rows:
+            turn = Turn(*row)
+            if checksum not in (None, recording.turn_row(turn)[0]):
+                raise self._damaged(turn)
+            turns[turn.key] = (*turns.get(turn.key, ()), turn)
         return turns
+
+    def _damaged(self, turn: Turn) -> RecordsDamaged:
+        row = self._db.execute("SELECT custom_id FROM requests WHERE id = ?", (turn.key,))
+        (custom_id,) = row.fetchone() or (None,)
+        record = DamagedRecord(Record.TURN, turn.key, turn.number, custom_id)
+        message = f"checkpoint.db: row {custom_id}: {record}; {DAMAGE_REMEDY}"
+        return RecordsDamaged(message, Damage(1, (record,)))
 
 
 def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.checkpoint.checksums import Checked, checksum
 from batchrun.records import MOST_COST, Cost, Status, Usage
 
 if TYPE_CHECKING:
@@ -80,17 +81,34 @@ def _places(names: Iterable[str]) -> str:
     return ", ".join("?" for _ in names)
 
 
+# What the provider sent, which nothing can give back once it is damaged.
+_RESULT_COLUMNS = (*_RESULT, *_ANSWER)
+_ATTEMPT_COLUMNS = (*_ATTEMPT, *USAGE, *BILLING, *MONEY, "request_id", "number")
+_TURN_COLUMNS = ("request_id", "number", "said", "calls", "results")
+ANSWERS = Checked("outcomes", ("request_id", "attempts", "finished_us", *_ANSWER))
+RECEIVED = Checked(
+    "exchanges",
+    (
+        *("request_id", "number", "http_status", "provider_request_id", "model", "asked_model"),
+        *(*USAGE, *BILLING),
+    ),
+)
+TURNS = Checked("turns", _TURN_COLUMNS)
+_of_result = ANSWERS.pick(_RESULT_COLUMNS)
+_of_attempt = RECEIVED.pick(_ATTEMPT_COLUMNS)
+_of_turn = TURNS.pick(_TURN_COLUMNS)
+
 INSERT_START = (
     "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
     "VALUES (?, ?, ?, ?, ?)"
 )
 UPDATE_ATTEMPT = f"""UPDATE exchanges SET {
-    ", ".join(f"{name} = ?" for name in (*_ATTEMPT, *USAGE, *BILLING, *MONEY))
+    ", ".join(f"{name} = ?" for name in ("checksum", *_ATTEMPT_COLUMNS[:-2]))
 } WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
-REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes ({", ".join((*_RESULT, *_ANSWER))})
-    VALUES ({_places((*_RESULT, *_ANSWER))})"""  # noqa: S608 - our own names
-REPLACE_TURN = """INSERT OR REPLACE INTO turns (request_id, number, said, calls, results)
-    VALUES (?, ?, ?, ?, ?)"""
+REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes (checksum, {", ".join(_RESULT_COLUMNS)})
+    VALUES (?, {_places(_RESULT_COLUMNS)})"""  # noqa: S608 - our own names
+REPLACE_TURN = f"""INSERT OR REPLACE INTO turns (checksum, {", ".join(_TURN_COLUMNS)})
+    VALUES (?, {_places(_TURN_COLUMNS)})"""  # noqa: S608 - our own names
 
 
 def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
@@ -100,7 +118,7 @@ def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
 
 def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     """Return what `UPDATE_ATTEMPT` takes."""
-    return (
+    row = (
         *(value(attempt) for value in _ATTEMPT.values()),
         *(getattr(attempt.usage, name) for name in USAGE),
         *(_storable(getattr(attempt.billing, field)) for field in BILLING.values()),
@@ -108,6 +126,7 @@ def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
         attempt.key,
         attempt.number,
     )
+    return (checksum(_of_attempt(row)), *row)
 
 
 def money_row(cost: Cost | None) -> tuple[Any, ...]:
@@ -127,12 +146,14 @@ def result_row(result: Result) -> tuple[Any, ...]:
     """Return what `REPLACE_RESULT` takes."""
     completion = result.completion
     answer = [None if completion is None else value(completion) for value in _ANSWER.values()]
-    return (*(value(result) for value in _RESULT.values()), *answer)
+    row = (*(value(result) for value in _RESULT.values()), *answer)
+    return (checksum(_of_result(row)), *row)
 
 
 def turn_row(turn: Turn) -> tuple[Any, ...]:
     """Return what `REPLACE_TURN` takes."""
-    return turn.key, turn.number, turn.said, turn.calls, turn.results
+    row = (turn.key, turn.number, turn.said, turn.calls, turn.results)
+    return (checksum(_of_turn(row)), *row)
 
 
 def packed(content: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from batchrun.checkpoint import checksums
 from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
 from batchrun.checkpoint.recording import unpacked
 from batchrun.checkpoint.sqlite import Database
@@ -172,6 +173,7 @@ def _connect(path: Path, options: str) -> Database:
         isolation_level=None,
     )
     connection.create_function("unpacked", 1, unpacked, deterministic=True)
+    checksums.register(connection)
     return Database(connection)
 
 

@@ -241,6 +241,13 @@ def m012_billing(db: Database) -> None:
     )
 
 
+@migrations()
+def m013_checksums(db: Database) -> None:
+    """A checksum with what was paid for; null where a row was written without one."""
+    for name in ("outcomes", "exchanges", "turns"):
+        db.execute(f"ALTER TABLE {name} ADD COLUMN checksum INTEGER")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

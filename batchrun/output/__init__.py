@@ -40,7 +40,7 @@ from batchrun.output.frames import (
     schema_of,
     usage_frames,
 )
-from batchrun.output.reading import parquet_bytes, scan_results
+from batchrun.output.reading import parquet_bytes, rows_called, scan_results
 from batchrun.output.unnest import column_type
 from batchrun.sections import listed
 
@@ -339,6 +339,7 @@ __all__ = [
     "refuse_foreign_results",
     "result_names",
     "results_contents",
+    "rows_called",
     "scan_results",
     "usage_contents",
     "write_contents",
