@@ -78,8 +78,8 @@ def complete(
 
     Raises:
         JobError: when something is wrong with what was asked; nothing was sent.
-        RunStopped: when the run was stopped by a refused key, a quota or a limit. As with the
-            following, what was answered is kept: calling this again goes on.
+        RunStopped: when the run was stopped by a refused key, a quota or a limit, or when no row that
+            was sent succeeded. As with the following, what was answered is kept: calling this again goes on.
         CheckpointError: when the directory cannot be used, or another run uses it right now.
         OutputError: when the results cannot be written.
         KeyboardInterrupt: after Ctrl-C or a notebook's stop button: requests in flight may finish (a

@@ -571,6 +571,15 @@ async def test_too_many_errors_by_count_stop_the_run() -> None:
     assert set(bench.journal.statuses.values()) == {"errored"}
 
 
+async def test_refusals_whose_fault_is_open_count_as_errors() -> None:
+    bench = Bench(Sender([refusal(403, "permission_error")]), max_errors=5)
+    await bench.run_many(50)
+    assert len(bench.sender.sent) == 5
+    assert bench.dispatcher.stopped is not None
+    assert bench.dispatcher.stopped.end is RunEnd.MAX_ERRORS
+    assert bench.journal.results == []
+
+
 async def test_too_many_errors_by_share_stop_the_run_once_enough_have_finished() -> None:
     bench = Bench(Sender([refusal(500, should_retry=False)]), workers=2, max_errors=0.3)
     await bench.run_many(400)

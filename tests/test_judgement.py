@@ -12,7 +12,6 @@ from batchrun.dispatch.judgement import (
     TrackRecord,
     Verdict,
     judge,
-    may_be_billed,
     reason_of,
     stop_for,
     verdict,
@@ -218,17 +217,6 @@ def test_an_overloaded_provider_is_given_more_time() -> None:
     overloaded, limited = judge(fault(529), NEW), judge(fault(429), NEW)
     assert overloaded.base_delay_s == OVERLOADED_BASE_DELAY_S > BASE_DELAY_S
     assert limited.base_delay_s == BASE_DELAY_S
-
-
-@pytest.mark.parametrize("status", [408, 504, 522, 524])
-def test_what_a_proxy_gave_up_on_may_be_billed(status: int) -> None:
-    assert may_be_billed(fault(status))
-    assert may_be_billed(fault(200, str(status)))
-
-
-@pytest.mark.parametrize("status", [400, 402, 429, 500, 502, 503, 529])
-def test_what_the_provider_refused_is_not_billed(status: int) -> None:
-    assert not may_be_billed(fault(status))
 
 
 @pytest.mark.parametrize("status", [301, 400, 403, 404, 405, 413, 422])

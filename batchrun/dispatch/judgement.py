@@ -30,8 +30,6 @@ MOST_HELD = 50
 _RATE_LIMITED = 429
 _OVERLOADED = 529
 _TRANSIENT = frozenset({408, 409, 424, 425, 449, 498, 499})
-# A proxy gave up waiting; the model behind it may have gone on.
-_MAYBE_BILLED = frozenset({408, 504, 522, 524})
 # Key, model or address may be wrong, or just this row: moderation, a firewall, one wrong model.
 _WHOSE = frozenset({403, 404, 405, 407, 410})
 
@@ -167,11 +165,6 @@ def verdict(record: TrackRecord, *, is_over: bool = False) -> Verdict:
     return Verdict.UNKNOWN
 
 
-def may_be_billed(fault: ProviderFault) -> bool:
-    """Whether the provider may have billed an attempt that brought no answer."""
-    return fault.maybe_billed or _status(fault) in _MAYBE_BILLED
-
-
 def is_about_access(fault: ProviderFault) -> bool:
     """Whether key, model or address may be the reason of a refusal, rather than the request."""
     status = _status(fault)
@@ -252,7 +245,6 @@ __all__ = [
     "Verdict",
     "is_about_access",
     "judge",
-    "may_be_billed",
     "reason_of",
     "stop_for",
     "verdict",

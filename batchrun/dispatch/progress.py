@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchrun.dispatch.judgement import may_be_billed
 from batchrun.records import Attempt, Billing, Result, Status, Usage
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def failed_attempt(
         error_type=fault.error_type,
         error_message=fault.message,
         cause=cause.value,
-        maybe_billed=may_be_billed(fault),
+        maybe_billed=fault.maybe_billed,
         request_id=fault.request_id,
         model=fault.model or request.request.model,
         asked_model=request.request.model,
