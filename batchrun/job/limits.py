@@ -14,7 +14,8 @@ MOST_COST_USD = 1_000_000.0
 # What of a body passed through untouched could make a request dearer than its bound.
 COST_KEYS = {
     *("max_tokens", "max_completion_tokens", "n", "best_of", "service_tier", "tools"),
-    *("speed", "inference_geo", "web_search_options", "plugins", "models", "modalities"),
+    *("speed", "inference_geo", "web_search_options", "search_parameters", "plugins"),
+    *("models", "modalities"),
 }
 SERVER_TOOLS = ("web_search", "web_fetch", "code_execution")
 RATE_KEYS = (

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from batchrun.history import PriceUse
-from batchrun.pricing.price_list import PriceList, conditions_of
+from batchrun.pricing.price_list import PriceList, Tier, conditions_of, rates_for
 from batchrun.pricing.rates import FROM_JOB, cost_of
 from batchrun.records import MOST_COST, Billing, Cost, CostSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchrun.pricing.price_list import Conditions, Entry
     from batchrun.pricing.rates import Rates
     from batchrun.records import Usage
 
 # A server may answer with ever new names; so many are told apart.
 MOST_MODELS = 100
+MOST_KNOWN = 1_000
 # Some prices change with the hour; they are looked at again so often.
 PERIOD_S = 1_800
 STATED = "stated by the provider"
+_NOTHING = Billing()
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known of models under conditions: an entry of the list, or a price of the job."""
+
+    entry: Entry | None
+    conditions: Conditions
+    tiers: Sequence[Tier] = ()
+    until: float = 0.0
+
+    def now(self) -> Sequence[Tier]:
+        """Return the rates of this minute."""
+        now = time.time()
+        if now >= self.until and self.entry is not None:
+            self.tiers = self.entry.at(datetime.fromtimestamp(now, UTC), self.conditions)
+            self.until = now // 60 * 60 + 60
+        return self.tiers
 
 
 class PriceBook:
@@ -53,6 +76,8 @@ class PriceBook:
         self._fixed = fixed
         self._by_model = by_model or {}
         self._adds_fees = adds_fees
+        self._found: dict[tuple[object, ...], _Found] = {}
+        self._bounds: dict[tuple[str, str | None], tuple[float, tuple[Sequence[Tier], ...]]] = {}
 
     @property
     def knows_provider(self) -> bool:
@@ -79,7 +104,8 @@ class PriceBook:
             return Cost(0, 0, 0, 0, other=stated, source=CostSource.STATED)
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
-        rates, source = self._rates(usage.input_tokens, models, billing, at)
+        tiers, source = self._tiers(models, billing, at)
+        rates = rates_for(tiers, usage.input_tokens)
         if rates is None:
             return None
         searches = 0 if billing is None else billing.web_search_requests or 0
@@ -92,18 +118,31 @@ class PriceBook:
 
         A request for a tier may be served by the standard one as well.
         """
-        found = [
-            self.rates(input_tokens, model, billing=billing, at=moment)
-            for billing in (None, Billing(service_tier=service_tier))
-            for moment in self._moments(model)
-        ]
+        now = time.time()
+        until, every = self._bounds.get((model, service_tier), (0.0, ()))
+        if now >= until:
+            if len(self._bounds) >= MOST_KNOWN:
+                self._bounds.clear()
+            until, every = now // 60 * 60 + 60, self._possible(model, service_tier)
+            self._bounds[model, service_tier] = until, every
+        found = [rates_for(tiers, input_tokens) for tiers in every]
         known = [rates.highest(input_tokens, output_tokens) for rates in found if rates is not None]
         return max(known) if len(known) == len(found) else None
 
-    def _moments(self, model: str) -> Sequence[datetime]:
+    def _possible(self, model: str, service_tier: str | None) -> tuple[Sequence[Tier], ...]:
+        """Return what may hold for a request that is sent now."""
+        asked = [None] if service_tier is None else [None, Billing(service_tier)]
+        found = [
+            self._tiers((model,), billing, moment)[0]
+            for billing in asked
+            for moment in self._moments(model)
+        ]
+        return tuple(tiers for n, tiers in enumerate(found) if tiers not in found[:n])
+
+    def _moments(self, model: str) -> Sequence[datetime | None]:
         """Return when a request to a model may be priced."""
-        entry, moment = self._list.entry((model,)), self._moment(None)
-        return [moment] if entry is None else entry.moments(moment)
+        entry = self._list.entry((model,))
+        return [None] if entry is None else entry.moments(self._moment(None))
 
     def rates(
         self,
@@ -113,7 +152,7 @@ class PriceBook:
         at: datetime | None = None,
     ) -> Rates | None:
         """Return the rates of the first model that has a price."""
-        return self._rates(input_tokens, models, billing, at)[0]
+        return rates_for(self._tiers(models, billing, at)[0], input_tokens)
 
     def used(
         self, *models: str | None, billing: Billing | None = None, at: datetime | None = None
@@ -125,7 +164,8 @@ class PriceBook:
         words = ", ".join(value for _, value in conditions_of(billing))
         if billing is not None and billing.stated_cost is not None:
             return PriceUse(model, STATED, as_of_us, conditions=words)
-        rates, source = self._rates(1, models, billing, at)
+        rates_by_size, source = self._tiers(models, billing, at)
+        rates = rates_for(rates_by_size, 1)
         name = FROM_JOB if source is CostSource.JOB else _list_version()
         if rates is None:
             return PriceUse(model, name, as_of_us, conditions=words)
@@ -141,23 +181,30 @@ class PriceBook:
             conditions=words,
         )
 
-    def _rates(
-        self,
-        input_tokens: int,
-        models: Sequence[str | None],
-        billing: Billing | None,
-        at: datetime | None,
-    ) -> tuple[Rates | None, CostSource]:
-        names = _named(models)
+    def _tiers(
+        self, models: Sequence[str | None], billing: Billing | None, at: datetime | None
+    ) -> tuple[Sequence[Tier], CostSource]:
+        """Return the rates by the size of a request, and where they are from; none: unknown."""
+        said = billing or _NOTHING
+        key = (models, said.service_tier, said.speed, said.inference_geo)
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._look_up(_named(models), conditions_of(billing))
+        if found.entry is None:
+            return found.tiers, CostSource.JOB if found.tiers else CostSource.PRICE_LIST
+        if self._adds_fees and said.web_search_requests is None:
+            return (), CostSource.PRICE_LIST
+        if at is None and self._at is None:
+            return found.now(), CostSource.PRICE_LIST
+        return found.entry.at(self._moment(at), found.conditions), CostSource.PRICE_LIST
+
+    def _look_up(self, names: tuple[str, ...], conditions: Conditions) -> _Found:
+        if len(self._found) >= MOST_KNOWN:  # a server that answers with ever new words
+            self._found.clear()
         own = next((self._by_model[name] for name in names if name in self._by_model), self._fixed)
         if own is not None:
-            return own, CostSource.JOB
-        entry = self._list.entry(names)
-        is_counted = billing is not None and billing.web_search_requests is not None
-        if entry is None or (self._adds_fees and not is_counted):
-            return None, CostSource.PRICE_LIST
-        found = entry.rates(input_tokens, self._moment(at), conditions_of(billing))
-        return found, CostSource.PRICE_LIST
+            return _Found(None, conditions, (Tier(-1, own),))
+        return _Found(self._list.entry(names), conditions)
 
     def _moment(self, at: datetime | None) -> datetime:
         return at or self._at or datetime.now(UTC)

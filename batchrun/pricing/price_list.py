@@ -216,11 +216,19 @@ def _is_tail(word: str, after: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tier:
+class Tier:
     """The rates of requests with more input than `above` tokens; None: of one that is not known."""
 
     above: int
     rates: Rates | None
+
+
+def rates_for(tiers: Sequence[Tier], input_tokens: int) -> Rates | None:
+    """Return the rates of a request with so much input."""
+    for tier in reversed(tiers):
+        if input_tokens > tier.above:
+            return tier.rates
+    return None
 
 
 class Entry:
@@ -240,19 +248,21 @@ class Entry:
         self._is_dated = isinstance(model.prices, list) or any(
             variant.constraint is not None for variant in self._variants
         )
-        self._tiers: dict[tuple[Conditions, datetime | None], list[_Tier]] = {}
+        self._tiers: dict[tuple[Conditions, datetime | None], list[Tier]] = {}
 
     def rates(
         self, input_tokens: int, moment: datetime, conditions: Conditions = ()
     ) -> Rates | None:
         """Return the rates of a request with so much input, None when they are not known."""
-        reached = [t for t in self._at(moment, conditions) if input_tokens > t.above]
-        return reached[-1].rates if reached else None
+        return rates_for(self.at(moment, conditions), input_tokens)
 
-    def moments(self, moment: datetime) -> list[datetime]:
-        """Return when a request that is sent now may be priced: prices change with hours and days."""
+    def moments(self, moment: datetime) -> Sequence[datetime | None]:
+        """Return when a request that is sent now may be priced: prices change with hours and days.
+
+        None is now, whenever that is.
+        """
         if not self._is_dated:
-            return [moment]
+            return [None]
         constraints = [each.constraint for each in _listed(self._model)]
         constraints += [each.constraint for each in self._variants]
         windows = [
@@ -264,17 +274,18 @@ class Entry:
 
     def tiers(self, moment: datetime, conditions: Conditions = ()) -> list[tuple[int, Rates]]:
         """Return the rates of long prompts, by how many tokens these exceed."""
-        later = self._at(moment, conditions)[1:]
+        later = self.at(moment, conditions)[1:]
         return [(tier.above, tier.rates) for tier in later if tier.rates is not None]
 
-    def _at(self, moment: datetime, conditions: Conditions) -> list[_Tier]:
+    def at(self, moment: datetime, conditions: Conditions) -> list[Tier]:
+        """Return the rates that hold at a moment, those of longer prompts later; none: unknown."""
         # Prices change at full minutes at most.
         key = conditions, moment.replace(second=0, microsecond=0) if self._is_dated else None
         if key not in self._tiers:
             self._tiers[key] = self._read(moment, conditions)
         return self._tiers[key]
 
-    def _read(self, moment: datetime, conditions: Conditions) -> list[_Tier]:
+    def _read(self, moment: datetime, conditions: Conditions) -> list[Tier]:
         asked = dict(conditions)
         geo = (self._provider, _GEO, asked.pop(_GEO, ""))
         factor = _SURCHARGES.get(geo, Fraction(1))
@@ -288,7 +299,7 @@ class Entry:
             tier.start for value in price.__dict__.values() for tier in getattr(value, "tiers", ())
         }
         return [
-            _Tier(start, _rates(self.matched, price, start, factor))
+            Tier(start, _rates(self.matched, price, start, factor))
             for start in sorted({-1, *starts})
         ]
 

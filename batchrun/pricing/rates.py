@@ -120,18 +120,16 @@ def _scaled(price: float | Decimal, factor: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Split:
-    """Tokens by the rate that holds for them. Counts that contradict each other are cut down."""
+class _Apart:
+    """Tokens that have rates of their own: parts of the input, the cache reads and the output."""
 
-    uncached: int
-    read: int
-    write: int
-    write_1h: int
-    audio: int
-    audio_read: int
-    output: int
-    reasoning: int
-    audio_output: int
+    audio: int = 0
+    audio_read: int = 0
+    audio_output: int = 0
+    reasoning: int = 0
+
+
+_NONE = _Apart()
 
 
 def cost_of(
@@ -139,71 +137,67 @@ def cost_of(
 ) -> Cost | None:
     """Return what an exchange costs by these rates, None when one that it takes is not known.
 
+    Counts that contradict each other are cut down: no part is larger than the whole.
+
     Args:
         usage: the tokens, in inclusive counts.
         rates: of the model.
         searches: web searches that the provider carried out.
         source: where the rates are from.
     """
-    if usage.input_tokens is None or usage.output_tokens is None:
+    total, output = usage.input_tokens, usage.output_tokens
+    if total is None or output is None or (searches and rates.web_search is None):
         return None
-    split = _split(usage, usage.input_tokens, usage.output_tokens, rates)
-    if _is_unknown(usage, split, rates, searches):
+    read = min(usage.cache_read_tokens or 0, total)
+    write = min(usage.cache_write_tokens or 0, total - read)
+    write_1h = min(usage.cache_write_1h_tokens or 0, write)
+    apart: _Apart | None = _NONE
+    if usage.audio_input_tokens or usage.audio_output_tokens or rates.reasoning is not None:
+        apart = _apart(usage, rates, total - read - write, read, output)
+    if apart is None:
         return None
+    text_read = read - apart.audio_read
+    text_output = output - apart.audio_output - apart.reasoning
     return Cost(
-        uncached_input=_pico(split.uncached * rates.input + split.audio * (rates.audio_input or 0)),
-        cache_read=_pico(
-            split.read * rates.cache_read + split.audio_read * (rates.audio_cache_read or 0)
+        _pico(
+            (total - read - write - apart.audio) * rates.input
+            + apart.audio * (rates.audio_input or 0)
         ),
-        cache_write=_pico(split.write * rates.cache_write + split.write_1h * rates.cache_write_1h),
-        output=_pico(
-            split.output * rates.output
-            + split.reasoning * (rates.reasoning or 0)
-            + split.audio_output * (rates.audio_output or 0)
+        _pico(text_read * rates.cache_read + apart.audio_read * (rates.audio_cache_read or 0)),
+        _pico((write - write_1h) * rates.cache_write + write_1h * rates.cache_write_1h),
+        _pico(
+            text_output * rates.output
+            + apart.reasoning * (rates.reasoning or 0)
+            + apart.audio_output * (rates.audio_output or 0)
         ),
         cache_saved=_pico(
-            split.read * (rates.input - rates.cache_read)
-            + split.audio_read * ((rates.audio_input or 0) - (rates.audio_cache_read or 0))
+            text_read * (rates.input - rates.cache_read)
+            + apart.audio_read * ((rates.audio_input or 0) - (rates.audio_cache_read or 0))
         ),
         other=_pico(searches * (rates.web_search or 0) + rates.request),
         source=source,
     )
 
 
-def _split(usage: Usage, total: int, output: int, rates: Rates) -> _Split:
-    read = min(usage.cache_read_tokens or 0, total)
-    write = min(usage.cache_write_tokens or 0, total - read)
-    write_1h = min(usage.cache_write_1h_tokens or 0, write)
+def _apart(usage: Usage, rates: Rates, uncached: int, read: int, output: int) -> _Apart | None:
+    """Return what has rates of its own, None when one of these, or an amount, is not known."""
     audio_read = min(usage.audio_cache_read_tokens or 0, read)
-    audio = min(max(0, (usage.audio_input_tokens or 0) - audio_read), total - read - write)
+    audio = min(max(0, (usage.audio_input_tokens or 0) - audio_read), uncached)
     audio_output = min(usage.audio_output_tokens or 0, output)
-    reasoning = 0
-    if rates.reasoning is not None:
-        reasoning = min(usage.reasoning_tokens or 0, output - audio_output)
-    return _Split(
-        uncached=total - read - write - audio,
-        read=read - audio_read,
-        write=write - write_1h,
-        write_1h=write_1h,
-        audio=audio,
-        audio_read=audio_read,
-        output=output - audio_output - reasoning,
-        reasoning=reasoning,
-        audio_output=audio_output,
-    )
-
-
-def _is_unknown(usage: Usage, split: _Split, rates: Rates, searches: int) -> bool:
-    """Say whether something was used whose price, or whose amount, is not known."""
     priced = (
-        (split.audio, rates.audio_input),
-        (split.audio_read, rates.audio_cache_read),
-        (split.audio_output, rates.audio_output),
-        (searches, rates.web_search),
+        (audio, rates.audio_input),
+        (audio_read, rates.audio_cache_read),
+        (audio_output, rates.audio_output),
     )
     if any(amount and rate is None for amount, rate in priced):
-        return True
-    return rates.reasoning is not None and usage.reasoning_tokens is None
+        return None
+    if rates.reasoning is None:
+        return _Apart(audio, audio_read, audio_output)
+    if usage.reasoning_tokens is None:
+        return None
+    return _Apart(
+        audio, audio_read, audio_output, min(usage.reasoning_tokens, output - audio_output)
+    )
 
 
 def _pico(amount: int) -> int:
