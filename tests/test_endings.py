@@ -363,6 +363,26 @@ def test_a_tool_call_is_not_an_empty_answer(
     assert summary(job)["endings"] == {"tool_calls": 2}
 
 
+def test_the_pieces_of_a_paused_turn_are_judged_together(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    def decide(call: Call) -> Reply:
+        body = json.loads(answer(call, "found it").body)
+        goes_on = call.json["messages"][-1]["role"] == "assistant"
+        body |= (
+            {"content": [], "stop_reason": "end_turn"} if goes_on else {"stop_reason": "pause_turn"}
+        )
+        return Reply(body=json.dumps(body).encode())
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=2, request='reject = ["empty"]')
+        run(job)
+        assert results()["response"].to_list() == ["found it"] * 2
+        run(job, "--set", 'reject=["empty", "length"]')
+        assert len(provider.calls) == 4
+    assert set(results()["ending"]) == {"stop"}
+
+
 def test_of_several_choices_one_is_enough_to_reject(
     write_job: WriteJob, results: Callable[[], pl.DataFrame]
 ) -> None:

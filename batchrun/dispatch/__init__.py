@@ -302,7 +302,7 @@ class Dispatcher:
         completion, rejection = exchange.completion, None
         goes_on = self._conversation.goes_on(completion)
         if not goes_on:
-            completion, rejection = self._review(completion)
+            completion, rejection = self._review(concluded(completion, request))
         attempt = Attempt(
             request.key,
             progress.number,
@@ -325,7 +325,6 @@ class Dispatcher:
             return Pause(0.0)
         # An answer that is not accepted is kept beside the reason: it was paid for.
         status = Status.SUCCEEDED if rejection is None else Status.ERRORED
-        completion = concluded(completion, request)
         await self._finish(Result(request.key, status, attempt, datetime.now(UTC), completion))
         return None
 
