@@ -224,7 +224,7 @@ def test_a_damaged_body_is_told_as_damage(write_job: WriteJob) -> None:
         job = write_job(provider.url, rows=1, request="keep_raw = true")
         run(job)
     with closing(sqlite3.connect(job.parent / "out" / "checkpoint.db")) as db, db:
-        db.execute("UPDATE outcomes SET raw = x'00'")
+        db.execute("UPDATE outcomes SET raw = x'00', checksum = NULL")
     code, _, stderr = command("export", job.parent / "out")
     assert code == 5
     assert "checkpoint.db: is damaged" in stderr
