@@ -41,6 +41,11 @@ class RunEnd(StrEnum):
     MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
     FAILED = "failed"  # the input, the checkpoint or the disk failed under it
 
+    @classmethod
+    def _missing_(cls, _value: object) -> RunEnd:
+        """Read a word that a damaged checkpoint holds: nobody knows how that execution ended."""
+        return cls.UNFINISHED
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:

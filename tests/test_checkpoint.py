@@ -740,6 +740,12 @@ def test_an_execution_that_died_lasted_until_its_last_sign_of_life(store: Checkp
     assert found.wall_time_s == pytest.approx(120, abs=5)
 
 
+def test_an_outcome_that_nobody_knows_is_none(store: Checkpoint) -> None:
+    store.finish_execution(RunEnd.MAX_COST, "money", {})
+    store.db.execute("UPDATE executions SET outcome = 'max_coat_usd'")
+    assert totals(store).executions[0]["outcome"] is RunEnd.UNFINISHED
+
+
 def test_a_clock_that_was_set_back_gives_no_negative_time(store: Checkpoint) -> None:
     (request,) = plan(store, items("a"))
     begin(store, request, at=NOON - timedelta(days=9_000))

@@ -379,6 +379,12 @@ def test_the_status_tells_whether_it_is_running_and_since_when() -> None:
     assert running[0] == "running, last started 2026-01-02T12:00:00+00:00"
     assert running[1:-2] == summary_text(TOTALS, DIRECTORY).splitlines()
     assert running[-2:] == ["  in flight       3", "  last error      timeout: no answer"]
+    stopped = {**TOTALS.executions[0], "outcome": RunEnd.REFUSED, "reason": "HTTP 401: no"}
+    ended = replace(TOTALS, executions=(stopped,))
+    assert "\n  ended           refused: HTTP 401: no" in status_text(
+        ended, DIRECTORY, running=False
+    )
+    assert "refused: " not in status_text(ended, DIRECTORY, running=True)
     dead = status_text(replace(TOTALS, in_flight=0), DIRECTORY, running=False).splitlines()
     assert dead[0].startswith("not running, last started")
     assert not any("in flight" in line for line in dead)

@@ -87,7 +87,17 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bo
         lines.append(_line("waiting", f"for {printable(totals.waiting)}", paint))
     if totals.last_error:
         lines += _wrapped("last error", short(totals.last_error, 200), paint)
+    if not running and (why := _why_it_ended(totals)):
+        lines += _wrapped("ended", why, paint)
     return "\n".join(lines)
+
+
+def _why_it_ended(totals: RunTotals) -> str | None:
+    """What ended the latest execution early, and why."""
+    last = totals.executions[-1] if totals.executions else None
+    if last is None or last["reason"] is None:
+        return None
+    return f"{last['outcome'].replace('_', ' ')}: {short(last['reason'], 300)}"
 
 
 def _headline(totals: RunTotals, paint: Paint) -> list[str]:
