@@ -741,6 +741,7 @@ def test_an_execution_that_died_lasted_until_its_last_sign_of_life(store: Checkp
 
 
 def test_an_outcome_that_nobody_knows_is_none(store: Checkpoint) -> None:
+    start(store, 1)
     store.finish_execution(RunEnd.MAX_COST, "money", {})
     store.db.execute("UPDATE executions SET outcome = 'max_coat_usd'")
     assert totals(store).executions[0]["outcome"] is RunEnd.UNFINISHED
