@@ -230,6 +230,27 @@ def test_a_damaged_body_is_told_as_damage(write_job: WriteJob) -> None:
     assert "checkpoint.db: is damaged" in stderr
 
 
+def test_log_probabilities_may_be_asked_for_by_a_column(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    def decide(call: Call) -> Reply:
+        asked = call.json.get("logprobs")
+        return chat(call, {**choice("a"), "logprobs": {"content": [{}]} if asked else None})
+
+    with serving(decide) as provider:
+        # The name is taken by the input, so ours needs another.
+        columns, prefix = 'from_columns = ["logprobs"]', 'prefix = "llm_"'
+        job = write_job(provider.url, wire_format="chat", request=columns, extra=prefix)
+        rows = ["id,text,logprobs", "a,one,true", "b,two,", "c,three,false", "d,four,maybe"]
+        (job.parent / "rows.csv").write_text("\n".join(rows))
+        run(job, code=3)
+        asked = {call.prompt: call.json.get("logprobs") for call in provider.calls}
+        assert asked == {"Say one": True, "Say two": None, "Say three": False}
+    found = results()
+    assert found["llm_logprobs"].to_list() == ['{"content":[{}]}', None, None, None]
+    assert "must be true or false, not 'maybe'" in found["error_message"][3]
+
+
 @pytest.mark.parametrize("key", ["logprobs = true", "logprobs = true\ntop_logprobs = 2"])
 def test_the_messages_format_has_no_log_probabilities(write_job: WriteJob, key: str) -> None:
     code, _, stderr = command("run", write_job("http://127.0.0.1:1", request=key))
@@ -309,6 +330,8 @@ def test_rejected_answers_are_errored_rows_that_keep_what_was_paid_for(
     facts = summary(job)
     assert facts["endings"] == {"stop": 4, "filtered": 2, "length": 2, "refusal": 2}
     assert "max_tokens" in facts["errors"]["rejected_length"]["hint"]
+    # They are answers all the same: of the model, and in its latency.
+    assert facts["models"][0]["answers"] == 18
     assert command("verify", job.parent / "out")[0] == 0
 
 

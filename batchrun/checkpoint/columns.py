@@ -25,6 +25,8 @@ OfSamples = Literal["first", "failed", "latest", "sum", "status", "responses"]
 
 COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output + cost_other"
 # An attempt that used something whose cost is not known.
+# Attempts that brought an answer, whether or not it is accepted.
+ANSWERED = "latency_s IS NOT NULL AND (error_type IS NULL OR cause = 'invalid_answer')"
 UNPRICED = "cost_output IS NULL AND latency_s IS NOT NULL AND (error_type IS NULL OR output_tokens NOT NULL)"
 
 

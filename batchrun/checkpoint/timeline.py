@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.columns import COST, exact_sum
+from batchrun.checkpoint.columns import ANSWERED, COST, exact_sum
 from batchrun.checkpoint.totals import executions
 from batchrun.history import Histogram, History, SampledRow, Series, Span
 
@@ -68,7 +68,7 @@ _TIMED = """WITH spans AS MATERIALIZED (
             AS ended
         FROM exchanges a JOIN spans s ON s.id = a.execution WHERE a.latency_s IS NOT NULL)"""
 _ENDS = f"""{_TIMED} SELECT ended / :step AS bin, count(*),
-    count(*) FILTER (WHERE error_type IS NULL), count(*) FILTER (WHERE cause = 'rate_limit'),
+    count(*) FILTER (WHERE {ANSWERED}), count(*) FILTER (WHERE cause = 'rate_limit'),
     coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
     sum(:step - ended % :step) FROM timed GROUP BY bin"""  # noqa: S608 - no values
 _STARTS = f"""{_TIMED} SELECT started / :step AS bin, count(*), sum(:step - started % :step)
@@ -204,7 +204,7 @@ def _histogram(db: Database, column: str, *, whole: bool) -> Histogram | None:
     Percentiles come from ever finer counts, so that nothing has to be sorted: they are exact to a
     thousandth of what is shown.
     """
-    where = f"error_type IS NULL AND {column} IS NOT NULL"
+    where = f"{ANSWERED} AND {column} IS NOT NULL"
     total, top = db.execute(
         f"SELECT count(*), max({column}) FROM exchanges WHERE {where}"  # noqa: S608 - our own names
     ).fetchone()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.columns import COST, UNPRICED, exact_sum
+from batchrun.checkpoint.columns import ANSWERED, COST, UNPRICED, exact_sum
 from batchrun.checkpoint.endings import endings
 from batchrun.checkpoint.prices import prices
 from batchrun.errors import RunEnd
@@ -39,18 +39,17 @@ _ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER
             max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
         FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
         GROUP BY i.ordinal / :samples)"""
-_ANSWERED = "error_type IS NULL AND latency_s IS NOT NULL"
 _COST_PARTS = ("uncached_input", "cache_read", "cache_write", "output")
 _ATTEMPTS = f"""SELECT
     count(*), coalesce(sum(maybe_billed), 0),
     count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
-    count(*) FILTER (WHERE {UNPRICED}), count(*) FILTER (WHERE {_ANSWERED}),
+    count(*) FILTER (WHERE {UNPRICED}), count(*) FILTER (WHERE {ANSWERED}),
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
     sum(reasoning_tokens), {", ".join(exact_sum(f"cost_{part}") for part in _COST_PARTS)},
     {exact_sum("cache_saved")}, {exact_sum("cost_other")}
     FROM exchanges"""  # noqa: S608 - our own names, as below
 # Failed attempts that reported what they used count as well.
-_BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE error_type IS NULL),
+_BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE {ANSWERED}),
     sum(input_tokens), sum(output_tokens), {exact_sum(COST)}
     FROM exchanges WHERE latency_s IS NOT NULL AND model IS NOT NULL
     AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost_output IS NOT NULL)
@@ -66,7 +65,7 @@ _LAST = f"""SELECT
     count(DISTINCT a.request_id) FILTER (WHERE a.http_status IS NOT NULL OR a.maybe_billed
         OR a.latency_s IS NULL OR (a.latency_s > 0 AND a.error_type <> 'cancelled')),
     count(*) FILTER (WHERE r.status = 'succeeded'), count(*) FILTER (WHERE r.status = 'errored'),
-    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}, count(*) FILTER (WHERE {_ANSWERED}),
+    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}, count(*) FILTER (WHERE {ANSWERED}),
     count(*) FILTER (WHERE {UNPRICED})
     FROM exchanges a LEFT JOIN outcomes r ON r.request_id = a.request_id AND r.attempts = a.number
     WHERE a.execution = (SELECT max(id) FROM executions)"""  # noqa: S608
@@ -85,12 +84,12 @@ _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM exchanges
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
 # they are kept: to sort a million latencies takes seconds.
-_BY_MS = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM exchanges
-    WHERE error_type IS NULL AND latency_s IS NOT NULL GROUP BY ms ORDER BY ms"""
-_BY_US = """SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
+_BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM exchanges
+    WHERE {ANSWERED} GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
+_BY_US = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
     CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM exchanges
-    WHERE error_type IS NULL AND latency_s IS NOT NULL AND ms IN (SELECT value FROM json_each(?))
-    GROUP BY ms, us ORDER BY us"""
+    WHERE {ANSWERED} AND ms IN (SELECT value FROM json_each(?))
+    GROUP BY ms, us ORDER BY us"""  # noqa: S608 - no values
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.reason, e.version, e.waits,
