@@ -22,7 +22,7 @@ from batchrun.scoring import mean_score
 from batchrun.terminal import harmless, in_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from batchrun.conclusion import RunReport
@@ -178,11 +178,21 @@ def _added(rows: Sequence[tuple[RunTotals, ScoreTotals | None]]) -> dict[str, An
         "succeeded": sum(totals.succeeded for totals in every),
         "errored": sum(totals.errored for totals in every),
         "pending": sum(totals.pending for totals in every),
-        "input_tokens": sum(totals.usage.input_tokens or 0 for totals in every),
-        "output_tokens": sum(totals.usage.output_tokens or 0 for totals in every),
+        "input_tokens": _sum(totals.usage.input_tokens for totals in every),
+        "output_tokens": _sum(totals.usage.output_tokens for totals in every),
         "cost_usd": sum(totals.cost.total for totals in every) / PICO_PER_USD,
         "answers_without_price": sum(totals.unpriced for totals in every),
     }
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Add up tokens; None when there are only counts that nobody made."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _tokens(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
 
 
 def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[str]:
@@ -190,7 +200,7 @@ def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[str]:
     lines = [heads, *(_row(name, *row) for name, row in rows.items())]
     total = _added(list(rows.values()))
     counts = [f"{total[key]:,}" for key in ("rows", "succeeded", "errored", "pending")]
-    tokens = [f"{total[key]:,}" for key in ("input_tokens", "output_tokens")]
+    tokens = [_tokens(total[key]) for key in ("input_tokens", "output_tokens")]
     cost = _cost(total["cost_usd"], total["answers_without_price"])
     return in_columns([*lines, ["total", *counts, "", *tokens, cost, ""]])
 
@@ -203,8 +213,8 @@ def _row(name: str, totals: RunTotals, score: ScoreTotals | None) -> list[str]:
         name,
         *(f"{n:,}" for n in (totals.total, totals.succeeded, totals.errored, totals.pending)),
         "" if mean is None else f"{mean * 100:.1f} %" if is_share else f"{mean:.3f}",
-        f"{totals.usage.input_tokens or 0:,}",
-        f"{totals.usage.output_tokens or 0:,}",
+        _tokens(totals.usage.input_tokens),
+        _tokens(totals.usage.output_tokens),
         _cost(totals.cost.total / PICO_PER_USD, totals.unpriced),
         "" if latency is None else f"{latency:.2f} s",
     ]

@@ -673,15 +673,17 @@ def test_latencies_are_nearest_ranks_of_the_successful_attempts(store: Checkpoin
 def test_what_may_have_been_billed_counts_as_spent_with_what_was_reserved(
     store: Checkpoint,
 ) -> None:
-    requests = plan(store, items("abcde"))
+    requests = plan(store, items("abcdef"))
     store.record([AttemptStart(r.key, 1, NOON, 1_000) for r in requests], [], [])
-    known, unknown, lost, refused, _in_flight = requests
+    known, unknown, lost, refused, rejected, _in_flight = requests
     store.record([], [succeeded(known, cost=Cost(7, 0, 0, 3)).last], [])
     store.record([], [succeeded(unknown, cost=None).last], [])
     store.record([], [errored(lost, maybe_billed=True).last], [])
     store.record([], [errored(refused).last], [])
-    start(store, 5)  # what was in flight when the process died may have been billed
-    assert store.spent() == 10 + 1_000 + 1_000 + 0 + 1_000
+    # It used tokens, at a price that is not known.
+    store.record([], [errored(rejected, usage=Usage(5, 5), cost=None).last], [])
+    start(store, 6)  # what was in flight when the process died may have been billed
+    assert store.spent() == 10 + 1_000 + 1_000 + 0 + 1_000 + 1_000
 
 
 def test_retries_are_the_attempts_that_another_one_followed(store: Checkpoint) -> None:

@@ -30,7 +30,7 @@ _SPENT = f"""SELECT coalesce({
         f'''CASE
     WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce({columns.COST}, 0))
     WHEN cost_output IS NOT NULL THEN {columns.COST}
-    WHEN error_type IS NULL THEN coalesce(reserved, 0) ELSE 0 END'''
+    WHEN error_type IS NULL OR output_tokens NOT NULL THEN coalesce(reserved, 0) ELSE 0 END'''
     )
 }, 0) FROM exchanges"""  # noqa: S608 - no values
 

@@ -79,8 +79,8 @@ def _about_limits(job: Job, loads: Sequence[Load]) -> Iterator[str]:
 def _about_money(job: Job, estimate: Estimate) -> Iterator[str]:
     if estimate.unpriced:
         yield (
-            f"the price of {', '.join(estimate.unpriced)} is not known; give it in [price], in USD "
-            "per million tokens"
+            f"the price of {', '.join(estimate.unpriced)} is not known; give it in [price] or "
+            '[price."MODEL"], in USD per million tokens, or name who answers in [request] provider'
         )
     cap = job.limits.max_cost_usd
     cost = estimate.cost

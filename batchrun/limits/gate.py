@@ -359,7 +359,8 @@ def _spent(attempt: Attempt, reserved: int) -> int:
     if attempt.cost is not None:
         least = reserved if attempt.maybe_billed else 0
         return max(least, attempt.cost.total)
-    return reserved if attempt.maybe_billed or attempt.error_type is None else 0
+    is_used = attempt.error_type is None or attempt.usage.output_tokens is not None
+    return reserved if attempt.maybe_billed or is_used else 0
 
 
 def _too_large(name: str, amount: float, limit: float, way_out: str) -> str:
