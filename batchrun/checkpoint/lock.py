@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from batchrun.errors import CheckpointError
 
@@ -59,6 +59,58 @@ class DirectoryLock:
 
     def __exit__(self, *_error: object) -> None:
         self.release()
+
+
+class FileLock:
+    """An exclusive lock on a checkpoint, under whatever name it is opened, held until `close`.
+
+    A second name for the file (a link, a mount of it elsewhere) has a write-ahead log of its own, and
+    whoever writes through that destroys the checkpoint; the lock on the directory does not see it.
+
+    Raises:
+        CheckpointError: when the file has several names, or another process holds it.
+        OSError: when it cannot be opened.
+    """
+
+    # To close any descriptor of a file drops the locks that SQLite has on it in this process. So a
+    # file that this process writes to is not even opened here.
+    _held: ClassVar[set[tuple[int, int]]] = set()
+
+    def __init__(self, path: Path) -> None:
+        refuse_hard_links(path)
+        facts = path.stat()
+        self._file = (facts.st_dev, facts.st_ino)
+        if self._file in self._held:
+            raise _in_use(path.parent)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not _try_lock(self._fd, fcntl.LOCK_EX):
+            os.close(self._fd)
+            raise _in_use(path.parent)
+        self._held.add(self._file)
+
+    def close(self) -> None:
+        """Let go of the lock, once SQLite has closed the file."""
+        self._held.discard(self._file)
+        os.close(self._fd)
+
+
+def refuse_hard_links(path: Path) -> None:
+    """See that a checkpoint has one name only.
+
+    Raises:
+        CheckpointError: when it has several.
+    """
+    leftover = path.with_name(f".{path.name}.partial")
+    with suppress(FileNotFoundError):
+        if leftover.samefile(path):
+            leftover.unlink()  # whoever put the file back was killed before this
+    if (names := path.stat().st_nlink) > 1:
+        copy = f"{path}.copy"
+        raise CheckpointError(
+            f"{path}: has {names} names (hard links). To write through one of them would destroy it "
+            f"for the others, so it was left as it is. Make this one a file of its own: "
+            f"cp {path} {copy} && mv {copy} {path}"
+        )
 
 
 def is_locked(directory: Path) -> bool:

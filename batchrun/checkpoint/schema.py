@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.checkpoint import checksums
-from batchrun.checkpoint.lock import MATRIX_FILE, is_locked
+from batchrun.checkpoint.lock import MATRIX_FILE, FileLock, is_locked, refuse_hard_links
 from batchrun.checkpoint.recording import unpacked
 from batchrun.checkpoint.sqlite import Database
 from batchrun.checkpoint.tables import migrate, migrations
@@ -29,15 +29,26 @@ BUSY_TIMEOUT_S = 30.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
+def lock(path: Path) -> FileLock:
+    """Make a checkpoint's file where there is none, and keep every other process from writing to it.
+
+    Raises:
+        CheckpointError: when another process writes to it, or could by another name.
+    """
+    with usable(path):
+        with suppress(FileExistsError):
+            # Made here, because SQLite would leave its mode to the umask.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
+        return FileLock(path)
+
+
 def create(path: Path) -> Database:
-    """Open a checkpoint for writing, making or migrating it.
+    """Open a checkpoint for writing, filling or migrating it; its file is there and locked.
 
     Raises:
         CheckpointError: when the file is foreign, damaged or newer than this version.
     """
     with usable(path):
-        # Made here, because SQLite would leave its mode to the umask.
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
         _check(path)
         path.chmod(PRIVATE_FILE)
         db = _connect(path, "mode=rw")
@@ -62,6 +73,7 @@ def open_existing(path: Path) -> Database:
         applied = _begun(path, _check(_existing(path)))
         if applied != _known():
             _refuse_running(path)
+            refuse_hard_links(path)
             with closing(_connect(path, "mode=rw")) as older:
                 migrate(older)
         return _connect_reader(path)

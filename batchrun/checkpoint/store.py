@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -57,8 +57,13 @@ class Checkpoint:
 
     def __init__(self, directory: Path, *, writable: bool, still: bool = False) -> None:
         self.path = directory / FILE_NAME
-        reader = schema.open_still if still else schema.open_existing
-        self.db = (schema.create if writable else reader)(self.path)
+        with ExitStack() as opening:
+            if writable:
+                opening.callback(schema.lock(self.path).close)
+                self.db = schema.create(self.path)
+            else:
+                self.db = (schema.open_still if still else schema.open_existing)(self.path)
+            self._locks = opening.pop_all()
         self._connection = self.db.conn
         self._identity = self.path.stat()
         self.is_writable = writable
@@ -72,6 +77,7 @@ class Checkpoint:
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+        self._locks.close()
 
     def is_in_place(self) -> bool:
         """Say whether the file is still where it was opened: its directory may be removed."""
