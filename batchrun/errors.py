@@ -9,7 +9,7 @@ BatchrunError
 ├── OutputError           exit 6   outputs could not be written; the results are safe
 ├── Interrupted           exit 128 + signal number; resumable
 ├── RenderError           never ends a run: the item becomes an errored result
-└── ProviderError         never ends a run by itself: one failed attempt, judged by `retry`
+└── ProviderError         never ends a run by itself: one failed attempt, judged by `dispatch.judgement`
 """
 
 from __future__ import annotations

@@ -16,6 +16,11 @@ _SHORTER = "shorten the prompt, or ask a model with a longer context"
 _SLOWER = "the provider was too busy: run again later, or raise [retry] max_wait_s"
 _AGAIN = "passing trouble of the network or the server: run again to send these rows once more"
 _KEY = "check the key in the variable that [request] api_key_env names, and what it may be used for"
+_NOT_ALLOWED = (
+    "other rows were answered: the content of these may be filtered, or the key may not use what they "
+    "ask for"
+)
+_NOT_FOUND = "other rows were answered: check the model of these rows, then use --retry-errored"
 _ACCOUNT = "raise the account's quota, credit or spend limit, then run again"
 _COLUMN = "mend these rows in the table, or the key in [request] that reads them"
 _IMAGE = "mend the image: JPEG, PNG, GIF or WebP, small enough, below [request] image_dir"
@@ -45,12 +50,12 @@ _HINTS = {
     "invalid_response": "what answers at base_url does not speak this format: check base_url, format",
     "invalid_text": "remove what cannot be written as JSON from these rows",
     "max_turns": "raise [tools] max_turns, then run again with --retry-errored",
-    "model_not_found": "check the spelling of model, and that the key may use it",
-    "not_found_error": "check model and base_url",
+    "model_not_found": _NOT_FOUND,
+    "not_found_error": _NOT_FOUND,
     "null_value": 'fill the empty cells, or give a default: {{ column or "none" }}',
     "over_token_limit": "raise the token limit in [limits], or shorten the prompt",
     "overloaded_error": _SLOWER,
-    "permission_error": _KEY,
+    "permission_error": _NOT_ALLOWED,
     "rate_limit_error": _SLOWER,
     "rate_limit_exceeded": _SLOWER,
     "refused_answer": _REWORD,
@@ -65,7 +70,13 @@ _HINTS = {
     "timeout": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
     "unknown_price": "give the model's price in [price], or take max_cost_usd out",
 }
-_BY_STATUS = {"http_401": _KEY, "http_403": _KEY, "http_413": _SHORTER, "http_429": _SLOWER}
+_BY_STATUS = {
+    "http_401": _KEY,
+    "http_403": _NOT_ALLOWED,
+    "http_404": _NOT_FOUND,
+    "http_413": _SHORTER,
+    "http_429": _SLOWER,
+}
 
 
 # What each unusual ending means, and what helps.
