@@ -207,7 +207,7 @@ def test_a_model_that_never_answers_is_ended_by_max_turns_and_may_go_on_later(
 
     with serving(decide) as provider:
         job = write_tools_job(provider.url, rows=1, tools="max_turns = 2")
-        assert batchrun("run", job)[0] == 3
+        assert batchrun("run", job)[0] == 4
         assert len(provider.calls) == 2
         row = results().row(0, named=True)
         assert (row["status"], row["error_type"], row["attempts"]) == ("errored", "max_turns", 2)
