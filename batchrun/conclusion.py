@@ -128,6 +128,10 @@ class InterruptibleRows:
         self._check()
         return self._store.columns(first, end, names)
 
+    def rows_within(self, first: int, end: int, most_bytes: int) -> int:
+        """Return how many of these rows to read at once."""
+        return self._store.rows_within(first, end, most_bytes)
+
     def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
         """Yield the columns of the attempts in chunks."""
         for chunk in self._store.attempt_columns(chunk_rows):

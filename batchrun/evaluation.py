@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchrun.source import Source
 
 CHUNK_ROWS = 1_000
+CHUNK_BYTES = 8 * 1024 * 1024
 # The ways of comparing whose answers are labels; what a function judges may be, too.
 _LABELS = {"exact", "casefold", "choice"}
 
@@ -97,7 +98,7 @@ class Evaluation:
         )
 
     def _marks(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[Mark]:
-        for items in source.items(self._columns, CHUNK_ROWS):
+        for items in self._chunks(source, store):
             found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
             by_row = {row[0]: row[1:] for row in found}
             for item in items:
@@ -105,6 +106,15 @@ class Evaluation:
                 # Another id: the table has changed, which the writing of the outputs tells about.
                 if custom_id == item.custom_id:
                     yield self._mark(item, _texts(*answer))
+
+    def _chunks(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[list[Item]]:
+        """Yield the rows, no more at once than have answers of a few megabytes."""
+        for items in source.items(self._columns, CHUNK_ROWS):
+            rest = items
+            while rest:
+                count = store.rows_within(rest[0].ordinal, rest[-1].ordinal + 1, CHUNK_BYTES)
+                yield rest[:count]
+                rest = rest[count:]
 
     def _mark(self, item: Item, texts: list[str]) -> Mark:
         try:

@@ -199,6 +199,7 @@ class Execution:
             request.format,
             self._plan.credentials.key,
             secret_headers=self._plan.credentials.headers,
+            memory=common.limits.answer_memory,
             timeout_s=self._plan.job.retry.timeout_s,
             transport=common.transport,
             reroute=None if simulator is None else (request.base_url, simulator),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchrun.checkpoint import Checkpoint, open_directory
 from batchrun.job import Job
 from batchrun.limits import ByteBudget
 from batchrun.output.frames import Contents
@@ -21,10 +22,11 @@ from batchrun.records import Item
 from batchrun.render import CHUNK_BYTES, CHUNK_ROWS, Renderer
 from batchrun.source import parquet
 from batchrun.source.footer import row_groups
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command, environment
+from tests.provider import Call, Reply, answer, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 ROWS = 160
 IMAGE_BYTES = 1_500_000
@@ -68,11 +70,12 @@ def server() -> Iterator[str]:
         process.stdout.close()
 
 
-def peak_mib(folder: Path, *arguments: str) -> float:
+def peak_mib(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> float:
     """The peak memory of a command, which has to succeed."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *arguments],
         cwd=folder,
+        env=env,
         capture_output=True,
         text=True,
         timeout=300,
@@ -302,3 +305,65 @@ def test_of_those_who_all_wait_for_more_one_may_go_beyond_the_budget() -> None:
         return most
 
     assert 100 <= anyio.run(main) <= 180
+
+
+# answers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a peak so")
+def test_long_answers_in_flight_take_no_more_memory_than_a_few_of_them(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = "word " * 1_600_000
+    with serving(lambda call: answer(call, text)) as provider:
+        write_job(provider.url, rows=40, extra="[limits]\nconcurrency = 40")
+        peak = peak_mib(tmp_path, "run", "job.toml", "--quiet", env=environment())
+    assert peak < 560
+    found = pl.scan_parquet(tmp_path / "out" / "results.parquet").select("status").collect()
+    assert found["status"].to_list() == ["succeeded"] * 40
+
+
+def test_a_share_is_given_back_however_an_attempt_ends(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    """More long bodies than fit together, whole, cut and refused, one after another."""
+    text = "word " * 1_000_000
+
+    def decide(call: Call) -> Reply:
+        body = answer(call, text).body
+        match call.seen, int(call.prompt.split()[-1]) % 3:
+            case 0, 1:
+                return Reply(200, body[:-2])
+            case 0, 2:
+                return Reply(500, body)
+        return Reply(200, body)
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=60, extra="[limits]\nconcurrency = 20")
+        code, _, stderr = command("run", job, "--quiet")
+    assert code == 0, stderr
+    found = pl.scan_parquet(tmp_path / "out" / "results.parquet").select("status").collect()
+    assert found["status"].to_list() == ["succeeded"] * 60
+
+
+def test_long_answers_are_read_for_the_outputs_by_their_size(tmp_path: Path) -> None:
+    with open_directory(tmp_path, new=False):
+        store = Checkpoint(tmp_path, writable=True)
+        with store.transaction():
+            for n in range(100):
+                size = 1_000_000 if 40 <= n < 50 else 10
+                store.db.execute("INSERT INTO items VALUES (?, ?, ?, NULL, NULL)", (n, str(n), n))
+                store.db.execute(
+                    "INSERT INTO requests (id, fingerprint, occurrence, custom_id) VALUES (?, ?, 1, ?)",
+                    (n, n.to_bytes(16, "big"), str(n)),
+                )
+                store.db.execute(
+                    "INSERT INTO outcomes (request_id, status, retryable, attempts, finished_us, "
+                    "response) VALUES (?, 'succeeded', 0, 1, 1, ?)",
+                    (n, "x" * size),
+                )
+        assert store.rows_within(0, 40, 8_000_000) == 40
+        assert store.rows_within(0, 100, 8_000_000) == 25
+        assert store.rows_within(40, 50, 3_000_000) == 2
+        assert store.rows_within(45, 46, 10) == 1
+        store.close()

@@ -298,6 +298,16 @@ class Checkpoint:
             )
         return found if samples == 1 else together(found, samples)
 
+    def rows_within(self, first: int, end: int, most_bytes: int) -> int:
+        """Return how many rows from ordinal `first`, at most up to `end`, to read at once.
+
+        Their answers have so many bytes together, when one of them alone is not larger.
+        """
+        with usable(self.path):
+            samples = self.samples
+            found = columns.items_within(self.db, first * samples, end * samples, most_bytes)
+        return max(1, found // samples)
+
     @property
     def samples(self) -> int:
         """How often each row is asked."""

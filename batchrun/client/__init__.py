@@ -12,6 +12,7 @@ import math
 import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from io import BytesIO
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ from batchrun.formats.credentials import MASK
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
+    from batchrun.limits import ByteBudget
+    from batchrun.limits.memory import Share
     from batchrun.records import Completion, FormatName, LimitState, WireRequest
 
 # The port: whatever carries HTTP requests. Other modules name it by this alias.
@@ -45,6 +48,8 @@ MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
+# Only longer answers are counted: with thousands in flight, those up to here take some megabytes.
+SMALL_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 24 * 3600.0
 # A completion may come with any of these; gateways answer 201 and 202 for what they made or queued.
 SUCCESS = frozenset({200, 201, 202})
@@ -90,7 +95,8 @@ class _Outgoing(httpx.Request):
 class Exchange:
     """A successful attempt: the completion and what the response's head said.
 
-    `headers` have lower-case names; `limits` is what the limit headers among them say.
+    `headers` have lower-case names; `limits` is what the limit headers among them say. `memory` is what
+    a long answer takes of what all may take, until this is closed.
     """
 
     completion: Completion
@@ -98,6 +104,12 @@ class Exchange:
     request_id: str | None
     headers: Mapping[str, str]
     limits: LimitState | None = None
+    memory: Share | None = None
+
+    def close(self) -> None:
+        """Let others have the memory: the answer has been dealt with."""
+        if self.memory is not None:
+            self.memory.close()
 
 
 class Client:
@@ -111,6 +123,7 @@ class Client:
         auth: `bearer` or `x-api-key`; None for what the format uses.
         reroute: sends every request to this base URL instead of the one in it (the simulator).
         keep_raw: whether completions keep the body as received.
+        memory: bounds the bytes of long answers that are held; None leaves each to its own bound.
         secret_headers: further headers, by lower-case names. As the key, they are struck out of
             everything that comes back.
     """
@@ -126,12 +139,14 @@ class Client:
         auth: str | None = None,
         keep_raw: bool = False,
         secret_headers: tuple[tuple[str, str], ...] = (),
+        memory: ByteBudget | None = None,
     ) -> None:
         self._format = wire_format
         self._keep_raw = keep_raw
         self._redaction = Credentials(key, secret_headers).redaction
         self._key_header = () if key is None else (formats.key_header(wire_format, key, auth),)
         self._secret_headers = secret_headers
+        self._memory = memory
         self._timeout_s = timeout_s
         self._transport = transport
         self._transport_keeps_deadlines = getattr(transport, "keeps_deadlines", False)
@@ -144,10 +159,15 @@ class Client:
         Raises:
             ProviderError: for everything that is not a completion.
         """
+        share = None if self._memory is None else self._memory.share()
         try:
-            exchange = await self._translated(wire)
-        except ProviderError as error:
-            raise ProviderError(self._redaction.fault(error.fault)) from None
+            exchange = await self._translated(wire, share)
+        except BaseException as error:
+            if share is not None:
+                share.close()
+            if isinstance(error, ProviderError):
+                raise ProviderError(self._redaction.fault(error.fault)) from None
+            raise
         completion = self._redaction.completion(exchange.completion)
         return (
             exchange
@@ -155,32 +175,32 @@ class Client:
             else replace(exchange, completion=completion)
         )
 
-    async def _translated(self, wire: WireRequest) -> Exchange:
+    async def _translated(self, wire: WireRequest, share: Share | None) -> Exchange:
         """Make one attempt with every foreign error translated."""
         try:
-            return await self._in_time(wire)
+            return await self._in_time(wire, share)
         except httpx.TransportError as error:
             raise ProviderError(_transport_fault(error)) from None
 
-    async def _in_time(self, wire: WireRequest) -> Exchange:
+    async def _in_time(self, wire: WireRequest, share: Share | None) -> Exchange:
         if self._transport_keeps_deadlines:
-            return await self._exchange(wire)
+            return await self._exchange(wire, share)
         with anyio.move_on_after(self._timeout_s):
-            return await self._exchange(wire)
+            return await self._exchange(wire, share)
         raise ProviderError(_broken("timeout", f"no answer within {self._timeout_s:g} s"))
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
 
-    async def _exchange(self, wire: WireRequest) -> Exchange:
+    async def _exchange(self, wire: WireRequest, share: Share | None) -> Exchange:
         request = _Outgoing(self._head(wire), wire, self._timeout_s)
         response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
         request_id = formats.request_id(self._format, headers)
         request_id = request_id and self._redaction.text(request_id)
         try:
-            completion = await self._read(response, headers, request_id)
+            completion = await self._read(response, headers, request_id, share)
         except formats.InvalidResponse as error:
             status = response.status_code
             if status not in SUCCESS:  # an error is one also when its body cannot be unpacked
@@ -190,31 +210,41 @@ class Client:
         finally:
             await _put_away(response)
         return Exchange(
-            completion, response.status_code, request_id, headers, formats.limit_state(headers)
+            completion,
+            response.status_code,
+            request_id,
+            headers,
+            formats.limit_state(headers),
+            share,
         )
 
     async def _read(
-        self, response: httpx.Response, headers: Mapping[str, str], request_id: str | None
+        self,
+        response: httpx.Response,
+        headers: Mapping[str, str],
+        request_id: str | None,
+        share: Share | None,
     ) -> Completion:
         # The answer's own type decides: a server may stream unasked, or not although asked.
         status = response.status_code
         is_success = status in SUCCESS
         if is_success and "text/event-stream" in headers.get("content-type", "").lower():
-            return await self._read_stream(_bounded(response, headers, MAX_STREAM_BYTES))
-        content = await _content(response, headers)
+            return await self._read_stream(_bounded(response, headers, MAX_STREAM_BYTES), share)
+        content = await _content(response, headers, share)
         if not is_success:
             raise ProviderError(_status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers stream under the type of a whole answer.
-            return await self._read_stream(_whole(content))
+            return await self._read_stream(_whole(content), share)
         return formats.parse(self._format, content, keep_raw=self._keep_raw)
 
-    async def _read_stream(self, body: AsyncGenerator[bytes]) -> Completion:
+    async def _read_stream(self, body: AsyncGenerator[bytes], share: Share | None) -> Completion:
         reader = formats.StreamReader(self._format, keep_raw=self._keep_raw)
         try:
             async with aclosing(body) as pieces:
                 async for piece in pieces:
                     reader.feed(piece)
+                    await _hold(share, reader.held)
                     if reader.is_ended:
                         await _read_off(pieces)
                         break
@@ -261,12 +291,25 @@ def _plain(headers: httpx.Headers) -> dict[str, str]:
     return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
 
 
-async def _content(response: httpx.Response, headers: Mapping[str, str]) -> bytes:
+async def _hold(share: Share | None, size: int) -> None:
+    """Wait until so many bytes of an answer may be held, unless they are few."""
+    if size > SMALL_BYTES and share is not None:
+        await share.grow(size)
+
+
+async def _content(
+    response: httpx.Response, headers: Mapping[str, str], share: Share | None
+) -> bytes:
     """Read a whole body: in one step where it is known to be short."""
     stream = response.stream
     if isinstance(stream, BodyStream) and stream.is_short and "content-encoding" not in headers:
+        await _hold(share, stream.length or 0)
         return await stream.whole()
-    return b"".join([piece async for piece in _bounded(response, headers, MAX_BODY_BYTES)])
+    content = BytesIO()
+    async for piece in _bounded(response, headers, MAX_BODY_BYTES):
+        await _hold(share, content.tell() + len(piece))
+        content.write(piece)
+    return content.getvalue()
 
 
 async def _bounded(

@@ -131,6 +131,7 @@ class BodyStream(httpx.AsyncByteStream):
         self._leave = leave
         self._response = response
         self._request = request
+        self.length = length
         self.is_short = length is not None and length <= SHORT_BODY_BYTES
         self.is_read = False
 

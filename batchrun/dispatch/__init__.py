@@ -293,7 +293,10 @@ class Dispatcher:
             raise
         finally:
             self.in_flight -= sent
-        return await self._answered(request, progress, exchange, time.perf_counter() - start)
+        try:
+            return await self._answered(request, progress, exchange, time.perf_counter() - start)
+        finally:
+            exchange.close()
 
     async def _answered(
         self, request: PlannedRequest, progress: Progress, exchange: Exchange, latency_s: float

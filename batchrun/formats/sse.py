@@ -43,6 +43,11 @@ class Decoder:
         self._after_return = False
         self._at_start = True
 
+    @property
+    def held(self) -> int:
+        """How many bytes of an unfinished event there are."""
+        return self._held + len(self._line)
+
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Yield the events that a chunk completes.
 

@@ -92,6 +92,11 @@ class StreamReader:
         self._held = 0
 
     @property
+    def held(self) -> int:
+        """About how many bytes are kept of what has come."""
+        return self._held + self._decoder.held + len(self._start)
+
+    @property
     def is_ended(self) -> bool:
         """Whether the end marker has come: nothing more belongs to the answer."""
         return self._assembler.is_ended

@@ -30,7 +30,7 @@ class ByteBudget:
         most: how many bytes.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: float) -> None:
         self._most = most
         self.held = 0
         self._waiting: deque[_Waiter] = deque()
@@ -38,7 +38,19 @@ class ByteBudget:
 
     async def take(self, size: int) -> None:
         """Wait until there is room for `size` bytes, and hold them."""
-        await self._admitted(_Waiter(size, None))
+        if not self.took(size):
+            await self.wait_for(size, None)
+
+    def took(self, size: int) -> bool:
+        """Hold `size` bytes if there is room now and nobody waits; say whether that was so."""
+        if self._waiting or (self.held and self.held + size > self._most):
+            return False
+        self.held += size
+        return True
+
+    async def wait_for(self, size: int, share: Share | None) -> None:
+        """Wait until `size` bytes may be held, as a part of a share or by themselves."""
+        await self._admitted(_Waiter(size, share))
 
     def give_back(self, size: int) -> None:
         """Hold so many bytes less."""
@@ -89,7 +101,8 @@ class ByteBudget:
             return True
         return False
 
-    def _closed(self, share: Share) -> None:
+    def closed(self, share: Share) -> None:
+        """Take back all that a share has."""
         if self._exempt is share:
             self._exempt = None
         self.give_back(share.size)
@@ -104,10 +117,14 @@ class Share:
 
     async def grow(self, size: int) -> None:
         """Hold `size` bytes in all; wait for room if that is more than before."""
-        if size > self.size:
-            await self._budget._admitted(_Waiter(size - self.size, self))
+        more = size - self.size
+        if more > 0 and not self._budget.took(more):
+            await self._budget.wait_for(more, self)
+        elif more > 0:
+            self.size = size
 
     def close(self) -> None:
         """Give everything back. May be called again."""
-        self._budget._closed(self)
-        self.size = 0
+        if self.size:
+            self._budget.closed(self)
+            self.size = 0

@@ -73,6 +73,9 @@ class Rows(Protocol):
         Rows that are not known are left out.
         """
 
+    def rows_within(self, first: int, end: int, most_bytes: int) -> int:
+        """Return how many rows from ordinal `first` have about so many bytes, at least one."""
+
     def attempt_columns(self, chunk_rows: int) -> Iterator[Mapping[str, list[Any]]]:
         """Yield the columns of the attempts in chunks."""
 
@@ -181,7 +184,8 @@ def _fetched(
     for frame in results.table.frames():
         taken = 0
         while taken < frame.height:
-            part = frame.slice(taken, chunks.rows)
+            most = min(chunks.rows, frame.height - taken)
+            part = frame.slice(taken, results.rows.rows_within(start, start + most, CHUNK_BYTES))
             taken += part.height
             end = start + part.height
             marks = None if scores is None else scores(start, end)
