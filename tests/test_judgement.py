@@ -299,6 +299,8 @@ REQUEST = Request("chat", "https://api.example.com", "gpt-rendered", ())
             "",
             "the model (gpt-rendered) and base_url (https://api.example.com)",
         ),
+        (307, RunEnd.REFUSED, "MY_KEY", "; check base_url (https://api.example.com)"),
+        (405, RunEnd.REFUSED, "MY_KEY", "; check base_url (https://api.example.com)"),
         (402, RunEnd.EXHAUSTED, "MY_KEY", "credit, quota or spend limit is used up"),
         (400, RunEnd.REJECTED, "MY_KEY", "batchrun preview"),
     ],

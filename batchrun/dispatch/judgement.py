@@ -207,7 +207,8 @@ def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
         return f"check {key}" if variable else nothing
     if status == 403:
         return f"check that {key} may use {model}" if variable else f"check {model} and base_url"
-    return f"check {model} and base_url ({request.base_url})"
+    what = "" if status == 405 or (status or 0) < 400 else f"{model} and "
+    return f"check {what}base_url ({request.base_url})"
 
 
 def _status(fault: ProviderFault) -> int | None:
