@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -79,6 +81,13 @@ def results(tmp_path: Path) -> Callable[[], pl.DataFrame]:
     return lambda: pl.read_parquet(tmp_path / "out" / "results.parquet")
 
 
+# Under `nohup`, or in the background of a script, these are ignored, and so they would be by every
+# command that a test starts. Whatever handles them here, a command begins with the defaults.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Most tests need this environment: to set it once is to change it seldom, see `_surroundings`.
 for _name in [name for name in os.environ if "proxy" in name.lower() or name.endswith("_API_KEY")]:
     del os.environ[_name]
@@ -107,7 +116,7 @@ def start_batchrun(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
     """Wait for a process; return its exit code, stdout and stderr. Kills it when it hangs."""
     try:
         stdout, stderr = process.communicate(timeout=timeout)
@@ -116,6 +125,32 @@ def finish(process: subprocess.Popen[str], timeout: float = 60) -> tuple[int, st
         process.communicate()
         raise
     return process.returncode, stdout, stderr
+
+
+DEADLINE_S = 120.0
+
+
+def wait_until(
+    holds: Callable[[], object],
+    process: subprocess.Popen[str] | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> None:
+    """Wait for something to come true, as long as a process, if one is named, goes on."""
+    deadline = time.monotonic() + deadline_s
+    while not holds():
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
+    """Wait until a process writes this to stderr."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        assert "Traceback" not in line
+        if part in line:
+            return
+    pytest.fail(f"ended without saying {part!r}")
 
 
 def batchrun(

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -104,6 +107,7 @@ class Provider:
         self.billed: Counter[bytes] = Counter()
         self.url = ""
         self._seen: Counter[bytes] = Counter()
+        self._connections = 0
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -124,6 +128,18 @@ class Provider:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
+    def settle(self) -> None:
+        """Wait until all is done that clients have left behind which are gone now."""
+        place = urlsplit(self.url)
+        with socket.create_connection((place.hostname, place.port), timeout=60) as last:
+            # Connections are accepted in order: when this one is, the earlier ones have been.
+            last.shutdown(socket.SHUT_WR)
+            assert last.recv(1) == b""
+        deadline = time.monotonic() + 60
+        while self._connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
     def _run(self) -> None:
         asyncio.run(self._serve())
 
@@ -136,9 +152,11 @@ class Provider:
         server.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
         with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 await self._exchange(reader, writer)
+        self._connections -= 1
         writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

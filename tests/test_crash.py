@@ -15,7 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import batchrun, finish, start_batchrun
+from batchrun.prepare import GRACE_S
+from tests.conftest import batchrun, finish, start_batchrun, wait_for_line, wait_until
 from tests.provider import Call, Reply, answer, serving
 
 WriteJob = Callable[..., Path]
@@ -70,7 +71,7 @@ def test_5000_rows_killed_in_the_middle(write_job: WriteJob, results: Results) -
         job = write_job(provider.url, rows=5_000, extra=LIMITS)
         process = start_batchrun("run", job, "--quiet")
         assassin.aim(process.pid, at_request=2_500)
-        assert finish(process, timeout=120)[0] == -signal.SIGKILL
+        assert finish(process)[0] == -signal.SIGKILL
         assassin.aim(0)
         code, _, stderr = batchrun("run", job)
         assert code == 0, stderr
@@ -102,6 +103,7 @@ def test_killed_again_and_again_at_different_points(
             process = start_batchrun("run", job, "--quiet")
             assassin.aim(process.pid, **point)
             assert finish(process)[0] == -signal.SIGKILL
+            provider.settle()  # what is on its way must not count for the next process
         assassin.aim(0)
         assert batchrun("run", job)[0] == 0
         assert len(provider.billed) == 600
@@ -121,8 +123,7 @@ def test_killed_while_writing_the_outputs(
         job = write_job(provider.url, rows=3_000, extra=LIMITS)
         process = start_batchrun("run", job, "--quiet")
         partial = tmp_path / "out" / ".results.parquet.partial"
-        while process.poll() is None and not partial.exists():
-            time.sleep(0.001)
+        wait_until(partial.exists, process)
         process.kill()
         finish(process)
         assert len(provider.calls) == 3_000
@@ -142,9 +143,7 @@ def test_the_first_signal_lets_requests_in_flight_finish(
     with serving(lambda call: answer(call, f"answer to {call.prompt}", delay_s=1)) as provider:
         job = write_job(provider.url, rows=100, extra=LIMITS)
         process = start_batchrun("run", job)
-        while len(provider.calls) < CONCURRENCY:
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: len(provider.calls) >= CONCURRENCY, process)
         process.send_signal(signum)
         returncode, _, stderr = finish(process)
         assert returncode == code, stderr
@@ -159,18 +158,16 @@ def test_the_first_signal_lets_requests_in_flight_finish(
 
 
 def test_the_second_signal_cancels(write_job: WriteJob) -> None:
-    with serving(lambda call: answer(call, delay_s=60)) as provider:
+    with serving(lambda call: answer(call, delay_s=600)) as provider:
         job = write_job(provider.url, rows=100, extra=LIMITS)
         process = start_batchrun("run", job)
-        while len(provider.calls) < CONCURRENCY:
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: len(provider.calls) >= CONCURRENCY, process)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        wait_for_line(process, "stopping: ")
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
-        assert finish(process, timeout=20)[0] == 130
-        assert time.monotonic() - start < 10
+        assert finish(process)[0] == 130
+        assert time.monotonic() - start < GRACE_S
         provider.decide = answer
         assert batchrun("run", job)[0] == 0
         assert len(provider.billed) == 100

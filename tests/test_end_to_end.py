@@ -7,14 +7,13 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tests.conftest import KEY, ROOT, batchrun, environment, finish, start_batchrun
+from tests.conftest import KEY, ROOT, batchrun, environment, finish, start_batchrun, wait_until
 from tests.provider import Call, Reply, answer, refusal, serving
 
 WriteJob = Callable[..., Path]
@@ -252,12 +251,10 @@ def test_a_table_with_a_prompt_column_is_a_job_of_its_own(tmp_path: Path) -> Non
 
 
 def test_a_second_execution_is_refused_while_one_is_running(write_job: WriteJob) -> None:
-    with serving(lambda call: answer(call, delay_s=60)) as provider:
+    with serving(lambda call: answer(call, delay_s=600)) as provider:
         job = write_job(provider.url, rows=3)
         running = start_batchrun("run", job)
-        while len(provider.calls) < 3:
-            assert running.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: len(provider.calls) >= 3, running)
         code, _, stderr = batchrun("run", job)
         status, stdout, _ = batchrun("status", job.parent / "out", "--json")
         running.kill()
@@ -270,12 +267,10 @@ def test_a_second_execution_is_refused_while_one_is_running(write_job: WriteJob)
 
 
 def test_status_of_a_run_that_was_killed(write_job: WriteJob) -> None:
-    with serving(lambda call: answer(call, delay_s=60)) as provider:
+    with serving(lambda call: answer(call, delay_s=600)) as provider:
         job = write_job(provider.url, rows=3)
         running = start_batchrun("run", job)
-        while len(provider.calls) < 3:
-            assert running.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: len(provider.calls) >= 3, running)
         running.kill()
         finish(running)
     code, stdout, _ = batchrun("status", job.parent / "out", "--json")
@@ -419,17 +414,18 @@ def test_more_connections_than_open_files_allowed(write_job: WriteJob, results: 
 def test_status_says_what_a_live_run_is_waiting_for(write_job: WriteJob, tmp_path: Path) -> None:
     with serving(lambda call: answer(call, delay_s=0.01)) as provider:
         extra = "[limits]\nrequests_per_minute = 60"
-        process = start_batchrun("run", write_job(provider.url, extra=extra), "--quiet")
-        deadline = time.monotonic() + 20
-        waiting = None
-        while waiting is None and time.monotonic() < deadline:
-            time.sleep(0.5)
+        job = write_job(provider.url, rows=5_000, extra=extra)
+        process = start_batchrun("run", job, "--quiet")
+
+        def waiting() -> str | None:
             code, stdout, _ = batchrun("status", tmp_path / "out", "--json")
-            waiting = json.loads(stdout)["waiting"] if code == 0 else None
+            return json.loads(stdout)["waiting"] if code == 0 else None
+
+        wait_until(waiting, process)
+        assert waiting() == "request rate"
         text = batchrun("status", tmp_path / "out")[1]
         process.send_signal(2)
         finish(process)
-    assert waiting == "request rate"
     assert re.search(r"waiting +for request rate", text)
     assert json.loads(batchrun("status", tmp_path / "out", "--json")[1])["waiting"] is None
 

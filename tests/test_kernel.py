@@ -15,7 +15,7 @@ import pytest
 from batchrun.inspection import load_job
 from batchrun.prepare import RunOptions
 from batchrun.run import arun_job
-from tests.conftest import environment, finish
+from tests.conftest import DEADLINE_S, environment, finish, wait_until
 from tests.kernel import Cell, Kernel, is_available, running_kernel
 from tests.provider import Call, Provider, Reply, answer, serving
 
@@ -28,7 +28,6 @@ ROWS = 200
 CONCURRENCY = 4
 # Within this time after an interrupt nothing more is sent, and a second one ends the call.
 STOP_S = 1.0
-DEADLINE_S = 60.0
 SAVED = "KeyboardInterrupt: interrupted; what was answered is saved"
 
 # polars is imported in the same cell: from then on, a signal does not end the wait for a lock.
@@ -73,13 +72,6 @@ def provider(watched: Watched) -> Iterator[Provider]:
 def kernel(tmp_path: Path) -> Iterator[Kernel]:
     with running_kernel(tmp_path) as kernel:
         yield kernel
-
-
-def wait_until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def slack(kernel: Kernel) -> float:

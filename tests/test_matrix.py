@@ -29,7 +29,7 @@ from batchrun.errors import (
 )
 from batchrun.job.matrix import MOST_CELLS
 from batchrun.matrix import MatrixReport
-from tests.conftest import KEY, command, finish, start_batchrun
+from tests.conftest import KEY, command, finish, start_batchrun, wait_until
 from tests.provider import Call, Reply, answer, refusal, serving
 from tests.test_job import refusal as refusal_of
 
@@ -344,9 +344,7 @@ def test_an_interrupted_matrix_goes_on_where_it_was(
     with serving(lambda call: answer(call, delay_s=0.02)) as provider:
         job = write_job(provider.url, rows=200, extra=f"[limits]\nconcurrency = 4\n{TWO}")
         process = start_batchrun("run", job)
-        while len(provider.calls) < 30:
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: len(provider.calls) >= 30, process)
         process.send_signal(signal.SIGINT)
         code, _, stderr = finish(process)
         assert code == 130

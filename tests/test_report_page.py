@@ -191,7 +191,9 @@ def test_distributions_count_every_answer(directory: Path) -> None:
     assert latency is not None
     assert sum(latency.counts) + latency.beyond == 54
     for name, exact in whole.latency_s.items():
-        assert latency.at[name] == pytest.approx(exact, rel=0.01)
+        # As fine as the slowest answers allow.
+        coarse = 0.01 * (whole.latency_s["p99"] or 0)
+        assert latency.at[name] == pytest.approx(exact, rel=0.01, abs=coarse)
     assert told.input_tokens is not None
     assert told.input_tokens.at == {"p50": 11, "p90": 11, "p99": 11}
     place = 11 - int(told.input_tokens.start)

@@ -24,7 +24,16 @@ import pytest
 import batchrun as library
 from batchrun.checkpoint import FILE_NAME, Checkpoint, totals
 from batchrun.errors import BatchrunError, CheckpointError
-from tests.conftest import KEY, batchrun, environment, finish, resume, start_batchrun
+from tests.conftest import (
+    KEY,
+    batchrun,
+    environment,
+    finish,
+    resume,
+    start_batchrun,
+    wait_for_line,
+    wait_until,
+)
 from tests.provider import Call, Provider, Reply, answer, serving
 
 WriteJob = Callable[..., Path]
@@ -56,19 +65,8 @@ def start_on_small_disk(*arguments: str | Path, size: int = SMALL_DISK) -> subpr
     )
 
 
-def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
-    assert process.stderr is not None
-    for line in process.stderr:
-        assert "Traceback" not in line
-        if part in line:
-            return
-    pytest.fail(f"ended without saying {part!r}")
-
-
 def wait_for_calls(provider: Provider, process: subprocess.Popen[str], count: int) -> None:
-    while len(provider.calls) < count:
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: len(provider.calls) >= count, process)
 
 
 def assert_complete(found: pl.DataFrame, rows: int) -> None:
@@ -109,7 +107,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_the_next_one_completes(
         wait_for_line(process, WAITING)
         # Somebody who does not want to wait; otherwise it would end by itself.
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
+        wait_for_line(process, "stopping: ")
         process.send_signal(signal.SIGINT)
         code, _, stderr = finish(process)
         assert code == 5, stderr

@@ -17,7 +17,15 @@ from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.records import Completion, Ending, Tool, Usage
 from batchrun.toolbox import Toolbox, load_functions
-from tests.conftest import ROOT, batchrun, command, finish, start_batchrun
+from tests.conftest import (
+    ROOT,
+    batchrun,
+    command,
+    finish,
+    start_batchrun,
+    wait_for_line,
+    wait_until,
+)
 from tests.provider import Reply, answer, serving
 
 if TYPE_CHECKING:
@@ -329,24 +337,17 @@ def test_an_interrupted_tool_does_not_keep_the_command_from_ending(
     write_tools_job: WriteJob, tmp_path: Path
 ) -> None:
     (tmp_path / "my_tools.py").write_text(
-        MODULE.replace("    return", "    time.sleep(60)\n    return")
+        MODULE.replace("    return", "    time.sleep(600)\n    return")
     )
     with serving(asks_once({"key": "a"})) as provider:
         child = start_batchrun("run", write_tools_job(provider.url, rows=1))
         wait_until(lambda: ran(tmp_path) == ["a"])
         child.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        wait_for_line(child, "stopping: ")
         child.send_signal(signal.SIGTERM)
-        assert finish(child, 10)[0] == 143
+        assert finish(child)[0] == 143
     with closing(sqlite3.connect(tmp_path / "out" / "checkpoint.db")) as db:
         assert db.execute("SELECT count(*), count(results) FROM turns").fetchone() == (1, 0)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("stream", ["true", "false"], ids=["streamed", "whole"])
