@@ -1,4 +1,7 @@
-"""The short form of `make chaos`: a run killed 20 times, and what a power cut would leave."""
+"""The short form of `make chaos`: a run killed 20 times, and copies of its files at any instant.
+
+What a power failure leaves, where nothing is on the disk that was not flushed: `tests/test_power.py`.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from batchrun.checkpoint.planning import Planner, count_standing
 from batchrun.checkpoint.samples import NEEDED, together
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
-from batchrun.job.files import PRIVATE_FILE
+from batchrun.job.files import PRIVATE_FILE, flush_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,6 +106,7 @@ class Checkpoint:
                 self.path.hardlink_to(copy)
             finally:
                 copy.unlink(missing_ok=True)
+            flush_directory(self.path.parent)
             self._identity = self.path.stat()
 
     @contextmanager

@@ -230,7 +230,7 @@ class Round:
         assert story.told >= story.extra_bills
 
     def _resume_snapshot(self) -> None:
-        """What a power cut left is resumed to the same end; only what it lacks is sent."""
+        """A copy is resumed to the same end; only what it lacks is sent."""
         if self._kept is None:
             return
         held = look_into(self._kept, self._expected.__getitem__, 0)

@@ -1,4 +1,4 @@
-"""Copies of a checkpoint taken while a process writes to it, as a power cut would leave it."""
+"""Copies of a checkpoint taken while a process writes to it: everything written, the last commit torn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Snapshot:
     Attributes:
         directory: where it is.
         answers: how many answers the provider had sent before.
-        torn: whether the last commit was torn, as when the power fails before it is flushed.
+        torn: whether the last commit was torn, as when only a part of it was written.
     """
 
     directory: Path
