@@ -335,6 +335,12 @@ async def test_the_time_to_wait_is_passed_on() -> None:
     assert (await fault_from(response(b"{}", 429, retry_after="7"))).retry_after_s == 7
 
 
+async def test_the_request_id_in_an_error_body_under_200_is_kept() -> None:
+    body = json.dumps({**error_body("overloaded_error", "busy"), "request_id": "req_7"}).encode()
+    assert (await fault_from(response(body))).request_id == "req_7"
+    assert (await fault_from(response(body, request_id="req_8"))).request_id == "req_8"
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_is_not_followed_and_the_key_goes_nowhere_else(status: int) -> None:
     async with serving(response(MESSAGE)) as other:

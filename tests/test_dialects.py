@@ -220,6 +220,34 @@ def test_reasoning_under_every_name(said: dict[str, Any]) -> None:
     )
 
 
+def test_pieces_of_reasoning_belong_together_by_index_and_up_to_the_signature() -> None:
+    details: list[dict[str, Any]] = [
+        {"type": "reasoning.text", "text": "a", "index": 0},
+        {"type": "reasoning.text", "text": "b", "index": 0},
+        {"type": "reasoning.text", "text": "c", "index": 1},
+        {"type": "reasoning.summary", "summary": "d", "index": 1},
+        {"type": "reasoning.encrypted", "data": "e", "index": 2},
+        {"type": "reasoning.encrypted", "data": "f", "index": 2},
+    ]
+    blocks: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": "a", "signature": None},
+        {"type": "thinking", "thinking": "", "signature": "s"},
+        {"type": "thinking", "thinking": "b"},
+    ]
+    found = in_chunks(
+        *({"reasoning_details": [each]} for each in details),
+        *({"thinking_blocks": [each]} for each in blocks),
+        {"tool_calls": [{"index": 0, **CALL}]},
+    )
+    assert found.turn is not None
+    merged = [{"type": "reasoning.text", "text": "ab", "index": 0}, *details[2:]]
+    assert found.turn["reasoning_details"] == merged
+    assert found.turn["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "a", "signature": "s"},
+        {"type": "thinking", "thinking": "b"},
+    ]
+
+
 def test_spoken_answers_have_their_transcript() -> None:
     assert chat({"content": None, "audio": {"id": "a", "transcript": "hello"}}).texts == ("hello",)
     pieces = [
@@ -280,6 +308,11 @@ A, B = ("a", "f", {"x": 1}), ("b", "f", {"x": 2})
             [piece('{"x":', "f", id="a"), piece("1}"), piece('{"x":', "f", id="b"), piece("2}")],
             [A, B],
         ),
+        (
+            [piece('{"x":1}', "f", index=0, id="a"), piece("", "f", index=0, id="b")]
+            + [piece('{"x":2}', index=0)],
+            [A, B],
+        ),
         ([piece('{"x":', "f", id="a"), piece("1}", id="")], [A]),
         ([piece('{"x":', "f", id="a", index=0), piece("1}", "f", id="a", index=0)], [A]),
         ([piece('{"x":', "f", id="a"), piece("1}", "f", id="a")], [A]),
@@ -308,6 +341,7 @@ A, B = ("a", "f", {"x": 1}), ("b", "f", {"x": 2})
         "index-0-whole",
         "index-0-in-pieces",
         "no-index",
+        "index-0-id-first",
         "empty-id-continues",
         "id-repeated",
         "id-repeated-no-index",
@@ -505,6 +539,7 @@ def test_a_key_that_is_quoted_anywhere_is_struck_out() -> None:
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 0}, Usage(10, 5)),
         ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 12}, Usage(10, 5)),
         ({"prompt_tokens": 10}, Usage(10)),
+        ({"prompt_tokens": 10, "total_tokens": 0}, Usage(10)),
         ({"total_tokens": 10}, Usage()),
         ({**USED, "prompt_cache_hit_tokens": 9}, Usage(12, 6, 9)),
         ({**USED, "cached_tokens": 8}, Usage(12, 6, 8)),
@@ -596,6 +631,7 @@ def test_where_the_usage_of_a_stream_stands(last: dict[str, Any]) -> None:
     [
         ({**USED, "cost": 0.00123}, 1_230_000_000),
         ({**USED, "cost": 0.1}, 100_000_000_000),
+        ({**USED, "cost": 98_765.4321}, 98_765_432_100_000_000),
         ({**USED, "cost": 0}, 0),
         (
             {

@@ -604,6 +604,24 @@ def test_a_turn_that_is_always_paused_is_bounded_and_may_go_on_later(
     assert results()["response"].to_list() == ["part 1 part 2 part 3 part 4 part 5 "]
 
 
+def test_an_answer_by_schema_is_the_last_piece_of_a_paused_turn(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    def decide(call: Call) -> Reply:
+        reply = json.loads(pauses(call, times=1).body)
+        if reply["stop_reason"] == "end_turn":
+            reply["content"] = [{"type": "text", "text": '{"label": "billing"}'}]
+        return Reply(body=json.dumps(reply).encode())
+
+    schema = 'json_schema = { type = "object", required = ["label"] }\n'
+    with serving(decide) as provider:
+        request = schema + SEARCH.removeprefix("[request]\n")
+        job = write_job(provider.url, rows=1, request=request)
+        assert command("run", job)[0] == 0
+        assert len(provider.calls) == 2
+    assert results()["response"].to_list() == ['{"label": "billing"}']
+
+
 def test_without_a_bound_of_the_job_a_paused_turn_ends_after_ten(
     write_job: WriteJob, results: Callable[[], pl.DataFrame]
 ) -> None:
