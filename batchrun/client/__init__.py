@@ -414,9 +414,9 @@ def _status_fault(
     )
 
 
-def _wait_s(status: int, headers: Mapping[str, str], told_s: float | None) -> float | None:
+def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> float | None:
     """Return the wait that a refusal asks for: by `retry-after`, in its body, or until a reset."""
-    waits = [retry_after(headers), told_s]
+    waits = [retry_after(headers), body_s]
     if status == 429:
         waits.append(formats.seconds_until_reset(headers))
     found = next((wait for wait in waits if wait is not None), None)

@@ -38,8 +38,8 @@ class Conversation:
 
     def goes_on(self, completion: Completion) -> bool:
         """Say whether another request has to follow an answer."""
-        if completion.ending is Ending.PAUSED and completion.turn is not None:
-            return True
+        if completion.ending is Ending.PAUSED and completion.tool_calls is None:
+            return completion.turn is not None
         return self._tools is not None and self._tools.wants(completion)
 
     def ends(self, turns: int) -> bool:

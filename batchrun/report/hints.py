@@ -26,6 +26,7 @@ _COLUMN = "mend these rows in the table, or the key in [request] that reads them
 _IMAGE = "mend the image: JPEG, PNG, GIF or WebP, small enough, below [request] image_dir"
 
 _HINTS = {
+    "abort": _AGAIN,
     "api_error": _AGAIN,
     "authentication_error": _KEY,
     "billing_error": _ACCOUNT,
@@ -40,6 +41,7 @@ _HINTS = {
     "filtered_answer": _FILTER,
     "image_too_large": _IMAGE,
     "insufficient_quota": _ACCOUNT,
+    "insufficient_system_resource": _AGAIN,
     "interrupted": "the process ended before the answer arrived: run again",
     "invalid_answer": "relax json_schema, say in the prompt what is wanted, or raise max_tokens",
     "invalid_api_key": _KEY,
@@ -65,6 +67,7 @@ _HINTS = {
     "rejected_refusal": _REWORD,
     "request_too_large": _SHORTER,
     "server_error": _AGAIN,
+    "stream_cut": _AGAIN,
     "stream_error": _AGAIN,
     "template_error": "mend the template, or the rows it fails for",
     "timeout": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
