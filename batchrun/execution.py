@@ -17,7 +17,7 @@ from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd,
 from batchrun.events import EventLog
 from batchrun.feed import Feed
 from batchrun.hints import hints
-from batchrun.limits import ErrorBudget, Waits
+from batchrun.limits import MOST, ErrorBudget, Waits
 from batchrun.observation import ObservedJournal, started
 from batchrun.prepare import price_book
 
@@ -164,6 +164,11 @@ class Execution:
         self._log.write("start", **started(plan, self._store.execution, self._common.options))
         for hint in hints(plan.job, self._common.options):
             self._note(hint)
+        if plan.job.limits.concurrency is None and plan.most_in_flight < MOST:
+            self._note(
+                f"at most {plan.most_in_flight:,} requests in flight, because of the limit on open "
+                "files; raise it for more, such as with: ulimit -n 65536"
+            )
         if judged is not None:
             self._note(judged)
         if self._run.reuse is not None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from batchrun.simulator import SimulatorConfig
 
 GRACE_S = 30.0
-SPARE_FILES = 128
+# Open files beside the connections; on a small system as few as can be.
+SPARE_FILES, FEWEST_FILES = 128, 48
 SIMULATED_SUFFIX = ".simulated"
 # Of a body passed through: the provider searches, and charges for that, without telling how often.
 FEE_KEYS = frozenset({"web_search_options", "search_parameters", "plugins"})
@@ -306,20 +307,29 @@ def allow_open_files(job: Job) -> int:
         JobError: when the system does not allow that many.
     """
     wanted = job.limits.concurrency
-    needed = 2 * (wanted or MOST) + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted or MOST
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        if wanted is None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            return max(1, (hard - SPARE_FILES) // 2)
+    if hard == resource.RLIM_INFINITY:
+        hard = 2 * max(wanted or 0, MOST) + SPARE_FILES
+    most = most_requests(hard)
+    if most < 1 or (wanted is not None and wanted > most):
+        needed = 2 * (wanted or 1) + SPARE_FILES
+        lower = f"set [limits] concurrency = {most} or raise" if most > 0 else "raise"
         raise JobError(
-            f"[limits] concurrency: {wanted} needs {needed} open files, and this "
-            f"system allows {hard}; lower it to {(hard - SPARE_FILES) // 2} or raise `ulimit -n`"
+            f"[limits] concurrency: {wanted or 'auto'} needs {needed} open files, and this system "
+            f"allows {hard} to a process; {lower} the limit, such as with: ulimit -n {needed}"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    return wanted or MOST
+    needed = min(hard, 2 * (wanted or MOST) + SPARE_FILES)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+    return min(most, wanted or MOST)
+
+
+def most_requests(files: int) -> int:
+    """Return how many requests may be in flight with so many open files."""
+    spare = SPARE_FILES if files >= 4 * SPARE_FILES else max(FEWEST_FILES, files // 4)
+    return (files - spare) // 2
 
 
 def run_directory(job: Job, options: RunOptions) -> Path:

@@ -16,6 +16,7 @@ import click
 
 import batchrun
 from batchrun.cli import jobs, runs, server
+from batchrun.cli.system import check_system
 from batchrun.cli.voice import fail, say
 from batchrun.errors import BatchrunError, OutputError
 
@@ -108,6 +109,8 @@ def cli() -> None:
       batchrun init tickets.csv
       batchrun run tickets.toml --simulate
     """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
+    if not {"--help", "-h"} & {*sys.argv[1:]}:
+        check_system()
 
 
 for command in (

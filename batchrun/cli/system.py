@@ -1,0 +1,39 @@
+"""What a process needs of the system before anything can work: said at once, with numbers."""
+
+from __future__ import annotations
+
+import resource
+
+from batchrun.errors import JobError
+
+# Libraries, their threads, the checkpoint and one connection take this many.
+LEAST_FILES = 50
+# With less, the libraries abort the process while they load or start their threads.
+LEAST_ADDRESS_SPACE_KB = 2_450_000
+
+
+def check_system() -> None:
+    """See that this process may use as much as a command takes.
+
+    Raises:
+        JobError: saying which limit is too low, what it is, and what it has to be.
+    """
+    files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _is_below(most_files, LEAST_FILES):
+        raise JobError(
+            f"this system allows {most_files} open files to a process, and batchrun needs at least "
+            f"{LEAST_FILES}; raise the limit, such as with: ulimit -n 1024"
+        )
+    if _is_below(files, LEAST_FILES):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (LEAST_FILES, most_files))
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if _is_below(space, LEAST_ADDRESS_SPACE_KB * 1024):
+        raise JobError(
+            f"this system allows {space // 1024:,} KB of address space to a process (ulimit -v), and "
+            f"batchrun needs at least {LEAST_ADDRESS_SPACE_KB:,} KB, most of which is never used as "
+            "memory; raise the limit, such as with: ulimit -v unlimited"
+        )
+
+
+def _is_below(limit: int, least: int) -> bool:
+    return limit != resource.RLIM_INFINITY and limit < least
