@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import batchrun
@@ -357,6 +357,7 @@ def test_a_secret_that_the_server_sends_back_in_any_form_is_nowhere(
     assert found == []
 
 
+@settings(deadline=None)
 @given(
     secret=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=12, max_size=60),
     before=st.binary(max_size=20),

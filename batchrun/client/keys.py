@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -184,7 +185,7 @@ class Redaction:
 
     def completion(self, completion: Completion) -> Completion:
         """Return an answer without the secrets; nearly always it is the same one."""
-        if not self._secrets:
+        if not self._secrets or not self._may_hold("\n".join(_every_text(completion))):
             return completion
         changed = self._changed(completion)
         texts = tuple(self.text(text) for text in completion.texts)
@@ -204,7 +205,7 @@ class Redaction:
 
     def _changed(self, record: Completion | Billing) -> dict[str, Any]:
         """Return the fields of a record that hold a secret, without it."""
-        values = ((name, getattr(record, name)) for name in _TEXT_FIELDS[type(record)])
+        values = zip(_TEXT_FIELDS[type(record)], _VALUES[type(record)](record), strict=True)
         struck = ((name, text, self.text(text)) for name, text in values if text is not None)
         return {name: new for name, old, new in struck if new != old}
 
@@ -246,7 +247,18 @@ def _letter(letter: str) -> str:
     return f"(?:{'|'.join(forms)})"
 
 
+def _every_text(completion: Completion) -> Iterator[str]:
+    yield from completion.texts
+    values = (*_VALUES[Completion](completion), *_VALUES[Billing](completion.billing))
+    yield from filter(None, values)
+    if completion.turn is not None:
+        yield json.dumps(completion.turn, ensure_ascii=False)
+    if completion.raw is not None:
+        yield completion.raw.decode("latin-1")
+
+
 _TEXT_FIELDS = {
     record: tuple(each.name for each in fields(record) if each.type == "str | None")
     for record in (Completion, Billing)
 }
+_VALUES = {record: attrgetter(*names) for record, names in _TEXT_FIELDS.items()}
