@@ -10,30 +10,28 @@ from __future__ import annotations
 import email.utils
 import math
 import time
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
 from batchrun import formats
-from batchrun.client.encodings import unpacked
+from batchrun.client.body import hold, pieces, put_away, read_off, read_whole
 from batchrun.client.keys import Credentials
 from batchrun.client.transport import (
     HEAD_EXTENSION,
     STREAM_EXTENSION,
     TIMEOUT_EXTENSION,
-    BodyStream,
     PyreqwestTransport,
 )
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats.credentials import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from batchrun.limits import ByteBudget
     from batchrun.limits.memory import Share
@@ -46,10 +44,6 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 # Of a stream little is kept; what is, the reader bounds.
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
-STREAM_END_S = 1.0
-CLOSE_S = 1.0
-# Only longer answers are counted: with thousands in flight, those up to here take some megabytes.
-SMALL_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 24 * 3600.0
 # A completion may come with any of these; gateways answer 201 and 202 for what they made or queued.
 SUCCESS = frozenset({200, 201, 202})
@@ -208,7 +202,7 @@ class Client:
                 raise ProviderError(told) from None
             raise ProviderError(_unusable(error.fault, status, headers, request_id)) from None
         finally:
-            await _put_away(response)
+            await put_away(response)
         return Exchange(
             completion,
             response.status_code,
@@ -229,8 +223,8 @@ class Client:
         status = response.status_code
         is_success = status in SUCCESS
         if is_success and "text/event-stream" in headers.get("content-type", "").lower():
-            return await self._read_stream(_bounded(response, headers, MAX_STREAM_BYTES), share)
-        content = await _content(response, headers, share)
+            return await self._read_stream(pieces(response, headers, MAX_STREAM_BYTES), share)
+        content = await read_whole(response, headers, MAX_BODY_BYTES, share)
         if not is_success:
             raise ProviderError(_status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
@@ -241,12 +235,12 @@ class Client:
     async def _read_stream(self, body: AsyncGenerator[bytes], share: Share | None) -> Completion:
         reader = formats.StreamReader(self._format, keep_raw=self._keep_raw)
         try:
-            async with aclosing(body) as pieces:
-                async for piece in pieces:
+            async with aclosing(body) as body_pieces:
+                async for piece in body_pieces:
                     reader.feed(piece)
-                    await _hold(share, reader.held)
+                    await hold(share, reader.held)
                     if reader.is_ended:
-                        await _read_off(pieces)
+                        await read_off(body_pieces)
                         break
             return reader.finish()
         except formats.InvalidResponse as error:
@@ -286,76 +280,6 @@ class Client:
         return _Head(request)
 
 
-def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Return headers as a dict: httpx's own lookups go through all of them each time."""
-    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
-
-
-async def _hold(share: Share | None, size: int) -> None:
-    """Wait until so many bytes of an answer may be held, unless they are few."""
-    if size > SMALL_BYTES and share is not None:
-        await share.grow(size)
-
-
-async def _content(
-    response: httpx.Response, headers: Mapping[str, str], share: Share | None
-) -> bytes:
-    """Read a whole body: in one step where it is known to be short."""
-    stream = response.stream
-    if isinstance(stream, BodyStream) and stream.is_short and "content-encoding" not in headers:
-        await _hold(share, stream.length or 0)
-        return await stream.whole()
-    content = BytesIO()
-    async for piece in _bounded(response, headers, MAX_BODY_BYTES):
-        await _hold(share, content.tell() + len(piece))
-        content.write(piece)
-    return content.getvalue()
-
-
-async def _bounded(
-    response: httpx.Response, headers: Mapping[str, str], most_bytes: int
-) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a body that is not larger than it may be."""
-    # httpx's iteration would also close the response, and an answer must not wait for that.
-    stream = cast("AsyncIterable[bytes]", response.stream)
-    encoding = headers.get("content-encoding")
-    size = 0
-    async for piece in stream if encoding is None else unpacked(stream, encoding):
-        size += len(piece)
-        if size > most_bytes:
-            raise ProviderError(
-                ProviderFault(
-                    "response_too_large",
-                    f"the body is larger than {most_bytes // 2**20} MiB",
-                    response.status_code,
-                    should_retry=False,
-                    maybe_billed=True,
-                )
-            )
-        yield piece
-
-
-async def _put_away(response: httpx.Response) -> None:
-    """Close a response; whether that works or not, an answer that was read is kept."""
-    if isinstance(response.stream, BodyStream) and response.stream.is_read:
-        return
-    with (
-        anyio.move_on_after(CLOSE_S, shield=True),
-        suppress(httpx.TransportError),
-    ):
-        await response.aclose()
-
-
-async def _read_off(pieces: AsyncIterator[bytes]) -> None:
-    """Read a finished stream to its end, so that its connection can be used again.
-
-    The answer is there already: whatever happens now, or does not happen soon, is no failure.
-    """
-    with anyio.move_on_after(STREAM_END_S), suppress(httpx.TransportError, ProviderError):
-        async for _ in pieces:
-            pass
-
-
 def _unusable(
     fault: ProviderFault, status: int, headers: Mapping[str, str], request_id: str | None
 ) -> ProviderFault:
@@ -367,10 +291,6 @@ def _unusable(
         request_id=request_id or fault.request_id,
         retry_after_s=_wait_s(status, headers, fault.retry_after_s),
     )
-
-
-async def _whole(content: bytes) -> AsyncGenerator[bytes]:
-    yield content
 
 
 def _transport_fault(error: httpx.TransportError) -> ProviderFault:
@@ -421,6 +341,15 @@ def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> fl
         waits.append(formats.seconds_until_reset(headers))
     found = next((wait for wait in waits if wait is not None), None)
     return None if found is None else min(found, MAX_RETRY_AFTER_S)
+
+
+def _plain(headers: httpx.Headers) -> dict[str, str]:
+    """Return headers as a dict: httpx's own lookups go through all of them each time."""
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
+
+
+async def _whole(content: bytes) -> AsyncGenerator[bytes]:
+    yield content
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

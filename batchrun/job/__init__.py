@@ -31,18 +31,13 @@ from batchrun.job.configs import (
 )
 from batchrun.job.dates import read_date, settled, with_dates
 from batchrun.job.files import UserFile, user_files
+from batchrun.job.headers import literal_credentials
 from batchrun.job.input import read_input
 from batchrun.job.limits import check_cap, read_limits
 from batchrun.job.matrix import cells_of, read_axes, same_cells
 from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides
 from batchrun.job.paths import absolute, is_remote, project_of, read_beside, strays
-from batchrun.job.request import (
-    JOB_WIDE_KEYS,
-    ROW_KEYS,
-    literal_credentials,
-    read_request,
-    request_keys,
-)
+from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request, request_keys
 from batchrun.job.score import read_score
 from batchrun.sections import Section, listed, parse_setting, read_toml
 
