@@ -34,10 +34,11 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def test_a_storm_of_429_is_ridden_out(write_job: WriteJob, tmp_path: Path) -> None:
-    start = time.monotonic()
+    begun: list[float] = []
 
     def decide(call: Call) -> Reply:
-        if time.monotonic() - start < 1.5:
+        begun.append(time.monotonic())
+        if begun[-1] - begun[0] < 1.5:
             return refusal(429, "rate_limit_error", retry_after="0.5")
         return answer(call)
 
