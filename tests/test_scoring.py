@@ -397,9 +397,9 @@ def test_a_function_sees_the_row_and_the_answer_that_was_found(tmp_path: Path) -
     ],
 )
 def test_functions_that_are_refused(tmp_path: Path, body: str, reason: str) -> None:
-    config = ScoreConfig(function=function_file(tmp_path, body))
+    judge = Judge(ScoreConfig(function=function_file(tmp_path, body)))
     with pytest.raises(JobError, match=rf"\[score\] function: .*{reason}"):
-        Judge(config)
+        judge.load()
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
