@@ -55,6 +55,16 @@ def fault_of(wire_format: FormatName, body: object) -> ProviderFault:
     return caught.value.fault
 
 
+def test_a_message_of_text_alone_is_an_answer() -> None:
+    body = {"content": "plain", "stop_reason": "end_turn", "usage": {"output_tokens": 2}}
+    answer = formats.parse("messages", json.dumps(body).encode())
+    assert (answer.texts, answer.ending, answer.usage.output_tokens) == (("plain",), "stop", 2)
+
+
+def test_null_among_the_parts_of_a_content_is_no_text() -> None:
+    assert chat({"content": ["a", None, {"type": "text", "text": "b"}]}).texts == ("ab",)
+
+
 # Endings
 
 

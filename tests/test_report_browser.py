@@ -165,7 +165,7 @@ def ending_variously(call: Call) -> Reply:
     elif n % 20 == 5:
         body |= {"stop_reason": "refusal", "content": []}
     elif n == 7:
-        body |= {"stop_reason": "pause_turn"}
+        body |= {"stop_reason": "something_new"}
     return Reply(body=json.dumps(body).encode())
 
 
@@ -185,12 +185,12 @@ def test_rows_are_filtered_by_ending(
         assert "49 of 59 answers ended with stop or tool_calls" in panel
         assert "raise [request] max_tokens" in panel
         tile = page.run("document.querySelector('.tiles').innerText")
-        assert re.search(r"Accuracy\n[\d.]+%\n+95 % CI .*, 6 length, 3 refusal, 1 paused", tile)
+        assert re.search(r"Accuracy\n[\d.]+%\n+95 % CI .*, 6 length, 3 refusal, 1 unknown", tile)
         kinds = "[...document.querySelectorAll('.choices button')].map((b) => b.dataset.kind)"
         assert page.run(kinds) == [
-            *("all", "succeeded", "errored", "wrong", "length", "refusal", "paused")
+            *("all", "succeeded", "errored", "wrong", "length", "refusal", "unknown")
         ]
-        for kind, shown in (("length", 6), ("refusal", 3), ("paused", 1), ("errored", 1)):
+        for kind, shown in (("length", 6), ("refusal", 3), ("unknown", 1), ("errored", 1)):
             page.run(f"document.querySelector('[data-kind={kind}]').click()")
             assert page.run(SHOWN) == shown
         page.run("document.querySelector('[data-kind=length]').click()")

@@ -156,7 +156,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
         assert code == 0, stderr
     summary = json.loads((tmp_path / "runs/ticket_triage.simulated/summary.json").read_text())
     assert json.loads(stdout) | {"score": summary["score"]} == (
-        {"running": False, "waiting": None, **summary}
+        {"running": False, "waiting": None, "damaged": 0, **summary}
     )
     done = subprocess.run(
         [sys.executable, *told[2][1:]], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -116,7 +116,7 @@ def _is_part(value: object) -> bool:
 
 def _part_text(part: object) -> str:
     if not _is_part(part):
-        return _as_text(part)
+        return "" if part is None else _as_text(part)
     return as_text(as_dict(part).get("text"))
 
 

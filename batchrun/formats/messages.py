@@ -94,9 +94,12 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """
     counts = as_dict(payload.get("usage"))
     usage, bill = messages_usage(counts), billing(payload, counts)
-    if not isinstance(payload.get("content"), list):
+    content = payload.get("content")
+    if isinstance(content, str) and payload.get("stop_reason"):  # so compatible servers write text
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
         raise unusable(payload, "the answer has no content blocks", usage, bill)
-    blocks = as_dicts(payload["content"])
+    blocks = as_dicts(content)
     reason = stop_reason(payload.get("stop_reason"))
     calls = messages_calls(blocks)
     refusal = _refusal(payload)

@@ -76,7 +76,7 @@ class Job:
     base: Path = field(repr=False)
     cell: Cell | None = None
     cells: tuple[Job, ...] = field(default=(), repr=False)
-    files: tuple[UserFile, ...] = field(default=(), repr=False)
+    files: tuple[UserFile, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
