@@ -139,6 +139,18 @@ def test_the_right_copy_is_found_in_every_format(
     assert f"{name} does not have it either" in command("export", out)[2]
 
 
+def test_the_right_copy_of_a_whole_body_is_found(
+    write_job: Callable[..., Path], provider: Provider
+) -> None:
+    job = write_job(provider.url, rows=ROWS)
+    assert command("run", job, "--set", "request.keep_raw=true")[0] == 0
+    out = job.parent / "out"
+    change(out, "UPDATE outcomes SET raw = x'78' WHERE request_id = 3")
+    code, stdout, _ = command("verify", out)
+    assert code == 5
+    assert "results.parquet has the right copy" in stdout
+
+
 def test_an_answer_of_several_samples_is_found_among_its_texts(
     write_job: Callable[..., Path], provider: Provider
 ) -> None:

@@ -325,6 +325,15 @@ async def test_being_told_to_slow_down_uses_up_no_attempts() -> None:
     assert bench.waits.seconds["cooldown"] == pytest.approx(100, abs=0.1)
 
 
+async def test_a_request_that_is_refused_three_times_moves_behind_the_others() -> None:
+    refused: list[Outcome] = [refusal(429, retry_after_s=1.0)] * 7 + [answer()]
+    bench = Bench(Sender(by_key={1: refused}), workers=1)
+    await bench.run_many(12)
+    # Until then it takes turns with the next one, which waits for its own turn already.
+    assert bench.sender.sent[:14] == [1, 2, 1, 3, 1, *range(4, 13)]
+    assert set(bench.journal.statuses.values()) == {"succeeded"}
+
+
 @pytest.mark.parametrize("error", [SLOW_DOWN, refusal(529, "overloaded_error")])
 async def test_waiting_for_a_rate_limit_ends_after_max_wait(error: ProviderError) -> None:
     bench = Bench(Sender([error]), max_wait_s=100, jitter=0.5)

@@ -48,6 +48,11 @@ def test_a_time_is_measured_from_the_servers_own_clock() -> None:
     assert limit_state(headers, NOW + 9_999) == LimitState(requests=Allowance(50, 49, 4.0))
 
 
+@pytest.mark.parametrize("limit", ["0.5", "0.99", "0", "-1"])
+def test_a_limit_that_lets_not_even_one_request_through_is_not_believed(limit: str) -> None:
+    assert limit_state(chat("requests", limit, "0", "1s"), NOW) is None
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

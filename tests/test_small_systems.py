@@ -45,14 +45,21 @@ def test_too_few_open_files(write_job: WriteJob, files: int) -> None:
         assert provider.calls == []
 
 
-@pytest.mark.parametrize("kilobytes", [300_000, 600_000, 1_000_000, 2_000_000])
+@pytest.mark.parametrize("kilobytes", [300_000, 600_000, 2_000_000, 2_900_000])
 def test_too_little_address_space(write_job: WriteJob, kilobytes: int) -> None:
     with serving() as provider:
         code, stderr = limited(f"-v {kilobytes}", "run", write_job(provider.url))
         assert code == 2
         assert f"allows {kilobytes:,} KB of address space" in stderr
-        assert "needs at least 2,450,000 KB" in stderr
+        assert "needs at least 3,000,000 KB" in stderr
         assert provider.calls == []
+
+
+def test_the_least_address_space_is_enough(write_job: WriteJob) -> None:
+    with serving(answer) as provider:
+        code, stderr = limited("-v 3000000", "run", write_job(provider.url, rows=20))
+        assert code == 0, stderr
+        assert len(provider.calls) == 20
 
 
 def test_help_is_there_on_any_system() -> None:

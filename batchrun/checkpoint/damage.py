@@ -131,6 +131,8 @@ def _candidates(kind: _Kind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any
         name = covered.get(column.value[1:])  # behind the alias of its table
         if name is not None and column.name in copy:
             yield name, _stored(copy[column.name])
+        elif column.is_optional and isinstance(text := copy.get(column.name), str):
+            yield column.name, recording.packed(text.encode())
     if "response" in kind.table.columns:
         # Of several samples an output has all texts in one list.
         yield from (("response", text) for text in _texts(copy.get("responses")))

@@ -32,7 +32,8 @@ _UNIX_S, _UNIX_MS = 1e9, 1e11
 def limit_state(headers: Mapping[str, str], now: float | None = None) -> LimitState | None:
     """Read the limit headers of a response, whichever vendor's they are; None without any.
 
-    A limit of -1 or 0, as some servers send it, and what cannot be read count as not said.
+    A limit below 1, such as the -1 or 0 that some servers send, is not believed: it would let
+    nothing through. What cannot be read counts as not said.
 
     Args:
         headers: with lower-case names.
@@ -57,7 +58,7 @@ def _allowance(
     limit_text: str, remaining_text: str | None, reset_s: float | None
 ) -> Allowance | None:
     limit, remaining = _number(limit_text), _number(remaining_text)
-    if limit is None or limit <= 0 or remaining is None or remaining < 0:
+    if limit is None or limit < 1 or remaining is None or remaining < 0:
         return None
     return Allowance(limit, min(remaining, limit), reset_s)
 
