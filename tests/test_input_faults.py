@@ -114,7 +114,7 @@ def test_ten_thousand_columns(
     job = job_over(f"{','.join(names)},text\n" + f"{',' * 9_999}a\n" * 3)
     code, _, stderr = command("run", job)
     assert (code, len(provider.calls)) == (0, 3), stderr
-    assert len(results().columns) == 10_000 + 22
+    assert len(results().columns) == 10_000 + 28
     message = command("run", job, "--set", "prompt={{ txet }}")[2]
     assert len(message) < 2_000
 
