@@ -13,7 +13,7 @@ import pytest
 from batchrun.errors import RunEnd
 from batchrun.job import LimitsConfig
 from batchrun.limits import Demand, ErrorBudget, Limits, Waits, demand
-from batchrun.limits.buckets import Pace, Told
+from batchrun.limits.buckets import ReportedLimit, TokenBucket
 from batchrun.records import Allowance, Parameters, PlannedRequest, Request, WireRequest
 
 if TYPE_CHECKING:
@@ -210,27 +210,27 @@ async def test_what_fits_a_whole_minute_exactly_is_admitted() -> None:
 
 def test_a_bucket_that_is_filled_at_once_is_waited_for_until_its_reset() -> None:
     now = [0.0]
-    told = Told(lambda: now[0])
-    told.update(Allowance(600, 0, 10.0))  # refilled evenly, an empty bucket takes a minute
-    assert told.wait_for(1) == pytest.approx(10)
+    reported = ReportedLimit(lambda: now[0])
+    reported.update(Allowance(600, 0, 10.0))  # refilled evenly, an empty bucket takes a minute
+    assert reported.wait_for(1) == pytest.approx(10)
     now[0] = 10.0
-    assert told.wait_for(500) == 0
-    told.update(Allowance(600, 0, 60.0))
-    assert told.wait_for(1) == pytest.approx(1, abs=0.2)
-    told.update(Allowance(600, 0, 3_600.0))  # of a day, which is no rate
-    assert told.wait_for(1) == 0
+    assert reported.wait_for(500) == 0
+    reported.update(Allowance(600, 0, 60.0))
+    assert reported.wait_for(1) == pytest.approx(1, abs=0.2)
+    reported.update(Allowance(600, 0, 3_600.0))  # of a day, which is no rate
+    assert reported.wait_for(1) == 0
 
 
 def test_a_refund_can_be_spent_and_a_new_rate_holds_from_now_on() -> None:
     now = [0.0]
-    pace = Pace(600, lambda: now[0])
-    pace.take(1)
-    assert pace.wait_for(11) == pytest.approx(1.1)
-    pace.refund(11, taken_at=0.0)
-    assert pace.wait_for(11) == 0
-    pace.take(11)
-    pace.set(60)
-    assert pace.wait_for(1) == pytest.approx(1.0)
+    bucket = TokenBucket(600, lambda: now[0])
+    bucket.take(1)
+    assert bucket.wait_for(11) == pytest.approx(1.1)
+    bucket.refund(11, taken_at=0.0)
+    assert bucket.wait_for(11) == 0
+    bucket.take(11)
+    bucket.set(60)
+    assert bucket.wait_for(1) == pytest.approx(1.0)
 
 
 def planned(body: bytes, **parameters: int) -> PlannedRequest:

@@ -30,6 +30,7 @@ from batchrun.dispatch.progress import (
     settle,
 )
 from batchrun.dispatch.refusals import Refusals
+from batchrun.dispatch.retries import Retries
 from batchrun.dispatch.review import rejected, rejecting
 from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
 
     from batchrun.client import Exchange
     from batchrun.job import RetryConfig
-    from batchrun.limits import Demand, ErrorBudget, Limits, Permit, Waits
+    from batchrun.limits import Backoff, Demand, ErrorBudget, Limits, Permit, Waits
     from batchrun.pricing import PriceBook
     from batchrun.records import LimitState, PlannedRequest
 
-# Refused so often in a row, a request goes behind the others: it may be the one that is too large.
-PATIENCE_WITH_REFUSALS = 3
+# How often a request that may not be sent again looks whether others succeed.
+DOUBT_S = 0.1
 
 
 class Dispatcher:
@@ -97,7 +98,7 @@ class Dispatcher:
         self._prices = prices
         self._config = config
         self._workers = Workers(self._complete, limits.workers_wanted, limits.request_memory)
-        self._jitter = jitter
+        self._retries = Retries(config, limits, jitter)
         self._review = review
         self._conversation = Conversation(journal, tools, max_turns)
         self._account = account
@@ -167,7 +168,8 @@ class Dispatcher:
     ) -> PlannedRequest | None:
         """Get one answer; return the request that has to follow it, None when there is none."""
         asked = demand(request, self._most_cost(request), self._account)
-        progress.failures = 0
+        progress.failures = progress.setbacks = 0
+        progress.failed = progress.doubtful = None
         progress.rejections.clear()
         if (problem := self._unsendable(asked)) is not None:
             await self._give_up_unsent(request, progress, *problem)
@@ -182,7 +184,7 @@ class Dispatcher:
             await self._decide()
             if not isinstance(follows, Pause):
                 return follows
-            if not await self._pause(follows):
+            if not await self._pause(follows) or await self._has_used_up(progress):
                 return None
         return None
 
@@ -225,17 +227,17 @@ class Dispatcher:
         if self._admitted_now(asked, progress):
             return True
         start = anyio.current_time()
-        left_s = math.inf if progress.refused is None else self._wait_left_s(progress)
+        left_s = math.inf if progress.failed is None else self._retries.wait_left_s(progress)
         with anyio.move_on_after(left_s):
             await self._interruptible(partial(self._ask, asked, progress))
         if self.is_draining:
             if progress.permit is not None:
                 progress.permit.withdraw()
                 progress.permit = None
-        elif progress.refused is not None:
+        elif progress.failed is not None:
             progress.waited_s += anyio.current_time() - start
             if progress.permit is None:
-                await self._wait_in_vain(progress.refused)
+                await self._wait_in_vain(progress, progress.failed, asked)
         return progress.permit is not None
 
     def _admitted_now(self, asked: Demand, progress: Progress) -> bool:
@@ -249,14 +251,11 @@ class Dispatcher:
         except CapReached as reason:
             self.stop(Stop(RunEnd.MAX_COST, str(reason)))
 
-    def _wait_left_s(self, progress: Progress) -> float:
-        return self._config.max_wait_s - progress.waited_s
-
     async def _pause(self, pause: Pause) -> bool:
         if not pause.seconds:
             await anyio.lowlevel.checkpoint()
             return True
-        with self._waits.waiting_for("retry"):
+        with self._waits.waiting_for("retry"), self._workers.resting():
             return await self._interruptible(partial(anyio.sleep, pause.seconds))
 
     async def _interruptible(self, wait: Callable[[], Awaitable[None]]) -> bool:
@@ -384,18 +383,20 @@ class Dispatcher:
         if decision.cause is Cause.UNDECIDED:
             await self._hold(request, attempt, fault)
             return None
-        if decision.cause is Cause.RATE_LIMIT and permit is not None:
-            if (reason := self._limits.above_told(permit.asked)) is not None:
+        if decision.cause is Cause.NO or permit is None:
+            await self._finish(errored(attempt, retryable=decision.cause is not Cause.NO))
+            return None
+        is_suspect = progress.failures > 0
+        if decision.cause is Cause.RATE_LIMIT:
+            if (reason := self._limits.above_reported(permit.asked)) is not None:
                 attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
                 await self._finish(errored(attempt, retryable=True))
                 return None
-            return await self._refused(progress, attempt, permit.cool_down(fault, decision))
-        delay = self._next_delay(decision, progress)
-        if delay is None:
-            await self._finish(errored(attempt, retryable=decision.cause is not Cause.NO))
+        elif self._retries.uses_up(progress, permit, fault):
+            await self._finish(errored(attempt, retryable=True))
             return None
-        await self._record(attempt)
-        return Pause(delay)
+        backoff = permit.failed(fault, decision, is_suspect=is_suspect)
+        return await self._set_back(progress, attempt, decision, permit, backoff)
 
     async def _hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
         """Keep a refused row open: the next answers show whether it is the row's fault."""
@@ -403,42 +404,50 @@ class Dispatcher:
         self._refusals.hold(request, attempt, fault)
         self._count(attempt.error)
 
-    async def _refused(self, progress: Progress, attempt: Attempt, pause_s: float) -> Pause | None:
-        """The provider wants fewer requests: all wait, and this one is the first to go again.
+    async def _has_used_up(self, progress: Progress) -> bool:
+        """Wait until a failure that may have been the last is known to be the request's own or not."""
+        while (used_up := self._retries.has_used_up(progress)) is None:
+            if not await self._pause(Pause(DOUBT_S)):
+                return True
+        if used_up and progress.failed is not None:
+            await self._finish(errored(progress.failed, retryable=True))
+        return used_up
 
-        That uses up none of its attempts, but the time that one request may wait is bounded.
-        """
-        progress.refused = attempt
-        progress.rate_limited += 1
-        if pause_s > self._wait_left_s(progress):
-            await self._wait_in_vain(attempt)
-            if pause_s > self._config.max_wait_s:
-                reason = (
-                    f"the provider asks to wait {pause_s:.0f} s, longer than [retry] max_wait_s = "
-                    f"{self._config.max_wait_s:g}"
-                )
-                self.stop(Stop(RunEnd.UNAVAILABLE, reason))
-            return None
-        if progress.rate_limited % PATIENCE_WITH_REFUSALS == 0:
-            progress.place = self._limits.next_place()
+    async def _set_back(
+        self,
+        progress: Progress,
+        attempt: Attempt,
+        decision: retry.RetryDecision,
+        permit: Permit,
+        backoff: Backoff,
+    ) -> Pause | None:
+        """Keep a request that is to be sent again: after a pause of all, or a rest of its own."""
+        if progress.failed is None:
+            progress.failing_since = permit.sent_at
+        progress.failed = attempt
         await self._record(attempt)
+        rest_s = self._retries.rest_s(progress, decision, backoff)
+        if rest_s is None:
+            asks_s = max(backoff.pause_s, decision.delay_s or 0.0)
+            await self._wait_in_vain(progress, attempt, permit.asked, asks_s)
+            return None
         self._workers.add()
-        return Pause(0.0)
+        return Pause(rest_s)
 
-    async def _wait_in_vain(self, attempt: Attempt) -> None:
-        """A request was refused for as long as it may wait; another execution may try again."""
-        await self._finish(errored(attempt, retryable=True), waited_out=True)
+    async def _wait_in_vain(
+        self, progress: Progress, attempt: Attempt, asked: Demand, pause_s: float = 0.0
+    ) -> None:
+        """A request has failed for as long as it may wait.
 
-    def _next_delay(self, decision: retry.RetryDecision, progress: Progress) -> float | None:
-        """Return the seconds to wait, None when the request has used up its chances."""
-        if decision.cause is Cause.NO:
-            return None
-        progress.failures += 1
-        if progress.failures >= self._config.max_attempts:
-            return None
-        delay = retry.delay(decision, progress.failures, self._jitter)
-        progress.waited_s += delay
-        return delay if progress.waited_s <= self._config.max_wait_s else None
+        While nothing else succeeds either, that is not its fault: the run stops, and it is pending.
+        """
+        while (in_vain := self._retries.waits_in_vain(progress, asked)) is None:
+            if not await self._pause(Pause(DOUBT_S)):
+                return
+        if in_vain:
+            await self._finish(errored(attempt, retryable=True), waited_out=True)
+        else:
+            self.stop(self._retries.stop(attempt, pause_s))
 
     async def _give_up_unsent(
         self, request: PlannedRequest, progress: Progress, error_type: str, message: str

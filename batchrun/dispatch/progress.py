@@ -23,12 +23,14 @@ class Progress:
 
     number: int  # of the last attempt, counted over all executions
     place: int  # in the order of admission
-    failures: int = 0
+    failures: int = 0  # that use up its attempts
     rejections: Counter[str] = field(default_factory=Counter)  # by type, of this turn
-    rate_limited: int = 0
+    setbacks: int = 0  # failed attempts that are followed by another
     waited_s: float = 0.0
     permit: Permit | None = None
-    refused: Attempt | None = None  # the last attempt, when the provider was too busy for it
+    failed: Attempt | None = None  # the last of those
+    failing_since: float = 0.0  # when the first of those was sent, in seconds
+    doubtful: Permit | None = None  # of an attempt that may turn out to use one up
 
     def asks_again(self, rejection: Rejection, max_attempts: int) -> bool:
         """Count an answer that is not accepted; say whether to ask once more."""

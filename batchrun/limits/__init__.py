@@ -16,7 +16,7 @@ import anyio
 
 from batchrun.limits.concurrency import MOST, START
 from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
-from batchrun.limits.gate import CONCURRENCY, COOLDOWN, Gate, Permit
+from batchrun.limits.endpoint import CONCURRENCY, OUTAGE, PAUSE, Backoff, EndpointLimiter, Permit
 from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES, ByteBudget
 from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
 from batchrun.limits.turns import Turn
@@ -62,7 +62,7 @@ class Limits:
         self.answer_memory = ByteBudget(ANSWER_BYTES)
         self._jitter = jitter
         self._clock = clock
-        self._gates: dict[LimitKey, tuple[Gate, Turn]] = {}
+        self._endpoints: dict[LimitKey, tuple[EndpointLimiter, Turn]] = {}
         self._places = itertools.count()
         self._something = anyio.Event()
         self._heads_waiting = 0
@@ -75,27 +75,35 @@ class Limits:
 
     def too_large(self, asked: Demand) -> str | None:
         """Return why a request could never be admitted, None when it can."""
-        return self._gate(asked.key)[0].too_large(asked)
+        return self._endpoint(asked.key)[0].too_large(asked)
 
-    def above_told(self, asked: Demand) -> str | None:
-        """Return why the provider refuses a request for good, by the limits that it tells."""
-        return self._gate(asked.key)[0].above_told(asked)
+    def above_reported(self, asked: Demand) -> str | None:
+        """Return why the provider will always refuse a request, by the limits in its headers."""
+        return self._endpoint(asked.key)[0].above_reported(asked)
+
+    def succeeded_since(self, since: float) -> bool:
+        """Say whether any request was answered since then."""
+        return any(each.succeeded_at > since for each, _ in self._endpoints.values())
+
+    def has_in_flight(self, asked: Demand) -> bool:
+        """Say whether anything is in flight that goes where this request goes."""
+        return self._endpoint(asked.key)[0].concurrency.in_flight > 0
 
     def admit_now(self, asked: Demand) -> Permit | None:
         """Admit a request that has nothing to wait for, which is the most frequent case.
 
         Returns None when there is something, or no money for it: then `admit` says what.
         """
-        gate, turn = self._gate(asked.key)
-        if turn.is_held or gate.is_paced:
+        endpoint, turn = self._endpoint(asked.key)
+        if turn.is_held or endpoint.is_paced:
             return None
         try:
-            if self._obstacle(gate, asked) is not None:
+            if self._obstacle(endpoint, asked) is not None:
                 return None
         except CapReached:
             return None
         self._in_flight += 1
-        return gate.grant(asked)
+        return endpoint.grant(asked)
 
     async def admit(
         self, asked: Demand, place: int | None = None, waits: Waits | None = None
@@ -110,47 +118,46 @@ class Limits:
         Raises:
             CapReached: when what is left of the cost cap cannot cover it.
         """
-        gate, turn = self._gate(asked.key)
+        endpoint, turn = self._endpoint(asked.key)
         waits = waits or self._waits
         await turn.take(self.next_place() if place is None else place)
         try:
-            await gate.take_request_turn(waits)
-            while (obstacle := self._obstacle(gate, asked)) is not None:
+            await endpoint.take_request_turn(waits)
+            while (obstacle := self._obstacle(endpoint, asked)) is not None:
                 await self._wait_out(*obstacle, waits)
             self._in_flight += 1
-            return gate.grant(asked)
+            return endpoint.grant(asked)
         finally:
             turn.pass_on()
 
     def workers_wanted(self) -> int:
         """How many workers can have something to do: more than that would only wait."""
-        gates = [gate for gate, _ in self._gates.values()]
-        if not gates:
+        endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
+        if not endpoints:
             return self._config.concurrency or START
         # Behind the requests to a model that has to wait there may be some to another.
-        held_up = max(len(gates) - 1, sum(gate.cooldown_s > 0 for gate in gates))
-        limit = sum(gate.concurrency.limit for gate in gates)
+        held_up = max(len(endpoints) - 1, sum(endpoint.pause_s > 0 for endpoint in endpoints))
+        limit = sum(endpoint.limit for endpoint in endpoints)
         return min(limit, self._cap) + LOOKAHEAD * held_up
 
     def waiting_for(self) -> str | None:
         """Say what requests are waiting for at this moment: a limit, or else the server."""
-        cooling = [gate.cooldown_s for gate, _ in self._gates.values() if gate.cooldown_s > 0]
+        endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
+        paused = max(endpoints, key=lambda endpoint: endpoint.pause_s, default=None)
         current = self._waits.current
-        if cooling and current in {None, COOLDOWN}:
-            return f"{COOLDOWN} of {max(cooling):.0f} s"
+        if paused is not None and paused.pause_s and current in {None, PAUSE, OUTAGE}:
+            return f"{paused.pause_cause}: {paused.pause_s:.0f} s"
         if current not in {None, CONCURRENCY}:
             return current
         if not self._in_flight:
             return current
-        full = all(
-            gate.concurrency.in_flight >= gate.concurrency.limit for gate, _ in self._gates.values()
-        )
+        full = all(endpoint.concurrency.in_flight >= endpoint.limit for endpoint in endpoints)
         return f"{CONCURRENCY if full else 'server'} ({self._in_flight} in flight)"
 
-    def _gate(self, key: LimitKey) -> tuple[Gate, Turn]:
-        found = self._gates.get(key)
+    def _endpoint(self, key: LimitKey) -> tuple[EndpointLimiter, Turn]:
+        found = self._endpoints.get(key)
         if found is None:
-            gate = Gate(
+            endpoint = EndpointLimiter(
                 self._config,
                 money=self.money,
                 cap=self._cap,
@@ -159,13 +166,13 @@ class Limits:
                 # Asked several times a request, and anyio would look for its loop each time.
                 clock=self._clock or asyncio.get_running_loop().time,
             )
-            found = self._gates[key] = gate, Turn()
+            found = self._endpoints[key] = endpoint, Turn()
         return found
 
-    def _obstacle(self, gate: Gate, asked: Demand) -> tuple[str, float] | None:
+    def _obstacle(self, endpoint: EndpointLimiter, asked: Demand) -> tuple[str, float] | None:
         if self._in_flight >= self._cap:
             return CONCURRENCY, float("inf")
-        return gate.obstacle(asked)
+        return endpoint.obstacle(asked)
 
     async def _wait_out(self, cause: str, seconds: float, waits: Waits) -> None:
         """Wait for so long, or until something has been settled."""
@@ -189,6 +196,7 @@ class Limits:
 __all__ = [
     "MOST",
     "START",
+    "Backoff",
     "ByteBudget",
     "CapReached",
     "CostBudget",
