@@ -49,7 +49,7 @@ class RunEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a run stops before every row has its result; `reason` has no full stop at its end."""
+    """Why a run stops before every row has its result."""
 
     end: RunEnd
     reason: str
@@ -75,7 +75,10 @@ class RunStopped(BatchrunError):
     def __init__(self, stop: Stop) -> None:
         nothing = stop.end is RunEnd.NOTHING_SUCCEEDED
         lead = "no request succeeded; the last error" if nothing else "stopped"
-        super().__init__(f"{lead}: {stop.reason}{'' if nothing else '. All answers are saved'}")
+        reason = (
+            stop.reason if nothing else f"{stop.reason.removesuffix('.')}. All answers are saved"
+        )
+        super().__init__(f"{lead}: {reason}")
         self.stop = stop
 
 

@@ -44,6 +44,13 @@ def harmless_json(text: str) -> str:
     return text.translate(_IN_JSON)
 
 
+def sentences(first: str, second: str) -> str:
+    """Join what somebody else said and what follows from it, with the punctuation of one text."""
+    if first.endswith((".", "!", "?", "…")):
+        return f"{first} {second[:1].upper()}{second[1:]}"
+    return f"{first}; {second}"
+
+
 def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines: the first column to the left, the others, numbers, right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -2,7 +2,7 @@
 
 A case is an answer (`body`, or `stream`: the JSON of each event, with `[DONE]` if `done_marker`), with its
 status and headers; `then` answers the second attempt. `expect` names columns of the results, or what
-the run does. Every case with a body runs streamed, too.
+the run does. Every case with a body runs streamed, too; under a status of failure it is the same body.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def chat_events(body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def message_events(body: dict[str, Any]) -> list[dict[str, Any]]:
     """The events that make up an answer of the messages format."""
-    head = {**body, "content": [], "stop_reason": None}
+    head = {**body, "content": body["content"] and [], "stop_reason": None}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": head}]
-    for index, block in enumerate(body["content"]):
+    for index, block in enumerate(body["content"] or []):
         start = {**block, "text": ""}
         delta = {"type": "text_delta", "text": block["text"]}
         events += [
@@ -85,7 +85,7 @@ def as_stream(wire_format: str, events: list[dict[str, Any]], *, is_marked: bool
 def reply_to(case: Case, body: Any, *, is_first: bool, is_streamed: bool) -> Reply:
     if is_first and "stream" in case:
         return as_stream(case["format"], case["stream"], is_marked=case["done_marker"])
-    if is_streamed:
+    if is_streamed and (not is_first or case["status"] == 200):
         events = chat_events(body) if case["format"] == "chat" else message_events(body)
         return as_stream(case["format"], events, is_marked=True)
     status, headers = (case["status"], case.get("headers", {})) if is_first else (200, {})
@@ -136,7 +136,7 @@ def found_in(row: dict[str, Any], name: str) -> object:
 def variants() -> Iterator[Any]:
     for case in CASES:
         yield pytest.param(case, False, id=case["name"])
-        if "stream" not in case and case["status"] == 200:
+        if "stream" not in case:
             yield pytest.param(case, True, id=f"{case['name']}-streamed")
 
 
@@ -165,10 +165,11 @@ def test_what_a_row_says(
 WAITS = {"gemini-wait": 1.5, "reset-wait": 2.0}
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize("name", WAITS)
-def test_the_wait_is_kept(name: str, write_job: WriteJob) -> None:
+def test_the_wait_is_kept(name: str, is_streamed: bool, write_job: WriteJob) -> None:
     case = next(case for case in CASES if case["name"] == name)
-    _, server, _ = run(case, write_job, is_streamed=False)
+    _, server, _ = run(case, write_job, is_streamed=is_streamed)
     first, second = server.times
     assert WAITS[name] <= second - first < WAITS[name] + 10
 

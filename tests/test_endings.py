@@ -335,6 +335,25 @@ def test_rejected_answers_are_errored_rows_that_keep_what_was_paid_for(
     assert command("verify", job.parent / "out")[0] == 0
 
 
+@pytest.mark.parametrize("content", [None, []])
+def test_an_answer_without_content_is_an_empty_one(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame], content: list[Any] | None
+) -> None:
+    def decide(call: Call) -> Reply:
+        return Reply(
+            body=json.dumps({**json.loads(answer(call).body), "content": content}).encode()
+        )
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=2)
+        run(job)
+        assert results()["response"].to_list() == ["", ""]
+        run(job, "--set", 'reject=["empty"]', code=3)
+        assert len(provider.calls) == 2, "it is neither a failed attempt nor asked for again"
+    assert results()["error_type"].to_list() == ["rejected_empty"] * 2
+    assert results()["output_tokens"].to_list() == [7, 7]
+
+
 def test_a_changed_reject_judges_stored_answers_again_and_sends_nothing(
     write_job: WriteJob, results: Callable[[], pl.DataFrame]
 ) -> None:

@@ -16,7 +16,7 @@ from batchrun.dispatch.judgement import (
     stop_for,
     verdict,
 )
-from batchrun.errors import ProviderFault, RunEnd
+from batchrun.errors import ProviderFault, RunEnd, RunStopped, Stop
 from batchrun.records import Request
 from batchrun.retry import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause
 
@@ -314,3 +314,22 @@ def test_the_reason_of_a_stop_names_the_way_out(
     assert f"HTTP {status} their_word: no" in stop.reason
     assert "\x1b" not in stop.reason
     assert ("MY_KEY" in stop.reason) == (variable != "" and status in {401, 403})
+
+
+@pytest.mark.parametrize(
+    ("message", "joined"),
+    [
+        ("Go to Plans.", "their_word: Go to Plans. The account's credit"),
+        ("Pay now!", "their_word: Pay now! The account's credit"),
+        ("no credit", "their_word: no credit; the account's credit"),
+    ],
+)
+def test_what_a_provider_says_and_what_follows_read_as_one_text(message: str, joined: str) -> None:
+    stop = stop_for(fault(402, "their_word", message), RunEnd.EXHAUSTED, REQUEST, "MY_KEY")
+    assert joined in str(RunStopped(stop))
+    assert str(RunStopped(stop)).endswith("then run again. All answers are saved")
+
+
+def test_an_error_at_the_end_of_a_reason_brings_one_full_stop() -> None:
+    stop = Stop(RunEnd.MAX_ERRORS, "3 of 3 rows failed; the last error: Too long.")
+    assert str(RunStopped(stop)).endswith("the last error: Too long. All answers are saved")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.errors import RunEnd, Stop
 from batchrun.retry import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
-from batchrun.terminal import printable
+from batchrun.terminal import printable, sentences
 
 if TYPE_CHECKING:
     from batchrun.errors import ProviderFault
@@ -188,7 +188,7 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
     said = f"{status}{printable(fault.error_type)}: {printable(fault.message)}"
     way_out = _way_out(fault, end, request, variable)
-    return Stop(end, f"{request.base_url} refused the request: {said}; {way_out}")
+    return Stop(end, sentences(f"{request.base_url} refused the request: {said}", way_out))
 
 
 def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> str:

@@ -97,6 +97,8 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     content = payload.get("content")
     if isinstance(content, str) and payload.get("stop_reason"):  # so compatible servers write text
         content = [{"type": "text", "text": content}]
+    elif content is None and payload.get("stop_reason"):  # and no text at all: a refusal, say
+        content = []
     if not isinstance(content, list):
         raise unusable(payload, "the answer has no content blocks", usage, bill)
     blocks = as_dicts(content)

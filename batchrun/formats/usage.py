@@ -7,6 +7,7 @@ OpenRouter, Perplexity and gateways that serve Claude).
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # More than anybody pays for one answer: such a number is not an amount of money.
 _MOST_USD = 10**6
 _XAI_TICKS_PER_USD = 10**10
+# Not what Decimal reads besides: "nan", "inf", "1_000", digits of other scripts, endless exponents.
+_DECIMAL = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?|\.[0-9]{1,40}")
 _GATEWAY_WRITES = ("claude_cache_creation_5_m_tokens", "claude_cache_creation_1_h_tokens")
 
 
@@ -202,10 +205,15 @@ def _stated_cost(counts: Mapping[str, Any]) -> int | None:
 
 
 def _amount(value: object) -> Decimal | None:
-    """Return an amount of money; as text, so that 0.1 is a tenth."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """Return an amount of money, which some gateways send as text; anything else is None.
+
+    A number is read by its text, so that 0.1 is a tenth.
+    """
+    is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
+    text = str(value).strip() if is_number else ""
+    if not _DECIMAL.fullmatch(text):
         return None
-    amount = Decimal(str(value))
+    amount = Decimal(text)
     return amount if 0 <= amount <= _MOST_USD else None
 
 
