@@ -159,6 +159,6 @@ def test_the_table_of_events_and_exit_codes(project: Path) -> None:
     source += (ROOT / "batchrun" / "execution.py").read_text(encoding="utf-8")
     written = set(re.findall(r"write\(\s*\"(\w+)\"", source))
     assert named == written
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     codes = re.compile(r"^\| ([\d, ]+) \|", re.MULTILINE)
-    assert sorted(codes.findall(PAGE)) == sorted(codes.findall(readme))
+    assert sorted(codes.findall(PAGE)) == sorted(codes.findall(commands))
