@@ -142,7 +142,7 @@ class InterruptibleRows:
         if self._interrupts.first is not None and self._interrupts.count > self._count:
             raise Interrupted(
                 self._interrupts.first,
-                "interrupted before the outputs were written; what was answered is saved",
+                "interrupted before the output files were written; all answers are saved",
             )
 
 

@@ -299,7 +299,7 @@ class Execution:
         if dispatcher.stopped is not None:
             return RunStopped(dispatcher.stopped)
         if interrupts.first is not None:
-            return Interrupted(interrupts.first, "interrupted; what was answered is saved")
+            return Interrupted(interrupts.first, "interrupted; all answers are saved")
         if dispatcher.sent and not dispatcher.succeeded:
             return RunStopped(Stop(RunEnd.NOTHING_SUCCEEDED, f"{dispatcher.last_error}"))
         return None

@@ -116,7 +116,7 @@ def _interrupted(future: futures.Future[R]) -> BaseException:
         return keyboard_interrupt("interrupted; nothing was sent")
     error = future.exception() or future.result().error
     if error is None or isinstance(error, BatchrunError):
-        return keyboard_interrupt(f"{error or 'interrupted; what was answered is saved'}")
+        return keyboard_interrupt(f"{error or 'interrupted; all answers are saved'}")
     return error
 
 

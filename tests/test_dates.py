@@ -109,7 +109,7 @@ def test_over_midnight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         provider.decide = lambda _: refusal(401, "authentication_error")
         code, _, stderr = command("run", "job.toml", cwd=folder)
         assert code == 4
-        assert "to resume, run it again: batchrun run job.toml --date 2026-12-31\n" in stderr
+        assert "to resume, run again: batchrun run job.toml --date 2026-12-31\n" in stderr
 
         monkeypatch.setattr(dates, "local_today", lambda: MORNING)
         provider.decide = answer

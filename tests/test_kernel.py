@@ -28,7 +28,7 @@ ROWS = 200
 CONCURRENCY = 4
 # Within this time after an interrupt nothing more is sent, and a second one ends the call.
 STOP_S = 1.0
-SAVED = "KeyboardInterrupt: interrupted; what was answered is saved"
+SAVED = "KeyboardInterrupt: interrupted; all answers are saved"
 
 # polars is imported in the same cell: from then on, a signal does not end the wait for a lock.
 COMPLETE = f"""
@@ -230,7 +230,7 @@ def test_ctrl_c_in_a_plain_running_loop_stops_the_run(
     code, _, stderr = finish(process)
     assert code == -signal.SIGINT
     assert "ExceptionGroup" not in stderr
-    assert stderr.rstrip().endswith("interrupted; what was answered is saved")
+    assert stderr.rstrip().endswith("interrupted; all answers are saved")
     assert max(watched.times) < begun + STOP_S
     subprocess.run(script, cwd=tmp_path, env=environment(), check=True, timeout=DEADLINE_S)
     assert len(provider.calls) == ROWS

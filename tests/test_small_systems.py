@@ -40,8 +40,8 @@ def test_too_few_open_files(write_job: WriteJob, files: int) -> None:
     with serving() as provider:
         code, stderr = limited(f"-n {files}", "run", write_job(provider.url))
         assert code == 2
-        assert f"allows {files} open files to a process" in stderr
-        assert "needs at least 50; raise the limit, such as with: ulimit -n 1024" in stderr
+        assert f"allows {files} open files per process" in stderr
+        assert "needs at least 50; raise the limit, for example: ulimit -n 1024" in stderr
         assert provider.calls == []
 
 

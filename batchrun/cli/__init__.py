@@ -37,7 +37,7 @@ def main() -> None:
     except OSError as error:
         code = _stdout_failed(error)
     except KeyboardInterrupt:
-        say("interrupted; what was answered is saved")
+        say("interrupted; all answers are saved")
         _leave_at_once(INTERRUPTED_EXIT_CODE)
     for stream in (sys.stdout, sys.stderr):
         _give_up_unwritten(stream)
@@ -99,15 +99,16 @@ def _leave_at_once(code: int) -> NoReturn:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(batchrun.__version__, prog_name="batchrun")
 def cli() -> None:
-    """Send every row of a table to an LLM, once.
+    """Send every row of a table to an LLM.
 
-    A run that is interrupted is resumed by running it again; what was answered is never paid for
-    twice.
+    Run the same command again to resume an interrupted run. Saved answers are never requested
+    again.
 
     \b
     Examples:
       batchrun init tickets.csv
       batchrun run tickets.toml --simulate
+      batchrun report runs/tickets.simulated
     """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
     if not {"--help", "-h"} & {*sys.argv[1:]}:
         check_system()

@@ -26,24 +26,27 @@ if TYPE_CHECKING:
 @click.command()
 @JOB
 @request_options
-@click.option("--simulate", is_flag=True, help="Answer by a simulator: no key, no cost.")
-@click.option("--new", is_flag=True, help="Start over; an earlier run is kept beside this one.")
-@click.option("--retry-errored", is_flag=True, help="Also try rows again that failed for good.")
+@click.option("--simulate", is_flag=True, help="Use the built-in simulator (no API key, no cost).")
+@click.option("--new", is_flag=True, help="Start over; the previous run is kept as DIR.1.")
+@click.option("--retry-errored", is_flag=True, help="Also retry rows that failed permanently.")
 @click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Append what happens to this file, as JSON lines.",
+    help="Append events to this file as JSON lines.",
 )
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary.")
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress and no summary.")
 @click.option(
-    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+    "--yes",
+    "-y",
+    is_flag=True,
+    help="Don't ask for confirmation when paid answers would no longer be used.",
 )
 def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
     """Run JOB, or resume it.
 
-    Running again is how one resumes.
+    Run the same command again to resume.
 
-    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that a job file names ([tools] module, [score] function) run with your rights.
+    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that the job names ([tools] module, [score] function) run with your rights.
 
     \b
     Examples:
@@ -61,11 +64,18 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 @click.command()
 @JOB
 @request_options
-@click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Number of requests.",
+)
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Print the first requests of JOB; send nothing.
+    """Print the first requests of JOB without sending them.
 
-    One JSON line each, as they would go over HTTP. Runs no Python file of the job.
+    Prints one JSON line per request, as it would be sent. Runs no Python file of the job.
 
     \b
     Examples:
@@ -86,19 +96,21 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
     "--sample",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Send N requests first to know better; the run uses their answers.",
+    help="Send N requests for a better estimate; the run reuses their answers.",
 )
-@click.option("--simulate", is_flag=True, help="Of the run that a simulator answers.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--simulate", is_flag=True, help="Estimate a simulated run (no API key, no cost).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
 @click.option(
-    "--yes", "-y", is_flag=True, help="Go on without asking when paid answers are left behind."
+    "--yes",
+    "-y",
+    is_flag=True,
+    help="Don't ask for confirmation when paid answers would no longer be used.",
 )
 def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
-    """Say what a run of JOB would send, cost and take.
+    """Estimate requests, tokens, cost and duration of a run of JOB.
 
-    Sends nothing, or N requests.
-    What the run directory has already is not counted: the estimate is of what is still to be sent.
+    Sends nothing without --sample. Answers that the run directory already has are not counted.
 
     \b
     Examples:
@@ -117,22 +129,21 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     "--output",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The job file to write; by default named like the table, in the current directory.",
+    help="Job file to write. Default: TABLE.toml in the current directory.",
 )
-@click.option("--model", help="Model to ask.")
+@click.option("--model", help="Model to use.")
 @click.option(
     "--format",
     "wire_format",
     type=click.Choice(["messages", "chat"]),
     default="messages",
     show_default=True,
-    help="Wire format.",
+    help="API format.",
 )
 def init(table: str, output: Path | None, model: str | None, wire_format: FormatName) -> None:
-    """Write a first job file for TABLE.
+    """Write a job file for TABLE.
 
-    Never over another one. It proposes the id, a prompt and, where a column holds right answers, how to score. What it
-    writes can be run as it is.
+    Chooses an id column, a prompt and, if a column holds the right answers, a score. The job can be run unchanged. Never overwrites a file.
 
     \b
     Examples:
@@ -143,7 +154,7 @@ def init(table: str, output: Path | None, model: str | None, wire_format: Format
     click.echo(draft.path)
     shown = ", ".join(draft.prompt) or "the conversations"
     say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
-    say(f"look at the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
+    say(f"to see the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
 
 
 def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
@@ -156,4 +167,4 @@ def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
         if day is not None and not any(argument.startswith("--date") for argument in again):
             again += ["--date", day.isoformat()]  # tomorrow the command would begin another run
-        say(f"to resume, run it again: {shlex.join(['batchrun', *again])}")
+        say(f"to resume, run again: {shlex.join(['batchrun', *again])}")

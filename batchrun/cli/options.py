@@ -44,30 +44,43 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
     """The options that change a job, shared by `run` and `preview`."""
     options = (
         click.option(
-            "--model", "models", multiple=True, help="Model to ask; several are a matrix."
+            "--model",
+            "models",
+            multiple=True,
+            help="Model to use. Repeat to compare several models (a matrix).",
         ),
         click.option(
-            "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="Wire format."
+            "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="API format."
         ),
-        click.option("--base-url", help="Where the API is, up to /v1."),
-        click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows."),
+        click.option("--base-url", help="API base URL, without /v1."),
         click.option(
-            "--concurrency", type=click.IntRange(min=1), help="Most requests in flight at a time."
+            "--limit",
+            type=click.IntRange(min=1),
+            help="Process only the first N rows.",
+            metavar="N",
+        ),
+        click.option(
+            "--concurrency",
+            type=click.IntRange(min=1),
+            help="Maximum number of concurrent requests.",
+            metavar="N",
         ),
         click.option(
             "--date",
             metavar="YYYY-MM-DD",
-            help="The day that {{ today }} in the job file stands for. Default: today.",
+            help="Date to use for {{ today }} in the job file. Default: today.",
         ),
         click.option(
-            "--output-dir", type=click.Path(path_type=Path), help="Run directory of this run."
+            "--output-dir",
+            type=click.Path(path_type=Path),
+            help="Run directory. Default: [output] dir of the job file.",
         ),
         click.option(
             "--set",
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Any key of the job file, such as request.temperature=0.2. Repeatable.",
+            help="Set a key of the job file, such as request.temperature=0.2. Repeatable.",
         ),
     )
     for option in reversed(options):

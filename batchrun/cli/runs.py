@@ -15,11 +15,11 @@ from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wa
 
 @click.command()
 @DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(directory: Path, *, as_json: bool) -> None:
-    """Show how far the run in DIRECTORY is.
+    """Show the progress of a run.
 
-    Running or not; of a matrix, every cell.
+    Also works while the run is in progress. For a matrix, shows every cell.
 
     \b
     Examples:
@@ -35,12 +35,12 @@ def status(directory: Path, *, as_json: bool) -> None:
 @click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Only this .parquet, .csv, .jsonl.",
+    help="Write the results to this .parquet, .csv or .jsonl file instead.",
 )
 def export(directory: Path, to: Path | None) -> None:
-    """Write the outputs of a run again.
+    """Write the output files of a run again.
 
-    Sends nothing. Runs the [score] function of the job only for answers that it has not scored yet.
+    Sends nothing. Runs the [score] function of the job only if some answers are not scored yet.
 
     \b
     Examples:
@@ -54,9 +54,9 @@ def export(directory: Path, to: Path | None) -> None:
 @click.command()
 @DIRECTORY
 def report(directory: Path) -> None:
-    """Write report.html, a run in charts and tables.
+    """Write report.html with charts and tables of a run.
 
-    One file in DIRECTORY. It needs no network, and is searched, printed and sent like any other file. In the directory of a matrix, it puts the cells side by side and links to one for each. Runs the [score] function of the job only for answers that it has not scored yet.
+    Writes a single file into DIRECTORY that needs no network access. For a matrix, writes a report of each cell and a page that compares them. Runs the [score] function of the job only if some answers are not scored yet.
 
     \b
     Examples:
@@ -71,13 +71,13 @@ def report(directory: Path) -> None:
     "--job",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     shell_complete=completing(completion.jobs),
-    help="Take [score] from this job file, and keep it with the run.",
+    help="Use [score] of this job file, and save it with the run.",
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     """Score the answers of a run again.
 
-    Sends nothing. Writes the outputs and summary.json again. Runs the [score] function of the job, if it has one, with your rights.
+    Sends nothing. Writes the output files and summary.json again. The [score] function of the job, if any, runs with your rights.
 
     \b
     Examples:
@@ -93,14 +93,14 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     "--job",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     shell_complete=completing(completion.jobs),
-    help="Take [price], and [request] provider if set, from this job file.",
+    help="Use [price], and [request] provider if set, of this job file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
-    """Count the costs of a run again from its tokens.
+    """Recalculate the costs of a run from its tokens.
 
-    Sends nothing. Uses today's price list, or [price] of the job. Costs that the provider stated stay.
-    Writes the outputs and summary.json again.
+    Sends nothing. Uses the installed price list, or [price] of the job. Keeps costs that the provider reported.
+    Writes the output files and summary.json again.
 
     \b
     Examples:
@@ -120,16 +120,16 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     metavar="DIRECTORY DIRECTORY...",
     shell_complete=completing(completion.runs),
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page of it, too, with rows on which runs disagree.",
+    help="Also write an HTML page, with rows on which the runs disagree.",
 )
 def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) -> None:
-    """Put runs side by side.
+    """Compare runs.
 
-    Score, agreement, cost and latency, each against the first. The directory of a matrix stands for the runs of its cells.
+    Compares score, agreement, cost and latency with the first run. The directory of a matrix stands for the runs of its cells.
 
     \b
     Examples:
@@ -145,11 +145,11 @@ def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) 
 
 @click.command()
 @DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(directory: Path, *, as_json: bool) -> int:
     """Check a run and its outputs for damage.
 
-    The checkpoint and the outputs in DIRECTORY against each other; changes nothing and runs no Python file of the job. Leaves with 5 when something is wrong.
+    Compares the checkpoint with the input and the output files. Changes nothing and runs no Python file of the job. Exits with status 5 if problems are found.
 
     \b
     Examples:

@@ -10,30 +10,56 @@ import batchrun
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
-@click.option("--rpm", type=click.IntRange(min=1), help="Requests per minute.")
-@click.option("--tpm", type=click.IntRange(min=1), help="Tokens per minute.")
-@click.option("--latency-ms", type=click.FloatRange(min=0), default=50.0, show_default=True)
 @click.option(
-    "--error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of 5xx answers."
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port. Default: any free port."
 )
-@click.option("--rate-limit-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of 429s.")
+@click.option("--rpm", type=click.IntRange(min=1), help="Limit on requests per minute.")
+@click.option("--tpm", type=click.IntRange(min=1), help="Limit on tokens per minute.")
 @click.option(
-    "--stream-error-rate", type=click.FloatRange(0, 1), default=0.0, help="Share of broken streams."
+    "--latency-ms",
+    type=click.FloatRange(min=0),
+    default=50.0,
+    show_default=True,
+    help="Time until a response, in milliseconds.",
+)
+@click.option(
+    "--error-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of 5xx responses, from 0 to 1.",
+)
+@click.option(
+    "--rate-limit-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of 429 responses, from 0 to 1.",
+)
+@click.option(
+    "--stream-error-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of broken streams, from 0 to 1.",
 )
 @click.option(
     "--invalid-json-rate",
     type=click.FloatRange(0, 1),
     default=0.0,
-    help="Share of structured answers that do not satisfy their schema.",
+    help="Share of structured answers that do not satisfy their schema, from 0 to 1.",
 )
-@click.option("--limit-headers/--no-limit-headers", default=True, help="Tell the limits.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--api-key", help="The only key that is accepted.")
+@click.option(
+    "--limit-headers/--no-limit-headers",
+    default=True,
+    show_default=True,
+    help="Send rate-limit headers.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the answers and faults."
+)
+@click.option("--api-key", help="Require this API key.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Serve both formats on loopback.
+    """Serve the simulator on this machine.
 
-    Prints the base URL, and runs until interrupted.
+    Serves both API formats on 127.0.0.1. Prints the base URL and runs until interrupted.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What a process needs of the system before anything can work: said at once, with numbers."""
+"""Checks of the system limits that every command needs, before anything else runs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def check_system() -> None:
     files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _is_below(most_files, LEAST_FILES):
         raise JobError(
-            f"this system allows {most_files} open files to a process, and batchrun needs at least "
-            f"{LEAST_FILES}; raise the limit, such as with: ulimit -n 1024"
+            f"this system allows {most_files} open files per process; batchrun needs at least "
+            f"{LEAST_FILES}; raise the limit, for example: ulimit -n 1024"
         )
     if _is_below(files, LEAST_FILES):
         resource.setrlimit(resource.RLIMIT_NOFILE, (LEAST_FILES, most_files))
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if _is_below(space, LEAST_ADDRESS_SPACE_KB * 1024):
         raise JobError(
-            f"this system allows {space // 1024:,} KB of address space to a process (ulimit -v), and "
-            f"batchrun needs at least {LEAST_ADDRESS_SPACE_KB:,} KB, most of which is never used as "
-            "memory; raise the limit, such as with: ulimit -v unlimited"
+            f"this system allows {space // 1024:,} KB of address space per process (ulimit -v); "
+            f"batchrun needs at least {LEAST_ADDRESS_SPACE_KB:,} KB, most of it never used as "
+            "memory; raise the limit, for example: ulimit -v unlimited"
         )
 
 

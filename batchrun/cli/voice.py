@@ -1,4 +1,4 @@
-"""What is said on stderr, where nothing can steer the terminal or change how a run ends."""
+"""Messages on stderr: safe for the terminal, and without effect on how a run ends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def ask(question: str) -> bool:
-    """Put a question that is answered by yes or no; no is the default."""
+    """Ask a yes/no question; the default is no."""
     return click.confirm(harmless(question), err=True)
 
 
 def fail(error: BatchrunError | str) -> None:
-    """Say what went wrong."""
+    """Print an error."""
     label = "error: "
     if wants_color(sys.stderr):
         label = click.style(label, fg="red", bold=True)
@@ -29,12 +29,12 @@ def fail(error: BatchrunError | str) -> None:
 
 
 def say(message: str) -> None:
-    """Say something on a line of its own."""
+    """Print a message on its own line."""
     echo(harmless(message))
 
 
 def echo(text: str) -> None:
-    """Print what is harmless already, with its colours where they are wanted."""
-    # Somebody who closed the terminal or the pipe does not change how the run went.
+    """Print text that is already safe for the terminal, in colour where supported."""
+    # A closed terminal or pipe must not affect the run.
     with suppress(OSError):
         click.echo(text, err=True, color=wants_color(sys.stderr))
