@@ -246,7 +246,7 @@ def _described(
     directory: Path,
     config: OutputConfig | None,
 ) -> str:
-    if config is None or record.record is Record.TURN:
+    if config is None or record.record not in {Record.ANSWER, Record.ATTEMPT}:
         return str(record)
     files, key = config.files, dict[str, Any](custom_id=record.custom_id)
     if record.record is Record.ATTEMPT:

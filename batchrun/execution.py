@@ -144,11 +144,13 @@ class Execution:
 
     def _begin(self) -> None:
         plan = self._plan
+        repair = None
+        if self._common.options.retry_errored:
+            repair = checkpoint.repair(self._store)
+        else:
+            checkpoint.check_places(self._store)
         # Before the job is kept: a process that dies here does it again.
         judged = judge_again(plan, self._store)
-        given_up = (
-            checkpoint.discard_damaged(self._store) if self._common.options.retry_errored else 0
-        )
         in_flight = self._store.start_execution(
             name=plan.job.name,
             job=plan.job.document,
@@ -173,15 +175,24 @@ class Execution:
             self._note(judged)
         if self._run.reuse is not None:
             self._note(told(self._run.reuse))
-        if given_up:
-            self._note(
-                f"{given_up} records of the checkpoint did not match their checksums and were given "
-                "up; their rows are sent again"
-            )
+        if repair is not None:
+            self._note_repair(repair)
         if in_flight:
             self._note(
                 f"{in_flight} requests were in flight when an earlier execution ended; "
                 "they may have been billed, and are sent again"
+            )
+
+    def _note_repair(self, repair: checkpoint.Repair) -> None:
+        if repair.restored:
+            self._note(
+                f"{repair.restored} records of the checkpoint did not match their checksums and "
+                "were restored from the others and the input"
+            )
+        if repair.given_up:
+            self._note(
+                f"{repair.given_up} records of the checkpoint did not match their checksums and "
+                "were given up; their rows are sent again"
             )
 
     async def _with_journal(self) -> None:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from batchrun import checkpoint
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anyio.abc import ObjectSendStream
 
-    from batchrun import checkpoint
     from batchrun.dispatch import Dispatcher
     from batchrun.events import EventLog
     from batchrun.prepare import Prepared, RunOptions
@@ -82,6 +83,8 @@ class Feed:
             if not self._is_through:
                 return
         await self._journal.call(self._store.finish_plan, self._plan.total, mark)
+        if self._options.retry_errored:
+            await self._journal.call(checkpoint.forget_damaged_requests, self._store)
         self.is_planned = True
         self._tell_reused()
 

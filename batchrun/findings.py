@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 DAMAGE_REMEDY = (
-    "keep the outputs as they are. Restore checkpoint.db from a backup, or have these rows asked (and "
-    "billed) again with: batchrun run JOB --retry-errored"
+    "keep the outputs as they are. Restore checkpoint.db from a backup, or run: batchrun run JOB "
+    "--retry-errored. It restores what follows from the rest, and sends the other damaged rows again "
+    "(and they are billed again)"
 )
 
 
@@ -27,11 +28,22 @@ class Flaw:
 
 
 class Record(StrEnum):
-    """What a checkpoint keeps of what was paid for."""
+    """What a checkpoint keeps, each with a checksum."""
 
     ANSWER = "answer"
+    STATUS = "status"  # of an answer
     ATTEMPT = "attempt"  # its tokens, and what the provider called it
     TURN = "turn"  # of a conversation with tools
+    ROW = "row"  # of the input: its id, and its request
+    REQUEST = "request"  # what was asked
+
+
+# Which records follow from which others, and so need not be paid for again.
+FOLLOWS_FROM = {
+    Record.STATUS: "the stored attempts have what it follows from",
+    Record.ROW: "the input has the right copy",
+    Record.REQUEST: "the job and its input have what it follows from",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +52,25 @@ class DamagedRecord:
 
     Attributes:
         record: what it is.
-        request_id: of its request.
-        number: of its attempt.
+        request_id: of its request, None where a row has none.
+        number: of its attempt; of a row where it stands in the input, from 1.
         custom_id: of its row, as far as that is known.
     """
 
     record: Record
-    request_id: int
+    request_id: int | None
     number: int
     custom_id: str | None
 
     def __str__(self) -> str:
-        which = self.record if self.record is Record.ANSWER else f"{self.record} {self.number}"
-        return f"the stored {which} is damaged: it does not match its checksum"
+        which = str(self.record)
+        if self.record in {Record.ATTEMPT, Record.TURN}:
+            which = f"{self.record} {self.number}"
+        elif self.record is Record.ROW:
+            which = f"row (number {self.number} in the input)"
+        problem = f"the stored {which} is damaged: it does not match its checksum"
+        source = FOLLOWS_FROM.get(self.record)
+        return f"{problem}; {source}" if source else problem
 
 
 @dataclass(frozen=True, slots=True)

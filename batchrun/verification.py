@@ -147,14 +147,16 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fou
         found.notes.append("everything else, because the checkpoint is damaged")
         return
     job = _job_of(store, found)
+    # What is wrong because of damaged records has their way out, and no other.
+    if _damaged(directory, store, job, found):
+        return
     states = checkpoint.state_flaws(store, shared=job is None or job.request.dedupe)
     found.check(checkpoint.FILE_NAME, states, _RESTORE)
     source = None if job is None else _source_of(job, store, found)
     if job is not None and source is not None:
         with found.told("requests"):
             _check_requests(job, source, store, found)
-    if not _damaged(directory, store, job, found):
-        _check_outputs(directory, store, job, source, found)
+    _check_outputs(directory, store, job, source, found)
 
 
 def _damaged(directory: Path, store: checkpoint.Checkpoint, job: Job | None, found: _Found) -> bool:
@@ -166,7 +168,9 @@ def _damaged(directory: Path, store: checkpoint.Checkpoint, job: Job | None, fou
     if damage.count:
         more = damage.count - len(shown)
         others = f" ({more:,} more than are listed)" if more else ""
-        found.notes.append(f"the outputs, because records of the checkpoint are damaged{others}")
+        found.notes.append(
+            f"the outputs and all else, because records of the checkpoint are damaged{others}"
+        )
     return bool(damage.count)
 
 

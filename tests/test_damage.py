@@ -111,7 +111,7 @@ def test_verify_says_which_copy_is_right(job: Path) -> None:
     assert "results.parquet has the right copy" in finding
     assert "keep the outputs as they are" in finding
     assert "batchrun export" not in stdout
-    assert "not checked: the outputs, because records of the checkpoint are damaged" in stdout
+    assert "not checked: the outputs and all else, because records of the checkpoint are" in stdout
 
 
 def test_verify_says_that_the_checkpoint_is_right_when_it_is(job: Path) -> None:
@@ -195,7 +195,88 @@ def test_every_column_of_an_answer_counts(job: Path, column: str) -> None:
 @pytest.mark.parametrize("change_of", ["status = 'succeedee'", "retryable = 3"])
 def test_a_status_that_cannot_be_is_damage(job: Path, change_of: str) -> None:
     change(job.parent / "out", f"UPDATE outcomes SET {change_of} WHERE request_id = 3")
-    assert "the stored answer is damaged" in command("export", job.parent / "out")[2]
+    assert "the stored status is damaged" in command("export", job.parent / "out")[2]
+
+
+SENDS_NOTHING = {
+    "an id of a row": "UPDATE items SET custom_id = 'r00009' WHERE ordinal = 2",
+    "an id that is not UTF-8": "UPDATE items SET custom_id = CAST(x'7280' AS TEXT) WHERE ordinal = 2",
+    "a place": "UPDATE items SET ordinal = 99 WHERE ordinal = 2",
+    "the request of a row": "UPDATE items SET request_id = 1 WHERE ordinal = 2",
+    "a request that is not there": "UPDATE items SET request_id = 99 WHERE ordinal = 2",
+    "an error of a row": "UPDATE items SET error_message = 'x' WHERE ordinal = 2",
+    "an id of a request": "UPDATE requests SET custom_id = 'r00009' WHERE id = 3",
+    "a fingerprint": "UPDATE requests SET fingerprint = x'00' WHERE id = 3",
+    "the fingerprint of another": "UPDATE requests SET fingerprint = "
+    "(SELECT fingerprint FROM requests WHERE id = 2), occurrence = 2 WHERE id = 3",
+    "an occurrence": "UPDATE requests SET occurrence = 7 WHERE id = 3",
+    "a status": "UPDATE outcomes SET status = 'errored' WHERE request_id = 3",
+    "a status that cannot be": "UPDATE outcomes SET status = 'succeedee' WHERE request_id = 3",
+    "retryable": "UPDATE outcomes SET status = 'errored', retryable = 1 WHERE request_id = 3",
+    "attempts": "UPDATE outcomes SET attempts = 2 WHERE request_id = 3",
+    "the attempts of none": "UPDATE outcomes SET attempts = 0 WHERE request_id = 3",
+}
+
+
+@pytest.mark.parametrize("name", SENDS_NOTHING)
+def test_what_follows_from_other_records_is_restored_and_nothing_is_sent_for_it(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame], name: str
+) -> None:
+    out, right = job.parent / "out", results().drop("finished_at")
+    change(out, SENDS_NOTHING[name])
+    before = outputs(out)
+    for arguments in (("run", job), ("export", out), ("verify", out)):
+        code, stdout, stderr = command(*arguments)
+        assert code == 5, (arguments, stdout, stderr)
+        assert "is damaged: it does not match its checksum" in stdout + stderr
+        assert "batchrun run JOB --retry-errored" in stdout + stderr
+        assert "--new" not in stdout + stderr
+        assert "batchrun export" not in stdout + stderr
+        assert outputs(out) == before
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert "1 records of the checkpoint did not match their checksums and were restored" in stderr
+    assert len(provider.calls) == ROWS
+    assert results().drop("finished_at").equals(right)
+    assert command("verify", out)[0] == 0
+
+
+def test_a_damaged_status_sends_nothing_before_it_is_noticed(
+    write_job: Callable[..., Path], provider: Provider
+) -> None:
+    job = write_job(provider.url, rows=ROWS)
+    assert command("run", job, "--limit", "3")[0] == 0
+    change(
+        job.parent / "out", "UPDATE outcomes SET status = 'errored', retryable = 1 WHERE rowid = 2"
+    )
+    code, _, stderr = command("run", job)
+    assert code == 5
+    assert "row r00001: the stored status is damaged" in stderr
+    assert "Nothing was sent" in stderr
+    assert len(provider.calls) == 3
+
+
+def test_a_request_that_no_row_asks_any_more_is_given_up(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame]
+) -> None:
+    out = job.parent / "out"
+    change(out, "UPDATE requests SET fingerprint = x'00' WHERE id = 3")
+    change(out, "UPDATE items SET request_id = 99 WHERE ordinal = 2")
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert [call.prompt for call in provider.calls[ROWS:]] == ["Say text 2"]
+    assert results()["response"].to_list() == [f"the answer to Say text {n} ☃" for n in range(ROWS)]
+    assert command("verify", out)[0] == 0
+
+
+def test_answers_that_were_judged_after_damage_stay_damaged(job: Path, provider: Provider) -> None:
+    change(job.parent / "out", "UPDATE outcomes SET ending = 'length' WHERE request_id = 3")
+    change(job.parent / "out", "UPDATE outcomes SET status = 'errored' WHERE request_id = 3")
+    for options in (["--set", 'request.reject=["length"]'], []):
+        code, _, stderr = command("run", job, *options)
+        assert code == 5
+        assert "row r00002: the stored status is damaged" in stderr
+    assert len(provider.calls) == ROWS
 
 
 @pytest.mark.parametrize(

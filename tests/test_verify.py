@@ -320,7 +320,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r3: has attempts that are not numbered from 1 without a gap",
     ),
     "an attempt moved": (
-        sql(f"UPDATE exchanges SET number = 2 WHERE request_id = {REFUSED}"),
+        sql(f"UPDATE exchanges SET number = 2, checksum = NULL WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: has attempts that are not numbered from 1",
     ),
     "a row of the input deleted": (
@@ -337,26 +337,43 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a fingerprint": (
         sql(f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}"),
+        "checkpoint.db: row r1: the stored request is damaged: it does not match its checksum; the job",
+    ),
+    "another fingerprint": (
+        sql(f"UPDATE requests SET fingerprint = x'00', checksum = NULL WHERE id = {ANSWERED}"),
         "fingerprints: row r1: asks something else than what was sent: its fingerprint differs",
     ),
     "an id": (
         sql("UPDATE items SET custom_id = 'other' WHERE custom_id = 'r2'"),
+        "checkpoint.db: row other: the stored row (number 3 in the input) is damaged: it does not match",
+    ),
+    "another id": (
+        sql("UPDATE items SET custom_id = 'other', checksum = NULL WHERE custom_id = 'r2'"),
         "fingerprints: row r2: is kept under another id",
     ),
     "two rows with one request": (
-        sql(f"UPDATE items SET request_id = {ANSWERED} WHERE custom_id = 'r2'"),
+        sql(f"UPDATE items SET request_id = {ANSWERED}, checksum = NULL WHERE custom_id = 'r2'"),
         "checkpoint.db: row r1: has the same request as another row",
     ),
     "a row with neither request nor error": (
-        sql("UPDATE items SET request_id = NULL WHERE custom_id = 'r2'"),
+        sql("UPDATE items SET request_id = NULL, checksum = NULL WHERE custom_id = 'r2'"),
         "checkpoint.db: row r2: is to have a request, or the reason why it has none",
     ),
     "a status": (
         sql(f"UPDATE outcomes SET status = 'fine' WHERE request_id = {ANSWERED}"),
-        "checkpoint.db: row r1: has a result that is neither a success nor an error",
+        "checkpoint.db: row r1: the stored status is damaged: it does not match its checksum; the st",
+    ),
+    "a status that cannot be": (
+        sql(
+            f"UPDATE outcomes SET retryable = 1, status_checksum = NULL WHERE request_id = {ANSWERED}"
+        ),
+        "checkpoint.db: row r1: the stored status is damaged",
     ),
     "a success that is an error": (
-        sql(f"UPDATE outcomes SET status = 'errored' WHERE request_id = {ANSWERED}"),
+        sql(
+            "UPDATE outcomes SET status = 'errored', status_checksum = NULL "
+            f"WHERE request_id = {ANSWERED}"
+        ),
         "checkpoint.db: row r1: errored, and the attempt that failed is not there",
     ),
     "a response in the checkpoint": (
@@ -364,7 +381,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: the stored answer is damaged: it does not match its checksum; results.",
     ),
     "answers that are no list": (
-        sql(f"UPDATE outcomes SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
+        sql(
+            f"UPDATE outcomes SET responses = '{{}}', checksum = NULL WHERE request_id = {ANSWERED}"
+        ),
         "checkpoint.db: row r1: has answers that are not a list of texts",
     ),
     "tokens in the checkpoint": (
@@ -372,7 +391,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: the stored attempt 1 is damaged: it does not match its checksum; usage",
     ),
     "tokens below zero": (
-        sql(f"UPDATE exchanges SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
+        sql(
+            "UPDATE exchanges SET output_tokens = -7, checksum = NULL "
+            f"WHERE request_id = {ANSWERED}"
+        ),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a part of a cost": (
@@ -557,7 +579,7 @@ def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path
 def test_requests_of_another_version_are_not_called_wrong(directory: Path) -> None:
     sql(
         "UPDATE executions SET version = '0.0.1'",
-        f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}",
+        f"UPDATE requests SET fingerprint = x'00', checksum = NULL WHERE id = {ANSWERED}",
     )(directory)
     verdict = library.verify(directory)
     assert "they were made by batchrun 0.0.1" in verdict.notes[0]

@@ -10,7 +10,7 @@ from batchrun.checkpoint.census import Asked, Census, Counted, census
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
 from batchrun.checkpoint.damage import (
     check_intact,
-    discard_damaged,
+    check_places,
     find_damage,
     is_right_copy,
 )
@@ -33,6 +33,7 @@ from batchrun.checkpoint.prices import (
     write_costs,
 )
 from batchrun.checkpoint.rejections import judge, judgeable, judged_by
+from batchrun.checkpoint.repair import Repair, forget_damaged_requests, repair
 from batchrun.checkpoint.reuse import Comparison, begun_as, has_answers
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
@@ -60,17 +61,19 @@ __all__ = [
     "DirectoryLock",
     "Journal",
     "Patience",
+    "Repair",
     "answers",
     "attempts_to_count",
     "begun_as",
     "census",
     "check_directory",
     "check_intact",
+    "check_places",
     "compare_rows",
     "differing_rows",
-    "discard_damaged",
     "file_flaws",
     "find_damage",
+    "forget_damaged_requests",
     "forget_prices",
     "has_answers",
     "held_still",
@@ -89,6 +92,7 @@ __all__ = [
     "planned_rows",
     "providers",
     "refuse_locked",
+    "repair",
     "result_kinds",
     "score_flaws",
     "score_rows",

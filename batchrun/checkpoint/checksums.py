@@ -1,8 +1,8 @@
-"""A checksum with each answer, attempt and turn: what has changed on the disk since it was written.
+"""A checksum with each record: what has changed on the disk since it was written.
 
-It covers what the provider sent, which was paid for and cannot be had again for nothing: texts,
-tokens, names. It leaves out what is worked out from that and may be worked out again: whether an
-answer is rejected, what it cost.
+It covers what the provider sent, which was paid for and cannot be had again for nothing (texts,
+tokens, names), what says which row that belongs to, and whether a row is done. It leaves out costs,
+which can be counted again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEPARATOR = b"\x1f"
 
 
 class Checked:
-    """A table whose rows have a column `checksum` over others of their columns.
+    """A table whose rows have a checksum over others of their columns.
 
     The columns count by their names: where they stand in the declaration does not matter, and one
     that is added later changes nothing for rows that do not have it.
@@ -28,10 +28,12 @@ class Checked:
     Args:
         table: its name.
         columns: those that the checksum is over; text, whole numbers or bytes.
+        checksum: the column that has it.
     """
 
-    def __init__(self, table: str, columns: Iterable[str]) -> None:
+    def __init__(self, table: str, columns: Iterable[str], checksum: str = "checksum") -> None:
         self.table = table
+        self.checksum = checksum
         self.columns = tuple(sorted(columns))
 
     def pick(self, names: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
@@ -50,8 +52,12 @@ class Checked:
 
     def differs(self, alias: str) -> str:
         """Return SQL that says whether a row is no longer what was written; false where unknown."""
-        return f"""CASE WHEN {alias}.checksum IS NULL THEN 0
-            ELSE {alias}.checksum <> {self.value(alias)} END"""
+        return f"""CASE WHEN {alias}.{self.checksum} IS NULL THEN 0
+            ELSE {alias}.{self.checksum} <> {self.value(alias)} END"""
+
+    def seal(self, condition: str) -> str:
+        """Return SQL that gives the rows `d` of a condition the checksum of what they are now."""
+        return f"UPDATE {self.table} AS d SET {self.checksum} = {self.value('d')} WHERE {condition}"  # noqa: S608
 
 
 def checksum(values: Iterable[Any]) -> int:

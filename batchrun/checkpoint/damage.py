@@ -1,4 +1,4 @@
-"""Records that are no longer what was written: finding them, and giving them up.
+"""Records that are no longer what was written: finding them.
 
 A disk that fails, or a program that writes where it should not, changes bytes of a file that is as
 sound as before to SQLite. The checksums show it.
@@ -16,27 +16,31 @@ from batchrun.checkpoint import recording
 from batchrun.checkpoint.columns import ATTEMPTS, RESULTS, Column
 from batchrun.checkpoint.schema import usable
 from batchrun.errors import RecordsDamaged
-from batchrun.findings import Damage, DamagedRecord, Record
+from batchrun.findings import DAMAGE_REMEDY, Damage, DamagedRecord, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from batchrun.checkpoint.checksums import Checked
     from batchrun.checkpoint.store import Checkpoint
 
 # Damaged records that are looked at one by one; more are only counted.
 MOST = 20
-ERROR_TYPE = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """Records of one kind: where they are, and which columns of the outputs repeat them."""
+class Kind:
+    """Records of one kind: where they are, and which columns of the outputs repeat them.
+
+    `number`, `key` (of the request) and `custom_id` are SQL over a record `d`.
+    """
 
     table: Checked
     number: str
     columns: tuple[Column, ...] = ()
     also: str = ""
+    key: str = "d.request_id"
+    custom_id: str = "(SELECT q.custom_id FROM requests q WHERE q.id = d.request_id)"
 
     @property
     def condition(self) -> str:
@@ -44,20 +48,33 @@ class _Kind:
         return f"({self.table.differs('d')}){self.also}"
 
 
-_KINDS = {
-    Record.ANSWER: _Kind(
-        recording.ANSWERS,
+KINDS = {
+    Record.ANSWER: Kind(recording.ANSWERS, "d.attempts", RESULTS),
+    Record.STATUS: Kind(
+        recording.STATUSES,
         "d.attempts",
-        RESULTS,
-        " OR d.status NOT IN ('succeeded', 'errored') OR d.retryable NOT IN (0, 1)",
+        also=" OR d.status NOT IN ('succeeded', 'errored') OR d.retryable NOT IN (0, 1)"
+        " OR (d.retryable AND d.status = 'succeeded')",
     ),
-    Record.ATTEMPT: _Kind(recording.RECEIVED, "d.number", ATTEMPTS),
-    Record.TURN: _Kind(recording.TURNS, "d.number"),
+    Record.ATTEMPT: Kind(recording.RECEIVED, "d.number", ATTEMPTS),
+    Record.TURN: Kind(recording.TURNS, "d.number"),
+    Record.ROW: Kind(
+        recording.ITEMS, "d.ordinal / (SELECT samples FROM run) + 1", custom_id="d.custom_id"
+    ),
+    Record.REQUEST: Kind(
+        recording.REQUESTS,
+        "0",
+        key="d.id",
+        custom_id="coalesce((SELECT min(i.custom_id) FROM items i WHERE i.request_id = d.id), "
+        "d.custom_id)",
+    ),
 }
+# What decides which rows are sent: looked at before anything is.
+PLACES = (Record.ROW, Record.REQUEST, Record.STATUS)
 
 
-def find_damage(store: Checkpoint) -> Damage:
-    """Look through everything that was paid for.
+def find_damage(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) -> Damage:
+    """Look through what is kept, or only records of these kinds.
 
     Takes seconds for each million of rows.
 
@@ -67,20 +84,42 @@ def find_damage(store: Checkpoint) -> Damage:
     found: list[DamagedRecord] = []
     count = 0
     with usable(store.path):
-        for record, kind in _KINDS.items():
+        for record in records:
+            kind = KINDS[record]
             rows = store.db.execute(
-                f"""SELECT count(*) OVER (), d.request_id, {kind.number},
-                (SELECT q.custom_id FROM requests q WHERE q.id = d.request_id)
+                f"""SELECT count(*) OVER (), {kind.key}, {kind.number},
+                CAST({kind.custom_id} AS BLOB)
                 FROM {kind.table.table} d WHERE {kind.condition} LIMIT ?""",  # noqa: S608 - our own names
                 (MOST,),
             ).fetchall()
             count += rows[0][0] if rows else 0
-            found += [DamagedRecord(record, *row[1:]) for row in rows]
+            found += [DamagedRecord(record, row[1], row[2], _readable(row[3])) for row in rows]
     return Damage(count, tuple(found[:MOST]))
 
 
+def _readable(custom_id: bytes | None) -> str | None:
+    return None if custom_id is None else custom_id.decode("utf-8", "replace")
+
+
+def check_places(store: Checkpoint) -> None:
+    """See that what decides which rows are sent is as it was written.
+
+    Raises:
+        RecordsDamaged: when something is not.
+        CheckpointError: when the file cannot be read.
+    """
+    if (damage := find_damage(store, PLACES)).count:
+        first, more = damage.first[0], damage.count - 1
+        others = f" (and {more:,} more)" if more else ""
+        raise RecordsDamaged(
+            f"{store.path}: row {first.custom_id}: {first}{others}. Nothing was sent; "
+            f"{DAMAGE_REMEDY}",
+            damage,
+        )
+
+
 def check_intact(store: Checkpoint) -> None:
-    """See that everything that was paid for is as it was written.
+    """See that everything that is kept is as it was written.
 
     Raises:
         RecordsDamaged: when something is not.
@@ -106,7 +145,7 @@ def is_right_copy(store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, 
         damaged: the record.
         copy: the row, by the names of the outputs.
     """
-    kind = _KINDS[damaged.record]
+    kind = KINDS[damaged.record]
     names = kind.table.columns
     values = ", ".join(f"CAST(d.{name} AS BLOB)" for name in names)
     with usable(store.path):
@@ -124,7 +163,7 @@ def is_right_copy(store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, 
     return any(kind.table.of(one) == expected for one in tries)
 
 
-def _candidates(kind: _Kind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _candidates(kind: Kind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield which columns of a record a row of an output may know, and with which value."""
     covered = {f".{name}": name for name in kind.table.columns}
     for column in kind.columns:
@@ -147,40 +186,3 @@ def _stored(value: object) -> object:
 def _texts(value: object) -> list[str]:
     found = orjson.loads(value) if isinstance(value, str) and value.startswith("[") else value
     return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
-
-
-def discard_damaged(store: Checkpoint) -> int:
-    """Give up what is damaged, so that its rows are asked again; return how many records it was.
-
-    What was paid for stays counted as far as it is known; an attempt whose tokens are damaged counts
-    as possibly billed.
-    """
-    if not (damage := find_damage(store)).count:
-        return 0
-    kinds = {record: (kind.table.table, kind.condition) for record, kind in _KINDS.items()}
-    with store.transaction():
-        store.db.execute("CREATE TEMP TABLE given_up (request_id INTEGER)")
-        for table, condition in kinds.values():
-            store.db.execute(
-                f"INSERT INTO given_up SELECT request_id FROM {table} d WHERE {condition}"  # noqa: S608
-            )
-        unknown = ", ".join(
-            f"{name} = NULL" for name in (*recording.USAGE, *recording.BILLING, *recording.MONEY)
-        )
-        store.db.execute(
-            f"""UPDATE exchanges AS d SET {unknown}, checksum = NULL, maybe_billed = 1,
-            error_type = '{ERROR_TYPE}', error_message = 'its record was damaged on the disk'
-            WHERE {kinds[Record.ATTEMPT][1]}"""  # noqa: S608 - our own names
-        )
-        store.db.execute(
-            f"""UPDATE exchanges SET error_type = '{ERROR_TYPE}',
-            error_message = 'what it was answered was damaged on the disk'
-            WHERE error_type IS NULL AND latency_s IS NOT NULL
-            AND request_id IN (SELECT request_id FROM given_up)"""  # noqa: S608 - our own names
-        )
-        for table in ("outcomes", "turns"):
-            store.db.execute(
-                f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)"  # noqa: S608
-            )
-        store.db.execute("DROP TABLE given_up")
-    return damage.count

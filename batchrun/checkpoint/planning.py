@@ -24,12 +24,10 @@ if TYPE_CHECKING:
 # every chunk, which would take time in the square of their number.
 MANY = 1_000
 
-_INSERT_ITEM = """INSERT OR REPLACE INTO items (ordinal, custom_id, request_id, error_type,
-    error_message) VALUES (?, ?, ?, ?, ?)"""
-_INSERT_REQUEST = (
-    "INSERT INTO requests (id, fingerprint, occurrence, custom_id) VALUES (?, ?, ?, ?)"
-)
-
+_HELD = f"""SELECT i.ordinal, i.custom_id, i.request_id, q.fingerprint, i.error_message,
+    {recording.REQUESTS.differs("q")}
+    FROM items i LEFT JOIN requests q ON q.id = i.request_id WHERE i.ordinal BETWEEN ? AND ?"""  # noqa: S608
+_HIGHEST = "SELECT coalesce(max(occurrence), 0) FROM requests WHERE fingerprint = ?"
 
 # Which results do not settle their request, with `retry_errored` and without.
 _TRY_AGAIN = {True: "status = 'errored'", False: "retryable"}
@@ -80,8 +78,10 @@ class Planner:
         homeless: list[RenderedItem] = []
         changed: list[tuple[Any, ...]] = []
         for item in rendered:
-            custom_id, key, fingerprint, error = held.get(item.ordinal, (None, None, None, None))
+            custom_id, key, fingerprint, error, is_damaged = held.get(item.ordinal, (None,) * 5)
             same_id = custom_id == item.custom_id
+            if is_damaged and item.fingerprint is not None and self._repair(key, item.fingerprint):
+                fingerprint = item.fingerprint
             if item.fingerprint is not None and item.fingerprint == fingerprint and same_id:
                 assigned[item.ordinal] = key
             elif item.fingerprint is not None:
@@ -89,22 +89,40 @@ class Planner:
                 homeless.append(item)
             elif error != item.error_message or not same_id:
                 self._large.pop(fingerprint, None)
-                changed.append(_item_row(item, None))
+                changed.append(recording.item_row(item, None))
         self._free(homeless)
         for item, key in self._find_homes(homeless, dedupe=dedupe):
             assigned[item.ordinal] = key
-            changed.append(_item_row(item, key))
-        self._db.conn.executemany(_INSERT_ITEM, changed)
+            changed.append(recording.item_row(item, key))
+        self._db.conn.executemany(recording.REPLACE_ITEM, changed)
         return assigned
 
     def _held(self, rendered: Sequence[RenderedItem]) -> dict[int, tuple[Any, ...]]:
-        rows = self._db.execute(
-            """SELECT i.ordinal, i.custom_id, i.request_id, q.fingerprint, i.error_message
-            FROM items i LEFT JOIN requests q ON q.id = i.request_id
-            WHERE i.ordinal BETWEEN ? AND ?""",
-            (rendered[0].ordinal, rendered[-1].ordinal),
-        )
+        rows = self._db.execute(_HELD, (rendered[0].ordinal, rendered[-1].ordinal))
         return {row[0]: row[1:] for row in rows}
+
+    def _repair(self, key: int, fingerprint: bytes) -> bool:
+        """Give a damaged request the fingerprint that its checksum was written with, if it is this."""
+        names = ", ".join(("checksum", *recording.REQUEST_COLUMNS))
+        expected, *row = self._db.execute(
+            f"SELECT {names} FROM requests WHERE id = ?",  # noqa: S608 - our own names
+            (key,),
+        ).fetchone()
+        stored = dict(zip(recording.REQUEST_COLUMNS, row, strict=True))
+        tries = (
+            {**stored, "fingerprint": fingerprint, "occurrence": occurrence}
+            for occurrence in (stored["occurrence"], *range(1, MANY + 1))
+        )
+        if all(recording.REQUESTS.of(one) != expected for one in tries):
+            return False
+        (highest,) = self._db.execute(_HIGHEST, (fingerprint,)).fetchone()
+        self._db.execute(
+            "UPDATE requests SET fingerprint = ?, occurrence = ? WHERE id = ?",
+            (fingerprint, highest + 1, key),
+        )
+        self._db.execute(recording.REQUESTS.seal("id = ?"), (key,))
+        self._large.pop(fingerprint, None)
+        return True
 
     def _free(self, items: Sequence[RenderedItem]) -> None:
         self._db.conn.executemany(
@@ -129,10 +147,13 @@ class Planner:
             else:
                 key = stock.best = next_key + len(new)
                 stock.highest += 1
-                new.append((key, item.fingerprint, stock.highest, item.custom_id))
+                fingerprint = item.fingerprint or b""
+                new.append(recording.request_row(key, fingerprint, stock.highest, item.custom_id))
             yield item, key
-        self._db.conn.executemany(_INSERT_REQUEST, new)
+        self._db.conn.executemany(recording.INSERT_REQUEST, new)
         self._db.conn.executemany("UPDATE requests SET custom_id = ? WHERE id = ?", moved)
+        seal = recording.REQUESTS.seal("id = ?")
+        self._db.conn.executemany(seal, [(key,) for _, key in moved])
 
     def _stocks(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _Stock]:
         """Return the requests of each fingerprint, the best last.
@@ -227,7 +248,3 @@ def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -
 
 def _marks(values: Iterable[object]) -> str:
     return ",".join("?" for _ in values)
-
-
-def _item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:
-    return item.ordinal, item.custom_id, key, item.error_type, item.error_message

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from batchrun.records import Attempt, AttemptStart, Completion, Result, Turn
+    from batchrun.records import Attempt, AttemptStart, Completion, RenderedItem, Result, Turn
 
 # Tokens of an attempt, each in a column of its name.
 USAGE = tuple(field.name for field in fields(Usage))
@@ -94,9 +94,19 @@ RECEIVED = Checked(
     ),
 )
 TURNS = Checked("turns", _TURN_COLUMNS)
+# Apart from the answer, because a changed `[request] reject` may change it.
+STATUSES = Checked("outcomes", ("request_id", "status", "retryable"), "status_checksum")
+# Which row asks what: not paid for, but it says whose an answer is.
+ITEM_COLUMNS = ("ordinal", "custom_id", "request_id", "error_type", "error_message")
+REQUEST_COLUMNS = ("id", "fingerprint", "occurrence", "custom_id")
+ITEMS = Checked("items", ITEM_COLUMNS)
+REQUESTS = Checked("requests", REQUEST_COLUMNS)
 _of_result = ANSWERS.pick(_RESULT_COLUMNS)
 _of_attempt = RECEIVED.pick(_ATTEMPT_COLUMNS)
 _of_turn = TURNS.pick(_TURN_COLUMNS)
+_of_status = STATUSES.pick(_RESULT_COLUMNS)
+_of_item = ITEMS.pick(ITEM_COLUMNS)
+_of_request = REQUESTS.pick(REQUEST_COLUMNS)
 
 INSERT_START = (
     "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
@@ -105,8 +115,13 @@ INSERT_START = (
 UPDATE_ATTEMPT = f"""UPDATE exchanges SET {
     ", ".join(f"{name} = ?" for name in ("checksum", *_ATTEMPT_COLUMNS[:-2]))
 } WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
-REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes (checksum, {", ".join(_RESULT_COLUMNS)})
-    VALUES (?, {_places(_RESULT_COLUMNS)})"""  # noqa: S608 - our own names
+REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes
+    (checksum, status_checksum, {", ".join(_RESULT_COLUMNS)})
+    VALUES (?, ?, {_places(_RESULT_COLUMNS)})"""  # noqa: S608 - our own names
+REPLACE_ITEM = f"""INSERT OR REPLACE INTO items (checksum, {", ".join(ITEM_COLUMNS)})
+    VALUES (?, {_places(ITEM_COLUMNS)})"""  # noqa: S608 - our own names
+INSERT_REQUEST = f"""INSERT INTO requests (checksum, {", ".join(REQUEST_COLUMNS)})
+    VALUES (?, {_places(REQUEST_COLUMNS)})"""  # noqa: S608 - our own names
 REPLACE_TURN = f"""INSERT OR REPLACE INTO turns (checksum, {", ".join(_TURN_COLUMNS)})
     VALUES (?, {_places(_TURN_COLUMNS)})"""  # noqa: S608 - our own names
 
@@ -147,7 +162,19 @@ def result_row(result: Result) -> tuple[Any, ...]:
     completion = result.completion
     answer = [None if completion is None else value(completion) for value in _ANSWER.values()]
     row = (*(value(result) for value in _RESULT.values()), *answer)
-    return (checksum(_of_result(row)), *row)
+    return (checksum(_of_result(row)), checksum(_of_status(row)), *row)
+
+
+def item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:
+    """Return what `REPLACE_ITEM` takes for an item with this request."""
+    row = (item.ordinal, item.custom_id, key, item.error_type, item.error_message)
+    return (checksum(_of_item(row)), *row)
+
+
+def request_row(key: int, fingerprint: bytes, occurrence: int, custom_id: str) -> tuple[Any, ...]:
+    """Return what `INSERT_REQUEST` takes."""
+    row = (key, fingerprint, occurrence, custom_id)
+    return (checksum(_of_request(row)), *row)
 
 
 def turn_row(turn: Turn) -> tuple[Any, ...]:

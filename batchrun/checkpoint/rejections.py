@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from batchrun.checkpoint.recording import STATUSES
 from batchrun.checkpoint.schema import usable
 from batchrun.records import Completion, Ending, Status, Usage
 
@@ -26,6 +27,7 @@ _ANSWERS = """SELECT r.request_id, a.error_type, r.response, r.tool_calls, r.end
         OR r.response NOT GLOB '*[0-9A-Za-z]*')))
     ORDER BY r.request_id LIMIT ?"""
 _RESULT = "UPDATE outcomes SET status = ?, retryable = 0 WHERE request_id = ?"
+_IS_DAMAGED = f"SELECT {STATUSES.differs('d')} FROM outcomes d WHERE request_id = ?"  # noqa: S608
 _ATTEMPT = """UPDATE exchanges SET error_type = ?, error_message = ?, cause = ?
     WHERE request_id = ? AND number = (SELECT attempts FROM outcomes r WHERE r.request_id = ?)"""
 _RULE = "SELECT job -> '$.request.reject' FROM run"
@@ -76,7 +78,10 @@ def judge(store: Checkpoint, verdicts: Sequence[tuple[int, Rejection | None]], c
                     Status.ERRORED.value,
                     (rejection.error_type, rejection.message, cause),
                 )
+            if store.db.execute(_IS_DAMAGED, (key,)).fetchone()[0]:
+                continue  # a new checksum would hide it
             store.db.execute(_RESULT, (status, key))
+            store.db.execute(STATUSES.seal("request_id = ?"), (key,))
             store.db.execute(_ATTEMPT, (*error, key, key))
 
 

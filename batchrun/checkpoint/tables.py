@@ -248,6 +248,14 @@ def m013_checksums(db: Database) -> None:
         db.execute(f"ALTER TABLE {name} ADD COLUMN checksum INTEGER")
 
 
+@migrations()
+def m014_place_checksums(db: Database) -> None:
+    """A checksum with what says which row asks what, and with the status of an answer."""
+    for name in ("items", "requests"):
+        db.execute(f"ALTER TABLE {name} ADD COLUMN checksum INTEGER")
+    db.execute("ALTER TABLE outcomes ADD COLUMN status_checksum INTEGER")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

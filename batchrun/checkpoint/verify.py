@@ -22,12 +22,6 @@ _STATES: tuple[tuple[str, str], ...] = (
         WHERE (request_id IS NULL) = (error_type IS NULL) ORDER BY ordinal LIMIT 1""",
     ),
     (
-        "has a result that is neither a success nor an error",
-        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
-        WHERE r.status NOT IN ('succeeded', 'errored') OR r.retryable NOT IN (0, 1)
-        OR (r.retryable AND r.status = 'succeeded') ORDER BY q.id LIMIT 1""",
-    ),
-    (
         "succeeded, and its last attempt is not the one that was answered",
         """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
         WHERE r.status = 'succeeded' AND (
@@ -99,7 +93,7 @@ _SCORES = """SELECT i.custom_id, d.number
 
 
 def file_flaws(store: Checkpoint) -> Iterator[Flaw]:
-    """Yield what is wrong with the file itself: its pages, its indexes, its references.
+    """Yield what is wrong with the file itself: its pages and its indexes.
 
     Takes seconds for each gigabyte.
 
@@ -109,9 +103,12 @@ def file_flaws(store: Checkpoint) -> Iterator[Flaw]:
     with usable(store.path):
         found = store.db.execute(f"PRAGMA integrity_check({MOST_PROBLEMS})").fetchall()
         yield from (Flaw(f"is damaged: {text}") for (text,) in found if text != "ok")
-        missing = store.db.execute("PRAGMA foreign_key_check").fetchmany(MOST_PROBLEMS)
-        for table, _, parent, _ in missing:
-            yield Flaw(f"{table} refers to a row of {parent} that is not there")
+
+
+def _reference_flaws(store: Checkpoint) -> Iterator[Flaw]:
+    missing = store.db.execute("PRAGMA foreign_key_check").fetchmany(MOST_PROBLEMS)
+    for table, _, parent, _ in missing:
+        yield Flaw(f"{table} refers to a row of {parent} that is not there")
 
 
 def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
@@ -125,6 +122,7 @@ def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
         CheckpointError: when the checkpoint cannot be used.
     """
     with usable(store.path):
+        yield from _reference_flaws(store)
         yield from _place_flaws(store)
         for problem, query in _STATES if shared else (*_STATES, _SHARED):
             found = store.db.execute(query).fetchone()

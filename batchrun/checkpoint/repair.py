@@ -1,0 +1,153 @@
+"""Damaged records: restoring what follows from others, and giving up the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchrun.checkpoint import recording
+from batchrun.checkpoint.damage import KINDS, find_damage
+from batchrun.findings import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from batchrun.checkpoint.checksums import Checked
+    from batchrun.checkpoint.store import Checkpoint
+
+ERROR_TYPE = "damaged"
+_PAID = (Record.ANSWER, Record.ATTEMPT, Record.TURN)
+_HAS_ANSWER = """EXISTS (SELECT 1 FROM exchanges a WHERE a.request_id = d.request_id
+    AND a.number = d.attempts AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of damaged records.
+
+    Attributes:
+        restored: how many follow from others, and are right again, or will be once every row has
+            been matched to its request again.
+        given_up: how many were given up; their rows are sent again.
+    """
+
+    restored: int
+    given_up: int
+
+
+def repair(store: Checkpoint) -> Repair:
+    """Restore the damaged records that follow from others, and give up those that do not.
+
+    What was paid for stays counted as far as it is known; an attempt whose tokens are damaged counts
+    as possibly billed.
+    """
+    if not (count := find_damage(store).count):
+        return Repair(0, 0)
+    with store.transaction():
+        _restore_attempt_numbers(store)
+        given_up = find_damage(store, _PAID).count
+        _give_up(store)
+        _restore_statuses(store)
+        _restore_ids(store)
+        if find_damage(store, (Record.ROW, Record.REQUEST)).count:
+            # To be matched again: a row finds its request by what it asks.
+            store.db.execute(f"DELETE FROM items AS d WHERE {KINDS[Record.ROW].condition}")  # noqa: S608
+            store.db.execute("UPDATE run SET planned = NULL")
+    return Repair(count - given_up, given_up)
+
+
+def forget_damaged_requests(store: Checkpoint) -> None:
+    """Give up the requests that no row was found to ask, so that no row ever takes their answers."""
+    condition = KINDS[Record.REQUEST].condition
+    with store.transaction():
+        keys = store.db.execute(f"SELECT id FROM requests d WHERE {condition}").fetchall()  # noqa: S608
+        for key in keys:
+            store.db.execute("UPDATE requests SET fingerprint = randomblob(16) WHERE id = ?", key)
+            store.db.execute(recording.REQUESTS.seal("id = ?"), key)
+
+
+def _restore_attempt_numbers(store: Checkpoint) -> None:
+    for (key,) in _damaged_keys(store, Record.ANSWER):
+        (highest,) = store.db.execute(
+            "SELECT coalesce(max(number), 0) FROM exchanges WHERE request_id = ?", (key,)
+        ).fetchone()
+        candidates = ({"attempts": number} for number in range(1, highest + 1))
+        _restore(store, recording.ANSWERS, "request_id", key, candidates)
+
+
+def _restore_statuses(store: Checkpoint) -> None:
+    """An answer that an attempt brought and nobody rejected succeeded; everything else did not."""
+    for (key,) in _damaged_keys(store, Record.STATUS):
+        store.db.execute(
+            f"""UPDATE outcomes AS d SET retryable = NOT {_HAS_ANSWER},
+            status = iif({_HAS_ANSWER}, 'succeeded', 'errored') WHERE request_id = ?""",  # noqa: S608
+            (key,),
+        )
+        store.db.execute(recording.STATUSES.seal("request_id = ?"), (key,))
+
+
+def _restore_ids(store: Checkpoint) -> None:
+    for (key,) in _damaged_keys(store, Record.REQUEST):
+        ids = store.db.execute(
+            f"""SELECT custom_id FROM items d WHERE request_id = ?
+            AND NOT ({KINDS[Record.ROW].condition}) ORDER BY ordinal LIMIT 100""",  # noqa: S608
+            (key,),
+        ).fetchall()
+        candidates = [{"custom_id": custom_id} for (custom_id,) in ids]
+        _restore(store, recording.REQUESTS, "id", key, candidates)
+
+
+def _damaged_keys(store: Checkpoint, record: Record) -> list[tuple[int]]:
+    kind = KINDS[record]
+    query = f"SELECT {kind.key} FROM {kind.table.table} d WHERE {kind.condition}"  # noqa: S608
+    return store.db.execute(query).fetchall()
+
+
+def _restore(
+    store: Checkpoint,
+    checked: Checked,
+    key_column: str,
+    key: int,
+    candidates: Iterable[Mapping[str, Any]],
+) -> None:
+    """Give a damaged row the values among these that its checksum was written with."""
+    values = ", ".join(f"CAST({name} AS BLOB)" for name in checked.columns)
+    expected, *stored = store.db.execute(
+        f"SELECT {checked.checksum}, {values} FROM {checked.table} WHERE {key_column} = ?",  # noqa: S608
+        (key,),
+    ).fetchone()
+    row = dict(zip(checked.columns, stored, strict=True))
+    for candidate in candidates:
+        if checked.of({**row, **candidate}) == expected:
+            names = ", ".join(f"{name} = ?" for name in candidate)
+            store.db.execute(
+                f"UPDATE {checked.table} SET {names} WHERE {key_column} = ?",  # noqa: S608
+                (*candidate.values(), key),
+            )
+            return
+
+
+def _give_up(store: Checkpoint) -> None:
+    db = store.db
+    db.execute("CREATE TEMP TABLE given_up (request_id INTEGER)")
+    for kind in (KINDS[record] for record in _PAID):
+        db.execute(
+            f"INSERT INTO given_up SELECT request_id FROM {kind.table.table} d WHERE {kind.condition}"  # noqa: S608
+        )
+    unknown = ", ".join(
+        f"{name} = NULL" for name in (*recording.USAGE, *recording.BILLING, *recording.MONEY)
+    )
+    db.execute(
+        f"""UPDATE exchanges AS d SET {unknown}, checksum = NULL, maybe_billed = 1,
+        error_type = '{ERROR_TYPE}', error_message = 'its record was damaged on the disk'
+        WHERE {KINDS[Record.ATTEMPT].condition}"""  # noqa: S608 - our own names
+    )
+    db.execute(
+        f"""UPDATE exchanges SET error_type = '{ERROR_TYPE}',
+        error_message = 'what it was answered was damaged on the disk'
+        WHERE error_type IS NULL AND latency_s IS NOT NULL
+        AND request_id IN (SELECT request_id FROM given_up)"""  # noqa: S608 - our own names
+    )
+    for table in ("outcomes", "turns"):
+        db.execute(f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)")  # noqa: S608
+    db.execute("DROP TABLE given_up")
