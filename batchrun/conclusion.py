@@ -64,6 +64,11 @@ class RunReport:
         return [] if self.error is None else [str(self.error)]
 
     @property
+    def shortfall(self) -> str | None:
+        """Which rows have no answer, and most often why, in one line; None when all have one."""
+        return report.shortfall([self.totals])
+
+    @property
     def is_resumable(self) -> bool:
         """Whether running it again would go on."""
         is_cut_short = isinstance(self.error, Interrupted)

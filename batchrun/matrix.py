@@ -72,6 +72,11 @@ class MatrixReport:
         ]
 
     @property
+    def shortfall(self) -> str | None:
+        """Which rows of all cells have no answer, and most often why; None when all have one."""
+        return report.shortfall([cell.totals for cell in self.cells.values()])
+
+    @property
     def is_resumable(self) -> bool:
         """Whether running it again would go on."""
         return any(cell.is_resumable for cell in self.cells.values())

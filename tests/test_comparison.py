@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from batchrun import Job, RunOptions, compare, comparison_json, comparison_text,
 from batchrun.errors import JobError
 from batchrun.report.compared import difference_interval
 from batchrun.scoring import Pairs
-from batchrun.scoring.metrics import bootstrap_interval, mcnemar
+from batchrun.scoring.metrics import RESAMPLES, bootstrap_interval, mcnemar
 from tests.conftest import batchrun
 from tests.provider import Call, Reply, answer, refusal, serving
 from tests.test_checkpoint import as_nobody
@@ -216,6 +217,19 @@ def test_the_bootstrap_leaves_out_as_much_on_either_side() -> None:
     turned = bootstrap_interval({-value: count for value, count in counts.items()})
     assert turned == pytest.approx((-high, -low), abs=1e-12)
     assert low < sum(v * n for v, n in counts.items()) / sum(counts.values()) < high
+
+
+def test_the_bootstrap_leaves_out_the_outer_twentieth_exactly() -> None:
+    """Drawn once more in the same way: so many means lie outside, to the last rank."""
+    chance = random.Random(4)
+    counts = {chance.gauss(): chance.randint(1, 3) for _ in range(40)}
+    low, high = bootstrap_interval(counts)
+    again, rows = random.Random(0), sum(counts.values())
+    draws = (again.choices(list(counts), list(counts.values()), k=rows) for _ in range(RESAMPLES))
+    means = [math.fsum(draw) / rows for draw in draws]
+    assert len(set(means)) == RESAMPLES
+    outside = sum(mean < low for mean in means), sum(mean > high for mean in means)
+    assert outside == (RESAMPLES // 40, RESAMPLES // 40)
 
 
 def test_of_many_rows_the_sums_say_as_much() -> None:

@@ -266,6 +266,46 @@ def test_a_dead_server_is_named_under_quiet(write_job: WriteJob) -> None:
     assert "connection refused (127.0.0.1:9)" in stderr
 
 
+def test_rows_that_failed_are_named_under_quiet(write_job: WriteJob) -> None:
+    def decide(call: Call) -> Reply:
+        is_bad = row_of(call) < 3
+        return refusal(400, "invalid_request_error", "too long\x1b[2J") if is_bad else answer(call)
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=10)
+        code, out, stderr = command("run", job, "--quiet")
+        assert (code, out) == (3, "")
+        assert stderr.splitlines() == [
+            "error: 3 of 10 rows failed; the error: invalid_request_error: too long�[2J"
+        ]
+        # Nothing is sent, and the rows are still without an answer.
+        assert command("run", job, "--quiet") == (code, out, stderr)
+        job.write_text(job.read_text().replace("[input]", "[matrix]\nseed = [1, 2]\n[input]"))
+
+
+def test_rows_that_cannot_be_rendered_are_named_under_quiet(write_job: WriteJob) -> None:
+    with serving() as provider:
+        job = write_job(provider.url, rows=3)
+        job.write_text(job.read_text().replace("{{ text }}", "{{ 1 // (text[5:] | int) }}"))
+        code, _, stderr = command("run", job, "--quiet")
+    assert (code, stderr.count("\n")) == (3, 1)
+    assert "1 of 3 rows failed; the error: template_error: " in stderr
+
+
+def test_rows_of_a_matrix_that_failed_are_named_under_quiet(write_job: WriteJob) -> None:
+    def decide(call: Call) -> Reply:
+        is_bad = call.json["model"] == "small" and row_of(call) == 1
+        return refusal(400, "invalid_request_error", "too long") if is_bad else answer(call)
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=3)
+        code, _, stderr = command("run", job, "--quiet", "--model", "small", "--model", "large")
+    assert (code, stderr.splitlines()) == (
+        3,
+        ["error: 1 of 6 rows failed; the error: invalid_request_error: too long"],
+    )
+
+
 def test_too_many_errors_name_the_last_one(write_job: WriteJob) -> None:
     job = write_job(
         "http://127.0.0.1:9", rows=30, extra="[limits]\nmax_errors = 4\n[retry]\nmax_attempts = 1"

@@ -258,6 +258,25 @@ def test_only_the_last_answer_has_to_satisfy_the_schema(
     assert results()["response"].to_list() == ['{"n": 1}']
 
 
+def test_what_was_asked_again_in_one_turn_does_not_count_in_the_next(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    """A cut answer is asked again once, in each turn."""
+
+    def decide(call: Call) -> Reply:
+        if call.number == 2:
+            return calls_tool(call, {"key": "a"})
+        if call.number == 4:
+            return answer(call, '{"n": 1}')
+        return Reply(body=answer(call, '{"n": ').body.replace(b'"end_turn"', b'"max_tokens"'))
+
+    schema = 'json_schema = { type = "object", required = ["n"] }'
+    with serving(decide) as provider:
+        assert batchrun("run", write_tools_job(provider.url, rows=1, request=schema))[0] == 0
+        assert len(provider.calls) == 4
+    assert results()["response"].to_list() == ['{"n": 1}']
+
+
 def test_a_failed_attempt_of_a_later_turn_does_not_begin_anew(
     write_tools_job: WriteJob, tmp_path: Path
 ) -> None:
@@ -724,6 +743,77 @@ def test_the_turn_goes_back_unchanged_in_every_dialect(
     assert results()["response"].to_list() == ["done"]
 
 
+BLOCKS: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": "I should look.", "signature": "c2lnbmF0dXJl"},
+    {"type": "redacted_thinking", "data": "ZW5jcnlwdGVk"},
+    {"type": "text", "text": "I look."},
+    {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"q": "a"}},
+    {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [{"url": "u"}]},
+    {"type": "text", "text": "Found.", "citations": [{"url": "u", "title": "t"}]},
+    {"type": "tool_use", "id": "toolu_1", "name": "lookup", "input": {"key": "a", "n": 2**70}},
+    {"type": "tool_use", "id": "toolu_2", "name": "lookup", "input": {}},
+]
+
+
+def block_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
+    """The events of a content block, in pieces as the API sends them."""
+    kinds = {
+        "thinking": (("thinking", "thinking_delta"), ("signature", "signature_delta")),
+        "text": (("text", "text_delta"),),
+    }.get(block["type"], ())
+    start = {**block, **dict.fromkeys((field for field, _ in kinds), "")}
+    deltas: list[dict[str, Any]] = []
+    for field, kind in kinds:
+        half = len(block[field]) // 2
+        deltas += [
+            {"type": kind, field: part} for part in (block[field][:half], block[field][half:])
+        ]
+    if "citations" in block:
+        del start["citations"]
+        deltas += [{"type": "citations_delta", "citation": one} for one in block["citations"]]
+    if "input" in block:
+        start["input"] = {}
+        text = json.dumps(block["input"]) if block["input"] else ""
+        parts = (text[:3], text[3:])
+        deltas += [{"type": "input_json_delta", "partial_json": part} for part in parts]
+    return [
+        {"type": "content_block_start", "index": index, "content_block": start},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def streamed_message(blocks: list[dict[str, Any]], reason: str) -> Reply:
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": head}]
+    events += [event for n, block in enumerate(blocks) for event in block_events(n, block)]
+    used = {"input_tokens": 12, "output_tokens": 6}
+    events += [
+        {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": used},
+        {"type": "message_stop"},
+    ]
+    lines = (f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    return Reply(body="".join(lines).encode(), headers={"content-type": "text/event-stream"})
+
+
+@pytest.mark.parametrize("reason", ["tool_use", "pause_turn"])
+def test_a_streamed_message_goes_back_unchanged(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame], reason: str
+) -> None:
+    blocks = BLOCKS if reason == "tool_use" else BLOCKS[:-2]
+
+    def decide(call: Call) -> Reply:
+        return answer(call, "done") if sent_back(call) else streamed_message(blocks, reason)
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1, request="stream = true")
+        assert command("run", job)[0] == 0
+        assert len(provider.calls) == 2
+        assert sent_back(provider.calls[-1]) == [{"role": "assistant", "content": blocks}]
+        assert b'"n":%d' % 2**70 in provider.calls[-1].body or reason == "pause_turn"
+    assert results()["response"][0].endswith("done")
+
+
 def test_a_legacy_function_call_is_carried_out_and_answered_by_name(
     write_tools_job: WriteJob, results: Callable[[], pl.DataFrame]
 ) -> None:
@@ -762,3 +852,18 @@ def test_integers_of_any_size_reach_the_function_and_go_back_exactly(
         assert told(provider.calls[-1]) == [(f'{{"plus":{LONG + 1}}}', False)]
     (call,) = json.loads(results()["tool_calls"][0])
     assert call["input"] == {"key": LONG}
+
+
+def test_tools_are_spoken_of_only_where_there_are_tools(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    with serving(lambda call: pauses(call, times=99)) as provider:
+        job = write_job(provider.url, rows=1)
+        code, _, stderr = command("run", job)
+        summary = (tmp_path / "out" / "summary.json").read_text()
+        said = stderr + summary + results()["error_message"][0]
+        assert (code, "[tools]" in said) == (4, False)
+        assert "paused the answer 10 times" in said
+        searching = write_job(provider.url, rows=1, request=SEARCH.removeprefix("[request]\n"))
+        _, _, stderr = command("run", searching, "--output-dir", tmp_path / "searching")
+        assert "raise [tools] max_turns" in " ".join(stderr.split())

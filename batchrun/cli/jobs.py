@@ -162,6 +162,8 @@ def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool
         echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
     for problem in report.problems:
         fail(problem)
+    if quiet and not report.problems and report.shortfall is not None:
+        fail(report.shortfall)
     if report.is_resumable:
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]

@@ -155,7 +155,7 @@ class Dispatcher:
         if not conversation.has_all(request.turns):
             return request
         if conversation.ends(len(request.turns)):
-            await self._give_up_unsent(request, progress, *conversation.too_many_turns())
+            await self._give_up_unsent(request, progress, *conversation.too_many_turns(request))
             return None
         following = replace(request, turns=())
         for turn in request.turns:
@@ -356,7 +356,7 @@ class Dispatcher:
             await self._journal.turn(turn, attempt)
         if not self._conversation.ends(len(request.turns) + 1):
             return await self._conversation.follow(request, turn)
-        error_type, message = self._conversation.too_many_turns()
+        error_type, message = self._conversation.too_many_turns(request)
         attempt = replace(
             attempt, error_type=error_type, error_message=message, cause=Cause.NO.value
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+import orjson
 
 from batchrun import formats
 from batchrun.records import Ending
@@ -46,8 +47,13 @@ class Conversation:
         """Say whether a conversation with this many turns has reached its bound."""
         return turns >= self._max_turns
 
-    def too_many_turns(self) -> tuple[str, str]:
+    def too_many_turns(self, request: PlannedRequest) -> tuple[str, str]:
         """Return the error type and message of a conversation that did not end."""
+        if self._tools is None and not _has_tools(request):
+            return "max_turns", (
+                f"the provider paused the answer {self._max_turns} times and did not finish it, "
+                "although the request has no tools"
+            )
         return "max_turns", (
             f"the model was still working with tools in its turn {self._max_turns}; raise [tools] "
             "max_turns and run again with --retry-errored to continue from there"
@@ -65,6 +71,11 @@ class Conversation:
                 await self._journal.turn(turn)
         wire = formats.continued(request.request.format, request.wire, turn)
         return replace(request, wire=wire, turns=(*request.turns, turn))
+
+
+def _has_tools(request: PlannedRequest) -> bool:
+    """Say whether a request offers tools, those that the provider runs included."""
+    return bool(orjson.loads(request.wire.body).get("tools"))
 
 
 def concluded(completion: Completion, request: PlannedRequest) -> Completion:

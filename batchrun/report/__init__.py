@@ -2,12 +2,13 @@
 
 from batchrun.report.facts import SCHEMA_VERSION, known_cost, summary, summary_json
 from batchrun.report.hints import hint
-from batchrun.report.terminal import status_text, summary_text
+from batchrun.report.terminal import shortfall, status_text, summary_text
 
 __all__ = [
     "SCHEMA_VERSION",
     "hint",
     "known_cost",
+    "shortfall",
     "status_text",
     "summary",
     "summary_json",

@@ -51,7 +51,6 @@ _HINTS = {
     "invalid_request_error": "the provider refused what was asked: look at it with batchrun preview",
     "invalid_response": "what answers at base_url does not speak this format: check base_url, format",
     "invalid_text": "remove what cannot be written as JSON from these rows",
-    "max_turns": "raise [tools] max_turns, then run again with --retry-errored",
     "model_not_found": _NOT_FOUND,
     "not_found_error": _NOT_FOUND,
     "null_value": 'fill the empty cells, or give a default: {{ column or "none" }}',
@@ -87,7 +86,10 @@ ENDINGS: Mapping[str, tuple[str, str]] = {
     Ending.LENGTH: ("cut at max_tokens or at the end of the context window", _ROOM),
     Ending.REFUSAL: ("the model or the provider refused to answer", _REWORD),
     Ending.FILTERED: ("a content filter removed the answer or a part of it", _FILTER),
-    Ending.PAUSED: ("the turn was paused and is not finished", "raise [tools] max_turns"),
+    Ending.PAUSED: (
+        "the provider paused its turn, and the answer is not finished",
+        "look at the columns error_message and response",
+    ),
     Ending.ERROR: ("the provider failed while it was answering", "run again with --retry-errored"),
     Ending.UNKNOWN: (
         "the provider named no stop reason, or one that batchrun does not know",

@@ -74,6 +74,22 @@ def summary_text(
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
+def shortfall(runs: Sequence[RunTotals]) -> str | None:
+    """Return in one line which rows have no answer, and most often why; None when all have one."""
+    rows = sum(one.total for one in runs)
+    errored, pending = (sum(getattr(one, key) for one in runs) for key in ("errored", "pending"))
+    counts = [(errored, "failed"), (pending, "are pending")]
+    parts = [f"{count:,} of {rows:,} rows {what}" for count, what in counts if count]
+    if not parts:
+        return None
+    by_type = [(n, kind, said) for one in runs for kind, (n, said) in one.errors_by_type.items()]
+    if by_type:
+        _, kind, said = max(by_type, key=lambda each: each[0])
+        most = "the error" if len(by_type) == 1 else "the most frequent error"
+        parts.append(f"{most}: {short(kind, 40)}: {short(said or '', 300)}")
+    return "; ".join(parts)
+
+
 def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bool = False) -> str:
     """Return what `batchrun status` prints."""
     paint = Paint(colour)
