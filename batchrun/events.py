@@ -202,21 +202,24 @@ def _opened(path: Path) -> int:
         OSError: when that is not possible, or another file is there.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-    if _is_foreign(path):
+    if not is_log(path):
         raise OSError(errno.EEXIST, "another file is there, and batchrun did not write it")
     return os.open(path, flags, PRIVATE_FILE)
 
 
-def _is_foreign(path: Path) -> bool:
-    """Say whether a file holds something, and none of its first lines is an event."""
+def is_log(path: Path) -> bool:
+    """Say whether events can be appended to a file: one of its first lines is one, or it has none.
+
+    Also where nothing can be read: opening it says what is wrong.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            return False
+            return True
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError:
-        return False  # opening it says what is wrong
-    return bool(head) and not any(map(_is_event, head.splitlines()))
+        return True
+    return not head or any(map(_is_event, head.splitlines()))
 
 
 def _is_event(line: bytes) -> bool:

@@ -19,7 +19,7 @@ from batchrun.evaluation import Evaluation
 from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.job.files import Protected, user_files
-from batchrun.matrix import as_it_stands, matrix_status
+from batchrun.matrix import as_it_stands, count_damaged, damage_hint, matrix_status
 from batchrun.prepare import input_signature, our_columns, price_book
 from batchrun.pricing import NewPrices
 from batchrun.records import PICO_PER_USD
@@ -134,14 +134,11 @@ def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     running = checkpoint.is_locked(directory)
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         totals = as_it_stands(checkpoint.totals(store), running=running)
-        # Looking takes as long as adding up, and a live run is asked again and again.
-        damaged = 0 if running else checkpoint.find_damage(store).count
+    # Looking takes as long as adding up, and a live run is asked again and again.
+    damaged = 0 if running else count_damaged(directory)
     if not as_json:
         text = report.status_text(totals, directory, running=running, colour=colour)
-        hint = (
-            f"{damaged:,} stored records do not match their checksums: batchrun verify {directory}"
-        )
-        return f"{text}\n{hint}" if damaged else text
+        return f"{text}\n{damage_hint(damaged, directory)}" if damaged else text
     facts = {"running": running, "waiting": totals.waiting, "damaged": damaged}
     facts |= report.summary(totals)
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()

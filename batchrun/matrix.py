@@ -141,20 +141,38 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
     """
     running = checkpoint.is_locked(directory)
     found = dict(_standing(directory, running=running))
+    damaged = {name: 0 if running else count_damaged(directory / name) for name in found}
     if not as_json:
         state = "running" if running else "not running"
-        rows = {name: (totals, score) for name, (totals, score) in found.items()}
-        return "\n".join([state, *(harmless(line) for line in _table(rows))])
+        hints = [damage_hint(count, directory / name) for name, count in damaged.items() if count]
+        return "\n".join([state, *(harmless(line) for line in [*_table(found), *hints])])
     cells = {cell.name: cell.values for cell in read_cells(directory)}
     facts = {
         "running": running,
+        "damaged": sum(damaged.values()),
         "total": _added(list(found.values())),
         "cells": [
-            {"cell": name, "values": cells[name], **report.summary(totals)}
+            {
+                "cell": name,
+                "values": cells[name],
+                "damaged": damaged[name],
+                **report.summary(totals),
+            }
             for name, (totals, _) in found.items()
         ],
     }
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def count_damaged(directory: Path) -> int:
+    """Return how many records of a run that nobody works on are no longer what was written."""
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        return checkpoint.find_damage(store).count
+
+
+def damage_hint(count: int, directory: Path) -> str:
+    """Return what `batchrun status` says about damaged records."""
+    return f"{count:,} stored records do not match their checksums: batchrun verify {directory}"
 
 
 def as_it_stands(totals: RunTotals, *, running: bool) -> RunTotals:

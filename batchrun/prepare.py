@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import resource
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, checkpoint, output
@@ -13,18 +15,19 @@ from batchrun.client import Credentials
 from batchrun.dispatch import Review, as_it_is, rejecting
 from batchrun.errors import JobError
 from batchrun.evaluation import Evaluation
+from batchrun.events import is_log
 from batchrun.formats.parameters import is_template
 from batchrun.job.files import Protected, is_same_file
 from batchrun.limits import MOST
 from batchrun.pricing import PriceBook, near_model, near_provider, rates_of_job
 from batchrun.render import Renderer
+from batchrun.sections import listed
 from batchrun.source import Source, input_files
 from batchrun.structured import SchemaReview, schema_problem
 from batchrun.toolbox import Toolbox, load_functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from batchrun.client import TransportPort
     from batchrun.job import Job
@@ -125,12 +128,32 @@ def _check_run_directory(job: Job, options: RunOptions, protected: Protected) ->
     elsewhere = "name another directory with [output] dir or --output-dir"
     if options.new:
         protected.refuse_moving(directory, "--new", elsewhere)
+        _refuse_moving_others(directory, job, options)
     for name in _written(job):
         key = "[output] files" if name in job.output.files else "[output] dir"
         for path in (directory / name, directory / f".{name}.partial"):
             protected.refuse_overwriting(path, key, elsewhere)
     for name in job.output.files:
         output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
+
+
+def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> None:
+    """See that `--new` moves only what a run wrote.
+
+    Raises:
+        JobError: naming the other files in the run directory.
+    """
+    others = [
+        str(path.relative_to(directory))
+        for path in checkpoint.other_files(directory, job.output.files)
+        if not (path.is_file() and is_log(path))
+    ]
+    if others:
+        raise JobError(
+            f"--new: {directory} holds files that no run made ({listed(others)}), and they would be "
+            "moved with the run. Move them to another place first, or name another directory with "
+            "--output-dir"
+        )
 
 
 def _written(job: Job) -> tuple[str, ...]:
@@ -335,6 +358,9 @@ def most_requests(files: int) -> int:
 def run_directory(job: Job, options: RunOptions) -> Path:
     """Return where the run keeps its files; simulated answers are kept apart from real ones.
 
+    They lie beside the directory of the real ones, or in it when what is beside it is none of the
+    user's business here: `dir = "."` must not write to the folder above.
+
     Raises:
         JobError: when it is the root of the file system.
     """
@@ -344,8 +370,18 @@ def run_directory(job: Job, options: RunOptions) -> Path:
             f"[output] dir: {directory} cannot be a run directory; name a directory of its own"
         )
     if options.simulate is not None:
-        directory = directory.with_name(directory.name + SIMULATED_SUFFIX)
+        is_around = any(place.is_relative_to(directory) for place in _working_places(job))
+        name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX
+        directory = directory / name if is_around else directory.with_name(name)
     return directory if job.cell is None else directory / job.cell.name
+
+
+def _working_places(job: Job) -> list[Path]:
+    """Return the folder of the job file and the current one, as far as there is one."""
+    places = [job.base.resolve()]
+    with suppress(OSError):  # it may have been removed
+        places.append(Path.cwd())
+    return places
 
 
 def plan_signature(job: Job, source: Source) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 import time
 from contextlib import closing
@@ -254,6 +255,25 @@ def test_rates_are_those_of_a_model_for_all_cells_that_ask_it(
         took = time.monotonic() - start
     assert len(provider.calls) == 12
     assert took >= 1.0, "12 requests at 10 a second; the rates of two would be through in half"
+
+
+def test_status_counts_damaged_records_of_each_cell(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving() as provider:
+        assert command("run", write_job(provider.url, rows=4, extra=TWO))[0] == 0
+    out = tmp_path / "out"
+    assert "checksums" not in command("status", out)[1]
+    with closing(sqlite3.connect(out / CELLS[1] / "checkpoint.db")) as connection:
+        connection.execute("UPDATE outcomes SET response = 'x' WHERE request_id < 3")
+        connection.commit()
+    code, stdout, _ = command("status", out)
+    assert code == 0
+    hint = f"2 stored records do not match their checksums: batchrun verify {out / CELLS[1]}"
+    assert stdout.splitlines()[-1] == hint
+    facts = json.loads(command("status", out, "--json")[1])
+    assert facts["damaged"] == 2
+    assert [cell["damaged"] for cell in facts["cells"]] == [0, 2]
 
 
 def test_status_compare_and_preview_of_a_matrix(

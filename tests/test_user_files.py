@@ -184,6 +184,86 @@ def test_a_run_of_an_earlier_version_in_the_users_folder_goes_on_and_is_not_move
     assert "[input] path" in stderr
 
 
+def test_new_moves_only_what_a_run_made(project: Project) -> None:
+    log = project.place / "out" / "log.jsonl"
+    project.write(output='dir = "../out"\nfiles = ["results.csv", "results.jsonl"]')
+    for options in ([], ["--log-file", log]):
+        project.run(*options)
+    assert command("report", project.place / "out")[0] == 0
+    for name in (".results.csv.partial", ".DS_Store"):  # of a killed run, and of a file manager
+        (log.parent / name).touch()
+    project.write(output='dir = "../out"\nfiles = ["results.parquet"]')
+    (log.parent / "thesis.txt").write_text("mine")
+    (log.parent / "figures").mkdir()
+    (log.parent / "figures" / "one.svg").write_text("mine")
+    stderr = project.refused("run", project.job, "--new")
+    assert "--new: " in stderr
+    assert "holds files that no run made (figures, thesis.txt)" in stderr
+    assert "Move them to another place first, or name another directory with --output-dir" in stderr
+    assert not (project.place / "out.1").exists()
+    shutil.rmtree(log.parent / "figures")
+    (log.parent / "thesis.txt").unlink()
+    project.run("--new")
+    moved = {path.name for path in (project.place / "out.1").iterdir()}
+    assert {"checkpoint.db", "results.csv", "results.jsonl", "report.html", "log.jsonl"} < moved
+
+
+@pytest.mark.parametrize("place", ["thesis.txt", "model=one/thesis.txt", "another run"])
+def test_new_moves_only_what_the_runs_of_a_matrix_made(project: Project, place: str) -> None:
+    project.write(more='[matrix]\nmodel = ["one", "two"]')
+    project.run()
+    out = project.place / "out"
+    if place == "another run":
+        shutil.copytree(out / "model=one", out / place)
+    else:
+        (out / place).write_text("mine")
+    stderr = project.refused("run", project.job, "--new")
+    assert f"holds files that no run made ({place})" in stderr
+    shutil.rmtree(out / place, ignore_errors=True)
+    (out / place).unlink(missing_ok=True)
+    project.run("--new")
+    assert (project.place / "out.1" / "model=two" / "results.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("output", "made"),
+    [
+        ('dir = "."', "project/jobs/job.simulated"),
+        ('dir = ".."', "project/job.simulated"),
+        ('dir = "../.."', "job.simulated"),
+        ('dir = "../out"', "project/out.simulated"),
+        ('dir = "job"', "project/jobs/job.simulated"),
+    ],
+)
+def test_a_rehearsal_writes_into_one_folder_of_its_own(
+    project: Project, output: str, made: str
+) -> None:
+    home = project.place.parent
+    before = set(home.rglob("*"))
+    project.write(output=output)
+    mine = project.contents()
+    for _ in range(2):
+        project.run("--simulate")
+    new = [path.relative_to(home) for path in set(home.rglob("*")) - before]
+    assert {str(path) for path in new if path.suffix == ".simulated"} == {made}
+    assert all(path.is_relative_to(made) for path in new)
+    assert {name: project.contents()[name] for name in mine} == mine
+    assert set(home.parent.iterdir()) == {home}
+    assert command("report", home / made)[0] == 0
+    assert "simulated answers" in (home / made / "report.html").read_text()
+
+
+def test_a_rehearsal_of_the_current_folder_stays_in_it(project: Project) -> None:
+    empty = project.place / "empty"
+    empty.mkdir()
+    code, _, stderr = command("run", project.job, "--simulate", "--output-dir", ".", cwd=empty)
+    assert code == 0, stderr
+    assert [path.name for path in empty.iterdir()] == ["job.simulated"]
+    assert command("run", project.job, "--output-dir", ".", cwd=empty)[0] == 0
+    assert (empty / "results.csv").is_file()
+    assert "(job.simulated)" in project.refused("run", project.job, "--new", "--output-dir", empty)
+
+
 def test_new_leaves_what_another_program_calls_checkpoint_db(project: Project) -> None:
     out = project.place / "out"
     out.mkdir()

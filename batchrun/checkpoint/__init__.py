@@ -14,7 +14,7 @@ from batchrun.checkpoint.damage import (
     find_damage,
     is_right_copy,
 )
-from batchrun.checkpoint.directory import FILES, check_directory, open_directory
+from batchrun.checkpoint.directory import FILES, check_directory, open_directory, other_files
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
@@ -89,6 +89,7 @@ __all__ = [
     "last_version",
     "note_price",
     "open_directory",
+    "other_files",
     "planned_rows",
     "providers",
     "refuse_locked",

@@ -10,12 +10,14 @@ import itertools
 import os
 import re
 import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import orjson
 
 from batchrun.checkpoint import schema
 from batchrun.checkpoint.lock import MATRIX_FILE, DirectoryLock, unusable
+from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError, JobError
 from batchrun.job.files import flush_directory, is_same_file
 from batchrun.sections import listed
@@ -100,6 +102,47 @@ def open_directory(
     return lock
 
 
+def other_files(directory: Path, files: Collection[str]) -> list[Path]:
+    """Return what lies in the directory of a run, or of a matrix, and has no name of a run's file.
+
+    Args:
+        directory: of a run; there need not be one.
+        files: the names of its results.
+
+    Raises:
+        CheckpointError: when something else is in the place of its checkpoint.
+    """
+    try:
+        if not _is_run(directory, files):
+            return []
+        cells, known = _cells(directory), {*files, *_earlier_files(directory / FILE_NAME)}
+        found = [path for path in directory.iterdir() if not _is_ours(path.name, known)]
+        inside = [path for cell in cells for path in other_files(directory / cell, files)]
+    except OSError as error:
+        raise unusable(directory, error) from None
+    return sorted([*(path for path in found if path.name not in cells), *inside])
+
+
+def _earlier_files(path: Path) -> list[str]:
+    """Return the names of the results as the run last wrote them; none where nobody can tell."""
+    try:
+        with usable(path), closing(schema.open_existing(path)) as db:
+            row = db.execute("SELECT job -> '$.output.files' FROM run").fetchone()
+    except CheckpointError:
+        return []
+    return list(orjson.loads(row[0])) if row and row[0] else []
+
+
+def _cells(directory: Path) -> list[str]:
+    """Return the names of a matrix' cells that are runs; none of another directory."""
+    try:
+        listed = orjson.loads((directory / MATRIX_FILE).read_bytes())
+        names = [str(cell["name"]) for cell in listed["cells"]]
+    except (OSError, LookupError, TypeError, ValueError):
+        return []
+    return [name for name in names if "/" not in name and (directory / name / FILE_NAME).exists()]
+
+
 def _make(directory: Path) -> None:
     """Make a directory, so that its name survives a power failure."""
     missing = list(itertools.takewhile(lambda p: not p.exists(), (directory, *directory.parents)))
@@ -161,4 +204,4 @@ def _free_name(directory: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-__all__ = ["FILES", "check_directory", "open_directory"]
+__all__ = ["FILES", "check_directory", "open_directory", "other_files"]
