@@ -63,7 +63,7 @@ def test_each_cell_has_a_run_of_its_own_and_is_resumed_by_itself(
         assert code == 4
         assert "error: model=b: " in stderr
         assert "check the model (b)" in stderr
-        assert "to resume, run it again" in stderr
+        assert "to resume, run again" in stderr
         done = pl.read_parquet(tmp_path / "out" / "model=a" / "results.parquet")
         assert set(done["status"]) == {"succeeded"}
         provider.decide, sent = answer, len(provider.calls)
