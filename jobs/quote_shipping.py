@@ -1,4 +1,4 @@
-"""The tools of shipping_quotes.toml. What a function raises is told to the model as an error."""
+"""The tools of shipping_quotes.toml. The model receives exceptions as errors."""
 
 BASE_EUR = {"FR": 4.90, "DE": 5.40, "GB": 9.80}
 EUR_PER_KG = 0.85

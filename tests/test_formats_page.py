@@ -23,26 +23,26 @@ JOB = ROOT / "jobs" / "showcase.toml"
 PAGE = ROOT / "docs" / "formats.md"
 
 _PAGE = """\
-# One job, two formats
+# Wire formats
 
-`jobs/showcase.toml` uses what both wire formats can express: a system prompt, several turns, an image, a tool, thinking and a stop
-sequence.
+This page shows how a job becomes a request in each wire format, and how responses are read. The example is
+`jobs/showcase.toml`, with a system prompt, several turns, an image, a tool, thinking and a stop sequence:
 
 ```toml
 {job}```
 
-Below is what its first row becomes in either format; `batchrun preview jobs/showcase.toml -n 1` prints it. What a format cannot
-express is refused when the job is loaded, with the way out, and never dropped.
+`batchrun preview jobs/showcase.toml -n 1` prints the request of the first row, as shown below. If a job uses a feature
+that its format does not support, the job is refused; nothing is dropped silently.
 
-| | messages | chat |
+| feature | messages | chat |
 |---|---|---|
 | system prompt | `system` | a `system` message |
-| stop | `stop_sequences` | `stop` |
+| stop sequences | `stop_sequences` | `stop` |
 | images | `image` blocks | `image_url` |
 | tools | `input_schema`, `tool_choice` `any` | `function` with `parameters`, `tool_choice` `required` |
 | thinking | `thinking` with a budget | the `-thinking` model of a gateway |
 | structured output | `output_config.format` | `response_format` |
-| the key | `x-api-key` | `authorization: Bearer` |
+| API key | `x-api-key` | `authorization: Bearer` |
 
 ## `POST /v1/messages`
 
