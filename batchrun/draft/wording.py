@@ -60,11 +60,11 @@ def _head(heading: Heading, columns: Sequence[Column]) -> list[str]:
     ]
     more = len(columns) - MOST_LISTED
     return [
-        "# A first draft by `batchrun init`: change whatever you like. docs/job.md has all keys.",
+        "# Written by `batchrun init`. Edit what you need; docs/job.md describes all keys.",
         "#",
-        f"#   batchrun preview {printable(file)}          shows the requests, sends nothing",
-        f"#   batchrun run {printable(file)} --simulate   rehearses it: no key, no costs",
-        f"#   batchrun run {printable(file)}              runs it, and resumes it if interrupted",
+        f"#   batchrun preview {printable(file)}          print requests without sending them",
+        f"#   batchrun run {printable(file)} --simulate   run with the simulator (no API key, no cost)",
+        f"#   batchrun run {printable(file)}              run, or resume",
         "#",
         f"# The table has {heading.rows:,} {noun} and these columns:",
         *listed,
@@ -90,16 +90,16 @@ def _cut(text: str) -> str:
 
 def _input(heading: Heading, choice: Choice) -> list[str]:
     if choice.id is None:
-        identity = "# id = …  a column with another value in every row; without it: the row number"
+        identity = "# id = …  column with a unique value in every row; default: the row number"
     else:
         identity = (
-            f"id = {toml_string(choice.id)} # another value in every row: names it in the results"
+            f"id = {toml_string(choice.id)} # becomes custom_id in the results"
         )
     return [
         "[input]",
-        f"path = {toml_string(heading.table)} # from the folder of this file",
+        f"path = {toml_string(heading.table)} # relative to the folder of this file",
         identity,
-        "# limit = 100 # only the first so many rows",
+        "# limit = 100 # process only the first 100 rows",
         "",
     ]
 
@@ -111,7 +111,7 @@ def _request(choice: Choice, wire_format: str, model: str) -> list[str]:
         f"model = {toml_string(model)}",
         *_system(choice),
         *_prompt(choice),
-        f"max_tokens = {LABEL_TOKENS if choice.labels else TEXT_TOKENS} # the longest answer",
+        f"max_tokens = {LABEL_TOKENS if choice.labels else TEXT_TOKENS} # maximum length of an answer",
         "# temperature = 0.0",
         "",
     ]
@@ -129,11 +129,11 @@ def _system(choice: Choice) -> list[str]:
 
 def _prompt(choice: Choice) -> list[str]:
     keys = ", ".join(toml_string(name) for name in choice.from_columns)
-    own = [f"from_columns = [{keys}] # these apply to their row"] if keys else []
+    own = [f"from_columns = [{keys}] # columns that set request keys for their row"] if keys else []
     if choice.messages is not None:
-        return [f"messages_column = {toml_string(choice.messages)} # whole conversations", *own]
+        return [f"messages_column = {toml_string(choice.messages)} # column with conversations", *own]
     lines = [
-        "# Jinja2: {{ column }} is the row's value.",
+        "# A Jinja2 template: {{ column }} inserts the value of a column.",
         f"prompt = {toml_text(_template(choice.prompt))}",
     ]
     return [*lines, *own]
@@ -172,20 +172,20 @@ def _jinja_character(letter: str) -> str:
 def _score(choice: Choice) -> list[str]:
     if choice.label is None:
         return [
-            "# [score] # when a column has the right answers: docs/evaluating.md",
+            "# [score] # if a column has the right answers: see docs/evaluating.md",
             '# expected = "{{ label }}"',
             '# match = "casefold"',
             "",
         ]
     lines = [
-        "[score] # compares the answers with this column; it is not shown to the model",
+        "[score] # compares the answers with this column, which the prompt omits",
         f"expected = {toml_text(expression(choice.label.name))}",
     ]
     if choice.labels:
         names = ", ".join(toml_string(label) for label in choice.labels)
         lines += ['match = "choice"', f"choices = [{names}]"]
     elif choice.is_number:
-        lines += ['match = "number"', r"answer = '####\s*([^\n]+)' # what is compared"]
+        lines += ['match = "number"', r"answer = '####\s*([^\n]+)' # finds the answer in the text"]
     else:
         lines += ['match = "casefold" # or exact, contains, regex, number, json, choice']
     return [*lines, ""]
@@ -193,16 +193,16 @@ def _score(choice: Choice) -> list[str]:
 
 def _limits() -> list[str]:
     return [
-        "[limits] # speed follows the provider by itself",
-        "# max_cost_usd = 5.0 # never passed",
+        "[limits] # concurrency and rates adapt to the provider",
+        "# max_cost_usd = 5.0 # hard limit on the cost",
         "",
     ]
 
 
 def _output(prefix: str) -> list[str]:
-    own = [f"prefix = {toml_string(prefix)} # the table has columns named like ours"]
+    own = [f"prefix = {toml_string(prefix)} # the table has columns with the names of result columns"]
     return [
-        "[output] # in runs/, beside this file or beside its folder when that is called jobs",
+        "[output] # default directory: runs/, beside this file or beside the folder jobs",
         'files = ["results.parquet", "results.csv"]',
         *(own if prefix else []),
     ]
