@@ -32,9 +32,15 @@ DOCUMENTED = [
     ("docs/nightly.md", f"leave more than a {part(changes.MOST_LEFT_SHARE)} of the paid answers"),
     ("docs/nightly.md", f"requests in flight finish for up to {prepare.GRACE_S:g} s"),
     ("docs/python.md", f"waits up to {prepare.GRACE_S:g} s for the requests in flight"),
-    ("docs/reliability.md", f"requests in flight may finish within {prepare.GRACE_S:g} s; output files"),
+    (
+        "docs/reliability.md",
+        f"requests in flight may finish within {prepare.GRACE_S:g} s; output files",
+    ),
     ("docs/reliability.md", f"the commit is retried for {execution.PATIENCE_S:g} s, and the run"),
-    ("docs/reliability.md", f"`max_wait_s` ({RetryConfig().max_wait_s / 60:g} minutes) without success"),
+    (
+        "docs/reliability.md",
+        f"`max_wait_s` ({RetryConfig().max_wait_s / 60:g} minutes) without success",
+    ),
     (
         "docs/reliability.md",
         f"| a body of 1 GB | stopped at {mib(client.MAX_BODY_BYTES)}; the row is errored",

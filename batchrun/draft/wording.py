@@ -92,9 +92,7 @@ def _input(heading: Heading, choice: Choice) -> list[str]:
     if choice.id is None:
         identity = "# id = …  column with a unique value in every row; default: the row number"
     else:
-        identity = (
-            f"id = {toml_string(choice.id)} # becomes custom_id in the results"
-        )
+        identity = f"id = {toml_string(choice.id)} # becomes custom_id in the results"
     return [
         "[input]",
         f"path = {toml_string(heading.table)} # relative to the folder of this file",
@@ -131,7 +129,10 @@ def _prompt(choice: Choice) -> list[str]:
     keys = ", ".join(toml_string(name) for name in choice.from_columns)
     own = [f"from_columns = [{keys}] # columns that set request keys for their row"] if keys else []
     if choice.messages is not None:
-        return [f"messages_column = {toml_string(choice.messages)} # column with conversations", *own]
+        return [
+            f"messages_column = {toml_string(choice.messages)} # column with conversations",
+            *own,
+        ]
     lines = [
         "# A Jinja2 template: {{ column }} inserts the value of a column.",
         f"prompt = {toml_text(_template(choice.prompt))}",
@@ -200,7 +201,9 @@ def _limits() -> list[str]:
 
 
 def _output(prefix: str) -> list[str]:
-    own = [f"prefix = {toml_string(prefix)} # the table has columns with the names of result columns"]
+    own = [
+        f"prefix = {toml_string(prefix)} # the table has columns with the names of result columns"
+    ]
     return [
         "[output] # default directory: runs/, beside this file or beside the folder jobs",
         'files = ["results.parquet", "results.csv"]',
