@@ -108,6 +108,7 @@ class Execution:
             log=self._log,
             reuse=run.reuse,
         )
+        self._dispatcher.spread_by(self._feed.elsewhere)
         self._work_scope = anyio.CancelScope()
         self._error: BatchrunError | None = None
 

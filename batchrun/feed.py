@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
 from batchrun import checkpoint
+from batchrun.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from anyio.abc import ObjectSendStream
 
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
     from batchrun.prepare import Prepared, RunOptions
     from batchrun.progress import Progress
     from batchrun.records import Item, PlannedRequest, RenderedItem, Reuse
+
+
+# So many rows from all over the input are looked at, and about half of them sent, when the provider
+# refuses those at its head: a run that nothing is wrong with but its head then finds an answer unless
+# nearly all of it is wrong. To read so much of a table takes a second or two.
+LOOKED_AT = 24
+MOST_SENT = 12
+MOST_LOOKED_THROUGH = 1_000_000
 
 
 class Feed:
@@ -64,6 +75,8 @@ class Feed:
         self._sending = anyio.CancelScope()
         self._has_unplaced: bool | None = None
         self._is_through = True
+        self._early: set[int] = set()  # rows that were sent out of turn
+        self._early_keys: set[int] = set()
         self.is_planned = False
 
     async def run(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
@@ -98,9 +111,11 @@ class Feed:
     async def _plan_rows(
         self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
     ) -> None:
-        chunks = self._chunks()
+        chunks = self._chunks(self._options.rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
-            if is_known and await self._is_settled(items[0].ordinal, items[-1].ordinal + 1):
+            first, end = items[0].ordinal, items[-1].ordinal + 1
+            is_known_here = is_known and not self._early & {*range(first, end)}
+            if is_known_here and await self._is_settled(first, end):
                 continue
             for rendered in self._plan.renderer.chunks(items, self._samples):
                 await self._plan_chunk(rendered, send)
@@ -111,21 +126,53 @@ class Feed:
     async def _plan_chunk(
         self, rendered: list[RenderedItem], send: ObjectSendStream[list[PlannedRequest]]
     ) -> None:
-        pending = await self._journal.call(
+        pending = await self._planned(rendered)
+        bad = sum(item.fingerprint is None for item in rendered)
+        early = len(self._early & {item.ordinal // self._samples for item in rendered})
+        pending = [request for request in pending if request.key not in self._early_keys]
+        self._log.unrenderable(rendered)
+        self._log.planned(pending)
+        self._count(len(rendered), bad, len(pending) + early)
+        await self._hand_over(pending, send)
+
+    async def _planned(self, rendered: list[RenderedItem]) -> list[PlannedRequest]:
+        return await self._journal.call(
             self._store.plan,
             rendered,
             retry_errored=self._options.retry_errored,
             dedupe=self._plan.job.request.dedupe,
         )
-        bad = sum(item.fingerprint is None for item in rendered)
-        self._log.unrenderable(rendered)
-        self._log.planned(pending)
-        self._count(len(rendered), bad, len(pending))
-        await self._hand_over(pending, send)
 
-    def _chunks(self) -> Iterator[list[Item]]:
+    async def elsewhere(self) -> list[PlannedRequest]:
+        """Return a few requests that stand all over the input, of several models where it has them.
+
+        They are sent out of turn: the rows at its head were all refused.
+        """
+        rows = min(self._plan.total, MOST_LOOKED_THROUGH)
+        wanted = frozenset((2 * n + 1) * rows // (2 * LOOKED_AT) for n in range(LOOKED_AT))
+        found = {} if self._options.rows is not None else await self._first_of_each(wanted)
+        chosen = _of_several_models(found)
+        self._early |= chosen.keys()
+        self._early_keys |= {request.key for request in chosen.values()}
+        self._log.planned(list(chosen.values()))
+        return list(chosen.values())
+
+    async def _first_of_each(self, wanted: frozenset[int]) -> dict[int, PlannedRequest]:
+        """Plan some rows; return the first request of each that has one to be sent."""
+        found: dict[int, PlannedRequest] = {}
+        chunks, left = self._chunks(wanted), len(wanted)
+        with suppress(JobError):  # of a row further on: it ends the run when its turn comes
+            while left and not self._dispatcher.is_draining:
+                items = await anyio.to_thread.run_sync(_next_chunk, chunks, abandon_on_cancel=True)
+                left = left - len(items) if items else 0
+                for item in items or ():
+                    for rendered in self._plan.renderer.chunks([item], self._samples):
+                        pending = await self._planned(rendered)
+                        found.update((item.ordinal, request) for request in pending[:1])
+        return found
+
+    def _chunks(self, wanted: frozenset[int] | None) -> Iterator[list[Item]]:
         """Yield the rows that are to be looked at; no chunk is empty."""
-        wanted = self._options.rows
         chunks = self._plan.renderer.read(self._plan.source, self._samples)
         if wanted is None:
             return chunks
@@ -174,3 +221,13 @@ class Feed:
 
 def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
     return next(chunks, None)
+
+
+def _of_several_models(found: Mapping[int, PlannedRequest]) -> dict[int, PlannedRequest]:
+    """Return some of the requests by row: of each model in turn, rows far from each other."""
+    by_model: dict[str, list[int]] = {}
+    for ordinal, request in found.items():
+        by_model.setdefault(request.request.model, []).append(ordinal)
+    spread = [[*each[1::2], *each[::2]] for each in by_model.values()]
+    in_turn = [ordinal for row in zip_longest(*spread) for ordinal in row if ordinal is not None]
+    return {ordinal: found[ordinal] for ordinal in in_turn[:MOST_SENT]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -117,7 +118,7 @@ def test_a_wrong_key_model_or_address_stops_the_run(
         job = write_job(provider.url, rows=500, extra=LIMIT.format(concurrency))
         code, _, stderr = command("run", job, "--quiet")
         assert code == 4, stderr
-        assert len(provider.calls) <= 60
+        assert len(provider.calls) <= 30
         assert counts(results) == {"pending": 500}
         assert f"HTTP {reply.status}" in stderr
         assert said in stderr
@@ -170,6 +171,71 @@ def test_the_same_rejection_of_every_row_stops_early(
         assert "temperature: not supported" in execution["reason"]
         provider.decide = answer
         assert command("run", job)[0] == 0
+
+
+HEAD_REPLIES = [
+    refusal(400, "invalid_request_error", "prompt is too long"),
+    error(403, FLAGGED),
+    error(404, NO_MODEL),
+]
+
+
+@pytest.mark.parametrize(
+    ("bad", "rows", "concurrency"), [(25, 40, 1), (25, 40, 64), (900, 1_500, 64)]
+)
+@pytest.mark.parametrize("reply", HEAD_REPLIES)
+def test_rows_at_the_head_that_are_all_refused_do_not_stop_the_others(
+    write_job: WriteJob,
+    results: Results,
+    reply: Reply,
+    *,
+    bad: int,
+    rows: int,
+    concurrency: int,
+) -> None:
+    with serving(refusing(set(range(bad)), reply)) as provider:
+        extra = f"[limits]\nconcurrency = {concurrency}\nmax_errors = 5000\n"
+        job = write_job(provider.url, rows=rows, wire_format="chat", extra=extra)
+        code, _, stderr = command("run", job)
+        assert code == 3, stderr
+        assert "have their result already" not in stderr
+        assert counts(results) == {"succeeded": rows - bad, "errored": bad}
+        assert len(provider.calls) == rows, "each row is sent once"
+        assert command("run", job)[0] == 3
+        assert len(provider.calls) == rows
+
+
+def test_a_model_that_has_few_rows_is_tried_too(write_job: WriteJob, results: Results) -> None:
+    def decide(call: Call) -> Reply:
+        return answer(call) if call.json["model"] == "good" else error(404, NO_MODEL)
+
+    with serving(decide) as provider:
+        extra = "[limits]\nmax_errors = 5000\n"
+        job = write_job(provider.url, rows=200, wire_format="chat", extra=extra)
+        model = "{{ 'good' if (text[5:] | int) % 100 > 94 else 'other' }}"
+        job.write_text(
+            re.sub('model = ".*"', lambda _: f'model = "{model}"', job.read_text(), count=1)
+        )
+        assert command("run", job)[0] == 3
+    assert counts(results) == {"succeeded": 10, "errored": 190}
+
+
+@pytest.mark.parametrize("more", ["samples = 3", "dedupe = true"])
+def test_rows_that_were_tried_out_of_turn_are_counted_once(
+    write_job: WriteJob, results: Results, more: str
+) -> None:
+    with serving(refusing(set(range(100)), HEAD_REPLIES[0])) as provider:
+        extra = "[limits]\nmax_errors = 5000\nconcurrency = 8\n"
+        job = write_job(provider.url, rows=700, request=more, extra=extra)
+        # The last rows ask what some before them ask.
+        job.write_text(job.read_text().replace("{{ text }}", "text {{ (text[5:] | int) % 600 }}"))
+        code, _, stderr = command("run", job)
+        assert code == 3, stderr
+        asked = 600 if "dedupe" in more else 700 * 3
+        assert len(provider.calls) == asked
+        assert command("run", job)[0] == 3
+        assert len(provider.calls) == asked
+    assert command("verify", job.parent / "out")[0] == 0
 
 
 def test_rejections_that_differ_by_row_are_errors_of_the_rows(

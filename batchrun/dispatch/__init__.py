@@ -21,7 +21,7 @@ import anyio.lowlevel
 from batchrun import formats, retry
 from batchrun.dispatch.conversation import MAX_TURNS, Conversation, concluded
 from batchrun.dispatch.judgement import Verdict, judge, stop_for
-from batchrun.dispatch.ports import Journal, Review, Sender, Tools, as_it_is
+from batchrun.dispatch.ports import Journal, Review, Sender, Spread, Tools, as_it_is
 from batchrun.dispatch.progress import (
     Pause,
     Progress,
@@ -102,6 +102,10 @@ class Dispatcher:
         self._conversation = Conversation(journal, tools, max_turns)
         self._account = account
         self._refusals = Refusals(answered_before=answered_before, variable=account)
+        self._spread: Spread | None = None
+        self._active: set[int] = set()
+        self._begun: set[int] = set()  # before rows from elsewhere were tried
+        self._out_of_turn: set[int] = set()
         self._waiting: set[anyio.CancelScope] = set()
         self._on_drain: list[Callable[[], None]] = []
         self.is_draining = False
@@ -137,11 +141,32 @@ class Dispatcher:
         if self.is_draining:
             notify()
 
+    def spread_by(self, spread: Spread) -> None:
+        """When the first rows are all refused, try those that `spread` finds all over the input."""
+        self._spread = spread
+        self._refusals.is_spread = False
+
     async def _complete(self, request: PlannedRequest) -> None:
+        """Take one request to its result, unless that has been done out of turn."""
+        if request.key not in self._out_of_turn:
+            await self._converse(request)
+
+    async def _converse(self, request: PlannedRequest) -> None:
         """Take one request to its result, unless the run drains first.
 
         A conversation with tools has several turns, each with attempts of its own.
         """
+        self._active.add(request.key)
+        if not (self._refusals.is_answered or self._refusals.is_spread):
+            self._begun.add(request.key)
+        try:
+            await self._take_turns(request)
+        finally:
+            self._active.discard(request.key)
+        if self._refusals.drop(request.key):
+            await self._decide()
+
+    async def _take_turns(self, request: PlannedRequest) -> None:
         progress = Progress(request.attempts_made, self._limits.next_place())
         following = await self._caught_up(request, progress)
         while following is not None:
@@ -172,7 +197,7 @@ class Dispatcher:
         if (problem := self._unsendable(asked)) is not None:
             await self._give_up_unsent(request, progress, *problem)
             return None
-        while await self._may_send():
+        while await self._may_send(request.key):
             try:
                 if not await self._admitted(asked, progress):
                     return None
@@ -186,14 +211,16 @@ class Dispatcher:
                 return None
         return None
 
-    async def _may_send(self) -> bool:
+    async def _may_send(self, key: int) -> bool:
         """Wait for the first answers of the provider; False when nothing more is to be sent."""
         if self._refusals.enter_now():
             return True
-        return await self._interruptible(self._refusals.enter)
+        return await self._interruptible(partial(self._refusals.enter, key))
 
     async def _decide(self, *, is_over: bool = False) -> None:
         """Settle whose fault the refusals before the first answer are, once that can be told."""
+        if self._spread is not None and self._refusals.wants_spread:
+            await self._try_elsewhere(self._spread)
         blame = self._refusals.verdict(is_over=is_over)
         if blame is Verdict.RUN:
             self.stop(self._refusals.stop())
@@ -201,6 +228,18 @@ class Dispatcher:
             for refused in self._refusals.take():
                 attempt = replace(refused, cause=Cause.NO.value)
                 await self._journal.finish(errored(attempt, retryable=False))
+
+    async def _try_elsewhere(self, spread: Spread) -> None:
+        """Send requests from all over the input: the first ones were all refused."""
+        self._refusals.begin_spread()
+        found = await spread()
+        new = [request for request in found if request.key not in self._begun]
+        waiting = [request for request in found if request.key in self._active]
+        self._out_of_turn.update(request.key for request in new)
+        self._refusals.prefer([*new, *waiting])
+        async with anyio.create_task_group() as group:
+            for request in new:
+                group.start_soon(self._converse, request)
 
     def _most_cost(self, request: PlannedRequest) -> int | None:
         """Return the highest cost that a request can have, if it can be told and matters."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from batchrun.errors import ProviderFault
     from batchrun.records import Request
 
+# So many refusals of the first rows, and none answered: rows from elsewhere are tried before more of
+# these. A table may be sorted, so that all that is wrong stands at its head.
+FIRST = 12
 # Refusals for one reason on so many of the first requests mean that the request is wrong.
 ALIKE = 20
 # So many refusals for different reasons mean it, too, where key, model or address can be the reason.
@@ -112,6 +115,7 @@ class TrackRecord:
         held: requests that it refused, whose fault that is being unknown.
         refused: those of them that key, model or address may be the reason for.
         alike: the most of them that were refused for the same reason.
+        is_spread: rows from all over the input were tried, or there is no way to.
     """
 
     answered: bool = False
@@ -120,10 +124,13 @@ class TrackRecord:
     held: int = 0
     refused: int = 0
     alike: int = 0
+    is_spread: bool = True
 
     @property
     def has_room(self) -> bool:
         """Whether one more request may be sent before the first is answered."""
+        if not self.answered and not self.is_spread:
+            return self.in_flight + self.held < FIRST
         few = self.in_flight + self.alike < ALIKE
         return self.answered or (few and self.in_flight + self.held < MOST_HELD)
 
@@ -239,6 +246,7 @@ def _may_pass(status: int | None) -> bool:
 __all__ = [
     "ALIKE",
     "BASE_DELAY_S",
+    "FIRST",
     "MOST_HELD",
     "Cause",
     "RetryDecision",

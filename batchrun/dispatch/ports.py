@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.findings import Rejection
-from batchrun.records import Completion
+from batchrun.records import Completion, PlannedRequest
 
 if TYPE_CHECKING:
     from batchrun.client import Exchange
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Reads an answer further, and says why it is not accepted, if it is not.
 Review = Callable[[Completion], tuple[Completion, Rejection | None]]
+# Finds a few requests that stand all over the input, of several models where it has them.
+Spread = Callable[[], Awaitable[Sequence[PlannedRequest]]]
 
 
 def as_it_is(completion: Completion) -> tuple[Completion, Rejection | None]:

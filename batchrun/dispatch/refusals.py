@@ -1,7 +1,8 @@
 """Refusals that come before a provider has answered anything: whose fault they are is open.
 
 Until the first answer only a few requests are sent, and rows that are refused meanwhile wait for the
-verdict: they fail when another row succeeds, and stay pending when none does.
+verdict: they fail when another row succeeds, and stay pending when none does. When all of the first rows
+are refused, rows from all over the input are tried next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batchrun.dispatch.judgement import (
+    FIRST,
     TrackRecord,
     Verdict,
     is_about_access,
@@ -23,6 +25,8 @@ from batchrun.dispatch.judgement import (
 from batchrun.errors import RunEnd
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchrun.errors import ProviderFault, Stop
     from batchrun.records import Attempt, PlannedRequest
 
@@ -54,9 +58,12 @@ class Refusals:
         self._held: list[Refused] = []
         self._reasons: Counter[tuple[int | None, str]] = Counter()
         self._in_flight = 0
+        self._preferred: set[int] = set()
+        self._is_spreading = False
         self._started_at: float | None = None
         self._news = anyio.Event()
         self.is_answered = False
+        self.is_spread = True
 
     @property
     def record(self) -> TrackRecord:
@@ -64,27 +71,52 @@ class Refusals:
         return TrackRecord(
             answered=self.is_answered,
             answered_before=self._answered_before,
-            in_flight=self._in_flight,
+            in_flight=self._in_flight + len(self._preferred),
             held=len(self._held),
             refused=sum(is_about_access(one.fault) for one in self._held),
             alike=max(self._reasons.values(), default=0),
+            is_spread=self.is_spread,
         )
+
+    @property
+    def wants_spread(self) -> bool:
+        """Whether rows from elsewhere in the input are to be tried now."""
+        is_open = not (self.is_answered or self.is_spread or self._is_spreading)
+        return is_open and not self._in_flight and len(self._held) >= FIRST
 
     def enter_now(self) -> bool:
         """Say whether a request need not wait, which is the most frequent case."""
         self._in_flight += self.is_answered
         return self.is_answered
 
-    async def enter(self) -> None:
-        """Wait until one more request may be sent; `leave` has to follow."""
+    def begin_spread(self) -> None:
+        """Rows from elsewhere in the input are being looked for."""
+        self._is_spreading = True
+
+    def prefer(self, requests: Sequence[PlannedRequest]) -> None:
+        """Let requests from elsewhere in the input go before all others."""
+        refused = {one.request.key for one in self._held}
+        self._preferred.update({request.key for request in requests} - refused)
+        self.is_spread = True
+        self._tell()
+
+    def drop(self, key: int) -> bool:
+        """A request has come to its end; say whether it was to go first, and was not sent."""
+        was_awaited = key in self._preferred
+        self._preferred.discard(key)
+        return was_awaited
+
+    async def enter(self, key: int) -> None:
+        """Wait until a request may be sent; `leave` has to follow."""
         if self._started_at is None:
             self._started_at = anyio.current_time()
-        while not self.is_answered and not self.record.has_room:
+        while not (self.is_answered or key in self._preferred or self.record.has_room):
             left_s = self._started_at + PATIENCE_S - anyio.current_time()
             if not self._held and left_s <= 0:
                 break
             with anyio.move_on_after(left_s if left_s > 0 else None):
                 await self._news.wait()
+        self._preferred.discard(key)
         self._in_flight += 1
 
     def leave(self) -> None:
