@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,7 +12,7 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.cells import is_simulated, runs_in
 from batchrun.errors import JobError
-from batchrun.report.compared import (
+from batchrun.report.compared_runs import (
     ComparedRun,
     difference_interval,
     names_of,
@@ -21,7 +22,7 @@ from batchrun.report.compared import (
     part_of,
     run_cells,
 )
-from batchrun.report.sides import SideSubject, side_page
+from batchrun.report.comparison_page import ComparisonPageInfo, comparison_page
 from batchrun.scoring import interval, mean_score
 from batchrun.terminal import harmless, in_columns
 
@@ -133,7 +134,7 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
     """Return the comparison for people."""
     heads = ["run", "model", "rows", "ok", "score", "95 % CI", "cost", "per correct", "p50", "p90"]
     names = names_of(runs)
-    lines = in_columns([heads, *(run_cells(run, names) for run in runs)])
+    lines = in_columns([heads, *(astuple(run_cells(run, names)) for run in runs)])
     heads = [
         f"against {names[runs[0].directory]}",
         "rows",
@@ -142,7 +143,7 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
         "difference",
     ]
     heads += ["95 % CI", "p"]
-    rows = [pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
+    rows = [astuple(pair_cells(run, run.pairs, names)) for run in runs if run.pairs is not None]
     notes = notes_on(runs, names)
     lines += ["", *in_columns([heads, *rows]), *(["", *notes] if notes else [])]
     return "\n".join(harmless(line) for line in lines)
@@ -172,7 +173,7 @@ def write_comparison(
     most = max(10, min(MOST_ROWS, MOST_ANSWERS // len(runs)))
     with _opened([run.directory for run in runs]) as stores:
         differing = checkpoint.differing_rows(stores, most)
-    subject = SideSubject(
+    info = ComparisonPageInfo(
         title=title or f"{len(runs)} runs side by side",
         is_simulated=any(is_simulated(run.directory) for run in runs),
         links=links or {},
@@ -180,5 +181,5 @@ def write_comparison(
     )
     named = " ".join(str(run.directory) for run in runs)
     again = f"batchrun compare {named} --html {path}"
-    text = side_page(runs, differing, subject)
+    text = comparison_page(runs, differing, info)
     output.write_text(path, text, again=again, in_run_directory=False)

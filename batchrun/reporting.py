@@ -23,7 +23,7 @@ from batchrun.evaluation import Evaluation
 from batchrun.job import Job
 from batchrun.prepare import input_signature
 from batchrun.render import Renderer
-from batchrun.report.page import Subject, page
+from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
         told = replace(told, samples=tuple(prompts.added(told.samples)))
     totals = checkpoint.totals(store)
     running = checkpoint.is_locked(directory)
-    subject = Subject(
+    info = RunPageInfo(
         state="running" if running else _state(totals),
         facts=_facts(document),
         is_simulated=is_simulated(directory),
         notes=notes,
         written_us=time.time_ns() // 1_000,
     )
-    return page(totals, told, score, subject)
+    return run_page(totals, told, score, info)
 
 
 def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotals | None:

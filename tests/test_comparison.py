@@ -17,7 +17,7 @@ import pytest
 
 from batchrun import Job, RunOptions, compare, comparison_json, comparison_text, run_job
 from batchrun.errors import JobError
-from batchrun.report.compared import difference_interval
+from batchrun.report.compared_runs import difference_interval
 from batchrun.scoring import Pairs
 from batchrun.scoring.metrics import RESAMPLES, bootstrap_interval, mcnemar
 from tests.conftest import batchrun

@@ -10,21 +10,22 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from batchrun import report
 from batchrun.checkpoint import Checkpoint, history, totals
 from batchrun.history import Histogram
-from batchrun.report.charts import Axis, bars
-from batchrun.report.markup import Markup, escaped, tag
-from batchrun.report.scales import compact, elapsed, grouped, ticks, ticks_between, usd
+from batchrun.report.charts import Axis, histogram_chart, ticks, ticks_between
+from batchrun.report.run_page import RunPageInfo, run_page
+from batchrun.report.text import compact, elapsed, grouped, usd
 from tests.conftest import command
 from tests.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 HOSTILE = (
     "</script><script>document.title = 'owned'</script>",
@@ -114,7 +115,8 @@ class Parsed(HTMLParser):
         self.attributes += [(tag, name, value or "") for name, value in attrs]
 
     def handle_data(self, data: str) -> None:
-        self.parts.append(data)
+        if data.strip():
+            self.parts.append(data)
 
 
 def test_what_others_wrote_is_text_and_nothing_else(page: str) -> None:
@@ -146,8 +148,8 @@ def test_everything_that_matters_is_there(page: str, directory: Path) -> None:
     assert facts["counts"] == {"total": 60, "succeeded": 54, "errored": 6, "pending": 0}
     for heading in (
         *("Requests per second", "Requests in flight", "Tokens per second", "Cost so far"),
-        *("Cost by kind of token", "Cost by model", "Latency of an answer"),
-        *("Input tokens of an answer", "Output tokens of an answer", "Errors", "Score"),
+        *("Cost by kind of token", "Cost by model", "Latency per answer"),
+        *("Input tokens per answer", "Output tokens per answer", "Errors", "Score"),
         *("Confusion matrix", "Rows", "Job", "Prices", "Executions"),
     ):
         assert heading in text
@@ -232,7 +234,7 @@ def test_a_large_run_fits_into_a_megabyte(tmp_path: Path) -> None:
     page = (out / "report.html").read_bytes()
     assert len(page) < 1_000_000
     assert page.count(b"data-kind=") > 200
-    assert re.search(r"Rows2\d\d of 400, with more errors", Parsed(page.decode()).text)
+    assert re.search(r"Rows2\d\d of 400: a sample with extra errors", Parsed(page.decode()).text)
 
 
 def test_wrong_and_errored_rows_are_among_the_chosen(tmp_path: Path) -> None:
@@ -278,11 +280,29 @@ def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
     assert "holds no checkpoint.db" in stderr
 
 
-def test_markup_is_made_of_elements_alone() -> None:
-    assert escaped("<a b='c'>\x00\u202e") == "&lt;a b=&#x27;c&#x27;&gt;��"
-    assert tag("p", "<", Markup("<b></b>"), None, cls='"x', data_tip="a\nb") == (
-        '<p class="&quot;x" data-tip="a\nb">&lt;<b></b></p>'
-    )
+def test_what_html_cannot_hold_is_replaced_and_every_value_is_escaped(directory: Path) -> None:
+    with closing(Checkpoint(directory, writable=False)) as store:
+        told, whole = history(store), totals(store)
+    unfit = "<a b='c\"'>\x00\x9b\u202e\u2066\ud800"
+    whole = replace(whole, name=unfit, errors_by_type={unfit: (1, unfit)})
+    info = RunPageInfo(unfit, [(unfit, unfit)], is_simulated=True, notes=[unfit], written_us=0)
+    page = run_page(whole, told, None, info)
+    shown = "&lt;a b=&#39;c&#34;&#39;&gt;" + "�" * 5
+    # Title and heading; state; error and example; job; note.
+    assert page.count(shown) == 2 + 1 + 2 + 2 + 1
+    assert unfit[:8] not in page
+    assert page.encode()
+    assert "simulated answers" in page
+
+
+def test_only_what_is_our_own_is_exempt_from_escaping() -> None:
+    templates = sorted(Path(report.__file__).parent.glob("*.jinja"))
+    found = [
+        name for file in templates for name in re.findall(r"(\w+)\s*\|\s*safe", file.read_text())
+    ]
+    assert sorted(found) == ["policy", "script", "style"]
+    for file in templates:
+        assert not re.search(r"autoescape|Markup", file.read_text())
 
 
 def test_numbers_are_round_and_short() -> None:
@@ -301,6 +321,9 @@ def test_numbers_are_round_and_short() -> None:
 
 def test_percentiles_in_one_place_share_a_name() -> None:
     histogram = Histogram(0.0, 1.0, (1, 2, 3), 0, {"p50": 1.0, "p90": 2.0, "p99": 2.0})
-    drawn = bars(histogram, Axis("Tokens", compact))
-    assert drawn.count("p90 p99</text>") == 1
-    assert 'aria-label="Tokens: p50 1, p90 2, p99 2"' in drawn
+    chart = histogram_chart(histogram, Axis("Tokens", compact))
+    assert [line.name for line in chart.percentiles] == ["p50", "p90 p99"]
+    assert chart.label == "Tokens: p50 1, p90 2, p99 2"
+    # Names in one row do not overlap.
+    first, second = chart.percentiles
+    assert second.top > first.top or second.x - first.x >= 30

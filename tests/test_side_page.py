@@ -99,10 +99,10 @@ def test_everything_that_matters_is_there(directory: Path) -> None:
     command("report", directory)
     text = Parsed((directory / "report.html").read_text()).text
     for told in (
-        *("Runs3", "1 rows not answered", "Rows12in each run", "Cost$0.000875"),
+        *("Runs3", "1 row not answered", "Rows12in each run", "Cost$0.000875"),
         *("Best score100.0 %model=one and 1 more", "Lowest cost$0.000275", "Rows that differ1"),
         *("91.7 %", "64.6 to 98.5", "Against model=one", "-8.3", "McNemar, exact"),
-        *("all 1 with another answer", "132 → 84"),
+        *("1 row whose answer differs", "132 → 84"),
     ):
         assert told in text
     # The row that the second got wrong, with what all three made of it and what is right.
@@ -153,7 +153,7 @@ def test_rows_with_other_scores_are_shown_first_in_less_than_a_megabyte(tmp_path
     assert len(page) < 1_000_000
     assert page.count(b"<tr data-kind=") == 100
     assert page.count(b'<tr data-kind="worse"') == 1
-    assert "100 of 400 with another answer" in Parsed(page.decode()).text
+    assert "100 of 400 rows whose answer differs" in Parsed(page.decode()).text
 
 
 def test_rows_with_several_answers_are_compared_also_with_a_run_of_fewer_rows(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from batchrun.errors import RunEnd
 from batchrun.records import PICO_PER_USD, unusual_endings
-from batchrun.report.facts import cost_of_rows, is_unpriced, projected, throughput
 from batchrun.report.hints import ENDINGS, hint
+from batchrun.report.run_summary import cost_of_rows, is_unpriced, projected, throughput
 from batchrun.report.text import (
     counted,
     dollars,

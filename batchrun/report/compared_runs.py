@@ -1,4 +1,4 @@
-"""Runs side by side as people read them: each with its numbers, and against the first."""
+"""Compared runs as people read them: the numbers of each, and against the first."""
 
 from __future__ import annotations
 
@@ -60,6 +60,35 @@ class ComparedRun:
         return cost / correct if cost is not None and correct else None
 
 
+@dataclass(frozen=True, slots=True)
+class RunCells:
+    """The numbers of a run as text; empty where there is none."""
+
+    name: str
+    model: str
+    rows: str
+    succeeded: str
+    score: str
+    interval: str
+    cost: str
+    cost_per_correct: str
+    p50: str
+    p90: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairCells:
+    """A run against the first as text; empty where there is no number."""
+
+    name: str
+    rows: str
+    same_text: str
+    same_answer: str
+    difference: str
+    interval: str
+    p: str
+
+
 def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean difference, by the bootstrap unless rows are many.
 
@@ -89,38 +118,36 @@ def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
     return {path: path.name if are_unique else str(path) for path in paths}
 
 
-def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> list[str]:
-    """Return name, model, rows, ok, score, interval, cost, cost per correct answer, p50, p90."""
+def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> RunCells:
+    """Return the numbers of a run."""
     totals, score = run.totals, run.score
-    scale = 100 if score.is_binary else 1
-    return [
-        names[run.directory],
-        run.model,
-        f"{totals.total:,}",
-        f"{totals.succeeded:,}",
-        _score(mean_score(score), is_share=score.is_binary),
-        _bounds(interval(score), scale),
-        "unknown" if run.cost is None else f"${run.cost:,.4f}",
-        "" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
-        _seconds(totals.latency_s.get("p50")),
-        _seconds(totals.latency_s.get("p90")),
-    ]
+    return RunCells(
+        name=names[run.directory],
+        model=run.model,
+        rows=f"{totals.total:,}",
+        succeeded=f"{totals.succeeded:,}",
+        score=_score(mean_score(score), is_share=score.is_binary),
+        interval=_bounds(interval(score), is_share=score.is_binary),
+        cost="unknown" if run.cost is None else f"${run.cost:,.4f}",
+        cost_per_correct="" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
+        p50=_seconds(totals.latency_s.get("p50")),
+        p90=_seconds(totals.latency_s.get("p90")),
+    )
 
 
-def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> list[str]:
-    """Return name, rows, same text, same answer, difference, its interval, p."""
+def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> PairCells:
+    """Return how a run compares with the first."""
     difference = pairs.total / pairs.scored if pairs.scored else None
-    scale = 100 if pairs.is_binary else 1
     p = p_value(pairs)
-    return [
-        names[run.directory],
-        f"{pairs.common:,}",
-        _score(part_of(pairs.same_text, pairs.common), is_share=True),
-        _score(part_of(pairs.same_prediction, pairs.predicted), is_share=True),
-        "" if difference is None else f"{difference * scale:+.{1 if scale == 100 else 3}f}",
-        _bounds(difference_interval(pairs), scale, sign="+"),
-        "" if p is None else f"{p:.2g}",
-    ]
+    return PairCells(
+        name=names[run.directory],
+        rows=f"{pairs.common:,}",
+        same_text=_score(part_of(pairs.same_text, pairs.common), is_share=True),
+        same_answer=_score(part_of(pairs.same_prediction, pairs.predicted), is_share=True),
+        difference="" if difference is None else _number(difference, "+", is_share=pairs.is_binary),
+        interval=_bounds(difference_interval(pairs), "+", is_share=pairs.is_binary),
+        p="" if p is None else f"{p:.2g}",
+    )
 
 
 def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:
@@ -158,14 +185,18 @@ def _unusual(totals: RunTotals) -> str:
 def _score(value: float | None, *, is_share: bool) -> str:
     if value is None:
         return ""
-    return f"{value * 100:.1f} %" if is_share else f"{value:.3f}"
+    return _number(value, is_share=is_share) + (" %" if is_share else "")
 
 
-def _bounds(bounds: tuple[float, float] | None, scale: int, sign: str = "") -> str:
+def _bounds(bounds: tuple[float, float] | None, sign: str = "", *, is_share: bool) -> str:
     if bounds is None:
         return ""
-    places = 1 if scale == 100 else 3
-    return " to ".join(f"{bound * scale:{sign}.{places}f}" for bound in bounds)
+    return " to ".join(_number(bound, sign, is_share=is_share) for bound in bounds)
+
+
+def _number(value: float, sign: str = "", *, is_share: bool) -> str:
+    """A score, or a share as percentage points."""
+    return f"{value * 100:{sign}.1f}" if is_share else f"{value:{sign}.3f}"
 
 
 def _seconds(value: float | None) -> str:

@@ -1,0 +1,93 @@
+"""HTML pages from templates: one file each, which loads nothing and runs only its own script.
+
+Jinja2 escapes every value. Only the style, the script and the policy are marked as safe.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from batchrun import __version__
+from batchrun.report import charts, text
+
+MOST_BYTES = 950_000
+LONGEST_TEXT = 4_000
+SHORTEST_TEXT = 50
+
+_FOLDER = Path(__file__).parent
+# What HTML cannot hold, and what would reverse the direction of the text around it.
+_UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A number with its name and small print."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def html_page(template: str, **view: object) -> str:
+    """Return a page below `MOST_BYTES`; long texts are cut as far as that needs.
+
+    Args:
+        template: the name of a file in this folder.
+        view: what the template shows. Every page needs `title`, `subtitle`, `tiles`,
+            `is_simulated`, `notes` at its foot, and `written_us`, in microseconds since 1970 UTC.
+    """
+    style, script = _asset("page.css"), _asset("page.js")
+    view |= {"style": style, "script": script, "policy": _policy(style, script)}
+    longest = LONGEST_TEXT
+    while True:
+        page = _UNFIT.sub("�", _environment().get_template(template).render(view, longest=longest))
+        if len(page.encode()) <= MOST_BYTES or longest <= SHORTEST_TEXT:
+            return page
+        longest //= 2
+
+
+def cut(value: str, longest: int) -> str:
+    """Return a text, cut to `longest` characters."""
+    return value if len(value) <= longest else f"{value[:longest]}…"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    named = (text.compact, text.counted, text.dollars, text.latency, text.seconds, text.usd)
+    environment.filters |= {function.__name__: function for function in (*named, text.when)}
+    environment.filters |= {"cut": cut, "pixels": charts.pixels, "number": "{:,}".format}
+    sizes = ("HEIGHT", "HISTOGRAM_WIDTH", "LEFT", "TOP", "BOTTOM", "MARGIN")
+    environment.globals |= {name: getattr(charts, name) for name in sizes} | {
+        "version": __version__
+    }
+    return environment
+
+
+def _policy(style: str, script: str) -> str:
+    """Allow nothing but this style and script, known by their hashes."""
+    sources = (("style-src", style), ("script-src", script))
+    allowed = "; ".join(f"{kind} 'sha256-{_digest(source)}'" for kind, source in sources)
+    return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _digest(source: str) -> str:
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+@cache
+def _asset(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
