@@ -54,17 +54,17 @@ def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> No
         JobError: when nobody can be asked, or the answer is no. Nothing has been sent or changed.
     """
     facts = (
-        f"the job or its input has changed since {plan.directory} was run: of {reuse.paid:,} answers "
-        f"that were paid for, {reuse.left_behind:,} would be used by no row any more (they stay in "
-        f"the checkpoint), and {reuse.new:,} requests would be sent"
+        f"the job or its input has changed since the last run in {plan.directory}: {reuse.left_behind:,} of "
+        f"{reuse.paid:,} paid answers would no longer be used (they stay in the checkpoint), and "
+        f"{reuse.new:,} requests would be sent"
     )
     if ask is None:
         raise JobError(
-            f"{facts}. To go on, add --yes. To keep that run as it is, add --new, which moves it "
-            "aside, or another --output-dir"
+            f"{facts}. To continue, add --yes. To keep the previous run, add --new, which "
+            "renames its directory, or use another --output-dir"
         )
-    if not ask(f"{facts}. Go on?"):
-        raise JobError("not confirmed; nothing was sent, and nothing has changed")
+    if not ask(f"{facts}. Continue?"):
+        raise JobError("not confirmed; nothing was sent or changed")
 
 
 def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
@@ -84,16 +84,14 @@ def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
         refused += sum(rejection is not None for _, rejection in changed)
         accepted += sum(rejection is None for _, rejection in changed)
     return (
-        f"[request] reject has changed: {refused:,} stored answers are rejected now, "
-        f"{accepted:,} are accepted again; nothing is sent for that"
+        f"[request] reject has changed: {refused:,} stored answers are now rejected, "
+        f"{accepted:,} are accepted again; no requests are sent for this change"
     )
 
 
 def told(reuse: Reuse) -> str:
-    """Return what is said before the first request of a changed plan."""
-    left = f"; {reuse.left_behind:,} are used by no row any more" if reuse.left_behind else ""
-    rest = f"{reuse.new:,} to send" if reuse.new else "nothing to send"
-    return (
-        f"the job or its input has changed: {reuse.reused:,} rows have their result already{left}; "
-        f"{rest}"
-    )
+    """Return the message before the first request of a changed plan."""
+    unused = f"{reuse.left_behind:,} no longer used, " if reuse.left_behind else ""
+    requests = "1 request" if reuse.new == 1 else f"{reuse.new:,} requests"
+    rest = f"{requests} to send" if reuse.new else "nothing to send"
+    return f"the job or its input has changed: {reuse.reused:,} answers reused, {unused}{rest}"

@@ -103,10 +103,11 @@ class Feed:
 
     def _tell_reused(self) -> None:
         if self._reused and self._reuse is None:
-            rest = f"{self._sent} to send" if self._sent else "nothing to send"
-            shared = ", or share one" if self._plan.job.request.dedupe else ""
+            requests = "1 request" if self._sent == 1 else f"{self._sent:,} requests"
+            rest = f"{requests} to send" if self._sent else "nothing to send"
+            shared = " or duplicates" if self._plan.job.request.dedupe else ""
             unit = self._progress.unit
-            self._note(f"{self._reused} {unit}s have their result already{shared}; {rest}")
+            self._note(f"{self._reused:,} {unit}s already done{shared}, {rest}")
 
     async def _plan_rows(
         self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool

@@ -1,4 +1,4 @@
-"""What whoever runs a job may want to know before it begins; nothing here keeps it from running."""
+"""Hints before a run starts. They never prevent the run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def hints(job: Job, options: RunOptions) -> list[str]:
-    """Return what to tell before the first request."""
+    """Return hints to print before the first request."""
     found = (model_hint(job), unfinished_before(job, options))
     return [hint for hint in found if hint is not None]
 
 
 def unfinished_before(job: Job, options: RunOptions) -> str | None:
-    """Say that the day before was not finished, and how to go on with it; None when it was.
+    """Return how to resume the unfinished run of the previous day; None if it is finished.
 
     After midnight the same command begins another run. Reads only.
     """
@@ -38,7 +38,7 @@ def unfinished_before(job: Job, options: RunOptions) -> str | None:
             return None
     except BatchrunError:
         return None  # there was no run, or nothing can be said about it
-    return f"the run of {day} in {directory} is not finished; to go on with it, add: --date {day}"
+    return f"the run of {day} in {directory} is not finished; to resume it, add: --date {day}"
 
 
 def _outcome(job: Job, options: RunOptions) -> RunEnd | None:

@@ -282,7 +282,7 @@ class Progress:
         if self._unpriced and not self._pico:
             return "unknown cost"
         of_cap = "" if self._cap is None else f" of ${self._cap / PICO_PER_USD:.4f}"
-        return f"${self._pico / PICO_PER_USD:.4f}{' and more' if self._unpriced else ''}{of_cap}"
+        return f"${self._pico / PICO_PER_USD:.4f}{' or more' if self._unpriced else ''}{of_cap}"
 
 
 def _short(number: int) -> str:

@@ -63,8 +63,7 @@ def test_a_change_that_keeps_most_answers_is_told_and_not_asked(write_job: Write
         code, _, stderr = command("run", job)
     assert code == 0
     assert (
-        "the job or its input has changed: 19 rows have their result already; "
-        "1 are used by no row any more; 2 to send"
+        "the job or its input has changed: 19 answers reused, 1 no longer used, 2 requests to send"
     ) in stderr
     assert len(provider.calls) == 22
 
@@ -76,8 +75,8 @@ def test_leaving_many_answers_behind_takes_a_yes(write_job: WriteJob, results: R
         before, outputs = held(job), results()
         code, _, stderr = command("run", job, "--set", "request.temperature=0.5")
         assert code == 2
-        assert "of 20 answers that were paid for, 20 would be used by no row any more" in stderr
-        assert "20 requests would be sent. To go on, add --yes." in stderr
+        assert "20 of 20 paid answers would no longer be used" in stderr
+        assert "20 requests would be sent. To continue, add --yes." in stderr
         assert len(provider.calls) == 20
         assert held(job) == before
         assert results().equals(outputs)
@@ -120,7 +119,7 @@ def test_exactly_a_tenth_is_not_asked_about(write_job: WriteJob) -> None:
         edit(job, lambda rows: rows[2:])
         assert run(job).exit_code == 0
         edit(job, lambda rows: rows[2:])
-        with pytest.raises(JobError, match=r"of 18 answers .* 2 would be used by no row any more"):
+        with pytest.raises(JobError, match="2 of 18 paid answers would no longer be used"):
             run(job)
     assert len(provider.calls) == 20
 
@@ -129,7 +128,7 @@ def test_a_shorter_run_is_asked_about_and_going_back_sends_nothing(write_job: Wr
     with serving() as provider:
         job = write_job(provider.url)
         run(job)
-        with pytest.raises(JobError, match="15 would be used by no row any more"):
+        with pytest.raises(JobError, match="15 of 20 paid answers would no longer be used"):
             run(job, limit=5)
         assert run(job, {"yes": True}, limit=5).exit_code == 0
         assert run(job).exit_code == 0
@@ -151,7 +150,7 @@ def test_answers_that_a_killed_run_had_not_placed_yet_count(write_job: WriteJob)
             }
             store.start_execution(signature="of another prompt", **began)
         assert held(job) == {}
-        with pytest.raises(JobError, match="20 would be used by no row any more"):
+        with pytest.raises(JobError, match="20 of 20 paid answers would no longer be used"):
             run(job, prompt="Say anything but {{ text }}")
         assert run(job).exit_code == 0
     assert len(provider.calls) == 20
@@ -199,7 +198,7 @@ def test_another_version_that_asks_the_same_is_no_change_of_the_job(write_job: W
             db.commit()
         code, _, stderr = command("run", job)
     assert code == 0
-    assert "20 rows have their result already; nothing to send" in stderr
+    assert "20 rows already done, nothing to send" in stderr
     assert "has changed" not in stderr
     assert len(provider.calls) == 20
 
@@ -208,7 +207,7 @@ def test_another_provider_is_another_answer(write_job: WriteJob) -> None:
     with serving() as provider:
         job = write_job(provider.url)
         run(job)
-        with pytest.raises(JobError, match="20 would be used by no row any more"):
+        with pytest.raises(JobError, match="20 of 20 paid answers would no longer be used"):
             run(job, provider="another")
         assert run(job, {"yes": True}, provider="another").exit_code == 0
         assert len(provider.calls) == 40
@@ -225,11 +224,11 @@ def test_another_port_of_this_machine_is_the_same_provider(write_job: WriteJob) 
         assert second.url != first.url
         code, _, stderr = command("run", job, "--base-url", second.url)
         assert code == 0, stderr
-        assert "used by no row" not in stderr
+        assert "no longer used" not in stderr
         assert [call.prompt for call in second.calls] == ["Say a new text"]
         code, _, stderr = command("run", job, "--base-url", first.url)  # where nobody is any more
     assert code == 0, stderr
-    assert "11 rows have their result already; nothing to send" in stderr
+    assert "11 rows already done, nothing to send" in stderr
     assert "has changed" not in stderr
 
 
@@ -239,7 +238,7 @@ def test_a_provider_with_a_name_may_move_to_another_host(write_job: WriteJob) ->
         run(job, base_url=gateway.url)
         code, _, stderr = command("run", job)
     assert code == 0, stderr
-    assert "20 rows have their result already; nothing to send" in stderr
+    assert "20 rows already done, nothing to send" in stderr
 
 
 def test_rows_that_move_keep_their_answers(write_job: WriteJob, results: Results) -> None:
@@ -280,7 +279,7 @@ def test_somebody_at_a_terminal_is_asked(
         os.close(child_side)
         os.close(terminal)
     assert process.returncode == code, stderr
-    assert "20 would be used by no row any more" in stderr
-    assert "Go on? [y/N]" in stderr
+    assert "20 of 20 paid answers would no longer be used" in stderr
+    assert "Continue? [y/N]" in stderr
     assert ("not confirmed; nothing was sent" in stderr) == (code == 2)
     assert len(provider.calls) == calls

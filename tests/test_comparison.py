@@ -156,7 +156,7 @@ def test_what_could_mislead_is_told(evaluate: Callable[..., Path]) -> None:
         db.execute("DELETE FROM scores WHERE ordinal = 1")
     text = comparison_text(compare([one, other]))
     assert f"1 answers of one have no score yet: batchrun score {one}" in text
-    assert "two was not asked about the same table" in text
+    assert "two used a different table than the first run" in text
 
 
 def test_what_cannot_be_compared(evaluate: Callable[..., Path], tmp_path: Path) -> None:

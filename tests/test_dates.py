@@ -116,7 +116,7 @@ def test_over_midnight(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         code, _, stderr = command("run", "job.toml", cwd=folder)
         assert code == 0
         assert "the run of 2026-12-31 in" in stderr
-        assert "is not finished; to go on with it, add: --date 2026-12-31" in stderr
+        assert "is not finished; to resume it, add: --date 2026-12-31" in stderr
 
         code, _, stderr = command("run", "job.toml", "--date", "2026-12-31", cwd=folder)
         assert code == 0

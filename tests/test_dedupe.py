@@ -64,7 +64,7 @@ def test_what_is_asked_twice_is_sent_once_and_every_row_has_the_answer(
         code, _, stderr = command("run", job)
     assert code == 0
     assert len(provider.calls) == DIFFERENT
-    assert f"{ROWS - DIFFERENT} rows have their result already, or share one; 7 to send" in stderr
+    assert f"{ROWS - DIFFERENT:,} rows already done or duplicates, 7 requests to send" in stderr
     table = results()
     assert table.height == ROWS
     assert table["response"].to_list() == [f"SAY {text.upper()}" for text in table["text"]]

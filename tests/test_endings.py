@@ -361,17 +361,17 @@ def test_a_changed_reject_judges_stored_answers_again_and_sends_nothing(
         job = rejecting(provider, write_job, "[]")
         run(job)
         stderr = run(job, "--set", 'reject=["length", "empty"]', code=3)
-        assert "6 stored answers are rejected now, 0 are accepted again" in stderr
+        assert "6 stored answers are now rejected, 0 are accepted again" in stderr
         types = [None, "rejected_length", None, "rejected_empty", "rejected_empty"] * 2
         assert results()["error_type"].to_list() == types
         assert results()["response"].to_list() == ["whole", "the first half", "", "", " \n"] * 2
         assert command("verify", job.parent / "out")[0] == 0
         stderr = run(job, "--set", 'reject=["refusal", "empty"]', code=3)
-        assert "2 stored answers are rejected now, 2 are accepted again" in stderr
+        assert "2 stored answers are now rejected, 2 are accepted again" in stderr
         types = [None, None, "rejected_refusal", "rejected_empty", "rejected_empty"] * 2
         assert results()["error_type"].to_list() == types
         stderr = run(job)
-        assert "0 stored answers are rejected now, 6 are accepted again" in stderr
+        assert "0 stored answers are now rejected, 6 are accepted again" in stderr
         assert set(results()["status"]) == {"succeeded"}
         assert results()["error_message"].null_count() == 10
         assert len(provider.calls) == 10

@@ -181,7 +181,7 @@ def test_a_sample_is_sent_once_and_is_part_of_the_run(
         assert command("verify", tmp_path / "out")[0] == 0
         code, _, stderr = command("run", job)
         assert (code, len(provider.calls)) == (0, 50)
-        assert "5 rows have their result already; 45 to send" in stderr
+        assert "5 rows already done, 45 requests to send" in stderr
     assert set(results()["status"]) == {"succeeded"}
 
 

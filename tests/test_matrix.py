@@ -71,7 +71,7 @@ def test_each_cell_has_a_run_of_its_own_and_is_resumed_by_itself(
         assert code == 0, stderr
         assert models(provider.calls[sent:]) == ["b"]
         assert len(provider.calls) == sent + 20
-        assert "model=a: 20 rows have their result already; nothing to send" in stderr
+        assert "model=a: 20 rows already done, nothing to send" in stderr
     rows = [line.split() for line in stderr.splitlines() if line.startswith(("model=", "total"))]
     assert rows[-3][:4] == ["model=a", "20", "20", "0"]
     assert rows[-1][:4] == ["total", "40", "40", "0"]

@@ -94,7 +94,7 @@ def test_a_server_on_this_machine_has_no_prices_and_the_simulator_those_of_the_j
         code, _, stderr = command("run", job)
     assert code == 0
     assert summary(tmp_path / "out")["cost_usd"]["total"] is None
-    assert "the price of 2 answers is unknown: set [price], then count again:" in stderr
+    assert "the price of 2 answers is unknown: set [price], then recalculate:" in stderr
     assert f"batchrun recost {tmp_path / 'out'} --job JOB" in stderr
     cloud = ("--base-url", "https://api.anthropic.com", "--simulate", "--quiet")
     assert command("run", job, *cloud)[0] == 0

@@ -209,7 +209,7 @@ def test_a_provider_that_cannot_be_reached_is_an_error_of_its_rows(
 ) -> None:
     job = write_job(base_url, rows=3, extra="[retry]\nmax_attempts = 1")
     code, _, stderr = command("run", job)
-    assert (code, "3 of the errored will be tried again by the next run" in stderr) == (4, True)
+    assert (code, "3 failed rows will be retried on the next run" in stderr) == (4, True)
     assert said in results()["error_message"][0]
     assert results()["error_type"].to_list() == ["connection_error"] * 3
     # Nothing has left this machine, so nothing can have been billed.

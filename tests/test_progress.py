@@ -158,7 +158,7 @@ def test_rows_that_cannot_be_rendered_are_errors(terminal: Terminal, clock: Cloc
     ("prices", "shown"),
     [
         ((None, None), "1.0k tokens, unknown cost"),
-        ((None, 10**12), "1.0k tokens, $1.0000 and more"),
+        ((None, 10**12), "1.0k tokens, $1.0000 or more"),
         ((0, 0), "1.0k tokens, $0.0000"),
     ],
 )

@@ -67,7 +67,7 @@ def test_the_page_is_a_session_that_runs(folder: Path, capsys: pytest.CaptureFix
     assert len(BLOCKS) == 9
     shown = capsys.readouterr()
     assert "the input has no column 'subjct' (did you mean \"subject\"?)" in shown.out
-    assert "3 to send" in shown.err
+    assert "3 requests to send" in shown.err
     assert session["scored"]["score"].null_count() == 0
     assert session["answered"]["response"].null_count() == 0
     assert session["report"].score is not None

@@ -191,7 +191,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
             "invalid_request_error": {
                 "count": 280,
                 "example": "too long",
-                "hint": "the provider refused what was asked: look at it with batchrun preview",
+                "hint": "the provider rejected the request: check it with batchrun preview",
             },
             "timeout": {
                 "count": 20,
@@ -264,7 +264,7 @@ def test_the_text_tells_the_same_at_a_glance() -> None:
         == """\
 triage:
   12,000 of 12,345 rows succeeded, 300 errored, 45 pending, 100 unusual endings
-  20 of the errored will be tried again by the next run
+  20 failed rows will be retried on the next run
 
                         tokens          cost
   uncached input     3,980,000     $4.000000
@@ -278,21 +278,21 @@ triage:
   claude-b               1,000       500,000       100,000     $0.625000
 
   latency         p50 1.25 s · p90 2.50 s · p99 10.00 s
-  pace            201 rows/s · 93,085 tokens/s · 61.2 s
+  speed           201 rows/s · 93,085 tokens/s · 61.2 s
   waited          60.0 s request rate · 12.3 s retry · summed over rows
   retried         600 transient · 400 rate limit
 
   errors
              280  invalid_request_error: too long
-                  → the provider refused what was asked: look at it with
-                    batchrun preview
+                  → the provider rejected the request: check it with batchrun
+                    preview
               20  timeout: no answer
                   → raise [retry] timeout_s, or lower [limits] concurrency, then
                     run again
 
   endings
               90  length: cut at max_tokens or at the end of the context window
-                  → raise [request] max_tokens (reasoning counts, too), or
+                  → raise [request] max_tokens (reasoning counts towards it), or
                     shorten the prompt
               10  refusal: the model or the provider refused to answer
                   → reword the prompt, or use another model
@@ -311,11 +311,11 @@ def test_what_did_not_happen_is_not_mentioned() -> None:
 @pytest.mark.parametrize(
     ("unpriced", "by_model", "line"),
     [
-        (5, {}, "the price of 5 answers is unknown: set [price], then count again:"),
+        (5, {}, "the price of 5 answers is unknown: set [price], then recalculate:"),
         (
             1,
             {"m": 7_625 * 10**9},
-            "the price of 1 answer is unknown: set [price], then count again:",
+            "the price of 1 answer is unknown: set [price], then recalculate:",
         ),
     ],
 )
@@ -337,8 +337,8 @@ def test_a_cap_that_ended_the_run_tells_how_far_the_money_went() -> None:
     stopped = {**TOTALS.executions[0], "outcome": RunEnd.MAX_COST}
     capped = replace(TOTALS, cap=8 * 10**12, executions=(stopped,))
     assert (
-        "  cap             $7.625000 went as far as 12,300 of 12,345 rows; all would cost\n"
-        "                  about $7.652896. To go on: --set limits.max_cost_usd=8.4\n"
+        "  cap             $7.625000 covered 12,300 of 12,345 rows; all rows would cost\n"
+        "                  about $7.652896. To continue: --set limits.max_cost_usd=8.4\n"
     ) in summary_text(capped, DIRECTORY)
     assert summary(capped)["cost_usd"]["cap"] == 8.0
     for other in (replace(capped, executions=TOTALS.executions), replace(capped, pending=0)):
@@ -371,7 +371,7 @@ def test_only_the_most_frequent_errors_are_shown_and_no_message_is_endless() -> 
     lines = summary_text(replace(TOTALS, errors_by_type=errors), DIRECTORY).splitlines()
     shown = [line.split(":")[0].split() for line in lines if ": xxx" in line]
     assert shown == [[str(100 - n), f"e{n}"] for n in range(5)]
-    assert "and 45 more types of error" in "\n".join(lines)
+    assert "and 45 more error types" in "\n".join(lines)
 
 
 def test_the_status_tells_whether_it_is_running_and_since_when() -> None:

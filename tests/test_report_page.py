@@ -157,7 +157,7 @@ def test_everything_that_matters_is_there(page: str, directory: Path) -> None:
     assert f"{facts['score']['accuracy']:.1%}" in text
     assert f"${facts['cost_usd']['total']:.6f}" in text
     assert "anthropic/claude-haiku-4-5" in text
-    assert "look at it with batchrun preview" in text  # how to mend the errors
+    assert "check it with batchrun preview" in text
     assert "Retried: 1 rate limit" in text
     assert "all 60" in text
     for n in range(60):

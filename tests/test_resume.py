@@ -36,7 +36,7 @@ def test_a_finished_run_is_not_rendered_again(write_job: WriteJob, tmp_path: Pat
         edit_keeping_the_stamp(tmp_path / "rows.csv", "text 7\n", "Text 7\n")
         code, _, error = batchrun("run", job)
         assert code == 0
-        assert f"{ROWS} rows have their result already; nothing to send" in error
+        assert f"{ROWS:,} rows already done, nothing to send" in error
         assert len(provider.calls) == ROWS
 
 
@@ -52,7 +52,7 @@ def test_of_a_run_that_is_nearly_done_only_the_rest_is_sent(
         assert batchrun("run", job)[0] == 3
         code, _, error = batchrun("run", job)
         assert code == 0
-        assert f"{ROWS - 2} rows have their result already; 2 to send" in error
+        assert f"{ROWS - 2:,} rows already done, 2 requests to send" in error
         assert len(provider.calls) == ROWS + 2
     assert results()["status"].to_list() == ["succeeded"] * ROWS
 

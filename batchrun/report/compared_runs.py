@@ -159,8 +159,8 @@ def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str
         if run.has_scores and run.not_scored_yet
     ]
     notes += [
-        f"{names[run.directory]} was not asked about the same table as the first: "
-        "rows are paired by custom_id, which are row numbers unless [input] id names a column"
+        f"{names[run.directory]} used a different table than the first run: "
+        "rows are matched by custom_id, which is the row number unless [input] id is set"
         for run in runs
         if run.input != runs[0].input
     ]

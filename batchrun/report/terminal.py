@@ -1,4 +1,4 @@
-"""The summary on the terminal: a table of at most 80 columns, without what there is nothing to say of."""
+"""The summary on the terminal: a table of at most 80 columns, without empty parts."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _headline(totals: RunTotals, paint: Paint) -> list[str]:
         [f"{paint(name, BOLD)}:", f"  {counts}"] if is_long else [f"{paint(name, BOLD)}: {counts}"]
     )
     if totals.to_retry:
-        lines.append(f"  {totals.to_retry:,} of the errored will be tried again by the next run")
+        lines.append(f"  {counted(totals.to_retry, 'failed row')} will be retried on the next run")
     return lines
 
 
@@ -173,7 +173,7 @@ def _unpriced(totals: RunTotals, directory: Path, paint: Paint) -> list[str]:
     if not totals.unpriced:
         return []
     answers = counted(totals.unpriced, "answer")
-    unknown = f"the price of {answers} is unknown: set [price], then count again:"
+    unknown = f"the price of {answers} is unknown: set [price], then recalculate:"
     again = f"batchrun recost {shlex.quote(str(directory))} --job JOB"
     return [f"  {paint(unknown, YELLOW)}", f"  {paint(again, YELLOW)}"]
 
@@ -217,7 +217,7 @@ def _pace(totals: RunTotals, paint: Paint) -> list[str]:
     tried = [f"{count:,} {cause.replace('_', ' ')}" for cause, count in retries]
     rows = (
         ("latency", latency),
-        ("pace", speed),
+        ("speed", speed),
         ("waited", waited),
         ("retried", tried),
         ("last execution", _last_execution(totals)),
@@ -247,7 +247,7 @@ def _errors(totals: RunTotals, paint: Paint) -> list[str]:
     for error_type, (count, example) in errors[:MOST_ERRORS]:
         lines += _counted(count, _error(error_type, example or ""), hint(error_type), RED, paint)
     if len(errors) > MOST_ERRORS:
-        lines.append(f"{'':{ERROR}}and {counted(len(errors) - MOST_ERRORS, 'more type')} of error")
+        lines.append(f"{'':{ERROR}}and {counted(len(errors) - MOST_ERRORS, 'more error type')}")
     return [f"  {paint('errors', DIM)}", *lines] if lines else []
 
 
@@ -305,8 +305,8 @@ def _cap(totals: RunTotals) -> Iterator[str]:
     done = totals.succeeded + totals.errored
     enough = whole * MARGIN / PICO_PER_USD
     yield (
-        f"{dollars(totals.cost.total)} went as far as {done:,} of {totals.total:,} rows; all would "
-        f"cost about {dollars(whole)}. To go on: --set limits.max_cost_usd={enough:.2g}"
+        f"{dollars(totals.cost.total)} covered {done:,} of {totals.total:,} rows; all rows would "
+        f"cost about {dollars(whole)}. To continue: --set limits.max_cost_usd={enough:.2g}"
     )
 
 
