@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from batchrun.records import Completion, FormatName
+
+    Act = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 pytestmark = pytest.mark.anyio
 
@@ -54,12 +57,13 @@ async def send(
     *,
     wire_format: FormatName = "chat",
     timeout_s: float = 20.0,
+    content: bytes = b"",
 ) -> Completion:
     async with serving(act) as url:
         transport = PyreqwestTransport(connections=1)
         client = Client(wire_format, "key", timeout_s=timeout_s, transport=transport)
         try:
-            return (await client.send(WireRequest(url, (), b"", stream=True))).completion
+            return (await client.send(WireRequest(url, (), content, stream=True))).completion
         finally:
             await client.aclose()
 
@@ -172,6 +176,67 @@ async def test_a_server_that_keeps_the_stream_open_after_its_end_is_not_waited_f
         await asyncio.sleep(30)
 
     assert (await send(act)).texts == ("x",)
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":7}}\n\n'
+
+
+def held_open(*pieces: bytes | float, pings: bool = False) -> Act:
+    """Send pieces, and wait between them; then neither say more nor close the connection."""
+
+    async def act(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + b"\r\n")
+        for piece in pieces:
+            if isinstance(piece, float):
+                await asyncio.sleep(piece)
+            else:
+                writer.write(piece)
+                await writer.drain()
+        while True:
+            await asyncio.sleep(0.1)
+            if pings:
+                writer.write(b": ping\n\n")
+                await writer.drain()
+
+    return act
+
+
+@pytest.mark.parametrize("pings", [False, True])
+async def test_an_answer_that_is_whole_ends_without_a_marker_or_an_end(
+    monkeypatch: pytest.MonkeyPatch, *, pings: bool
+) -> None:
+    monkeypatch.setattr(streaming, "QUIET_S", 0.3)
+    monkeypatch.setattr(streaming, "QUIET_WITHOUT_USAGE_S", 3.0)
+    start = time.monotonic()
+    found = await send(held_open(DELTA + END, 1.0, USAGE, pings=pings), timeout_s=60)
+    assert (found.texts, found.usage.output_tokens) == (("x",), 7)
+    assert time.monotonic() - start < 10
+    assert (await send(held_open(DELTA + END, pings=pings), timeout_s=60)).texts == ("x",)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (DELTA,),
+        (DELTA + END + USAGE[:-9],),
+        (DELTA + END + USAGE, 1.0, b'data: {"error":{"code":500,"message":"x"}}\n\n'),
+    ],
+    ids=["no-reason", "within-an-event", "an-error-later"],
+)
+async def test_only_a_whole_answer_ends_before_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch, pieces: tuple[bytes | float, ...]
+) -> None:
+    monkeypatch.setattr(streaming, "QUIET_S", 1.5)
+    monkeypatch.setattr(streaming, "QUIET_WITHOUT_USAGE_S", 0.2)
+    with pytest.raises(ProviderError):
+        await send(held_open(*pieces), timeout_s=2.5)
+
+
+async def test_a_choice_that_has_not_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "QUIET_WITHOUT_USAGE_S", 0.2)
+    other = (DELTA + END).replace(b'"index":0', b'"index":1')
+    found = await send(held_open(DELTA + END, 1.0, other), timeout_s=60, content=b'{"n":2}')
+    assert found.texts == ("x", "x")
 
 
 async def test_a_stream_that_never_ends_is_ended_by_the_time_limit() -> None:

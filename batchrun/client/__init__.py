@@ -19,7 +19,7 @@ import anyio
 import httpx
 
 from batchrun import formats
-from batchrun.client.body import hold, pieces, put_away, read_off, read_whole
+from batchrun.client.body import hold, pieces, put_away, read_off, read_whole, until_quiet
 from batchrun.client.keys import Credentials
 from batchrun.client.transport import (
     HEAD_EXTENSION,
@@ -194,7 +194,7 @@ class Client:
         request_id = formats.request_id(self._format, headers)
         request_id = request_id and self._redaction.text(request_id)
         try:
-            completion = await self._read(response, headers, request_id, share)
+            completion = await self._read(wire, response, headers, request_id, share)
         except formats.InvalidResponse as error:
             status = response.status_code
             if status not in SUCCESS:  # an error is one also when its body cannot be unpacked
@@ -214,6 +214,7 @@ class Client:
 
     async def _read(
         self,
+        wire: WireRequest,
         response: httpx.Response,
         headers: Mapping[str, str],
         request_id: str | None,
@@ -223,20 +224,24 @@ class Client:
         status = response.status_code
         is_success = status in SUCCESS
         if is_success and "text/event-stream" in headers.get("content-type", "").lower():
-            return await self._read_stream(pieces(response, headers, MAX_STREAM_BYTES), share)
+            body = pieces(response, headers, MAX_STREAM_BYTES)
+            return await self._read_stream(wire, body, share)
         content = await read_whole(response, headers, MAX_BODY_BYTES, share)
         if not is_success:
             raise ProviderError(_status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers stream under the type of a whole answer.
-            return await self._read_stream(_whole(content), share)
+            return await self._read_stream(wire, _whole(content), share)
         return formats.parse(self._format, content, keep_raw=self._keep_raw)
 
-    async def _read_stream(self, body: AsyncGenerator[bytes], share: Share | None) -> Completion:
-        reader = formats.StreamReader(self._format, keep_raw=self._keep_raw)
+    async def _read_stream(
+        self, wire: WireRequest, body: AsyncGenerator[bytes], share: Share | None
+    ) -> Completion:
+        choices = formats.choices_asked(wire)
+        reader = formats.StreamReader(self._format, keep_raw=self._keep_raw, choices=choices)
         try:
             async with aclosing(body) as body_pieces:
-                async for piece in body_pieces:
+                async for piece in until_quiet(body_pieces, reader):
                     reader.feed(piece)
                     await hold(share, reader.held)
                     if reader.is_ended:

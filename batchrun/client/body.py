@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, cast
@@ -16,6 +17,7 @@ from batchrun.errors import ProviderError, ProviderFault
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
+    from batchrun.formats import StreamReader
     from batchrun.limits.memory import Share
 
 STREAM_END_S = 1.0
@@ -76,6 +78,24 @@ async def pieces(
                     maybe_billed=True,
                 )
             )
+        yield piece
+
+
+async def until_quiet(body: AsyncIterator[bytes], reader: StreamReader) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a stream that `reader` is fed with, until they end.
+
+    Where nothing of the answer is missing and its end does not come, it is over when no event has come
+    for a while; comments, which keep connections open, are no events.
+    """
+    events, deadline = 0, math.inf
+    while True:
+        if reader.events != events:
+            quiet_s, events = reader.quiet_s, reader.events
+            deadline = math.inf if quiet_s is None else anyio.current_time() + quiet_s
+        with anyio.CancelScope(deadline=deadline) as scope:
+            piece = await anext(body, None)
+        if scope.cancelled_caught or piece is None:
+            return
         yield piece
 
 

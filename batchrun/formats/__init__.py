@@ -58,6 +58,14 @@ def encode(request: Request) -> WireRequest:
     return WireRequest(url, tuple(headers.items()), body, request.stream)
 
 
+def choices_asked(wire: WireRequest) -> int:
+    """Return how many choices a request asks for (`n` of the chat format)."""
+    if b'"n":' not in wire.body:
+        return 1
+    asked = orjson.loads(wire.body).get("n")
+    return asked if isinstance(asked, int) else 1
+
+
 def key_header(wire_format: FormatName, key: str, auth: str | None = None) -> tuple[str, str]:
     """Return the header that carries the API key: the format's own, or the one that is chosen."""
     if (auth or FORMATS[wire_format].AUTH) == "bearer":
@@ -101,6 +109,7 @@ __all__ = [
     "SCHEMA_TOOL",
     "InvalidResponse",
     "StreamReader",
+    "choices_asked",
     "continued",
     "describe_error",
     "encode",

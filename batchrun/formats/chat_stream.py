@@ -36,6 +36,11 @@ class ChatAssembler:
         return bool(self._choices) and all(choice.is_whole for choice in self._choices.values())
 
     @property
+    def choices(self) -> int:
+        """How many choices have begun."""
+        return len(self._choices)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a part of an answer has come."""
         return bool(self._choices)

@@ -37,6 +37,11 @@ class MessagesAssembler:
         return stop_reason(self._message.get("stop_reason")) is not None
 
     @property
+    def choices(self) -> int:
+        """How many choices have begun: a message is one."""
+        return int(self.has_begun)
+
+    @property
     def has_begun(self) -> bool:
         """Whether a part of an answer has come."""
         return bool(self._message or self._blocks)

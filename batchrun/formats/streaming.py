@@ -2,7 +2,8 @@
 
 A stream is whole when every choice has a finish reason (a message a stop reason) and the body ended
 cleanly; the end marker (`message_stop`, `[DONE]`) only allows not to wait for that end. Anything else is
-a failed attempt, however much text it brought: a cut answer must not pass for a short one.
+a failed attempt, however much text it brought: a cut answer must not pass for a short one. Where neither
+the marker nor the end comes, a whole answer is not waited for longer than a while without events.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ ENVELOPE_BYTES = 512
 # A whole answer under the type of a stream is read like one, up to this size.
 MAX_PLAIN_BYTES = 32 * 1024 * 1024
 GLIMPSE_BYTES = 300
+# Behind the last finish reason come the end marker and, in the chat format, the usage, within
+# milliseconds. A server that sends neither, and keeps the connection open, would be waited for until
+# `timeout_s`; the usage is worth a longer wait than the marker.
+QUIET_S = 2.0
+QUIET_WITHOUT_USAGE_S = 10.0
 
 
 class _Assembler(Protocol):
@@ -52,6 +58,10 @@ class _Assembler(Protocol):
     @property
     def is_whole(self) -> bool:
         """Whether every part of the answer has a reason for its end."""
+
+    @property
+    def choices(self) -> int:
+        """How many choices have begun."""
 
     @property
     def has_begun(self) -> bool:
@@ -78,9 +88,12 @@ class StreamReader:
     Args:
         wire_format: of the answer.
         keep_raw: whether the completion keeps the assembled body.
+        choices: how many were asked for.
     """
 
-    def __init__(self, wire_format: FormatName, *, keep_raw: bool = False) -> None:
+    def __init__(
+        self, wire_format: FormatName, *, keep_raw: bool = False, choices: int = 1
+    ) -> None:
         self._decoder = Decoder()
         in_messages = wire_format == "messages"
         self._parse = messages.parse if in_messages else chat.parse
@@ -88,8 +101,9 @@ class StreamReader:
         self._assembler: _Assembler = MessagesAssembler() if in_messages else ChatAssembler()
         self._keep_raw = keep_raw
         self._start = bytearray()
-        self._has_events = False
+        self._choices = choices
         self._held = 0
+        self.events = 0
 
     @property
     def held(self) -> int:
@@ -100,6 +114,14 @@ class StreamReader:
     def is_ended(self) -> bool:
         """Whether the end marker has come: nothing more belongs to the answer."""
         return self._assembler.is_ended
+
+    @property
+    def quiet_s(self) -> float | None:
+        """How long to wait for a further event; None as long as a part of the answer is missing."""
+        assembler = self._assembler
+        if not assembler.is_whole or assembler.choices < self._choices or self._decoder.held:
+            return None
+        return QUIET_S if as_dict(assembler.head().get("usage")) else QUIET_WITHOUT_USAGE_S
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; what follows the end marker is ignored.
@@ -151,7 +173,7 @@ class StreamReader:
 
     def _is_plain(self) -> bool:
         """Whether this is a JSON body under the type of a stream, as far as one can see."""
-        if self._has_events or len(self._start) > MAX_PLAIN_BYTES:
+        if self.events or len(self._start) > MAX_PLAIN_BYTES:
             return False
         return bytes(self._start[:GLIMPSE_BYTES]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
 
@@ -168,7 +190,7 @@ class StreamReader:
         self._take(event)
 
     def _take(self, event: Event) -> None:
-        self._has_events = True
+        self.events += 1
         self._held += KEPT_BYTES + max(0, len(event.data) - ENVELOPE_BYTES)
         if self._held > MAX_HELD_BYTES:
             raise too_large("the streamed answer", MAX_HELD_BYTES)
