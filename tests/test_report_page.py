@@ -18,7 +18,7 @@ import pytest
 from batchrun import report
 from batchrun.checkpoint import Checkpoint, history, totals
 from batchrun.history import Histogram
-from batchrun.report.charts import Axis, histogram_chart, ticks, ticks_between
+from batchrun.report.charts import histogram_chart, ticks, ticks_between
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.report.text import compact, elapsed, grouped, usd
 from tests.conftest import command
@@ -321,7 +321,7 @@ def test_numbers_are_round_and_short() -> None:
 
 def test_percentiles_in_one_place_share_a_name() -> None:
     histogram = Histogram(0.0, 1.0, (1, 2, 3), 0, {"p50": 1.0, "p90": 2.0, "p99": 2.0})
-    chart = histogram_chart(histogram, Axis("Tokens", compact))
+    chart = histogram_chart("Tokens", histogram, compact)
     assert [line.name for line in chart.percentiles] == ["p50", "p90 p99"]
     assert chart.label == "Tokens: p50 1, p90 2, p99 2"
     # Names in one row do not overlap.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from batchrun.report.text import compact, counted, elapsed
+from batchrun.report.text import compact, counted, elapsed, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -26,14 +26,6 @@ _ROUND_TIMES_S = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900),
     *(1_800, 3_600, 7_200, 14_400, 21_600),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """What the values of a chart are, and how one is written."""
-
-    title: str
-    write: Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +62,7 @@ class Chart:
     """A drawing in pixels.
 
     Attributes:
+        note: small print beside the title.
         label: what a screen reader says.
         levels: (y, text) of the horizontal lines.
         ticks: (x, text) along the bottom.
@@ -78,6 +71,8 @@ class Chart:
         hits: (x, width, text) of the columns that show a text under the pointer.
     """
 
+    title: str
+    note: str
     label: str
     width: int
     levels: Sequence[tuple[float, str]]
@@ -90,14 +85,24 @@ class Chart:
     percentiles: Sequence[Percentile] = ()
 
 
-def stacked(areas: Sequence[Area], step_s: float, axis: Axis, marks: Sequence[float] = ()) -> Chart:
+def stacked(
+    title: str,
+    areas: Sequence[Area],
+    *,
+    step_s: float,
+    marks: Sequence[float],
+    write: Callable[[float], str] = compact,
+    note: str = "",
+) -> Chart:
     """Draw areas on top of each other over time.
 
     Args:
+        title: what the values are.
         areas: from the lowest up, all with the same number of values.
         step_s: the length of a step in seconds.
-        axis: the axis of the values.
         marks: moments to mark by a line, in seconds.
+        write: how a value is written.
+        note: small print.
     """
     count = len(areas[0].values)
     sums = list(accumulate((area.values for area in areas), _added, initial=[0.0] * count))
@@ -113,19 +118,21 @@ def stacked(areas: Sequence[Area], step_s: float, axis: Axis, marks: Sequence[fl
             # On top of others, an edge would hide thin areas.
             shapes.append(Shape(area.tone, outline, " ".join(edge) if len(areas) == 1 else None))
     return Chart(
-        label=f"{axis.title} over {elapsed(count * step_s)}, at most {axis.write(highest)}",
+        title=title,
+        note=note,
+        label=f"{title} over {elapsed(count * step_s)}, at most {write(highest)}",
         width=AREA_WIDTH,
-        levels=[(y(value), axis.write(value)) for value in levels],
+        levels=[(y(value), write(value)) for value in levels],
         ticks=[(x(s / step_s), elapsed(s)) for s in time_ticks(count * step_s)],
-        hits=[(x(n), x(1) - x(0), _at_step(n, areas, step_s, axis)) for n in range(count)],
+        hits=[(x(n), x(1) - x(0), _at_step(n, areas, step_s, write)) for n in range(count)],
         legend=areas if len(areas) > 1 else (),
         shapes=shapes,
         marks=[x(s / step_s) for s in marks],
     )
 
 
-def histogram_chart(histogram: Histogram, axis: Axis) -> Chart:
-    """Draw a histogram with its percentiles; `axis` is that of the values along the bottom."""
+def histogram_chart(title: str, histogram: Histogram, write: Callable[[float], str]) -> Chart:
+    """Draw a histogram with its percentiles; `write` writes the values along the bottom."""
     start, width, counts = histogram.start, histogram.width, histogram.counts
     levels = ticks(max(counts), whole=True)
     x = _scale(0, len(counts), LEFT, HISTOGRAM_WIDTH - MARGIN)
@@ -140,18 +147,21 @@ def histogram_chart(histogram: Histogram, axis: Axis) -> Chart:
     top = max((line.top for line in percentiles), default=TOP) + ROW_HEIGHT
     y = _scale(0, levels[-1] or 1.0, BOTTOM, top)
     end = start + width * len(counts)
-    at = ", ".join(f"{name} {axis.write(value)}" for name, value in histogram.at.items())
+    at = [f"{name} {write(value)}" for name, value in histogram.at.items()]
+    above = [f"{compact(histogram.beyond)} above the range"] if histogram.beyond else []
     return Chart(
-        label=f"{axis.title}: {at}",
+        title=title,
+        note=" · ".join([*at, *above]),
+        label=f"{title}: {', '.join(at)}",
         width=HISTOGRAM_WIDTH,
-        levels=[(y(v), f"{v:,.0f}" if v < 10_000 else compact(v)) for v in levels],
+        levels=[(y(value), grouped(value)) for value in levels],
         ticks=[
-            (place(value), axis.write(value))
+            (place(value), write(value))
             for value in ticks_between(start, end, whole=width >= 1)
             if value < end
         ],
         hits=[
-            (x(n), x(1) - x(0), _in_bar(start + n * width, width, count, axis))
+            (x(n), x(1) - x(0), _in_bar(start + n * width, width, count, write))
             for n, count in enumerate(counts)
         ],
         bars=[(x(n) + 0.6, y(c), max(1.0, x(1) - x(0) - 1.2)) for n, c in enumerate(counts) if c],
@@ -202,14 +212,14 @@ def _added(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [a + b for a, b in zip(one, other, strict=True)]
 
 
-def _at_step(n: int, areas: Sequence[Area], step_s: float, axis: Axis) -> str:
+def _at_step(n: int, areas: Sequence[Area], step_s: float, write: Callable[[float], str]) -> str:
     values = [(area.name, area.values[n]) for area in areas]
-    lines = [f"{name}: {axis.write(value)}" for name, value in values if value or len(areas) == 1]
+    lines = [f"{name}: {write(value)}" for name, value in values if value or len(areas) == 1]
     return "\n".join([f"{elapsed(n * step_s)} to {elapsed((n + 1) * step_s)}", *lines])
 
 
-def _in_bar(low: float, width: float, count: int, axis: Axis) -> str:
-    values = axis.write(low) if width == 1 else f"{axis.write(low)} to {axis.write(low + width)}"
+def _in_bar(low: float, width: float, count: int, write: Callable[[float], str]) -> str:
+    values = write(low) if width == 1 else f"{write(low)} to {write(low + width)}"
     return f"{values}\n{counted(count, 'answer')}"
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.records import Status
 from batchrun.report.compared_runs import names_of, notes_on, pair_cells, run_cells
 from batchrun.report.html import Tile, html_page
-from batchrun.report.text import compact, counted, usd
+from batchrun.report.text import counted, usd
 from batchrun.scoring import interval, mean_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.history import Differing, DifferingRow, SideAnswer
+    from batchrun.history import Differing, DifferingRow
     from batchrun.report.compared_runs import ComparedRun, RunCells
     from batchrun.scoring import Pairs
-
-TONES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +43,16 @@ class RunLine:
     Attributes:
         cells: its numbers.
         link: its own page.
-        tone: the colour class of its bars.
-        tokens: input and output.
         score: as a share of the highest possible or found score; `interval` are the shares of its bounds.
         cost: as a share of the highest cost.
     """
 
+    run: ComparedRun
     cells: RunCells
     link: str | None
-    tone: str
-    tokens: str
     score: float | None
     interval: tuple[float, float] | None
     cost: float
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerView:
-    """What one run answered to a row; `predicted` where that is not the whole text."""
-
-    run: str
-    answer: SideAnswer | None
-    text: str
-    predicted: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DifferenceView:
-    """A row that the runs answer differently; `kinds` says which buttons select it."""
-
-    row: DifferingRow
-    kinds: str
-    answers: Sequence[AnswerView]
 
 
 def comparison_page(
@@ -103,8 +78,9 @@ def comparison_page(
         are_pairs_scored=any(found.scored for _, found in pairs),
         are_points=all(found.is_binary for _, found in pairs),
         names=[names[run.directory] for run in runs],
+        rows=differing.rows,
+        kinds_of=_kinds,
         has_expected=any(row.expected is not None for row in differing.rows),
-        rows=[_difference(row, runs, names) for row in differing.rows],
         part=_part(differing, is_scored=is_scored),
     )
 
@@ -159,14 +135,13 @@ def _run_lines(
     highest_cost = max((run.cost or 0.0 for run in runs), default=0.0) or 1.0
     highest_score = _highest_score(runs)
     lines = []
-    for n, run in enumerate(runs):
-        mean, bounds, usage = mean_score(run.score), interval(run.score), run.totals.usage
+    for run in runs:
+        mean, bounds = mean_score(run.score), interval(run.score)
         lines.append(
             RunLine(
+                run=run,
                 cells=run_cells(run, names),
                 link=links.get(run.directory),
-                tone=f"s{n % TONES + 1}",
-                tokens=f"{compact(usage.input_tokens or 0)} → {compact(usage.output_tokens or 0)}",
                 score=None if mean is None else mean / highest_score,
                 interval=bounds and (bounds[0] / highest_score, bounds[1] / highest_score),
                 cost=(run.cost or 0.0) / highest_cost,
@@ -202,15 +177,6 @@ def _part(differing: Differing, *, is_scored: bool) -> str:
     return part + ("; better, worse: than the first run" if is_scored else "")
 
 
-def _difference(
-    row: DifferingRow, runs: Sequence[ComparedRun], names: Mapping[Path, str]
-) -> DifferenceView:
-    answers = zip(runs, row.answers, strict=True)
-    return DifferenceView(
-        row, _kinds(row), [_answer(names[run.directory], answer) for run, answer in answers]
-    )
-
-
 def _kinds(row: DifferingRow) -> str:
     """Whether some run scores better or worse than the first."""
     first, *others = (None if answer is None else answer.score for answer in row.answers)
@@ -220,11 +186,3 @@ def _kinds(row: DifferingRow) -> str:
         "better" if score > first else "worse" for score in others if score not in (None, first)
     }
     return " ".join(sorted(found))
-
-
-def _answer(name: str, answer: SideAnswer | None) -> AnswerView:
-    if answer is None:
-        return AnswerView(name, None, "–", None)
-    text = answer.text or ("" if answer.status == Status.SUCCEEDED else answer.status)
-    is_whole = answer.predicted is None or answer.predicted == answer.text.strip()
-    return AnswerView(name, answer, text, None if is_whole else answer.predicted)

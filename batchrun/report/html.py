@@ -69,7 +69,12 @@ def _environment() -> Environment:
     )
     named = (text.compact, text.counted, text.dollars, text.latency, text.seconds, text.usd)
     environment.filters |= {function.__name__: function for function in (*named, text.when)}
-    environment.filters |= {"cut": cut, "pixels": charts.pixels, "number": "{:,}".format}
+    environment.filters |= {
+        "cut": cut,
+        "pixels": charts.pixels,
+        "number": "{:,}".format,
+        "percent": "{:.1%}".format,
+    }
     sizes = ("HEIGHT", "HISTOGRAM_WIDTH", "LEFT", "TOP", "BOTTOM", "MARGIN")
     environment.globals |= {name: getattr(charts, name) for name in sizes} | {
         "version": __version__

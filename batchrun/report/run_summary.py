@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _EACH = ("web_search", "request")  # priced one by one, not by the token
+
+
+@dataclass(frozen=True, slots=True)
+class KindCost:
+    """The tokens of one kind, and their cost in pico-dollars, which is 0 if no price is known."""
+
+    name: str
+    tokens: int
+    cost: int
 
 
 def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
@@ -95,6 +105,20 @@ def projected(totals: RunTotals) -> int | None:
     """
     rest = cost_of_rows(totals, totals.pending)
     return None if rest is None or not totals.pending else totals.cost.total + rest
+
+
+def cost_by_kind(totals: RunTotals) -> list[KindCost]:
+    """Return what the tokens of each kind cost, without kinds that did not occur."""
+    usage, cost = totals.usage, totals.cost
+    read, write = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
+    kinds = [
+        KindCost("uncached input", (usage.input_tokens or 0) - read - write, cost.uncached_input),
+        KindCost("cache read", read, cost.cache_read),
+        KindCost("cache write", write, cost.cache_write),
+        KindCost("output", usage.output_tokens or 0, cost.output),
+        KindCost("other", 0, cost.other),
+    ]
+    return [kind for kind in kinds if kind.tokens or kind.cost]
 
 
 def _tokens(totals: RunTotals) -> dict[str, Any]:

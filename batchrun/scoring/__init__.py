@@ -14,7 +14,14 @@ from batchrun.scoring.records import (
     ScoreTotals,
     Verdict,
 )
-from batchrun.scoring.summary import interval, mean_score, score_facts, score_line, score_lines
+from batchrun.scoring.summary import (
+    interval,
+    mean_score,
+    score_facts,
+    score_line,
+    score_lines,
+    score_notes,
+)
 
 __all__ = [
     "ClassCount",
@@ -31,4 +38,5 @@ __all__ = [
     "score_facts",
     "score_line",
     "score_lines",
+    "score_notes",
 ]

@@ -58,7 +58,17 @@ def interval(totals: ScoreTotals) -> tuple[float, float] | None:
 
 
 def score_lines(totals: ScoreTotals) -> list[str]:
-    """Return what a person reads about the scores, line by line."""
+    """Return what a person reads about the scores: sentences, then tables."""
+    lines = score_notes(totals)
+    facts = _samples(totals)
+    if facts is not None:
+        passes = ", ".join(f"pass@{k} {_percent(v)}" for k, v in facts["pass_at"].items())
+        lines.append(f"majority vote {_percent(facts['majority_accuracy'])}, {passes}")
+    return lines + _class_table(totals.classes)
+
+
+def score_notes(totals: ScoreTotals) -> list[str]:
+    """Return the sentences about the scores."""
     lines = [score_line(totals)]
     if unusual := unusual_endings(totals.endings):
         told = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
@@ -67,11 +77,9 @@ def score_lines(totals: ScoreTotals) -> list[str]:
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:
         lines.append(f"{_rows(totals.unscored)} not scored: {totals.problem}")
-    facts = _samples(totals)
-    if facts is not None:
-        passes = ", ".join(f"pass@{k} {_percent(v)}" for k, v in facts["pass_at"].items())
-        lines.append(f"majority vote {_percent(facts['majority_accuracy'])}, {passes}")
-    return lines + _class_lines(totals.classes)
+    if classes := totals.classes:
+        lines.append(f"macro F1 {classes.macro_f1:.3f} over {classes.count:,} labels")
+    return lines
 
 
 def score_line(totals: ScoreTotals) -> str:
@@ -120,14 +128,11 @@ def _confusion(classes: ClassTotals) -> dict[str, Any]:
     return {"labels": [_short(name) for name in confusion.labels], "matrix": confusion.cells}
 
 
-def _class_lines(classes: ClassTotals | None) -> list[str]:
-    if classes is None:
+def _class_table(classes: ClassTotals | None) -> list[str]:
+    if classes is None or classes.count > MOST_LINES:
         return []
-    lines = [f"macro F1 {classes.macro_f1:.3f} over {classes.count:,} labels"]
-    if classes.count > MOST_LINES:
-        return lines
     width = max(len(_short(one.name)) for one in classes.classes)
-    lines.append(f"{'label':<{width}}  {'rows':>7}  precision  recall     F1")
+    lines = [f"{'label':<{width}}  {'rows':>7}  precision  recall     F1"]
     lines += [
         f"{_short(one.name):<{width}}  {one.support:>7,}  {one.precision:>9.3f}  {one.recall:>6.3f}"
         f"  {one.f1:>5.3f}"
