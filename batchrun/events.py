@@ -76,7 +76,7 @@ class EventFile:
             self._append(orjson.dumps(line, default=str) + b"\n")
         except OSError as error:
             if not self._is_broken:
-                self.tell(f"{self._path}: the log cannot be written ({error}); the run goes on")
+                self.tell(f"{self._path}: the log cannot be written ({error}); the run continues")
             self._is_broken = True
         else:
             self._is_broken = False

@@ -170,7 +170,7 @@ class Execution:
         if plan.job.limits.concurrency is None and plan.most_in_flight < MOST:
             self._note(
                 f"at most {plan.most_in_flight:,} requests in flight, because of the limit on open "
-                "files; raise it for more, such as with: ulimit -n 65536"
+                "files; raise it for more, for example: ulimit -n 65536"
             )
         if judged is not None:
             self._note(judged)

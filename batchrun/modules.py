@@ -26,7 +26,7 @@ def import_file(path: Path, key: str) -> ModuleType:
     """
     spec = importlib.util.spec_from_file_location(f"batchrun_user_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise JobError(f"{key}: {path} is no Python file")
+        raise JobError(f"{key}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # As for a script, modules beside it can be imported; it comes last, to hide nothing of ours.
     if str(path.parent) not in sys.path:

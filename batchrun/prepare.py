@@ -339,7 +339,7 @@ def allow_open_files(job: Job) -> int:
         lower = f"set [limits] concurrency = {most} or raise" if most > 0 else "raise"
         raise JobError(
             f"[limits] concurrency: {wanted or 'auto'} needs {needed} open files, and this system "
-            f"allows {hard} to a process; {lower} the limit, such as with: ulimit -n {needed}"
+            f"allows {hard} to a process; {lower} the limit, for example: ulimit -n {needed}"
         )
     needed = min(hard, 2 * (wanted or MOST) + SPARE_FILES)
     if soft != resource.RLIM_INFINITY and soft < needed:

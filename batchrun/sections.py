@@ -72,13 +72,13 @@ def read_small_file(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError("cannot be read (it is no regular file)")
+                raise ValueError("cannot be read (not a regular file)")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return _bounded(file, most_bytes)
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise ValueError("there is no such file") from None
+        raise ValueError("file not found") from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
 
@@ -110,7 +110,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             text = as_text(_bounded(file, MAX_FILE_BYTES))
         return tomllib.loads(text)
     except FileNotFoundError:
-        raise JobError(f"{path}: there is no such file") from None
+        raise JobError(f"{path}: file not found") from None
     except OSError as error:
         raise JobError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

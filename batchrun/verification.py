@@ -85,7 +85,7 @@ class Verdict:
         lines = [str(finding) for finding in self.findings]
         lines += [f"not checked: {note}" for note in self.notes]
         count = len(self.findings)
-        whole = "nothing wrong in what was checked" if self.notes else "whole"
+        whole = "no problems found in what was checked" if self.notes else "no problems found"
         found = f"{count} {'problem' if count == 1 else 'problems'} found" if count else whole
         lines.append(f"{self.directory}: {found}; checked {', '.join(self.checked) or 'nothing'}")
         return "\n".join(lines)

@@ -142,7 +142,7 @@ def test_rows_that_ask_the_same_are_counted_with_what_dedupe_saves(
     spared = alone["cost_usd"]["expected"] - shared["cost_usd"]["expected"]
     assert alone["dedupe"]["saves_usd"] == pytest.approx(spared, rel=0.05)
     assert (
-        "3 rows ask the same as another; dedupe = true would save 3 requests"
+        "3 rows have the same request as another row; dedupe = true would save 3 requests"
         in (command("estimate", job)[1])
     )
 

@@ -114,14 +114,14 @@ def test_images_stand_in_the_last_user_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (b"%PDF-1.4", "no JPEG, PNG, GIF or WebP"),
-        ("nowhere.png", "'nowhere.png': there is no such file"),
+        (b"%PDF-1.4", "not a JPEG, PNG, GIF or WebP"),
+        ("nowhere.png", "'nowhere.png': file not found"),
         ("x" * 5000, "cannot be read"),
         ("../secret.png", "image_dir"),
         ("/etc/hostname", "image_dir"),
         ("a\0b", "null"),
-        ("data:image/png;base64,!!!", "no base64 data URL"),
-        ("data:text/plain,hello", "no base64 data URL"),
+        ("data:image/png;base64,!!!", "not a base64 data URL"),
+        ("data:text/plain,hello", "not a base64 data URL"),
         (3.5, "must be text or bytes"),
     ],
 )
@@ -155,7 +155,7 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path: Path) -> None:
     # A device below the folder: only root could make one, so the folder is that of the devices.
     made = job(tmp_path, "messages", "{{ image }}", image_dir="/dev")
     (item,) = Renderer(made, ["image"]).render([Item(0, "1", {"image": "zero"})])
-    assert item.error_message == "images: 'zero': cannot be read (it is no regular file)"
+    assert item.error_message == "images: 'zero': cannot be read (not a regular file)"
 
 
 def test_another_folder_can_be_named(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_meagre_tables(tmp_path: Path, table: dict[str, Any]) -> None:
         (lambda path: path.write_text("a,b\n,\n"), "no column that a prompt could be made of"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00a"), "UTF-8"),
         (lambda path: path.mkdir(), "is a folder"),
-        (lambda path: None, "no such file"),
+        (lambda path: None, "file not found"),
     ],
     ids=["empty", "header only", "blank", "not UTF-8", "folder", "missing"],
 )

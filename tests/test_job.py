@@ -483,9 +483,9 @@ def test_turns_that_are_none(turns: list[Any], message: str) -> None:
 
 def test_from_columns_takes_keys_that_can_differ_by_row() -> None:
     message = refusal(request={"from_columns": ["model", "max_token", "prompt"]})
-    assert "[request] from_columns: 'max_token' is no key that can differ by row" in message
+    assert "[request] from_columns: 'max_token' is not a key that can differ by row" in message
     assert 'did you mean "max_tokens"?' in message
-    assert "'prompt' is no key that can differ by row" in message
+    assert "'prompt' is not a key that can differ by row" in message
 
 
 def test_model_and_max_tokens_may_come_from_columns() -> None:
@@ -729,9 +729,9 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('prompt_file = "gone.md"', "[request] prompt_file: gone.md there is no such file"),
-        ('prompt_file = "."', "[request] prompt_file: . cannot be read (it is no regular file)"),
-        ('prompt_file = "pipe.md"', "[request] prompt_file: pipe.md cannot be read (it is no"),
+        ('prompt_file = "gone.md"', "[request] prompt_file: gone.md file not found"),
+        ('prompt_file = "."', "[request] prompt_file: . cannot be read (not a regular file)"),
+        ('prompt_file = "pipe.md"', "[request] prompt_file: pipe.md cannot be read (not a"),
         ('prompt_file = "huge.md"', "[request] prompt_file: huge.md is larger than 16 MiB"),
         ('prompt_file = "latin.md"', "[request] prompt_file: latin.md is not UTF-8 text"),
         ("prompt_file = 5", "[request] prompt_file: must be a string, not 5"),
@@ -774,7 +774,7 @@ def test_job_files_that_are_none(tmp_path: Path, content: bytes, message: str) -
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("gone.toml", "there is no such file"), (".", "cannot be read")],
+    [("gone.toml", "file not found"), (".", "cannot be read")],
     ids=["missing", "folder"],
 )
 def test_job_files_that_are_not_there(tmp_path: Path, name: str, message: str) -> None:
@@ -834,7 +834,7 @@ def test_the_document_itself_is_not_changed() -> None:
     [
         ("limts.concurrency", 'no section [limts] (did you mean "limits"?)'),
         ("matrx.model", 'no section [matrx] (did you mean "matrix"?)'),
-        ("request.model.x", "model is no table"),
+        ("request.model.x", "model is not a table"),
     ],
 )
 def test_keys_without_a_place(key: str, message: str) -> None:
@@ -845,7 +845,7 @@ def test_keys_without_a_place(key: str, message: str) -> None:
 
 
 def test_a_section_that_is_no_table_is_named() -> None:
-    with pytest.raises(JobError, match="request is no table in the job file"):
+    with pytest.raises(JobError, match="request is not a table in the job file"):
         apply_overrides({"request": "x"}, {"model": "m"})
 
 

@@ -473,8 +473,8 @@ def test_outputs_that_are_missing_count_more_than_rows_that_failed(tmp_path: Pat
     [
         ({}, "[matrix]: must be a table of lists"),
         (5, "[matrix]: must be a table of lists"),
-        ({"modle": ["a"]}, '[matrix] modle: is no key of [request]; only those can differ by cell (did you mean "model"?)'),
-        ({"concurrency": [1, 2]}, "[matrix] concurrency: is no key of [request]"),
+        ({"modle": ["a"]}, '[matrix] modle: not a key of [request]; only these can differ by cell (did you mean "model"?)'),
+        ({"concurrency": [1, 2]}, "[matrix] concurrency: not a key of [request]"),
         ({"model": "a"}, '[matrix] model: must be a list of values, such as model = ["a"]'),
         ({"model": []}, "[matrix] model: is empty"),
         ({"model": ["a", "b", "a"]}, '[matrix] model: lists "a" twice'),

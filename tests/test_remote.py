@@ -180,7 +180,7 @@ def test_a_first_job_file_for_a_remote_table(store: ObjectStore, tmp_path: Path)
         ("bad.parquet", 200, "cannot be read as a table"),
         ("empty.csv", 200, "cannot be read as a table: empty CSV"),
         ("twice.csv", 200, 'the column "a" appears twice'),
-        ("t.xlsx", 200, "is no table that batchrun reads"),
+        ("t.xlsx", 200, "unsupported file type"),
     ],
 )
 def test_what_cannot_be_fetched_is_told(

@@ -49,7 +49,7 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
         ({"expected": "x", "match": "choice", "choices": [1, 2]}, "array of strings"),
         ({"function": "mine.py"}, r'as "my_scores.py:score"'),
         ({"function": "mine.py:no-name"}, r'as "my_scores.py:score"'),
-        ({"function": "other.py:score"}, "is no Python file; it is looked for at /"),
+        ({"function": "other.py:score"}, "is not a Python file; expected at /"),
         ({"function": "mine.py:score", "match": "exact"}, "match has no effect"),
         (
             {"expected": "x", "answr": "y"},

@@ -394,8 +394,8 @@ def test_the_sample_job_with_tools_can_be_rehearsed(
 @pytest.mark.parametrize(
     ("tools", "asked", "message"),
     [
-        ('module = "none.py"', TOOLS, "[tools] module: 'none.py' is no Python file"),
-        ('module = "rows.csv"', TOOLS, "[tools] module: 'rows.csv' is no Python file"),
+        ('module = "none.py"', TOOLS, "[tools] module: 'none.py' is not a Python file"),
+        ('module = "rows.csv"', TOOLS, "[tools] module: 'rows.csv' is not a Python file"),
         ('module = "my_tools.py"', "", "[tools] module: there are no tools to carry out"),
         ("timeout_s = 3", TOOLS, "[tools] module: is missing"),
         ('module = "my_tools.py"\nmax_turns = 0', TOOLS, "[tools] max_turns: must be a finite"),

@@ -524,7 +524,7 @@ def test_of_an_input_that_changed_the_rest_is_checked(run_of: RunOf) -> None:
     assert verdict.exit_code == 0
     assert verdict.checked == ("checkpoint.db", *FILES, "usage.parquet", "summary.json")
     assert "rows.parquet has changed since the run" in verdict.notes[0]
-    assert verdict.text().splitlines()[-1].startswith(f"{directory}: nothing wrong in what was")
+    assert verdict.text().splitlines()[-1].startswith(f"{directory}: no problems found in what was")
     edit_parquet(directory / "results.parquet", 2, "text", "an input's cell")
     edit_parquet(directory / "results.parquet", 3, "response", "no")
     without_row("results.csv")(directory)
@@ -537,7 +537,7 @@ def test_of_an_input_that_changed_the_rest_is_checked(run_of: RunOf) -> None:
         "usage.parquet: row r0, attempt 1: attempt",
     ]
     (directory.parent / "rows.parquet").unlink()
-    assert "there is no such file" in library.verify(directory).notes[0]
+    assert "file not found" in library.verify(directory).notes[0]
 
 
 def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Path) -> None:
@@ -589,7 +589,7 @@ def test_requests_of_another_version_are_not_called_wrong(directory: Path) -> No
 def test_the_command_prints_lines_or_json(directory: Path, tmp_path: Path) -> None:
     code, stdout, stderr = command("verify", directory)
     assert (code, stderr) == (0, "")
-    assert stdout.startswith(f"{directory}: whole; checked checkpoint.db, fingerprints")
+    assert stdout.startswith(f"{directory}: no problems found; checked checkpoint.db, fingerprints")
     text("results.csv", "ok 8", "\x1b[2J")(directory)
     code, stdout, stderr = command("verify", directory)
     assert (code, stderr) == (5, "")
@@ -642,4 +642,4 @@ def test_what_is_no_checkpoint_of_this_version_is_refused(
 
 
 def test_a_verdict_counts_what_else_is_wrong() -> None:
-    assert Verdict(Path("x"), (), (), ()).text() == "x: whole; checked nothing"
+    assert Verdict(Path("x"), (), (), ()).text() == "x: no problems found; checked nothing"

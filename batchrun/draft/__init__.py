@@ -76,7 +76,9 @@ def init_job(
     source = Source(InputConfig(place))
     rows = source.count()
     if not rows:
-        raise JobError(f"{table}: has no rows; fill it in first, so that its columns can be told")
+        raise JobError(
+            f"{table}: has no rows; fill it in first, so that its columns can be examined"
+        )
     columns = look_at(source)
     choice = choose(columns, source.table)
     heading = Heading(path.name, _written_path(place, path), rows)

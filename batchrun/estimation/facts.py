@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BINDING = {
-    None: "no limit is set; the provider's are found while running",
-    "concurrency": "concurrency binds",
-    "requests": "requests per minute bind",
-    "tokens": "tokens per minute bind",
-    "input tokens": "input tokens per minute bind",
-    "output tokens": "output tokens per minute bind",
+    None: "no limit is set; the run adapts to the provider's limits",
+    "concurrency": "limited by concurrency",
+    "requests": "limited by requests per minute",
+    "tokens": "limited by tokens per minute",
+    "input tokens": "limited by input tokens per minute",
+    "output tokens": "limited by output tokens per minute",
 }
 
 
@@ -123,7 +123,7 @@ def _lines(estimate: Estimate) -> list[str]:
         f"  output      {_tokens(estimate.output)}",
         f"  cost        {_cost(estimate.cost)}",
         f"  time        {_time(estimate.duration)}; {BINDING[estimate.duration.binds]}",
-        f"  going by    {_basis(estimate)}",
+        f"  based on    {_basis(estimate)}",
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
 
@@ -133,7 +133,7 @@ def _duplicates(estimate: Estimate) -> list[str]:
         return []
     saves = "saves" if estimate.dedupe else "would save"
     cost = "" if estimate.saved_cost is None else f", about {_dollars(estimate.saved_cost)}"
-    asks = f"{estimate.duplicates:,} rows ask the same as another"
+    asks = f"{estimate.duplicates:,} rows have the same request as another row"
     return [f"  duplicates  {asks}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
 
 
@@ -141,8 +141,8 @@ def _basis(estimate: Estimate) -> str:
     if estimate.answers:
         return f"{estimate.answers:,} answers; low and high are the ends of a 95 % interval"
     return (
-        "the characters of the prompts, and answers between "
-        f"{LEAST_SHARE:.0%} and all of max_tokens; --sample 20 asks a few rows to know better"
+        "the length of the prompts, and answers between "
+        f"{LEAST_SHARE:.0%} and all of max_tokens; --sample 20 sends 20 requests for a better estimate"
     )
 
 

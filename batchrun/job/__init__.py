@@ -316,11 +316,11 @@ def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path
         return None
     path = absolute(base, given)
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{given!r:.80} is no Python file; it is looked for at {path}")
+        raise ValueError(f"{given!r:.80} is not a Python file; expected at {path}")
     if not request.tools:
         raise ValueError("there are no tools to carry out; describe them in [request] tools")
     if request.parameters.get("n", 1) != 1:
-        raise ValueError("[request] n must be 1: a conversation goes on from one answer")
+        raise ValueError("[request] n must be 1: a conversation continues from a single answer")
     return path
 
 

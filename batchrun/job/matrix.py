@@ -52,7 +52,7 @@ def read_axes(given: object, known: Collection[str], problems: list[str]) -> Axe
 
 def _problem(key: str, values: object, known: Collection[str]) -> str | None:
     if key not in known:
-        return f"is no key of [request]; only those can differ by cell{did_you_mean(key, known)}"
+        return f"not a key of [request]; only these can differ by cell{did_you_mean(key, known)}"
     if not isinstance(values, list):
         return (
             f"must be a list of values, such as {key} = [{_text(values)[:80]}], not {values!r:.80}"

@@ -49,7 +49,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
         for name in tables:
             target = target.setdefault(name, {})
             if not isinstance(target, dict):
-                raise JobError(f"--set {dotted}: {name} is no table in the job file")
+                raise JobError(f"--set {dotted}: {name} is not a table in the job file")
         if tables == ["request"]:
             given = {_place(name)[-1] for name in overrides}
             for other in _alternatives(key) - given:

@@ -228,7 +228,9 @@ def _read_from_columns(section: Section) -> tuple[str, ...]:
     for name in names:
         if name not in ROW_KEYS:
             hint = did_you_mean(name, ROW_KEYS)
-            section.problem("from_columns", f"{name!r:.80} is no key that can differ by row{hint}")
+            section.problem(
+                "from_columns", f"{name!r:.80} is not a key that can differ by row{hint}"
+            )
     return tuple(name for name in names if name in ROW_KEYS)
 
 

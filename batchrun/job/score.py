@@ -37,7 +37,7 @@ def read_score(section: Section, base: Path) -> ScoreConfig | None:
             'function = "my_scores.py:score"',
         )
     if function is not None and "match" in section:
-        section.problem("function", "judges by itself, so match has no effect; remove one of them")
+        section.problem("function", "match has no effect with a function; remove one of them")
     return config
 
 
@@ -81,5 +81,5 @@ def _function(base: Path, given: str | None) -> tuple[Path, str] | None:
         )
     path = base / Path(file)
     if not path.is_file():
-        raise ValueError(f"{file!r:.80} is no Python file; it is looked for at {path}")
+        raise ValueError(f"{file!r:.80} is not a Python file; expected at {path}")
     return path, name

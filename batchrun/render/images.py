@@ -63,7 +63,7 @@ def _from_bytes(content: bytes, what: str) -> Image:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         media_type = "image/webp"
     if media_type is None:
-        raise RenderError("invalid_image", f"images: {what}: is no JPEG, PNG, GIF or WebP image")
+        raise RenderError("invalid_image", f"images: {what}: is not a JPEG, PNG, GIF or WebP image")
     data = base64.b64encode(content).decode("ascii")
     return Image(media_type=media_type, data=data, size=len(data))
 
@@ -75,7 +75,7 @@ def _from_data_url(url: str) -> Image:
     except (binascii.Error, ValueError):
         content = b""
     if not content:
-        raise RenderError("invalid_image", f"images: {url[:40]}…: is no base64 data URL")
+        raise RenderError("invalid_image", f"images: {url[:40]}…: is not a base64 data URL")
     return _from_bytes(content, f"{url[:40]}…")
 
 

@@ -134,7 +134,7 @@ def _as_verdict(value: object, predicted: str | None) -> Verdict:
     except (TypeError, ValueError, OverflowError):
         score = float("nan")
     if isinstance(value, str) or not isfinite(score):
-        raise CannotScore(f"the function returned {value!r:.80}, which is no finite number")
+        raise CannotScore(f"the function returned {value!r:.80}, which is not a finite number")
     return Verdict(score, predicted)
 
 

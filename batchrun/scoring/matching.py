@@ -66,7 +66,7 @@ def _json(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
     try:
         right = orjson.loads(expected) if isinstance(expected, str) else _plain_json(expected)
     except ValueError as error:
-        raise CannotScore(f"expected is no JSON: {error}") from None
+        raise CannotScore(f"expected is not valid JSON: {error}") from None
     try:
         said = find_json(text)
     except ValueError:

@@ -92,12 +92,14 @@ def resolve(pattern: str) -> list[Path]:
         reason = getattr(error, "strerror", None) or str(error)
         raise JobError(f"{pattern[:200]}: cannot be looked up ({reason})") from None
     if not paths:
-        raise JobError(f"{pattern}: there is no such file; [input] path starts at the job file")
+        raise JobError(f"{pattern}: file not found; [input] path starts at the job file")
     if folders:
         raise JobError(f'{folders[0]}: is a folder; name its files, such as "folder/*.csv"')
     if others:
         # A pipe would keep us waiting, and none of these can be read a second time.
-        raise JobError(f"{others[0]}: is no regular file; save the table as one, and name that")
+        raise JobError(
+            f"{others[0]}: not a regular file; save the table as a file and use its path"
+        )
     return paths
 
 
@@ -131,7 +133,7 @@ def common_kind(paths: Sequence[Path]) -> str:
     for path, kind in kinds.items():
         if kind is None:
             raise JobError(
-                f"{path}: is no table that batchrun reads; it reads {', '.join(TABLE_SUFFIXES)}, "
+                f"{path}: unsupported file type; supported types: {', '.join(TABLE_SUFFIXES)}, "
                 "text formats also with .gz"
             )
     found = sorted({str(kind) for kind in kinds.values()})

@@ -73,7 +73,7 @@ def _kind(url: str) -> str:
     kind = kind_of(url)
     if kind is None:
         raise JobError(
-            f"{url}: is no table that batchrun reads; it reads {', '.join(TABLE_SUFFIXES)}, "
+            f"{url}: unsupported file type; supported types: {', '.join(TABLE_SUFFIXES)}, "
             "text formats also with .gz"
         )
     return kind

@@ -216,7 +216,7 @@ class Round:
         assert not list(self._out.glob(".*")), "nothing half written is left"
         assert resume(self._job) == 0
         assert self._books.requests == sent, "a finished run sends nothing"
-        assert library.verify(self._out).text().startswith(f"{self._out}: whole")
+        assert library.verify(self._out).text().startswith(f"{self._out}: no problems found; ")
 
     def _count(self) -> None:
         story, books = self.story, self._books
