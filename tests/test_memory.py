@@ -42,6 +42,8 @@ model = "claude-haiku-4-5-20251001"
 prompt = "{prompt}"
 images = "{{{{ image }}}}"
 max_tokens = 100
+[limits]
+concurrency = {concurrency}
 [output]
 dir = "run"
 """
@@ -59,7 +61,7 @@ finally:
 @pytest.fixture
 def server() -> Iterator[str]:
     """A provider in a process of its own, so that the bodies it gets are not in this one."""
-    command = [sys.executable, "-m", "benchmarks.server", "100"]
+    command = [sys.executable, "-m", "benchmarks.server", "5000"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -120,12 +122,13 @@ def test_large_images_take_no_more_memory_than_a_few_of_them(
 ) -> None:
     table = write(tmp_path)
     job = tmp_path / "job.toml"
-    job.write_text(JOB.format(table=table.name, url=server, prompt="What is it?"))
+    facts = {"table": table.name, "url": server, "concurrency": ROWS}
+    job.write_text(JOB.format(prompt="What is it?", **facts))
     assert peak_mib(tmp_path, "estimate", "job.toml") < 250
-    assert peak_mib(tmp_path, "run", "job.toml", "--quiet") < 400
+    assert peak_mib(tmp_path, "run", "job.toml", "--quiet") < 360
     assert peak_mib(tmp_path, "verify", "run") < 320
-    job.write_text(JOB.format(table=table.name, url=server, prompt="What else?"))
-    assert peak_mib(tmp_path, "run", "job.toml", "--quiet", "--yes") < 400
+    job.write_text(JOB.format(prompt="What else?", **facts))
+    assert peak_mib(tmp_path, "run", "job.toml", "--quiet", "--yes") < 360
     assert peak_mib(tmp_path, "report", "run") < 250
     found = pl.scan_parquet(tmp_path / "run" / "results.parquet").select("status").collect()
     assert found["status"].to_list() == ["succeeded"] * ROWS
@@ -314,11 +317,18 @@ def test_of_those_who_all_wait_for_more_one_may_go_beyond_the_budget() -> None:
 def test_long_answers_in_flight_take_no_more_memory_than_a_few_of_them(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
-    text = "word " * 1_600_000
-    with serving(lambda call: answer(call, text)) as provider:
+    replies: list[Reply] = []
+
+    def decide(call: Call) -> Reply:
+        # One for all, which all arrive at once; 15 MB, so that 40 of them are more than the bound.
+        if not replies:
+            replies.append(answer(call, "word " * 3_000_000, delay_s=2.0))
+        return replies[0]
+
+    with serving(decide) as provider:
         write_job(provider.url, rows=40, extra="[limits]\nconcurrency = 40")
         peak = peak_mib(tmp_path, "run", "job.toml", "--quiet", env=environment())
-    assert peak < 560
+    assert peak < 620
     found = pl.scan_parquet(tmp_path / "out" / "results.parquet").select("status").collect()
     assert found["status"].to_list() == ["succeeded"] * 40
 

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import environment
+from tests.conftest import command, environment
 from tests.provider import answer, serving
+from tests.test_storage_faults import bound_by_permissions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     WriteJob = Callable[..., Path]
 
 
-def limited(limit: str, *arguments: str | Path) -> tuple[int, str]:
+def limited(
+    limit: str,
+    *arguments: str | Path,
+    user: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+) -> tuple[int, str]:
     """Run the command below a limit of the shell's; return its exit code and stderr."""
-    command = shlex.join([sys.executable, "-m", "batchrun", *map(str, arguments)])
+    line = shlex.join([sys.executable, "-m", "batchrun", *map(str, arguments)])
     done = subprocess.run(
-        ["bash", "-c", f"ulimit {limit}; exec {command}"],
+        [*user, "bash", "-c", f"ulimit {limit}; exec {line}"],
         check=False,
-        env=environment(),
+        env=env or environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -87,3 +96,145 @@ def test_the_concurrency_that_is_proposed_works(write_job: WriteJob) -> None:
         assert found is not None, stderr
         assert provider.calls == []
         assert limited("-n 64", "run", job, "--concurrency", found[1])[0] == 0
+
+
+# As another user, whose processes the system counts, but who may read this Python.
+UNPRIVILEGED = ["setpriv", "--reuid", "61234", "--clear-groups"]
+UNPRIVILEGED += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+
+
+def counted_user() -> list[str]:
+    """What a command begins with, so that the system counts its processes: root's it does not."""
+    return UNPRIVILEGED if os.geteuid() == 0 else []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is of Linux")
+@pytest.mark.parametrize("threads", [1, 2, 4, 6, 8, 16])
+def test_too_few_processes_or_threads(write_job: WriteJob, threads: int) -> None:
+    if not counted_user():
+        threads += processes_of_this_user()
+    with serving() as provider:
+        job = write_job(provider.url)
+        code, stderr = limited(f"-u {threads}", "run", job, user=counted_user())
+        assert code == 2, stderr
+        needed = 16 + 4 * (os.cpu_count() or 1)
+        assert re.search(rf"allows \d+ more threads, and batchrun needs {needed}", stderr)
+        assert "(ulimit -u)" in stderr
+        assert "raise the limit, for example: ulimit -u 4096" in stderr
+        assert len(stderr.splitlines()) == 1, "and nothing that libraries say"
+        assert provider.calls == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is of Linux")
+def test_the_fewest_threads_are_enough(write_job: WriteJob, tmp_path: Path) -> None:
+    needed = 16 + 4 * (os.cpu_count() or 1) + 1
+    needed += 0 if counted_user() else processes_of_this_user()
+    with serving(answer) as provider, TemporaryDirectory() as open_to_all:
+        write_job(provider.url, rows=200)
+        shutil.copytree(tmp_path, open_to_all, dirs_exist_ok=True)
+        Path(open_to_all).chmod(0o777)
+        job = Path(open_to_all) / "job.toml"
+        code, stderr = limited(f"-u {needed}", "run", job, user=counted_user())
+        assert code == 0, stderr
+        assert len(provider.calls) == 200
+
+
+def processes_of_this_user() -> int:
+    """How many threads the system counts for this user already."""
+    lines = subprocess.run(
+        ["ps", "-L", "-u", str(os.getuid())], capture_output=True, text=True, check=True
+    )
+    return len(lines.stdout.splitlines()) - 1
+
+
+@pytest.mark.parametrize("home", [None, "", "/nonexistent", "/proc"])
+def test_no_home_is_needed(write_job: WriteJob, home: str | None) -> None:
+    surroundings = environment(**({} if home is None else {"HOME": home}))
+    if home is None:
+        surroundings.pop("HOME", None)
+    with serving(answer) as provider:
+        code, _, stderr = command("run", write_job(provider.url, rows=3), env=surroundings)
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize("folder", ["/nonexistent", "/proc"])
+def test_no_folder_of_temporary_files_is_needed_for_a_local_table(
+    write_job: WriteJob, folder: str
+) -> None:
+    surroundings = environment(TMPDIR=folder)
+    with serving(answer) as provider:
+        job = write_job(provider.url, rows=3)
+        for arguments in (("estimate", job), ("run", job), ("verify", job.parent / "out")):
+            code, _, stderr = command(*arguments, env=surroundings)
+            assert code == 0, stderr
+
+
+def test_a_full_folder_of_temporary_files_is_named(write_job: WriteJob) -> None:
+    # What is counted needs some megabytes beside the checkpoint, which is not there yet.
+    with serving() as provider:
+        job = write_job(provider.url, rows=60_000)
+        code, stderr = limited("-f 2048", "estimate", job, env=environment(TMPDIR=str(job.parent)))
+    assert code == 6, stderr
+    assert f"error: {job.parent}: temporary files cannot be written there (" in stderr
+    assert "name another folder in the environment variable TMPDIR" in stderr
+
+
+def test_a_remote_table_without_a_folder_for_its_copy(write_job: WriteJob) -> None:
+    job = write_job("http://127.0.0.1:9", rows=1)
+    table = "http://127.0.0.1:9/rows.csv"
+    # Where no file can be written, Python finds no folder for temporary files.
+    code, stderr = limited("-f 0", "preview", job, "--set", f"input.path={table}")
+    assert code == 2, stderr
+    assert f"[input] path: {table} cannot be copied to this machine" in stderr
+    assert "TMPDIR" in stderr
+
+
+def test_a_current_folder_that_cannot_be_written(write_job: WriteJob, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir(mode=0o555)
+    tmp_path.chmod(0o777)
+    with serving(answer) as provider:
+        job = write_job(provider.url, rows=3)
+        for options, expected in (([], 0), (["--output-dir", "out"], 5)):
+            done = subprocess.run(
+                [
+                    *bound_by_permissions(),
+                    sys.executable,
+                    "-m",
+                    "batchrun",
+                    "run",
+                    str(job),
+                    *options,
+                ],
+                check=False,
+                cwd=here,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == expected, done.stderr
+            assert len(provider.calls) == 3
+    assert f"{here / 'out'}: cannot be used as run directory: " in done.stderr
+    assert "Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_current_folder_that_was_removed(write_job: WriteJob, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with serving(answer) as provider:
+        job = write_job(provider.url, rows=3)
+        for name, expected in ((job, 0), (Path("job.toml"), 2)):
+            gone.mkdir()
+            run = shlex.join([sys.executable, "-m", "batchrun", "run", str(name)])
+            done = subprocess.run(
+                ["bash", "-c", f"cd {gone} && rmdir {gone} && exec {run}"],
+                check=False,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == expected, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "standard output" not in done.stderr

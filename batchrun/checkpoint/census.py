@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.schema import usable
-from batchrun.checkpoint.sqlite import Database
+from batchrun.checkpoint.sqlite import Database, temporary_space
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.tables import migrations
 
@@ -91,7 +91,7 @@ class Census:
 
     def add(self, rows: Iterable[Asked]) -> None:
         """Count rows."""
-        with self._db.atomic():
+        with temporary_space(), self._db.atomic():
             self._db.conn.executemany(
                 _ADD,
                 [
@@ -103,8 +103,9 @@ class Census:
     def counted(self, *, retry_errored: bool) -> Iterator[Counted]:
         """Yield what was asked, once for rows that ask the same."""
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
-        for row in self._db.execute(_COUNTED.format(again=again)):
-            yield Counted(*row)
+        with temporary_space():
+            for row in self._db.execute(_COUNTED.format(again=again)):
+                yield Counted(*row)
 
 
 @contextmanager

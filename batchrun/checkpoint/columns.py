@@ -178,20 +178,22 @@ _ATTEMPT_QUERY = _as_lists(["a.request_id", *(c.value for c in ATTEMPTS)], _FROM
 
 
 # What a row holds as text; what is packed swells when it is read.
-_SIZE = """SELECT total(coalesce(length(r.response), 0) + coalesce(length(r.responses), 0)
+_SIZES = """SELECT i.ordinal, coalesce(length(r.response), 0) + coalesce(length(r.responses), 0)
     + coalesce(length(r.reasoning), 0) + coalesce(length(r.tool_calls), 0)
     + coalesce(length(r.citations), 0) + coalesce(length(r.choices), 0)
-    + 8 * (coalesce(length(r.logprobs), 0) + coalesce(length(r.raw), 0)))
+    + 8 * (coalesce(length(r.logprobs), 0) + coalesce(length(r.raw), 0))
     FROM items i JOIN outcomes r ON r.request_id = i.request_id
-    WHERE i.ordinal >= ? AND i.ordinal < ?"""
+    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
 
 
 def items_within(db: Database, first: int, end: int, most_bytes: int) -> int:
     """Return how many items from ordinal `first` have answers of so many bytes together, or 1."""
-    count = end - first
-    while count > 1 and db.execute(_SIZE, (first, first + count)).fetchone()[0] > most_bytes:
-        count //= 2
-    return count
+    total = 0
+    for ordinal, size in db.execute(_SIZES, (first, end)):
+        total += size
+        if total > most_bytes:
+            return max(1, int(ordinal) - first)
+    return end - first
 
 
 def result_columns(

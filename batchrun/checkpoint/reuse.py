@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.schema import usable
+from batchrun.checkpoint.sqlite import temporary_space
 from batchrun.records import Reuse
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ class Comparison:
         """Count rows by what they ask; None for one that cannot be rendered."""
         counts = Counter(fingerprints)
         counts.pop(None, None)
-        with self._store.transaction():
+        with self._store.transaction(), temporary_space():
             self._store.db.conn.executemany(_COUNT, counts.items())
 
     def result(self, *, retry_errored: bool) -> Reuse:
         """Return what would be used again, once all rows have been added."""
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
-        with usable(self._store.path):
+        with usable(self._store.path), temporary_space():
             db = self._store.db
             standing = _USABLE.format(again=f"({again})")
             reused, new = db.execute(standing, (self._shared, self._shared)).fetchone()

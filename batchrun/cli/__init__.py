@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -18,7 +19,7 @@ import batchrun
 from batchrun.cli import jobs, runs, server
 from batchrun.cli.system import check_system
 from batchrun.cli.voice import fail, say
-from batchrun.errors import BatchrunError, OutputError
+from batchrun.errors import BatchrunError, JobError, OutputError
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -75,6 +76,12 @@ def _stdout_failed(error: OSError) -> int:
     """Answer for a stdout that cannot be written, which is the one file without a name here."""
     if error.filename is not None:
         raise error
+    try:
+        Path.cwd()
+    except OSError:
+        gone = JobError("the current folder was removed; change to another one with: cd")
+        fail(gone)
+        return gone.exit_code
     fail(OutputError(f"standard output could not be written: {error}"))
     return OutputError.exit_code
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import threading
 
 from batchrun.errors import JobError
 
@@ -11,6 +13,10 @@ LEAST_FILES = 50
 # With less, the libraries abort the process while they load or start their threads: measured on two
 # cores from 2,450,000 KB down. More cores start more threads, so there is room to spare.
 LEAST_ADDRESS_SPACE_KB = 3_000_000
+# Threads beside those that the libraries start for each core: measured 20 in all on two cores. Where
+# they cannot start theirs, they abort the process or wait forever.
+LEAST_THREADS, THREADS_PER_CORE = 16, 4
+_STACK_BYTES = 64 * 1024
 
 
 def check_system() -> None:
@@ -34,6 +40,33 @@ def check_system() -> None:
             f"batchrun needs at least {LEAST_ADDRESS_SPACE_KB:,} KB, most of it never used as "
             "memory; raise the limit, for example: ulimit -v unlimited"
         )
+    needed = LEAST_THREADS + THREADS_PER_CORE * (os.cpu_count() or 1)
+    if (started := _threads_that_start(needed)) < needed:
+        raise JobError(
+            f"this system allows {started} more threads, and batchrun needs {needed}: the limit on "
+            "processes and threads of this user (ulimit -u) or of this container (pids) is reached; "
+            "end other processes or raise the limit, for example: ulimit -u 4096"
+        )
+
+
+def _threads_that_start(count: int) -> int:
+    """Return how many threads can be started at a time, at most `count`; all of them end again."""
+    end = threading.Event()
+    threads: list[threading.Thread] = []
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            threads.append(thread)
+    except RuntimeError:
+        pass
+    finally:
+        threading.stack_size(before)
+        end.set()
+        for thread in threads:
+            thread.join()
+    return len(threads)
 
 
 def _is_below(limit: int, least: int) -> bool:

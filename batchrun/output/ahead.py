@@ -18,3 +18,4 @@ def ahead(parts: Iterator[T]) -> Iterator[T]:
         while (part := following.result()) is not None:
             following = thread.submit(next, parts, None)
             yield part
+            del part  # it may be large, and waiting for the next one takes time

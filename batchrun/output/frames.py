@@ -153,15 +153,32 @@ def joined_frames(
         properties: of the answer's JSON schema, which become columns.
     """
     chunks = _Chunks()
-    for start, part, found, marks in ahead(_fetched(results, chunks)):
-        columns = _result_columns(part, start, found, results)
-        answers = unnested(properties, columns["response"].to_list(), columns["status"].to_list())
-        if marks is not None:
-            columns |= _score_columns(start, part.height, marks)
-        columns |= {UNNESTED + name: column for name, column in answers.items()}
-        joined = part.hstack([column.alias(names[name]) for name, column in columns.items()])
+    for fetched in ahead(_fetched(results, chunks)):
+        joined = _joined(fetched, results, names, properties)
+        del fetched  # long answers are not held twice
         chunks.measure(joined)
         yield joined
+        del joined
+
+
+def _joined(
+    fetched: _Fetched, results: Results, names: Mapping[str, str], properties: Mapping[str, Any]
+) -> pl.DataFrame:
+    start, part, found, marks = fetched
+    columns = _result_columns(part, start, found, results)
+    if properties:
+        responses, statuses = (columns[name].to_list() for name in ("response", "status"))
+        answers = unnested(properties, responses, statuses)
+    else:
+        answers = {}
+    if marks is not None:
+        columns |= _score_columns(start, part.height, marks)
+    columns |= {UNNESTED + name: column for name, column in answers.items()}
+    return part.hstack([column.alias(names[name]) for name, column in columns.items()])
+
+
+# The first ordinal of a part of the input, the part, its results and its scores.
+_Fetched = tuple[int, pl.DataFrame, "Mapping[str, list[Any]]", "list[tuple[Any, ...]] | None"]
 
 
 class _Chunks:
@@ -176,9 +193,7 @@ class _Chunks:
         self.rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
 
 
-def _fetched(
-    results: Results, chunks: _Chunks
-) -> Iterator[tuple[int, pl.DataFrame, Mapping[str, list[Any]], list[tuple[Any, ...]] | None]]:
+def _fetched(results: Results, chunks: _Chunks) -> Iterator[_Fetched]:
     """Yield parts of the input with their first ordinal, their results and their scores."""
     start, names, scores = 0, tuple(results.kinds), results.scores
     for frame in results.table.frames():

@@ -46,7 +46,7 @@ class Fetched:
 
     def __init__(self, config: InputConfig) -> None:
         kind = _kind(config.path)
-        folder = Path(tempfile.mkdtemp(prefix="batchrun-"))
+        folder = _temporary_folder(config.path)
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         try:
             if kind == ".jsonl":
@@ -67,6 +67,21 @@ def fetched(config: InputConfig) -> Fetched | None:
         JobError: when it cannot be fetched.
     """
     return Fetched(config) if is_remote(config.path) else None
+
+
+def _temporary_folder(address: str) -> Path:
+    """Make a folder for the copy of a table.
+
+    Raises:
+        JobError: when there is no place for it.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix="batchrun-"))
+    except OSError as error:
+        raise JobError(
+            f"[input] path: {address} cannot be copied to this machine: {error.strerror}; name a "
+            "folder that can be written in the environment variable TMPDIR"
+        ) from None
 
 
 def _kind(url: str) -> str:
