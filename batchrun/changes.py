@@ -5,11 +5,14 @@ Answers that no row asks for any more stay in the checkpoint; but what takes the
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchrun import __version__, checkpoint
 from batchrun.dispatch import rejected
 from batchrun.errors import JobError
+from batchrun.job import Job
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
@@ -87,6 +90,49 @@ def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
         f"[request] reject has changed: {refused:,} stored answers are now rejected, "
         f"{accepted:,} are accepted again; no requests are sent for this change"
     )
+
+
+def missing_bodies(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
+    """Say how many answers came before `keep_raw` was set; None when none did."""
+    count = checkpoint.answers_without_body(store) if plan.job.request.keep_raw else 0
+    if not count:
+        return None
+    answers = "1 earlier answer was" if count == 1 else f"{count:,} earlier answers were"
+    return (
+        f"[request] keep_raw: {answers} received without it, and the column raw stays empty there; "
+        "to receive them again, use --new (all requests are sent and billed again)"
+    )
+
+
+def with_given_price(
+    plan: Prepared, store: checkpoint.Checkpoint
+) -> tuple[Prepared, str | None, str | None]:
+    """Return a plan with the price that `recost` was given, its provider, and what to say of it.
+
+    A `[price]` of the job file takes its place.
+    """
+    given = checkpoint.given_price(store)
+    if given == checkpoint.GivenPrice():
+        return plan, None, None
+    if "price" in plan.job.document:
+        checkpoint.keep_given_price(store, checkpoint.GivenPrice())
+        return (
+            plan,
+            None,
+            (
+                "[price] of the job file takes the place of the price given to batchrun recost; to count "
+                f"earlier answers by it too: batchrun recost {shlex.quote(str(plan.directory))} --job JOB"
+            ),
+        )
+    if given.section is not None:
+        document = {**plan.job.document, "price": given.section}
+        priced = Job.from_document(document, plan.job.base)
+        job = replace(
+            plan.job, document=document, price=priced.price, model_prices=priced.model_prices
+        )
+        plan = replace(plan, job=job)
+    said = "costs are counted by the price given to batchrun recost; a [price] of the job file replaces it"
+    return plan, given.provider, said
 
 
 def told(reuse: Reuse) -> str:

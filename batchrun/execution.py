@@ -10,7 +10,7 @@ import anyio.from_thread
 import orjson
 
 from batchrun import __version__, checkpoint
-from batchrun.changes import judge_again, told
+from batchrun.changes import judge_again, missing_bodies, told
 from batchrun.client import Client
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
@@ -50,6 +50,8 @@ class OpenRun:
     store: checkpoint.Checkpoint
     reuse: Reuse | None = None
     label: str = ""
+    price_provider: str | None = None
+    price_note: str | None = None
 
     @property
     def name(self) -> str:
@@ -152,6 +154,7 @@ class Execution:
             checkpoint.check_places(self._store)
         # Before the job is kept: a process that dies here does it again.
         judged = judge_again(plan, self._store)
+        missing = missing_bodies(plan, self._store)
         in_flight = self._store.start_execution(
             name=plan.job.name,
             job=plan.job.document,
@@ -172,8 +175,9 @@ class Execution:
                 f"at most {plan.most_in_flight:,} requests in flight, because of the limit on open "
                 "files; raise it for more, for example: ulimit -n 65536"
             )
-        if judged is not None:
-            self._note(judged)
+        for said in (judged, missing, self._run.price_note):
+            if said is not None:
+                self._note(said)
         if self._run.reuse is not None:
             self._note(told(self._run.reuse))
         if repair is not None:
@@ -227,7 +231,7 @@ class Execution:
     def _make_dispatcher(self) -> Dispatcher:
         job, common = self._plan.job, self._common
         errors = ErrorBudget(job.limits.max_errors, common.errors)
-        prices = price_book(job)
+        prices = price_book(job, self._run.price_provider)
         dispatcher = Dispatcher(
             client=self._make_client(),
             journal=ObservedJournal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -245,7 +246,8 @@ class Recosted:
     Attributes:
         directory: of the run.
         before: pico-dollars, None when no price was known; `after` likewise.
-        unpriced: answers whose price is not known.
+        unpriced: answers whose price is not known, `unpriced_before` those that were not known.
+        kept: what the run is counted by from now on, in words; None when nothing was given.
         files: that were written again.
     """
 
@@ -254,6 +256,8 @@ class Recosted:
     after: int | None
     unpriced: int
     files: tuple[Path, ...]
+    unpriced_before: int = 0
+    kept: str | None = None
 
 
 def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
@@ -289,7 +293,12 @@ def _recost(directory: Path, given: Job | None) -> Recosted:
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = _same_input(job, signature)
         before = checkpoint.totals(store)
-        provider = None if given is None else given.request.provider
+        if given is None:
+            provider = checkpoint.given_price(store).provider
+        else:
+            provider = given.request.provider
+            kept = checkpoint.GivenPrice(given.document.get("price"), provider)
+            checkpoint.keep_given_price(store, kept)
         with store.transaction():
             _count_again(store, job, provider)
             store.replace_job(document)
@@ -298,7 +307,25 @@ def _recost(directory: Path, given: Job | None) -> Recosted:
         written = write_files(job, source, store, directory, evaluation, score_again=again)
         after = written.totals or checkpoint.totals(store)
     known = report.known_cost
-    return Recosted(directory, known(before), known(after), after.unpriced, written.files)
+    return Recosted(
+        directory,
+        known(before),
+        known(after),
+        after.unpriced,
+        written.files,
+        before.unpriced,
+        _given(given),
+    )
+
+
+def _given(job: Job | None) -> str | None:
+    """Return in words what a job file gives to count costs by."""
+    if job is None:
+        return None
+    parts = ["[price]"] if "price" in job.document else []
+    if job.request.provider is not None:
+        parts.append(f'provider = "{job.request.provider}"')
+    return f"{' and '.join(parts)} of the job file" if parts else None
 
 
 def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -> None:
@@ -328,8 +355,8 @@ def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
         facts = [
             {
                 "directory": str(run.directory),
-                "before_usd": None if run.before is None else run.before / PICO_PER_USD,
-                "cost_usd": None if run.after is None else run.after / PICO_PER_USD,
+                "before_usd": _whole_usd(run.before, run.unpriced_before),
+                "cost_usd": _whole_usd(run.after, run.unpriced),
                 "answers_without_price": run.unpriced,
                 "files": [str(file) for file in run.files],
             }
@@ -339,13 +366,31 @@ def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
     return "\n".join(_recosted(run) for run in runs)
 
 
+def _whole_usd(pico: int | None, unpriced: int) -> float | None:
+    """Return a sum in USD; None when it is that of a part of the answers."""
+    return None if pico is None or unpriced else pico / PICO_PER_USD
+
+
 def _recosted(run: Recosted) -> str:
-    before, after = (
-        "unknown" if pico is None else f"${pico / PICO_PER_USD:,.6f}"
-        for pico in (run.before, run.after)
-    )
+    before, after = _amount(run.before, run.unpriced_before), _amount(run.after, run.unpriced)
     rest = f"; the price of {run.unpriced:,} answers is unknown" if run.unpriced else ""
     return harmless(f"{run.directory}: {after} (before: {before}){rest}")
+
+
+def recost_notes(runs: Sequence[Recosted], directory: Path) -> list[str]:
+    """Return what a person may want to know beside what costs became."""
+    notes = list(dict.fromkeys(f"kept for later runs: {run.kept}" for run in runs if run.kept))
+    if any(run.unpriced for run in runs):
+        again = shlex.join(["batchrun", "recost", str(directory), "--job", "JOB"])
+        notes.append(f'set [price."MODEL"] in a job file, then count again: {again}')
+    return notes
+
+
+def _amount(pico: int | None, unpriced: int) -> str:
+    """Return a sum of costs; that of a part of the answers says so."""
+    if pico is None:
+        return "unknown"
+    return f"{'at least ' if unpriced else ''}${pico / PICO_PER_USD:,.6f}"
 
 
 def _score_section(path: Path) -> dict[str, Any]:

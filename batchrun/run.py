@@ -19,7 +19,7 @@ import anyio.to_thread
 from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
-from batchrun.changes import agree, needs_consent, reuse_of
+from batchrun.changes import agree, needs_consent, reuse_of, with_given_price
 from batchrun.client import PyreqwestTransport
 from batchrun.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
@@ -163,7 +163,9 @@ def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
         checkpoint.open_directory(plan.directory, new=options.new, files=plan.job.output.files),
         closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
     ):
-        yield OpenRun(plan, store, label=cell.name if (cell := plan.job.cell) else "")
+        plan, provider, said = with_given_price(plan, store)
+        label = cell.name if (cell := plan.job.cell) else ""
+        yield OpenRun(plan, store, label=label, price_provider=provider, price_note=said)
 
 
 async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:

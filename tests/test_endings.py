@@ -219,6 +219,20 @@ def test_bodies_are_kept_compressed(write_job: WriteJob) -> None:
     assert kept < 5_000
 
 
+def test_answers_from_before_bodies_were_kept_are_pointed_out(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    with serving(answer) as provider:
+        job = write_job(provider.url, rows=3)
+        assert "without it" not in run(job)
+        with (job.parent / "rows.csv").open("a") as table:
+            table.write("new,row\n")
+        said = run(job, "--set", "keep_raw=true")
+        assert "[request] keep_raw: 3 earlier answers were received without it" in said
+        assert "without it" not in run(job, "--set", "keep_raw=true")
+    assert results()["raw"].is_null().to_list() == [True, True, True, False]
+
+
 def test_a_damaged_body_is_told_as_damage(write_job: WriteJob) -> None:
     with serving(answer) as provider:
         job = write_job(provider.url, rows=1, request="keep_raw = true")

@@ -125,6 +125,7 @@ def varied_run(write_job: WriteJob, tmp_path: Path) -> Path:
         job = write_job(provider.url, rows=len(SAID))
         assert command("run", job, "--quiet")[0] == 0
     assert summary(tmp_path / "out")["cost_usd"]["answers_without_price"] == 1
+    assert "at least $0." in command("status", tmp_path / "out")[1]
     return job
 
 
@@ -143,7 +144,7 @@ def test_counting_again_there_and_back_gives_the_same(varied_run: Path, tmp_path
     code, stdout, stderr = command("recost", out, "--job", priced(varied_run, section))
     assert code == 0, stderr
     # 6 × 1,500 tokens in at 7 USD per million, and 3 searches at 2 USD per thousand.
-    assert "$0.069000 (before: $0." in stdout
+    assert "$0.069000 (before: at least $0." in stdout
     counted = summary(out)
     assert counted["cost_usd"]["total"] == 0.069
     assert counted["cost_usd"]["answers_without_price"] == 0
@@ -185,6 +186,61 @@ def test_counting_again_sends_nothing_and_neither_does_the_next_run(
         assert command("run", job, *house, *setting)[0] == 0
         assert len(provider.calls) == 3
     assert summary(tmp_path / "out")["cost_usd"]["total"] == 3 * 81e-6
+
+
+def test_a_price_that_was_given_holds_until_another_is(write_job: WriteJob, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with serving() as provider:
+        job = write_job(provider.url, rows=3, provider=None)
+        table = tmp_path / "rows.csv"
+        assert command("run", job, "--quiet")[0] == 0
+        code, stdout, stderr = command("recost", out)
+        assert code == 0
+        assert "unknown (before: unknown)" in stdout
+        assert '[price."MODEL"]' in stderr
+        assert f"batchrun recost {out} --job JOB" in stderr
+        own = priced(job, "[price]\ninput = 1\noutput = 10\n")
+        _, stdout, stderr = command("recost", out, "--job", own, "--json")
+        assert json.loads(stdout)["runs"][0]["cost_usd"] == 3 * 81e-6
+        assert stderr.strip() == "kept for later runs: [price] of the job file"
+        # New answers are counted by it, and so is everything else.
+        table.write_text(table.read_text() + "new,row\n")
+        _, _, stderr = command("run", job)
+        assert "costs are counted by the price given to batchrun recost" in stderr
+        assert summary(out)["cost_usd"]["total"] == 4 * 81e-6
+        assert command("recost", out)[0] == 0
+        assert command("run", job)[0] == 0
+        assert summary(out)["cost_usd"]["total"] == 4 * 81e-6
+        # Another price: that of the job file.
+        other = job.with_name("other.toml")
+        other.write_text(job.read_text() + "[price]\ninput = 0\noutput = 100\n")
+        table.write_text(table.read_text() + "newer,row 2\n")
+        _, _, stderr = command("run", other)
+        assert "takes the place of the price given to batchrun recost" in stderr
+        assert summary(out)["cost_usd"]["total"] == pytest.approx(4 * 81e-6 + 700e-6)
+        # Without it, nothing is kept any more; what is known is not shown as the whole.
+        table.write_text(table.read_text() + "newest,row 3\n")
+        assert command("run", job, "--quiet")[0] == 0
+        assert command("recost", out, "--job", job)[0] == 0
+        assert summary(out)["cost_usd"]["total"] is None
+        assert len(provider.calls) == 6
+
+
+def test_a_provider_that_was_given_holds_too(write_job: WriteJob, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with serving() as provider:
+        job = write_job(provider.url, rows=2, provider=None)
+        assert command("run", job, "--quiet")[0] == 0
+        named = job.with_name("named.toml")
+        text = job.read_text().replace("[request]\n", '[request]\nprovider = "anthropic"\n')
+        named.write_text(text)
+        assert command("recost", out, "--job", named)[0] == 0
+        table = tmp_path / "rows.csv"
+        table.write_text(table.read_text() + "new,row\n")
+        assert command("run", job, "--quiet")[0] == 0
+        assert summary(out)["cost_usd"]["total"] == 3 * 46e-6
+        assert command("recost", out)[0] == 0
+    assert summary(out)["cost_usd"]["total"] == 3 * 46e-6
 
 
 def test_a_named_provider_brings_the_prices_of_the_list(

@@ -26,15 +26,18 @@ from batchrun.checkpoint.lock import (
 from batchrun.checkpoint.pairs import compare_rows, differing_rows
 from batchrun.checkpoint.patience import Patience
 from batchrun.checkpoint.prices import (
+    GivenPrice,
     attempts_to_count,
     forget_prices,
+    given_price,
+    keep_given_price,
     note_price,
     providers,
     write_costs,
 )
 from batchrun.checkpoint.rejections import judge, judgeable, judged_by
 from batchrun.checkpoint.repair import Repair, forget_damaged_requests, repair
-from batchrun.checkpoint.reuse import Comparison, begun_as, has_answers
+from batchrun.checkpoint.reuse import Comparison, answers_without_body, begun_as, has_answers
 from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 from batchrun.checkpoint.timeline import history
@@ -59,10 +62,12 @@ __all__ = [
     "Comparison",
     "Counted",
     "DirectoryLock",
+    "GivenPrice",
     "Journal",
     "Patience",
     "Repair",
     "answers",
+    "answers_without_body",
     "attempts_to_count",
     "begun_as",
     "census",
@@ -75,6 +80,7 @@ __all__ = [
     "find_damage",
     "forget_damaged_requests",
     "forget_prices",
+    "given_price",
     "has_answers",
     "held_still",
     "history",
@@ -85,6 +91,7 @@ __all__ = [
     "judge",
     "judgeable",
     "judged_by",
+    "keep_given_price",
     "last_outcome",
     "last_version",
     "note_price",

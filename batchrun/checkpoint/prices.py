@@ -129,3 +129,26 @@ def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]
 def forget_prices(db: Database) -> None:
     """Forget by which prices costs were counted."""
     db.execute("DELETE FROM prices")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPrice:
+    """What `recost` was given to count costs by: a `[price]`, and who answers; either may be None."""
+
+    section: dict[str, Any] | None = None
+    provider: str | None = None
+
+
+def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
+    """Keep what a run's costs are to be counted by until something else is given."""
+    text = None
+    if given != GivenPrice():
+        text = orjson.dumps({"section": given.section, "provider": given.provider}).decode()
+    with store.transaction():
+        store.db.execute("UPDATE run SET given_price = ?", (text,))
+
+
+def given_price(store: Checkpoint) -> GivenPrice:
+    """Return what a run's costs are to be counted by, where `recost` was given something."""
+    row = store.db.execute("SELECT given_price FROM run").fetchone()
+    return GivenPrice(**orjson.loads(row[0])) if row is not None and row[0] else GivenPrice()

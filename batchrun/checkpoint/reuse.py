@@ -77,6 +77,20 @@ def has_answers(store: Checkpoint) -> bool:
         return row.fetchone() is not None
 
 
+def answers_without_body(store: Checkpoint) -> int:
+    """Count the answers that came before bodies were kept; 0 when the latest execution kept them."""
+    with usable(store.path):
+        kept = store.db.execute(
+            "SELECT json_extract(job, '$.request.keep_raw') FROM run"
+        ).fetchone()
+        if kept is None or kept[0]:
+            return 0
+        row = store.db.execute(
+            "SELECT count(*) FROM outcomes WHERE ending IS NOT NULL AND raw IS NULL"
+        )
+        return int(row.fetchone()[0])
+
+
 def begun_as(store: Checkpoint) -> tuple[str, int, str] | None:
     """Return the plan that the latest execution worked on (signature, rows) and its version."""
     with usable(store.path):

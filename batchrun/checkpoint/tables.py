@@ -256,6 +256,12 @@ def m014_place_checksums(db: Database) -> None:
     db.execute("ALTER TABLE outcomes ADD COLUMN status_checksum INTEGER")
 
 
+@migrations()
+def m015_recosted(db: Database) -> None:
+    """The price that `recost` was given; it holds for later executions as well."""
+    db.execute("ALTER TABLE run ADD COLUMN given_price TEXT")
+
+
 def migrate(db: Database) -> None:
     """Bring the tables to this version, and the views to the columns that it declares."""
     migrations.apply(db)

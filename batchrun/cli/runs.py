@@ -10,6 +10,7 @@ import click
 import batchrun
 from batchrun import completion
 from batchrun.cli.options import DIRECTORY, completing
+from batchrun.cli.voice import say
 from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
 
 
@@ -107,8 +108,11 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
       batchrun recost runs/triage
       batchrun recost runs/triage --job jobs/triage.toml
     """  # noqa: D301 - as above
-    text = batchrun.recost_text(batchrun.recost(directory, job), as_json=as_json)
+    found = batchrun.recost(directory, job)
+    text = batchrun.recost_text(found, as_json=as_json)
     click.echo(harmless_json(text) if as_json else text)
+    for note in batchrun.recost_notes(found, directory):
+        say(note)
 
 
 @click.command()

@@ -155,8 +155,9 @@ def _money(totals: RunTotals, paint: Paint) -> list[str]:
     ]
     parts = (cost.uncached_input, cost.cache_read, cost.cache_write, cost.output, cost.other)
     money = _unknown if is_unpriced(totals) else dollars
+    part = "at least " if totals.unpriced and money is dollars else ""  # the sum is not the whole
     cells = [
-        (kind, f"{tokens:,}" if tokens else "", money(amount), note)
+        (kind, f"{tokens:,}" if tokens else "", f"{part}{money(amount)}", note)
         for (kind, tokens, note), amount in zip(rows, (*parts, cost.total), strict=True)
         if tokens or amount
     ]
