@@ -404,7 +404,7 @@ def test_the_status_tells_of_the_last_start() -> None:
 def test_errors_that_stay_are_not_promised_to_be_tried_again() -> None:
     text = summary_text(replace(TOTALS, to_retry=0), DIRECTORY)
     assert "300 errored, 45 pending" in text
-    assert "tried again" not in text
+    assert "next run" not in text
 
 
 # Nobody's terminal is rewritten
@@ -432,3 +432,20 @@ def test_nothing_that_a_provider_said_steers_the_terminal() -> None:
     )
     text = status_text(hostile, DIRECTORY, running=False)
     assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_every_unusual_ending_is_listed() -> None:
+    endings = {"stop": 1, "length": 2, "refusal": 3, "filtered": 4, "paused": 5, "error": 6}
+    text = summary_text(replace(TOTALS, endings=endings | {"unknown": 7}), DIRECTORY)
+    listed = re.findall(
+        r"^ +(\d+)  (length|refusal|filtered|paused|error|unknown): ", text, re.MULTILINE
+    )
+    assert {name: int(count) for count, name in listed} == {
+        "length": 2,
+        "refusal": 3,
+        "filtered": 4,
+        "paused": 5,
+        "error": 6,
+        "unknown": 7,
+    }
+    assert "more error type" not in text

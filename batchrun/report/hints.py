@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.records import Ending
+from batchrun.records import Ending, unusual_endings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from batchrun.history import RunTotals
 
 _ROOM = "raise [request] max_tokens (reasoning counts towards it), or shorten the prompt"
 _REWORD = "reword the prompt, or use another model"
@@ -81,8 +82,8 @@ _BY_STATUS = {
 }
 
 
-# Meaning and suggested fix of each unusual ending.
-ENDINGS: Mapping[str, tuple[str, str]] = {
+# The meaning of each unusual ending, and a suggested fix.
+_ENDINGS: dict[str, tuple[str, str]] = {
     Ending.LENGTH: ("cut at max_tokens or at the end of the context window", _ROOM),
     Ending.REFUSAL: ("the model or the provider refused to answer", _REWORD),
     Ending.FILTERED: ("a content filter removed the answer or part of it", _FILTER),
@@ -96,6 +97,35 @@ ENDINGS: Mapping[str, tuple[str, str]] = {
         "check the columns stop_reason and response",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A type of error or an unusual ending, with how often it occurred and a suggested fix.
+
+    `meaning` is an example of the error, or the meaning of the ending.
+    """
+
+    name: str
+    count: int
+    meaning: str
+    remedy: str | None
+
+
+def error_problems(totals: RunTotals) -> list[Problem]:
+    """Return the errors of rows that failed permanently, the most frequent first."""
+    return [
+        Problem(error_type, count, example or "", hint(error_type))
+        for error_type, (count, example) in totals.errors_by_type.items()
+    ]
+
+
+def ending_problems(totals: RunTotals) -> list[Problem]:
+    """Return the endings of answers that look complete and are not."""
+    return [
+        Problem(ending, count, *_ENDINGS.get(ending, _ENDINGS[Ending.UNKNOWN]))
+        for ending, count in unusual_endings(totals.endings).items()
+    ]
 
 
 def hint(error_type: str) -> str | None:

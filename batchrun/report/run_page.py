@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.records import unusual_endings
 from batchrun.report.charts import Area, Chart, histogram_chart, stacked
-from batchrun.report.hints import ENDINGS, hint
+from batchrun.report.hints import ending_problems, error_problems
 from batchrun.report.html import Tile, html_page
 from batchrun.report.run_summary import (
     cost_by_kind,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from batchrun.scoring import ScoreTotals
 
 MOST_LINES = 20
-MOST_TEXT = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +58,6 @@ class RunPageInfo:
     is_simulated: bool
     notes: Sequence[str]
     written_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A type of error or an unusual ending: how often it occurred, what it means, what helps."""
-
-    name: str
-    count: int
-    meaning: str
-    remedy: str | None
 
 
 def run_page(
@@ -96,8 +85,8 @@ def run_page(
         is_unpriced=is_unpriced(totals),
         cost_by_kind=cost_by_kind(totals),
         distributions=list(_distributions(history)),
-        errors=_errors(totals),
-        endings=_endings(totals),
+        errors=error_problems(totals)[:MOST_LINES],
+        endings=ending_problems(totals),
         rows=history.samples,
         is_scored=any(row.score is not None for row in history.samples),
         unusual=list(unusual_endings(Counter(row.ending for row in history.samples if row.ending))),
@@ -215,22 +204,6 @@ def _distributions(history: History) -> Iterator[Chart]:
     for title, histogram, write in drawn:
         if histogram is not None:
             yield histogram_chart(title, histogram, write)
-
-
-def _errors(totals: RunTotals) -> list[Problem]:
-    """The errors of rows that failed permanently, with an example and what helps."""
-    return [
-        Problem(kind[:60], count, (example or "")[:MOST_TEXT], hint(kind))
-        for kind, (count, example) in list(totals.errors_by_type.items())[:MOST_LINES]
-    ]
-
-
-def _endings(totals: RunTotals) -> list[Problem]:
-    """Answers that look complete and are not, with what helps."""
-    return [
-        Problem(ending, count, *ENDINGS.get(ending, ("", "see the column stop_reason")))
-        for ending, count in unusual_endings(totals.endings).items()
-    ]
 
 
 def _price(price: PriceUse, kind: str) -> str:
