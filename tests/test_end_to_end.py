@@ -150,7 +150,7 @@ def test_a_refused_key_stops_the_run_at_once(write_job: WriteJob) -> None:
     assert len(provider.calls) <= 8
     assert provider.calls[0].headers["x-api-key"] == KEY
     assert "TEST_KEY" in stderr
-    assert "run it again" in stderr
+    assert "to resume, run again" in stderr
     assert KEY not in stdout + stderr
 
 
