@@ -56,6 +56,27 @@ def test_every_readme_command_runs(project: Path) -> None:
     assert (project / "tickets.jsonl").exists()
 
 
+def test_who_has_only_rehearsed_learns_where_that_run_is(project: Path) -> None:
+    assert (
+        command("run", "jobs/ticket_triage.toml", "--simulate", "--limit", "2", cwd=project)[0] == 0
+    )
+    for words in (["status"], ["report"], ["export"], ["verify"], ["recost"]):
+        code, _, stderr = command(*words, "runs/ticket_triage", cwd=project)
+        assert code == 2
+        assert "only a simulated one: runs/ticket_triage.simulated" in stderr
+
+
+def test_a_bare_table_says_what_it_needs(project: Path) -> None:
+    bare = ("run", "prompts.csv", "--simulate")
+    code, _, stderr = command(*bare, cwd=project)
+    assert (code, "--model" in stderr) == (2, True)
+    code, _, stderr = command(*bare, "--model", "claude-haiku-4-5-20251001", cwd=project)
+    assert (code, "--set max_tokens=1000" in stderr) == (2, True)
+    model = ("--model", "claude-haiku-4-5-20251001")
+    assert command(*bare, *model, "--set", "max_tokens=1000", cwd=project)[0] == 0
+    assert command(*bare, *model, "--format", "chat", "--new", cwd=project)[0] == 0
+
+
 def test_every_command_about_evaluating_runs(project: Path) -> None:
     page = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
     commands = [line.removeprefix("$ ") for b in CONSOLE.findall(page) for line in b.splitlines()]

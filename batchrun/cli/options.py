@@ -33,9 +33,29 @@ JOB = click.argument(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     shell_complete=completing(completion.jobs),
 )
+
+
+class RunDirectory(click.Path):
+    """A directory that exists; where only a simulated run is there, the message names that."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, exists=True, file_okay=False)
+
+    def convert(  # noqa: D102 - click's
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401
+        simulated = Path(f"{value}.simulated")
+        if not Path(value).exists() and simulated.is_dir():
+            self.fail(f"there is no run in {value}, only a simulated one: {simulated}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 DIRECTORY = click.argument(
     "directory",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=RunDirectory(),
     shell_complete=completing(completion.runs),
 )
 

@@ -317,7 +317,9 @@ def _read_parameters(
             parameters[name] = section.check(name, partial(check, name, value, wire_format), None)
     if wire_format == "messages" and not {*parameters, *from_columns} & {"max_tokens"}:
         section.problem(
-            "max_tokens", "is required by the messages format; for example max_tokens = 1000"
+            "max_tokens",
+            "is required by the messages format; for example max_tokens = 1000 in the job file, or "
+            "--set max_tokens=1000",
         )
     thinking, most = parameters.get("thinking_tokens"), parameters.get("max_tokens")
     if (reason := thinking_conflict(thinking, most, wire_format)) is not None:
