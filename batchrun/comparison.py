@@ -22,8 +22,7 @@ from batchrun.report.compared_runs import (
     part_of,
     run_cells,
 )
-from batchrun.report.comparison_page import ComparisonPageInfo, comparison_page
-from batchrun.scoring import interval, mean_score
+from batchrun.report.comparison_page import comparison_page
 from batchrun.terminal import harmless, in_columns
 
 if TYPE_CHECKING:
@@ -104,9 +103,9 @@ def _facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
         "endings": dict(totals.endings),
         "scored": score.scored,
         "correct": score.correct,
-        "mean": mean_score(score),
-        "accuracy": mean_score(score) if score.is_binary else None,
-        "ci95": interval(score),
+        "mean": run.mean,
+        "accuracy": run.mean if score.is_binary else None,
+        "ci95": run.interval,
         "cost_usd": run.cost,
         "cost_per_correct_usd": run.cost_per_correct,
         "latency_s": {name: totals.latency_s.get(name) for name in ("p50", "p90")},
@@ -173,7 +172,9 @@ def write_comparison(
     most = max(10, min(MOST_ROWS, MOST_ANSWERS // len(runs)))
     with _opened([run.directory for run in runs]) as stores:
         differing = checkpoint.differing_rows(stores, most)
-    info = ComparisonPageInfo(
+    text = comparison_page(
+        runs,
+        differing,
         title=title or f"{len(runs)} runs side by side",
         is_simulated=any(is_simulated(run.directory) for run in runs),
         links=links or {},
@@ -181,5 +182,4 @@ def write_comparison(
     )
     named = " ".join(str(run.directory) for run in runs)
     again = f"batchrun compare {named} --html {path}"
-    text = comparison_page(runs, differing, info)
     output.write_text(path, text, again=again, in_run_directory=False)

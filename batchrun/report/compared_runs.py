@@ -49,6 +49,16 @@ class ComparedRun:
         return max(0, self.totals.succeeded - self.score.scored - self.score.unscored)
 
     @property
+    def mean(self) -> float | None:
+        """The mean score; None if nothing was scored."""
+        return mean_score(self.score)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean score."""
+        return interval(self.score)
+
+    @property
     def cost(self) -> float | None:
         """The run's cost in USD, None when it is not known in full."""
         return None if self.totals.unpriced else self.totals.cost.total / PICO_PER_USD
@@ -126,8 +136,8 @@ def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> RunCells:
         model=run.model,
         rows=f"{totals.total:,}",
         succeeded=f"{totals.succeeded:,}",
-        score=_score(mean_score(score), is_share=score.is_binary),
-        interval=_bounds(interval(score), is_share=score.is_binary),
+        score=_score(run.mean, is_share=score.is_binary),
+        interval=_bounds(run.interval, is_share=score.is_binary),
         cost="unknown" if run.cost is None else f"${run.cost:,.4f}",
         cost_per_correct="" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
         p50=_seconds(totals.latency_s.get("p50")),
