@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo check test audit bench chaos fuzz soak pictures dist format clean
+.PHONY: demo check test audit bench chaos fuzz soak storms pictures dist format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,9 +38,13 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.limits
+	$(BIN)/python -m benchmarks.limits --simulated
 
 chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N"
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+storms: $(READY)  ## what refusals and outages of a real server cost (two minutes)
+	$(BIN)/python -m tests.storms
 
 soak: $(READY)  ## run for 15 minutes with faults and look for leaks; SOAK="--minutes N"
 	$(BIN)/python -m tests.soak $(SOAK)

@@ -46,8 +46,8 @@ def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -
 
     Full jitter: uniform between 0 and an exponentially growing bound, so that clients that failed
     together do not come back together. What the provider asked for is a lower bound, with up to a
-    tenth (at most a second) on top for the same reason. A wish shorter than the base delay (some
-    servers send 0 for ever) is no licence for a busy loop: there, the growing delay applies, too.
+    tenth (at most a second) on top for the same reason. A wish shorter than the base delay is obeyed
+    once; some servers send 0 for ever, so from the second failure on the growing delay applies, too.
 
     Args:
         decision: of the last failure.
@@ -58,7 +58,8 @@ def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -
     if decision.delay_s is None:
         return random() * bound
     told = told_delay(decision.delay_s, random)
-    return told if decision.delay_s >= decision.base_delay_s else max(told, random() * bound)
+    is_obeyed = failures == 1 or decision.delay_s >= decision.base_delay_s
+    return told if is_obeyed else max(told, random() * bound)
 
 
 def told_delay(delay_s: float, random: Callable[[], float]) -> float:

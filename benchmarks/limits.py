@@ -1,7 +1,10 @@
 """How much of a provider's limits a run uses, and how often it is refused.
 
-A simulator in this process enforces them, with or without headers that tell them; nothing is
+A simulator in this process enforces them, with or without headers that report them; nothing is
 configured. Usage: python -m benchmarks.limits [SECONDS]   (default 180; 75 is the short form)
+
+With --simulated, time is virtual and there are more kinds of providers: each is compared with what an
+oracle that knows its limits would get. That takes three minutes.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import polars as pl
 from batchrun import Job, RunOptions
 from batchrun.run import arun_job
 from batchrun.simulator import Simulator, SimulatorConfig
+from tests.scenarios import TROUBLES, all_scenarios, play, ride_out, share_a_limit
 
 LIMITS = (
     SimulatorConfig(requests_per_minute=600, latency_ms=500),
@@ -93,5 +97,27 @@ def main(seconds: float) -> None:
                     anyio.run(measure, folder, wire_format, config, seconds)
 
 
+def simulated() -> None:
+    """Print goodput against an oracle, and the share refused, for each simulated provider."""
+    print(f"{'provider':46} {'goodput':>8} {'refused':>8} {'first minute':>13}")
+    for scenario in all_scenarios():
+        got = play(scenario)
+        shares = f"{got.goodput:8.1%} {got.refused:8.2%} {got.refused_at_first:13.1%}"
+        print(f"{scenario.name:46} {shares}", flush=True)
+    clients = share_a_limit()
+    rates = " + ".join(f"{each.accepted_per_s(150, 450):.1f}" for each in clients)
+    refused = max(each.refused_share(150, 450) for each in clients)
+    print(f"{'two clients under one limit of 20/s':46} {rates:>8} {refused:8.2%}")
+    print(f"\n{'everything fails':46} {'back in':>8} {'failed':>8} {'rows lost':>13}")
+    for trouble in TROUBLES:
+        after = ride_out(trouble)
+        print(
+            f"{trouble.name:46} {after.seconds:6.1f} s {after.failed:8} {after.lost:13}", flush=True
+        )
+
+
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 180.0)
+    if "--simulated" in sys.argv:
+        simulated()
+    else:
+        main(float(sys.argv[1]) if len(sys.argv) > 1 else 180.0)

@@ -117,6 +117,11 @@ class Metered:
     def refused_share(self) -> float:
         return len(self.refused) / max(1, len(self.refused) + len(self.accepted))
 
+    def refused_share_since(self, since: float) -> float:
+        """The share that was refused after some time."""
+        refused = sum(at >= since for at, _ in self.refused)
+        return refused / max(1, refused + sum(at >= since for at, _ in self.accepted))
+
     def per_minute(self, since: float, until: float) -> float:
         """How many requests a minute were accepted in a stretch of time."""
         return sum(since <= at < until for at, _ in self.accepted) * 60 / (until - since)

@@ -6,10 +6,11 @@ import pytest
 
 from batchrun import changes, client, comparison, execution, notebook, prepare, tokens
 from batchrun.checkpoint import pairs, scores
+from batchrun.dispatch import retries
 from batchrun.estimation import advice, survey
 from batchrun.formats import faults, parameters, sse, streaming
 from batchrun.job import RetryConfig, matrix, request
-from batchrun.limits import concurrency, stops
+from batchrun.limits import breaker, concurrency, load, rates, stops, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from tests.conftest import ROOT
 
@@ -71,8 +72,18 @@ DOCUMENTED = [
     ("docs/job.md", f"judged after {stops.JUDGED_AFTER_ITEMS} finished rows"),
     ("docs/limits.md", f"starts with {concurrency.START} requests in flight and doubles"),
     ("docs/limits.md", f"while at least {concurrency.USED_SHARE * 100:g} % of them are used"),
-    ("docs/limits.md", f"cuts it by a {part(1 - concurrency.CUT_SHARE)}; then it grows by a"),
-    ("docs/limits.md", f"then it grows by a {part(concurrency.AFTER_CUT)} at a time"),
+    ("docs/limits.md", f"when more than {trials.TOLERATED * 100:g} % are refused"),
+    ("docs/limits.md", f"and sends {100 - load.TRIAL_FACTOR * 100:g} % less for a short while"),
+    ("docs/limits.md", f"The run keeps {rates.DIP * 100:g} % below it, then goes back"),
+    (
+        "docs/limits.md",
+        f"least a {part(breaker.PAUSE_SHARE)} of the time that the failures have",
+    ),
+    (
+        "docs/limits.md",
+        f"**`[retry] max_wait_s`** ({RetryConfig().max_wait_s:g}) is the maximum time",
+    ),
+    ("docs/limits.md", f"failed {WORDS[retries.PATIENCE]} times in a row is sent after the others"),
     ("docs/limits.md", f"It ends at {concurrency.MOST:,}"),
     ("docs/estimating.md", f"an image counts as {tokens.IMAGE_TOKENS[1]:,}"),
     ("docs/estimating.md", f"between a {part(survey.LEAST_SHARE)} of `max_tokens` and all of it"),

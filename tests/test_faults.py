@@ -326,7 +326,7 @@ def test_nothing_that_was_sent_succeeded(write_job: WriteJob, tmp_path: Path) ->
 
 
 def test_a_dead_server_is_named_under_quiet(write_job: WriteJob) -> None:
-    job = write_job("http://127.0.0.1:9", rows=3, extra="[retry]\nmax_attempts = 1")
+    job = write_job("http://127.0.0.1:9", rows=3, extra="[retry]\nmax_wait_s = 1")
     code, _, stderr = command("run", job, "--quiet")
     assert code == 4
     assert "connection refused (127.0.0.1:9)" in stderr
@@ -373,13 +373,12 @@ def test_rows_of_a_matrix_that_failed_are_named_under_quiet(write_job: WriteJob)
 
 
 def test_too_many_errors_name_the_last_one(write_job: WriteJob) -> None:
-    job = write_job(
-        "http://127.0.0.1:9", rows=30, extra="[limits]\nmax_errors = 4\n[retry]\nmax_attempts = 1"
-    )
-    code, _, stderr = command("run", job, "--quiet")
+    with serving(lambda _: refusal(422, "invalid_value", "too short")) as provider:
+        job = write_job(provider.url, rows=30, extra="[limits]\nmax_errors = 4")
+        code, _, stderr = command("run", job, "--quiet")
     assert code == 4
     assert "max_errors = 4" in stderr
-    assert "connection refused (127.0.0.1:9)" in stderr
+    assert "invalid_value: too short" in stderr
     assert stderr.count("stopped") == 1
 
 

@@ -1,4 +1,4 @@
-"""Following a provider's limits with none configured: throughput, refusals, fairness, cooldowns.
+"""Following a provider's limits with none configured: throughput, refusals, fairness, pauses.
 
 The provider enforces them on the clock of the event loop, which the tests own.
 """
@@ -91,8 +91,8 @@ async def test_request_limits_without_headers_are_learned_from_refusals(
 ) -> None:
     provider = Metered(rpm=rpm, headers=False, latency_s=about(latency_s))
     await dispatch(provider, short, seconds=180)
-    assert provider.per_minute(60, 180) >= 0.85 * rpm
-    assert provider.refused_share <= 0.05
+    assert provider.per_minute(60, 180) >= 0.95 * rpm
+    assert provider.refused_share_since(60) <= 0.02
 
 
 @pytest.mark.parametrize("row", [short, mixed, greedy])
@@ -101,15 +101,15 @@ async def test_token_limits_without_headers_are_learned_from_refusals(
 ) -> None:
     provider = Metered(tpm=200_000, headers=False, latency_s=about(2.0))
     await dispatch(provider, row, seconds=240)
-    assert provider.tokens_per_minute(60, 240) >= 0.85 * 200_000
-    assert provider.refused_share <= 0.05
+    assert provider.tokens_per_minute(60, 240) >= 0.95 * 200_000
+    assert provider.refused_share_since(60) <= 0.02
 
 
 async def test_answers_that_come_in_step_do_not_become_bursts() -> None:
     provider = Metered(rpm=600, headers=False, latency_s=lambda _number: 1.0)
     await dispatch(provider, short, seconds=180)
-    assert provider.per_minute(60, 180) >= 0.85 * 600
-    assert provider.refused_share <= 0.05
+    assert provider.per_minute(60, 180) >= 0.95 * 600
+    assert provider.refused_share_since(60) <= 0.02
 
 
 async def test_a_configured_rate_below_the_providers_is_kept() -> None:
@@ -134,7 +134,7 @@ async def test_a_request_that_was_refused_goes_before_those_that_came_later() ->
     await dispatch(provider, short, seconds=120)
     order = [key for _, key in provider.accepted]
     assert provider.refused
-    assert max(abs(key - place) for place, key in enumerate(order, 1)) <= 128
+    assert max(abs(key - place) for place, key in enumerate(order, 1)) <= 192
 
 
 async def test_a_prompt_above_the_providers_whole_budget_is_errored_and_the_others_go_on() -> None:
@@ -208,23 +208,39 @@ async def test_refusals_that_come_at_any_rate_do_not_slow_the_run_to_a_crawl() -
     assert anyio.current_time() < 150
 
 
-async def test_a_refusal_pauses_everybody_for_what_it_says() -> None:
-    class Once(Metered):
-        async def send(self, wire: WireRequest) -> Exchange:
-            if not self.refused and len(self.accepted) >= 20:
-                self.refused.append((anyio.current_time(), 0))
-                fault = ProviderFault("rate_limit_error", "busy", 429, retry_after_s=30.0)
-                raise ProviderError(fault)
-            return await super().send(wire)
+class Once(Metered):
+    async def send(self, wire: WireRequest) -> Exchange:
+        key = int(wire.body.split(b"|")[0])
+        if key == 20 and not self.refused:
+            self.refused.append((anyio.current_time(), key))
+            raise ProviderError(ProviderFault("rate_limit_error", "busy", 429, retry_after_s=30.0))
+        return await super().send(wire)
 
+
+async def test_a_lone_refusal_holds_back_its_own_row_for_what_it_says_and_no_other() -> None:
     provider = Once(latency_s=about(1.0))
-    await dispatch(provider, short, count=120, seconds=120)
+    await dispatch(provider, short, count=300, seconds=120)
     (start, _), *_ = provider.refused
-    during = [at for at, _ in provider.accepted if start + 0.05 < at < start + 30]
-    assert during == []
-    after = [at for at, _ in provider.accepted if at >= start + 30]
-    in_the_first_second = sum(at < start + 31.5 for at in after)
-    assert 0 < in_the_first_second < 40, "a ramp, not all at once"
+    times = {key: at for at, key in provider.accepted}
+    assert times.pop(20) >= start + 30
+    assert max(times.values()) < start + 20
+
+
+class Shut(Metered):
+    async def send(self, wire: WireRequest) -> Exchange:
+        if 3 <= anyio.current_time() < 33:
+            self.refused.append((anyio.current_time(), int(wire.body.split(b"|")[0])))
+            raise ProviderError(ProviderFault("rate_limit_error", "busy", 429, retry_after_s=30.0))
+        return await super().send(wire)
+
+
+async def test_when_nearly_all_are_refused_everybody_pauses_for_what_it_says() -> None:
+    provider = Shut(latency_s=about(1.0))
+    await dispatch(provider, short, seconds=60)
+    assert max(at for at, _ in provider.refused) < 5
+    after = [at for at, _ in provider.accepted if at >= 33]
+    assert sum(at < min(after) + 0.1 for at in after) <= 4, "a slow start, not all at once"
+    assert len(after) > 200
 
 
 async def test_models_have_limits_of_their_own() -> None:

@@ -13,7 +13,7 @@ import pytest
 from batchrun.errors import RunEnd
 from batchrun.job import LimitsConfig
 from batchrun.limits import Demand, ErrorBudget, Limits, Waits, demand
-from batchrun.limits.buckets import Pace, Told
+from batchrun.limits.buckets import ReportedLimit, TokenBucket
 from batchrun.records import Allowance, Parameters, PlannedRequest, Request, WireRequest
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ async def test_the_first_second_lets_no_more_through_than_any_other(per_minute: 
 
 async def test_a_rate_far_below_one_per_minute_still_lets_requests_through() -> None:
     limits = rates(requests_per_minute=0.5)
-    assert limits.too_large(ONE) is None
+    assert limits.unsendable(ONE) is None
     times = await admitted_at(limits, ONE, 3, workers=2)
     assert times == pytest.approx([0, 120, 240], abs=0.01)
 
@@ -196,41 +196,43 @@ async def test_a_waiter_that_gives_up_makes_room_for_the_next() -> None:
 async def test_what_exceeds_a_whole_minute_is_named_with_its_numbers(
     config: Mapping[str, float], asked: Demand, words: tuple[str, ...]
 ) -> None:
-    reason = rates(**config).too_large(asked)
-    assert reason is not None
+    problem = rates(**config).unsendable(asked)
+    assert problem is not None
+    error_type, reason = problem
+    assert error_type == "over_token_limit"
     assert all(word in reason for word in words), reason
 
 
 async def test_what_fits_a_whole_minute_exactly_is_admitted() -> None:
     limits = rates(tokens_per_minute=1_000)
-    assert limits.too_large(Demand(600, 400)) is None
+    assert limits.unsendable(Demand(600, 400)) is None
     await limits.admit(Demand(600, 400))
     assert anyio.current_time() == pytest.approx(60, abs=6.1)
 
 
 def test_a_bucket_that_is_filled_at_once_is_waited_for_until_its_reset() -> None:
     now = [0.0]
-    told = Told(lambda: now[0])
-    told.update(Allowance(600, 0, 10.0))  # refilled evenly, an empty bucket takes a minute
-    assert told.wait_for(1) == pytest.approx(10)
+    reported = ReportedLimit(lambda: now[0])
+    reported.update(Allowance(600, 0, 10.0))  # refilled evenly, an empty bucket takes a minute
+    assert reported.wait_for(1) == pytest.approx(10)
     now[0] = 10.0
-    assert told.wait_for(500) == 0
-    told.update(Allowance(600, 0, 60.0))
-    assert told.wait_for(1) == pytest.approx(1, abs=0.2)
-    told.update(Allowance(600, 0, 3_600.0))  # of a day, which is no rate
-    assert told.wait_for(1) == 0
+    assert reported.wait_for(500) == 0
+    reported.update(Allowance(600, 0, 60.0))
+    assert reported.wait_for(1) == pytest.approx(1, abs=0.2)
+    reported.update(Allowance(600, 0, 3_600.0))  # of a day, which is no rate
+    assert reported.wait_for(1) == 0
 
 
 def test_a_refund_can_be_spent_and_a_new_rate_holds_from_now_on() -> None:
     now = [0.0]
-    pace = Pace(600, lambda: now[0])
-    pace.take(1)
-    assert pace.wait_for(11) == pytest.approx(1.1)
-    pace.refund(11, taken_at=0.0)
-    assert pace.wait_for(11) == 0
-    pace.take(11)
-    pace.set(60)
-    assert pace.wait_for(1) == pytest.approx(1.0)
+    bucket = TokenBucket(600, lambda: now[0])
+    bucket.take(1)
+    assert bucket.wait_for(11) == pytest.approx(1.1)
+    bucket.refund(11, taken_at=0.0)
+    assert bucket.wait_for(11) == 0
+    bucket.take(11)
+    bucket.set(60)
+    assert bucket.wait_for(1) == pytest.approx(1.0)
 
 
 def planned(body: bytes, **parameters: int) -> PlannedRequest:

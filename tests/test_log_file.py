@@ -178,7 +178,7 @@ def test_waits_are_told(write_job: WriteJob, tmp_path: Path) -> None:
         job = write_job(provider.url, rows=2, extra="[limits]\nconcurrency = 1")
         assert command("run", job, "--log-file", log)[0] == 0
     reasons = [event["reason"] for event in events(log, "waiting")]
-    assert any(reason and "cooldown" in reason for reason in reasons), reasons
+    assert any(reason and "retry: rate_limit_error" in reason for reason in reasons), reasons
     assert events(log, "attempt_failed")[0]["cause"] == "rate_limit"
 
 

@@ -417,7 +417,7 @@ def test_waits_are_those_of_the_cell_that_waited(
     waits = {}
     for cell in ("model=a", "model=b"):
         summary = json.loads((tmp_path / "out" / cell / "summary.json").read_text())
-        waits[cell] = summary["waits_s"].get("cooldown", 0)
+        waits[cell] = summary["waits_s"].get("retry", 0)
     assert waits["model=a"] > 0.1
     assert waits["model=b"] == 0
 

@@ -80,16 +80,38 @@ def test_an_outage_and_a_recovery(write_job: WriteJob, results: Results) -> None
     assert sorted(provider.billed.values()) == [1] * 40
 
 
-def test_an_outage_longer_than_the_patience_of_a_run(write_job: WriteJob) -> None:
+def test_an_outage_longer_than_the_patience_of_a_run(write_job: WriteJob, results: Results) -> None:
     with serving(lambda _: refusal(503, "api_error", "down")) as provider:
-        job = write_job(provider.url, rows=6, extra="[retry]\nmax_attempts = 2")
+        # An outage uses up no attempts, so that there are only two does not matter.
+        job = write_job(provider.url, rows=6, extra="[retry]\nmax_attempts = 2\nmax_wait_s = 2")
         code, _, stderr = command("run", job)
-        assert (code, "down" in stderr) == (4, True)
-        assert len(provider.calls) == 12
-        # What failed by the server's fault is tried again by the next run, and by nothing else.
+        assert (code, "no request succeeded within [retry] max_wait_s = 2 s" in stderr) == (
+            4,
+            True,
+        ), stderr
+        assert "api_error: down" in stderr
+        assert results()["status"].to_list() == ["pending"] * 6
         provider.decide = answer
         assert command("run", job)[0] == 0
     assert sorted(provider.billed.values()) == [1] * 6
+
+
+def test_the_cause_of_an_outage_is_shown_while_it_lasts(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job("http://127.0.0.1:9", rows=500, extra="[retry]\nmax_wait_s = 3")
+    log = tmp_path / "log.jsonl"
+    code, _, stderr = command("run", job, "--log-file", log)
+    assert code == 4, stderr
+    reasons = [
+        event["reason"]
+        for event in map(json.loads, log.read_text().splitlines())
+        if event["event"] == "waiting" and event["reason"]
+    ]
+    assert reasons
+    assert all("connection refused (127.0.0.1:9)" in reason for reason in reasons), reasons
+    # The pauses are ours: no provider asked for one.
+    assert "asks to wait" not in stderr
 
 
 def test_a_server_that_dies_and_comes_back_on_the_same_port(
@@ -204,13 +226,12 @@ def test_a_server_that_trickles_is_given_up_and_tried_again(
         ("http://[::1]:9", "onnect"),
     ],
 )
-def test_a_provider_that_cannot_be_reached_is_an_error_of_its_rows(
+def test_a_provider_that_cannot_be_reached_is_no_error_of_its_rows(
     write_job: WriteJob, results: Results, tmp_path: Path, base_url: str, said: str
 ) -> None:
-    job = write_job(base_url, rows=3, extra="[retry]\nmax_attempts = 1")
+    job = write_job(base_url, rows=3, extra="[retry]\nmax_attempts = 1\nmax_wait_s = 1")
     code, _, stderr = command("run", job)
-    assert (code, "3 failed rows will be retried on the next run" in stderr) == (4, True)
-    assert said in results()["error_message"][0]
-    assert results()["error_type"].to_list() == ["connection_error"] * 3
+    assert (code, said in stderr) == (4, True), stderr
+    assert results()["status"].to_list() == ["pending"] * 3
     # Nothing has left this machine, so nothing can have been billed.
     assert summary(tmp_path)["possibly_double_billed"] == 0

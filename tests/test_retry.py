@@ -56,7 +56,8 @@ def test_a_provider_that_asks_for_nearly_nothing_is_not_asked_in_a_busy_loop(ask
     decision = RetryDecision(Cause.RATE_LIMIT, asked)
     waited = sum(delay(decision, failures, lambda: 0.5) for failures in range(1, 31))
     assert waited > 600.0
-    assert delay(decision, 1, lambda: 0.0) == asked
+    # The first time it is taken at its word.
+    assert asked <= delay(decision, 1, lambda: 0.999) <= 1.1 * asked
 
 
 @given(

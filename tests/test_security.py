@@ -300,7 +300,7 @@ def run_against(
     certificate: trustme.LeafCert, write_job: WriteJob, **trusted: str
 ) -> tuple[int, str, list[bytes]]:
     with serving_tls(certificate) as (url, received):
-        job = write_job(url, rows=1, extra="[retry]\nmax_attempts = 1")
+        job = write_job(url, rows=1, extra="[retry]\nmax_wait_s = 1")
         code, _, stderr = command("run", job, env=environment(**trusted))
     return code, stderr, received
 

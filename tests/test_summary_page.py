@@ -71,7 +71,7 @@ def decide(call: Call) -> Reply:
     if n == 3:
         return refusal(400, "invalid_request_error", "refused")
     if n == 4 and not call.seen:
-        return refusal(429, "rate_limit_error", "later", retry_after="0")
+        return refusal(429, "rate_limit_error", "later", retry_after="0.05")
     return answer(call, "yes" if (n + call.seen) % 2 else "no")
 
 

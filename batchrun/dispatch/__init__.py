@@ -20,36 +20,39 @@ import anyio.lowlevel
 
 from batchrun import formats, retry
 from batchrun.dispatch.conversation import MAX_TURNS, Conversation, concluded
+from batchrun.dispatch.draining import Draining
 from batchrun.dispatch.judgement import Verdict, judge, stop_for
 from batchrun.dispatch.ports import Journal, Review, Sender, Spread, Tools, as_it_is
 from batchrun.dispatch.progress import (
     Pause,
     Progress,
+    answered_attempt,
     errored,
     failed_attempt,
     settle,
 )
 from batchrun.dispatch.refusals import Refusals
+from batchrun.dispatch.retries import Retries
 from batchrun.dispatch.review import rejected, rejecting
 from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
-from batchrun.limits import CapReached, above_bound, demand, most_tokens
+from batchrun.limits import RETRY, CapReached, above_bound, demand, most_tokens
 from batchrun.records import Attempt, AttemptStart, Completion, Result, Status
 from batchrun.retry import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import ObjectReceiveStream
 
     from batchrun.client import Exchange
     from batchrun.job import RetryConfig
-    from batchrun.limits import Demand, ErrorBudget, Limits, Permit, Waits
+    from batchrun.limits import Backoff, Demand, ErrorBudget, Limits, Permit, Waits
     from batchrun.pricing import PriceBook
     from batchrun.records import LimitState, PlannedRequest
 
-# Refused so often in a row, a request goes behind the others: it may be the one that is too large.
-PATIENCE_WITH_REFUSALS = 3
+# How often a request that may not be sent again looks whether others succeed.
+DOUBT_S = 0.1
 
 
 class Dispatcher:
@@ -97,7 +100,7 @@ class Dispatcher:
         self._prices = prices
         self._config = config
         self._workers = Workers(self._complete, limits.workers_wanted, limits.request_memory)
-        self._jitter = jitter
+        self._retries = Retries(config, limits, jitter)
         self._review = review
         self._conversation = Conversation(journal, tools, max_turns)
         self._account = account
@@ -106,9 +109,8 @@ class Dispatcher:
         self._active: set[int] = set()
         self._begun: set[int] = set()  # before rows from elsewhere were tried
         self._out_of_turn: set[int] = set()
-        self._waiting: set[anyio.CancelScope] = set()
-        self._on_drain: list[Callable[[], None]] = []
-        self.is_draining = False
+        self._draining = Draining()
+        self.on_drain = self._draining.on_begin
         self.in_flight = 0
         self.sent = 0
         self.succeeded = 0
@@ -121,25 +123,20 @@ class Dispatcher:
         if not self.is_draining:
             await self._decide(is_over=True)
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._draining.has_begun
+
     def drain(self) -> None:
         """Send nothing more. What is in flight goes on to its end; what waits stays pending."""
-        self.is_draining = True
+        self._draining.begin()
         self._workers.stop()
-        for scope in list(self._waiting):
-            scope.cancel()
-        for notify in self._on_drain:
-            notify()
 
     def stop(self, stop: Stop) -> None:
         """Drain on purpose; the first reason counts."""
         self.stopped = self.stopped or stop
         self.drain()
-
-    def on_drain(self, notify: Callable[[], None]) -> None:
-        """Call `notify` when draining begins, so that the source of requests can stop too."""
-        self._on_drain.append(notify)
-        if self.is_draining:
-            notify()
 
     def spread_by(self, spread: Spread) -> None:
         """When the first rows are all refused, try those that `spread` finds all over the input."""
@@ -192,9 +189,10 @@ class Dispatcher:
     ) -> PlannedRequest | None:
         """Get one answer; return the request that has to follow it, None when there is none."""
         asked = demand(request, self._most_cost(request), self._account)
-        progress.failures = 0
+        progress.failures = progress.setbacks = 0
+        progress.failed = progress.doubtful = None
         progress.rejections.clear()
-        if (problem := self._unsendable(asked)) is not None:
+        if (problem := self._limits.unsendable(asked)) is not None:
             await self._give_up_unsent(request, progress, *problem)
             return None
         while await self._may_send(request.key):
@@ -207,7 +205,7 @@ class Dispatcher:
             await self._decide()
             if not isinstance(follows, Pause):
                 return follows
-            if not await self._pause(follows):
+            if not await self._pause(follows) or await self._has_used_up(progress):
                 return None
         return None
 
@@ -215,7 +213,7 @@ class Dispatcher:
         """Wait for the first answers of the provider; False when nothing more is to be sent."""
         if self._refusals.enter_now():
             return True
-        return await self._interruptible(partial(self._refusals.enter, key))
+        return await self._draining.interruptible(partial(self._refusals.enter, key))
 
     async def _decide(self, *, is_over: bool = False) -> None:
         """Settle whose fault the refusals before the first answer are, once that can be told."""
@@ -248,33 +246,22 @@ class Dispatcher:
         tier = request.request.parameters.service_tier
         return self._prices.highest(*most, request.request.model, tier)
 
-    def _unsendable(self, asked: Demand) -> tuple[str, str] | None:
-        """Return the type and the message of the error that keeps a request from being sent."""
-        if (reason := self._limits.too_large(asked)) is not None:
-            return "over_token_limit", reason
-        if self._limits.money.is_capped and asked.most_cost is None:
-            return "unknown_price", (
-                f"[limits] max_cost_usd: the price of {asked.key[1]} is not known, or max_tokens is "
-                "missing, so there is no highest cost to hold against it"
-            )
-        return None
-
     async def _admitted(self, asked: Demand, progress: Progress) -> bool:
         """Wait until a request may be sent; False when it is not to be sent any more."""
         if self._admitted_now(asked, progress):
             return True
         start = anyio.current_time()
-        left_s = math.inf if progress.refused is None else self._wait_left_s(progress)
+        left_s = math.inf if progress.failed is None else self._retries.wait_left_s(progress)
         with anyio.move_on_after(left_s):
-            await self._interruptible(partial(self._ask, asked, progress))
+            await self._draining.interruptible(partial(self._ask, asked, progress))
         if self.is_draining:
             if progress.permit is not None:
                 progress.permit.withdraw()
                 progress.permit = None
-        elif progress.refused is not None:
+        elif progress.failed is not None:
             progress.waited_s += anyio.current_time() - start
             if progress.permit is None:
-                await self._wait_in_vain(progress.refused)
+                await self._wait_in_vain(progress, progress.failed, asked)
         return progress.permit is not None
 
     def _admitted_now(self, asked: Demand, progress: Progress) -> bool:
@@ -288,27 +275,12 @@ class Dispatcher:
         except CapReached as reason:
             self.stop(Stop(RunEnd.MAX_COST, str(reason)))
 
-    def _wait_left_s(self, progress: Progress) -> float:
-        return self._config.max_wait_s - progress.waited_s
-
     async def _pause(self, pause: Pause) -> bool:
         if not pause.seconds:
             await anyio.lowlevel.checkpoint()
             return True
-        with self._waits.waiting_for("retry"):
-            return await self._interruptible(partial(anyio.sleep, pause.seconds))
-
-    async def _interruptible(self, wait: Callable[[], Awaitable[None]]) -> bool:
-        """Wait, unless the run drains; say whether to go on afterwards."""
-        if self.is_draining:
-            return False
-        with anyio.CancelScope() as scope:
-            self._waiting.add(scope)
-            try:
-                await wait()
-            finally:
-                self._waiting.discard(scope)
-        return not self.is_draining
+        with self._waits.waiting_for(RETRY), self._workers.resting():
+            return await self._draining.interruptible(partial(anyio.sleep, pause.seconds))
 
     async def _attempt(
         self, request: PlannedRequest, progress: Progress
@@ -316,11 +288,10 @@ class Dispatcher:
         """Make one attempt; return the pause before the next, or the request of the next turn."""
         progress.number += 1
         sent, start = False, time.perf_counter()
+        reserved = progress.permit.cost if progress.permit else None
+        begun = AttemptStart(request.key, progress.number, datetime.now(UTC), reserved)
         try:
-            reserved = progress.permit.cost if progress.permit else None
-            await self._journal.begin(
-                AttemptStart(request.key, progress.number, datetime.now(UTC), reserved)
-            )
+            await self._journal.begin(begun)
             sent, start = True, time.perf_counter()
             self.sent += 1
             self.in_flight += 1
@@ -345,25 +316,19 @@ class Dispatcher:
         goes_on = self._conversation.goes_on(completion)
         if not goes_on:
             completion, rejection = self._review(concluded(completion, request))
-        attempt = Attempt(
-            request.key,
+        attempt = answered_attempt(
+            request,
             progress.number,
-            latency_s,
-            http_status=exchange.http_status,
-            error_type=None if rejection is None else rejection.error_type,
-            error_message=None if rejection is None else rejection.message,
-            cause=None if rejection is None else Cause.INVALID.value,
-            request_id=exchange.request_id,
-            model=completion.model or request.request.model,
-            asked_model=request.request.model,
-            usage=completion.usage,
-            billing=completion.billing,
+            exchange,
+            completion,
+            rejection=rejection,
+            latency_s=latency_s,
         )
         attempt, _ = self._settled(progress, attempt, exchange.limits)
         if goes_on:
             return await self._turned(request, attempt, completion)
         if rejection is not None and progress.asks_again(rejection, self._config.max_attempts):
-            await self._record(attempt)
+            await self._journal.fail(attempt)
             return Pause(0.0)
         # An answer that is not accepted is kept beside the reason: it was paid for.
         status = Status.SUCCEEDED if rejection is None else Status.ERRORED
@@ -417,67 +382,75 @@ class Dispatcher:
         attempt, permit = self._settled(progress, attempt, fault.limits)
         if decision.end is not None:
             # Not the row's failure: it stays pending until the cause is removed.
-            await self._record(attempt)
+            await self._journal.fail(attempt)
             self.stop(stop_for(fault, decision.end, request.request, self._account))
             return None
         if decision.cause is Cause.UNDECIDED:
             await self._hold(request, attempt, fault)
             return None
-        if decision.cause is Cause.RATE_LIMIT and permit is not None:
-            if (reason := self._limits.above_told(permit.asked)) is not None:
+        if decision.cause is Cause.NO or permit is None:
+            await self._finish(errored(attempt, retryable=decision.cause is not Cause.NO))
+            return None
+        is_suspect = progress.failures > 0
+        if decision.cause is Cause.RATE_LIMIT:
+            if (reason := self._limits.above_reported(permit.asked)) is not None:
                 attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
                 await self._finish(errored(attempt, retryable=True))
                 return None
-            return await self._refused(progress, attempt, permit.cool_down(fault, decision))
-        delay = self._next_delay(decision, progress)
-        if delay is None:
-            await self._finish(errored(attempt, retryable=decision.cause is not Cause.NO))
+        elif self._retries.uses_up(progress, permit, fault):
+            await self._finish(errored(attempt, retryable=True))
             return None
-        await self._record(attempt)
-        return Pause(delay)
+        backoff = permit.failed(fault, decision, is_suspect=is_suspect)
+        return await self._set_back(progress, attempt, decision, permit, backoff)
 
     async def _hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
         """Keep a refused row open: the next answers show whether it is the row's fault."""
-        await self._record(attempt)
+        await self._journal.fail(attempt)
         self._refusals.hold(request, attempt, fault)
         self._count(attempt.error)
 
-    async def _refused(self, progress: Progress, attempt: Attempt, pause_s: float) -> Pause | None:
-        """The provider wants fewer requests: all wait, and this one is the first to go again.
+    async def _known(self, look: Callable[[], bool | None]) -> bool | None:
+        """Look until something can be told; None when the run drains before that."""
+        while (found := look()) is None and await self._pause(Pause(DOUBT_S)):
+            pass
+        return found
 
-        That uses up none of its attempts, but the time that one request may wait is bounded.
-        """
-        progress.refused = attempt
-        progress.rate_limited += 1
-        if pause_s > self._wait_left_s(progress):
-            await self._wait_in_vain(attempt)
-            if pause_s > self._config.max_wait_s:
-                reason = (
-                    f"the provider asks to wait {pause_s:.0f} s, longer than [retry] max_wait_s = "
-                    f"{self._config.max_wait_s:g}"
-                )
-                self.stop(Stop(RunEnd.UNAVAILABLE, reason))
+    async def _has_used_up(self, progress: Progress) -> bool:
+        """Wait until a failure that may have been the last is known to be the request's own or not."""
+        used_up = await self._known(partial(self._retries.has_used_up, progress))
+        if used_up and progress.failed is not None:
+            await self._finish(errored(progress.failed, retryable=True))
+        return used_up is not False
+
+    async def _set_back(
+        self,
+        progress: Progress,
+        attempt: Attempt,
+        decision: retry.RetryDecision,
+        permit: Permit,
+        backoff: Backoff,
+    ) -> Pause | None:
+        """Keep a request that is to be sent again: after a pause of all, or a rest of its own."""
+        if progress.failed is None:
+            progress.failing_since = permit.sent_at
+        progress.failed = attempt
+        await self._journal.fail(attempt)
+        rest_s = self._retries.rest_s(progress, decision, backoff)
+        if rest_s is None:
+            await self._wait_in_vain(progress, attempt, permit.asked, decision.delay_s)
             return None
-        if progress.rate_limited % PATIENCE_WITH_REFUSALS == 0:
-            progress.place = self._limits.next_place()
-        await self._record(attempt)
         self._workers.add()
-        return Pause(0.0)
+        return Pause(rest_s)
 
-    async def _wait_in_vain(self, attempt: Attempt) -> None:
-        """A request was refused for as long as it may wait; another execution may try again."""
-        await self._finish(errored(attempt, retryable=True), waited_out=True)
-
-    def _next_delay(self, decision: retry.RetryDecision, progress: Progress) -> float | None:
-        """Return the seconds to wait, None when the request has used up its chances."""
-        if decision.cause is Cause.NO:
-            return None
-        progress.failures += 1
-        if progress.failures >= self._config.max_attempts:
-            return None
-        delay = retry.delay(decision, progress.failures, self._jitter)
-        progress.waited_s += delay
-        return delay if progress.waited_s <= self._config.max_wait_s else None
+    async def _wait_in_vain(
+        self, progress: Progress, attempt: Attempt, asked: Demand, asked_s: float | None = None
+    ) -> None:
+        """A request has failed for as long as it may wait: its fault only if others succeed."""
+        in_vain = await self._known(partial(self._retries.waits_in_vain, progress, asked))
+        if in_vain:
+            await self._finish(errored(attempt, retryable=True), waited_out=True)
+        elif in_vain is not None:
+            self.stop(self._retries.stop(attempt, asked_s or 0.0))
 
     async def _give_up_unsent(
         self, request: PlannedRequest, progress: Progress, error_type: str, message: str
@@ -496,9 +469,6 @@ class Dispatcher:
         fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
         attempt = failed_attempt(request, progress.number, fault, latency_s, Cause.TRANSIENT)
         settle(progress, attempt)
-        await self._record(attempt)
-
-    async def _record(self, attempt: Attempt) -> None:
         await self._journal.fail(attempt)
 
     async def _finish(self, result: Result, *, waited_out: bool = False) -> None:

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from batchrun.records import Attempt, Billing, Result, Status, Usage
+from batchrun.retry import Cause
 
 if TYPE_CHECKING:
+    from batchrun.client import Exchange
     from batchrun.errors import ProviderFault
     from batchrun.findings import Rejection
     from batchrun.limits import Permit
-    from batchrun.records import LimitState, PlannedRequest
-    from batchrun.retry import Cause
+    from batchrun.records import Completion, LimitState, PlannedRequest
 
 
 @dataclass(slots=True)
@@ -23,12 +24,14 @@ class Progress:
 
     number: int  # of the last attempt, counted over all executions
     place: int  # in the order of admission
-    failures: int = 0
+    failures: int = 0  # that use up its attempts
     rejections: Counter[str] = field(default_factory=Counter)  # by type, of this turn
-    rate_limited: int = 0
+    setbacks: int = 0  # failed attempts that are followed by another
     waited_s: float = 0.0
     permit: Permit | None = None
-    refused: Attempt | None = None  # the last attempt, when the provider was too busy for it
+    failed: Attempt | None = None  # the last of those
+    failing_since: float = 0.0  # when the first of those was sent, in seconds
+    doubtful: Permit | None = None  # of an attempt that may turn out to use one up
 
     def asks_again(self, rejection: Rejection, max_attempts: int) -> bool:
         """Count an answer that is not accepted; say whether to ask once more."""
@@ -77,4 +80,30 @@ def failed_attempt(
         asked_model=request.request.model,
         usage=fault.usage or Usage(),
         billing=fault.billing or Billing(),
+    )
+
+
+def answered_attempt(
+    request: PlannedRequest,
+    number: int,
+    exchange: Exchange,
+    completion: Completion,
+    *,
+    rejection: Rejection | None,
+    latency_s: float,
+) -> Attempt:
+    """Return the record of an attempt that was answered, and perhaps not with what is accepted."""
+    return Attempt(
+        request.key,
+        number,
+        latency_s,
+        http_status=exchange.http_status,
+        error_type=None if rejection is None else rejection.error_type,
+        error_message=None if rejection is None else rejection.message,
+        cause=None if rejection is None else Cause.INVALID.value,
+        request_id=exchange.request_id,
+        model=completion.model or request.request.model,
+        asked_model=request.request.model,
+        usage=completion.usage,
+        billing=completion.billing,
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from anyio.abc import ObjectReceiveStream
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Started at once; the others as they are needed.
 FIRST_WORKERS = 64
+# Requests that may rest by themselves while others take their places: each is held in memory.
+MOST_RESTING = 10_000
 
 
 class Workers:
@@ -43,6 +46,8 @@ class Workers:
         self._low = 0
         self._is_low = anyio.Event()
         self._working = 0
+        self._resting = 0
+        self._surplus = 0
         self._idle: list[anyio.Event] = []
         self._is_over = False
 
@@ -70,6 +75,20 @@ class Workers:
             self._working += 1
             self._group.start_soon(self._work)
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While one request rests by itself, another worker takes its place."""
+        counts = self._resting < MOST_RESTING
+        self._resting += 1
+        self._working -= counts
+        self.add()
+        try:
+            yield
+        finally:
+            self._resting -= 1
+            self._working += counts
+            self._surplus += counts
+
     def stop(self) -> None:
         """Begin no further request."""
         self._memory.give_back(sum(map(_size, self._ready)))
@@ -96,6 +115,9 @@ class Workers:
                 await self._complete(request)
             finally:
                 self._memory.give_back(_size(request))
+            if self._surplus and self._working > self._wanted():
+                self._surplus -= 1
+                break
         self._working -= 1
 
     async def _next(self) -> PlannedRequest | None:

@@ -1,8 +1,31 @@
-"""What holds requests back: rates, concurrency, cooldowns, money, and errors that are too many.
+"""What holds requests back: rates, concurrency, pauses, money, and errors that are too many.
 
-Limits are kept for each base URL, model and key. What the job sets is an upper
-bound; below it, the provider's own limits are followed: those that its headers tell, or what its
-refusals teach.
+Limits are kept for each base URL, model and key: an *endpoint*. What the job sets is an upper bound; below
+it, the provider's own limits are followed. A request passes these, in this order:
+
+1. **Money** (`stops.py`): what it can cost at most has to be left of `max_cost_usd`.
+2. **Configured requests per minute** (`buckets.ConfiguredRequests`): aiolimiter.
+3. **The circuit breaker** (`breaker.py`): when nearly all requests fail, all pause together, then one
+   probe is sent, then twice as many in each step in which none failed.
+4. **Concurrency** (`concurrency.py`): grows while more in flight brings more answers.
+5. **Rates** (`allowances.py`): token buckets at the tightest of what the job configures, what headers
+   report and what refusals taught (`load.py`).
+
+The control loop of learned rates. (a) A refusal without an explanation in the headers is counted; below
+`TOLERATED` of all requests nothing follows. (b) Beyond that, the endpoint pauses until something is accepted
+again, and what was accepted from one such pause to the next is *measured* (`rates.py`). (c) When a
+measure is exact enough, a *trial* (`trials.py`) sends 95 % of it for as many requests as would have
+brought eight refusals. (d) If at most a third of them come, the rate is a limit: it is kept to, 5 % below
+it after a refusal, then along a cubic curve back to it and beyond (as CUBIC and the adaptive retry mode
+of the AWS SDKs do), so that a limit that grows is found. (e) If as many come, the number in flight is
+tried in the same way. (f) If that changes nothing either, these refusals have nothing to do with the load:
+the load goes back to what it was, and refused requests wait by themselves. The trial is repeated after ten
+times as long, then after twice as long each time. Storms are told from limits because the number accepted
+between two of them differs each time.
+
+Lowering the concurrency at each refusal, as many limiters do, was measured and left out: 2 % of random
+refusals then cost 90 % of the goodput. The reasons for each constant stand beside it; `tests/test_load.py`
+holds the result against simulated providers, and `python -m benchmarks.limits --simulated` prints it.
 """
 
 from __future__ import annotations
@@ -16,7 +39,16 @@ import anyio
 
 from batchrun.limits.concurrency import MOST, START
 from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
-from batchrun.limits.gate import CONCURRENCY, COOLDOWN, Gate, Permit
+from batchrun.limits.endpoint import (
+    CONCURRENCY,
+    LONGEST_TROUBLE,
+    OUTAGE,
+    PAUSE,
+    RETRY,
+    Backoff,
+    EndpointLimiter,
+    Permit,
+)
 from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES, ByteBudget
 from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
 from batchrun.limits.turns import Turn
@@ -62,7 +94,7 @@ class Limits:
         self.answer_memory = ByteBudget(ANSWER_BYTES)
         self._jitter = jitter
         self._clock = clock
-        self._gates: dict[LimitKey, tuple[Gate, Turn]] = {}
+        self._endpoints: dict[LimitKey, tuple[EndpointLimiter, Turn]] = {}
         self._places = itertools.count()
         self._something = anyio.Event()
         self._heads_waiting = 0
@@ -73,29 +105,44 @@ class Limits:
         """Return the place of a request that asks for the first time: the last one."""
         return next(self._places)
 
-    def too_large(self, asked: Demand) -> str | None:
-        """Return why a request could never be admitted, None when it can."""
-        return self._gate(asked.key)[0].too_large(asked)
+    def unsendable(self, asked: Demand) -> tuple[str, str] | None:
+        """Return the type and the message of the error that keeps a request from being sent."""
+        if (reason := self._endpoint(asked.key)[0].rates.too_large(asked)) is not None:
+            return "over_token_limit", reason
+        if self.money.is_capped and asked.most_cost is None:
+            return "unknown_price", (
+                f"[limits] max_cost_usd: the price of {asked.key[1]} is not known, or max_tokens is "
+                "missing, so there is no highest cost to hold against it"
+            )
+        return None
 
-    def above_told(self, asked: Demand) -> str | None:
-        """Return why the provider refuses a request for good, by the limits that it tells."""
-        return self._gate(asked.key)[0].above_told(asked)
+    def above_reported(self, asked: Demand) -> str | None:
+        """Return why the provider will always refuse a request, by the limits in its headers."""
+        return self._endpoint(asked.key)[0].rates.above_reported(asked)
+
+    def succeeded_since(self, since: float) -> bool:
+        """Say whether any request was answered since then."""
+        return any(each.succeeded_at > since for each, _ in self._endpoints.values())
+
+    def has_in_flight(self, asked: Demand) -> bool:
+        """Say whether anything is in flight that goes where this request goes."""
+        return self._endpoint(asked.key)[0].concurrency.in_flight > 0
 
     def admit_now(self, asked: Demand) -> Permit | None:
         """Admit a request that has nothing to wait for, which is the most frequent case.
 
         Returns None when there is something, or no money for it: then `admit` says what.
         """
-        gate, turn = self._gate(asked.key)
-        if turn.is_held or gate.is_paced:
+        endpoint, turn = self._endpoint(asked.key)
+        if turn.is_held or endpoint.is_paced:
             return None
         try:
-            if self._obstacle(gate, asked) is not None:
+            if self._obstacle(endpoint, asked) is not None:
                 return None
         except CapReached:
             return None
         self._in_flight += 1
-        return gate.grant(asked)
+        return endpoint.grant(asked)
 
     async def admit(
         self, asked: Demand, place: int | None = None, waits: Waits | None = None
@@ -110,47 +157,50 @@ class Limits:
         Raises:
             CapReached: when what is left of the cost cap cannot cover it.
         """
-        gate, turn = self._gate(asked.key)
+        endpoint, turn = self._endpoint(asked.key)
         waits = waits or self._waits
         await turn.take(self.next_place() if place is None else place)
         try:
-            await gate.take_request_turn(waits)
-            while (obstacle := self._obstacle(gate, asked)) is not None:
+            await endpoint.take_request_turn(waits)
+            while (obstacle := self._obstacle(endpoint, asked)) is not None:
                 await self._wait_out(*obstacle, waits)
             self._in_flight += 1
-            return gate.grant(asked)
+            return endpoint.grant(asked)
         finally:
             turn.pass_on()
 
     def workers_wanted(self) -> int:
         """How many workers can have something to do: more than that would only wait."""
-        gates = [gate for gate, _ in self._gates.values()]
-        if not gates:
+        endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
+        if not endpoints:
             return self._config.concurrency or START
         # Behind the requests to a model that has to wait there may be some to another.
-        held_up = max(len(gates) - 1, sum(gate.cooldown_s > 0 for gate in gates))
-        limit = sum(gate.concurrency.limit for gate in gates)
+        held_up = max(len(endpoints) - 1, sum(endpoint.pause_s > 0 for endpoint in endpoints))
+        limit = sum(endpoint.limit for endpoint in endpoints)
         return min(limit, self._cap) + LOOKAHEAD * held_up
 
     def waiting_for(self) -> str | None:
         """Say what requests are waiting for at this moment: a limit, or else the server."""
-        cooling = [gate.cooldown_s for gate, _ in self._gates.values() if gate.cooldown_s > 0]
+        endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
         current = self._waits.current
-        if cooling and current in {None, COOLDOWN}:
-            return f"{COOLDOWN} of {max(cooling):.0f} s"
+        if current in {None, PAUSE, OUTAGE, RETRY}:
+            troubles = [each.trouble for each in endpoints if each.trouble is not None]
+            if troubles:
+                return troubles[0]
+        if current == RETRY:
+            error = next((each.last_error for each in endpoints if each.last_error), None)
+            return RETRY if error is None else f"{RETRY}: {error}"[:LONGEST_TROUBLE]
         if current not in {None, CONCURRENCY}:
             return current
         if not self._in_flight:
             return current
-        full = all(
-            gate.concurrency.in_flight >= gate.concurrency.limit for gate, _ in self._gates.values()
-        )
+        full = all(endpoint.concurrency.in_flight >= endpoint.limit for endpoint in endpoints)
         return f"{CONCURRENCY if full else 'server'} ({self._in_flight} in flight)"
 
-    def _gate(self, key: LimitKey) -> tuple[Gate, Turn]:
-        found = self._gates.get(key)
+    def _endpoint(self, key: LimitKey) -> tuple[EndpointLimiter, Turn]:
+        found = self._endpoints.get(key)
         if found is None:
-            gate = Gate(
+            endpoint = EndpointLimiter(
                 self._config,
                 money=self.money,
                 cap=self._cap,
@@ -159,13 +209,13 @@ class Limits:
                 # Asked several times a request, and anyio would look for its loop each time.
                 clock=self._clock or asyncio.get_running_loop().time,
             )
-            found = self._gates[key] = gate, Turn()
+            found = self._endpoints[key] = endpoint, Turn()
         return found
 
-    def _obstacle(self, gate: Gate, asked: Demand) -> tuple[str, float] | None:
+    def _obstacle(self, endpoint: EndpointLimiter, asked: Demand) -> tuple[str, float] | None:
         if self._in_flight >= self._cap:
             return CONCURRENCY, float("inf")
-        return gate.obstacle(asked)
+        return endpoint.obstacle(asked)
 
     async def _wait_out(self, cause: str, seconds: float, waits: Waits) -> None:
         """Wait for so long, or until something has been settled."""
@@ -188,7 +238,9 @@ class Limits:
 
 __all__ = [
     "MOST",
+    "RETRY",
     "START",
+    "Backoff",
     "ByteBudget",
     "CapReached",
     "CostBudget",

@@ -1,8 +1,6 @@
-"""The buckets that requests are paid from, corrected and refunded while a run goes on.
+"""Token buckets that requests are paid from, and the provider's own buckets as its headers show them.
 
-aiolimiter has no refund, cannot change its rate and serves the smallest first, so it rates the
-configured requests per minute alone (`Requests`); whatever is counted in tokens, or told or learned
-from the provider, is a `Pace` or a `Told`. Amounts are requests or tokens, times are seconds.
+Amounts are requests or tokens, times are seconds.
 """
 
 from __future__ import annotations
@@ -25,11 +23,18 @@ BURST_S = 0.1
 MARGIN_SHARE = 0.015
 # Longer periods than a minute (a day, mostly) are no rate to keep to.
 LONGEST_RESET_S = 61.5
+# A header that allows less than one request a minute is not believed: providers send such values
+# by mistake, and obeying one would stop the run without anybody noticing.
+FEWEST_REQUESTS_PER_MINUTE = 1.0
 _EPSILON = 1e-9
 
 
-class Requests:
-    """The configured requests per minute, rated by aiolimiter; for one waiter at a time."""
+class ConfiguredRequests:
+    """The configured requests per minute, rated by aiolimiter; for one waiter at a time.
+
+    aiolimiter has no refund, cannot change its rate and serves the smallest first, so whatever is
+    counted in tokens or changes while a run goes on is a `TokenBucket`.
+    """
 
     def __init__(self, per_minute: float) -> None:
         per_second = per_minute / 60
@@ -47,7 +52,7 @@ class Requests:
             left -= part
 
 
-class Pace:
+class TokenBucket:
     """Lets amounts through evenly: each is saved up for before it leaves, and may be refunded.
 
     Args:
@@ -116,14 +121,19 @@ class Pace:
         return 0.0 if math.isinf(per_s) else max(1.0, per_s * BURST_S)
 
 
-class Told:
+class ReportedLimit:
     """A provider's own bucket, as its headers showed it last.
 
     It refills evenly, or at once at its reset: whichever the headers fit.
+
+    Args:
+        clock: seconds that never go back.
+        least: a limit below this is not believed.
     """
 
-    def __init__(self, clock: Callable[[], float] = anyio.current_time) -> None:
+    def __init__(self, clock: Callable[[], float] = anyio.current_time, least: float = 0.0) -> None:
         self._clock = clock
+        self._least = least
         self._at = 0.0
         self._level = math.inf
         self._reset_at: float | None = None
@@ -132,7 +142,8 @@ class Told:
     def update(self, allowance: Allowance) -> None:
         """Take over what an answer said."""
         reset = allowance.reset_s
-        if reset is not None and reset > LONGEST_RESET_S:
+        is_no_rate = reset is not None and reset > LONGEST_RESET_S
+        if is_no_rate or allowance.limit < self._least:
             self.limit = None
             return
         self.limit, self._level, self._at = allowance.limit, allowance.remaining, self._clock()
@@ -140,6 +151,17 @@ class Told:
         # An even refill takes a minute for all of it. Resets may be rounded to whole seconds.
         by_window = reset is not None and reset + 1.5 < 0.75 * used_share * 60
         self._reset_at = self._at + (reset or 0.0) if by_window else None
+
+    def disprove(self, amount: float) -> bool:
+        """Stop believing a limit that a single accepted request exceeded; say whether it did.
+
+        It would allow less than one such request a minute.
+        """
+        if self.limit is None or amount <= self.limit:
+            return False
+        self._least = max(self._least, amount)
+        self.limit = None
+        return True
 
     def wait_for(self, amount: float) -> float:
         """Return the seconds until the provider can be expected to have so much."""
@@ -167,37 +189,3 @@ class Told:
         elif now >= self._reset_at:
             self._level, self._reset_at = limit, None
         self._at = now
-
-
-class Meter:
-    """How much has happened lately, per second, with older things fading away.
-
-    Args:
-        memory_s: after so long, a third is left of what happened.
-        clock: seconds that never go back.
-    """
-
-    def __init__(self, memory_s: float, clock: Callable[[], float] = anyio.current_time) -> None:
-        self._memory_s = memory_s
-        self._clock = clock
-        self._sum = 0.0
-        self._at: float | None = None
-        self._since = 0.0
-
-    def add(self, amount: float) -> None:
-        """Something happens now."""
-        self._sum = self._faded() + amount
-
-    def per_s(self) -> float:
-        """Return the rate of late; young meters do not count the time before their birth."""
-        self._sum = self._faded()
-        age = max(self._clock() - self._since, 0.1)
-        return self._sum / (self._memory_s * -math.expm1(-age / self._memory_s))
-
-    def _faded(self) -> float:
-        now = self._clock()
-        if self._at is None:
-            self._at = self._since = now
-        faded = self._sum * math.exp((self._at - now) / self._memory_s)
-        self._at = now
-        return faded

@@ -1,0 +1,199 @@
+"""What requests take of the rates of one endpoint: those configured, reported and learned."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from batchrun.limits.buckets import FEWEST_REQUESTS_PER_MINUTE, ReportedLimit, TokenBucket
+from batchrun.limits.trials import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchrun.job import LimitsConfig
+    from batchrun.limits.demand import Demand
+    from batchrun.records import Attempt, LimitState
+
+REQUESTS, TOKENS = "request rate", "token rate"
+INPUT, OUTPUT = "input token rate", "output token rate"
+RATES = (REQUESTS, TOKENS, INPUT, OUTPUT)
+KINDS = {REQUESTS: Kind.REQUESTS, TOKENS: Kind.TOKENS}  # rates that refusals teach
+
+# Headers explain a refusal when less than this share of what they allow was left.
+EXHAUSTED_SHARE = 0.05
+# How much the learned size of prompts weighs against a new one.
+MEMORY_SHARE = 0.98
+PRIOR_TOKENS = 200.0
+
+REFUSED: Mapping[str, float] = {REQUESTS: 1.0, TOKENS: 0.0, INPUT: 0.0, OUTPUT: 0.0}
+NOTHING: Mapping[str, float] = {REQUESTS: 0.0, TOKENS: 0.0, INPUT: 0.0, OUTPUT: 0.0}
+
+
+def is_answer(http_status: int | None) -> bool:
+    """Say whether a status is one of success: gateways answer 201 and 202, too."""
+    return http_status is not None and 200 <= http_status < 300
+
+
+class Allowances:
+    """The rates of one endpoint, and how much of each a request takes.
+
+    Args:
+        config: upper bounds.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, config: LimitsConfig, clock: Callable[[], float]) -> None:
+        self._configured = {
+            TOKENS: config.tokens_per_minute or math.inf,
+            INPUT: config.input_tokens_per_minute or math.inf,
+            OUTPUT: config.output_tokens_per_minute or math.inf,
+        }
+        self._buckets = {
+            name: TokenBucket(self._configured.get(name, math.inf), clock) for name in RATES
+        }
+        self._reported = {
+            name: ReportedLimit(clock, FEWEST_REQUESTS_PER_MINUTE if name == REQUESTS else 0.0)
+            for name in RATES
+        }
+        self._learned_per_s = dict.fromkeys(KINDS, math.inf)
+        self._estimated = self._counted = PRIOR_TOKENS
+        self._binding = self._binding_rates()
+
+    @property
+    def are_reported(self) -> bool:
+        """Whether the provider's headers say any limit that is believed."""
+        return any(reported.limit is not None for reported in self._reported.values())
+
+    def amounts(self, asked: Demand, factor: float | None = None) -> dict[str, float]:
+        """Return what a request takes of each rate, with the size of prompts as it was learned."""
+        if factor is None:
+            factor = self._counted / self._estimated
+        input_tokens = max(1.0, asked.input_tokens * factor)
+        return {
+            REQUESTS: 1.0,
+            TOKENS: input_tokens + asked.output_tokens,
+            INPUT: input_tokens,
+            OUTPUT: float(asked.output_tokens),
+        }
+
+    def too_large(self, asked: Demand) -> str | None:
+        """Return why a request could never be admitted, None when it can."""
+        amounts = self.amounts(asked, factor=1.0)
+        for name, limit in self._configured.items():
+            if amounts[name] > limit:
+                return _too_large(
+                    name, amounts[name], limit, "raise the limit if the provider's is higher"
+                )
+        return None
+
+    def above_reported(self, asked: Demand) -> str | None:
+        """Return why a provider that refused a request always will, by what its headers say."""
+        for name, amount in self.amounts(asked).items():
+            limit = self._reported[name].limit
+            if name != REQUESTS and limit is not None and amount > limit:
+                return _too_large(name, amount, limit, "ask the provider for a higher limit")
+        return None
+
+    def waits_for(self, asked: Demand) -> tuple[float, str]:
+        """Return for how long a request has to wait for a rate, and for which; 0.0 for none."""
+        if not self._binding:
+            return 0.0, REQUESTS
+        amounts = self.amounts(asked)
+        return max(
+            (
+                max(
+                    self._buckets[name].wait_for(amounts[name]),
+                    self._reported[name].wait_for(amounts[name]),
+                ),
+                name,
+            )
+            for name in self._binding
+        )
+
+    def take(self, amounts: Mapping[str, float]) -> None:
+        """Take what a request needs as it leaves."""
+        for name in self._binding:
+            self._buckets[name].take(amounts[name])
+            self._reported[name].take(amounts[name])
+
+    def refund(
+        self, amounts: Mapping[str, float], used: Mapping[str, float], taken_at: float
+    ) -> None:
+        """Put back what was taken and not used."""
+        for name in self._binding:
+            if unused := amounts[name] - used[name]:
+                self._buckets[name].refund(unused, taken_at)
+                self._reported[name].take(-unused)
+
+    def used(
+        self, asked: Demand, amounts: Mapping[str, float], attempt: Attempt
+    ) -> Mapping[str, float]:
+        """Return what an attempt took of the rates in the end: all, when nobody knows."""
+        usage = attempt.usage
+        if attempt.maybe_billed:
+            return amounts  # an answer that broke off used more than it reported
+        if usage.input_tokens is None or usage.output_tokens is None:
+            is_refused = attempt.http_status is not None and not is_answer(attempt.http_status)
+            return REFUSED if is_refused else amounts
+        counted = usage.input_tokens
+        if not asked.counts_cache_reads:
+            counted = max(0, counted - (usage.cache_read_tokens or 0))
+        self._estimated = self._estimated * MEMORY_SHARE + asked.input_tokens
+        self._counted = self._counted * MEMORY_SHARE + counted
+        output = usage.output_tokens
+        return {REQUESTS: 1.0, TOKENS: counted + output, INPUT: counted, OUTPUT: output}
+
+    def explain(self, amounts: Mapping[str, float]) -> bool:
+        """Say whether the headers show that what was asked for was not there."""
+        return any(
+            reported.limit is not None
+            and reported.wait_for(amounts[name] + EXHAUSTED_SHARE * reported.limit) > 0
+            for name, reported in self._reported.items()
+        )
+
+    def disprove(self, used: Mapping[str, float]) -> None:
+        """Stop believing limits that a single accepted request exceeded."""
+        for name in self._binding:
+            if self._reported[name].disprove(used[name]):
+                self._set_bucket(name)
+
+    def update(self, state: LimitState | None) -> None:
+        """Follow what the provider's headers say."""
+        if state is None:
+            return
+        said = (state.requests, state.tokens, state.input_tokens, state.output_tokens)
+        for name, allowance in zip(RATES, said, strict=True):
+            if allowance is not None:
+                before = self._reported[name].limit
+                self._reported[name].update(allowance)
+                if self._reported[name].limit != before:
+                    self._set_bucket(name)
+
+    def learn(self, name: str, per_s: float) -> None:
+        """Keep to a rate that was learned; infinite for none."""
+        self._learned_per_s[name] = per_s
+        self._set_bucket(name)
+
+    def _set_bucket(self, name: str) -> None:
+        """Go as fast as the tightest of what was configured, reported and learned allows."""
+        configured, reported = self._configured.get(name, math.inf), self._reported[name].limit
+        learned = 60 * self._learned_per_s.get(name, math.inf)
+        self._buckets[name].set(min(configured, reported or math.inf, learned))
+        self._binding = self._binding_rates()
+
+    def _binding_rates(self) -> tuple[str, ...]:
+        """Return the rates that hold requests back: the others need no account."""
+        return tuple(
+            name
+            for name in RATES
+            if not math.isinf(self._buckets[name].per_minute)
+            or self._reported[name].limit is not None
+        )
+
+
+def _too_large(name: str, amount: float, limit: float, way_out: str) -> str:
+    return (
+        f"the request needs about {amount:,.0f} tokens, more than the whole {name} of "
+        f"{limit:,.10g} per minute; shorten the prompt, lower max_tokens, or {way_out}"
+    )

@@ -1,0 +1,403 @@
+"""Admission to one endpoint: a model at an address with a key. Its rates, concurrency and pauses."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from batchrun import retry
+from batchrun.limits.allowances import (
+    KINDS,
+    NOTHING,
+    REFUSED,
+    REQUESTS,
+    TOKENS,
+    Allowances,
+    is_answer,
+)
+from batchrun.limits.breaker import CircuitBreaker, State
+from batchrun.limits.buckets import ConfiguredRequests
+from batchrun.limits.concurrency import MOST, START, Concurrency
+from batchrun.limits.load import LoadControl
+from batchrun.limits.trials import Kind, Refused
+from batchrun.retry import Cause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchrun.errors import ProviderFault
+    from batchrun.job import LimitsConfig
+    from batchrun.limits.demand import Demand
+    from batchrun.limits.stops import CostBudget
+    from batchrun.limits.waits import Waits
+    from batchrun.records import Attempt, LimitState
+
+PAUSE, CONCURRENCY, MONEY = "rate-limit pause", "concurrency", "max_cost_usd"
+OUTAGE, RETRY = "outage", "retry"
+
+# A pause at a limit that is known: what was sent beyond it is little.
+LIMIT_PAUSE_S = 0.25
+# At a limit that is only supposed yet the pause is no longer than two answers take: refusals may have
+# another reason, and a run of a thousand requests a second would miss the time.
+SHORTEST_PAUSE_S = 0.05
+PAUSE_ANSWERS = 2.0
+# A learned rate is brought up to date this often.
+UPDATE_S = 0.25
+# Refusals that headers explain are left to them, until they come so often within so long all the same.
+DISTRUST_REFUSALS = 3
+DISTRUST_S = 60.0
+LONGEST_TROUBLE = 100  # characters that say on one line why requests wait
+
+# The endpoint answered, be it only that the request is wrong or the answer not what was asked for.
+_ANSWERED_CAUSES = {Cause.NO.value, Cause.UNDECIDED.value, Cause.INVALID.value}
+_PASSING_CAUSES = {Cause.TRANSIENT.value, Cause.RATE_LIMIT.value}
+_ABOUT_TOKENS = re.compile(r"token", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """What a request that failed has to wait for.
+
+    Attributes:
+        is_shared: all requests to this endpoint pause, and admission sees to it; otherwise this
+            request rests by itself.
+        pause_s: how long the shared pause lasts from now.
+    """
+
+    is_shared: bool
+    pause_s: float
+
+
+@dataclass(slots=True)
+class Permit:
+    """Leave to send one request. It must be settled, once, whatever comes of the request.
+
+    `number` counts the requests to this endpoint;
+    `was_full` when as many were in flight as may be; `is_probe` when it left while others paused;
+    `cost` is what was reserved for it, in pico-dollars.
+    """
+
+    endpoint: EndpointLimiter
+    asked: Demand
+    amounts: Mapping[str, float]
+    sent_at: float
+    number: int
+    was_full: bool
+    is_probe: bool
+    cost: int | None
+
+    def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
+        """Replace what was reserved by what was used, and learn from the outcome."""
+        self.endpoint.settle(self, attempt, reported)
+
+    def withdraw(self) -> None:
+        """Give everything back: the request was not sent."""
+        self.endpoint.withdraw(self)
+
+    def failed(
+        self, fault: ProviderFault, decision: retry.RetryDecision, *, is_suspect: bool = False
+    ) -> Backoff:
+        """Learn from a failure that may pass; return what the request has to wait for.
+
+        Args:
+            fault: how it failed.
+            decision: what that means.
+            is_suspect: it has failed before while others succeeded, so it may be its own fault.
+        """
+        return self.endpoint.note_failure(self, fault, decision, is_suspect=is_suspect)
+
+    def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
+        """Say whether this attempt failed while others succeeded; None when it is too early.
+
+        Args:
+            is_suspect: as for `failed`.
+            is_last: the request has no further attempt, so be sure.
+        """
+        return self.endpoint.is_own_fault(self, is_suspect=is_suspect, is_last=is_last)
+
+
+class EndpointLimiter:
+    """Lets requests to one endpoint through, one after another.
+
+    Args:
+        config: upper bounds.
+        money: what may be spent, over all endpoints.
+        cap: the most that its concurrency may grow to.
+        jitter: returns a number in [0, 1).
+        changed: is called when something was settled, which others may be waiting for.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        config: LimitsConfig,
+        *,
+        money: CostBudget,
+        cap: int,
+        jitter: Callable[[], float],
+        changed: Callable[[], None],
+        clock: Callable[[], float] = anyio.current_time,
+    ) -> None:
+        self._money = money
+        self._changed = changed
+        self._clock = clock
+        self._jitter = jitter
+        rate = config.requests_per_minute
+        self._requests = None if rate is None else ConfiguredRequests(rate)
+        self.rates = Allowances(config, clock)
+        self._load = LoadControl(clock)
+        self.breaker = CircuitBreaker(clock, jitter)
+        start = START if config.concurrency is None else cap
+        self.concurrency = Concurrency(min(cap, config.concurrency or MOST), start, clock)
+        self._paced_at = 0.0
+        self._succeeded_number = 0
+        self.succeeded_at = -math.inf
+        self._unsuspected = 0  # failures since the last success
+        self._refusals: list[float] = []  # that headers explain
+        self._last_cause: str | None = None  # of a failure that may pass
+        self._last_error: str | None = None
+        self._keeps_bound = False
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until requests may be sent again."""
+        return self.breaker.pause_s
+
+    @property
+    def _knows_limit(self) -> bool:
+        """Whether a rate is kept to that was reported or learned."""
+        return self.rates.are_reported or self._load.is_rate_known
+
+    @property
+    def pause_cause(self) -> str:
+        """What a pause is for."""
+        return PAUSE if self._last_cause == Cause.RATE_LIMIT.value else OUTAGE
+
+    @property
+    def trouble(self) -> str | None:
+        """What all requests wait for while most of them fail, in words; None when all is well."""
+        if self.breaker.is_closed:
+            return None
+        said = f"{self.pause_cause}: {self._last_error or 'refused'}"[:LONGEST_TROUBLE]
+        return f"{said}, next attempt in {math.ceil(self.pause_s)} s" if self.pause_s else said
+
+    @property
+    def last_error(self) -> str | None:
+        """The last failure that may pass."""
+        return self._last_error
+
+    @property
+    def _short_pause_s(self) -> float:
+        latency_s = self._load.latency_s or LIMIT_PAUSE_S  # nothing was answered yet
+        return min(LIMIT_PAUSE_S, max(SHORTEST_PAUSE_S, PAUSE_ANSWERS * latency_s))
+
+    @property
+    def limit(self) -> int:
+        """The most that may be in flight now."""
+        return int(min(self.concurrency.limit, self._load.in_flight.most))
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether every request has to wait for the configured rate of requests."""
+        return self._requests is not None
+
+    async def take_request_turn(self, waits: Waits) -> None:
+        """Wait for the configured rate of requests."""
+        if self._requests is not None:
+            with waits.waiting_for(REQUESTS):
+                await self._requests.take_one()
+
+    def obstacle(self, asked: Demand) -> tuple[str, float] | None:
+        """Return what a request has to wait for, and for how long at most; None when for nothing.
+
+        Raises:
+            CapReached: when it could only be sent beyond the cost cap.
+        """
+        if asked.most_cost is not None and not self._fits(asked.most_cost):
+            return MONEY, math.inf
+        # Asked first, so that a large request is saved up for whatever else it waits for.
+        rate_s, rate = self.rates.waits_for(asked)
+        if self.breaker.state is not State.CLOSED:
+            seconds = self.breaker.wait_s(self._load.number + 1, self.limit)
+            self._note_recovered()
+            if seconds > 0:
+                return self.pause_cause, seconds
+        if self.concurrency.in_flight >= self.limit:
+            return CONCURRENCY, math.inf
+        return (rate, rate_s) if rate_s > 0 else None
+
+    def _fits(self, most_cost: int) -> bool:
+        """Say whether a request can be paid for, whatever it costs.
+
+        The first goes alone: its answer shows whether this server keeps to `max_tokens`.
+        """
+        alone = self._keeps_bound or not self.concurrency.in_flight
+        return self._money.fits(most_cost) and alone
+
+    def grant(self, asked: Demand) -> Permit:
+        """Let a request through that nothing stands in the way of."""
+        amounts = self.rates.amounts(asked)
+        self.rates.take(amounts)
+        self._load.note_sent(amounts[TOKENS])
+        is_probe = self.breaker.state is not State.CLOSED and self.breaker.note_sent()
+        if asked.most_cost is not None:
+            self._money.reserve(asked.most_cost)
+        self.concurrency.take()
+        return Permit(
+            self,
+            asked,
+            amounts,
+            self._clock(),
+            self._load.number,
+            self.concurrency.in_flight >= self.limit,
+            is_probe,
+            asked.most_cost,
+        )
+
+    def settle(self, permit: Permit, attempt: Attempt, reported: LimitState | None) -> None:
+        """See `Permit.settle`."""
+        succeeded = _succeeded(attempt)
+        self.concurrency.leave(succeeded=succeeded)
+        used = self.rates.used(permit.asked, permit.amounts, attempt)
+        self.rates.refund(permit.amounts, used, permit.sent_at)
+        if used is not REFUSED:
+            self._load.tokens -= permit.amounts[TOKENS] - used[TOKENS]
+        if succeeded:
+            self._note_success(permit, used)
+        elif attempt.cause in _ANSWERED_CAUSES and attempt.http_status is not None:
+            self._note_alive(permit)
+        elif attempt.cause in _PASSING_CAUSES:
+            self._last_cause, self._last_error = attempt.cause, attempt.error
+        self.rates.update(reported)
+        if permit.cost is not None:
+            self._money.settle(permit.cost, _spent(attempt, permit.cost))
+            self._keeps_bound = self._keeps_bound or succeeded
+        self._changed()
+
+    def withdraw(self, permit: Permit) -> None:
+        """See `Permit.withdraw`."""
+        self.concurrency.leave(succeeded=False)
+        self.rates.refund(permit.amounts, NOTHING, permit.sent_at)
+        self._load.tokens -= permit.amounts[TOKENS]
+        self._money.settle(permit.cost or 0, 0)
+        self._changed()
+
+    def note_failure(
+        self,
+        permit: Permit,
+        fault: ProviderFault,
+        decision: retry.RetryDecision,
+        *,
+        is_suspect: bool,
+    ) -> Backoff:
+        """See `Permit.failed`."""
+        breaker = self.breaker
+        if not is_suspect:
+            self._unsuspected += 1
+            breaker.note_failure(permit.number, self._clock() - permit.sent_at)
+        told_s = decision.delay_s
+        if told_s is not None:
+            told_s = retry.told_delay(told_s, self._jitter)
+        if self._is_limit(permit, fault, decision):
+            # A limit that is only supposed yet is no reason to hold others back for as long.
+            knows = self._knows_limit
+            pause_s = LIMIT_PAUSE_S if knows else self._short_pause_s
+            breaker.open(pause_s, told_s if knows else None, strict=True)
+        elif breaker.should_open(permit.number):
+            if decision.cause is Cause.RATE_LIMIT:
+                self._load.note_exhausted(_kind_of(fault))
+            breaker.open(decision.base_delay_s, told_s)
+        elif told_s is not None:
+            breaker.extend(told_s)
+        return Backoff(not breaker.is_closed, breaker.pause_s)
+
+    def is_own_fault(self, permit: Permit, *, is_suspect: bool, is_last: bool) -> bool | None:
+        """See `Permit.is_own_fault`."""
+        if self.breaker.all_fail or not self.breaker.is_closed:
+            return False
+        if self._succeeded_number > permit.number or (is_suspect and not self._unsuspected):
+            return True
+        # An answer to what left earlier shows less: it may have been under way as trouble began.
+        is_likely = self.succeeded_at >= permit.sent_at
+        is_open = self.concurrency.in_flight > 0 and (is_last or not is_likely)
+        return None if is_open else is_likely
+
+    def _is_limit(
+        self, permit: Permit, fault: ProviderFault, decision: retry.RetryDecision
+    ) -> bool:
+        """Say whether a refusal means that a limit, reported or learned, is used up for now."""
+        if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:
+            return False
+        counts = self.breaker.state is not State.OPEN and not permit.is_probe
+        if counts and self.rates.explain(permit.amounts):
+            now = self._clock()
+            self._refusals = [at for at in self._refusals if now - at < DISTRUST_S] + [now]
+            if len(self._refusals) < DISTRUST_REFUSALS:
+                return True
+        refused = Refused(
+            _kind_of(fault),
+            permit.number,
+            permit.sent_at,
+            permit.amounts[TOKENS],
+            permit.was_full,
+        )
+        is_limit = self._load.note_refusal(refused, counts=counts)
+        self._pace()
+        return is_limit
+
+    def _note_success(self, permit: Permit, used: Mapping[str, float]) -> None:
+        now = self._clock()
+        self._note_alive(permit)
+        self._load.note_success(now - permit.sent_at, was_full=permit.was_full)
+        self.rates.disprove(used)
+        if self._load.is_active and now - self._paced_at >= UPDATE_S:
+            self._pace()
+
+    def _note_alive(self, permit: Permit) -> None:
+        """The endpoint answered, be it only that the request is wrong."""
+        self.succeeded_at = self._clock()
+        self._unsuspected = 0
+        self._succeeded_number = max(self._succeeded_number, permit.number)
+        if self.breaker.failing_share or self.breaker.state is not State.CLOSED:
+            self.breaker.note_success(permit.number, self._load.number + 1, self.limit)
+            self._note_recovered()
+
+    def _note_recovered(self) -> None:
+        if self.breaker.has_recovered:
+            self.breaker.has_recovered = False
+            self._load.note_recovered()
+            self._pace()
+
+    def _pace(self) -> None:
+        """Go at the rates that were learned."""
+        self._paced_at = self._clock()
+        self._load.look_at_trial(self.breaker.delay_s)
+        for name, kind in KINDS.items():
+            self.rates.learn(name, self._load.pace_per_s(kind))
+
+
+def _succeeded(attempt: Attempt) -> bool:
+    """Say whether an answer came, be it one that is not accepted."""
+    if not is_answer(attempt.http_status):
+        return False
+    is_whole = not attempt.maybe_billed and attempt.usage.output_tokens is not None
+    return is_whole or attempt.error_type is None
+
+
+def _kind_of(fault: ProviderFault) -> Kind:
+    """Return the rate that a refusal is about, as far as it says so."""
+    says_tokens = _ABOUT_TOKENS.search(f"{fault.error_type} {fault.message}")
+    return Kind.TOKENS if says_tokens else Kind.REQUESTS
+
+
+def _spent(attempt: Attempt, reserved: int) -> int:
+    """What counts as spent: what it cost, or as much as it can have cost when nobody knows."""
+    if attempt.cost is not None:
+        least = reserved if attempt.maybe_billed else 0
+        return max(least, attempt.cost.total)
+    is_used = attempt.error_type is None or attempt.usage.output_tokens is not None
+    return reserved if attempt.maybe_billed or is_used else 0

@@ -1,0 +1,393 @@
+"""What load a provider accepts, learned from its refusals: how fast, and how many at a time.
+
+The refusals of a provider that does not report its limits are of two kinds. Some depend on the load: with
+less of it they are gone. Others come at any load, and going slower only costs time. A refusal does not
+show which kind it is; an experiment does. When enough is refused to be worth it, a trial sends for a
+while a little less than what was accepted before. Fewer refusals prove a limit; as many as before prove
+that there is none, and the load goes back to what it was.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from batchrun.limits.rates import LONG_MEASURE_S, Measure, RateEstimator
+from batchrun.limits.trials import (
+    NEAR,
+    TOLERATED,
+    InFlightLimit,
+    Kind,
+    Knob,
+    Refused,
+    Trial,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# So many refusals beyond those that are tolerated are looked into. Of those that come at any load, half
+# as many again are tolerated.
+NOTICED = 3.0
+BACKGROUND_FACTOR = 1.5
+# A trial of the rate sends this share of what was accepted before, for at least a second, and then waits
+# for the last refusal to arrive.
+TRIAL_FACTOR = 0.95
+SHORTEST_TRIAL_S = 1.0
+SHORTEST_DELAY_S = 0.25
+# A trial that found nothing is repeated if refusals go on: after ten times as long as it took, so
+# that trials cost little, and after twice as long each time.
+REST_FACTOR = 10.0
+SHORTEST_REST_S, LONGEST_REST_S = 30.0, 600.0
+REST_REQUESTS = 300
+MOST_DOUBLINGS = 10
+# Whether it is rather the number in flight that is limited shows with a little more of it than a limit
+# of the rate could bear. That number is a guess; where it is too high, it is lowered by a step at each
+# refusal, so many times.
+MORE_IN_FLIGHT = 1.05
+CLOSE_GUESS, ROUGH_GUESS = 4, 8
+SHRINK_SHARE = 0.025
+# A search for a limit that got so much further than was accepted on average may have met another one.
+FAR = 1.2
+# Refused so often below a limit that was confirmed, it is another one that limits, or it has fallen.
+EARLY_REFUSALS = 3
+# Counts that differ by no more than this are those of one limit, used up each time.
+EQUAL_COUNT = 0.1
+# A pause that was longer shows an allowance that comes back at once, a shorter one that it flows in.
+LONG_PAUSE_S = 2.0
+# The average latency looks back over some twenty answers.
+LATENCY_MEMORY = 0.95
+SETTLED_FACTOR = 5.0  # a measure of tokens lasts for so many answers, one after another
+
+
+class LoadControl:
+    """Learns the load that an endpoint accepts.
+
+    Args:
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.rates = {kind: RateEstimator(clock) for kind in Kind}
+        self.in_flight = InFlightLimit(clock)
+        self.number = 0  # of the last request that was sent
+        self.tokens = 0.0  # that were sent, without what answers did not use
+        self.is_active = False  # rates change as time passes
+        self.latency_s = 0.0  # of answers, on average
+        self._score = 0.0
+        self._latest = 0  # number of the latest refusal
+        self._marked = 0  # number of the last request before the mark
+        self._refused = 0  # requests since then
+        self._early = 0  # refusals below the limit in a row
+        self._accepted_before: float | None = None  # between the two marks before
+        self._exhausted: Kind | None = None  # what seems to be used up for now
+        self._exhausted_at = 0.0
+        self._reached_per_s = 0.0  # the pace at that time
+        self._paused_s = 0.0  # from then until something was accepted
+        self._is_periodic = False  # an allowance comes back at once, as with a window per minute
+        self._trial: Trial | None = None
+        self._background = 0.0  # share that is refused at any load
+        self._rest_until = self._in_flight_rest_until = -math.inf
+        self._rests = self._in_flight_rests = 0
+
+    @property
+    def is_rate_known(self) -> bool:
+        """Whether a rate was found that the provider accepts, and no more."""
+        return self.is_active and self._trial is None
+
+    def pace_per_s(self, kind: Kind) -> float:
+        """Return the rate to send at now; infinite when there is none.
+
+        What is refused at any load comes on top of what is accepted.
+        """
+        return self.rates[kind].pace_per_s() / (1 - self._background)
+
+    def note_sent(self, tokens: float) -> None:
+        """A request leaves."""
+        self.number += 1
+        self.tokens += tokens
+        if self.is_active:
+            for estimator in self.rates.values():
+                estimator.note_sent()
+
+    def note_success(self, latency_s: float, *, was_full: bool) -> None:
+        """A request was answered."""
+        memory = LATENCY_MEMORY if self.latency_s else 0.0
+        self.latency_s = memory * self.latency_s + (1 - memory) * latency_s
+        if was_full and self.in_flight.is_known and self._trial is None:
+            self.in_flight.grow()
+
+    def note_refusal(self, refused: Refused, *, counts: bool) -> bool:
+        """Learn from a refusal; say whether all should pause, since a limit seems to be used up.
+
+        Args:
+            refused: what, and when.
+            counts: it left while nothing was known of trouble, so it is news.
+        """
+        self.rates[Kind.REQUESTS].note_refused(1, refused.sent_at)
+        self.rates[Kind.TOKENS].note_refused(refused.tokens, refused.sent_at)
+        self._refused += refused.number > self._marked
+        if not counts:
+            return False
+        if self._trial is not None:
+            self._judge(self._trial, refused)
+            return False
+        if not self._is_noticed(refused):
+            self._look_again(refused.kind)
+            return False
+        if self.in_flight.is_known and refused.was_full and self.in_flight.shrink(self.latency_s):
+            self._score = 0.0
+            return False
+        if self.rates[refused.kind].limit_per_s is None:
+            measure = self._measure(refused.kind)
+            if measure is not None and not measure.is_ripe:
+                return False
+        self.note_exhausted(refused.kind)
+        return True
+
+    def note_exhausted(self, kind: Kind) -> None:
+        """All pause until something is accepted again."""
+        if self._exhausted is None:
+            self._exhausted, self._exhausted_at = kind, self._clock()
+            self._reached_per_s = self.rates[kind].pace_per_s()
+            # An answer gives back tokens that were reserved for it, so what is sent until the pause
+            # ends says less than what was sent when they were used up.
+            self.rates[Kind.TOKENS].freeze(self.tokens)
+
+    def note_recovered(self) -> None:
+        """After a pause something is accepted again: see what was accepted since the last time."""
+        kind, self._exhausted = self._exhausted, None
+        if kind is not None and self._trial is None:
+            self._paused_s = self._clock() - self._exhausted_at
+            self._look_at_measure(kind)
+        self.rates[Kind.TOKENS].thaw()
+
+    def _look_at_measure(self, kind: Kind) -> None:
+        measure = self._measure(kind)
+        if measure is None:
+            self._accepted_before = self.number - self._refused
+            self._mark()
+        elif self.rates[kind].limit_per_s is not None:
+            self._keep_to_limit(kind, measure)
+        elif measure.is_ripe:
+            # A refusal that names tokens is about a limit of them.
+            if kind is Kind.TOKENS or not self._is_storm(measure):
+                self._try_rate(kind, measure)
+            self._mark()
+
+    def look_at_trial(self, delay_s: float) -> None:
+        """End a trial that has seen enough without failing; a refusal takes so long to arrive."""
+        trial = self._trial
+        if trial is None or self.number < trial.first - 1 + trial.needed:
+            return
+        now = self._clock()
+        if trial.complete_at is None:
+            delay_s = max(SHORTEST_DELAY_S, 2 * delay_s)
+            trial.complete_at = max(now + delay_s, trial.begun_at + SHORTEST_TRIAL_S)
+        elif now >= trial.complete_at:
+            sent = self.number + 1 - trial.first
+            if trial.explains_less(sent / (now - trial.restarted_at)):
+                self._fail(trial)
+            else:
+                self._pass(trial)
+
+    def _is_noticed(self, refused: Refused) -> bool:
+        """Count a refusal; say whether there are too many by now."""
+        tolerated = TOLERATED + BACKGROUND_FACTOR * self._background
+        gap = max(0, refused.number - self._latest)
+        self._latest = max(self._latest, refused.number)
+        self._score = max(0.0, self._score - tolerated * gap) + 1
+        is_rate_known = self.rates[refused.kind].limit_per_s is not None
+        is_expected = is_rate_known or (self.in_flight.is_known and refused.was_full)
+        return self._score >= (1.0 if is_expected and not self._background else NOTICED)
+
+    def _look_again(self, kind: Kind) -> None:
+        """After a rest, repeat the trial that found that refusals come at any load."""
+        if self._background and self._clock() >= self._rest_until:
+            measure = self._measure(kind)
+            if measure is not None and measure.is_ripe:
+                self._try_rate(kind, measure)
+
+    def _measure(self, kind: Kind) -> Measure | None:
+        """Return what was accepted since the mark; None without one."""
+        requests = self.number - self._marked
+        share = self._refused / max(1, requests)
+        accepted, estimator = requests - self._refused, self.rates[kind]
+        if kind is Kind.REQUESTS:
+            return estimator.measure(self.number, accepted, share, 0.0)
+        # Tokens are known only with the answer: those under way have to be few among them.
+        return estimator.measure(self.tokens, accepted, share, SETTLED_FACTOR * self.latency_s)
+
+    def _mark(self) -> None:
+        self.rates[Kind.REQUESTS].mark(self.number)
+        self.rates[Kind.TOKENS].mark(self.tokens)
+        self._marked, self._refused, self._score = self.number, 0, 0.0
+
+    def _is_storm(self, measure: Measure) -> bool:
+        """Tell long pauses that come once in a while from a limit that is used up each time.
+
+        Up to a limit the same number is accepted each time, and between storms any number.
+        """
+        before, self._accepted_before = self._accepted_before, measure.requests
+        if self._paused_s < LONG_PAUSE_S or measure.seconds < LONG_MEASURE_S or before is None:
+            return False
+        return abs(measure.requests / max(before, 1) - 1) > EQUAL_COUNT
+
+    def _keep_to_limit(self, kind: Kind, measure: Measure) -> None:
+        """A limit that is known was reached, or something else: correct it when that is due."""
+        estimator = self.rates[kind]
+        self._score = 0.0
+        if estimator.is_searching:
+            self._end_search(kind, measure)
+        elif not estimator.is_below_limit:
+            self._early = 0
+            if not measure.is_long:
+                estimator.dip()
+                return
+            self._correct(kind, measure)
+            if self._may_try_in_flight(kind):
+                self._try_in_flight(kind, measure, MORE_IN_FLIGHT * measure.requests_per_s)
+        else:
+            self._early += 1
+            if self._early > 1 and (self._early < EARLY_REFUSALS or not measure.is_rough):
+                estimator.dip()
+                return
+            if self._early == 1:
+                estimator.dip()
+            else:
+                self._doubt(kind, measure)
+        self._mark()
+
+    def _doubt(self, kind: Kind, measure: Measure) -> None:
+        """Refusals come below a limit: it is the number in flight that is limited, or it has fallen."""
+        self._early = 0
+        if not self._may_try_in_flight(kind):
+            self._try_rate(kind, measure)
+            return
+        estimator = self.rates[kind]
+        estimator.limit(
+            min(estimator.limit_per_s or math.inf, measure.per_s), measure.requests_per_s
+        )
+        self._try_in_flight(kind, measure, MORE_IN_FLIGHT * measure.requests_per_s)
+
+    def _end_search(self, kind: Kind, measure: Measure) -> None:
+        """A search met a refusal: take what was accepted, or see if the number in flight is limited."""
+        estimator = self.rates[kind]
+        # A short measure is off by more than what the trial before showed to be accepted.
+        shown = 0.0 if measure.is_long else TRIAL_FACTOR * estimator.confirmed_per_s
+        estimator.limit(max(shown, measure.per_s), measure.requests_per_s)
+        if self._reached_per_s > FAR * measure.per_s and self._may_try_in_flight(kind):
+            self._try_in_flight(kind, measure, self._reached_per_s, ROUGH_GUESS)
+
+    def _correct(self, kind: Kind, measure: Measure) -> None:
+        """Take over what was accepted as the limit, after another trial when it is far less."""
+        estimator = self.rates[kind]
+        if measure.per_s < NEAR * estimator.confirmed_per_s:
+            self._try_rate(kind, measure)
+            return
+        estimator.limit(measure.per_s, measure.requests_per_s)
+        estimator.confirmed_per_s = max(estimator.confirmed_per_s, measure.per_s)
+
+    def _may_try_in_flight(self, kind: Kind) -> bool:
+        """Say whether to ask again if it is the number in flight that is limited, not the rate."""
+        is_due = self._clock() >= self._in_flight_rest_until and not self._is_periodic
+        return self._trial is None and is_due and kind is Kind.REQUESTS
+
+    def _try_rate(self, kind: Kind, measure: Measure) -> None:
+        estimator = self.rates[kind]
+        is_known = estimator.limit_per_s is not None
+        before = estimator.confirmed_per_s if is_known else None
+        self._trial = self._new_trial(Knob.RATE, kind, measure, before)
+        estimator.hold(TRIAL_FACTOR * measure.per_s)
+
+    def _try_in_flight(
+        self, kind: Kind, measure: Measure, requests_per_s: float, shrinks: int = CLOSE_GUESS
+    ) -> Trial:
+        """Lift the rate and limit the number in flight, to see which of them explains refusals.
+
+        Args:
+            kind: of rate.
+            measure: what was accepted before.
+            requests_per_s: as many are allowed in flight as this takes, by Little's law.
+            shrinks: how often that may have to be lowered.
+        """
+        estimator = self.rates[kind]
+        self._trial = trial = self._new_trial(Knob.IN_FLIGHT, kind, measure, estimator.limit_per_s)
+        estimator.lift()
+        most = max(1, math.ceil(requests_per_s * self.latency_s))
+        self.in_flight.set(min(self.in_flight.most, most))
+        trial.shrinks = min(most - 1, shrinks)
+        return trial
+
+    def _new_trial(
+        self, knob: Knob, kind: Kind, measure: Measure, rate_before: float | None
+    ) -> Trial:
+        now, self.is_active = self._clock(), True
+        in_flight = self.in_flight.most
+        return Trial(knob, kind, measure, self.number + 1, now, now, rate_before, in_flight)
+
+    def _judge(self, trial: Trial, refused: Refused) -> None:
+        """Count a refusal in a trial, which may end it."""
+        if refused.number < trial.first:
+            return
+        if trial.shrinks:
+            step = max(1, round(SHRINK_SHARE * self.in_flight.most))
+            self.in_flight.set(max(1, self.in_flight.most - step))
+            trial.shrink(self.number + 1, self._clock())
+            if trial.explains_less(self.in_flight.most / self.latency_s):
+                self._fail(trial)
+            return
+        trial.refused += 1
+        if trial.has_failed:
+            self._fail(trial)
+
+    def _pass(self, trial: Trial) -> None:
+        """The load matters: what was accepted before the trial is the limit, or close to it."""
+        self._trial = None
+        self._background, self._rests, self._early = 0.0, 0, 0
+        estimator, measure = self.rates[trial.kind], trial.measure
+        if trial.knob is Knob.RATE:
+            # A pause that was long shows the whole allowance of a period: nothing is left to find.
+            # Of tokens it shows nothing: many of them are saved up for one large request.
+            is_long = self._paused_s >= LONG_PAUSE_S and trial.kind is Kind.REQUESTS
+            self._is_periodic = self._is_periodic or is_long
+            is_new = trial.rate_before is None and trial.kind is Kind.REQUESTS
+            search = is_new and not self._is_periodic
+            estimator.limit(measure.per_s, measure.requests_per_s, search=search)
+            estimator.confirmed_per_s = measure.per_s
+        self._mark()
+        self._note_activity()
+
+    def _fail(self, trial: Trial) -> None:
+        """As many are refused as before, or less is accepted: go back, and rest before another."""
+        self._trial = None
+        estimator = self.rates[trial.kind]
+        self.in_flight.set(trial.in_flight_before)
+        if trial.rate_before is None:
+            estimator.lift()
+        else:
+            estimator.limit(trial.rate_before, trial.measure.requests_per_s)
+        self._mark()
+        if trial.knob is Knob.RATE and trial.kind is Kind.REQUESTS:
+            second = self._try_in_flight(trial.kind, trial.measure, trial.measure.requests_per_s, 0)
+            second.is_second = True
+        else:
+            self._rest(trial)
+        self._note_activity()
+
+    def _rest(self, trial: Trial) -> None:
+        now = self._clock()
+        rest_s = max(SHORTEST_REST_S, REST_FACTOR * (now - trial.begun_at))
+        if trial.knob is Knob.IN_FLIGHT and not trial.is_second:
+            rest_s = max(rest_s, REST_REQUESTS / trial.measure.requests_per_s)
+            self._in_flight_rest_until = now + rest_s * 2**self._in_flight_rests
+            self._in_flight_rests = min(self._in_flight_rests + 1, MOST_DOUBLINGS)
+        else:
+            self._background = trial.share
+            self._rest_until = now + min(LONGEST_REST_S, rest_s * 2**self._rests)
+            self._rests = min(self._rests + 1, MOST_DOUBLINGS)
+
+    def _note_activity(self) -> None:
+        is_limited = any(each.limit_per_s is not None for each in self.rates.values())
+        self.is_active = is_limited or self._trial is not None

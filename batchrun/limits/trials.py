@@ -1,0 +1,167 @@
+"""Trials: sending less for a while to see whether refusals depend on the load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from batchrun.limits.rates import PERIOD_REQUESTS, PERIOD_S, Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A refusal counts one, and each request that is sent takes TOLERATED off again: single refusals below
+# 1 % are nobody's business.
+TOLERATED = 0.01
+# A trial sends as many requests as would have brought TRIAL_REFUSALS at the earlier share. When at most
+# a third of these come, the load matters: without its help that happens once in a hundred trials.
+TRIAL_REFUSALS = 8
+PASSING_SHARE = 1 / 3
+FEWEST_IN_TRIAL, MOST_IN_TRIAL = 20, 400
+HIGHEST_SHARE = 0.8  # of refusals before a trial: more of them say nothing more
+# A limit of the number in flight that accepts less than this, compared with a limit of the rate, is not
+# what explains the refusals.
+EQUAL_RATE = 0.98
+# Less than NEAR of what a trial confirmed takes another trial.
+NEAR = 0.9
+# The most in flight grows by one with so many answers while it is used: a refusal for each twenty
+# answers at four slots, and seldom at many.
+SUCCESSES_PER_STEP = 20
+
+
+class Knob(Enum):
+    """What a trial lowers."""
+
+    RATE = "rate"
+    IN_FLIGHT = "in flight"
+
+
+class Kind(Enum):
+    """What rates count."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One refusal: what was taken for it, and how things were when it left.
+
+    Attributes:
+        kind: what the provider says that there is too much of; requests if it does not say.
+        number: in the order of sending.
+        sent_at: seconds.
+        tokens: taken for it.
+        was_full: as many were in flight as might be.
+    """
+
+    kind: Kind
+    number: int
+    sent_at: float
+    tokens: float
+    was_full: bool
+
+
+@dataclass(slots=True)
+class Trial:
+    """An experiment: does the share of refusals fall when the load does?
+
+    Attributes:
+        knob: what it lowers.
+        kind: of rate.
+        measure: what was accepted before, and which share refused.
+        first: number of its first request.
+        begun_at: seconds.
+        restarted_at: when the first one left.
+        rate_before: the limit to go back to; None for none.
+        in_flight_before: the same for those in flight; infinite for none.
+        is_second: a trial of the rate failed before.
+        shrinks: how often the number in flight may still be lowered.
+        refused: of its requests so far.
+        complete_at: when a refusal of the last one has had its time.
+    """
+
+    knob: Knob
+    kind: Kind
+    measure: Measure
+    first: int
+    begun_at: float
+    restarted_at: float
+    rate_before: float | None
+    in_flight_before: float
+    is_second: bool = False
+    shrinks: int = 0
+    refused: int = 0
+    complete_at: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Share of requests that were refused before."""
+        return min(HIGHEST_SHARE, max(self.measure.share, TOLERATED))
+
+    @property
+    def needed(self) -> int:
+        """Requests to send."""
+        return min(MOST_IN_TRIAL, max(FEWEST_IN_TRIAL, math.ceil(TRIAL_REFUSALS / self.share)))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether too many are refused for the load to matter."""
+        return self.refused > self.needed * self.share * PASSING_SHARE
+
+    def explains_less(self, requests_per_s: float) -> bool:
+        """Say whether so many in flight accept less than the rate that they would replace."""
+        if self.knob is Knob.RATE:
+            return False
+        if self.rate_before is None or self.is_second:
+            return requests_per_s < NEAR * self.measure.requests_per_s
+        per_request = self.measure.amount / max(self.measure.requests, 1e-9)
+        return requests_per_s * per_request < EQUAL_RATE * self.rate_before
+
+    def shrink(self, first: int, now: float) -> None:
+        """Begin anew with fewer in flight."""
+        self.shrinks -= 1
+        self.first, self.restarted_at = first, now
+        self.refused, self.complete_at = 0, None
+
+
+class InFlightLimit:
+    """The most in flight that a provider accepts, when it limits that.
+
+    Args:
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._confirmed = 0.0
+        self._held_until = -math.inf
+        self.most = math.inf
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a limit."""
+        return self.most < math.inf
+
+    def set(self, most: float) -> None:
+        """Allow so many, and more of them as answers arrive; infinite for any number."""
+        self.most = self._confirmed = most
+        self._held_until = -math.inf
+
+    def shrink(self, latency_s: float) -> bool:
+        """Allow one fewer for a while; False when that is far from what was confirmed."""
+        most = math.ceil(self.most) - 1
+        if most < min(NEAR * self._confirmed, self._confirmed - 2):
+            return False
+        self.most = max(1.0, most)
+        per_s = self.most / max(latency_s, 1e-3)
+        self._held_until = self._clock() + max(PERIOD_S, PERIOD_REQUESTS / per_s)
+        return True
+
+    def grow(self) -> None:
+        """An answer arrived while as many as allowed were in flight."""
+        if self._clock() >= self._held_until:
+            self.most += 1 / SUCCESSES_PER_STEP
+            self._confirmed = max(self._confirmed, math.floor(self.most))
