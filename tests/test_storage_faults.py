@@ -212,7 +212,7 @@ def test_a_directory_that_goes_away_stops_the_run_and_loses_nothing(
         code, _, stderr = finish(process)
         assert code == 5
         assert "was removed or moved during the run" in stderr
-        assert "run it again" in stderr
+        assert "to resume, run again" in stderr
         answered = len(provider.calls)
         assert answered < 800, "it stopped"
         if fate == "moved":
