@@ -118,6 +118,31 @@ class RunTotals:
     held_cost: int = 0
     last_execution: ExecutionTotals | None = None
 
+    @property
+    def is_unpriced(self) -> bool:
+        """Whether there are answers, and not one of them has a known price."""
+        return bool(self.unpriced) and not self.cost_by_model
+
+    @property
+    def known_cost(self) -> int | None:
+        """The cost of all attempts; None when no price is known."""
+        return None if self.is_unpriced else self.cost.total
+
+    @property
+    def projected_cost(self) -> int | None:
+        """The cost of the whole run, if the pending rows cost as much as the others on average.
+
+        None when no row is pending or some price is unknown.
+        """
+        rest = self.cost_of_rows(self.pending)
+        return None if rest is None or not self.pending else self.cost.total + rest
+
+    def cost_of_rows(self, rows: int) -> int | None:
+        """Return the average cost of this number of rows; None when it is not known."""
+        if not self.held_rows or self.unpriced:
+            return None
+        return round(self.held_cost * rows / self.held_rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:

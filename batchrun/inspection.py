@@ -306,11 +306,10 @@ def _recost(directory: Path, given: Job | None) -> Recosted:
         again = evaluation is None or not evaluation.runs_code
         written = write_files(job, source, store, directory, evaluation, score_again=again)
         after = written.totals or checkpoint.totals(store)
-    known = report.known_cost
     return Recosted(
         directory,
-        known(before),
-        known(after),
+        before.known_cost,
+        after.known_cost,
         after.unpriced,
         written.files,
         before.unpriced,

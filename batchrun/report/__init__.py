@@ -1,13 +1,12 @@
 """What a run amounts to, for people and for programs: `summary.json`, the terminal, `report.html`."""
 
 from batchrun.report.hints import hint
-from batchrun.report.run_summary import SCHEMA_VERSION, known_cost, summary, summary_json
+from batchrun.report.run_summary import SCHEMA_VERSION, summary, summary_json
 from batchrun.report.terminal import shortfall, status_text, summary_text
 
 __all__ = [
     "SCHEMA_VERSION",
     "hint",
-    "known_cost",
     "shortfall",
     "status_text",
     "summary",

@@ -13,6 +13,11 @@
   });
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
+  // A table that is wider than the page can be scrolled with the keyboard.
+  for (const area of document.querySelectorAll(".scroll")) {
+    if (area.scrollWidth > area.clientWidth) area.tabIndex = 0;
+  }
+
   const body = document.getElementById("rows");
   if (!body) return;
   const rows = [...body.rows].map((row) => ({ row, text: row.textContent.toLowerCase(), kinds: row.dataset.kind.split(" ") }));

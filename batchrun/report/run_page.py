@@ -12,13 +12,7 @@ from batchrun.records import unusual_endings
 from batchrun.report.charts import Area, Chart, histogram_chart, stacked
 from batchrun.report.hints import ending_problems, error_problems
 from batchrun.report.html import Tile, html_page
-from batchrun.report.run_summary import (
-    cost_by_kind,
-    cost_of_rows,
-    is_unpriced,
-    projected,
-    throughput,
-)
+from batchrun.report.run_summary import cost_by_kind, throughput
 from batchrun.report.text import (
     compact,
     counted,
@@ -82,7 +76,6 @@ def run_page(
         over_time=list(_over_time(totals, history.series)),
         score=None if score is None else score_facts(score),
         score_notes=[] if score is None else score_notes(score),
-        is_unpriced=is_unpriced(totals),
         cost_by_kind=cost_by_kind(totals),
         distributions=list(_distributions(history)),
         errors=error_problems(totals)[:MOST_LINES],
@@ -131,11 +124,11 @@ def _success_tile(totals: RunTotals) -> Tile:
 
 
 def _cost_tile(totals: RunTotals) -> Tile:
-    average = cost_of_rows(totals, 1_000)
+    average = totals.cost_of_rows(1_000)
     note = "" if average is None else f"{usd(average)} per 1,000 rows"
     if totals.unpriced:
         note = f"{counted(totals.unpriced, 'answer')} without a price"
-    return Tile("Cost", "unknown" if is_unpriced(totals) else usd(totals.cost.total), note)
+    return Tile("Cost", "unknown" if totals.is_unpriced else usd(totals.cost.total), note)
 
 
 def _score_tile(score: ScoreTotals) -> Tile:
@@ -189,7 +182,7 @@ def _waits(totals: RunTotals) -> str:
 def _cap(totals: RunTotals) -> str:
     if totals.cap is None:
         return ""
-    whole = projected(totals)
+    whole = totals.projected_cost
     rest = "" if whole is None else f"; all rows would cost about {usd(whole)}"
     return f"Cap {usd(totals.cap)}{rest}"
 

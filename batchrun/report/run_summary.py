@@ -78,35 +78,6 @@ def throughput(totals: RunTotals) -> dict[str, float | None]:
     return {key: round(amount / busy, 3) if busy else None for key, amount in amounts.items()}
 
 
-def is_unpriced(totals: RunTotals) -> bool:
-    """Whether there are answers, and not one of them has a known price."""
-    return bool(totals.unpriced) and not totals.cost_by_model
-
-
-def known_cost(totals: RunTotals) -> int | None:
-    """Return what all attempts cost, in pico-dollars; None when no price is known."""
-    return None if is_unpriced(totals) else totals.cost.total
-
-
-def cost_of_rows(totals: RunTotals, rows: int) -> int | None:
-    """Return what so many rows cost, in pico-dollars, going by those that have a result now.
-
-    None when that is not known.
-    """
-    if not totals.held_rows or totals.unpriced:
-        return None
-    return round(totals.held_cost * rows / totals.held_rows)
-
-
-def projected(totals: RunTotals) -> int | None:
-    """Return what the run will have cost, in pico-dollars, if the other rows are like those so far.
-
-    None when nothing is left to do, or too little is known to tell.
-    """
-    rest = cost_of_rows(totals, totals.pending)
-    return None if rest is None or not totals.pending else totals.cost.total + rest
-
-
 def cost_by_kind(totals: RunTotals) -> list[KindCost]:
     """Return what the tokens of each kind cost, without kinds that did not occur."""
     usage, cost = totals.usage, totals.cost
@@ -134,22 +105,25 @@ def _tokens(totals: RunTotals) -> dict[str, Any]:
 
 def _money(totals: RunTotals) -> dict[str, Any]:
     cost = totals.cost
-    usd = _unknown if is_unpriced(totals) else _usd
-    rest = projected(totals)
+    kinds = {
+        "uncached_input": cost.uncached_input,
+        "cache_read": cost.cache_read,
+        "cache_write": cost.cache_write,
+        "output": cost.output,
+        "other": cost.other,
+    }
+
+    def known(pico: int) -> float | None:
+        return None if totals.is_unpriced else _usd(pico)
+
     return {
-        "total": usd(cost.total),
+        "total": known(cost.total),
         "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
-        "by_kind": {
-            "uncached_input": usd(cost.uncached_input),
-            "cache_read": usd(cost.cache_read),
-            "cache_write": usd(cost.cache_write),
-            "output": usd(cost.output),
-            "other": usd(cost.other),
-        },
-        "saved_by_cache": usd(cost.cache_saved),
+        "by_kind": {kind: known(pico) for kind, pico in kinds.items()},
+        "saved_by_cache": known(cost.cache_saved),
         "answers_without_price": totals.unpriced,
-        "cap": None if totals.cap is None else _usd(totals.cap),
-        "projected_total": None if rest is None else _usd(rest),
+        "cap": _usd(totals.cap),
+        "projected_total": _usd(totals.projected_cost),
     }
 
 
@@ -182,7 +156,7 @@ def _models(totals: RunTotals) -> list[dict[str, Any]]:
             "answers": one.answers,
             "input_tokens": one.input_tokens,
             "output_tokens": one.output_tokens,
-            "cost_usd": None if one.cost is None else _usd(one.cost),
+            "cost_usd": _usd(one.cost),
         }
         for one in totals.models
     ]
@@ -215,7 +189,7 @@ def _last_execution(totals: RunTotals) -> dict[str, Any] | None:
         "succeeded": last.succeeded,
         "errored": last.errored,
         "tokens": {"input": last.input_tokens, "output": last.output_tokens},
-        "cost_usd": None if last.cost is None else _usd(last.cost),
+        "cost_usd": _usd(last.cost),
     }
 
 
@@ -230,9 +204,5 @@ def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unknown(_pico: int) -> None:
-    return None
-
-
-def _usd(pico: int) -> float:
-    return pico / PICO_PER_USD
+def _usd(pico: int | None) -> float | None:
+    return None if pico is None else pico / PICO_PER_USD

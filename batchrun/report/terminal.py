@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 from batchrun.errors import RunEnd
 from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.hints import Problem, ending_problems, error_problems
-from batchrun.report.run_summary import (
-    cost_by_kind,
-    cost_of_rows,
-    is_unpriced,
-    projected,
-    throughput,
-)
+from batchrun.report.run_summary import cost_by_kind, throughput
 from batchrun.report.text import counted, dollars, moment, rate, seconds, short
 from batchrun.scoring import score_lines
 from batchrun.terminal import harmless, printable
@@ -133,7 +127,7 @@ def _costs(totals: RunTotals) -> list[str]:
     names = {} if is_cached else {"uncached input": "input"}
     rows = [(names.get(k.name, k.name), k.tokens, k.cost, notes.get(k.name, "")) for k in kinds]
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-    average = cost_of_rows(totals, 1_000)
+    average = totals.cost_of_rows(1_000)
     # The average of a single row says nothing about others.
     known = average and totals.held_rows >= 2
     note = f"{dollars(average or 0)} per 1,000 rows" if known else ""
@@ -144,7 +138,7 @@ def _costs(totals: RunTotals) -> list[str]:
         (
             name,
             f"{n:,}" if n else "",
-            "unknown" if is_unpriced(totals) else part + dollars(pico),
+            "unknown" if totals.is_unpriced else part + dollars(pico),
             note,
         )
         for name, n, pico, note in rows
@@ -249,7 +243,7 @@ def _last(totals: RunTotals, directory: Path) -> list[str]:
     if totals.maybe_billed:
         attempts = counted(totals.maybe_billed, "attempt")
         lines += _field("billed?", f"{attempts} may have been billed without an answer")
-    whole = projected(totals)
+    whole = totals.projected_cost
     ended = totals.executions[-1]["outcome"] if totals.executions else None
     if totals.cap is not None and whole is not None and ended is RunEnd.MAX_COST:
         done = totals.succeeded + totals.errored
