@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
+import polars as pl
 import pytest
 
+from batchrun import complete
+from batchrun.errors import Interrupted
 from batchrun.inspection import load_job
+from batchrun.interrupts import Interrupts, counted_sigint
 from batchrun.prepare import RunOptions
-from batchrun.run import arun_job
+from batchrun.run import arun_job, run_loop
 from tests.conftest import DEADLINE_S, environment, finish, wait_until
 from tests.kernel import Cell, Kernel, is_available, running_kernel
 from tests.provider import Call, Provider, Reply, answer, serving
@@ -253,3 +261,118 @@ async def test_a_program_has_its_own_signal_handlers_back_after_a_run(
     finally:
         signal.signal(signum, before)
     assert report.exit_code == 0
+
+
+# How signals are counted and handed over
+
+
+class Done:
+    """A report without an error."""
+
+    error = None
+
+
+def in_a_running_loop(function: Callable[[Interrupts], Awaitable[Done]]) -> object:
+    """Call `run_loop` as a notebook does: where an event loop is running already."""
+
+    async def main() -> object:
+        return run_loop(function)
+
+    return asyncio.run(main())
+
+
+def press(times: int) -> None:
+    """Press Ctrl-C: what the system would call, so that it cannot merge two into one."""
+    handler = signal.getsignal(signal.SIGINT)
+    assert callable(handler)
+    for _ in range(times):
+        handler(signal.SIGINT, None)
+
+
+def test_ctrl_c_twice_at_once_is_two() -> None:
+    async def run(interrupts: Interrupts) -> Done:
+        with interrupts.caught(), anyio.fail_after(DEADLINE_S):
+            press(2)
+            await interrupts.insisted.wait()
+        return Done()
+
+    with pytest.raises(KeyboardInterrupt, match="all answers are saved"):
+        in_a_running_loop(run)
+
+
+def test_a_bug_is_not_hidden_by_an_interrupt() -> None:
+    async def run(interrupts: Interrupts) -> Done:
+        with interrupts.caught(), anyio.fail_after(DEADLINE_S):
+            press(1)
+            await interrupts.asked.wait()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        in_a_running_loop(run)
+
+
+def test_ctrl_c_after_the_run_ended_counts_no_more() -> None:
+    async def main() -> None:
+        interrupts = Interrupts()
+        with interrupts.caught():
+            pass
+        assert interrupts.forward(signal.SIGINT), "it was caught, and there is nothing to cancel"
+        await anyio.lowlevel.checkpoint()
+        assert interrupts.count == 0
+
+    anyio.run(main)
+
+
+def test_the_first_signal_says_what_ended_the_run() -> None:
+    async def main() -> None:
+        interrupts = Interrupts()
+        with interrupts.caught(), anyio.fail_after(DEADLINE_S):
+            signal.raise_signal(signal.SIGTERM)
+            await interrupts.asked.wait()
+            assert not interrupts.insisted.is_set()
+            signal.raise_signal(signal.SIGINT)
+            await interrupts.insisted.wait()
+        assert interrupts.first is signal.SIGTERM
+
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.default_int_handler])
+def test_ctrl_c_does_what_it_did_before_a_run(before: signal.Handlers) -> None:
+    own = signal.signal(signal.SIGINT, before)
+    try:
+        with counted_sigint() as count:
+            signal.raise_signal(signal.SIGINT)
+        assert count.value == (before is not signal.SIG_IGN), "a program may ignore it"
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, own)
+
+
+def test_a_run_in_a_running_loop_of_another_thread_works() -> None:
+    async def run(interrupts: Interrupts) -> Done:
+        with interrupts.caught():
+            return Done()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert isinstance(thread.submit(in_a_running_loop, run).result(DEADLINE_S), Done)
+
+
+def test_another_signal_ends_complete_with_its_own_error(tmp_path: Path) -> None:
+    def decide(call: Call) -> Reply:
+        if call.number == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(call, delay_s=0.05)
+
+    with serving(decide) as provider, pytest.raises(Interrupted) as caught:
+        complete(
+            pl.DataFrame({"text": [f"text {n}" for n in range(ROWS)]}),
+            prompt="Say {{ text }}",
+            model="claude-haiku-4-5-20251001",
+            base_url=provider.url,
+            api_key_env="TEST_KEY",
+            limits={"concurrency": CONCURRENCY},
+            directory=tmp_path / "out",
+        )
+    assert caught.value.signum is signal.SIGTERM
+    assert len(provider.calls) < ROWS
