@@ -236,7 +236,7 @@ class Shut(Metered):
 
 async def test_when_nearly_all_are_refused_everybody_pauses_for_what_it_says() -> None:
     provider = Shut(latency_s=about(1.0))
-    await dispatch(provider, short, seconds=60)
+    await dispatch(provider, short, seconds=60, concurrency=64)
     assert max(at for at, _ in provider.refused) < 5
     after = [at for at, _ in provider.accepted if at >= 33]
     assert sum(at < min(after) + 0.1 for at in after) <= 4, "a slow start, not all at once"
