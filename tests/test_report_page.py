@@ -327,3 +327,45 @@ def test_percentiles_in_one_place_share_a_name() -> None:
     # Names in one row do not overlap.
     first, second = chart.percentiles
     assert second.top > first.top or second.x - first.x >= 30
+
+
+def test_names_of_close_percentiles_stand_in_different_rows() -> None:
+    at = {"p50": 20.0, "p90": 21.0, "p99": 40.0}
+    chart = histogram_chart("Tokens", Histogram(0.0, 1.0, (1,) * 50, 0, at), compact)
+    first, second, third = chart.percentiles
+    assert second.x - first.x < 30
+    assert second.top - first.top >= 10
+    assert third.top == first.top
+    # The bars leave room for both rows.
+    assert min(y for _, y, _ in chart.bars) > second.top
+
+
+def test_bars_are_as_long_as_their_numbers_say(page: str, directory: Path) -> None:
+    labels = re.findall(
+        r"(\d\.\d{3})</td>\s*<td class=\"bar-cell\">.*?fill s1\" width=\"([\d.]+)\"", page, re.DOTALL
+    )
+    assert len(labels) == 3
+    for f1, width in labels:
+        assert float(width) == pytest.approx(100 * float(f1), abs=0.1)
+    with closing(Checkpoint(directory, writable=False)) as store:
+        told, whole = history(store), totals(store)
+    errors = {"one": (8, "x"), "other": (2, "y")}
+    whole = replace(whole, errors_by_type=errors, endings={"stop": 30, "length": 10})
+    info = RunPageInfo("finished", [], is_simulated=False, notes=[], written_us=0)
+    drawn = run_page(whole, told, None, info)
+    assert re.findall(r'fill bad" width="([\d.]+)"', drawn) == ["100", "25"]
+    assert re.findall(r'fill warn" width="([\d.]+)"', drawn) == ["25"]
+
+
+def test_right_answers_and_shares_are_what_the_confusion_matrix_shows(page: str) -> None:
+    cells = re.findall(
+        r'<td class="(right|wrong) q(\d)" data-tip="expected (.*?)\nanswered (.*?)\n(\d+) rows?, ([\d.]+)%',
+        page,
+    )
+    assert len(cells) == 9
+    assert {(kind == "right", said == label) for kind, _, label, said, _, _ in cells} == (
+        {(True, True), (False, False)}
+    )
+    assert sum(int(count) for *_, count, _ in cells) == 54
+    for _, shade, *_, count, share in cells:
+        assert int(shade) == (max(1, round(float(share) / 12.5)) if int(count) else 0)

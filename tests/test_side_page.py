@@ -110,6 +110,20 @@ def test_everything_that_matters_is_there(directory: Path) -> None:
     assert re.search(r"green1green0blueinvalid_request_error: .* refused", row)
 
 
+def test_bars_are_as_long_as_their_numbers_say(directory: Path) -> None:
+    command("report", directory)
+    page = (directory / "report.html").read_text()
+    bars = re.findall(r'<rect class="fill (s\d)" width="([\d.]+)"', page)
+    # Score and cost of each run: costs of 12, 12 and 11 answers.
+    assert bars == [
+        *(("s1", "100"), ("s1", "100"), ("s2", "91.7"), ("s2", "100")),
+        *(("s3", "100"), ("s3", "91.7")),
+    ]
+    assert re.findall(r'class="whisker" d="M([\d.]+) 0V10M[\d.]+ 5H([\d.]+)M', page) == [
+        *(("75.8", "100"), ("64.6", "98.5"), ("74.1", "100"))
+    ]
+
+
 def test_what_others_wrote_is_text_and_nothing_else(tmp_path: Path) -> None:
     out = matrix(tmp_path, rows=5, score="")
     code, stdout, stderr = command("compare", out, "--html", tmp_path / "page.html")
