@@ -133,8 +133,8 @@ def _facts(document: dict[str, object]) -> list[tuple[str, str]]:
         "System": ("request", "system"),
         "Prompt": ("request", "prompt"),
         "Temperature": ("request", "temperature"),
-        "Most tokens": ("request", "max_tokens"),
-        "Cap": ("limits", "max_cost_usd"),
+        "Max tokens": ("request", "max_tokens"),
+        "Cost cap": ("limits", "max_cost_usd"),
     }
     found = []
     for label, (section, key) in wanted.items():
