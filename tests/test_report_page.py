@@ -342,7 +342,9 @@ def test_names_of_close_percentiles_stand_in_different_rows() -> None:
 
 def test_bars_are_as_long_as_their_numbers_say(page: str, directory: Path) -> None:
     labels = re.findall(
-        r"(\d\.\d{3})</td>\s*<td class=\"bar-cell\">.*?fill s1\" width=\"([\d.]+)\"", page, re.DOTALL
+        r"(\d\.\d{3})</td>\s*<td class=\"bar-cell\">.*?fill s1\" width=\"([\d.]+)\"",
+        page,
+        re.DOTALL,
     )
     assert len(labels) == 3
     for f1, width in labels:
