@@ -22,7 +22,8 @@ from tests.provider import Call, Reply, answer, serving
 WriteJob = Callable[..., Path]
 Results = Callable[[], pl.DataFrame]
 
-CONCURRENCY = 16
+# Fewer than the rows that are tried before the first answer, so that all of them go out at once.
+CONCURRENCY = 8
 # What is in flight, and what has arrived but waits for the commit that is under way.
 MOST_EXTRA_BILLS_A_KILL = 2 * CONCURRENCY
 LIMITS = f"[limits]\nconcurrency = {CONCURRENCY}"
