@@ -362,7 +362,9 @@ def test_long_answers_are_read_for_the_outputs_by_their_size(tmp_path: Path) -> 
         with store.transaction():
             for n in range(100):
                 size = 1_000_000 if 40 <= n < 50 else 10
-                store.db.execute("INSERT INTO items VALUES (?, ?, ?, NULL, NULL, NULL)", (n, str(n), n))
+                store.db.execute(
+                    "INSERT INTO items VALUES (?, ?, ?, NULL, NULL, NULL)", (n, str(n), n)
+                )
                 store.db.execute(
                     "INSERT INTO requests (id, fingerprint, occurrence, custom_id) VALUES (?, ?, 1, ?)",
                     (n, n.to_bytes(16, "big"), str(n)),

@@ -187,7 +187,8 @@ def test_a_run_of_an_earlier_version_in_the_users_folder_goes_on_and_is_not_move
 def test_new_moves_only_what_a_run_made(project: Project) -> None:
     log = project.place / "out" / "log.jsonl"
     project.write(output='dir = "../out"\nfiles = ["results.csv", "results.jsonl"]')
-    for options in ([], ["--log-file", log]):
+    log_file: list[str | Path] = ["--log-file", log]
+    for options in ([], log_file):
         project.run(*options)
     assert command("report", project.place / "out")[0] == 0
     for name in (".results.csv.partial", ".DS_Store"):  # of a killed run, and of a file manager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint.recording import BILLING, MONEY, USAGE, money_row
+from batchrun.checkpoint.schema import usable
 from batchrun.history import PriceUse
 from batchrun.records import Billing, Usage
 
@@ -144,11 +145,12 @@ def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
     text = None
     if given != GivenPrice():
         text = orjson.dumps({"section": given.section, "provider": given.provider}).decode()
-    with store.transaction():
+    with usable(store.path), store.transaction():
         store.db.execute("UPDATE run SET given_price = ?", (text,))
 
 
 def given_price(store: Checkpoint) -> GivenPrice:
     """Return what a run's costs are to be counted by, where `recost` was given something."""
-    row = store.db.execute("SELECT given_price FROM run").fetchone()
+    with usable(store.path):
+        row = store.db.execute("SELECT given_price FROM run").fetchone()
     return GivenPrice(**orjson.loads(row[0])) if row is not None and row[0] else GivenPrice()
