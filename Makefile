@@ -41,19 +41,19 @@ bench: $(READY)  ## the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.limits --simulated
 
 chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N"
-	$(BIN)/python -m tests.chaos $(CHAOS)
+	$(BIN)/python -m tests.support.chaos $(CHAOS)
 
 storms: $(READY)  ## what refusals and outages of a real server cost (two minutes)
-	$(BIN)/python -m tests.storms
+	$(BIN)/python -m tests.support.storms
 
 soak: $(READY)  ## run for 15 minutes with faults and look for leaks; SOAK="--minutes N"
-	$(BIN)/python -m tests.soak $(SOAK)
+	$(BIN)/python -m tests.support.soak $(SOAK)
 
 fuzz: $(READY)  ## look for inputs, answers and files that the command does not expect; FUZZ=N examples
-	FUZZ_EXAMPLES=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/test_fuzz.py tests/test_fuzz_runs.py tests/test_fuzz_servers.py
+	FUZZ_EXAMPLES=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/run/test_fuzz.py tests/run/test_fuzz_runs.py tests/client/test_fuzz_servers.py
 
 pictures: $(READY)  ## draw docs/images again, which takes a Chromium
-	$(BIN)/python -m tests.pictures
+	$(BIN)/python -m tests.support.pictures
 
 dist: $(READY)  ## build the wheel and the sdist, install each in a clean environment, and run the demo from there
 	rm -rf dist

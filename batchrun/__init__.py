@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from batchrun.comparison import compare, comparison_json, comparison_text, write_comparison
-    from batchrun.conclusion import RunReport
     from batchrun.draft import Draft, init_job
     from batchrun.errors import (
         BatchrunError,
@@ -36,14 +34,21 @@ if TYPE_CHECKING:
         score_text,
         status,
     )
+    from batchrun.inspection.comparison import (
+        compare,
+        comparison_json,
+        comparison_text,
+        write_comparison,
+    )
+    from batchrun.inspection.reporting import write_report
+    from batchrun.inspection.verification import Verdict, verify
     from batchrun.job import Job, parse_setting
-    from batchrun.matrix import MatrixReport, arun_matrix, run_matrix
-    from batchrun.notebook import complete
-    from batchrun.prepare import RunOptions, model_hint
-    from batchrun.reporting import write_report
     from batchrun.run import arun_job, run_job
+    from batchrun.run.conclusion import RunReport
+    from batchrun.run.dataframes import complete
+    from batchrun.run.matrix import MatrixReport, arun_matrix, run_matrix
+    from batchrun.run.preparation import RunOptions, model_hint
     from batchrun.simulator import Simulator, SimulatorConfig, serve_simulator
-    from batchrun.verification import Verdict, verify
 
 _HOMES = {
     "batchrun.comparison": (

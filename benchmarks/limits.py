@@ -23,7 +23,7 @@ import polars as pl
 from batchrun import Job, RunOptions
 from batchrun.run import arun_job
 from batchrun.simulator import Simulator, SimulatorConfig
-from tests.scenarios import TROUBLES, all_scenarios, play, ride_out, share_a_limit
+from tests.support.scenarios import TROUBLES, all_scenarios, play, ride_out, share_a_limit
 
 LIMITS = (
     SimulatorConfig(requests_per_minute=600, latency_ms=500),

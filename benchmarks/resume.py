@@ -18,9 +18,9 @@ from pathlib import Path
 import polars as pl
 
 from batchrun import __version__
-from batchrun.checkpoint import Checkpoint, open_directory, recording
+from batchrun.checkpoint import Checkpoint, encoding, open_directory
 from batchrun.job import Job
-from batchrun.prepare import Prepared, RunOptions, prepare
+from batchrun.run.preparation import Prepared, RunOptions, prepare
 
 ROWS = 1_000_000
 JOB = """
@@ -87,7 +87,7 @@ def finish(plan: Prepared) -> None:
                 response, stop_reason, response_id) SELECT id, 'succeeded', 0, 1, 1000000,
                 'An answer of some words to number ' || id, 'end_turn', 'msg_' || id FROM requests"""
             )
-            for table in (recording.ANSWERS, recording.RECEIVED):
+            for table in (encoding.ANSWERS, encoding.RECEIVED):
                 store.db.execute(f"UPDATE {table.table} AS d SET checksum = {table.value('d')}")
         store.close()
 

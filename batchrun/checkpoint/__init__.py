@@ -6,15 +6,21 @@
 `state_flaws` verify one.
 """
 
-from batchrun.checkpoint.census import Asked, Census, Counted, census
+from batchrun.checkpoint.answers import Asked, Census, Counted, census
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
-from batchrun.checkpoint.damage import (
+from batchrun.checkpoint.directory import FILES, check_directory, open_directory, other_files
+from batchrun.checkpoint.integrity import (
     check_intact,
     check_places,
+    file_flaws,
     find_damage,
+    is_planned,
     is_right_copy,
+    last_version,
+    planned_rows,
+    score_flaws,
+    state_flaws,
 )
-from batchrun.checkpoint.directory import FILES, check_directory, open_directory, other_files
 from batchrun.checkpoint.journal import Journal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
@@ -23,33 +29,31 @@ from batchrun.checkpoint.lock import (
     is_locked,
     refuse_locked,
 )
-from batchrun.checkpoint.pairs import compare_rows, differing_rows
-from batchrun.checkpoint.patience import Patience
-from batchrun.checkpoint.prices import (
+from batchrun.checkpoint.pairs import compare_rows, differing_rows, judge, judgeable, judged_by
+from batchrun.checkpoint.planning import Comparison, answers_without_body, begun_as, has_answers
+from batchrun.checkpoint.repair import Repair, forget_damaged_requests, repair
+from batchrun.checkpoint.sqlite import Patience
+from batchrun.checkpoint.statistics import (
     GivenPrice,
     attempts_to_count,
     forget_prices,
     given_price,
     keep_given_price,
+    last_outcome,
     note_price,
     providers,
+    totals,
     write_costs,
 )
-from batchrun.checkpoint.rejections import judge, judgeable, judged_by
-from batchrun.checkpoint.repair import Repair, forget_damaged_requests, repair
-from batchrun.checkpoint.reuse import Comparison, answers_without_body, begun_as, has_answers
-from batchrun.checkpoint.scores import answers, is_scored, score_rows, score_totals, write_scores
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
-from batchrun.checkpoint.timeline import history
-from batchrun.checkpoint.totals import last_outcome, totals
-from batchrun.checkpoint.verify import (
-    file_flaws,
-    is_planned,
-    last_version,
-    planned_rows,
-    score_flaws,
-    state_flaws,
+from batchrun.checkpoint.stored_scores import (
+    answers,
+    is_scored,
+    score_rows,
+    score_totals,
+    write_scores,
 )
+from batchrun.checkpoint.timeline import history
 
 __all__ = [
     "ATTEMPT_KINDS",

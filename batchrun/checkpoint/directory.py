@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.checkpoint import schema
+from batchrun.checkpoint import file
+from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.lock import MATRIX_FILE, DirectoryLock, unusable
-from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError, JobError
-from batchrun.job.files import flush_directory, is_same_file
-from batchrun.sections import listed
+from batchrun.job.paths import flush_directory, is_same_file
+from batchrun.job.reader import listed
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -126,7 +126,7 @@ def other_files(directory: Path, files: Collection[str]) -> list[Path]:
 def _earlier_files(path: Path) -> list[str]:
     """Return the names of the results as the run last wrote them; none where nobody can tell."""
     try:
-        with usable(path), closing(schema.open_existing(path)) as db:
+        with usable(path), closing(file.open_existing(path)) as db:
             row = db.execute("SELECT job -> '$.output.files' FROM run").fetchone()
     except CheckpointError:
         return []
@@ -182,7 +182,7 @@ def _is_run(directory: Path, files: Collection[str]) -> bool:
     if not os.path.lexists(path):
         return False
     try:
-        is_made = schema.is_checkpoint(path)
+        is_made = file.is_checkpoint(path)
     except sqlite3.DatabaseError:
         is_made = all(_is_ours(entry.name, files) for entry in directory.iterdir())
     if not is_made:

@@ -12,8 +12,8 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from batchrun.checkpoint.patience import Patience
-from batchrun.checkpoint.schema import usable
+from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.sqlite import Patience
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -6,26 +6,30 @@ changed, find their request and its answer again.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchrun.checkpoint import recording
-from batchrun.errors import RecordsDamaged
-from batchrun.findings import DAMAGE_REMEDY, Damage, DamagedRecord, Record
-from batchrun.records import PlannedRequest, Turn
+from batchrun.checkpoint import encoding
+from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.sqlite import temporary_space
+from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Record, RecordsDamaged
+from batchrun.records import PlannedRequest, Reuse, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from batchrun.checkpoint.sqlite import Database
+    from batchrun.checkpoint.store import Checkpoint
     from batchrun.records import RenderedItem
+
 
 # From so many identical rows on, their requests are kept in memory instead of being read again for
 # every chunk, which would take time in the square of their number.
 MANY = 1_000
 
 _HELD = f"""SELECT i.ordinal, i.custom_id, i.request_id, q.fingerprint, i.error_message,
-    {recording.REQUESTS.differs("q")}
+    {encoding.REQUESTS.differs("q")}
     FROM items i LEFT JOIN requests q ON q.id = i.request_id WHERE i.ordinal BETWEEN ? AND ?"""  # noqa: S608
 _HIGHEST = "SELECT coalesce(max(occurrence), 0) FROM requests WHERE fingerprint = ?"
 
@@ -89,12 +93,12 @@ class Planner:
                 homeless.append(item)
             elif error != item.error_message or not same_id:
                 self._large.pop(fingerprint, None)
-                changed.append(recording.item_row(item, None))
+                changed.append(encoding.item_row(item, None))
         self._free(homeless)
         for item, key in self._find_homes(homeless, dedupe=dedupe):
             assigned[item.ordinal] = key
-            changed.append(recording.item_row(item, key))
-        self._db.conn.executemany(recording.REPLACE_ITEM, changed)
+            changed.append(encoding.item_row(item, key))
+        self._db.conn.executemany(encoding.REPLACE_ITEM, changed)
         return assigned
 
     def _held(self, rendered: Sequence[RenderedItem]) -> dict[int, tuple[Any, ...]]:
@@ -103,24 +107,24 @@ class Planner:
 
     def _repair(self, key: int, fingerprint: bytes) -> bool:
         """Give a damaged request the fingerprint that its checksum was written with, if it is this."""
-        names = ", ".join(("checksum", *recording.REQUEST_COLUMNS))
+        names = ", ".join(("checksum", *encoding.REQUEST_COLUMNS))
         expected, *row = self._db.execute(
             f"SELECT {names} FROM requests WHERE id = ?",  # noqa: S608 - our own names
             (key,),
         ).fetchone()
-        stored = dict(zip(recording.REQUEST_COLUMNS, row, strict=True))
+        stored = dict(zip(encoding.REQUEST_COLUMNS, row, strict=True))
         tries = (
             {**stored, "fingerprint": fingerprint, "occurrence": occurrence}
             for occurrence in (stored["occurrence"], *range(1, MANY + 1))
         )
-        if all(recording.REQUESTS.of(one) != expected for one in tries):
+        if all(encoding.REQUESTS.of(one) != expected for one in tries):
             return False
         (highest,) = self._db.execute(_HIGHEST, (fingerprint,)).fetchone()
         self._db.execute(
             "UPDATE requests SET fingerprint = ?, occurrence = ? WHERE id = ?",
             (fingerprint, highest + 1, key),
         )
-        self._db.execute(recording.REQUESTS.seal("id = ?"), (key,))
+        self._db.execute(encoding.REQUESTS.seal("id = ?"), (key,))
         self._large.pop(fingerprint, None)
         return True
 
@@ -148,11 +152,11 @@ class Planner:
                 key = stock.best = next_key + len(new)
                 stock.highest += 1
                 fingerprint = item.fingerprint or b""
-                new.append(recording.request_row(key, fingerprint, stock.highest, item.custom_id))
+                new.append(encoding.request_row(key, fingerprint, stock.highest, item.custom_id))
             yield item, key
-        self._db.conn.executemany(recording.INSERT_REQUEST, new)
+        self._db.conn.executemany(encoding.INSERT_REQUEST, new)
         self._db.conn.executemany("UPDATE requests SET custom_id = ? WHERE id = ?", moved)
-        seal = recording.REQUESTS.seal("id = ?")
+        seal = encoding.REQUESTS.seal("id = ?")
         self._db.conn.executemany(seal, [(key,) for _, key in moved])
 
     def _stocks(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _Stock]:
@@ -220,7 +224,7 @@ class Planner:
         turns: dict[int, tuple[Turn, ...]] = {}
         for checksum, *row in rows:
             turn = Turn(*row)
-            if checksum not in (None, recording.turn_row(turn)[0]):
+            if checksum not in (None, encoding.turn_row(turn)[0]):
                 raise self._damaged(turn)
             turns[turn.key] = (*turns.get(turn.key, ()), turn)
         return turns
@@ -248,3 +252,90 @@ def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -
 
 def _marks(values: Iterable[object]) -> str:
     return ",".join("?" for _ in values)
+
+
+_WANTED = """CREATE TEMP TABLE wanted (fingerprint BLOB PRIMARY KEY, number INTEGER NOT NULL)
+    WITHOUT ROWID"""
+_COUNT = """INSERT INTO wanted VALUES (?, ?)
+    ON CONFLICT (fingerprint) DO UPDATE SET number = number + excluded.number"""
+# Rows that have their answer, and requests to send; of `shared` rows that ask the same, one is sent.
+_USABLE = """SELECT
+    coalesce(sum(CASE WHEN ? THEN number * (held > 0) ELSE min(number, held) END), 0),
+    coalesce(sum(CASE WHEN ? THEN held = 0 ELSE max(0, number - held) END), 0)
+    FROM (SELECT w.number, coalesce(h.number, 0) AS held FROM wanted w LEFT JOIN (
+        SELECT q.fingerprint, count(*) AS number FROM outcomes r JOIN requests q ON q.id = r.request_id
+        WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint))"""
+# Of an interrupted plan nobody knows what it would have left behind, so all answers count.
+_LEFT = """SELECT coalesce(sum(h.number), 0), coalesce(sum(max(0, h.number -
+        CASE WHEN ? THEN min(1, coalesce(w.number, 0)) ELSE coalesce(w.number, 0) END)), 0)
+    FROM (
+        SELECT q.fingerprint, count(*) AS number FROM outcomes r JOIN requests q ON q.id = r.request_id
+        WHERE r.status = 'succeeded' AND (
+            (SELECT planned FROM run) IS NULL
+            OR EXISTS (SELECT 1 FROM items i WHERE i.request_id = r.request_id))
+        GROUP BY q.fingerprint) h
+    LEFT JOIN wanted w USING (fingerprint)"""
+
+
+class Comparison:
+    """Compares the requests of a plan with the answers that are there. Changes nothing.
+
+    Args:
+        store: the checkpoint.
+        shared: whether rows that ask the same share an answer.
+    """
+
+    def __init__(self, store: Checkpoint, *, shared: bool) -> None:
+        self._store = store
+        self._shared = shared
+        store.db.execute("DROP TABLE IF EXISTS temp.wanted")
+        store.db.execute(_WANTED)
+
+    def add(self, fingerprints: Iterable[bytes | None]) -> None:
+        """Count rows by what they ask; None for one that cannot be rendered."""
+        counts = Counter(fingerprints)
+        counts.pop(None, None)
+        with self._store.transaction(), temporary_space():
+            self._store.db.conn.executemany(_COUNT, counts.items())
+
+    def result(self, *, retry_errored: bool) -> Reuse:
+        """Return what would be used again, once all rows have been added."""
+        again = "r.status = 'errored'" if retry_errored else "r.retryable"
+        with usable(self._store.path), temporary_space():
+            db = self._store.db
+            standing = _USABLE.format(again=f"({again})")
+            reused, new = db.execute(standing, (self._shared, self._shared)).fetchone()
+            paid, left = db.execute(_LEFT, (self._shared,)).fetchone()
+            db.execute("DROP TABLE temp.wanted")
+        return Reuse(reused=reused, new=new, paid=paid, left_behind=left)
+
+
+def has_answers(store: Checkpoint) -> bool:
+    """Say whether there is any answer that was paid for."""
+    with usable(store.path):
+        row = store.db.execute("SELECT 1 FROM outcomes WHERE status = 'succeeded' LIMIT 1")
+        return row.fetchone() is not None
+
+
+def answers_without_body(store: Checkpoint) -> int:
+    """Count the answers that came before bodies were kept; 0 when the latest execution kept them."""
+    with usable(store.path):
+        kept = store.db.execute(
+            "SELECT json_extract(job, '$.request.keep_raw') FROM run"
+        ).fetchone()
+        if kept is None or kept[0]:
+            return 0
+        row = store.db.execute(
+            "SELECT count(*) FROM outcomes WHERE ending IS NOT NULL AND raw IS NULL"
+        )
+        return int(row.fetchone()[0])
+
+
+def begun_as(store: Checkpoint) -> tuple[str, int, str] | None:
+    """Return the plan that the latest execution worked on (signature, rows) and its version."""
+    with usable(store.path):
+        row = store.db.execute(
+            """SELECT plan_signature, total,
+            (SELECT version FROM executions ORDER BY id DESC LIMIT 1) FROM run"""
+        ).fetchone()
+    return None if row is None else (row[0], row[1], row[2])

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchrun.checkpoint import recording
-from batchrun.checkpoint.damage import KINDS, find_damage
-from batchrun.findings import Record
+from batchrun.checkpoint import encoding
+from batchrun.checkpoint.integrity import KINDS, find_damage
+from batchrun.errors import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from batchrun.checkpoint.checksums import Checked
+    from batchrun.checkpoint.encoding import Checked
     from batchrun.checkpoint.store import Checkpoint
 
 ERROR_TYPE = "damaged"
@@ -63,7 +63,7 @@ def forget_damaged_requests(store: Checkpoint) -> None:
         keys = store.db.execute(f"SELECT id FROM requests d WHERE {condition}").fetchall()  # noqa: S608
         for key in keys:
             store.db.execute("UPDATE requests SET fingerprint = randomblob(16) WHERE id = ?", key)
-            store.db.execute(recording.REQUESTS.seal("id = ?"), key)
+            store.db.execute(encoding.REQUESTS.seal("id = ?"), key)
 
 
 def _restore_attempt_numbers(store: Checkpoint) -> None:
@@ -72,7 +72,7 @@ def _restore_attempt_numbers(store: Checkpoint) -> None:
             "SELECT coalesce(max(number), 0) FROM exchanges WHERE request_id = ?", (key,)
         ).fetchone()
         candidates = ({"attempts": number} for number in range(1, highest + 1))
-        _restore(store, recording.ANSWERS, "request_id", key, candidates)
+        _restore(store, encoding.ANSWERS, "request_id", key, candidates)
 
 
 def _restore_statuses(store: Checkpoint) -> None:
@@ -83,7 +83,7 @@ def _restore_statuses(store: Checkpoint) -> None:
             status = iif({_HAS_ANSWER}, 'succeeded', 'errored') WHERE request_id = ?""",  # noqa: S608
             (key,),
         )
-        store.db.execute(recording.STATUSES.seal("request_id = ?"), (key,))
+        store.db.execute(encoding.STATUSES.seal("request_id = ?"), (key,))
 
 
 def _restore_ids(store: Checkpoint) -> None:
@@ -94,7 +94,7 @@ def _restore_ids(store: Checkpoint) -> None:
             (key,),
         ).fetchall()
         candidates = [{"custom_id": custom_id} for (custom_id,) in ids]
-        _restore(store, recording.REQUESTS, "id", key, candidates)
+        _restore(store, encoding.REQUESTS, "id", key, candidates)
 
 
 def _damaged_keys(store: Checkpoint, record: Record) -> list[tuple[int]]:
@@ -135,7 +135,7 @@ def _give_up(store: Checkpoint) -> None:
             f"INSERT INTO given_up SELECT request_id FROM {kind.table.table} d WHERE {kind.condition}"  # noqa: S608
         )
     unknown = ", ".join(
-        f"{name} = NULL" for name in (*recording.USAGE, *recording.BILLING, *recording.MONEY)
+        f"{name} = NULL" for name in (*encoding.USAGE, *encoding.BILLING, *encoding.MONEY)
     )
     db.execute(
         f"""UPDATE exchanges AS d SET {unknown}, checksum = NULL, maybe_billed = 1,

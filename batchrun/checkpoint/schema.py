@@ -1,279 +1,338 @@
-"""The checkpoint file: opening it safely."""
+"""The tables of a checkpoint, and how those of earlier versions become them.
+
+Money is whole pico-dollars (1e-12 USD), times are microseconds since 1970 UTC, so that sums and
+round trips are exact.
+"""
 
 from __future__ import annotations
 
-import errno
-import os
-import sqlite3
-from contextlib import closing, contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
-import orjson
-
-from batchrun.checkpoint import checksums
-from batchrun.checkpoint.lock import MATRIX_FILE, FileLock, is_locked, refuse_hard_links
-from batchrun.checkpoint.recording import unpacked
-from batchrun.checkpoint.sqlite import Database
-from batchrun.checkpoint.tables import migrate, migrations
-from batchrun.errors import CheckpointError, CheckpointFull
-from batchrun.job.files import PRIVATE_FILE
+from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
+from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
+from batchrun.checkpoint.columns import total_of
+from batchrun.checkpoint.sqlite import Migrations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-# "btrn": tells a checkpoint from any other SQLite file.
-APPLICATION_ID = 0x6274726E
-BUSY_TIMEOUT_S = 30.0
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    from batchrun.checkpoint.columns import Column
+    from batchrun.checkpoint.sqlite import Database
 
 
-def lock(path: Path) -> FileLock:
-    """Make a checkpoint's file where there is none, and keep every other process from writing to it.
+migrations = Migrations("batchrun")
 
-    Raises:
-        CheckpointError: when another process writes to it, or could by another name.
-    """
-    with usable(path):
-        with suppress(FileExistsError):
-            # Made here, because SQLite would leave its mode to the umask.
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
-        return FileLock(path)
-
-
-def create(path: Path) -> Database:
-    """Open a checkpoint for writing, filling or migrating it; its file is there and locked.
-
-    Raises:
-        CheckpointError: when the file is foreign, damaged or newer than this version.
-    """
-    with usable(path):
-        _check(path)
-        path.chmod(PRIVATE_FILE)
-        db = _connect(path, "mode=rw")
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            migrate(db)
-        except BaseException:
-            db.close()
-            raise
-    return db
+_USAGE_COLUMNS = """
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    cache_read_tokens INTEGER,
+    cache_write_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    cost_uncached_input INTEGER,
+    cost_cache_read INTEGER,
+    cost_cache_write INTEGER,
+    cost_output INTEGER,
+    cache_saved INTEGER
+"""
 
 
-def open_existing(path: Path) -> Database:
-    """Open a checkpoint for reading, also while another process writes to it.
-
-    Raises:
-        CheckpointError: when it is not there, foreign, damaged or newer than this version.
-    """
-    with usable(path):
-        applied = _begun(path, _check(_existing(path)))
-        if applied != _known():
-            _refuse_running(path)
-            refuse_hard_links(path)
-            with closing(_connect(path, "mode=rw")) as older:
-                migrate(older)
-        return _connect_reader(path)
-
-
-def _refuse_running(path: Path) -> None:
-    """Leave the file alone while an earlier version works on it, with tables that it knows."""
-    if is_locked(path.parent):
-        raise CheckpointError(
-            f"{path}: an earlier version of batchrun is working on this run; wait until it is "
-            "through, or look at it with that version"
-        )
-
-
-def open_still(path: Path) -> Database:
-    """Open a checkpoint that nobody writes to, for reading, without a trace beside it.
-
-    Raises:
-        CheckpointError: as `open_existing`, and when it is of an earlier version: it is not migrated.
-    """
-    if _has_wal(path):
-        connect = _connect_reader  # the files that it needs are there
-    else:
-        connect = partial(_connect, options="mode=ro&immutable=1")
-    with usable(path):
-        if _begun(path, _check(_existing(path), connect)) != _known():
-            raise CheckpointError(
-                f"{path}: was written by an earlier version of batchrun; bring it to this one with: "
-                f"batchrun status {path.parent}"
-            )
-        return connect(path)
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Say whether a SQLite file is a checkpoint, of whatever version; a new one is empty.
-
-    Raises:
-        sqlite3.DatabaseError: when that cannot be read.
-    """
-    with closing(_connect_reader(path)) as db:
-        (application_id,) = db.execute("PRAGMA application_id").fetchone()
-        return application_id == APPLICATION_ID or not db.table_names()
-
-
-@contextmanager
-def usable(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say about a checkpoint into a message for the user.
-
-    Raises:
-        CheckpointError: saying what is wrong with the file, and the way out.
-    """
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise  # a mistake of ours: it says nothing about the file
-    except (sqlite3.OperationalError, OSError) as error:
-        if _is_full(error):
-            raise CheckpointFull(
-                f"{path}: cannot be used: {error}; check the disk: it is full, over its quota or "
-                "failing. Make room and run the job again: what is in the checkpoint is safe, and "
-                "an answer that could not be saved any more counts as possibly billed"
-            ) from error
-        # The second is what SQLite says when `unpacked` is given what was never packed.
-        if "decode" in str(error) or "user-defined function" in str(error):
-            raise _damaged(path, str(error)) from error
-        raise CheckpointError(
-            f"{path}: cannot be used: {error}; check the disk and permissions"
-        ) from error
-    except (sqlite3.Error, UnicodeDecodeError, orjson.JSONDecodeError) as error:
-        raise _damaged(path, str(error)) from error
+_INITIAL = (
+    """CREATE TABLE run (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        name TEXT NOT NULL,
+        job TEXT NOT NULL,
+        base TEXT NOT NULL,
+        plan_signature TEXT,
+        total INTEGER,
+        created_us INTEGER NOT NULL
+    ) STRICT""",
+    """CREATE TABLE executions (
+        id INTEGER PRIMARY KEY,
+        started_us INTEGER NOT NULL,
+        finished_us INTEGER,
+        outcome TEXT,
+        version TEXT NOT NULL,
+        waits TEXT
+    ) STRICT""",
+    # A request is what is asked, however often and wherever it stands in the input.
+    """CREATE TABLE requests (
+        id INTEGER PRIMARY KEY,
+        fingerprint BLOB NOT NULL,
+        occurrence INTEGER NOT NULL,
+        custom_id TEXT NOT NULL,
+        UNIQUE (fingerprint, occurrence)
+    ) STRICT""",
+    # An item is a row of the input as it is now, with the request that answers it.
+    """CREATE TABLE items (
+        ordinal INTEGER PRIMARY KEY,
+        custom_id TEXT NOT NULL,
+        request_id INTEGER REFERENCES requests (id),
+        error_type TEXT,
+        error_message TEXT
+    ) STRICT""",
+    "CREATE INDEX items_by_request ON items (request_id)",
+    f"""CREATE TABLE attempts (
+        request_id INTEGER NOT NULL REFERENCES requests (id),
+        number INTEGER NOT NULL,
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        started_us INTEGER NOT NULL,
+        latency_s REAL,
+        http_status INTEGER,
+        error_type TEXT,
+        error_message TEXT,
+        cause TEXT,
+        maybe_billed INTEGER NOT NULL DEFAULT 0,
+        provider_request_id TEXT,
+        model TEXT,
+        {_USAGE_COLUMNS},
+        PRIMARY KEY (request_id, number)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE results (
+        request_id INTEGER PRIMARY KEY REFERENCES requests (id),
+        status TEXT NOT NULL,
+        retryable INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        finished_us INTEGER NOT NULL,
+        response TEXT,
+        responses TEXT,
+        reasoning TEXT,
+        tool_calls TEXT,
+        stop_reason TEXT,
+        response_id TEXT
+    ) STRICT""",
+)
 
 
-def check_integrity(db: Database, path: Path, because: Exception) -> None:
-    """Look through the whole file, which takes seconds for each gigabyte.
-
-    Raises:
-        CheckpointError: when it is damaged.
-    """
-    with usable(path):
-        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    if found != "ok":
-        raise _damaged(path, found) from because
-
-
-def _is_full(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _NO_ROOM
-    # The lower byte is the kind: what is above it says at which operation.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-    }
+# What is null has no score, or no label to compare.
+SCORES = """CREATE TABLE scores (
+    ordinal INTEGER PRIMARY KEY,
+    score REAL,
+    predicted TEXT,
+    expected TEXT,
+    answers INTEGER NOT NULL,
+    correct INTEGER NOT NULL,
+    majority REAL,
+    problem TEXT
+) STRICT"""
 
 
-def _damaged(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: is damaged or no SQLite file ({reason}); it was left as it is. "
-        "Restore it from a backup, or start over with --new"
+@migrations()
+def m001_initial(db: Database) -> None:
+    """The tables of the first release."""
+    for statement in _INITIAL:
+        db.execute(statement)
+
+
+@migrations()
+def m002_turns(db: Database) -> None:
+    """Conversations with tools: what the model said in each turn, and what its calls gave."""
+    db.execute(
+        """CREATE TABLE turns (
+        request_id INTEGER NOT NULL REFERENCES requests (id),
+        number INTEGER NOT NULL,
+        said TEXT NOT NULL,
+        calls TEXT NOT NULL,
+        results TEXT,
+        PRIMARY KEY (request_id, number)
+    ) STRICT, WITHOUT ROWID"""
     )
 
 
-def _connect(path: Path, options: str) -> Database:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{options}",
-        uri=True,
-        check_same_thread=False,
-        timeout=BUSY_TIMEOUT_S,
-        # A transaction that sqlite3 begins by itself would swallow every commit after it.
-        isolation_level=None,
+@migrations()
+def m003_limits(db: Database) -> None:
+    """What was reserved for an attempt, and what an execution was waiting for last."""
+    db.execute("ALTER TABLE attempts ADD COLUMN reserved INTEGER")
+    db.execute("ALTER TABLE executions ADD COLUMN waiting TEXT")
+
+
+@migrations()
+def m004_planned(db: Database) -> None:
+    """Which plan was carried through to the last row."""
+    db.execute("ALTER TABLE run ADD COLUMN planned TEXT")
+
+
+@migrations()
+def m005_scores(db: Database) -> None:
+    """What the answer of each row is worth, as the outputs were last written."""
+    db.execute(SCORES)
+
+
+@migrations()
+def m006_samples(db: Database) -> None:
+    """How often each row is asked: row r has the items r * samples up to (r + 1) * samples."""
+    db.execute("ALTER TABLE run ADD COLUMN samples INTEGER NOT NULL DEFAULT 1")
+
+
+@migrations()
+def m007_prices(db: Database) -> None:
+    """By which price each execution counted the costs of each model, as it answered."""
+    db.execute(
+        """CREATE TABLE prices (
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        model TEXT NOT NULL,
+        source TEXT NOT NULL,
+        as_of_us INTEGER NOT NULL,
+        matched TEXT,
+        rates TEXT,
+        PRIMARY KEY (execution, model)
+    ) STRICT, WITHOUT ROWID"""
     )
-    connection.create_function("unpacked", 1, unpacked, deterministic=True)
-    checksums.register(connection)
-    return Database(connection)
 
 
-def _connect_reader(path: Path) -> Database:
-    """Connect without the means to change anything, not even by recovering or tidying up."""
-    db = _connect(path, "mode=ro")
-    try:
-        db.table_names()
-    except sqlite3.OperationalError:
-        db.close()
-        if _has_wal(path):
-            raise
-        # SQLite wants to write beside the file even to read it. An archived run lies still, so
-        # it can be read from a folder that nobody may write to.
-        return _connect(path, "immutable=1")
-    except BaseException:
-        db.close()
-        raise
-    return db
+@migrations()
+def m008_views(db: Database) -> None:
+    """Views for people have the names of these tables, which keep what they hold under others."""
+    db.execute("ALTER TABLE results RENAME TO outcomes")
+    db.execute("ALTER TABLE attempts RENAME TO exchanges")
 
 
-@contextmanager
-def attached(db: Database, path: Path) -> Iterator[None]:
-    """Let a reader's queries see another checkpoint under the name `other`, for reading."""
-    address = path.absolute().as_uri()
-    try:
-        db.execute("ATTACH DATABASE ? AS other", (f"{address}?mode=ro",))
-        db.execute("SELECT 1 FROM other.run")
-    except sqlite3.OperationalError:
-        if _has_wal(path):
-            raise
-        # As for one reader alone: an archived run may lie where nothing can be written.
-        with suppress(sqlite3.OperationalError):  # it was not even attached
-            db.execute("DETACH DATABASE other")
-        db.execute("ATTACH DATABASE ? AS other", (f"{address}?immutable=1",))
-    try:
-        yield
-    finally:
-        db.execute("DETACH DATABASE other")
+@migrations()
+def m009_reasons(db: Database) -> None:
+    """What ended an execution is a word, with the reason beside it."""
+    db.execute("ALTER TABLE executions ADD COLUMN reason TEXT")
+    db.execute("ALTER TABLE executions ADD COLUMN peer TEXT")
+    db.execute(
+        """UPDATE executions SET reason = outcome, outcome = CASE
+        WHEN outcome LIKE 'stopped: interrupted%' THEN 'interrupted'
+        WHEN outcome LIKE '%max_cost_usd =%' THEN 'max_cost_usd'
+        WHEN outcome LIKE '%max_errors =%' THEN 'max_errors' ELSE 'refused' END
+        WHERE outcome LIKE 'stopped: %'"""
+    )
 
 
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        is_matrix = path.with_name(MATRIX_FILE).exists()
-        hint = "it is a matrix: name the folder of a cell"
-        raise CheckpointError(
-            f"{path.parent}: holds no checkpoint.db; "
-            f"{hint if is_matrix else 'is it the directory of a run?'}"
-        )
-    return path
+@migrations()
+def m010_endings(db: Database) -> None:
+    """How each answer ended, and all that it brought beside its text."""
+    for name in ("ending", "refusal", "citations", "stop_sequence", "choices", "server_tools"):
+        db.execute(f"ALTER TABLE outcomes ADD COLUMN {name} TEXT")
+    for name in ("logprobs", "raw"):  # compressed
+        db.execute(f"ALTER TABLE outcomes ADD COLUMN {name} BLOB")
 
 
-def _begun(path: Path, applied: set[str]) -> set[str]:
-    if not applied:
-        raise CheckpointError(f"{path}: holds no run yet; run the job first")
-    return applied
+@migrations()
+def m011_scored(db: Database) -> None:
+    """By which `[score]` the answers were last scored; null once others may have come."""
+    db.execute("ALTER TABLE run ADD COLUMN scored TEXT")
 
 
-def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set[str]:
-    """Return the names of the applied migrations, without touching the file.
+@migrations()
+def m012_billing(db: Database) -> None:
+    """What it takes to count a cost again: who answered, the tier, all kinds of tokens."""
+    for name in ("provider", "base_url"):
+        db.execute(f"ALTER TABLE executions ADD COLUMN {name} TEXT")
+    for name in ("asked_model", "service_tier", "speed", "inference_geo", "cost_source"):
+        db.execute(f"ALTER TABLE exchanges ADD COLUMN {name} TEXT")
+    for name in (
+        *("cache_write_1h_tokens", "audio_input_tokens", "audio_cache_read_tokens"),
+        *("audio_output_tokens", "web_searches", "stated_cost", "cost_other"),
+    ):
+        db.execute(f"ALTER TABLE exchanges ADD COLUMN {name} INTEGER")
+    db.execute(
+        """UPDATE exchanges SET cost_other = 0, cost_source = 'price_list'
+        WHERE cost_output IS NOT NULL"""
+    )
+    # A model may have several prices in one execution: by tier, by the time of day.
+    db.execute("DROP TABLE prices")
+    db.execute(
+        """CREATE TABLE prices (
+        id INTEGER PRIMARY KEY,
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        model TEXT NOT NULL,
+        conditions TEXT NOT NULL,
+        source TEXT NOT NULL,
+        as_of_us INTEGER NOT NULL,
+        matched TEXT,
+        rates TEXT
+    ) STRICT"""
+    )
 
-    Raises:
-        CheckpointError: when the file is foreign, cut short or newer than this version.
-    """
-    with closing((connect or _connect_reader)(path)) as db:
-        (application_id,) = db.execute("PRAGMA application_id").fetchone()
-        (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-        if db.table_names() and application_id != APPLICATION_ID:
-            raise CheckpointError(
-                f"{path}: is a SQLite file of another program; it was left as it is. "
-                "Choose another directory with --output-dir"
-            )
-        if path.stat().st_size % page_bytes and not _has_wal(path):
-            raise _damaged(path, "it ends in the middle of a page")
-        applied = {migration.name for migration in migrations.applied(db)}
-    if not applied <= _known():
-        raise CheckpointError(
-            f"{path}: was written by a newer version of batchrun; it was left as it is. "
-            "Upgrade batchrun, or choose another directory with --output-dir"
-        )
-    return applied
+
+@migrations()
+def m013_checksums(db: Database) -> None:
+    """A checksum with what was paid for; null where a row was written without one."""
+    for name in ("outcomes", "exchanges", "turns"):
+        db.execute(f"ALTER TABLE {name} ADD COLUMN checksum INTEGER")
 
 
-def _has_wal(path: Path) -> bool:
-    wal = path.with_name(f"{path.name}-wal")
-    return wal.exists() and wal.stat().st_size > 0
+@migrations()
+def m014_place_checksums(db: Database) -> None:
+    """A checksum with what says which row asks what, and with the status of an answer."""
+    for name in ("items", "requests"):
+        db.execute(f"ALTER TABLE {name} ADD COLUMN checksum INTEGER")
+    db.execute("ALTER TABLE outcomes ADD COLUMN status_checksum INTEGER")
 
 
-def _known() -> set[str]:
-    with closing(Database(memory=True)) as nothing:
-        return {migration.name for migration in migrations.pending(nothing)}
+@migrations()
+def m015_recosted(db: Database) -> None:
+    """The price that `recost` was given; it holds for later executions as well."""
+    db.execute("ALTER TABLE run ADD COLUMN given_price TEXT")
+
+
+def migrate(db: Database) -> None:
+    """Bring the tables to this version, and the views to the columns that it declares."""
+    migrations.apply(db)
+    with db.atomic():
+        there = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+        for name, sql in VIEWS.items():
+            if there.get(name) == sql:
+                continue
+            db.execute(f"DROP VIEW IF EXISTS {name}")
+            db.execute(sql)
+
+
+def _moment(microseconds: str) -> str:
+    return f"strftime('%Y-%m-%dT%H:%M:%fZ', {microseconds} / 1e6, 'unixepoch')"
+
+
+def _over_attempts(amount: str) -> str:
+    """Over all attempts of a row; of rows that share a request the first has what it took."""
+    return f"""CASE WHEN r.request_id IS NULL THEN NULL
+        WHEN i.ordinal > (SELECT min(f.ordinal) FROM items f WHERE f.request_id = i.request_id)
+        THEN 0 ELSE (SELECT {amount} FROM exchanges x WHERE x.request_id = i.request_id) END"""  # noqa: S608 - no values
+
+
+def _shown(column: Column) -> str:
+    """Return a column as people read it."""
+    value = column.value
+    if column.amount is not None:
+        value = _over_attempts(total_of(column.kind, column.amount))
+    if column.kind == "money":
+        value = f"({value}) / 1e12"
+    elif column.kind == "time":
+        value = _moment(value)
+    return f"{value} AS {column.name}"
+
+
+# One row for each sample of each row of the input, as far as they have been planned.
+RESULTS = f"""CREATE VIEW results AS SELECT
+    i.ordinal / run.samples + 1 AS "row",
+    i.ordinal % run.samples + 1 AS sample,
+    {", ".join(_shown(column) for column in RESULT_COLUMNS if not column.is_optional)},
+    s.score AS score,
+    s.predicted AS predicted
+FROM items i CROSS JOIN run
+LEFT JOIN outcomes r ON r.request_id = i.request_id
+LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
+LEFT JOIN scores s ON s.ordinal = i.ordinal / run.samples"""  # noqa: S608 - no values
+
+# One row for each HTTP exchange, failed ones included.
+ATTEMPTS = f"""CREATE VIEW attempts AS SELECT
+    {", ".join(map(_shown, ATTEMPT_COLUMNS))},
+    a.cause AS cause
+FROM exchanges a JOIN requests q ON q.id = a.request_id"""  # noqa: S608
+
+# The rows without an answer, with the reason, and whether the next run tries them again.
+ERRORS = f"""CREATE VIEW errors AS SELECT
+    i.ordinal / run.samples + 1 AS "row",
+    i.custom_id,
+    coalesce(i.error_type, a.error_type) AS error_type,
+    coalesce(i.error_message, a.error_message) AS error_message,
+    a.http_status,
+    a.model,
+    coalesce(r.attempts, 0) AS attempts,
+    coalesce(r.retryable, 0) AS tried_again,
+    {_moment("r.finished_us")} AS finished_at
+FROM items i CROSS JOIN run
+LEFT JOIN outcomes r ON r.request_id = i.request_id
+LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
+WHERE i.error_type IS NOT NULL OR r.status = 'errored'"""  # noqa: S608
+
+VIEWS = {"results": RESULTS, "attempts": ATTEMPTS, "errors": ERRORS}

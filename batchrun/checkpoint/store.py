@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint import columns, recording, schema
+from batchrun.checkpoint import columns, encoding, file
+from batchrun.checkpoint.columns import NEEDED, together
+from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.planning import Planner, count_standing
-from batchrun.checkpoint.samples import NEEDED, together
-from batchrun.checkpoint.schema import usable
 from batchrun.errors import CheckpointError
-from batchrun.job.files import PRIVATE_FILE, flush_directory
+from batchrun.job.paths import PRIVATE_FILE, flush_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,10 +59,10 @@ class Checkpoint:
         self.path = directory / FILE_NAME
         with ExitStack() as opening:
             if writable:
-                opening.callback(schema.lock(self.path).close)
-                self.db = schema.create(self.path)
+                opening.callback(file.lock(self.path).close)
+                self.db = file.create(self.path)
             else:
-                self.db = (schema.open_still if still else schema.open_existing)(self.path)
+                self.db = (file.open_still if still else file.open_existing)(self.path)
             self._locks = opening.pop_all()
         self._connection = self.db.conn
         self._identity = self.path.stat()
@@ -121,7 +121,7 @@ class Checkpoint:
                 yield
         except (LookupError, TypeError, ValueError) as error:
             # Nonsense was read: either the file is damaged, or this is a mistake of ours.
-            schema.check_integrity(self.db, self.path, error)
+            file.check_integrity(self.db, self.path, error)
             raise
 
     def start_execution(
@@ -270,15 +270,15 @@ class Checkpoint:
         connection, execution = self._connection, self.execution
         with self.transaction():
             connection.executemany(
-                recording.INSERT_START, [recording.start_row(s, execution) for s in starts]
+                encoding.INSERT_START, [encoding.start_row(s, execution) for s in starts]
             )
             connection.executemany(
-                recording.UPDATE_ATTEMPT, [recording.attempt_row(a) for a in attempts]
+                encoding.UPDATE_ATTEMPT, [encoding.attempt_row(a) for a in attempts]
             )
             connection.executemany(
-                recording.REPLACE_RESULT, [recording.result_row(r) for r in results]
+                encoding.REPLACE_RESULT, [encoding.result_row(r) for r in results]
             )
-            connection.executemany(recording.REPLACE_TURN, [recording.turn_row(t) for t in turns])
+            connection.executemany(encoding.REPLACE_TURN, [encoding.turn_row(t) for t in turns])
 
     def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
         """Return columns of the results of the rows from ordinal `first` up to `end`, in order.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint.columns import ANSWERED, COST, exact_sum
-from batchrun.checkpoint.totals import executions
-from batchrun.history import Histogram, History, SampledRow, Series, Span
+from batchrun.checkpoint.statistics import executions
+from batchrun.evaluation.history import Histogram, History, SampledRow, Series, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 import batchrun
-from batchrun.cli import jobs, runs, server
-from batchrun.cli.system import check_system
-from batchrun.cli.voice import fail, say
+from batchrun.cli import jobs, runs
+from batchrun.cli.console import check_system, fail, say
 from batchrun.errors import BatchrunError, JobError, OutputError
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def cli() -> None:
 for command in (
     *(jobs.init, jobs.preview, jobs.estimate, jobs.run),
     *(runs.status, runs.export, runs.report, runs.score, runs.recost, runs.compare, runs.verify),
-    server.simulate,
+    runs.simulate,
 ):
     cli.add_command(command)
 

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import batchrun
-from batchrun import completion
+from batchrun.cli import options
+from batchrun.cli.console import echo, fail, say
 from batchrun.cli.options import JOB, completing, overrides, request_options, run_options
-from batchrun.cli.voice import echo, fail, say
-from batchrun.terminal import harmless_but_coloured, harmless_json, wants_color
+from batchrun.errors import harmless_but_coloured, harmless_json
+from batchrun.report.formatting import wants_color
 
 if TYPE_CHECKING:
     from datetime import date
 
-    from batchrun.conclusion import RunReport
-    from batchrun.matrix import MatrixReport
     from batchrun.records import FormatName
+    from batchrun.run.conclusion import RunReport
+    from batchrun.run.matrix import MatrixReport
 
 
 @click.command()
@@ -124,7 +125,7 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
 
 
 @click.command()
-@click.argument("table", type=click.Path(), shell_complete=completing(completion.tables))
+@click.argument("table", type=click.Path(), shell_complete=completing(options.tables))
 @click.option(
     "--output",
     "-o",

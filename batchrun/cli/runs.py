@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 import batchrun
-from batchrun import completion
+from batchrun.cli import options
+from batchrun.cli.console import say
 from batchrun.cli.options import DIRECTORY, completing
-from batchrun.cli.voice import say
-from batchrun.terminal import harmless, harmless_but_coloured, harmless_json, wants_color
+from batchrun.errors import harmless, harmless_but_coloured, harmless_json
+from batchrun.report.formatting import wants_color
 
 
 @click.command()
@@ -71,7 +73,7 @@ def report(directory: Path) -> None:
 @click.option(
     "--job",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    shell_complete=completing(completion.jobs),
+    shell_complete=completing(options.jobs),
     help="Use [score] of this job file, and save it with the run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -93,7 +95,7 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
 @click.option(
     "--job",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    shell_complete=completing(completion.jobs),
+    shell_complete=completing(options.jobs),
     help="Use [price], and [request] provider if set, of this job file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -122,7 +124,7 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIRECTORY DIRECTORY...",
-    shell_complete=completing(completion.runs),
+    shell_complete=completing(options.runs),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -163,3 +165,75 @@ def verify(directory: Path, *, as_json: bool) -> int:
     verdict = batchrun.verify(directory)
     click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
     return verdict.exit_code
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port. Default: any free port."
+)
+@click.option("--rpm", type=click.IntRange(min=1), help="Limit on requests per minute.")
+@click.option("--tpm", type=click.IntRange(min=1), help="Limit on tokens per minute.")
+@click.option(
+    "--latency-ms",
+    type=click.FloatRange(min=0),
+    default=50.0,
+    show_default=True,
+    help="Time until a response, in milliseconds.",
+)
+@click.option(
+    "--error-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of 5xx responses, from 0 to 1.",
+)
+@click.option(
+    "--rate-limit-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of 429 responses, from 0 to 1.",
+)
+@click.option(
+    "--stream-error-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of broken streams, from 0 to 1.",
+)
+@click.option(
+    "--invalid-json-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of structured answers that do not satisfy their schema, from 0 to 1.",
+)
+@click.option(
+    "--limit-headers/--no-limit-headers",
+    default=True,
+    show_default=True,
+    help="Send rate-limit headers.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the answers and faults."
+)
+@click.option("--api-key", help="Require this API key.")
+def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
+    """Serve the simulator on this machine.
+
+    Serves both API formats on 127.0.0.1. Prints the base URL and runs until interrupted.
+
+    \b
+    Examples:
+      batchrun simulate --port 8123
+      batchrun simulate --port 8123 --rpm 600 --error-rate 0.05
+    """  # noqa: D301 - as above
+    config = batchrun.SimulatorConfig(
+        requests_per_minute=options["rpm"],
+        tokens_per_minute=options["tpm"],
+        latency_ms=options["latency_ms"],
+        error_rate=options["error_rate"],
+        rate_limit_rate=options["rate_limit_rate"],
+        stream_error_rate=options["stream_error_rate"],
+        invalid_json_rate=options["invalid_json_rate"],
+        limit_headers=options["limit_headers"],
+        seed=options["seed"],
+        api_key=options["api_key"],
+    )
+    batchrun.serve_simulator(config, port, announce=click.echo)

@@ -19,13 +19,18 @@ import anyio
 import httpx
 
 from batchrun import formats
-from batchrun.client.body import hold, pieces, put_away, read_off, read_whole, until_quiet
 from batchrun.client.keys import Credentials
 from batchrun.client.transport import (
     HEAD_EXTENSION,
     STREAM_EXTENSION,
     TIMEOUT_EXTENSION,
     PyreqwestTransport,
+    hold,
+    pieces,
+    put_away,
+    read_off,
+    read_whole,
+    until_quiet,
 )
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats.credentials import MASK

@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from batchrun import formats, retry
-from batchrun.dispatch.conversation import MAX_TURNS, Conversation, concluded
+from batchrun import formats
 from batchrun.dispatch.draining import Draining
 from batchrun.dispatch.judgement import Verdict, judge, stop_for
-from batchrun.dispatch.ports import Journal, Review, Sender, Spread, Tools, as_it_is
-from batchrun.dispatch.progress import (
+from batchrun.dispatch.ports import (
+    Journal,
     Pause,
     Progress,
+    Review,
+    Sender,
+    Spread,
+    Tools,
     answered_attempt,
+    as_it_is,
     errored,
     failed_attempt,
     settle,
@@ -34,11 +38,12 @@ from batchrun.dispatch.progress import (
 from batchrun.dispatch.refusals import Refusals
 from batchrun.dispatch.retries import Retries
 from batchrun.dispatch.review import rejected, rejecting
+from batchrun.dispatch.toolbox import MAX_TURNS, Conversation, concluded
 from batchrun.dispatch.workers import Workers
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
-from batchrun.limits import RETRY, CapReached, above_bound, demand, most_tokens
+from batchrun.limits import RETRY, CapReached, above_bound, demand, most_tokens, retry_delays
+from batchrun.limits.retry_delays import Cause
 from batchrun.records import Attempt, AttemptStart, Completion, Result, Status
-from batchrun.retry import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -426,7 +431,7 @@ class Dispatcher:
         self,
         progress: Progress,
         attempt: Attempt,
-        decision: retry.RetryDecision,
+        decision: retry_delays.RetryDecision,
         permit: Permit,
         backoff: Backoff,
     ) -> Pause | None:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from batchrun.errors import RunEnd, Stop
-from batchrun.retry import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
-from batchrun.terminal import printable, sentences
+from batchrun.errors import RunEnd, Stop, printable, sentences
+from batchrun.limits.retry_delays import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
 
 if TYPE_CHECKING:
     from batchrun.errors import ProviderFault

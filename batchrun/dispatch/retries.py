@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun import retry
 from batchrun.errors import RunEnd, Stop
+from batchrun.limits import retry_delays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrun.dispatch.progress import Progress
+    from batchrun.dispatch.ports import Progress
     from batchrun.errors import ProviderFault
     from batchrun.job import RetryConfig
     from batchrun.limits import Backoff, Demand, Limits, Permit
@@ -73,7 +73,7 @@ class Retries:
         )
 
     def rest_s(
-        self, progress: Progress, decision: retry.RetryDecision, backoff: Backoff
+        self, progress: Progress, decision: retry_delays.RetryDecision, backoff: Backoff
     ) -> float | None:
         """Return how long a request rests by itself; None when it would wait for too long."""
         progress.setbacks += 1
@@ -81,7 +81,7 @@ class Retries:
             progress.place = self._limits.next_place()
         rest_s = 0.0
         if not backoff.is_shared:
-            rest_s = retry.delay(decision, progress.setbacks, self._jitter)
+            rest_s = retry_delays.delay(decision, progress.setbacks, self._jitter)
         if max(backoff.pause_s, rest_s) > self.wait_left_s(progress):
             return None
         progress.waited_s += rest_s

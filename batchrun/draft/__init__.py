@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrun.checkpoint import result_kinds
-from batchrun.draft.columns import Choice, choose, look_at
-from batchrun.draft.wording import Heading, job_text
+from batchrun.draft.detection import Choice, choose, look_at
+from batchrun.draft.document import Heading, job_text
 from batchrun.errors import JobError
 from batchrun.job import InputConfig, Job, is_remote
 from batchrun.output import SCORES, result_names
@@ -24,7 +24,7 @@ from batchrun.render import Renderer
 from batchrun.source import Source
 
 if TYPE_CHECKING:
-    from batchrun.draft.columns import Column
+    from batchrun.draft.detection import Column
     from batchrun.records import FormatName
 
 DEFAULT_MODEL: dict[str, str] = {"messages": "claude-haiku-4-5-20251001", "chat": "gpt-4o-mini"}

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from batchrun import checkpoint
 from batchrun.checkpoint import Asked
-from batchrun.estimation.facts import estimate_json, estimate_text
-from batchrun.estimation.records import Estimate
+from batchrun.estimation.ranges import Estimate
 from batchrun.estimation.survey import Survey
+from batchrun.estimation.text import estimate_json, estimate_text
+from batchrun.estimation.tokens import Gauge
 from batchrun.limits import most_output
-from batchrun.matrix import run_matrix
-from batchrun.prepare import RunOptions, price_book, run_directory, service_tier
 from batchrun.render import Renderer
 from batchrun.run import run_job
+from batchrun.run.matrix import run_matrix
+from batchrun.run.preparation import RunOptions, price_book, run_directory, service_tier
 from batchrun.source import Source
-from batchrun.tokens import Gauge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

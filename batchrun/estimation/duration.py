@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.estimation.records import Duration
+from batchrun.estimation.ranges import Duration
 from batchrun.limits import MOST, START
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.estimation.records import Range
+    from batchrun.estimation.ranges import Range
     from batchrun.job import LimitsConfig
 
 # Without answers to go by: what an answer takes before its first token, and how fast they come.

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.formats import chat, messages
-from batchrun.formats.faults import BILLED_STATUSES, describe_error
 from batchrun.formats.limit_headers import limit_state, seconds_until_reset
-from batchrun.formats.parsing import InvalidResponse
+from batchrun.formats.parsing import BILLED_STATUSES, InvalidResponse, describe_error
 from batchrun.formats.streaming import StreamReader, whole
-from batchrun.formats.tools import SCHEMA_TOOL, answer_tool
-from batchrun.formats.turns import continued, turn, with_turns
+from batchrun.formats.tool_calls import SCHEMA_TOOL, answer_tool, continued, turn, with_turns
 from batchrun.records import ToolChoice, WireRequest
 
 if TYPE_CHECKING:

@@ -8,12 +8,22 @@ JSON: it was paid for.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from batchrun.formats.parsing import as_dict, as_dicts, as_text, dumps, first_text
+from batchrun.formats.parsing import (
+    as_dict,
+    as_dicts,
+    as_text,
+    dumps,
+    first_text,
+    json_or_none,
+    text_or_none,
+)
+from batchrun.records import Ending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
 
 _TEXT, _THINKING, _REFUSAL = "text", "thinking", "refusal"
 _REASONING = "reasoning"  # Databricks: thinking as a list of summaries
@@ -139,3 +149,107 @@ def _joined(blocks: object, names: tuple[str, ...]) -> str:
         return ""
     texts = (first_text(*(block.get(name) for name in names)) for block in as_dicts(blocks))
     return "".join(text for text in texts if text)
+
+
+# Every other block belongs to a tool that the provider ran, or is of a kind to come: it is kept.
+_OWN_BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use")
+
+
+class BlockTexts(TypedDict):
+    """The fields of a completion that its content blocks make up."""
+
+    texts: tuple[str, ...]
+    reasoning: str | None
+    citations: str | None
+    server_tools: str | None
+
+
+def block_texts(blocks: Sequence[Mapping[str, Any]]) -> BlockTexts:
+    """Return the fields of a completion that its content blocks make up."""
+    texts = [as_text(block.get("text")) for block in blocks if block.get("type") == "text"]
+    thoughts = [thought for block in blocks if (thought := _thought_of_block(block)) is not None]
+    citations = [
+        citation
+        for block in blocks
+        if block.get("type") == "text"
+        for citation in as_dicts(block.get("citations"))
+    ]
+    return {
+        "texts": ("".join(texts),),
+        "reasoning": "\n\n".join(thoughts) or None,
+        "citations": json_or_none(citations),
+        "server_tools": json_or_none([b for b in blocks if b.get("type") not in _OWN_BLOCKS]),
+    }
+
+
+def _thought_of_block(block: Mapping[str, Any]) -> str | None:
+    """Return what a thinking block says; a redacted one is encrypted and only said to be there."""
+    if block.get("type") == "thinking":
+        return as_text(block.get("thinking"))
+    return "[redacted]" if block.get("type") == "redacted_thinking" else None
+
+
+_REASONS = {
+    Ending.STOP: (
+        "stop",
+        "end_turn",
+        "stop_sequence",
+        "complete",
+        "completed",
+        "eos",
+        "eos_token",
+        "normal",
+    ),
+    Ending.LENGTH: (
+        "length",
+        "max_tokens",
+        "max_output_tokens",
+        "model_context_window_exceeded",
+        "model_length",
+        "error_limit",
+    ),
+    Ending.TOOL_CALLS: ("tool_calls", "tool_use", "tool_call", "function_call"),
+    Ending.REFUSAL: ("refusal",),
+    Ending.FILTERED: (
+        "content_filter",
+        "content_filtered",
+        "guardrail_intervened",
+        "safety",
+        "image_safety",
+        "recitation",
+        "blocklist",
+        "prohibited_content",
+        "spii",
+        "sensitive",
+        "error_toxic",
+    ),
+    Ending.PAUSED: ("pause_turn",),
+    Ending.ERROR: (
+        "error",
+        "abort",
+        "aborted",
+        "cancelled",
+        "insufficient_system_resource",
+        "network_error",
+    ),
+}
+_ENDINGS = {reason: ending for ending, reasons in _REASONS.items() for reason in reasons}
+
+
+def stop_reason(value: object) -> str | None:
+    """Return a stop reason; some servers send an object with a type, or "null" until the end."""
+    found = text_or_none(value) or text_or_none(as_dict(value).get("type"))
+    return None if found in {"", "null"} else found
+
+
+def ending(reason: str | None, *, refusal: str | None, calls: Any) -> Ending:  # noqa: ANN401 - there or not
+    """Return how an answer ended.
+
+    What it holds says more than a reason of `stop`: servers send that with refusals and with calls.
+    """
+    found = _ENDINGS.get((reason or "").lower(), Ending.UNKNOWN)
+    if refusal and found in {Ending.STOP, Ending.LENGTH, Ending.UNKNOWN}:
+        return Ending.REFUSAL
+    if calls and found in {Ending.STOP, Ending.UNKNOWN}:
+        return Ending.TOOL_CALLS
+    return found

@@ -8,31 +8,33 @@ the marker nor the end comes, a whole answer is not waited for longer than a whi
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchrun.formats import chat, messages
-from batchrun.formats.chat_stream import ChatAssembler
-from batchrun.formats.faults import only_item, read_error, reported, reports_error
-from batchrun.formats.messages_stream import MessagesAssembler
+from batchrun.formats.chat import ChatAssembler
+from batchrun.formats.messages import MessagesAssembler
 from batchrun.formats.parsing import (
     InvalidResponse,
     as_dict,
     dumps,
     glimpse,
+    only_item,
+    read_error,
     read_json,
+    reported,
+    reports_error,
     text_or_none,
     too_large,
 )
-from batchrun.formats.sse import Decoder
 from batchrun.formats.usage import billing, chat_usage, messages_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from batchrun.errors import ProviderFault
-    from batchrun.formats.sse import Event
     from batchrun.records import Completion, FormatName
+
 
 _DONE = b"[DONE]"
 # A long answer comes in a million events of some hundred bytes, of which a few characters are kept;
@@ -221,3 +223,91 @@ def whole(
         raise reported(read_error(payload, content))
     completion = parse(payload)
     return replace(completion, raw=content) if keep_raw else completion
+
+
+MAX_EVENT_BYTES = 32 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its name, empty when the server gave none, and its data."""
+
+    name: str
+    data: bytes
+
+
+class Decoder:
+    """Turns chunks of bytes into events; holds at most one unfinished event.
+
+    Args:
+        limit: the largest event accepted, in bytes.
+    """
+
+    def __init__(self, limit: int = MAX_EVENT_BYTES) -> None:
+        self._limit = limit
+        self._line = bytearray()
+        self._held = 0
+        self._data: list[bytes] = []
+        self._name = ""
+        self._after_return = False
+        self._at_start = True
+
+    @property
+    def held(self) -> int:
+        """How many bytes of an unfinished event there are."""
+        return self._held + len(self._line)
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Yield the events that a chunk completes.
+
+        Raises:
+            InvalidResponse: when an event grows beyond the limit.
+        """
+        if self._after_return and chunk:
+            # The \n of a \r\n that was split between two chunks.
+            chunk = chunk.removeprefix(b"\n")
+            self._after_return = False
+        # bytes.splitlines knows just the three line ends; str.splitlines would know more.
+        for piece in chunk.splitlines(keepends=True):
+            line = piece.rstrip(b"\r\n")
+            self._line += line
+            if len(line) == len(piece):
+                self._check_size()
+                return
+            event = self._end_line()
+            if event is not None:
+                yield event
+        self._after_return = chunk.endswith(b"\r")
+
+    def end(self) -> Event | None:
+        """Return the event that the end of the stream left without its empty line, if any."""
+        event = self._end_line() if self._line else None
+        return event or self._end_event()
+
+    def _check_size(self) -> None:
+        if self._held + len(self._line) > self._limit:
+            raise too_large("a stream event", self._limit)
+
+    def _end_line(self) -> Event | None:
+        line = bytes(self._line)
+        self._line.clear()
+        if self._at_start:
+            self._at_start = False
+            line = line.removeprefix(_BOM)
+        if not line:
+            return self._end_event()
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+            self._held += len(value) + 1
+            self._check_size()
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace")
+        return None
+
+    def _end_event(self) -> Event | None:
+        name, data = self._name, self._data
+        self._name, self._data, self._held = "", [], 0
+        return Event(name, b"\n".join(data)) if data else None

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import JobError
+from batchrun.formats.addresses import DEFAULT_BASE_URL, DEFAULT_KEY_ENV
 from batchrun.formats.credentials import without_credentials
-from batchrun.formats.endpoint import DEFAULT_BASE_URL, DEFAULT_KEY_ENV
+from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
     DEFAULT_FILES,
     Cell,
@@ -29,17 +30,25 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
-from batchrun.job.dates import read_date, settled, with_dates
-from batchrun.job.files import UserFile, user_files
-from batchrun.job.headers import literal_credentials
-from batchrun.job.input import read_input
-from batchrun.job.limits import check_cap, read_limits
-from batchrun.job.matrix import cells_of, read_axes, same_cells
-from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides
-from batchrun.job.paths import absolute, is_remote, project_of, read_beside, strays
-from batchrun.job.request import JOB_WIDE_KEYS, ROW_KEYS, read_request, request_keys
-from batchrun.job.score import read_score
-from batchrun.sections import Section, listed, parse_setting, read_toml
+from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides, read_date, settled, with_dates
+from batchrun.job.paths import (
+    UserFile,
+    absolute,
+    is_remote,
+    project_of,
+    read_beside,
+    strays,
+    user_files,
+)
+from batchrun.job.reader import Section, listed, parse_setting, read_toml
+from batchrun.job.request import (
+    JOB_WIDE_KEYS,
+    ROW_KEYS,
+    literal_credentials,
+    read_request,
+    request_keys,
+)
+from batchrun.job.sections import check_cap, read_input, read_limits, read_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from batchrun.formats.endpoint import provider_of
+from batchrun.formats.addresses import provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,20 +1,25 @@
-"""Paths of a job file, and which files a job file may have read.
-
-A job file may come from a stranger, and what it names is sent away. Its texts and images come from
-its own project only; whoever runs it can allow others, on the command line.
-"""
+"""Paths in a job file, which files a job may read, and the Python files that it names."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from batchrun.sections import as_text, read_small_file
+from batchrun.errors import JobError
+from batchrun.job.reader import as_text, read_small_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import ModuleType
+
 
 # Keys of `[request]` whose files are sent away.
 _SENT = ("prompt_file", "system_file", "image_dir")
@@ -112,3 +117,173 @@ def read_beside(base: Path, file: str) -> str:
         raise ValueError(f"{file} is not UTF-8 text") from None
     except ValueError as error:
         raise ValueError(f"{file} {error}") from None
+
+
+# What a run writes is for its owner alone, whoever else may read the directory.
+PRIVATE_FILE = 0o600
+
+_NAMED = (
+    ("request", "prompt_file"),
+    ("request", "system_file"),
+    ("request", "documents"),
+    ("request", "image_dir"),
+    ("matrix", "prompt_file"),
+    ("matrix", "system_file"),
+    ("matrix", "image_dir"),
+    ("tools", "module"),
+    ("score", "function"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A file or folder of the user's that a run must leave as it is.
+
+    Attributes:
+        path: where it is.
+        role: what it is to the job, such as `[input] path`.
+    """
+
+    path: Path
+    role: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.role})"
+
+
+def user_files(
+    document: Mapping[str, Any], base: Path, job_file: Path | None = None
+) -> tuple[UserFile, ...]:
+    """Return the job file and the files that it names, as far as these can be paths at all.
+
+    The input's are not among them: a glob has to be looked up.
+    """
+    named = [
+        UserFile(path, f"[{section}] {key}")
+        for section, key in _NAMED
+        for table in _tables(document.get(section))
+        for path in _file_paths(table.get(key), base)
+    ]
+    own = [] if job_file is None else [UserFile(job_file, "the job file")]
+    return (*own, *named)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Say whether two paths lead to one file: by way of links, hard links or another spelling."""
+    return not {*_identities(one)}.isdisjoint(_identities(other))
+
+
+class Protected:
+    """The user's files of a job, which nothing may be written to.
+
+    Args:
+        files: there may be many thousands of them.
+    """
+
+    def __init__(self, files: Iterable[UserFile]) -> None:
+        self._by_identity = {key: file for file in files for key in _identities(file.path)}
+
+    def refuse_overwriting(self, path: Path, key: str, way_out: str) -> None:
+        """See that a file which is going to be written is none of them, under whatever name.
+
+        Args:
+            path: what is going to be written.
+            key: what says so, such as `[output] files`.
+            way_out: what to do instead.
+
+        Raises:
+            JobError: when it is one of them.
+        """
+        for identity in _identities(path):
+            if (file := self._by_identity.get(identity)) is not None:
+                raise JobError(f"{key}: {path} would overwrite {file}; {way_out}")
+
+    def refuse_moving(self, directory: Path, key: str, way_out: str) -> None:
+        """See that none of them lies in a directory, at any depth.
+
+        Raises:
+            JobError: when one does.
+        """
+        home = Path(os.path.realpath(directory))
+        for identity, file in self._by_identity.items():
+            if isinstance(identity, str) and Path(identity).is_relative_to(home):
+                raise JobError(f"{key}: {directory} would be moved, and with it {file}; {way_out}")
+
+
+def _identities(path: Path) -> list[object]:
+    """Return what two paths to one file have in common: where links end, and the inode."""
+    found: list[object] = [os.path.realpath(path)]
+    with suppress(OSError, ValueError):
+        facts = path.stat()
+        found.append((facts.st_dev, facts.st_ino))
+    return found
+
+
+def flush_directory(directory: Path) -> None:
+    """Make sure that the names in a directory survive a power failure."""
+    with suppress(OSError):  # not every file system can, and the names are there all the same
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _tables(section: object) -> list[dict[str, Any]]:
+    sections = section if isinstance(section, list) else [section]
+    return [table for table in sections if isinstance(table, dict)]
+
+
+def _file_paths(value: object, base: Path) -> Iterator[Path]:
+    """Yield the files that a key names: one or several; of `file.py:function` the file."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and text:
+            name, colon, _ = text.rpartition(":")
+            with suppress(ValueError):
+                yield absolute(base, name if colon and name.endswith(".py") else text)
+
+
+__all__ = [
+    "PRIVATE_FILE",
+    "Protected",
+    "UserFile",
+    "flush_directory",
+    "is_same_file",
+    "user_files",
+]
+
+
+def import_file(path: Path, key: str) -> ModuleType:
+    """Import a Python file as a module.
+
+    Args:
+        path: the file.
+        key: where the job names it, for messages: `[tools] module`.
+
+    Raises:
+        JobError: when it is none or cannot be imported, with the line that failed.
+    """
+    spec = importlib.util.spec_from_file_location(f"batchrun_user_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise JobError(f"{key}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # As for a script, modules beside it can be imported; it comes last, to hide nothing of ours.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        line = error.lineno if isinstance(error, SyntaxError) else _line_in(path, error)
+        place = f"{path}, line {line}" if line else str(path)
+        raise JobError(
+            f"{key}: {place} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _line_in(path: Path, error: BaseException) -> int | None:
+    """Return the last line of the file that an error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None

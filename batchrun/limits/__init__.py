@@ -24,7 +24,7 @@ times as long, then after twice as long each time. Storms are told from limits b
 between two of them differs each time.
 
 Lowering the concurrency at each refusal, as many limiters do, was measured and left out: 2 % of random
-refusals then cost 90 % of the goodput. The reasons for each constant stand beside it; `tests/test_load.py`
+refusals then cost 90 % of the goodput. The reasons for each constant stand beside it; `tests/limits/test_load.py`
 holds the result against simulated providers, and `python -m benchmarks.limits --simulated` prints it.
 """
 

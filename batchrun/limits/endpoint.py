@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from batchrun import retry
+from batchrun.limits import retry_delays
 from batchrun.limits.allowances import (
     KINDS,
     NOTHING,
@@ -23,8 +23,8 @@ from batchrun.limits.breaker import CircuitBreaker, State
 from batchrun.limits.buckets import ConfiguredRequests
 from batchrun.limits.concurrency import MOST, START, Concurrency
 from batchrun.limits.load import LoadControl
+from batchrun.limits.retry_delays import Cause
 from batchrun.limits.trials import Kind, Refused
-from batchrun.retry import Cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -99,7 +99,11 @@ class Permit:
         self.endpoint.withdraw(self)
 
     def failed(
-        self, fault: ProviderFault, decision: retry.RetryDecision, *, is_suspect: bool = False
+        self,
+        fault: ProviderFault,
+        decision: retry_delays.RetryDecision,
+        *,
+        is_suspect: bool = False,
     ) -> Backoff:
         """Learn from a failure that may pass; return what the request has to wait for.
 
@@ -290,7 +294,7 @@ class EndpointLimiter:
         self,
         permit: Permit,
         fault: ProviderFault,
-        decision: retry.RetryDecision,
+        decision: retry_delays.RetryDecision,
         *,
         is_suspect: bool,
     ) -> Backoff:
@@ -301,7 +305,7 @@ class EndpointLimiter:
             breaker.note_failure(permit.number, self._clock() - permit.sent_at)
         told_s = decision.delay_s
         if told_s is not None:
-            told_s = retry.told_delay(told_s, self._jitter)
+            told_s = retry_delays.told_delay(told_s, self._jitter)
         if self._is_limit(permit, fault, decision):
             # A limit that is only supposed yet is no reason to hold others back for as long.
             knows = self._knows_limit
@@ -327,7 +331,7 @@ class EndpointLimiter:
         return None if is_open else is_likely
 
     def _is_limit(
-        self, permit: Permit, fault: ProviderFault, decision: retry.RetryDecision
+        self, permit: Permit, fault: ProviderFault, decision: retry_delays.RetryDecision
     ) -> bool:
         """Say whether a refusal means that a limit, reported or learned, is used up for now."""
         if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:

@@ -18,14 +18,19 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError
+from batchrun.job.reader import listed
 from batchrun.output.check import columns_in, differences
 from batchrun.output.files import (
+    escaped,
+    escaped_names,
+    parquet_bytes,
     refuse_foreign_page,
     refuse_foreign_results,
     replacing,
+    rows_called,
+    scan_results,
     write_text,
 )
-from batchrun.output.formulas import escaped, escaped_names
 from batchrun.output.frames import (
     CHUNK_ROWS,
     SCORES,
@@ -36,13 +41,11 @@ from batchrun.output.frames import (
     Rows,
     Scores,
     Table,
+    column_type,
     joined_frames,
     schema_of,
     usage_frames,
 )
-from batchrun.output.reading import parquet_bytes, rows_called, scan_results
-from batchrun.output.unnest import column_type
-from batchrun.sections import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -15,8 +15,8 @@ import orjson
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from batchrun.findings import Flaw
-from batchrun.sections import listed
+from batchrun.errors import Flaw
+from batchrun.job.reader import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,9 +9,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from batchrun.history import PriceUse
 from batchrun.pricing.price_list import PriceList, Tier, conditions_of, rates_for
 from batchrun.pricing.rates import FROM_JOB, cost_of
+from batchrun.pricing.totals import PriceUse
 from batchrun.records import MOST_COST, Billing, Cost, CostSource
 
 if TYPE_CHECKING:

@@ -16,20 +16,18 @@ import orjson
 from batchrun.errors import JobError, RenderError
 from batchrun.formats import encode, fingerprint
 from batchrun.formats.parameters import coerce, is_template, thinking_conflict
+from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
-from batchrun.render.conversation import arranged, read_messages
-from batchrun.render.expression import Expression
-from batchrun.render.images import read_images
+from batchrun.render.prompt import arranged, read_images, read_messages
 from batchrun.render.sandbox import ENVIRONMENT
-from batchrun.render.template import ROW, Text
-from batchrun.sections import did_you_mean, listed
+from batchrun.render.template import ROW, Expression, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchrun.job import Job, RequestConfig
     from batchrun.records import Image, Item, Message
-    from batchrun.render.conversation import System
+    from batchrun.render.prompt import System
 
 
 # A chunk of requests is full with so many rows, or with so many bytes of their bodies.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from batchrun.report.text import compact, counted, elapsed, grouped
+from batchrun.report.formatting import compact, counted, elapsed, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from batchrun.history import Histogram
+    from batchrun.evaluation.history import Histogram
 
 # Pixels of the drawing. Three histograms stand next to each other, but two areas, so they are narrower.
 AREA_WIDTH, HISTOGRAM_WIDTH = 560, 400

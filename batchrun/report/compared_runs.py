@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchrun.evaluation import interval, mean_score
+from batchrun.evaluation.metrics import bootstrap_interval, mcnemar, mean_interval
 from batchrun.records import PICO_PER_USD, unusual_endings
-from batchrun.report.text import counted
-from batchrun.scoring import interval, mean_score
-from batchrun.scoring.metrics import bootstrap_interval, mcnemar, mean_interval
+from batchrun.report.formatting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.history import RunTotals
-    from batchrun.scoring import Pairs, ScoreTotals
+    from batchrun.evaluation import Pairs, ScoreTotals
+    from batchrun.pricing.totals import RunTotals
 
 
 @dataclass(frozen=True, slots=True)

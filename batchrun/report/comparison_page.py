@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchrun.report.compared_runs import names_of, notes_on, pair_cells, run_cells
+from batchrun.report.formatting import counted, usd
 from batchrun.report.html import Tile, html_page
-from batchrun.report.text import counted, usd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.history import Differing, DifferingRow
+    from batchrun.evaluation.history import Differing, DifferingRow
     from batchrun.report.compared_runs import ComparedRun
 
 

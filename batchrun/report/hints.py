@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchrun.records import Ending, unusual_endings
 
 if TYPE_CHECKING:
-    from batchrun.history import RunTotals
+    from batchrun.pricing.totals import RunTotals
 
 _ROOM = "raise [request] max_tokens (reasoning counts towards it), or shorten the prompt"
 _REWORD = "reword the prompt, or use another model"

@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from batchrun import __version__
-from batchrun.report import charts, text
+from batchrun.report import charts, formatting
 
 MOST_BYTES = 950_000
 LONGEST_TEXT = 4_000
@@ -67,8 +67,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (text.compact, text.counted, text.dollars, text.latency, text.seconds, text.usd)
-    environment.filters |= {function.__name__: function for function in (*named, text.when)}
+    named = (
+        formatting.compact,
+        formatting.counted,
+        formatting.dollars,
+        formatting.latency,
+        formatting.seconds,
+        formatting.usd,
+    )
+    environment.filters |= {function.__name__: function for function in (*named, formatting.when)}
     environment.filters |= {
         "cut": cut,
         "pixels": charts.pixels,

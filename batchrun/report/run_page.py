@@ -8,12 +8,10 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from batchrun.evaluation import score_facts, score_notes
 from batchrun.records import unusual_endings
 from batchrun.report.charts import Area, Chart, histogram_chart, stacked
-from batchrun.report.hints import ending_problems, error_problems
-from batchrun.report.html import Tile, html_page
-from batchrun.report.run_summary import cost_by_kind, throughput
-from batchrun.report.text import (
+from batchrun.report.formatting import (
     compact,
     counted,
     grouped,
@@ -24,13 +22,16 @@ from batchrun.report.text import (
     usd_on_axis,
     when,
 )
-from batchrun.scoring import score_facts, score_notes
+from batchrun.report.hints import ending_problems, error_problems
+from batchrun.report.html import Tile, html_page
+from batchrun.report.run_summary import cost_by_kind, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from batchrun.history import Histogram, History, PriceUse, RunTotals, Series
-    from batchrun.scoring import ScoreTotals
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.evaluation.history import Histogram, History, Series
+    from batchrun.pricing.totals import PriceUse, RunTotals
 
 MOST_LINES = 20
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.evaluation import score_facts
 from batchrun.records import PICO_PER_USD
+from batchrun.report.formatting import moment
 from batchrun.report.hints import hint
-from batchrun.report.text import moment
-from batchrun.scoring import score_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.history import PriceUse, RunTotals
-    from batchrun.scoring import ScoreTotals
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.pricing.totals import PriceUse, RunTotals
 
 SCHEMA_VERSION = 1
 _EACH = ("web_search", "request")  # priced one by one, not by the token

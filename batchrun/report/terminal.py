@@ -7,20 +7,19 @@ import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
-from batchrun.errors import RunEnd
+from batchrun.errors import RunEnd, harmless, printable
+from batchrun.evaluation import score_lines
 from batchrun.records import PICO_PER_USD, unusual_endings
+from batchrun.report.formatting import counted, dollars, moment, rate, seconds, short
 from batchrun.report.hints import Problem, ending_problems, error_problems
 from batchrun.report.run_summary import cost_by_kind, throughput
-from batchrun.report.text import counted, dollars, moment, rate, seconds, short
-from batchrun.scoring import score_lines
-from batchrun.terminal import harmless, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from batchrun.history import RunTotals
-    from batchrun.scoring import ScoreTotals
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.pricing.totals import RunTotals
 
 WIDTH = 80
 # The widths of a label and of a column of numbers, and where the text of an error begins.

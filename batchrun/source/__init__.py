@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 
 from batchrun.errors import JobError
+from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Item
-from batchrun.sections import did_you_mean, listed
-from batchrun.source import json_lines, parquet, tables
-from batchrun.source.files import (
-    FileStamp,
-    common_kind,
-    explained,
-    input_files,
-    is_table,
-    resolve,
-)
-from batchrun.source.remote import fetched
-from batchrun.source.where import Where
+from batchrun.source import json_lines, parquet, readers
+from batchrun.source.inputs import FileStamp, common_kind, explained, input_files, is_table, resolve
+from batchrun.source.readers import Where
+from batchrun.source.storage import fetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -156,7 +149,7 @@ class Source:
     def _read_schema(self) -> pl.Schema:
         if self._kind == ".jsonl":
             return json_lines.schema(self.paths)
-        return tables.schema(self.paths, self._kind)
+        return readers.schema(self.paths, self._kind)
 
     def _count_file(self, path: Path) -> int:
         if self._kind == ".parquet":
@@ -169,7 +162,7 @@ class Source:
         if self._kind == ".jsonl":
             found = json_lines.frames(path, self.schema, columns, self._condition)
         else:
-            found = tables.frames(path, self._kind, columns, self._condition)
+            found = readers.frames(path, self._kind, columns, self._condition)
         with self._mentioned():
             yield from found
 
@@ -178,7 +171,7 @@ class Source:
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         extra = [] if self._config.id is None else [self._config.id]
         for frame in self.frames(list(dict.fromkeys([*columns, *extra]))):
-            for part in tables.parts(frame, chunk_rows):
+            for part in readers.parts(frame, chunk_rows):
                 with explained(self._name):
                     rows = part.select(columns).rows(named=True) or [{}] * part.height
                 yield self._ids(part).to_list(), rows

@@ -13,7 +13,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from batchrun.errors import JobError
-from batchrun.source.files import explained, open_text, record
+from batchrun.source.inputs import explained, open_text, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,0 +1,131 @@
+"""What a plan asks, counted, beside the answers that are there. Changes nothing in a checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.schema import migrations
+from batchrun.checkpoint.sqlite import Database, temporary_space
+from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+_ASKED = """CREATE TEMP TABLE asked (fingerprint BLOB PRIMARY KEY, number INTEGER NOT NULL,
+    model TEXT NOT NULL, low REAL NOT NULL, expected REAL NOT NULL, high REAL NOT NULL,
+    system REAL NOT NULL, most_output INTEGER) WITHOUT ROWID"""
+_ADD = """INSERT INTO asked VALUES (?, 1, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (fingerprint) DO UPDATE SET number = number + 1"""
+# What an answer took is what all attempts at it took.
+_COUNTED = """SELECT a.number, a.model, a.low, a.expected, a.high, a.system, a.most_output,
+    coalesce(h.held, 0), coalesce(h.answers, 0), h.input, h.output, h.cache_read, h.cache_write,
+    h.latency_s, h.longest
+    FROM asked a LEFT JOIN (
+        SELECT q.fingerprint, count(DISTINCT r.request_id) FILTER (WHERE NOT ({again})) AS held,
+            count(DISTINCT r.request_id) FILTER (WHERE r.status = 'succeeded') AS answers,
+            sum(t.input_tokens) AS input, sum(t.output_tokens) AS output,
+            sum(t.cache_read_tokens) AS cache_read, sum(t.cache_write_tokens) AS cache_write,
+            sum(t.latency_s) AS latency_s, max(t.output_tokens) AS longest
+        FROM requests q JOIN outcomes r ON r.request_id = q.id
+        LEFT JOIN exchanges t ON t.request_id = q.id AND r.status = 'succeeded'
+            AND t.output_tokens IS NOT NULL AND t.input_tokens IS NOT NULL
+        WHERE q.fingerprint IN (SELECT fingerprint FROM asked)
+        GROUP BY q.fingerprint) h USING (fingerprint)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One row's request: its fingerprint and its size in tokens.
+
+    `system` is the part of `expected` that is the system prompt; `most_output` is the longest answer
+    that it allows, None when it sets no bound.
+    """
+
+    fingerprint: bytes
+    model: str
+    low: float
+    expected: float
+    high: float
+    system: float
+    most_output: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Rows that ask the same, and what the answers to them took that are there already.
+
+    Attributes:
+        number: how many rows.
+        held: requests that need not be sent any more.
+        answers: those of them that succeeded; tokens and seconds are sums over them, `longest` is
+            the longest answer.
+    """
+
+    number: int
+    model: str
+    low: float
+    expected: float
+    high: float
+    system: float
+    most_output: int | None
+    held: int
+    answers: int
+    input: int | None
+    output: int | None
+    cache_read: int | None
+    cache_write: int | None
+    latency_s: float | None
+    longest: int | None
+
+
+class Census:
+    """Counts what is asked; made by `census`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._db.execute(_ASKED)
+
+    def add(self, rows: Iterable[Asked]) -> None:
+        """Count rows."""
+        with temporary_space(), self._db.atomic():
+            self._db.conn.executemany(
+                _ADD,
+                [
+                    (a.fingerprint, a.model, a.low, a.expected, a.high, a.system, a.most_output)
+                    for a in rows
+                ],
+            )
+
+    def counted(self, *, retry_errored: bool) -> Iterator[Counted]:
+        """Yield what was asked, once for rows that ask the same."""
+        again = "r.status = 'errored'" if retry_errored else "r.retryable"
+        with temporary_space():
+            for row in self._db.execute(_COUNTED.format(again=again)):
+                yield Counted(*row)
+
+
+@contextmanager
+def census(directory: Path) -> Iterator[Census]:
+    """Open a census beside the checkpoint of a run directory, or beside none where there is none.
+
+    Raises:
+        CheckpointError: when there is one that cannot be used.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        nothing = Database(memory=True)
+        migrations.apply(nothing)
+        yield Census(nothing)
+        nothing.close()
+        return
+    store = Checkpoint(directory, writable=False)
+    try:
+        with usable(path):
+            yield Census(store.db)
+    finally:
+        store.close()

@@ -1,0 +1,344 @@
+"""Records that are no longer what was written: finding them.
+
+A disk that fails, or a program that writes where it should not, changes bytes of a file that is as
+sound as before to SQLite. The checksums show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.checkpoint import encoding
+from batchrun.checkpoint.columns import ATTEMPTS, RESULTS, Column
+from batchrun.checkpoint.file import usable
+from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Flaw, Record, RecordsDamaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from batchrun.checkpoint.encoding import Checked
+    from batchrun.checkpoint.store import Checkpoint
+
+
+# Damaged records that are looked at one by one; more are only counted.
+MOST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Records of one kind: where they are, and which columns of the outputs repeat them.
+
+    `number`, `key` (of the request) and `custom_id` are SQL over a record `d`.
+    """
+
+    table: Checked
+    number: str
+    columns: tuple[Column, ...] = ()
+    also: str = ""
+    key: str = "d.request_id"
+    custom_id: str = "(SELECT q.custom_id FROM requests q WHERE q.id = d.request_id)"
+
+    @property
+    def condition(self) -> str:
+        """SQL that is true of a damaged record `d`."""
+        return f"({self.table.differs('d')}){self.also}"
+
+
+KINDS = {
+    Record.ANSWER: Kind(encoding.ANSWERS, "d.attempts", RESULTS),
+    Record.STATUS: Kind(
+        encoding.STATUSES,
+        "d.attempts",
+        also=" OR d.status NOT IN ('succeeded', 'errored') OR d.retryable NOT IN (0, 1)"
+        " OR (d.retryable AND d.status = 'succeeded')",
+    ),
+    Record.ATTEMPT: Kind(encoding.RECEIVED, "d.number", ATTEMPTS),
+    Record.TURN: Kind(encoding.TURNS, "d.number"),
+    Record.ROW: Kind(
+        encoding.ITEMS, "d.ordinal / (SELECT samples FROM run) + 1", custom_id="d.custom_id"
+    ),
+    Record.REQUEST: Kind(
+        encoding.REQUESTS,
+        "0",
+        key="d.id",
+        custom_id="coalesce((SELECT min(i.custom_id) FROM items i WHERE i.request_id = d.id), "
+        "d.custom_id)",
+    ),
+}
+# What decides which rows are sent: looked at before anything is.
+PLACES = (Record.ROW, Record.REQUEST, Record.STATUS)
+
+
+def find_damage(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) -> Damage:
+    """Look through what is kept, or only records of these kinds.
+
+    Takes seconds for each million of rows.
+
+    Raises:
+        CheckpointError: when the file cannot be read.
+    """
+    found: list[DamagedRecord] = []
+    count = 0
+    with usable(store.path):
+        for record in records:
+            kind = KINDS[record]
+            rows = store.db.execute(
+                f"""SELECT count(*) OVER (), {kind.key}, {kind.number},
+                CAST({kind.custom_id} AS BLOB)
+                FROM {kind.table.table} d WHERE {kind.condition} LIMIT ?""",  # noqa: S608 - our own names
+                (MOST,),
+            ).fetchall()
+            count += rows[0][0] if rows else 0
+            found += [DamagedRecord(record, row[1], row[2], _readable(row[3])) for row in rows]
+    return Damage(count, tuple(found[:MOST]))
+
+
+def _readable(custom_id: bytes | None) -> str | None:
+    return None if custom_id is None else custom_id.decode("utf-8", "replace")
+
+
+def check_places(store: Checkpoint) -> None:
+    """See that what decides which rows are sent is as it was written.
+
+    Raises:
+        RecordsDamaged: when something is not.
+        CheckpointError: when the file cannot be read.
+    """
+    if (damage := find_damage(store, PLACES)).count:
+        first, more = damage.first[0], damage.count - 1
+        others = f" (and {more:,} more)" if more else ""
+        raise RecordsDamaged(
+            f"{store.path}: row {first.custom_id}: {first}{others}. Nothing was sent; "
+            f"{DAMAGE_REMEDY}",
+            damage,
+        )
+
+
+def check_intact(store: Checkpoint) -> None:
+    """See that everything that is kept is as it was written.
+
+    Raises:
+        RecordsDamaged: when something is not.
+        CheckpointError: when the file cannot be read.
+    """
+    if (damage := find_damage(store)).count:
+        first, directory = damage.first[0], store.path.parent
+        raise RecordsDamaged(
+            f"{store.path}: row {first.custom_id}: {first}. For all that is damaged, and the right "
+            f"copies: batchrun verify {directory}",
+            damage,
+        )
+
+
+def is_right_copy(store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, Any]) -> bool:
+    """Say whether a row of an output has what a damaged record has lost.
+
+    It does when its values, in the place of those that are stored, give the checksum that was
+    written with the record.
+
+    Args:
+        store: the checkpoint.
+        damaged: the record.
+        copy: the row, by the names of the outputs.
+    """
+    kind = KINDS[damaged.record]
+    names = kind.table.columns
+    values = ", ".join(f"CAST(d.{name} AS BLOB)" for name in names)
+    with usable(store.path):
+        row = store.db.execute(
+            f"""SELECT d.checksum, {values} FROM {kind.table.table} d
+            WHERE d.request_id = ? AND {kind.number} IS ?""",  # noqa: S608 - our own names
+            (damaged.request_id, damaged.number),
+        ).fetchone()
+    if row is None:
+        return False
+    expected, *stored = row
+    by_name = dict(zip(names, stored, strict=True))
+    known = list(_candidates(kind, copy))
+    tries = [{**by_name, name: value} for name, value in known] + [{**by_name, **dict(known)}]
+    return any(kind.table.of(one) == expected for one in tries)
+
+
+def _candidates(kind: Kind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield which columns of a record a row of an output may know, and with which value."""
+    covered = {f".{name}": name for name in kind.table.columns}
+    for column in kind.columns:
+        name = covered.get(column.value[1:])  # behind the alias of its table
+        if name is not None and column.name in copy:
+            yield name, _stored(copy[column.name])
+        elif column.is_optional and isinstance(text := copy.get(column.name), str):
+            yield column.name, encoding.packed(text.encode())
+    if "response" in kind.table.columns:
+        # Of several samples an output has all texts in one list.
+        yield from (("response", text) for text in _texts(copy.get("responses")))
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, datetime):
+        return encoding.microseconds(value)
+    return orjson.dumps(value).decode() if isinstance(value, list) else value
+
+
+def _texts(value: object) -> list[str]:
+    found = orjson.loads(value) if isinstance(value, str) and value.startswith("[") else value
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+
+MOST_PROBLEMS = 20
+
+# Each gives the first row that is wrong and how many are: (its custom_id, their number).
+_STATES: tuple[tuple[str, str], ...] = (
+    (
+        "is to have a request, or the reason why it has none",
+        """SELECT custom_id, count(*) OVER () FROM items
+        WHERE (request_id IS NULL) = (error_type IS NULL) ORDER BY ordinal LIMIT 1""",
+    ),
+    (
+        "succeeded, and its last attempt is not the one that was answered",
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
+        WHERE r.status = 'succeeded' AND (
+            r.attempts IS NOT (SELECT max(number) FROM exchanges a WHERE a.request_id = q.id)
+            OR NOT EXISTS (SELECT 1 FROM exchanges a WHERE a.request_id = q.id
+                AND a.number = r.attempts AND a.error_type IS NULL AND a.latency_s IS NOT NULL))
+        ORDER BY q.id LIMIT 1""",
+    ),
+    (
+        "errored, and the attempt that failed is not there",
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
+        WHERE r.status = 'errored' AND NOT EXISTS (SELECT 1 FROM exchanges a
+            WHERE a.request_id = q.id AND a.number = r.attempts AND a.error_type IS NOT NULL)
+        ORDER BY q.id LIMIT 1""",
+    ),
+    (
+        "was answered, and the answer is not there",
+        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
+        WHERE a.error_type IS NULL AND a.latency_s IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM outcomes r
+            WHERE r.request_id = q.id AND r.attempts = a.number)
+        AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.request_id = q.id AND t.number = a.number)
+        ORDER BY q.id LIMIT 1""",
+    ),
+    (
+        "has attempts that are not numbered from 1 without a gap",
+        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
+        GROUP BY q.id HAVING min(number) <> 1 OR max(number) <> count(*) ORDER BY q.id LIMIT 1""",
+    ),
+    (
+        "has an attempt whose tokens or cost cannot be",
+        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
+        WHERE min(coalesce(input_tokens, 0), coalesce(output_tokens, 0),
+            coalesce(cache_read_tokens, 0), coalesce(cache_write_tokens, 0),
+            coalesce(reasoning_tokens, 0), coalesce(cost_uncached_input, 0),
+            coalesce(cost_cache_read, 0), coalesce(cost_cache_write, 0),
+            coalesce(cost_output, 0), coalesce(cost_other, 0)) < 0
+        OR (cost_uncached_input IS NULL) + (cost_cache_read IS NULL) + (cost_cache_write IS NULL)
+            + (cost_output IS NULL) + (cache_saved IS NULL) + (cost_other IS NULL)
+            + (cost_source IS NULL) NOT IN (0, 7)
+        ORDER BY q.id LIMIT 1""",
+    ),
+    (
+        "has answers that are not a list of texts",
+        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
+        WHERE r.responses IS NOT NULL AND (NOT json_valid(r.responses)
+            OR json_type(r.responses) <> 'array') ORDER BY q.id LIMIT 1""",
+    ),
+)
+# Without `dedupe` each row has a request of its own.
+_SHARED = (
+    "has the same request as another row",
+    """SELECT min(custom_id), count(*) OVER () FROM items WHERE request_id IS NOT NULL
+    GROUP BY request_id HAVING count(*) > 1 ORDER BY min(ordinal) LIMIT 1""",
+)
+_PLACES = """SELECT count(*), coalesce(min(ordinal), 0), coalesce(max(ordinal), -1),
+    (SELECT total * samples FROM run) FROM items"""
+# The mark of an earlier plan stays until the present one is through.
+_IS_PLANNED = """SELECT coalesce(instr(planned, ':' || plan_signature || ':' || total), 0) > 0
+    FROM run"""
+_PLAN = """SELECT i.ordinal, i.custom_id, q.fingerprint, i.error_type, i.error_message
+    FROM items i LEFT JOIN requests q ON q.id = i.request_id
+    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
+_SCORES = """SELECT i.custom_id, d.number
+    FROM (SELECT min(ordinal) AS first, count(DISTINCT ordinal) AS number FROM (
+        SELECT * FROM (SELECT * FROM main.scores EXCEPT SELECT * FROM temp.scores)
+        UNION ALL SELECT * FROM (SELECT * FROM temp.scores EXCEPT SELECT * FROM main.scores))) d
+    LEFT JOIN main.items i ON i.ordinal = d.first * (SELECT samples FROM main.run)"""
+
+
+def file_flaws(store: Checkpoint) -> Iterator[Flaw]:
+    """Yield what is wrong with the file itself: its pages and its indexes.
+
+    Takes seconds for each gigabyte.
+
+    Raises:
+        CheckpointError: when it is damaged so badly that it cannot be looked through.
+    """
+    with usable(store.path):
+        found = store.db.execute(f"PRAGMA integrity_check({MOST_PROBLEMS})").fetchall()
+        yield from (Flaw(f"is damaged: {text}") for (text,) in found if text != "ok")
+
+
+def _reference_flaws(store: Checkpoint) -> Iterator[Flaw]:
+    missing = store.db.execute("PRAGMA foreign_key_check").fetchmany(MOST_PROBLEMS)
+    for table, _, parent, _ in missing:
+        yield Flaw(f"{table} refers to a row of {parent} that is not there")
+
+
+def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
+    """Yield what cannot be, by the rules that an execution keeps.
+
+    Args:
+        store: the checkpoint.
+        shared: whether rows that ask the same may share a request.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used.
+    """
+    with usable(store.path):
+        yield from _reference_flaws(store)
+        yield from _place_flaws(store)
+        for problem, query in _STATES if shared else (*_STATES, _SHARED):
+            found = store.db.execute(query).fetchone()
+            if found is not None:
+                yield Flaw(problem, found[0], found[1] - 1)
+
+
+def _place_flaws(store: Checkpoint) -> Iterator[Flaw]:
+    count, first, last, total = store.db.execute(_PLACES).fetchone()
+    if first < 0 or last >= total or (is_planned(store) and count != total):
+        yield Flaw(f"holds {count:,} rows or samples of rows, and the input has {total:,}")
+
+
+def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, tuple[Any, ...]]:
+    """Return what rows or samples from ordinal `first` up to `end` ask.
+
+    By ordinal: custom_id, fingerprint, and the type and message of the error in its place.
+    """
+    with usable(store.path):
+        rows = store.db.execute(_PLAN, (first, end)).fetchall()
+    return {row[0]: row[1:] for row in rows}
+
+
+def is_planned(store: Checkpoint) -> bool:
+    """Say whether it is known that every row of the input has been looked at."""
+    with usable(store.path):
+        row = store.db.execute(_IS_PLANNED).fetchone()
+    return bool(row and row[0])
+
+
+def last_version(store: Checkpoint) -> str | None:
+    """Return which version of batchrun the latest execution was."""
+    with usable(store.path):
+        row = store.db.execute("SELECT version FROM executions ORDER BY id DESC LIMIT 1").fetchone()
+    return row[0] if row else None
+
+
+def score_flaws(store: Checkpoint) -> Iterator[Flaw]:
+    """Yield where the scores that are kept differ from those that have just been worked out."""
+    with usable(store.path):
+        row, count = store.db.execute(_SCORES).fetchone()
+    if count:
+        yield Flaw("is kept with another score than its answer has", row, count - 1)

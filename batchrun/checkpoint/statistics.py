@@ -1,0 +1,415 @@
+"""Adding a run up: counts, tokens, money, times, over all its executions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.checkpoint.columns import ANSWERED, COST, UNPRICED, exact_sum
+from batchrun.checkpoint.encoding import BILLING, MONEY, USAGE, money_row
+from batchrun.checkpoint.file import usable
+from batchrun.errors import RunEnd
+from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunTotals
+from batchrun.records import PICO_PER_USD, Billing, Cost, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batchrun.checkpoint.sqlite import Database
+    from batchrun.checkpoint.store import Checkpoint
+
+
+PERCENTILES = (50, 90, 99)
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
+_COUNTS = """SELECT
+    count(*) FILTER (WHERE r.status = 'succeeded'),
+    count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
+    count(*) FILTER (WHERE r.retryable)
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id"""
+# With several samples a row is as good as all of them.
+_ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
+    count(*) FILTER (WHERE again) FROM (
+        SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
+            max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
+        FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+        GROUP BY i.ordinal / :samples)"""
+_COST_PARTS = ("uncached_input", "cache_read", "cache_write", "output")
+_ATTEMPTS = f"""SELECT
+    count(*), coalesce(sum(maybe_billed), 0),
+    count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
+    count(*) FILTER (WHERE {UNPRICED}), count(*) FILTER (WHERE {ANSWERED}),
+    sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
+    sum(reasoning_tokens), {", ".join(exact_sum(f"cost_{part}") for part in _COST_PARTS)},
+    {exact_sum("cache_saved")}, {exact_sum("cost_other")}
+    FROM exchanges"""  # noqa: S608 - our own names, as below
+# Failed attempts that reported what they used count as well.
+_BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE {ANSWERED}),
+    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}
+    FROM exchanges WHERE latency_s IS NOT NULL AND model IS NOT NULL
+    AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost_output IS NOT NULL)
+    GROUP BY model ORDER BY 5 DESC, 2 DESC"""  # noqa: S608
+# What rows used to hold, before the job or the input changed, says nothing about the rows of now.
+_HELD = "SELECT count(*) FROM items i JOIN outcomes r ON r.request_id = i.request_id"
+_LEFT_BEHIND = f"""SELECT coalesce({exact_sum(COST)}, 0) FROM exchanges a WHERE NOT EXISTS
+    (SELECT 1 FROM items i WHERE i.request_id = a.request_id)"""  # noqa: S608
+_RESULTS = "SELECT count(*) FROM outcomes"
+_BUSY = "SELECT DISTINCT execution FROM exchanges"
+# An attempt without a status was sent, unless it was refused or cancelled before.
+_LAST = f"""SELECT
+    count(DISTINCT a.request_id) FILTER (WHERE a.http_status IS NOT NULL OR a.maybe_billed
+        OR a.latency_s IS NULL OR (a.latency_s > 0 AND a.error_type <> 'cancelled')),
+    count(*) FILTER (WHERE r.status = 'succeeded'), count(*) FILTER (WHERE r.status = 'errored'),
+    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}, count(*) FILTER (WHERE {ANSWERED}),
+    count(*) FILTER (WHERE {UNPRICED})
+    FROM exchanges a LEFT JOIN outcomes r ON r.request_id = a.request_id AND r.attempts = a.number
+    WHERE a.execution = (SELECT max(id) FROM executions)"""  # noqa: S608
+_CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
+# A retry is a failed attempt that another one followed; a turn that called tools has not failed.
+_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM exchanges a
+    WHERE EXISTS (SELECT 1 FROM exchanges b WHERE b.request_id = a.request_id
+    AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
+_ERRORS = """SELECT type, count(*), max(message) FROM (
+    SELECT coalesce(i.error_type, a.error_type, 'unknown') AS type,
+        coalesce(i.error_message, a.error_message, 'its attempt is missing') AS message
+    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+    LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
+    WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
+_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM exchanges
+    WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
+# Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
+# they are kept: to sort a million latencies takes seconds.
+_BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM exchanges
+    WHERE {ANSWERED} GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
+_BY_US = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
+    CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM exchanges
+    WHERE {ANSWERED} AND ms IN (SELECT value FROM json_each(?))
+    GROUP BY ms, us ORDER BY us"""  # noqa: S608 - no values
+_WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
+_LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
+_EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.reason, e.version, e.waits,
+    CASE WHEN e.finished_us IS NULL THEN (
+        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM exchanges a
+        WHERE a.execution = e.id) END
+    FROM executions e ORDER BY e.id"""
+
+
+def totals(checkpoint: Checkpoint) -> RunTotals:
+    """Add up a run as it is at one moment. Reads only; works beside a running writer.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used.
+    """
+    with checkpoint.transaction():
+        return _added_up(checkpoint)
+
+
+def _added_up(checkpoint: Checkpoint) -> RunTotals:
+    db = checkpoint.db
+    name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
+    succeeded, errored, to_retry = _counts(checkpoint)
+    attempts, maybe_billed, in_flight, unpriced, answers, *amounts = db.execute(
+        _ATTEMPTS
+    ).fetchone()
+    tokens = zip(_TOKENS, amounts[:5], strict=True)
+    uncached, read, write, output, saved, other = (int(amount or 0) for amount in amounts[5:])
+    cost = Cost(uncached, read, write, output, saved, other)
+    known = executions(db)
+    busy = {key for (key,) in db.execute(_BUSY)}
+    models = tuple(map(_model, db.execute(_BY_MODEL)))
+    return RunTotals(
+        name=name,
+        total=total,
+        succeeded=succeeded,
+        errored=errored,
+        pending=max(0, total - succeeded - errored),
+        to_retry=to_retry,
+        attempts=attempts,
+        maybe_billed=maybe_billed,
+        in_flight=in_flight,
+        unpriced=unpriced,
+        usage=Usage(**{name: _counted(amount, answers) for name, amount in tokens}),
+        cost=cost,
+        cost_by_model={one.model: one.cost for one in models if one.cost is not None},
+        latency_s=_percentiles(checkpoint),
+        retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
+        waits_s_by_cause=_waits(known),
+        errors_by_type={row[0]: (row[1], row[2]) for row in db.execute(_ERRORS)},
+        executions=tuple(known),
+        wall_time_s=sum(execution["wall_time_s"] for execution in known),
+        last_error=_one(db, _LAST_ERROR),
+        waiting=_one(db, _WAITING),
+        cap=None if (cap := _one(db, _CAP)) is None else int(cap * PICO_PER_USD),
+        prices=prices(db),
+        models=models,
+        endings=endings(db),
+        results=_one(db, _RESULTS) / checkpoint.samples,
+        busy_s=sum(each["wall_time_s"] for each in known if each["execution"] in busy),
+        held_rows=_one(db, _HELD) / checkpoint.samples,
+        held_cost=cost.total - int(_one(db, _LEFT_BEHIND)),
+        last_execution=_last_execution(db) if known else None,
+    )
+
+
+def _one(db: Database, query: str) -> Any:  # noqa: ANN401 - a value of the file
+    row = db.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def _counted(tokens: int | None, answers: int) -> int | None:
+    """Return a sum of tokens: None when there are answers, and none of them counted these."""
+    return tokens if tokens is not None or answers else 0
+
+
+def _model(row: tuple[Any, ...]) -> ModelTotals:
+    model, answers, taken_in, given_out, cost = row
+    return ModelTotals(model, answers, taken_in, given_out, None if cost is None else int(cost))
+
+
+def _last_execution(db: Database) -> ExecutionTotals:
+    sent, succeeded, errored, taken_in, given_out, cost, answers, unpriced = db.execute(
+        _LAST
+    ).fetchone()
+    return ExecutionTotals(
+        sent=sent,
+        succeeded=succeeded,
+        errored=errored,
+        input_tokens=_counted(taken_in, answers),
+        output_tokens=_counted(given_out, answers),
+        cost=None if cost is None and unpriced else int(cost or 0),
+    )
+
+
+def executions(db: Database) -> list[dict[str, Any]]:
+    """Return the executions of a run in their order, with times and what they waited for."""
+    return [_execution(row) for row in db.execute(_EXECUTIONS)]
+
+
+def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
+    """Return how many rows succeeded, errored, and will be tried again."""
+    samples = checkpoint.samples
+    if samples == 1:
+        found = checkpoint.db.execute(_COUNTS).fetchone()
+    else:
+        found = checkpoint.db.execute(_ROW_COUNTS, {"samples": samples}).fetchone()
+    return found[0], found[1], found[2]
+
+
+def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:
+    """The latency that so many per cent of the successful attempts stayed within (nearest rank)."""
+    counts = checkpoint.db.execute(_BY_MS).fetchall()
+    total = sum(count for _, count in counts)
+    if not total:
+        return {f"p{percent}": None for percent in PERCENTILES}
+    ranks = {percent: -(-total * percent // 100) - 1 for percent in PERCENTILES}
+    places = {percent: _ranked(counts, rank) for percent, rank in ranks.items()}
+    wanted = orjson.dumps(sorted({ms for ms, _ in places.values()})).decode()
+    fine: dict[int, list[tuple[int, int]]] = {}
+    for ms, us, count in checkpoint.db.execute(_BY_US, (wanted,)):
+        fine.setdefault(ms, []).append((us, count))
+    return {f"p{p}": _ranked(fine[ms], rank)[0] / 1e6 for p, (ms, rank) in places.items()}
+
+
+def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
+    """Return the value that the one of a rank has, and its rank among those of the same value."""
+    for value, count in counts:
+        if rank < count:
+            return value, rank
+        rank -= count
+    raise IndexError(rank)
+
+
+def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
+    key, started, finished, outcome, reason, version, waits, last_attempt = row
+    # An execution that died has no end of its own; its last attempt is the last sign of life.
+    end = finished or last_attempt or started
+    return {
+        "execution": key,
+        "started_us": started,
+        # The clock may have been set back meanwhile.
+        "wall_time_s": max(0.0, (end - started) / 1e6),
+        "outcome": RunEnd(outcome or RunEnd.UNFINISHED),
+        "reason": reason,
+        "version": version,
+        "waits_s": orjson.loads(waits) if waits else {},
+    }
+
+
+def _waits(executions: list[dict[str, Any]]) -> Mapping[str, float]:
+    found: dict[str, float] = {}
+    for execution in executions:
+        for cause, seconds in execution["waits_s"].items():
+            found[cause] = found.get(cause, 0.0) + seconds
+    return found
+
+
+def last_outcome(checkpoint: Checkpoint) -> RunEnd | None:
+    """Return what ended the latest execution; None when there was none."""
+    with checkpoint.transaction():
+        row = checkpoint.db.execute(_LAST_OUTCOME).fetchone()
+        return RunEnd(row[0] or RunEnd.UNFINISHED) if row else None
+
+
+# The same price in several executions is listed once, as of its latest use.
+_PRICES = """SELECT model, conditions, source, max(as_of_us), matched, rates FROM prices
+    GROUP BY model, conditions, source, matched, rates ORDER BY max(execution), model, conditions"""
+_INSERT = """INSERT INTO prices (execution, model, conditions, source, as_of_us, matched, rates)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+CHUNK = 5_000
+_TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, model, asked_model,
+    {", ".join((*USAGE, *BILLING))} FROM exchanges
+    WHERE (request_id, number) > (?, ?) AND latency_s IS NOT NULL
+    AND (output_tokens IS NOT NULL OR stated_cost IS NOT NULL)
+    ORDER BY request_id, number LIMIT ?"""  # noqa: S608 - our own names, as below
+_REPLACE_COST = f"""UPDATE exchanges SET {", ".join(f"{name} = ?" for name in MONEY)}
+    WHERE request_id = ? AND number = ?"""  # noqa: S608
+
+
+def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
+    """Record by which price an execution counts the costs of a model; by default, the latest."""
+    rates = None
+    if price.rates is not None:
+        rates = orjson.dumps({**price.rates, "tiers": price.tiers}).decode()
+    with store.transaction():
+        store.db.execute(
+            _INSERT,
+            (
+                store.execution if execution is None else execution,
+                price.model,
+                price.conditions,
+                price.source,
+                price.as_of_us,
+                price.matched,
+                rates,
+            ),
+        )
+
+
+def prices(db: Database) -> tuple[PriceUse, ...]:
+    """Return the prices that a run was counted by."""
+    return tuple(_price(row) for row in db.execute(_PRICES))
+
+
+def _price(row: tuple[Any, ...]) -> PriceUse:
+    model, conditions, source, as_of_us, matched, rates = row
+    if rates is None:
+        return PriceUse(model, source, as_of_us, matched, conditions=conditions)
+    found = orjson.loads(rates)
+    tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
+    return PriceUse(model, source, as_of_us, matched, found, tiers, conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class PricedAttempt:
+    """What is known of an attempt when its cost is counted again.
+
+    Attributes:
+        key: the request, and `number` its attempt.
+        execution: that sent it.
+        ended_at: when it was answered.
+        model: as answered, `asked_model` as asked for.
+    """
+
+    key: int
+    number: int
+    execution: int
+    ended_at: datetime
+    model: str | None
+    asked_model: str | None
+    usage: Usage
+    billing: Billing
+
+
+def providers(db: Database) -> dict[int, tuple[str | None, str | None]]:
+    """Return provider and base URL of each execution; both None where they were not kept."""
+    rows = db.execute("SELECT id, provider, base_url FROM executions")
+    return {key: (provider, base_url) for key, provider, base_url in rows}
+
+
+def attempts_to_count(db: Database) -> Iterator[list[PricedAttempt]]:
+    """Yield the attempts that used something, in chunks."""
+    last = (0, 0)
+    while rows := db.execute(_TO_COUNT, (*last, CHUNK)).fetchall():
+        last = rows[-1][:2]
+        yield [_priced(row) for row in rows]
+
+
+def _priced(row: tuple[Any, ...]) -> PricedAttempt:
+    key, number, execution, started_us, latency_s, model, asked_model, *rest = row
+    ended_us = started_us + (latency_s or 0.0) * 1e6
+    facts = dict(zip(BILLING.values(), rest[len(USAGE) :], strict=True))
+    return PricedAttempt(
+        key,
+        number,
+        execution,
+        datetime.fromtimestamp(ended_us / 1e6, UTC),
+        model,
+        asked_model or model,
+        Usage(*rest[: len(USAGE)]),
+        Billing(**facts),
+    )
+
+
+def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]) -> None:
+    """Replace what attempts cost."""
+    db.conn.executemany(
+        _REPLACE_COST, [(*money_row(cost), one.key, one.number) for one, cost in costs]
+    )
+
+
+def forget_prices(db: Database) -> None:
+    """Forget by which prices costs were counted."""
+    db.execute("DELETE FROM prices")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPrice:
+    """What `recost` was given to count costs by: a `[price]`, and who answers; either may be None."""
+
+    section: dict[str, Any] | None = None
+    provider: str | None = None
+
+
+def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
+    """Keep what a run's costs are to be counted by until something else is given."""
+    text = None
+    if given != GivenPrice():
+        text = orjson.dumps({"section": given.section, "provider": given.provider}).decode()
+    with usable(store.path), store.transaction():
+        store.db.execute("UPDATE run SET given_price = ?", (text,))
+
+
+def given_price(store: Checkpoint) -> GivenPrice:
+    """Return what a run's costs are to be counted by, where `recost` was given something."""
+    with usable(store.path):
+        row = store.db.execute("SELECT given_price FROM run").fetchone()
+    return GivenPrice(**orjson.loads(row[0])) if row is not None and row[0] else GivenPrice()
+
+
+_ANSWERS = """JOIN outcomes r ON r.request_id = i.request_id LEFT JOIN json_each(r.choices) c
+    WHERE r.ending IS NOT NULL"""
+_ENDING = "coalesce(c.value ->> '$.ending', r.ending)"
+_BY_ENDING = f"""SELECT {_ENDING}, count(*) FROM items i {_ANSWERS}
+    GROUP BY 1 ORDER BY 2 DESC, 1"""  # noqa: S608 - no values
+_SCORED = f"""SELECT {_ENDING}, count(*) FROM scores s CROSS JOIN run
+    JOIN items i ON i.ordinal >= s.ordinal * run.samples
+        AND i.ordinal < (s.ordinal + 1) * run.samples
+    {_ANSWERS} AND s.score IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""  # noqa: S608 - no values
+
+
+def endings(db: Database) -> dict[str, int]:
+    """Return how often answers of the rows as they are now ended how, the most frequent first."""
+    return dict(db.execute(_BY_ENDING).fetchall())
+
+
+def scored_endings(db: Database) -> dict[str, int]:
+    """Return the same of the answers that have a score."""
+    return dict(db.execute(_SCORED).fetchall())

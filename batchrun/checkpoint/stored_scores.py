@@ -1,0 +1,188 @@
+"""The scores in a checkpoint: one for each row that succeeded, and what they add up to.
+
+They follow from the answers and the job, and are written anew with every writing of the outputs. A
+checkpoint that is only read keeps them in a table of the connection's own, beside the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from heapq import nlargest
+from itertools import islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from batchrun.checkpoint.columns import answers_together
+from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.schema import SCORES
+from batchrun.checkpoint.statistics import scored_endings
+from batchrun.evaluation import ClassCount, ClassTotals, Confusion, Mark, ScoreTotals, fold
+from batchrun.evaluation.scores import NONE, OTHER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from batchrun.checkpoint.store import Checkpoint
+
+
+CHUNK_ROWS = 5_000
+_row = attrgetter(*(field.name for field in fields(Mark)))  # `astuple` copies every value
+MOST_CLASSES = 50
+
+_ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
+    JOIN outcomes r ON r.request_id = i.request_id
+    WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
+_INSERT = "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS = """SELECT ordinal, score, predicted FROM scores WHERE ordinal >= ? AND ordinal < ?
+    ORDER BY ordinal"""
+_TOTALS = """SELECT count(score), coalesce(sum(score), 0), coalesce(sum(score * score), 0),
+    coalesce(sum(score NOT IN (0, 1)), 0) = 0, count(*) FILTER (WHERE score >= 1),
+    coalesce(sum(majority), 0), count(*) FILTER (WHERE score IS NOT NULL AND predicted IS NULL),
+    count(*) FILTER (WHERE score IS NULL) FROM scores"""
+_PROBLEM = "SELECT problem FROM scores WHERE problem IS NOT NULL ORDER BY ordinal LIMIT 1"
+_BY_CORRECT = """SELECT answers, correct, count(*) FROM scores WHERE score IS NOT NULL
+    GROUP BY answers, correct"""
+# `label` makes one of what counts as the same label.
+_CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
+    FROM (
+        SELECT label(expected) AS class, min(expected) AS name, NULL AS said, count(*) AS support,
+            0 AS predicted, coalesce(sum(label(predicted) = label(expected)), 0) AS both
+        FROM scores WHERE score IS NOT NULL AND expected IS NOT NULL GROUP BY 1
+        UNION ALL
+        SELECT label(predicted), NULL, min(predicted), 0, count(*), 0
+        FROM scores WHERE score IS NOT NULL AND expected IS NOT NULL AND predicted IS NOT NULL
+        GROUP BY 1
+    ) GROUP BY class"""
+_PAIRS = """SELECT label(expected), label(predicted), count(*) FROM scores
+    WHERE score IS NOT NULL AND expected IS NOT NULL GROUP BY 1, 2"""
+
+
+def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
+    """Return the answers of rows from ordinal `first` up to `end`, as far as they succeeded.
+
+    Columns: ordinal, custom_id, response, responses (JSON, or None).
+    """
+    with usable(store.path):
+        samples = store.samples
+        found = store.db.execute(_ANSWERS, (first * samples, end * samples)).fetchall()
+    return found if samples == 1 else answers_together(found, samples)
+
+
+def write_scores(store: Checkpoint, marks: Iterable[Mark], scored_by: str) -> None:
+    """Put these marks in the place of all earlier ones, in one transaction.
+
+    Args:
+        store: the checkpoint.
+        marks: may read from the store meanwhile.
+        scored_by: identifies what they follow from beside the answers; see `is_scored`.
+    """
+    rest = iter(marks)
+    with store.transaction():
+        if store.is_writable:
+            store.db.execute("DELETE FROM scores")
+            store.db.execute("UPDATE run SET scored = ?", (scored_by,))
+        else:
+            store.db.execute("DROP TABLE IF EXISTS temp.scores")
+            store.db.execute(SCORES.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+        while chunk := [_row(mark) for mark in islice(rest, CHUNK_ROWS)]:
+            store.db.conn.executemany(_INSERT, chunk)
+
+
+def score_rows(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
+    """Return (ordinal, score, predicted) of rows from ordinal `first` up to `end`, in order."""
+    with usable(store.path):
+        return store.db.execute(_ROWS, (first, end)).fetchall()
+
+
+def is_scored(store: Checkpoint, scored_by: str) -> bool:
+    """Say whether the answers as they are now have been scored by this."""
+    with usable(store.path):
+        row = store.db.execute("SELECT scored FROM run").fetchone()
+    return bool(row and row[0] == scored_by)
+
+
+def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotals:
+    """Add the scores up, in bounded memory.
+
+    Args:
+        store: the checkpoint.
+        labels: whether answers are labels, to be counted one by one.
+        folded: whether labels that differ in case only are the same.
+    """
+    with store.transaction():
+        row = store.db.execute(_TOTALS).fetchone()
+        problem = store.db.execute(_PROBLEM).fetchone()
+        return ScoreTotals(
+            scored=row[0],
+            total=row[1],
+            squares=row[2],
+            is_binary=bool(row[3]),
+            correct=row[4],
+            majority=row[5],
+            unanswered=row[6],
+            unscored=row[7],
+            problem=problem[0] if problem else None,
+            by_correct={(n, right): rows for n, right, rows in store.db.execute(_BY_CORRECT)},
+            classes=_classes(store, folded=folded) if labels and row[0] else None,
+            endings=scored_endings(store.db),
+        )
+
+
+def _classes(store: Checkpoint, *, folded: bool) -> ClassTotals | None:
+    store.db.conn.create_function("label", 1, _fold if folded else _same, deterministic=True)
+    sums = _Sums()
+    counted = sums.watch(store.db.execute(_CLASSES))
+    largest = nlargest(MOST_CLASSES, counted, key=lambda found: (found[2], found[3], found[0]))
+    if not sums.count:
+        return None
+    return ClassTotals(
+        count=sums.count,
+        macro_precision=sums.precision / sums.count,
+        macro_recall=sums.recall / sums.count,
+        macro_f1=sums.f1 / sums.count,
+        classes=tuple(ClassCount(*found[1:]) for found in largest),
+        confusion=_confusion(store.db.execute(_PAIRS), [found[:2] for found in largest]),
+    )
+
+
+class _Sums:
+    """What the means over all labels are made of."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.precision = self.recall = self.f1 = 0.0
+
+    def watch(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Count the labels that pass by."""
+        for row in rows:
+            counts = ClassCount(*row[1:])
+            self.count += 1
+            self.precision += counts.precision
+            self.recall += counts.recall
+            self.f1 += counts.f1
+            yield row
+
+
+def _confusion(
+    pairs: Iterable[tuple[str, str | None, int]], known: Sequence[tuple[str, str]]
+) -> Confusion:
+    """Make the matrix; what is not among the known labels is counted together."""
+    names = [*(name for _, name in known), OTHER, NONE]
+    place = {label: n for n, (label, _) in enumerate(known)}
+    cells = [[0] * len(names) for _ in names]
+    other, none = len(known), len(known) + 1
+    for expected, predicted, count in pairs:
+        column = none if predicted is None else place.get(predicted, other)
+        cells[place.get(expected, other)][column] += count
+    used = [n for n in range(len(names)) if n < other or any(cells[n]) or any(c[n] for c in cells)]
+    return Confusion(
+        tuple(names[n] for n in used), tuple(tuple(cells[i][j] for j in used) for i in used)
+    )
+
+
+def _fold(label: str | None) -> str | None:
+    return None if label is None else fold(label)
+
+
+def _same(label: str | None) -> str | None:
+    return label

@@ -1,0 +1,228 @@
+"""Tools that are Python functions: `[tools] module` names the file, the calls name the functions.
+
+What a function returns is told to the model: text as it is, anything else as JSON. One that raises,
+takes too long or is called wrongly is told to the model as an error, and the conversation goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import orjson
+
+from batchrun import formats
+from batchrun.errors import JobError
+from batchrun.formats.parsing import dumps, loads
+from batchrun.job.paths import import_file
+from batchrun.records import Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from batchrun.dispatch.ports import Journal, Tools
+    from batchrun.records import Completion, PlannedRequest, Tool, Turn
+
+
+# More would only wait for one another: functions share this process.
+MAX_THREADS = 32
+MAX_OUTPUT_CHARACTERS = 1_000_000
+# Calls of an answer that ended like this may be cut short; they are not carried out.
+_UNFINISHED = frozenset({Ending.LENGTH, Ending.REFUSAL, Ending.FILTERED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a call gave."""
+
+    output: str
+    is_error: bool = False
+
+
+class Toolbox:
+    """Carries out the calls of a conversation.
+
+    Args:
+        functions: by name of the tool; they are called with its input as keyword arguments.
+        timeout_s: the longest that one call may take.
+    """
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], *, timeout_s: float) -> None:
+        self._functions = functions
+        self._timeout_s = timeout_s
+        self._threads = anyio.CapacityLimiter(MAX_THREADS)
+
+    def wants(self, completion: Completion) -> bool:
+        """Say whether an answer has to be followed by the results of its calls.
+
+        A call of a tool that has no function (a vendor's own) is left to the user.
+        """
+        if completion.turn is None or completion.ending in _UNFINISHED:
+            return False
+        calls = loads(completion.tool_calls or "[]")
+        # The legacy function_call has no id: there, the name says what is answered.
+        has_ids = "function_call" in completion.turn or all(call["id"] for call in calls)
+        are_known = all(str(call["name"]) in self._functions for call in calls)
+        return bool(calls) and has_ids and are_known
+
+    async def run(self, calls: str) -> str:
+        """Carry out calls (JSON) at the same time; return them with their output (JSON)."""
+        listed: list[dict[str, Any]] = loads(calls)
+        outcomes = [_Outcome("")] * len(listed)
+
+        async def carry_out(place: int) -> None:
+            outcomes[place] = await self._outcome(listed[place])
+
+        async with anyio.create_task_group() as group:
+            for place in range(len(listed)):
+                group.start_soon(carry_out, place)
+        return dumps([_told(*pair) for pair in zip(listed, outcomes, strict=True)]).decode()
+
+    async def _outcome(self, call: Mapping[str, Any]) -> _Outcome:
+        arguments = call.get("input")
+        if not isinstance(arguments, dict):
+            return _Outcome("the input is not a JSON object", is_error=True)
+        try:
+            with anyio.fail_after(self._timeout_s):
+                value = await self._call(self._functions[call["name"]], arguments)
+            return _Outcome(_as_text(value)[:MAX_OUTPUT_CHARACTERS])
+        except TimeoutError as error:
+            reason = str(error) or f"no result within {self._timeout_s:g} s"
+            return _Outcome(reason, is_error=True)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model is told, whatever it is
+            return _Outcome(f"{type(error).__name__}: {error}", is_error=True)
+
+    async def _call(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        if inspect.iscoroutinefunction(function):
+            return await function(**arguments)
+        async with self._threads:
+            return await _in_thread(partial(function, **arguments))
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it returns
+    """Run a function in a thread that nobody has to wait for, not even the end of the process."""
+    token, finished = anyio.lowlevel.current_token(), anyio.Event()
+    values: list[Any] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(function())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is awaited
+            errors.append(error)
+        with suppress(anyio.RunFinishedError):
+            anyio.from_thread.run_sync(finished.set, token=token)
+
+    threading.Thread(target=work, name="batchrun tool", daemon=True).start()
+    await finished.wait()
+    if errors:
+        raise errors[0]
+    return values[0]
+
+
+def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[..., Any]]:
+    """Import a module and return its functions by the names of the tools.
+
+    Raises:
+        JobError: when it cannot be imported, or lacks a function for a tool of the job's own.
+    """
+    module = import_file(path, "[tools] module")
+    functions: dict[str, Callable[..., Any]] = {}
+    for tool in tools:
+        function = getattr(module, tool.name, None)
+        if callable(function):
+            functions[tool.name] = function
+        elif tool.vendor is None:
+            raise JobError(
+                f"[tools] module: {path} has no function {tool.name}; define it there, or remove "
+                "the tool from [request] tools"
+            )
+    return functions
+
+
+def _told(call: Mapping[str, Any], outcome: _Outcome) -> dict[str, Any]:
+    told = {**call, "output": outcome.output}
+    return {**told, "is_error": True} if outcome.is_error else told
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # an integer of more than 64 bits
+        return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+
+
+# As many as [tools] max_turns has by default.
+MAX_TURNS = 10
+
+
+class Conversation:
+    """Takes the turns of a conversation.
+
+    Args:
+        journal: keeps the turns.
+        tools: carry out calls; None leaves calls to the user.
+        max_turns: how many turns a conversation may have.
+    """
+
+    def __init__(self, journal: Journal, tools: Tools | None, max_turns: int) -> None:
+        self._journal = journal
+        self._tools = tools
+        self._max_turns = max_turns
+
+    def goes_on(self, completion: Completion) -> bool:
+        """Say whether another request has to follow an answer."""
+        if completion.ending is Ending.PAUSED and completion.tool_calls is None:
+            return completion.turn is not None
+        return self._tools is not None and self._tools.wants(completion)
+
+    def ends(self, turns: int) -> bool:
+        """Say whether a conversation with this many turns has reached its bound."""
+        return turns >= self._max_turns
+
+    def too_many_turns(self, request: PlannedRequest) -> tuple[str, str]:
+        """Return the error type and message of a conversation that did not end."""
+        if self._tools is None and not _has_tools(request):
+            return "max_turns", (
+                f"the provider paused the answer {self._max_turns} times and did not finish it, "
+                "although the request has no tools"
+            )
+        return "max_turns", (
+            f"the model was still working with tools in its turn {self._max_turns}; raise [tools] "
+            "max_turns and run again with --retry-errored to continue from there"
+        )
+
+    def has_all(self, turns: tuple[Turn, ...]) -> bool:
+        """Say whether turns of earlier executions can be gone on from."""
+        return self._tools is not None or all(turn.results == "[]" for turn in turns)
+
+    async def follow(self, request: PlannedRequest, turn: Turn) -> PlannedRequest:
+        """Return the request that follows a turn; its tools run first, if they have not yet."""
+        if turn.results is None and self._tools is not None:
+            turn = replace(turn, results=await self._tools.run(turn.calls))
+            with anyio.CancelScope(shield=True):
+                await self._journal.turn(turn)
+        wire = formats.continued(request.request.format, request.wire, turn)
+        return replace(request, wire=wire, turns=(*request.turns, turn))
+
+
+def _has_tools(request: PlannedRequest) -> bool:
+    """Say whether a request offers tools, those that the provider runs included."""
+    return bool(orjson.loads(request.wire.body).get("tools"))
+
+
+def concluded(completion: Completion, request: PlannedRequest) -> Completion:
+    """Return the last answer of a conversation with what the turns before it brought."""
+    is_json = request.request.answer is not None
+    return formats.with_turns(completion, request.turns, is_json=is_json)

@@ -1,0 +1,179 @@
+"""Estimates for people and for programs."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.errors import harmless
+from batchrun.estimation.ranges import Range
+from batchrun.estimation.survey import LEAST_SHARE
+from batchrun.records import PICO_PER_USD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrun.estimation.ranges import Duration, Estimate
+
+
+SCHEMA_VERSION = 1
+BINDING = {
+    None: "no limit is set; the run adapts to the provider's limits",
+    "concurrency": "limited by concurrency",
+    "requests": "limited by requests per minute",
+    "tokens": "limited by tokens per minute",
+    "input tokens": "limited by input tokens per minute",
+    "output tokens": "limited by output tokens per minute",
+}
+
+
+def estimate_json(estimates: Sequence[Estimate]) -> str:
+    """Return an estimate for programs, of a matrix with one for each cell: money in USD."""
+    cells = [_facts(estimate) for estimate in estimates]
+    facts = cells[0] if estimates[0].cell is None else _facts_together(estimates, cells)
+    text = orjson.dumps({"schema_version": SCHEMA_VERSION, **facts}, option=orjson.OPT_INDENT_2)
+    return text.decode()
+
+
+def _facts_together(
+    estimates: Sequence[Estimate], cells: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "name": estimates[0].name,
+        "requests": sum(estimate.requests for estimate in estimates),
+        "cost_usd": _usd_range(total_cost(estimates)),
+        "cells": cells,
+    }
+
+
+def _facts(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "name": estimate.name,
+        "cell": estimate.cell,
+        "directory": str(estimate.directory),
+        "models": list(estimate.models),
+        "rows": estimate.rows,
+        "unrenderable": estimate.unrenderable,
+        "already_answered": estimate.held,
+        "requests": estimate.requests,
+        "duplicates": estimate.duplicates,
+        "dedupe": {
+            "on": estimate.dedupe,
+            "saves_requests": estimate.saved,
+            "saves_usd": _usd(estimate.saved_cost),
+        },
+        "input_tokens": _range(estimate.input),
+        "output_tokens": _range(estimate.output),
+        "cost_usd": _usd_range(estimate.cost),
+        "unknown_prices": list(estimate.unpriced),
+        "minutes": {
+            "low": estimate.duration.low,
+            "expected": estimate.duration.expected,
+            "high": estimate.duration.high,
+        },
+        "binds": estimate.duration.binds,
+        "calibrated_by_answers": estimate.answers,
+        "warnings": list(estimate.warnings),
+    }
+
+
+def _range(amounts: Range) -> dict[str, int | None]:
+    return {"low": amounts.low, "expected": amounts.expected, "high": amounts.high}
+
+
+def _usd(pico: int | None) -> float | None:
+    return None if pico is None else pico / PICO_PER_USD
+
+
+def _usd_range(cost: Range | None) -> dict[str, float | None]:
+    if cost is None:
+        return dict.fromkeys(("low", "expected", "high"))
+    return {"low": _usd(cost.low), "expected": _usd(cost.expected), "high": _usd(cost.high)}
+
+
+def total_cost(estimates: Sequence[Estimate]) -> Range | None:
+    """Return the cost of all together, None when that of one is unknown."""
+    total = Range(0, 0, 0)
+    for estimate in estimates:
+        if estimate.cost is None:
+            return None
+        total += estimate.cost
+    return total
+
+
+def estimate_text(estimates: Sequence[Estimate]) -> str:
+    """Return an estimate for people."""
+    lines = [line for estimate in estimates for line in _lines(estimate)]
+    if len(estimates) > 1:
+        requests = sum(estimate.requests for estimate in estimates)
+        cost = _cost(total_cost(estimates))
+        lines.append(f"all {len(estimates)} cells: {requests:,} requests, {cost}")
+    return "\n".join(harmless(line) for line in lines)
+
+
+def _lines(estimate: Estimate) -> list[str]:
+    there = f"; {estimate.held:,} have their answer already in {estimate.directory}"
+    name = estimate.name if estimate.cell is None else estimate.cell
+    return [
+        f"{name}: {estimate.rows:,} rows, {', '.join(estimate.models) or 'no model'}",
+        f"  to send     {estimate.requests:,} requests{there if estimate.held else ''}",
+        *_duplicates(estimate),
+        f"  input       {_tokens(estimate.input)}",
+        f"  output      {_tokens(estimate.output)}",
+        f"  cost        {_cost(estimate.cost)}",
+        f"  time        {_time(estimate.duration)}; {BINDING[estimate.duration.binds]}",
+        f"  based on    {_basis(estimate)}",
+        *(f"  warning     {warning}" for warning in estimate.warnings),
+    ]
+
+
+def _duplicates(estimate: Estimate) -> list[str]:
+    if not estimate.duplicates:
+        return []
+    saves = "saves" if estimate.dedupe else "would save"
+    cost = "" if estimate.saved_cost is None else f", about {_dollars(estimate.saved_cost)}"
+    asks = f"{estimate.duplicates:,} rows have the same request as another row"
+    return [f"  duplicates  {asks}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
+
+
+def _basis(estimate: Estimate) -> str:
+    if estimate.answers:
+        return f"{estimate.answers:,} answers; low and high are the ends of a 95 % interval"
+    return (
+        "the length of the prompts, and answers between "
+        f"{LEAST_SHARE:.0%} and all of max_tokens; --sample 20 sends 20 requests for a better estimate"
+    )
+
+
+def _tokens(amounts: Range) -> str:
+    if amounts.high is None:
+        return f"{amounts.low:,} tokens or more, without a bound: set max_tokens"
+    return f"{amounts.low:,} to {amounts.high:,} tokens, {amounts.expected:,} expected"
+
+
+def _cost(cost: Range | None) -> str:
+    if cost is None:
+        return "unknown"
+    if cost.high is None:
+        return f"{_dollars(cost.low)} or more, without a bound: set max_tokens"
+    return f"{_dollars(cost.low)} to {_dollars(cost.high)}, {_dollars(cost.expected)} expected"
+
+
+def _dollars(pico: int) -> str:
+    """Return an amount in exact decimals, rounded to a hundredth of a cent."""
+    usd = (Decimal(pico) / PICO_PER_USD).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+    return f"${usd:,}"
+
+
+def _time(duration: Duration) -> str:
+    if duration.high is None:
+        return f"{_minutes(duration.low)} or more"
+    return f"{_minutes(duration.low)} to {_minutes(duration.high)}"
+
+
+def _minutes(minutes: float) -> str:
+    if minutes < 1:
+        return f"{max(1, round(minutes * 60))} s"
+    return f"{minutes:,.1f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"

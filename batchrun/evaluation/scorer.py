@@ -1,0 +1,169 @@
+"""Scoring a row: its answers, one by one, and what they come to together."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from functools import cached_property
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from batchrun.errors import JobError
+from batchrun.evaluation.matching import Pattern, compare, label_of
+from batchrun.evaluation.scores import CannotScore, Mark, Verdict
+from batchrun.job.paths import import_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from batchrun.job import ScoreConfig
+
+    # (the row's columns, what it answered) → a score, or a table with it
+    Function = Callable[[dict[str, Any], str], Any]
+
+_KEYS = {"score", "predicted"}
+
+
+class Judge:
+    """Says what a row's answers are worth, by the section `[score]` of a job.
+
+    A function's file runs with the user's rights when it is imported: by `load` or the first `mark`.
+
+    Raises:
+        JobError: when the pattern is wrong.
+    """
+
+    def __init__(self, config: ScoreConfig) -> None:
+        self._config = config
+        self._answer = None if config.answer is None else _pattern(config.answer)
+
+    @cached_property
+    def _function(self) -> Function | None:
+        return None if self._config.function is None else _function(self._config)
+
+    def load(self) -> None:
+        """Import the function now.
+
+        Raises:
+            JobError: when it cannot be imported or does not fit.
+        """
+        assert self._function is not None or self._config.function is None  # noqa: S101
+
+    def mark(
+        self, ordinal: int, row: Mapping[str, Any], expected: object, texts: Sequence[str]
+    ) -> Mark:
+        """Score a row.
+
+        Args:
+            ordinal: the row's place in the input.
+            row: its columns, for a function.
+            expected: the right answer.
+            texts: what the model answered, once or several times.
+        """
+        if _is_missing(expected) and self._function is None:
+            return Mark(ordinal, answers=len(texts), problem="expected is empty for this row")
+        try:
+            verdicts = [self._verdict(row, expected, text) for text in texts]
+        except CannotScore as problem:
+            return Mark(ordinal, answers=len(texts), problem=str(problem))
+        predicted, majority = _vote(verdicts)
+        scores = [verdict.score for verdict in verdicts]
+        return Mark(
+            ordinal,
+            score=sum(scores) / len(scores),
+            predicted=predicted,
+            expected=self._label(expected, predicted, is_right=majority >= 1),
+            answers=len(scores),
+            correct=sum(score >= 1 for score in scores),
+            majority=majority,
+        )
+
+    def _verdict(self, row: Mapping[str, Any], expected: object, text: str) -> Verdict:
+        said = text if self._answer is None else self._answer.find(text)
+        if said is None:
+            return Verdict(0.0, None)
+        if self._function is None:
+            return compare(self._config.match, said, expected, self._config.choices)
+        try:
+            value = self._function(dict(row), said)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's; told as data
+            raise CannotScore(f"the function raised {type(error).__name__}: {error}") from None
+        predicted = None if self._answer is None else said.strip()
+        return _as_verdict(value, predicted)
+
+    def _label(self, expected: object, predicted: str | None, *, is_right: bool) -> str | None:
+        """Return the right answer as predictions are spelled; of several, the one that was given."""
+        if _is_missing(expected):
+            return None
+        if isinstance(expected, list) and is_right:
+            return predicted
+        match = "exact" if self._function is not None else self._config.match
+        return label_of(match, expected, self._config.choices)
+
+
+def _vote(verdicts: Sequence[Verdict]) -> tuple[str | None, float]:
+    """Return what most answers say, and what that is worth."""
+    if len(verdicts) == 1:
+        return verdicts[0].predicted, verdicts[0].score
+    votes = Counter(verdict.predicted for verdict in verdicts if verdict.predicted is not None)
+    winner = votes.most_common(1)[0][0] if votes else None
+    said_so = next(verdict for verdict in verdicts if verdict.predicted == winner)
+    return winner, said_so.score
+
+
+def _as_verdict(value: object, predicted: str | None) -> Verdict:
+    """Read what a function returned.
+
+    Raises:
+        CannotScore: when it is no score.
+    """
+    if isinstance(value, dict):
+        if not value.keys() <= _KEYS or "score" not in value:
+            raise CannotScore(
+                f'the function returned {value!r:.80}; a dict has a "score" and may have a '
+                '"predicted", and nothing else'
+            )
+        said = value.get("predicted", predicted)
+        predicted = None if said is None else str(said)
+        value = value["score"]
+    if value is None:
+        raise CannotScore("the function gave no score")
+    try:
+        score = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        score = float("nan")
+    if isinstance(value, str) or not isfinite(score):
+        raise CannotScore(f"the function returned {value!r:.80}, which is not a finite number")
+    return Verdict(score, predicted)
+
+
+def _is_missing(expected: object) -> bool:
+    """An empty cell: CSV knows no null."""
+    return expected is None or (isinstance(expected, str) and not expected.strip())
+
+
+def _pattern(source: str) -> Pattern:
+    try:
+        return Pattern(source)
+    except ValueError as error:
+        raise JobError(f"[score] answer: {source!r:.80} {error}") from None
+
+
+def _function(config: ScoreConfig) -> Function:
+    assert config.function is not None  # noqa: S101 - the caller looked
+    path, name = config.function
+    key = "[score] function"
+    function = getattr(import_file(path, key), name, None)
+    if not callable(function):
+        raise JobError(f"{key}: {path} has no function {name}")
+    if inspect.iscoroutinefunction(function):
+        raise JobError(f"{key}: {name} in {path} is asynchronous; write it with a plain def")
+    try:
+        inspect.signature(function).bind({}, "")
+    except TypeError:
+        raise JobError(
+            f"{key}: {name} in {path} must take the row and the answer: def {name}(row, answer)"
+        ) from None
+    except ValueError:
+        pass  # it does not say what it takes
+    return function  # type: ignore[no-any-return]

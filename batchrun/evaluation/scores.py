@@ -1,0 +1,176 @@
+"""What scoring hands on: the verdict on one answer, the mark of one row, the sums over a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# A label that stands for all labels beyond the most frequent ones, and one for no label at all.
+OTHER = "(other)"
+NONE = "(none)"
+
+
+class CannotScore(Exception):
+    """An answer has no score; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one answer is worth: mostly 0 or 1, and what was compared.
+
+    `predicted` is None when the text holds no answer of the wanted kind.
+    """
+
+    score: float
+    predicted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a row is worth, over all its answers.
+
+    Attributes:
+        ordinal: the row.
+        score: the mean over its answers; None when they were not scored.
+        predicted: what most answers say; of equally many, what was said first.
+        expected: the right answer, as predictions are spelled; None when there is none to name.
+        answers: how many answers there are.
+        correct: how many of them have a score of 1 or more.
+        majority: the score of `predicted`.
+        problem: why there is no score.
+    """
+
+    ordinal: int
+    score: float | None = None
+    predicted: str | None = None
+    expected: str | None = None
+    answers: int = 1
+    correct: int = 0
+    majority: float | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCount:
+    """One label: how often it is right (`support`), how often it was said, how often both."""
+
+    name: str
+    support: int
+    predicted: int
+    correct: int
+
+    @property
+    def precision(self) -> float:
+        """How often it is right where it was said; 0 where it never was."""
+        return self.correct / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        """How often it was said where it is right; 0 where it never is."""
+        return self.correct / self.support if self.support else 0.0
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of both."""
+        return 2 * self.correct / (self.support + self.predicted)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How often a label was answered with which.
+
+    `cells[i][j]` counts the rows whose right answer is `labels[i]` and whose answer is
+    `labels[j]`. Labels beyond the most frequent ones are counted together as `OTHER`, rows
+    whose text holds no label as `NONE`.
+    """
+
+    labels: tuple[str, ...]
+    cells: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTotals:
+    """All labels of a run; `macro_*` are plain means over every label, said or right.
+
+    `classes` and `confusion` hold the most frequent labels only; `count` says how many there are.
+    """
+
+    count: int
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    classes: tuple[ClassCount, ...]
+    confusion: Confusion
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTotals:
+    """What a run's answers are worth, over all rows that succeeded.
+
+    Attributes:
+        scored: rows with a score.
+        total: the sum of their scores.
+        squares: the sum of the squares of their scores.
+        is_binary: every score is 0 or 1.
+        correct: rows whose score is 1 or more.
+        majority: the sum of the scores of the majority votes.
+        unanswered: rows that were scored although their text held no answer.
+        unscored: succeeded rows without a score.
+        problem: why the first of these has none.
+        by_correct: (answers, correct answers) → rows.
+        classes: labels, where answers are labels.
+        endings: how the scored answers ended, all samples and choices of a row counted.
+    """
+
+    scored: int
+    total: float
+    squares: float
+    is_binary: bool
+    correct: int
+    majority: float
+    unanswered: int
+    unscored: int
+    problem: str | None = None
+    by_correct: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    classes: ClassTotals | None = None
+    endings: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def right_answers(self) -> int:
+        """How many answers have a score of 1 or more, all samples of a row counted."""
+        return sum(correct * rows for (_, correct), rows in self.by_correct.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Two runs compared, over the rows that succeeded in both.
+
+    Attributes:
+        common: how many such rows there are.
+        same_text: rows that both answered with the same text.
+        predicted: rows for which both have a prediction.
+        same_prediction: rows for which it is the same.
+        scored: rows that both have a score for.
+        is_binary: every such score is 0 or 1.
+        first_higher: rows that the first run has the higher score for.
+        second_higher: rows that the second has the higher score for.
+        total: the sum of the differences, second minus first.
+        squares: the sum of their squares.
+        differences: how often each difference was seen; None of many rows.
+    """
+
+    common: int
+    same_text: int
+    predicted: int
+    same_prediction: int
+    scored: int
+    is_binary: bool
+    first_higher: int
+    second_higher: int
+    total: float
+    squares: float
+    differences: Mapping[float, int] | None = None

@@ -1,0 +1,430 @@
+"""Looking at a job before it runs and at a run directory afterwards; nothing here sends anything."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun import checkpoint, output, report
+from batchrun.errors import JobError, OutputError, harmless
+from batchrun.evaluation import score_facts, score_lines
+from batchrun.formats import key_header
+from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
+from batchrun.job.paths import Protected, user_files
+from batchrun.pricing import NewPrices
+from batchrun.records import PICO_PER_USD
+from batchrun.render import Renderer
+from batchrun.run.conclusion import check_intact, write_files
+from batchrun.run.matrix import (
+    as_it_stands,
+    count_damaged,
+    damage_hint,
+    is_matrix,
+    matrix_status,
+    runs_in,
+)
+from batchrun.run.preparation import input_signature, our_columns, price_book
+from batchrun.run.scoring import Evaluation
+from batchrun.source import Source, input_files, is_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.records import RenderedItem
+
+
+MASK = "***"
+TABLE_PREFIX = "batchrun_"
+_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
+
+
+def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
+    """Load a job file, or make the job that a table is by itself.
+
+    Args:
+        path: the job file or the table.
+        overrides: dotted keys and their values, such as `{"request.model": "m"}`.
+
+    Raises:
+        JobError: when it is wrong.
+    """
+    path, overrides = Path(path), overrides or {}
+    if not is_table(path.name):
+        return Job.load(path, overrides)
+    columns = Source(InputConfig(str(path.resolve()))).columns
+    if set(columns) & set(checkpoint.result_kinds()):
+        # A table that names its request columns (model …) must not need a job file for that.
+        overrides = {"output.prefix": TABLE_PREFIX, **overrides}
+    return Job.for_table(path, columns, overrides)
+
+
+def preview(job: Job, count: int) -> Iterator[str]:
+    """Yield the first HTTP requests as JSON lines, with secrets masked; of a matrix, of each cell.
+
+    Raises:
+        JobError: when the input or a template is wrong.
+    """
+    for cell in job.cells or (job,):
+        for facts in _first_requests(cell, count):
+            yield orjson.dumps(facts).decode()
+
+
+def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
+    source = Source(_first_rows(job.input, count))
+    renderer = Renderer(job, source.columns)
+    source.check_ids()
+    items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
+    for item in chain.from_iterable(renderer.chunks(islice(items, count))):
+        label = {} if job.cell is None else {"cell": job.cell.name}
+        yield label | _described(job, item)
+
+
+def _first_rows(config: InputConfig, count: int) -> InputConfig:
+    """Return an input with no more rows than are shown, where more would have to be fetched."""
+    if not is_remote(config.path):
+        return config
+    return replace(config, limit=min(count, config.limit or count))
+
+
+def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
+    if item.wire is None:
+        return {
+            "custom_id": item.custom_id,
+            "error_type": item.error_type,
+            "error_message": item.error_message,
+        }
+    headers = dict(item.wire.headers)
+    if job.request.api_key_env:
+        headers.update([key_header(job.request.format, MASK, job.request.auth)])
+    masked = {
+        name: _masked(name, value) if name in dict(job.request.extra_headers) else value
+        for name, value in headers.items()
+    } | {name: MASK for name, _ in job.request.secret_headers}
+    return {
+        "custom_id": item.custom_id,
+        "method": "POST",
+        "url": item.wire.url,
+        "headers": masked,
+        "body": orjson.loads(item.wire.body),
+    }
+
+
+def _masked(name: str, value: str) -> str:
+    return MASK if any(word in name for word in _SECRET_WORDS) else value
+
+
+def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
+    """Describe a live or dead run, or those of a matrix.
+
+    A run without a matrix may lie in the directory of one: both are described for a person.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+    """
+    if not is_matrix(directory):
+        return _run_status(directory, as_json=as_json, colour=colour)
+    cells = matrix_status(directory, as_json=as_json)
+    if as_json or not (directory / checkpoint.FILE_NAME).exists():
+        return cells
+    return f"{_run_status(directory, as_json=False, colour=colour)}\n\n{cells}"
+
+
+def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
+    running = checkpoint.is_locked(directory)
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        totals = as_it_stands(checkpoint.totals(store), running=running)
+    # Looking takes as long as adding up, and a live run is asked again and again.
+    damaged = 0 if running else count_damaged(directory)
+    if not as_json:
+        text = report.status_text(totals, directory, running=running, colour=colour)
+        return f"{text}\n{damage_hint(damaged, directory)}" if damaged else text
+    facts = {"running": running, "waiting": totals.waiting, "damaged": damaged}
+    facts |= report.summary(totals)
+    return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def export(directory: Path, to: Path | None) -> list[Path]:
+    """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
+
+    A function of the job's author runs only for answers that it has not scored yet.
+
+    Args:
+        directory: the run directory.
+        to: write only this file, with the results, instead of the run's own files.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used.
+        JobError: when the input is gone or `to` has an unknown suffix.
+        OutputError: when a file cannot be written or the input has changed.
+    """
+    if to is not None and to.suffix not in OUTPUT_SUFFIXES:
+        raise JobError(f"--to {to}: must end in {', '.join(OUTPUT_SUFFIXES)}")
+    store = checkpoint.Checkpoint(directory, writable=False)
+    try:
+        document, base, signature = store.job()
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        source = _same_input(job, signature)
+        _check_targets(job, source, directory, to)
+        evaluation = Evaluation.of(job, source)
+        if to is not None:
+            check_intact(store, directory, job.output)
+            scores = None
+            if evaluation is not None:
+                evaluation.score(source, store, again=not evaluation.runs_code)
+                scores = partial(checkpoint.score_rows, store)
+            kinds = checkpoint.result_kinds(job.request.optional_columns)
+            results = output.Results(source, store, kinds, job.input.id, scores)
+            return [output.write_results(job.output, to, results, in_run_directory=False)]
+        with checkpoint.open_directory(directory):
+            again = evaluation is None or not evaluation.runs_code
+            written = write_files(job, source, store, directory, evaluation, score_again=again)
+            return list(written.files)
+    finally:
+        store.close()
+
+
+def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
+    """Score a run's answers again, and write its outputs and summary again.
+
+    Args:
+        directory: the run directory.
+        job_file: take the section `[score]` from this job file, and keep it with the run.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used, or the run goes on right now.
+        JobError: when there is no `[score]`, it is wrong, or the input is gone.
+        OutputError: when a file cannot be written or the input has changed.
+    """
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        document, base, signature = store.job()
+    if job_file is not None:
+        document["score"] = _score_section(job_file)
+    with checkpoint.open_directory(directory):
+        store = checkpoint.Checkpoint(directory, writable=True)
+        try:
+            job = Job.from_document(document, Path(base), origin=str(store.path))
+            source = _same_input(job, signature)
+            evaluation = _required(Evaluation.of(job, source), directory)
+            config = job.output
+            output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
+            _check_targets(job, source, directory, None)
+            store.replace_job(document)
+            write_files(job, source, store, directory, evaluation)
+            return evaluation.totals(store)
+        finally:
+            store.close()
+
+
+def _check_targets(job: Job, source: Source, directory: Path, to: Path | None) -> None:
+    """See that outputs written again replace none of the user's files.
+
+    Raises:
+        JobError: when one would.
+    """
+    named = user_files(job.document, job.base)
+    protected = Protected([*input_files(job.input), *named])
+    key = "[output] files" if to is None else "--to"
+    for path in [directory / name for name in job.output.files] if to is None else [to]:
+        protected.refuse_overwriting(path, key, "choose another name")
+    if to is not None:
+        output.refuse_foreign_results(to, key, in_run_directory=False)
+
+
+def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
+    """Describe what a run's answers are worth."""
+    if as_json:
+        return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(harmless(line) for line in score_lines(totals))
+
+
+@dataclass(frozen=True, slots=True)
+class Recosted:
+    """What a run costs by today's prices, and what it cost before.
+
+    Attributes:
+        directory: of the run.
+        before: pico-dollars, None when no price was known; `after` likewise.
+        unpriced: answers whose price is not known, `unpriced_before` those that were not known.
+        kept: what the run is counted by from now on, in words; None when nothing was given.
+        files: that were written again.
+    """
+
+    directory: Path
+    before: int | None
+    after: int | None
+    unpriced: int
+    files: tuple[Path, ...]
+    unpriced_before: int = 0
+    kept: str | None = None
+
+
+def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
+    """Count the costs of a run again from its tokens, and write its outputs and summary again.
+
+    A cost that the provider stated stays. Of a matrix every cell is counted again.
+
+    Args:
+        directory: the run directory, or that of a matrix.
+        job_file: take `[price]`, and `[request] provider` where it is set, from this job file; the
+            run keeps its `[price]`. Otherwise the run's own `[price]` or the price list holds.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used, or the run goes on right now.
+        JobError: when the job file is wrong, or the input is gone.
+        OutputError: when the input has changed, and nothing is counted; or when a file cannot be
+            written.
+    """
+    given = None if job_file is None else Job.load(job_file)
+    return [_recost(each, given) for each in runs_in(directory)]
+
+
+def _recost(directory: Path, given: Job | None) -> Recosted:
+    with (
+        checkpoint.open_directory(directory, new=False),
+        closing(checkpoint.Checkpoint(directory, writable=True)) as store,
+    ):
+        document, base, signature = store.job()
+        if given is not None:
+            document.pop("price", None)
+            if "price" in given.document:
+                document["price"] = given.document["price"]
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        source = _same_input(job, signature)
+        before = checkpoint.totals(store)
+        if given is None:
+            provider = checkpoint.given_price(store).provider
+        else:
+            provider = given.request.provider
+            kept = checkpoint.GivenPrice(given.document.get("price"), provider)
+            checkpoint.keep_given_price(store, kept)
+        with store.transaction():
+            _count_again(store, job, provider)
+            store.replace_job(document)
+        evaluation = Evaluation.of(job, source)
+        again = evaluation is None or not evaluation.runs_code
+        written = write_files(job, source, store, directory, evaluation, score_again=again)
+        after = written.totals or checkpoint.totals(store)
+    return Recosted(
+        directory,
+        before.known_cost,
+        after.known_cost,
+        after.unpriced,
+        written.files,
+        before.unpriced,
+        _given(given),
+    )
+
+
+def _given(job: Job | None) -> str | None:
+    """Return in words what a job file gives to count costs by."""
+    if job is None:
+        return None
+    parts = ["[price]"] if "price" in job.document else []
+    if job.request.provider is not None:
+        parts.append(f'provider = "{job.request.provider}"')
+    return f"{' and '.join(parts)} of the job file" if parts else None
+
+
+def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -> None:
+    """Replace the cost of every attempt, and the prices that are kept with the run."""
+    books = {
+        execution: price_book(job, provider or name, base_url)
+        for execution, (name, base_url) in checkpoint.providers(store.db).items()
+    }
+    prices = {execution: NewPrices(book) for execution, book in books.items()}
+    checkpoint.forget_prices(store.db)
+    for attempts in checkpoint.attempts_to_count(store.db):
+        costs = []
+        for one in attempts:
+            book, new, at = books[one.execution], prices[one.execution], one.ended_at
+            models = (one.model, one.asked_model)
+            cost = book.cost(one.usage, *models, billing=one.billing, at=at)
+            costs.append((one, cost))
+            price = new.of(one.usage, *models, billing=one.billing, at=at)
+            if price is not None:
+                checkpoint.note_price(store, price, one.execution)
+        checkpoint.write_costs(store.db, costs)
+
+
+def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
+    """Describe what costs became."""
+    if as_json:
+        facts = [
+            {
+                "directory": str(run.directory),
+                "before_usd": _whole_usd(run.before, run.unpriced_before),
+                "cost_usd": _whole_usd(run.after, run.unpriced),
+                "answers_without_price": run.unpriced,
+                "files": [str(file) for file in run.files],
+            }
+            for run in runs
+        ]
+        return orjson.dumps({"runs": facts}, option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(_recosted(run) for run in runs)
+
+
+def _whole_usd(pico: int | None, unpriced: int) -> float | None:
+    """Return a sum in USD; None when it is that of a part of the answers."""
+    return None if pico is None or unpriced else pico / PICO_PER_USD
+
+
+def _recosted(run: Recosted) -> str:
+    before, after = _amount(run.before, run.unpriced_before), _amount(run.after, run.unpriced)
+    rest = f"; the price of {run.unpriced:,} answers is unknown" if run.unpriced else ""
+    return harmless(f"{run.directory}: {after} (before: {before}){rest}")
+
+
+def recost_notes(runs: Sequence[Recosted], directory: Path) -> list[str]:
+    """Return what a person may want to know beside what costs became."""
+    notes = list(dict.fromkeys(f"kept for later runs: {run.kept}" for run in runs if run.kept))
+    if any(run.unpriced for run in runs):
+        again = shlex.join(["batchrun", "recost", str(directory), "--job", "JOB"])
+        notes.append(f'set [price."MODEL"] in a job file, then count again: {again}')
+    return notes
+
+
+def _amount(pico: int | None, unpriced: int) -> str:
+    """Return a sum of costs; that of a part of the answers says so."""
+    if pico is None:
+        return "unknown"
+    return f"{'at least ' if unpriced else ''}${pico / PICO_PER_USD:,.6f}"
+
+
+def _score_section(path: Path) -> dict[str, Any]:
+    """Return the `[score]` of a job file in a form that means the same in any folder."""
+    job = Job.load(path)
+    if job.score is None:
+        raise JobError(f"{path}: has no section [score]")
+    section = dict(job.document["score"])
+    if job.score.function is not None:
+        file, name = job.score.function
+        section["function"] = f"{file.resolve()}:{name}"
+    return section
+
+
+def _required(evaluation: Evaluation | None, directory: Path) -> Evaluation:
+    if evaluation is None:
+        raise JobError(
+            f"{directory}: the job of this run has no section [score]; add one to the job file, "
+            f"and run: batchrun score {directory} --job JOB"
+        )
+    return evaluation
+
+
+def _same_input(job: Job, signature: str) -> Source:
+    """Open the input of a run, as long as it is still the one that was run."""
+    source = Source(job.input)
+    if not signature.endswith(input_signature(job, source)):
+        raise OutputError(
+            f"{job.input.path}: has changed since the run, so its results cannot be matched to "
+            "the rows. Run the job again: only new rows are sent"
+        )
+    return source

@@ -1,0 +1,186 @@
+"""`batchrun compare`: runs side by side, each against the first. Reads checkpoints, sends nothing."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun import checkpoint, output
+from batchrun.errors import JobError, harmless
+from batchrun.report.compared_runs import (
+    ComparedRun,
+    difference_interval,
+    names_of,
+    notes_on,
+    p_value,
+    pair_cells,
+    part_of,
+    run_cells,
+)
+from batchrun.report.comparison_page import comparison_page
+from batchrun.report.formatting import in_columns
+from batchrun.run.matrix import is_simulated, runs_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from batchrun.evaluation import Pairs
+
+
+# Rows that the page shows, and answers: fewer rows of many runs.
+MOST_ROWS, MOST_ANSWERS = 100, 1_200
+
+
+def compare(directories: Sequence[Path]) -> list[ComparedRun]:
+    """Compare runs with the first of them, row by row where both have the same `custom_id`.
+
+    The directory of a matrix stands for those of its cells.
+
+    Raises:
+        JobError: when there are fewer than two, or one is named twice.
+        CheckpointError: when a directory holds no usable run.
+    """
+    directories = [run for directory in directories for run in runs_in(directory)]
+    if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
+        raise JobError("compare: name two different run directories or more")
+    return side_by_side(directories)
+
+
+def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
+    """Compare these runs with the first of them, which may be the only one.
+
+    Raises:
+        CheckpointError: when a directory holds no usable run.
+    """
+    with _opened(directories) as stores:
+        return [_compared(store, stores[0]) for store in stores]
+
+
+@contextmanager
+def _opened(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]]:
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(closing(checkpoint.Checkpoint(directory, writable=False)))
+            for directory in directories
+        ]
+
+
+def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> ComparedRun:
+    document, _, signature = store.job()
+    checkpoint.check_intact(store)
+    return ComparedRun(
+        directory=store.path.parent,
+        model=str(document["request"].get("model", "")),
+        input=signature.rpartition(":")[2],
+        totals=checkpoint.totals(store),
+        score=checkpoint.score_totals(store, labels=False, folded=False),
+        pairs=None if store is first else checkpoint.compare_rows(first, store),
+    )
+
+
+def comparison_json(runs: Sequence[ComparedRun]) -> str:
+    """Return the comparison for programs: money in USD, times in seconds, shares from 0 to 1."""
+    facts = [_facts(run, runs[0]) for run in runs]
+    return orjson.dumps({"runs": facts}, option=orjson.OPT_INDENT_2).decode()
+
+
+def _facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
+    totals, score = run.totals, run.score
+    return {
+        "directory": str(run.directory),
+        "name": totals.name,
+        "model": run.model,
+        "counts": {
+            "total": totals.total,
+            "succeeded": totals.succeeded,
+            "errored": totals.errored,
+            "pending": totals.pending,
+        },
+        "endings": dict(totals.endings),
+        "scored": score.scored,
+        "correct": score.correct,
+        "mean": run.mean,
+        "accuracy": run.mean if score.is_binary else None,
+        "ci95": run.interval,
+        "cost_usd": run.cost,
+        "cost_per_correct_usd": run.cost_per_correct,
+        "latency_s": {name: totals.latency_s.get(name) for name in ("p50", "p90")},
+        "against_first": None if run.pairs is None else _pair_facts(run.pairs, run, first),
+    }
+
+
+def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
+    return {
+        "common": pairs.common,
+        "same_input": run.input == first.input,
+        "same_text": part_of(pairs.same_text, pairs.common),
+        "same_prediction": part_of(pairs.same_prediction, pairs.predicted),
+        "scored": pairs.scored,
+        "higher": pairs.second_higher,
+        "lower": pairs.first_higher,
+        "difference": pairs.total / pairs.scored if pairs.scored else None,
+        "ci95": difference_interval(pairs),
+        "p_value": p_value(pairs),
+        "test": "mcnemar" if pairs.is_binary else "bootstrap",
+    }
+
+
+def comparison_text(runs: Sequence[ComparedRun]) -> str:
+    """Return the comparison for people."""
+    heads = ["run", "model", "rows", "ok", "score", "95 % CI", "cost", "per correct", "p50", "p90"]
+    names = names_of(runs)
+    lines = in_columns([heads, *(astuple(run_cells(run, names)) for run in runs)])
+    heads = [
+        f"against {names[runs[0].directory]}",
+        "rows",
+        "same text",
+        "same answer",
+        "difference",
+    ]
+    heads += ["95 % CI", "p"]
+    rows = [astuple(pair_cells(run, run.pairs, names)) for run in runs if run.pairs is not None]
+    notes = notes_on(runs, names)
+    lines += ["", *in_columns([heads, *rows]), *(["", *notes] if notes else [])]
+    return "\n".join(harmless(line) for line in lines)
+
+
+def write_comparison(
+    runs: Sequence[ComparedRun],
+    path: Path,
+    *,
+    title: str = "",
+    links: Mapping[Path, str] | None = None,
+) -> None:
+    """Write the comparison as a page: one file that needs no network.
+
+    Args:
+        runs: what `compare` returned.
+        path: the file to write.
+        title: the page's; by default how many runs it is about.
+        links: where each run's own page is, by its directory.
+
+    Raises:
+        JobError: when a file is there that is not such a page.
+        CheckpointError: when a directory holds no usable run any more.
+        OutputError: when the file cannot be written.
+    """
+    output.refuse_foreign_page(path, "--html")
+    most = max(10, min(MOST_ROWS, MOST_ANSWERS // len(runs)))
+    with _opened([run.directory for run in runs]) as stores:
+        differing = checkpoint.differing_rows(stores, most)
+    text = comparison_page(
+        runs,
+        differing,
+        title=title or f"{len(runs)} runs side by side",
+        is_simulated=any(is_simulated(run.directory) for run in runs),
+        links=links or {},
+        written_us=time.time_ns() // 1_000,
+    )
+    named = " ".join(str(run.directory) for run in runs)
+    again = f"batchrun compare {named} --html {path}"
+    output.write_text(path, text, again=again, in_run_directory=False)

@@ -1,0 +1,426 @@
+"""`batchrun verify`: does a run directory hold together? Reads only, and sends nothing.
+
+The checkpoint is held against itself, against what its job asks of its input, and against the
+outputs, each of which is compared with what would be written now.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun import __version__, checkpoint, output, report
+from batchrun.errors import DAMAGE_REMEDY, BatchrunError, CheckpointError, Flaw, JobError, RunEnd
+from batchrun.job import Job
+from batchrun.render import Renderer
+from batchrun.run.conclusion import described
+from batchrun.run.matrix import is_matrix, runs_in
+from batchrun.run.preparation import input_signature, plan_signature
+from batchrun.run.scoring import Evaluation
+from batchrun.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.records import RenderedItem
+
+
+USAGE = "usage.parquet"
+SUMMARY = "summary.json"
+# What values that cannot be end in.
+_NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+_BESIDE_INPUT = "requests, scores and the input's columns in the results"
+_RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong in a run directory: in which file, at which row, and the way out.
+
+    `others` counts further rows with the same problem.
+    """
+
+    file: str
+    row: str | None
+    problem: str
+    others: int
+    remedy: str
+
+    def __str__(self) -> str:
+        row = f"row {self.row}: " if self.row is not None else ""
+        others = f" (and {self.others:,} more)" if self.others else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.file}: {row}{self.problem}{others}{remedy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `verify` found.
+
+    Attributes:
+        directory: the run directory.
+        findings: what is wrong; empty when all that could be checked holds.
+        notes: what could not be checked, and why.
+        checked: what was checked.
+    """
+
+    directory: Path
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    checked: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing is wrong, otherwise 5."""
+        return CheckpointError.exit_code if self.findings else 0
+
+    def text(self) -> str:
+        """Return a line for each thing that is wrong or was not checked, and one for all."""
+        lines = [str(finding) for finding in self.findings]
+        lines += [f"not checked: {note}" for note in self.notes]
+        count = len(self.findings)
+        whole = "no problems found in what was checked" if self.notes else "no problems found"
+        found = f"{count} {'problem' if count == 1 else 'problems'} found" if count else whole
+        lines.append(f"{self.directory}: {found}; checked {', '.join(self.checked) or 'nothing'}")
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """Return the same for programs."""
+        facts = {
+            "directory": str(self.directory),
+            "ok": not self.findings,
+            "findings": [asdict(finding) for finding in self.findings],
+            "not_checked": self.notes,
+            "checked": self.checked,
+        }
+        return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def verify(directory: Path) -> Verdict:
+    """Check a run's checkpoint and outputs against each other, and its requests against its input.
+
+    Of a matrix, the runs of its cells.
+
+    Raises:
+        CheckpointError: when there is no checkpoint that can be opened, or the run goes on now.
+    """
+    with checkpoint.held_still(directory):
+        if not is_matrix(directory):
+            return _verify_run(directory)
+        with ExitStack() as stack:
+            cells = runs_in(directory)
+            for cell in cells:
+                stack.enter_context(checkpoint.held_still(cell))
+            return _together(directory, [_verify_run(cell) for cell in cells])
+
+
+def _together(directory: Path, cells: Sequence[Verdict]) -> Verdict:
+    """Make one verdict of those on the cells of a matrix; files are named with their cell."""
+    named = [(f"{cell.directory.name}/", cell) for cell in cells]
+    return Verdict(
+        directory,
+        tuple(replace(f, file=name + f.file) for name, cell in named for f in cell.findings),
+        tuple(name + note for name, cell in named for note in cell.notes),
+        tuple(name + file for name, cell in named for file in cell.checked),
+    )
+
+
+def _verify_run(directory: Path) -> Verdict:
+    found = _Found()
+    with closing(checkpoint.Checkpoint(directory, writable=False, still=True)) as store:
+        try:
+            _check_everything(directory, store, found)
+        except CheckpointError as error:
+            problem = str(error).removeprefix(f"{store.path}: ")
+            found.wrong(checkpoint.FILE_NAME, [Flaw(problem)])
+    return Verdict(directory, tuple(found.findings), tuple(found.notes), tuple(found.checked))
+
+
+def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Found) -> None:
+    if found.wrong(checkpoint.FILE_NAME, checkpoint.file_flaws(store), _RESTORE):
+        found.notes.append("everything else, because the checkpoint is damaged")
+        return
+    job = _job_of(store, found)
+    # What is wrong because of damaged records has their way out, and no other.
+    if _damaged(directory, store, job, found):
+        return
+    states = checkpoint.state_flaws(store, shared=job is None or job.request.dedupe)
+    found.check(checkpoint.FILE_NAME, states, _RESTORE)
+    source = None if job is None else _source_of(job, store, found)
+    if job is not None and source is not None:
+        with found.told("requests"):
+            _check_requests(job, source, store, found)
+    _check_outputs(directory, store, job, source, found)
+
+
+def _damaged(directory: Path, store: checkpoint.Checkpoint, job: Job | None, found: _Found) -> bool:
+    """Say whether stored answers are damaged; then the outputs may be the right ones."""
+    damage = checkpoint.find_damage(store)
+    shown = described(store, damage, directory, None if job is None else job.output)
+    for record, problem in shown:
+        found.wrong(checkpoint.FILE_NAME, [Flaw(problem, record.custom_id)], DAMAGE_REMEDY)
+    if damage.count:
+        more = damage.count - len(shown)
+        others = f" ({more:,} more than are listed)" if more else ""
+        found.notes.append(
+            f"the outputs and all else, because records of the checkpoint are damaged{others}"
+        )
+    return bool(damage.count)
+
+
+def _check_outputs(
+    directory: Path,
+    store: checkpoint.Checkpoint,
+    job: Job | None,
+    source: Source | None,
+    found: _Found,
+) -> None:
+    outputs = _Outputs(directory, store, found)
+    score = None
+    if job is not None and source is not None:
+        with found.told("results and scores"):
+            score = outputs.check_results(job, source)
+    elif job is not None:
+        with found.told("results"):
+            outputs.check_own_columns(job)
+    with found.told(f"{USAGE} and {SUMMARY}"):
+        outputs.check_usage()
+        outputs.check_summary(score)
+
+
+@dataclass
+class _Found:
+    """What has been found so far."""
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+
+    def wrong(self, file: str, flaws: Iterable[Flaw], remedy: str = "") -> bool:
+        """Add the flaws of a file; say whether there were any."""
+        new = [Finding(file, flaw.row, flaw.problem, flaw.others, remedy) for flaw in flaws]
+        self.findings += new
+        return bool(new)
+
+    def check(self, file: str, flaws: Iterable[Flaw], remedy: str) -> None:
+        """Add the flaws of a file, and that it was checked."""
+        with self.told(file):
+            self.wrong(file, flaws, remedy)
+            self.checked.append(file)
+
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Turn what keeps something from being checked into a note.
+
+        Raises:
+            CheckpointError: which ends the checking.
+        """
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except BatchrunError as error:
+            self.notes.append(f"{what}: {error}")
+        except _NONSENSE as error:
+            if not self.findings:
+                raise  # nothing in the checkpoint explains it: a mistake of ours
+            self.notes.append(f"{what}, because of what is wrong already ({error!r:.80})")
+
+
+def _job_of(store: checkpoint.Checkpoint, found: _Found) -> Job | None:
+    """Return the job that the run keeps, as far as it can still be used."""
+    document, base, _ = store.job()
+    try:
+        return Job.from_document(document, Path(base), origin=str(store.path))
+    except JobError as error:
+        found.notes.append(f"{_BESIDE_INPUT}: {error}")
+        return None
+
+
+def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Found) -> Source | None:
+    """Open the input when it is still the one that was run."""
+    _, _, signature = store.job()
+    try:
+        source = Source(job.input)
+    except JobError as error:
+        found.notes.append(f"{_BESIDE_INPUT}: {error}")
+        return None
+    if signature.endswith(input_signature(job, source)):
+        return source
+    found.notes.append(
+        f"{_BESIDE_INPUT}: {job.input.path} has changed since the run (its size or its time). "
+        "Run the job again: only new rows are sent"
+    )
+    return None
+
+
+def _check_requests(job: Job, source: Source, store: checkpoint.Checkpoint, found: _Found) -> None:
+    """See that each row has the request, by its fingerprint, that is rendered from it now."""
+    flaws = list(_request_flaws(job, source, store))
+    version = checkpoint.last_version(store)
+    if flaws and version != __version__:
+        found.notes.append(
+            f"requests: they were made by batchrun {version}, and this is {__version__}. Run the "
+            "job again to make them anew: only what differs is sent"
+        )
+    elif flaws and job.request.images:
+        found.notes.append(
+            f"requests: {flaws[0].others + 1:,} rows ask something else than what was sent, such "
+            "as another image under the same name. Run the job again: only those are sent"
+        )
+    else:
+        found.check("fingerprints", flaws, _RESTORE)
+
+
+def _request_flaws(job: Job, source: Source, store: checkpoint.Checkpoint) -> Iterator[Flaw]:
+    if plan_signature(job, source) != store.job()[2]:
+        yield Flaw("the job that is kept is not the one that was run")
+    renderer, rows = Renderer(job, source.columns), 0
+    flaws: dict[str, Flaw] = {}
+    samples = job.request.samples
+    for rendered in renderer.table_chunks(source, samples):
+        for item, problem in _request_problems(rendered, store):
+            first = flaws.setdefault(problem, Flaw(problem, item.custom_id, -1))
+            flaws[problem] = Flaw(problem, first.row, first.others + 1)
+        rows += len(rendered) // samples
+    yield from flaws.values()
+    if rows != (total := checkpoint.totals(store).total):
+        yield Flaw(f"{total:,} rows are counted, and the input has {rows:,}")
+
+
+def _request_problems(
+    rendered: Iterable[RenderedItem], store: checkpoint.Checkpoint
+) -> Iterator[tuple[RenderedItem, str]]:
+    items = list(rendered)
+    held = checkpoint.planned_rows(store, items[0].ordinal, items[-1].ordinal + 1)
+    is_planned = checkpoint.is_planned(store)
+    for item in items:
+        asked = (item.fingerprint, item.error_type, item.error_message)
+        custom_id, *kept = held.get(item.ordinal, (None,))
+        if not kept and is_planned:
+            yield item, "has no request"
+        elif kept and custom_id != item.custom_id:
+            yield item, "is kept under another id"
+        elif kept and tuple(kept) != asked:
+            yield item, "asks something else than what was sent: its fingerprint differs"
+
+
+class _Outputs:
+    """The files of a run directory, held against what would be written now."""
+
+    def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: _Found) -> None:
+        self._directory = directory
+        self._store = store
+        self._totals = checkpoint.totals(store)
+        self._found = found
+        # Damaged records are found before, and then this is not looked at.
+        right = "the checkpoint matches its checksums"
+        self._export = f"{right}; write it again from there with: batchrun export {directory}"
+
+    def check_results(self, job: Job, source: Source) -> ScoreTotals | None:
+        """Compare the files of results and the scores; return what the scores add up to."""
+        store, scores, score = self._store, None, None
+        evaluation = Evaluation.of(job, source)
+        if evaluation is not None:
+            self._check_scores(evaluation, source)
+            scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
+        kinds = checkpoint.result_kinds(job.request.optional_columns)
+        results = output.Results(source, store, kinds, job.input.id, scores)
+        for name in job.output.files:
+            self._compare(name, output.results_contents(job.output, Path(name).suffix, results))
+        return score
+
+    def _check_scores(self, evaluation: Evaluation, source: Source) -> None:
+        """Work the scores out again, unless that would run code of the job's author."""
+        again = f"batchrun score {self._directory}"
+        if evaluation.runs_code:
+            self._found.notes.append(
+                "scores: verify does not run the [score] function; to work them out again: " + again
+            )
+            return
+        evaluation.score(source, self._store)
+        if self._has_ended:
+            flaws = checkpoint.score_flaws(self._store)
+            self._found.check("scores", flaws, f"work them out again with: {again}")
+
+    def check_own_columns(self, job: Job) -> None:
+        """Compare what of the results is ours, when the input that stands beside it is not there."""
+        store, samples = self._store, job.request.samples
+        if not checkpoint.is_planned(store):
+            self._found.notes.append(
+                "results: it is not known whether the run has looked at every row"
+            )
+            return
+
+        def ids(first: int, end: int) -> list[str]:
+            planned = checkpoint.planned_rows(store, first * samples, end * samples)
+            return [planned[row * samples][0] for row in range(first, end)]
+
+        table = output.Ids(self._totals.total, ids)
+        scores = None if job.score is None else partial(checkpoint.score_rows, store)
+        kinds = checkpoint.result_kinds(job.request.optional_columns)
+        results = output.Results(table, store, kinds, table.column, scores)
+        for name in job.output.files:
+            self._compare(name, output.own_contents(job.output, self._directory / name, results))
+
+    def check_usage(self) -> None:
+        """Compare the table of attempts."""
+        self._compare(USAGE, output.usage_contents(self._store, checkpoint.ATTEMPT_KINDS))
+
+    def check_summary(self, score: ScoreTotals | None) -> None:
+        """Compare the sums; what scores add up to only where it is known."""
+        if self._is_expected(SUMMARY):
+            self._found.check(SUMMARY, self._summary_flaws(score), self._export)
+
+    def _compare(self, name: str, contents: output.Contents) -> None:
+        if self._is_expected(name):
+            flaws = output.differences(self._directory / name, contents)
+            self._found.check(name, flaws, self._export)
+
+    def _is_expected(self, name: str) -> bool:
+        """Say whether a file is there; it has to be, once an execution has come to its end."""
+        if (self._directory / name).exists():
+            return True
+        if self._has_ended:
+            self._found.wrong(name, [Flaw("is not there")], self._export)
+        else:
+            self._found.notes.append(f"{name}: no execution has come to its end yet")
+        return False
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether an execution came to its end: the samples of an estimate write no outputs."""
+        before = {RunEnd.UNFINISHED, RunEnd.SAMPLED}
+        return any(execution["outcome"] not in before for execution in self._totals.executions)
+
+    def _summary_flaws(self, score: ScoreTotals | None) -> Iterator[Flaw]:
+        wanted = _leaves(orjson.loads(report.summary_json(self._totals, score)))
+        try:
+            has = _leaves(orjson.loads((self._directory / SUMMARY).read_bytes()))
+        except (OSError, ValueError) as error:
+            yield Flaw(f"cannot be read: {error}")
+            return
+        for name in sorted(wanted.keys() | has.keys()):
+            is_unknown = score is None and name.startswith("score.")
+            if has.get(name) != wanted.get(name) and not is_unknown:
+                is_now, should = (repr(found.get(name))[:60] for found in (has, wanted))
+                yield Flaw(f"{name} is {is_now}, and the checkpoint gives {should}")
+
+
+def _leaves(value: object, path: str = "") -> Mapping[str, object]:
+    """Return the values at the ends of JSON by their places, such as `counts.total`."""
+    if not isinstance(value, dict | list) or not value:
+        return {path: value}
+    pairs: Iterable[tuple[Any, Any]] = (
+        value.items() if isinstance(value, dict) else enumerate(value)
+    )
+    found: dict[str, object] = {}
+    for key, part in pairs:
+        found |= _leaves(part, f"{path}.{key}" if path else str(key))
+    return found

@@ -1,0 +1,68 @@
+"""What follows from a failed attempt, and how long to wait before the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchrun.errors import RunEnd
+
+
+BASE_DELAY_S = 0.5
+OVERLOADED_BASE_DELAY_S = 2.0
+MAX_DELAY_S = 60.0
+
+
+class Cause(StrEnum):
+    """Why an attempt failed, as far as the next step depends on it."""
+
+    NO = "no"  # the request itself is wrong: sending it again cannot help
+    TRANSIENT = "transient"  # network or server trouble: send it again, a limited number of times
+    RATE_LIMIT = "rate_limit"  # too fast or overloaded: wait, for a limited time
+    INVALID = "invalid_answer"  # it arrived and is not what was asked for: ask again
+    UNDECIDED = "undecided"  # refused before anything was answered: whose fault it is will show
+    FATAL = "fatal"  # no request of this run can succeed: stop
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDecision:
+    """What follows from a failed attempt.
+
+    `delay_s` is the provider's own wish and None when it expressed none; then the delay grows from
+    `base_delay_s` with each try. `end` is what a fatal one ends the run with.
+    """
+
+    cause: Cause
+    delay_s: float | None = None
+    base_delay_s: float = BASE_DELAY_S
+    end: RunEnd | None = None
+
+
+def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -> float:
+    """Return the seconds to wait before the next attempt.
+
+    Full jitter: uniform between 0 and an exponentially growing bound, so that clients that failed
+    together do not come back together. What the provider asked for is a lower bound, with up to a
+    tenth (at most a second) on top for the same reason. A wish shorter than the base delay is obeyed
+    once; some servers send 0 for ever, so from the second failure on the growing delay applies, too.
+
+    Args:
+        decision: of the last failure.
+        failures: how often this request has failed, from 1.
+        random: returns a number in [0, 1).
+    """
+    bound = min(MAX_DELAY_S, decision.base_delay_s * 2.0 ** min(failures - 1, 30))
+    if decision.delay_s is None:
+        return random() * bound
+    told = told_delay(decision.delay_s, random)
+    is_obeyed = failures == 1 or decision.delay_s >= decision.base_delay_s
+    return told if is_obeyed else max(told, random() * bound)
+
+
+def told_delay(delay_s: float, random: Callable[[], float]) -> float:
+    """Return what the provider asked for and up to a tenth, at most a second, on top."""
+    return delay_s + random() * min(1.0, 0.1 * delay_s)

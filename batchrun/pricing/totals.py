@@ -1,0 +1,144 @@
+"""Sums of tokens and costs: of an execution, a model and a run. All frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.records import Cost, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class PriceUse:
+    """Which price the costs of a model were counted by.
+
+    Attributes:
+        model: as answered.
+        source: where the price is from: the price list with its version, or the job file.
+        as_of_us: the moment that it holds for, in microseconds since 1970 UTC.
+        matched: the model in the price list; None when the price is not known.
+        rates: USD per million tokens (`input`, `output`, `cache_read`, `cache_write`,
+            `cache_write_1h`, and where they are known and differ `audio_input`, `audio_cache_read`,
+            `audio_output`, `reasoning`), and per thousand (`web_search`, `request`).
+        tiers: (input tokens, the rates of all tokens of a request with more of them).
+        conditions: what the answers said about their price, such as `flex`, `batch`, `fast` or `us`.
+    """
+
+    model: str
+    source: str
+    as_of_us: int
+    matched: str | None = None
+    rates: Mapping[str, float] | None = None
+    tiers: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    conditions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """What one model answered: attempts that succeeded, and the tokens and cost of all of them.
+
+    `cost` is in pico-dollars, None when the price is unknown. Tokens are None when no answer counted
+    them.
+    """
+
+    model: str
+    answers: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionTotals:
+    """What one execution did by itself.
+
+    Attributes:
+        sent: requests that it sent, each counted once however many attempts it took.
+        succeeded: requests that it brought to an answer; `errored` those that failed.
+        input_tokens: of its attempts, None when no answer counted them; also `output_tokens`.
+        cost: of its attempts in pico-dollars, None when no price is known.
+    """
+
+    sent: int
+    succeeded: int
+    errored: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """What a run amounts to, over all its executions.
+
+    Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
+    attempts that may have been billed although their answer never arrived. `waiting` is what the
+    latest execution was waiting for when it last said so, `cap` its `max_cost_usd`. `endings` counts
+    the answers that rows have now by how they ended, all samples and choices of a row included. Tokens
+    are None when there are answers and none of them counted these.
+
+    Attributes:
+        results: requests that got a result, of all executions, also those that no row uses any more.
+        busy_s: wall time of the executions that sent something.
+        held_rows: rows of the input that hold such a result now, and `held_cost` what they cost.
+        last_execution: what the latest one did by itself.
+    """
+
+    name: str
+    total: int
+    succeeded: int
+    errored: int
+    pending: int
+    to_retry: int
+    in_flight: int
+    attempts: int
+    maybe_billed: int
+    unpriced: int
+    usage: Usage
+    cost: Cost
+    cost_by_model: Mapping[str, int]
+    latency_s: Mapping[str, float | None]
+    retries_by_cause: Mapping[str, int]
+    waits_s_by_cause: Mapping[str, float]
+    errors_by_type: Mapping[str, tuple[int, str]]
+    executions: tuple[Mapping[str, Any], ...]
+    wall_time_s: float
+    last_error: str | None
+    waiting: str | None = None
+    cap: int | None = None
+    prices: tuple[PriceUse, ...] = ()
+    models: tuple[ModelTotals, ...] = ()
+    endings: Mapping[str, int] = field(default_factory=dict)
+    results: float = 0
+    busy_s: float = 0.0
+    held_rows: float = 0
+    held_cost: int = 0
+    last_execution: ExecutionTotals | None = None
+
+    @property
+    def is_unpriced(self) -> bool:
+        """Whether there are answers, and not one of them has a known price."""
+        return bool(self.unpriced) and not self.cost_by_model
+
+    @property
+    def known_cost(self) -> int | None:
+        """The cost of all attempts; None when no price is known."""
+        return None if self.is_unpriced else self.cost.total
+
+    @property
+    def projected_cost(self) -> int | None:
+        """The cost of the whole run, if the pending rows cost as much as the others on average.
+
+        None when no row is pending or some price is unknown.
+        """
+        rest = self.cost_of_rows(self.pending)
+        return None if rest is None or not self.pending else self.cost.total + rest
+
+    def cost_of_rows(self, rows: int) -> int | None:
+        """Return the average cost of this number of rows; None when it is not known."""
+        if not self.held_rows or self.unpriced:
+            return None
+        return round(self.held_cost * rows / self.held_rows)

@@ -1,0 +1,230 @@
+"""Conversations: turns from a cell or from templates, with system text moved to its place."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from batchrun.errors import RenderError
+from batchrun.formats.conversation import EXTRA_KEYS, written_for
+from batchrun.job.reader import TooLargeError, read_small_file
+from batchrun.records import Image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchrun.records import FormatName, Message
+
+    Turn = Mapping[str, Any]
+    System = str | tuple[Mapping[str, Any], ...]
+
+# `developer` is what newer chat models call the system.
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
+
+
+def read_messages(column: str, values: Mapping[str, Any]) -> list[Turn]:
+    """Read a conversation from a cell: JSON text, or a list of structs from Parquet.
+
+    Raises:
+        RenderError: when it is no list of turns with role and content.
+    """
+    cell = values[column]
+    if isinstance(cell, str | bytes):
+        try:
+            cell = orjson.loads(cell)
+        except orjson.JSONDecodeError as error:
+            raise RenderError("invalid_messages", f"{column}: is not JSON: {error}") from None
+    else:
+        cell = _without_nulls(cell)
+    if not isinstance(cell, list) or not cell:
+        raise RenderError(
+            "invalid_messages", f"{column}: must be a list of messages, not {cell!r:.80}"
+        )
+    return [_read_turn(column, number, turn) for number, turn in enumerate(cell, 1)]
+
+
+def _read_turn(column: str, number: int, turn: object) -> Turn:
+    where = f"{column}, message {number}"
+    if not isinstance(turn, dict):
+        raise RenderError("invalid_messages", f"{where}: must be an object, not {turn!r:.80}")
+    known = {key: value for key, value in turn.items() if value is not None}
+    others = [key for key in known if key not in {"role", "content", *EXTRA_KEYS}]
+    if others:
+        raise RenderError(
+            "invalid_messages",
+            f"{where}: can have role, content, {', '.join(EXTRA_KEYS)} only, "
+            f"not {', '.join(map(str, others))}",
+        )
+    role, content = known.get("role"), known.get("content")
+    if role not in ROLES:
+        raise RenderError(
+            "invalid_messages", f"{where}: role must be one of {', '.join(ROLES)}, not {role!r:.80}"
+        )
+    blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
+    only_calls = content in (None, []) and "tool_calls" in known
+    if not isinstance(content, str) and not (blocks and content) and not only_calls:
+        raise RenderError(
+            "invalid_messages", f"{where}: content must be text or blocks, not {content!r:.80}"
+        )
+    return known
+
+
+def _without_nulls(value: object) -> object:
+    """Leave out what typed columns put in place of keys that a row did not have."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def arranged(
+    wire_format: FormatName, system: System | None, turns: Sequence[Turn]
+) -> tuple[System | None, tuple[Message, ...]]:
+    """Return the system prompt, with what system turns say behind it, and the other turns.
+
+    Raises:
+        RenderError: when a message is empty, the user says nothing, or the format cannot express
+            a turn.
+    """
+    parts = [] if system is None else [system]
+    parts += [_system_part(turn.get("content")) for turn in turns if turn["role"] in SYSTEM_ROLES]
+    spoken = [turn for turn in turns if turn["role"] not in SYSTEM_ROLES]
+    for turn in spoken:
+        content = turn.get("content")
+        if isinstance(content, str) and not content.strip() and _must_speak(turn):
+            raise RenderError("empty_prompt", f"the {turn['role']} message is empty")
+    try:
+        messages = written_for(wire_format, spoken)
+    except ValueError as error:
+        number = next(n for n, turn in enumerate(turns, 1) if not _can_write(wire_format, turn))
+        raise RenderError("invalid_messages", f"message {number}: {error}") from None
+    if not any(message.role == "user" and not message.is_tool_result for message in messages):
+        raise RenderError("empty_prompt", "the conversation has no user message")
+    return _joined(parts), messages
+
+
+def _can_write(wire_format: FormatName, turn: Turn) -> bool:
+    if turn["role"] in SYSTEM_ROLES:
+        return True
+    try:
+        written_for(wire_format, [turn])
+    except ValueError:
+        return False
+    return True
+
+
+def _must_speak(turn: Turn) -> bool:
+    return turn["role"] != "tool" and not turn.get("tool_calls")
+
+
+def _joined(parts: Sequence[System]) -> System | None:
+    """Return texts as one text; with blocks among them, all as blocks, which may carry marks."""
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) == len(parts):
+        return "\n\n".join(texts) if texts else None
+    blocks: list[Mapping[str, Any]] = []
+    for part in parts:
+        blocks += [{"type": "text", "text": part}] if isinstance(part, str) else part
+    return tuple(blocks)
+
+
+def _system_part(content: object) -> System:
+    if isinstance(content, str):
+        return content
+    blocks = cast("list[dict[str, Any]]", content)
+    if not all(isinstance(block.get("text"), str) for block in blocks):
+        raise RenderError("invalid_messages", "a system message can hold text only")
+    # Blocks with nothing but text are as good as their text.
+    if all(set(block) <= {"type", "text"} for block in blocks):
+        return "".join(block["text"] for block in blocks)
+    return tuple(blocks)
+
+
+# Providers accept less; this bounds the memory that one row can take.
+MAX_IMAGE_BYTES = 20 * 1024 * 1024
+
+_DATA_URL = re.compile(r"data:([a-z/+.-]+);base64,(.*)\Z", re.DOTALL | re.IGNORECASE)
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
+
+
+def read_images(value: object, folder: Path) -> list[Image]:
+    """Read what a cell or template gives: one image, a list of them, or none.
+
+    Args:
+        value: text, bytes, or a list of these; null and empty text are no image.
+        folder: where file names start, and what they stay below.
+
+    Raises:
+        RenderError: when it is no image that both formats can carry.
+    """
+    if value is None or value == "":
+        return []
+    if isinstance(value, list | tuple):
+        return [image for item in value for image in read_images(item, folder)]
+    if isinstance(value, bytes):
+        return [_from_bytes(value, "the bytes")]
+    if not isinstance(value, str):
+        raise RenderError("invalid_image", f"images: must be text or bytes, not {value!r:.80}")
+    if value.startswith(("http://", "https://")):
+        return [Image(url=value)]
+    if value.startswith("data:"):
+        return [_from_data_url(value)]
+    return [_from_file(value, folder)]
+
+
+def _from_bytes(content: bytes, what: str) -> Image:
+    if len(content) > MAX_IMAGE_BYTES:
+        most = MAX_IMAGE_BYTES // 2**20
+        raise RenderError("image_too_large", f"images: {what}: larger than {most} MiB")
+    media_type = next((kind for start, kind in _SIGNATURES if content.startswith(start)), None)
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        media_type = "image/webp"
+    if media_type is None:
+        raise RenderError("invalid_image", f"images: {what}: is not a JPEG, PNG, GIF or WebP image")
+    data = base64.b64encode(content).decode("ascii")
+    return Image(media_type=media_type, data=data, size=len(data))
+
+
+def _from_data_url(url: str) -> Image:
+    match = _DATA_URL.match(url)
+    try:
+        content = base64.b64decode("".join(match.group(2).split()), validate=True) if match else b""
+    except (binascii.Error, ValueError):
+        content = b""
+    if not content:
+        raise RenderError("invalid_image", f"images: {url[:40]}…: is not a base64 data URL")
+    return _from_bytes(content, f"{url[:40]}…")
+
+
+def _from_file(name: str, folder: Path) -> Image:
+    what = f"images: {name!r:.200}"
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise RenderError(
+                "invalid_image",
+                f"{what} is outside of {folder}; name the folder of the images with "
+                "[request] image_dir, or on the command line with --set request.image_dir=…",
+            )
+        return _from_bytes(read_small_file(path, MAX_IMAGE_BYTES), f"{name!r:.200}")
+    except TooLargeError as error:
+        raise RenderError("image_too_large", f"{what}: {error}") from None
+    except ValueError as error:
+        raise RenderError("invalid_image", f"{what}: {error}") from None
+    except (OSError, RuntimeError) as error:  # a name too long, or links in a circle
+        raise RenderError("invalid_image", f"{what}: cannot be read ({error})") from None

@@ -1,0 +1,135 @@
+"""Numbers, moments and text from outside, written for people."""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from batchrun.errors import printable
+from batchrun.records import PICO_PER_USD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+
+def short(text: str, most: int) -> str:
+    """Return printable text, cut to `most` characters."""
+    whole = printable(text)
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def compact(value: float) -> str:
+    """Return a number in at most four digits: `0.25`, `980`, `1.2k`, `34M`."""
+    for size, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def grouped(value: float) -> str:
+    """Return a number in full below a million, so that close ones stay distinct: `1,512`, `2.35M`."""
+    return f"{value:,.0f}" if abs(value) < 1e6 else compact(value)
+
+
+def rate(value: float) -> str:
+    """Return a rate with three significant digits."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def dollars(pico: int) -> str:
+    """Return pico-dollars to a millionth of a dollar: `$0.004200`, `<$0.000001`."""
+    if 0 < pico < PICO_PER_USD // 2_000_000:
+        return "<$0.000001"
+    return f"${pico / PICO_PER_USD:,.6f}"
+
+
+def usd(pico: float) -> str:
+    """Return pico-dollars with as many digits as they need: `$0.0042`, `$12.30`."""
+    amount = pico / PICO_PER_USD
+    if not amount:
+        return "$0"
+    if amount >= 1:
+        return f"${amount:,.2f}"
+    digits = 1 - math.floor(math.log10(amount))
+    return f"${amount:.{min(digits + 1, 9)}f}"
+
+
+def usd_on_axis(pico: float) -> str:
+    """Return pico-dollars for an axis, without trailing zeros after the cents."""
+    whole, dot, cents = usd(pico).partition(".")
+    return f"{whole}{dot}{cents[:2]}{cents[2:].rstrip('0')}"
+
+
+def seconds(value: float) -> str:
+    """Return a duration: `0.8 s`, `12.3 s`, `4 min 05 s`, `3 h 07 min`."""
+    if value < 100:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02} min"
+
+
+def latency(value: float) -> str:
+    """Return a latency, given in seconds: `85 ms`, `1.25 s`, `75 s`."""
+    return f"{value * 1_000:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
+
+
+def elapsed(value: float) -> str:
+    """Return the seconds since a start: `0.5 s`, `45 s`, `2:30`, `1:02:30`, `3 d 04:00`."""
+    if value < 60:
+        return f"{value:.3g} s"
+    minutes, second = divmod(round(value), 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 48:
+        days, hour = divmod(hours, 24)
+        return f"{days} d {hour:02}:{minute:02}"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def when(microseconds: int) -> str:
+    """Return a moment as people write it: `2026-11-21 08:11 UTC`."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def moment(microseconds: int) -> str:
+    """Return a moment, given in microseconds since 1970 UTC, in ISO 8601."""
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines: the first column to the left, the others, numbers, right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def is_dumb() -> bool:
+    """Say whether the terminal can do no more than print lines (`TERM=dumb`)."""
+    return os.environ.get("TERM") == "dumb"
+
+
+def wants_color(stream: TextIO | None) -> bool:
+    """Say whether to print in colour there.
+
+    `NO_COLOR` (https://no-color.org) goes before `FORCE_COLOR`, and both before the terminal.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0", "false"):
+        return True
+    return stream is not None and not is_dumb() and stream.isatty()

@@ -1,0 +1,314 @@
+"""Running a job: the one file that knows the order of the stages.
+
+prepare → open the checkpoint → (read → render → plan → dispatch → record) → outputs → report
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import signal
+from concurrent import futures
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
+
+from batchrun import checkpoint
+from batchrun.client import PyreqwestTransport
+from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
+from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
+from batchrun.records import PICO_PER_USD
+from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
+from batchrun.run.events import EventFile, EventLog, event_file
+from batchrun.run.execution import REFRESH_S, Common, Execution, OpenRun, ours
+from batchrun.run.interrupts import Interrupts, counted_sigint
+from batchrun.run.pipeline import agree, needs_consent, reuse_of, with_given_price
+from batchrun.run.preparation import Prepared, RunOptions, check_places, prepare, run_directory
+from batchrun.run.progress import Progress
+from batchrun.simulator import Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from batchrun.job import Job
+    from batchrun.records import Reuse
+
+
+# How long Ctrl-C goes unnoticed in a notebook, at most.
+POLL_S = 0.1
+
+
+class Report(Protocol):
+    """How runs stand; `error` is what ended them early."""
+
+    @property
+    def error(self) -> BatchrunError | None: ...
+
+
+R = TypeVar("R", bound=Report)
+
+
+def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
+    """Run or resume a job and return when it has ended.
+
+    Where an event loop is running already, as in a notebook, it runs in a thread of its own.
+
+    Raises:
+        JobError: when the job or the input is wrong; nothing was sent.
+        CheckpointError: when the run directory cannot be used.
+        KeyboardInterrupt: after Ctrl-C where an event loop is running already; what was answered is
+            saved. Elsewhere the report has the error `Interrupted`.
+    """
+    return run_loop(partial(_run_job, job, options or RunOptions()))
+
+
+async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
+    """Run or resume a job inside an event loop; see `run_job`."""
+    return await _run_job(job, options or RunOptions(), Interrupts())
+
+
+async def _run_job(job: Job, options: RunOptions, interrupts: Interrupts) -> RunReport:
+    if job.cells:
+        raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
+    check_places(job, options)
+    (report,) = await run_together([job], options, interrupts)
+    return report
+
+
+def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
+    """Run an asynchronous function in an event loop of its own, the fastest that is there.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C where another event loop is running already.
+    """
+    backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return anyio.run(_with_interrupts, function, backend_options=backend)
+    with counted_sigint() as sigint, start_blocking_portal(backend_options=backend) as portal:
+        interrupts = portal.call(Interrupts)
+        future = portal.start_task_soon(function, interrupts)
+        forwarded = 0
+        # polars has the system go on with a lock's wait after a signal: only a wait that ends by
+        # itself lets Python see it.
+        while not futures.wait([future], timeout=POLL_S).done:
+            if sigint.value > forwarded:
+                forwarded += 1
+                if not interrupts.forward(signal.SIGINT):
+                    future.cancel()
+    if sigint.value:
+        raise _interrupted(future)
+    return future.result()
+
+
+async def _with_interrupts(function: Callable[[Interrupts], Awaitable[R]]) -> R:
+    return await function(Interrupts())
+
+
+def _interrupted(future: futures.Future[R]) -> BaseException:
+    """Return what ends the call after Ctrl-C, when the run has ended."""
+    if future.cancelled():
+        return keyboard_interrupt("interrupted; nothing was sent")
+    error = future.exception() or future.result().error
+    if error is None or isinstance(error, BatchrunError):
+        return keyboard_interrupt(f"{error or 'interrupted; all answers are saved'}")
+    return error
+
+
+async def run_together(
+    jobs: Sequence[Job], options: RunOptions, interrupts: Interrupts, *, spent_before: int = 0
+) -> list[RunReport]:
+    """Run or resume jobs side by side, under one budget and limits that they share.
+
+    All have the `[limits]` of the first. None sends anything before all have been checked.
+
+    Args:
+        jobs: each has a run directory of its own.
+        options: how to run them.
+        interrupts: the signals that end them.
+        spent_before: what other runs have used up of `max_cost_usd`, in pico-dollars.
+    """
+    with event_file(options.log_file) as log:
+        return await _run_together(jobs, options, interrupts, spent_before, log)
+
+
+async def _run_together(
+    jobs: Sequence[Job],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
+) -> list[RunReport]:
+    for job in jobs:
+        checkpoint.refuse_locked(run_directory(job, options))
+    in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+    plans: list[Prepared] = []
+    for job in jobs:
+        plans.append(await in_thread(prepare, job, options, plans[0] if plans else None))
+    with ExitStack() as stack:
+        runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
+        runs = [replace(run, reuse=await _agreed(run, options)) for run in runs]
+        with interrupts.caught():
+            return await _execute(runs, options, interrupts, spent_before, log)
+
+
+@contextmanager
+def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
+    with (
+        checkpoint.open_directory(plan.directory, new=options.new, files=plan.job.output.files),
+        closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
+    ):
+        plan, provider, said = with_given_price(plan, store)
+        label = cell.name if (cell := plan.job.cell) else ""
+        yield OpenRun(plan, store, label=label, price_provider=provider, price_note=said)
+
+
+async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
+    """Return what a changed plan uses again, when whoever runs it agrees with what it does not."""
+    # Until something has been sent there is nothing to save: a signal ends it at once.
+    in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+    reuse: Reuse | None = await in_thread(reuse_of, run.plan, run.store, options)
+    if reuse is not None and needs_consent(reuse, options):
+        await in_thread(agree, run.plan, reuse, options.ask)
+    return reuse
+
+
+async def _execute(
+    runs: Sequence[OpenRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
+) -> list[RunReport]:
+    try:
+        async with _common(runs, options, interrupts, spent_before, log) as common:
+            executions = [Execution(run, common) for run in runs]
+            errors = await _all_through(executions, common)
+    except BaseExceptionGroup as group:
+        raise ours(group) from group
+    rows = [InterruptibleRows(run.store, interrupts) for run in runs]
+    reports = [
+        await anyio.to_thread.run_sync(_concluded, *each, options)
+        for each in zip(runs, executions, rows, errors, strict=True)
+    ]
+    for run, report in zip(runs, reports, strict=True):
+        EventLog(log, run.name).ended(report.exit_code, report.error, report.summary())
+    return reports
+
+
+@asynccontextmanager
+async def _common(
+    runs: Sequence[OpenRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
+) -> AsyncIterator[Common]:
+    """Provide what the runs share, for as long as they go on."""
+    most = min(run.plan.most_in_flight for run in runs)
+    waits = Waits()
+    money = _money(runs, spent_before)
+    async with anyio.create_task_group() as helpers:
+        simulator = None
+        if options.simulate is not None:
+            simulator = await helpers.start(Simulator(options.simulate).serve)
+        common = Common(
+            options=options,
+            limits=Limits(runs[0].plan.job.limits, waits, money=money, most=most),
+            waits=waits,
+            errors=ErrorTally(),
+            transport=options.transport or PyreqwestTransport(connections=most),
+            simulator=simulator,
+            progress=_progress(runs, options, money),
+            interrupts=interrupts,
+            log=log,
+        )
+        log.tell = common.progress.note
+        try:
+            with common.progress:
+                yield common
+        finally:
+            with anyio.CancelScope(shield=True):
+                await common.transport.aclose()
+        helpers.cancel_scope.cancel()
+
+
+def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
+    cap = runs[0].plan.job.limits.max_cost_usd
+    spent = spent_before + sum(run.store.spent() for run in runs)
+    return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent)
+
+
+def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -> Progress:
+    jobs = [run.plan.job for run in runs]
+    unit = "row" if all(job.request.samples == 1 for job in jobs) else "sample"
+    rows = [run.plan.total if options.rows is None else len(options.rows) for run in runs]
+    total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
+    return Progress(
+        jobs[0].name,
+        total,
+        unit=unit,
+        cap=money.cap,
+        spent=money.spent,
+        quiet=options.quiet,
+    )
+
+
+async def _all_through(
+    executions: Sequence[Execution], common: Common
+) -> list[BatchrunError | None]:
+    """Run all side by side; return what ended each early."""
+    errors: dict[Execution, BatchrunError | None] = {}
+
+    async def run(execution: Execution) -> None:
+        errors[execution] = await execution.run()
+
+    async with anyio.create_task_group() as helpers:
+        helpers.start_soon(_show_waits, common)
+        helpers.start_soon(_heed_signals, executions, common)
+        async with anyio.create_task_group() as work:
+            for execution in executions:
+                work.start_soon(run, execution)
+        helpers.cancel_scope.cancel()
+    return [errors[execution] for execution in executions]
+
+
+async def _show_waits(common: Common) -> None:
+    while True:
+        await anyio.sleep(REFRESH_S)
+        common.progress.waiting(common.limits.waiting_for())
+
+
+async def _heed_signals(executions: Sequence[Execution], common: Common) -> None:
+    """The first signal lets what is in flight finish; the second cancels it."""
+    await common.interrupts.asked.wait()
+    in_flight = sum(execution.in_flight for execution in executions)
+    common.progress.note(
+        f"stopping: waiting up to {common.options.grace_s:g} s for {in_flight} requests in "
+        "flight; interrupt again (Ctrl-C) to cancel them"
+    )
+    async with anyio.create_task_group() as group:
+        for execution in executions:
+            group.start_soon(execution.wind_up)
+
+
+def _concluded(
+    run: OpenRun,
+    execution: Execution,
+    rows: InterruptibleRows,
+    error: BatchrunError | None,
+    options: RunOptions,
+) -> RunReport:
+    if options.rows is not None:
+        return RunReport(checkpoint.totals(run.store), run.plan.directory, error=error)
+    place = execution.is_planned or not run.store.has_unplaced_results()
+    return conclude(run.plan, run.store, rows, error, place)
+
+
+__all__ = ["RunOptions", "RunReport", "arun_job", "run_job", "run_together"]

@@ -1,0 +1,271 @@
+"""The end of an execution: the outputs, `summary.json`, and how the run stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from batchrun import checkpoint, output, report
+from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
+from batchrun.errors import (
+    DAMAGE_REMEDY,
+    BatchrunError,
+    Interrupted,
+    JobError,
+    OutputError,
+    Record,
+    RecordsDamaged,
+)
+from batchrun.job.reader import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import polars as pl
+
+    from batchrun.errors import Damage, DamagedRecord
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.job import Job, OutputConfig
+    from batchrun.pricing.totals import RunTotals
+    from batchrun.run.interrupts import Interrupts
+    from batchrun.run.preparation import Prepared
+    from batchrun.run.scoring import Evaluation
+    from batchrun.source import Source
+
+
+USAGE_FILE = "usage.parquet"
+SUMMARY_FILE = "summary.json"
+MOST_DAMAGED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run stands after an execution.
+
+    Attributes:
+        totals: counts, tokens and money over all executions of the run.
+        directory: the run directory.
+        files: the outputs that were written.
+        error: what ended the execution early or kept the outputs from being written; None when it
+            went through, whether or not single items failed.
+        score: what the answers are worth, when the job has a `[score]`.
+    """
+
+    totals: RunTotals
+    directory: Path
+    files: tuple[Path, ...] = ()
+    error: BatchrunError | None = field(default=None)
+    score: ScoreTotals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 all succeeded, 3 some items errored, otherwise the error's."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 3 if self.totals.errored or self.totals.pending else 0
+
+    @property
+    def problems(self) -> list[str]:
+        """What ended the execution early."""
+        return [] if self.error is None else [str(self.error)]
+
+    @property
+    def shortfall(self) -> str | None:
+        """Which rows have no answer, and most often why, in one line; None when all have one."""
+        return report.shortfall([self.totals])
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether running it again would go on."""
+        is_cut_short = isinstance(self.error, Interrupted)
+        is_left = bool(self.totals.pending or self.totals.to_retry)
+        return self.error is not None and (is_cut_short or is_left)
+
+    @property
+    def results(self) -> pl.LazyFrame:
+        """The result table, read when it is collected: every input row with our columns beside it.
+
+        Raises:
+            OutputError: when it has not been written.
+        """
+        return output.scan_results(self.directory, [path.name for path in self.result_files])
+
+    @property
+    def usage(self) -> pl.LazyFrame:
+        """One row for each attempt, failed ones included, read when it is collected.
+
+        Raises:
+            OutputError: when it has not been written.
+        """
+        return output.scan_results(self.directory, [USAGE_FILE])
+
+    @property
+    def result_files(self) -> tuple[Path, ...]:
+        """The files with results among those that were written."""
+        return tuple(p for p in self.files if p.name not in (USAGE_FILE, SUMMARY_FILE))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of `summary.json`."""
+        return report.summary(self.totals, self.score)
+
+    def summary_text(self, *, colour: bool = False) -> str:
+        """Return the summary that a person reads after a run."""
+        return report.summary_text(self.totals, self.directory, self.score, colour=colour)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outputs of a run, what they add up to, and what the answers are worth where asked."""
+
+    files: tuple[Path, ...] = ()
+    score: ScoreTotals | None = None
+    totals: RunTotals | None = None
+
+
+class InterruptibleRows:
+    """The checkpoint's rows for the outputs.
+
+    Raises:
+        Interrupted: when a signal comes while they are read.
+    """
+
+    def __init__(self, store: checkpoint.Checkpoint, interrupts: Interrupts) -> None:
+        self._store = store
+        self._interrupts = interrupts
+        self._count = interrupts.count
+
+    def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return these columns of the rows from ordinal `first` up to `end`."""
+        self._check()
+        return self._store.columns(first, end, names)
+
+    def rows_within(self, first: int, end: int, most_bytes: int) -> int:
+        """Return how many of these rows to read at once."""
+        return self._store.rows_within(first, end, most_bytes)
+
+    def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
+        """Yield the columns of the attempts in chunks."""
+        for chunk in self._store.attempt_columns(chunk_rows):
+            self._check()
+            yield chunk
+
+    def _check(self) -> None:
+        if self._interrupts.first is not None and self._interrupts.count > self._count:
+            raise Interrupted(
+                self._interrupts.first,
+                "interrupted before the output files were written; all answers are saved",
+            )
+
+
+def conclude(
+    plan: Prepared,
+    store: checkpoint.Checkpoint,
+    rows: output.Rows,
+    error: BatchrunError | None,
+    is_placed: bool,
+) -> RunReport:
+    """Write what is there, also after a stop; the results are safe whatever happens here.
+
+    Outputs of an earlier execution are better than ones that lack answers which are there but were
+    not matched to their rows before the stop: then the files stay as they are.
+    """
+    written = Written()
+    try:
+        if is_placed:
+            evaluation = plan.evaluation
+            written = write_files(
+                plan.job, plan.source, store, plan.directory, evaluation, rows=rows
+            )
+    except Interrupted as interrupted:
+        error = error or interrupted
+    except (OutputError, JobError) as problem:
+        error = error or OutputError(str(problem))
+    except RecordsDamaged as problem:
+        error = problem
+    # To add up a large run takes seconds.
+    totals = written.totals or checkpoint.totals(store)
+    return RunReport(totals, plan.directory, written.files, error, written.score)
+
+
+def write_files(
+    job: Job,
+    source: Source,
+    store: checkpoint.Checkpoint,
+    directory: Path,
+    evaluation: Evaluation | None,
+    *,
+    rows: output.Rows | None = None,
+    score_again: bool = True,
+) -> Written:
+    """Score the answers, and write the outputs and `summary.json`.
+
+    `rows` may stand in for the checkpoint's. Without `score_again`, scores that are kept are used.
+
+    Raises:
+        RecordsDamaged: when something that was paid for is; nothing is written then.
+        OutputError: when a file cannot be written, or the input is no longer the one that was run.
+        JobError: when a file of somebody else's is in the place of one.
+    """
+    if not source.is_unchanged():
+        raise OutputError(
+            f"{job.input.path}: has changed during the run, so results cannot be matched to its "
+            "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
+        )
+    for name in job.output.files:
+        output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
+    check_intact(store, directory, job.output)
+    scores, score = None, None
+    if evaluation is not None:
+        evaluation.score(source, store, again=score_again)
+        scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
+    kinds = result_kinds(job.request.optional_columns)
+    results = output.Results(source, rows or store, kinds, job.input.id, scores)
+    files = output.write_outputs(job.output, directory, results, ATTEMPT_KINDS)
+    totals = checkpoint.totals(store)
+    summary = directory / SUMMARY_FILE
+    output.write_text(summary, report.summary_json(totals, score))
+    return Written((*files, summary), score, totals)
+
+
+def check_intact(store: checkpoint.Checkpoint, directory: Path, config: OutputConfig) -> None:
+    """See that everything that was paid for is as it was written.
+
+    Raises:
+        RecordsDamaged: saying what is not, where the right copy is, and what to do.
+    """
+    try:
+        checkpoint.check_intact(store)
+    except RecordsDamaged as error:
+        shown = described(store, error.damage, directory, config)[:MOST_DAMAGED]
+        rows = "; ".join(f"row {record.custom_id}: {problem}" for record, problem in shown)
+        more = error.damage.count - len(shown)
+        others = f" (and {more:,} more)" if more else ""
+        message = f"{store.path}: {rows}{others}. No output was written; {DAMAGE_REMEDY}"
+        raise RecordsDamaged(message, error.damage) from None
+
+
+def described(
+    store: checkpoint.Checkpoint, damage: Damage, directory: Path, config: OutputConfig | None
+) -> list[tuple[DamagedRecord, str]]:
+    """Say of damaged records what they are, and which output has the right copy."""
+    return [(record, _described(store, record, directory, config)) for record in damage.first]
+
+
+def _described(
+    store: checkpoint.Checkpoint,
+    record: DamagedRecord,
+    directory: Path,
+    config: OutputConfig | None,
+) -> str:
+    if config is None or record.record not in {Record.ANSWER, Record.ATTEMPT}:
+        return str(record)
+    files, key = config.files, dict[str, Any](custom_id=record.custom_id)
+    if record.record is Record.ATTEMPT:
+        files, key = (USAGE_FILE,), {"custom_id": record.custom_id, "attempt": record.number}
+    for name in files:
+        rows = output.rows_called(directory / name, key, config.prefix)
+        if any(checkpoint.is_right_copy(store, record, row) for row in rows):
+            return f"{record}; {name} has the right copy"
+    return f"{record}; {listed(files)} {'does' if len(files) == 1 else 'do'} not have it either"

@@ -1,0 +1,125 @@
+"""The signals that ask a run to end: Ctrl-C, `kill`, a terminal that closes.
+
+A run in the main thread catches them in its event loop. Where that thread has an event loop of its
+own already, as in a notebook, the run works in another thread, and the main thread waits for it and
+forwards Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """Counts the signals that arrive while they are caught.
+
+    Attributes:
+        first: the signal that came first, None when none did.
+        count: how many have come.
+        asked: set by the first one: finish what is under way.
+        insisted: set by the second one: do not finish it.
+    """
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self.count = 0
+        self.asked = anyio.Event()
+        self.insisted = anyio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._has_ended = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals within an event loop.
+
+        Outside of the main thread there are none; what `forward` hands over counts there.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            with self._handled(self._loop):
+                yield
+        finally:
+            self._has_ended = True
+
+    @contextmanager
+    def _handled(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        if not _is_main_thread():
+            yield
+            return
+        before = {s: signal.getsignal(s) for s in SIGNALS if not _is_under_nohup(s)}
+        for signum in before:
+            loop.add_signal_handler(signum, self._arrived, signum)
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                loop.remove_signal_handler(signum)
+                if handler is not None:
+                    signal.signal(signum, handler)
+
+    def forward(self, signum: signal.Signals) -> bool:
+        """Take over a signal that came to another thread.
+
+        Returns:
+            False when the signals are not caught yet: there is nothing to finish.
+        """
+        if self._loop is None:
+            return False
+        if not self._has_ended:
+            self._loop.call_soon_threadsafe(self._arrived, signum)
+        return True
+
+    def _arrived(self, signum: signal.Signals) -> None:
+        self.first = self.first or signum
+        self.count += 1
+        (self.asked if self.count == 1 else self.insisted).set()
+
+
+@dataclass(slots=True)
+class SigintCount:
+    """How often Ctrl-C was pressed."""
+
+    value: int = 0
+
+
+@contextmanager
+def counted_sigint() -> Iterator[SigintCount]:
+    """Count SIGINT in place of whatever it does otherwise, such as KeyboardInterrupt.
+
+    Nothing is counted outside of the main thread, or where the program ignores the signal.
+    """
+    count = SigintCount()
+    before = signal.getsignal(signal.SIGINT)
+    if before in {None, signal.SIG_IGN} or not _is_main_thread():
+        yield count
+        return
+
+    def add(*_: object) -> None:
+        count.value += 1
+
+    signal.signal(signal.SIGINT, add)
+    try:
+        yield count
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _is_under_nohup(signum: signal.Signals) -> bool:
+    return signum is signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN

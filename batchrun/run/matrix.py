@@ -1,0 +1,310 @@
+"""Running a matrix: a run for each cell, side by side, under one budget and shared limits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+import orjson
+
+from batchrun import checkpoint, output, report
+from batchrun.errors import CheckpointError, JobError, harmless
+from batchrun.evaluation import mean_score
+from batchrun.job import Cell
+from batchrun.records import PICO_PER_USD
+from batchrun.report.formatting import in_columns
+from batchrun.run import run_loop, run_together
+from batchrun.run.interrupts import Interrupts
+from batchrun.run.preparation import SIMULATED_SUFFIX, RunOptions, check_places, run_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from batchrun.errors import BatchrunError
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.job import Job
+    from batchrun.pricing.totals import RunTotals
+    from batchrun.run.conclusion import RunReport
+
+
+# The exit code of a matrix is the first of these that one of its cells ended with: interrupted,
+# checkpoint unusable, stopped on purpose, outputs not written, some items errored.
+WORST_FIRST = (130, 143, 129, 5, 4, 6, 3, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixReport:
+    """How the runs of a matrix stand after an execution.
+
+    Attributes:
+        directory: holds a folder for each cell.
+        cells: how each stands, by the name of its folder, in order.
+    """
+
+    directory: Path
+    cells: dict[str, RunReport]
+
+    @property
+    def exit_code(self) -> int:
+        """The worst of the cells: see `WORST_FIRST`."""
+        return min((cell.exit_code for cell in self.cells.values()), key=WORST_FIRST.index)
+
+    @property
+    def error(self) -> BatchrunError | None:
+        """What ended the worst of the cells early, None when all went through."""
+        worst = min(self.cells.values(), key=lambda cell: WORST_FIRST.index(cell.exit_code))
+        return worst.error
+
+    @property
+    def problems(self) -> list[str]:
+        """What ended cells early, with the names of the cells."""
+        by_message: dict[str, list[str]] = defaultdict(list)
+        for name, cell in self.cells.items():
+            if cell.error is not None:
+                by_message[str(cell.error)].append(name)
+        return [
+            message if len(names) == len(self.cells) else f"{' and '.join(names)}: {message}"
+            for message, names in by_message.items()
+        ]
+
+    @property
+    def shortfall(self) -> str | None:
+        """Which rows of all cells have no answer, and most often why; None when all have one."""
+        return report.shortfall([cell.totals for cell in self.cells.values()])
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether running it again would go on."""
+        return any(cell.is_resumable for cell in self.cells.values())
+
+    def summary_text(self, *, colour: bool = False) -> str:
+        """Return the table that a person reads after the runs, which has no colours."""
+        del colour
+        rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
+        lines = [harmless(line) for line in _table(rows)]
+        compare = [f"compare: batchrun compare {self.directory}"] if len(rows) > 1 else []
+        return "\n".join([*lines, f"results: {self.directory}", *compare])
+
+
+def run_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
+    """Run or resume every cell of a job with a `[matrix]`; return when all have ended.
+
+    Raises:
+        JobError: when the job or the input is wrong; nothing was sent.
+        CheckpointError: when a run directory cannot be used.
+        KeyboardInterrupt: as `run_job` does.
+    """
+    return run_loop(partial(_run_matrix, job, options or RunOptions()))
+
+
+async def arun_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
+    """Run or resume every cell inside an event loop; see `run_matrix`."""
+    return await _run_matrix(job, options or RunOptions(), Interrupts())
+
+
+async def _run_matrix(job: Job, options: RunOptions, interrupts: Interrupts) -> MatrixReport:
+    if not job.cells:
+        raise JobError(f"{job.name}: has no [matrix]; call run_job")
+    check_places(job, options)
+    directory = run_directory(job, options)
+    checkpoint.refuse_locked(directory)
+    with checkpoint.open_directory(directory, new=options.new, files=job.output.files):
+        write_cells(directory, job.cells)
+        spent = await anyio.to_thread.run_sync(_spent_by_others, directory, job.cells)
+        reports = await run_together(
+            job.cells, replace(options, new=False), interrupts, spent_before=spent
+        )
+    names = [cell.cell.name for cell in job.cells if cell.cell is not None]
+    return MatrixReport(directory, dict(zip(names, reports, strict=True)))
+
+
+def _spent_by_others(directory: Path, jobs: Sequence[Job]) -> int:
+    """Return what the cells cost that this execution leaves alone, in pico-dollars."""
+    names = {job.cell.name for job in jobs if job.cell is not None}
+    spent = 0
+    for cell in read_cells(directory):
+        if cell.name not in names:
+            with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
+                spent += store.spent()
+    return spent
+
+
+def matrix_status(directory: Path, *, as_json: bool) -> str:
+    """Describe the runs of a matrix, live or dead.
+
+    Raises:
+        CheckpointError: when one of them has no usable checkpoint.
+    """
+    running = checkpoint.is_locked(directory)
+    found = dict(_standing(directory, running=running))
+    damaged = {name: 0 if running else count_damaged(directory / name) for name in found}
+    if not as_json:
+        state = "running" if running else "not running"
+        hints = [damage_hint(count, directory / name) for name, count in damaged.items() if count]
+        return "\n".join([state, *(harmless(line) for line in [*_table(found), *hints])])
+    cells = {cell.name: cell.values for cell in read_cells(directory)}
+    facts = {
+        "running": running,
+        "damaged": sum(damaged.values()),
+        "total": _added(list(found.values())),
+        "cells": [
+            {
+                "cell": name,
+                "values": cells[name],
+                "damaged": damaged[name],
+                **report.summary(totals),
+            }
+            for name, (totals, _) in found.items()
+        ],
+    }
+    return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def count_damaged(directory: Path) -> int:
+    """Return how many records of a run that nobody works on are no longer what was written."""
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        return checkpoint.find_damage(store).count
+
+
+def damage_hint(count: int, directory: Path) -> str:
+    """Return what `batchrun status` says about damaged records."""
+    return f"{count:,} stored records do not match their checksums: batchrun verify {directory}"
+
+
+def as_it_stands(totals: RunTotals, *, running: bool) -> RunTotals:
+    """Return the totals of a run, which nobody may be working on any more."""
+    if running:
+        return totals
+    # Nobody waits for these answers any more: what was in flight may have been billed.
+    lost = totals.maybe_billed + totals.in_flight
+    return replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
+
+
+def _standing(
+    directory: Path, *, running: bool
+) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
+    for cell in read_cells(directory):
+        with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
+            score = checkpoint.score_totals(store, labels=False, folded=False)
+            totals = as_it_stands(checkpoint.totals(store), running=running)
+            yield cell.name, (totals, score if score.scored else None)
+
+
+def _added(rows: Sequence[tuple[RunTotals, ScoreTotals | None]]) -> dict[str, Any]:
+    every = [totals for totals, _ in rows]
+    return {
+        "rows": sum(totals.total for totals in every),
+        "succeeded": sum(totals.succeeded for totals in every),
+        "errored": sum(totals.errored for totals in every),
+        "pending": sum(totals.pending for totals in every),
+        "input_tokens": _sum(totals.usage.input_tokens for totals in every),
+        "output_tokens": _sum(totals.usage.output_tokens for totals in every),
+        "cost_usd": sum(totals.cost.total for totals in every) / PICO_PER_USD,
+        "answers_without_price": sum(totals.unpriced for totals in every),
+    }
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Add up tokens; None when there are only counts that nobody made."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _tokens(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
+
+
+def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[str]:
+    heads = ["cell", "rows", "ok", "errored", "pending", "score", "in", "out", "cost", "p50"]
+    lines = [heads, *(_row(name, *row) for name, row in rows.items())]
+    total = _added(list(rows.values()))
+    counts = [f"{total[key]:,}" for key in ("rows", "succeeded", "errored", "pending")]
+    tokens = [_tokens(total[key]) for key in ("input_tokens", "output_tokens")]
+    cost = _cost(total["cost_usd"], total["answers_without_price"])
+    return in_columns([*lines, ["total", *counts, "", *tokens, cost, ""]])
+
+
+def _row(name: str, totals: RunTotals, score: ScoreTotals | None) -> list[str]:
+    mean = None if score is None else mean_score(score)
+    is_share = score is not None and score.is_binary
+    latency = totals.latency_s.get("p50")
+    return [
+        name,
+        *(f"{n:,}" for n in (totals.total, totals.succeeded, totals.errored, totals.pending)),
+        "" if mean is None else f"{mean * 100:.1f} %" if is_share else f"{mean:.3f}",
+        _tokens(totals.usage.input_tokens),
+        _tokens(totals.usage.output_tokens),
+        _cost(totals.cost.total / PICO_PER_USD, totals.unpriced),
+        "" if latency is None else f"{latency:.2f} s",
+    ]
+
+
+def _cost(usd: float, unpriced: int) -> str:
+    if unpriced:
+        return f"${usd:,.4f} + unknown" if usd else "unknown"
+    return f"${usd:,.4f}"
+
+
+FILE_NAME = checkpoint.MATRIX_FILE
+
+
+def is_matrix(directory: Path) -> bool:
+    """Say whether a directory holds the runs of a matrix."""
+    return (directory / FILE_NAME).is_file()
+
+
+def read_cells(directory: Path) -> list[Cell]:
+    """Return the cells that have been begun in a directory, in order; none when it is no matrix.
+
+    Raises:
+        CheckpointError: when the list cannot be read.
+    """
+    path = directory / FILE_NAME
+    try:
+        listed = orjson.loads(path.read_bytes())["cells"]
+        cells = [Cell(str(cell["name"]), dict(cell["values"])) for cell in listed]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); remove it, and run the matrix again: the cells "
+            "are beside it, and what they hold is not sent again"
+        ) from None
+    return [cell for cell in cells if (directory / cell.name / checkpoint.FILE_NAME).is_file()]
+
+
+def write_cells(directory: Path, jobs: Sequence[Job]) -> None:
+    """List the cells of a matrix, and behind them those of earlier runs that it no longer has.
+
+    A run of some cells keeps the order that there was.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    now = [job.cell for job in jobs if job.cell is not None]
+    before = read_cells(directory)
+    known = {cell.name for cell in before}
+    if {cell.name for cell in now} < known:
+        now, before = before, []
+    listed = {cell.name: cell for cell in (*now, *before)}
+    content = {"cells": [asdict(cell) for cell in listed.values()]}
+    text = orjson.dumps(content, option=orjson.OPT_INDENT_2, default=str).decode()
+    output.write_text(directory / FILE_NAME, f"{text}\n")
+
+
+def runs_in(directory: Path) -> list[Path]:
+    """Return the run directories of a matrix, or the directory itself when it is none."""
+    if not is_matrix(directory):
+        return [directory]
+    return [directory / cell.name for cell in read_cells(directory)]
+
+
+def is_simulated(directory: Path) -> bool:
+    """Say whether a run directory, which may be that of a cell, is for simulated answers."""
+    place = directory.resolve()
+    return (place.parent if is_matrix(place.parent) else place).name.endswith(SIMULATED_SUFFIX)

@@ -1,0 +1,395 @@
+"""From rows to the requests to be sent: read, render and plan ahead of the dispatcher; what a changed job costs."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing, suppress
+from dataclasses import replace
+from datetime import timedelta
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from batchrun import __version__, checkpoint
+from batchrun.dispatch import rejected
+from batchrun.errors import BatchrunError, JobError, RunEnd
+from batchrun.job import Job
+from batchrun.limits.retry_delays import Cause
+from batchrun.run.preparation import model_hint, run_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from anyio.abc import ObjectSendStream
+
+    from batchrun.dispatch import Dispatcher
+    from batchrun.records import Item, PlannedRequest, RenderedItem, Reuse
+    from batchrun.run.events import EventLog
+    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.progress import Progress
+
+
+# So many rows from all over the input are looked at, and about half of them sent, when the provider
+# refuses those at its head: a run that nothing is wrong with but its head then finds an answer unless
+# nearly all of it is wrong. To read so much of a table takes a second or two.
+LOOKED_AT = 24
+MOST_SENT = 12
+MOST_LOOKED_THROUGH = 1_000_000
+
+
+class Feed:
+    """Hands the requests of one run to its dispatcher, as fast as they are taken.
+
+    Args:
+        plan: what is asked of which rows.
+        store: the run's checkpoint.
+        journal: lends it.
+        dispatcher: is draining when nothing more is to be sent.
+        options: which rows, and what to do about errored ones.
+        progress: is told of rows that need no request.
+        note: tells the user something.
+        log: is told of requests and of rows that cannot become one.
+        reuse: what a changed plan uses again, when the user has been told that already.
+    """
+
+    def __init__(
+        self,
+        plan: Prepared,
+        *,
+        store: checkpoint.Checkpoint,
+        journal: checkpoint.Journal,
+        dispatcher: Dispatcher,
+        options: RunOptions,
+        progress: Progress,
+        note: Callable[[str], None],
+        log: EventLog,
+        reuse: Reuse | None,
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._options = options
+        self._progress = progress
+        self._note = note
+        self._log = log
+        self._reuse = reuse
+        self._samples = plan.job.request.samples
+        self._reused = 0
+        self._sent = 0
+        self._sending = anyio.CancelScope()
+        self._has_unplaced: bool | None = None
+        self._is_through = True
+        self._early: set[int] = set()  # rows that were sent out of turn
+        self._early_keys: set[int] = set()
+        self.is_planned = False
+
+    async def run(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
+        """Plan every row that is to be sent; returns when all are, or the dispatcher drains.
+
+        Raises:
+            BatchrunError: when the input or the checkpoint fails.
+        """
+        self._dispatcher.on_drain(self._stop_sending)
+        if self._options.rows is not None:
+            await self._plan_rows(send, is_known=False)
+            return
+        mark = self._plan.mark
+        is_known = await self._journal.call(self._store.is_planned, mark)
+        if not (is_known and await self._is_settled(0, self._plan.total)):
+            await self._plan_rows(send, is_known=is_known)
+            if not self._is_through:
+                return
+        await self._journal.call(self._store.finish_plan, self._plan.total, mark)
+        if self._options.retry_errored:
+            await self._journal.call(checkpoint.forget_damaged_requests, self._store)
+        self.is_planned = True
+        self._tell_reused()
+
+    def _tell_reused(self) -> None:
+        if self._reused and self._reuse is None:
+            requests = "1 request" if self._sent == 1 else f"{self._sent:,} requests"
+            rest = f"{requests} to send" if self._sent else "nothing to send"
+            shared = " or duplicates" if self._plan.job.request.dedupe else ""
+            unit = self._progress.unit
+            self._note(f"{self._reused:,} {unit}s already done{shared}, {rest}")
+
+    async def _plan_rows(
+        self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
+    ) -> None:
+        chunks = self._chunks(self._options.rows)
+        while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
+            first, end = items[0].ordinal, items[-1].ordinal + 1
+            is_known_here = is_known and not self._early & {*range(first, end)}
+            if is_known_here and await self._is_settled(first, end):
+                continue
+            for rendered in self._plan.renderer.chunks(items, self._samples):
+                await self._plan_chunk(rendered, send)
+                if self._dispatcher.is_draining and not await self._must_plan_on():
+                    self._is_through = False
+                    return
+
+    async def _plan_chunk(
+        self, rendered: list[RenderedItem], send: ObjectSendStream[list[PlannedRequest]]
+    ) -> None:
+        pending = await self._planned(rendered)
+        bad = sum(item.fingerprint is None for item in rendered)
+        early = len(self._early & {item.ordinal // self._samples for item in rendered})
+        pending = [request for request in pending if request.key not in self._early_keys]
+        self._log.unrenderable(rendered)
+        self._log.planned(pending)
+        self._count(len(rendered), bad, len(pending) + early)
+        await self._hand_over(pending, send)
+
+    async def _planned(self, rendered: list[RenderedItem]) -> list[PlannedRequest]:
+        return await self._journal.call(
+            self._store.plan,
+            rendered,
+            retry_errored=self._options.retry_errored,
+            dedupe=self._plan.job.request.dedupe,
+        )
+
+    async def elsewhere(self) -> list[PlannedRequest]:
+        """Return a few requests that stand all over the input, of several models where it has them.
+
+        They are sent out of turn: the rows at its head were all refused.
+        """
+        rows = min(self._plan.total, MOST_LOOKED_THROUGH)
+        wanted = frozenset((2 * n + 1) * rows // (2 * LOOKED_AT) for n in range(LOOKED_AT))
+        found = {} if self._options.rows is not None else await self._first_of_each(wanted)
+        chosen = _of_several_models(found)
+        self._early |= chosen.keys()
+        self._early_keys |= {request.key for request in chosen.values()}
+        self._log.planned(list(chosen.values()))
+        return list(chosen.values())
+
+    async def _first_of_each(self, wanted: frozenset[int]) -> dict[int, PlannedRequest]:
+        """Plan some rows; return the first request of each that has one to be sent."""
+        found: dict[int, PlannedRequest] = {}
+        chunks, left = self._chunks(wanted), len(wanted)
+        with suppress(JobError):  # of a row further on: it ends the run when its turn comes
+            while left and not self._dispatcher.is_draining:
+                items = await anyio.to_thread.run_sync(_next_chunk, chunks, abandon_on_cancel=True)
+                left = left - len(items) if items else 0
+                for item in items or ():
+                    for rendered in self._plan.renderer.chunks([item], self._samples):
+                        pending = await self._planned(rendered)
+                        found.update((item.ordinal, request) for request in pending[:1])
+        return found
+
+    def _chunks(self, wanted: frozenset[int] | None) -> Iterator[list[Item]]:
+        """Yield the rows that are to be looked at; no chunk is empty."""
+        chunks = self._plan.renderer.read(self._plan.source, self._samples)
+        if wanted is None:
+            return chunks
+        picked = ([item for item in items if item.ordinal in wanted] for items in chunks)
+        return (items for items in picked if items)
+
+    async def _is_settled(self, first: int, end: int) -> bool:
+        """Say whether rows that have their requests already need nothing more; then count them.
+
+        A run that is nearly done is resumed without rendering what is done.
+        """
+        first, end = first * self._samples, end * self._samples
+        to_send, bad = await self._journal.call(
+            self._store.standing, first, end, retry_errored=self._options.retry_errored
+        )
+        if not to_send:
+            self._count(end - first, bad, 0)
+        return not to_send
+
+    async def _hand_over(
+        self, pending: list[PlannedRequest], send: ObjectSendStream[list[PlannedRequest]]
+    ) -> None:
+        with anyio.CancelScope() as self._sending:
+            if pending and not self._dispatcher.is_draining:
+                await send.send(pending)
+
+    def _stop_sending(self) -> None:
+        self._sending.cancel()
+
+    async def _must_plan_on(self) -> bool:
+        """Whether answers of earlier executions are still to be matched to their rows.
+
+        After a change of the input or the template they are; the outputs would lack them.
+        """
+        if self._has_unplaced is None:
+            self._has_unplaced = await self._journal.call(self._store.has_unplaced_results)
+        return self._has_unplaced
+
+    def _count(self, rows: int, unrenderable: int, to_send: int) -> None:
+        self._progress.unrenderable(unrenderable)
+        reused = rows - unrenderable - to_send
+        self._progress.reused(reused)
+        self._reused += reused
+        self._sent += to_send
+
+
+def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
+    return next(chunks, None)
+
+
+def _of_several_models(found: Mapping[int, PlannedRequest]) -> dict[int, PlannedRequest]:
+    """Return some of the requests by row: of each model in turn, rows far from each other."""
+    by_model: dict[str, list[int]] = {}
+    for ordinal, request in found.items():
+        by_model.setdefault(request.request.model, []).append(ordinal)
+    spread = [[*each[1::2], *each[::2]] for each in by_model.values()]
+    in_turn = [ordinal for row in zip_longest(*spread) for ordinal in row if ordinal is not None]
+    return {ordinal: found[ordinal] for ordinal in in_turn[:MOST_SENT]}
+
+
+# Of the answers that were paid for; to leave more of them behind needs a yes.
+MOST_LEFT_SHARE = 0.1
+
+
+def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> Reuse | None:
+    """Return what of the paid answers a changed plan uses again; None when nothing has changed.
+
+    Renders every row. Reads only.
+    """
+    begun = checkpoint.begun_as(store)
+    same = begun is not None and begun[:2] == (plan.signature, plan.total)
+    # Another version may render the same rows in another way.
+    is_known = begun == (plan.signature, plan.total, __version__) and plan.mark is not None
+    if is_known or not checkpoint.has_answers(store):
+        return None
+    comparison = checkpoint.Comparison(store, shared=plan.job.request.dedupe)
+    samples = plan.job.request.samples
+    for rendered in plan.renderer.table_chunks(plan.source, samples):
+        comparison.add(item.fingerprint for item in rendered)
+    found = comparison.result(retry_errored=options.retry_errored)
+    return None if same and not found.left_behind else found
+
+
+def needs_consent(reuse: Reuse, options: RunOptions) -> bool:
+    """Say whether so much would be left behind that it takes a yes."""
+    is_much = reuse.left_behind > MOST_LEFT_SHARE * reuse.paid
+    return is_much and not options.yes and options.simulate is None
+
+
+def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> None:
+    """Ask whether to go on.
+
+    Raises:
+        JobError: when nobody can be asked, or the answer is no. Nothing has been sent or changed.
+    """
+    facts = (
+        f"the job or its input has changed since the last run in {plan.directory}: {reuse.left_behind:,} of "
+        f"{reuse.paid:,} paid answers would no longer be used (they stay in the checkpoint), and "
+        f"{reuse.new:,} requests would be sent"
+    )
+    if ask is None:
+        raise JobError(
+            f"{facts}. To continue, add --yes. To keep the previous run, add --new, which "
+            "renames its directory, or use another --output-dir"
+        )
+    if not ask(f"{facts}. Continue?"):
+        raise JobError("not confirmed; nothing was sent or changed")
+
+
+def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
+    """Judge stored answers by a changed `[request] reject`; return what came of it, if anything."""
+    reject = plan.job.request.reject
+    if checkpoint.judged_by(store) in {None, frozenset(reject)}:
+        return None
+    accepted = refused = 0
+    for answers in checkpoint.judgeable(store):
+        judged = [(one, rejected(one.completion, reject)) for one in answers]
+        changed = [
+            (one.key, rejection)
+            for one, rejection in judged
+            if one.error_type != (rejection and rejection.error_type)
+        ]
+        checkpoint.judge(store, changed, Cause.INVALID.value)
+        refused += sum(rejection is not None for _, rejection in changed)
+        accepted += sum(rejection is None for _, rejection in changed)
+    return (
+        f"[request] reject has changed: {refused:,} stored answers are now rejected, "
+        f"{accepted:,} are accepted again; no requests are sent for this change"
+    )
+
+
+def missing_bodies(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
+    """Say how many answers came before `keep_raw` was set; None when none did."""
+    count = checkpoint.answers_without_body(store) if plan.job.request.keep_raw else 0
+    if not count:
+        return None
+    answers = "1 earlier answer was" if count == 1 else f"{count:,} earlier answers were"
+    return (
+        f"[request] keep_raw: {answers} received without it, and the column raw stays empty there; "
+        "to receive them again, use --new (all requests are sent and billed again)"
+    )
+
+
+def with_given_price(
+    plan: Prepared, store: checkpoint.Checkpoint
+) -> tuple[Prepared, str | None, str | None]:
+    """Return a plan with the price that `recost` was given, its provider, and what to say of it.
+
+    A `[price]` of the job file takes its place.
+    """
+    given = checkpoint.given_price(store)
+    if given == checkpoint.GivenPrice():
+        return plan, None, None
+    if "price" in plan.job.document:
+        checkpoint.keep_given_price(store, checkpoint.GivenPrice())
+        return (
+            plan,
+            None,
+            (
+                "[price] of the job file takes the place of the price given to batchrun recost; to count "
+                f"earlier answers by it too: batchrun recost {shlex.quote(str(plan.directory))} --job JOB"
+            ),
+        )
+    if given.section is not None:
+        document = {**plan.job.document, "price": given.section}
+        priced = Job.from_document(document, plan.job.base)
+        job = replace(
+            plan.job, document=document, price=priced.price, model_prices=priced.model_prices
+        )
+        plan = replace(plan, job=job)
+    said = "costs are counted by the price given to batchrun recost; a [price] of the job file replaces it"
+    return plan, given.provider, said
+
+
+def told(reuse: Reuse) -> str:
+    """Return the message before the first request of a changed plan."""
+    unused = f"{reuse.left_behind:,} no longer used, " if reuse.left_behind else ""
+    requests = "1 request" if reuse.new == 1 else f"{reuse.new:,} requests"
+    rest = f"{requests} to send" if reuse.new else "nothing to send"
+    return f"the job or its input has changed: {reuse.reused:,} answers reused, {unused}{rest}"
+
+
+def hints(job: Job, options: RunOptions) -> list[str]:
+    """Return hints to print before the first request."""
+    found = (model_hint(job), unfinished_before(job, options))
+    return [hint for hint in found if hint is not None]
+
+
+def unfinished_before(job: Job, options: RunOptions) -> str | None:
+    """Return how to resume the unfinished run of the previous day; None if it is finished.
+
+    After midnight the same command begins another run. Reads only.
+    """
+    if job.date is None:
+        return None
+    day = (job.date - timedelta(days=1)).isoformat()
+    earlier = Job.from_document({**job.document, "date": day}, job.base)
+    directory = run_directory(earlier, options)
+    if directory == run_directory(job, options):
+        return None
+    try:
+        if checkpoint.is_locked(directory) or _outcome(earlier, options) == RunEnd.FINISHED:
+            return None
+    except BatchrunError:
+        return None  # there was no run, or nothing can be said about it
+    return f"the run of {day} in {directory} is not finished; to resume it, add: --date {day}"
+
+
+def _outcome(job: Job, options: RunOptions) -> RunEnd | None:
+    store = checkpoint.Checkpoint(run_directory(job, options), writable=False)
+    with closing(store):
+        return checkpoint.last_outcome(store)

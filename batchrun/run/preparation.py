@@ -1,0 +1,408 @@
+"""Everything that is checked before the first request leaves: input, templates, key, directory."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchrun import __version__, checkpoint, output
+from batchrun.checkpoint import result_kinds
+from batchrun.client import Credentials
+from batchrun.dispatch import Review, as_it_is, rejecting
+from batchrun.dispatch.review import SchemaReview, schema_problem
+from batchrun.dispatch.toolbox import Toolbox, load_functions
+from batchrun.errors import JobError
+from batchrun.formats.parameters import is_template
+from batchrun.job.paths import Protected, is_same_file
+from batchrun.job.reader import listed
+from batchrun.limits import MOST
+from batchrun.pricing import PriceBook, near_model, near_provider, rates_of_job
+from batchrun.render import Renderer
+from batchrun.run.events import is_log
+from batchrun.run.scoring import Evaluation
+from batchrun.source import Source, input_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchrun.client import TransportPort
+    from batchrun.job import Job
+    from batchrun.simulator import SimulatorConfig
+
+
+GRACE_S = 30.0
+# Open files beside the connections; on a small system as few as can be.
+SPARE_FILES, FEWEST_FILES = 128, 48
+SIMULATED_SUFFIX = ".simulated"
+# Of a body passed through: the provider searches, and charges for that, without telling how often.
+FEE_KEYS = frozenset({"web_search_options", "search_parameters", "plugins"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run a job, as opposed to what the job is.
+
+    Attributes:
+        simulate: answer with the simulator in this process instead of the provider.
+        new: start over; an earlier run is kept beside this one.
+        retry_errored: try every errored row again, also those that failed for good.
+        quiet: no progress and no messages.
+        yes: go on even if that leaves many paid answers behind, without asking.
+        ask: puts a question to whoever runs the job; None when nobody can answer.
+        log_file: a file that gets a JSON line for each event.
+        grace_s: how long requests in flight may go on after the first signal.
+        transport: carries the requests; None for the network.
+        rows: only these, by ordinal, and no outputs; None for all.
+    """
+
+    simulate: SimulatorConfig | None = None
+    new: bool = False
+    retry_errored: bool = False
+    quiet: bool = False
+    yes: bool = False
+    ask: Callable[[str], bool] | None = None
+    log_file: Path | None = None
+    grace_s: float = GRACE_S
+    transport: TransportPort | None = None
+    rows: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose input, templates and key have been checked; nothing has been sent.
+
+    `most_in_flight` is what its `concurrency` and the limit on open files allow.
+    """
+
+    job: Job
+    source: Source
+    renderer: Renderer
+    total: int
+    credentials: Credentials
+    directory: Path
+    review: Review
+    tools: Toolbox | None = None
+    evaluation: Evaluation | None = None
+    most_in_flight: int = MOST
+
+    @property
+    def signature(self) -> str:
+        """Changes when rows may have to be matched to requests anew."""
+        return plan_signature(self.job, self.source)
+
+    @property
+    def mark(self) -> str | None:
+        """Identifies the plan as a whole: a row's request is the same as long as this is.
+
+        None when that depends on more than the job and the input, such as on files of images.
+        """
+        if self.job.request.images:
+            return None
+        return f"{__version__}:{self.signature}:{self.total}"
+
+
+def check_places(job: Job, options: RunOptions) -> None:
+    """See that a run, or each of a matrix, writes to no file of the user's and among none.
+
+    Raises:
+        JobError: naming the file, what says that it is to be written, and the way out.
+    """
+    protected = Protected([*input_files(job.input), *job.files])
+    jobs = (job, *job.cells)
+    for each in jobs:
+        _check_run_directory(each, options, protected)
+    if (log := options.log_file) is None:
+        return
+    protected.refuse_overwriting(log, "--log-file", "name another file")
+    for path in (run_directory(each, options) / name for each in jobs for name in _written(each)):
+        if is_same_file(log, path):
+            raise JobError(f"--log-file {log}: the run itself writes this file; name another one")
+
+
+def _check_run_directory(job: Job, options: RunOptions, protected: Protected) -> None:
+    directory = run_directory(job, options)
+    checkpoint.check_directory(directory, besides=options.log_file)
+    elsewhere = "name another directory with [output] dir or --output-dir"
+    if options.new:
+        protected.refuse_moving(directory, "--new", elsewhere)
+        _refuse_moving_others(directory, job, options)
+    for name in _written(job):
+        key = "[output] files" if name in job.output.files else "[output] dir"
+        for path in (directory / name, directory / f".{name}.partial"):
+            protected.refuse_overwriting(path, key, elsewhere)
+    for name in job.output.files:
+        output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
+
+
+def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> None:
+    """See that `--new` moves only what a run wrote.
+
+    Raises:
+        JobError: naming the other files in the run directory.
+    """
+    others = [
+        str(path.relative_to(directory))
+        for path in checkpoint.other_files(directory, job.output.files)
+        if not (path.is_file() and is_log(path))
+    ]
+    if others:
+        raise JobError(
+            f"--new: {directory} holds files that no run made ({listed(others)}), and they would be "
+            "moved with the run. Move them to another place first, or name another directory with "
+            "--output-dir"
+        )
+
+
+def _written(job: Job) -> tuple[str, ...]:
+    """Return the names of the files that a run may write to its directory."""
+    return (*job.output.files, *checkpoint.FILES)
+
+
+def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prepared:
+    """Check everything that can be checked before the first request.
+
+    Args:
+        job: what to run.
+        options: how.
+        like: another job whose input has been checked: the same one is not read again for that.
+
+    Raises:
+        JobError: when something is wrong.
+    """
+    known = like if like is not None and like.job.input == job.input else None
+    source = Source(job.input) if known is None else known.source
+    renderer = Renderer(job, source.columns)
+    output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
+    is_simulated = options.simulate is not None
+    credentials = Credentials() if is_simulated else Credentials.of(job.request)
+    check_price(job)
+    most_in_flight = allow_open_files(job)
+    if known is None:
+        source.check_ids()
+    return Prepared(
+        job=job,
+        source=source,
+        renderer=renderer,
+        total=source.count() if known is None else known.total,
+        credentials=credentials,
+        directory=run_directory(job, options),
+        review=review_of(job),
+        tools=toolbox_of(job),
+        evaluation=_evaluation(job, source, options),
+        most_in_flight=most_in_flight,
+    )
+
+
+def our_columns(job: Job) -> list[str]:
+    """Return the columns that stand beside the input's in the results of a job."""
+    scores = output.SCORES if job.score is not None else {}
+    return [*result_kinds(job.request.optional_columns), *scores]
+
+
+def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | None:
+    evaluation = Evaluation.of(job, source)
+    # A run of some rows writes no outputs, and so scores nothing.
+    if evaluation is not None and options.rows is None:
+        evaluation.load()
+    return evaluation
+
+
+def review_of(job: Job) -> Review:
+    """Return what judges the answers of a job.
+
+    Raises:
+        JobError: when its JSON schema is none.
+    """
+    answer, reject = job.request.answer, job.request.reject
+    if answer is None:
+        return rejecting(as_it_is, reject)
+    if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
+        raise JobError(f"[request] json_schema: is not a JSON schema: {problem}")
+    return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)
+
+
+def toolbox_of(job: Job) -> Toolbox | None:
+    """Return what carries out the calls of a job's tools, None when that is left to the user.
+
+    Raises:
+        JobError: when the module cannot be imported or lacks a function.
+    """
+    config = job.tools
+    if config.module is None:
+        return None
+    functions = load_functions(config.module, job.request.tools)
+    return Toolbox(functions, timeout_s=config.timeout_s)
+
+
+def check_price(job: Job) -> None:
+    """See that a cap on the cost can be held. A model that differs by row is judged by row.
+
+    Raises:
+        JobError: when the model's price is not known.
+    """
+    model = _unpriced_model(job)
+    if job.limits.max_cost_usd is not None and model is not None:
+        raise JobError(
+            f"[limits] max_cost_usd: the price of {model} is not known{_why_unpriced(job, model)}, so "
+            "the cap could not be held; give the price in [price], or use a model that the price list "
+            "has"
+        )
+
+
+def model_hint(job: Job) -> str | None:
+    """Return a hint when a job's model may be a misspelt one: servers may have models of their own."""
+    model, request = _unpriced_model(job), job.request
+    if model is None:
+        return None
+    if (near := near_model(model, request.provider, request.base_url)) is not None:
+        return (
+            f'[request] model: the price list has no {model} (did you mean "{near}"?); its cost will '
+            "be unknown"
+        )
+    if request.provider is not None and (name := near_provider(request.provider)) is not None:
+        return (
+            f'[request] provider: the price list has no {request.provider} (did you mean "{name}"?); '
+            "costs will be unknown"
+        )
+    return None
+
+
+def _unpriced_model(job: Job) -> str | None:
+    """Return the model of all rows when its price is not known."""
+    model = job.request.model
+    if is_template(model) or "model" in job.request.from_columns:
+        return None
+    return model if price_book(job).highest(1, 1, model, service_tier(job)) is None else None
+
+
+def service_tier(job: Job) -> str | None:
+    """Return the service tier that every request asks for, None where rows may differ."""
+    tier = job.request.parameters.get("service_tier")
+    return None if tier is None or is_template(tier) else str(tier)
+
+
+def _why_unpriced(job: Job, model: str) -> str:
+    """Say what may be wrong, or which part of the price is missing."""
+    request, tier = job.request, service_tier(job)
+    if (
+        near := near_model(model, request.provider, request.base_url)
+    ) is not None and near != model:
+        return f' (did you mean "{near}"?)'
+    book = price_book(job)
+    if book.highest(1, 1, model) is not None:
+        return f" with service_tier = {tier!r}"
+    if not book.knows_provider:
+        return f" at {request.provider_name}"
+    return ""
+
+
+def price_book(job: Job, provider: str | None = None, base_url: str | None = None) -> PriceBook:
+    """Return the prices that a job's costs are counted by: its own, or those of the price list.
+
+    Args:
+        job: the job.
+        provider: who answers, where that is not for the job to say.
+        base_url: where requests went; None for where the job sends them.
+    """
+    if provider is None and base_url is None:
+        provider = job.request.provider
+    return PriceBook(
+        provider,
+        base_url or job.request.base_url,
+        fixed=None if job.price is None else rates_of_job(**asdict(job.price)),
+        by_model={name: rates_of_job(**asdict(each)) for name, each in job.model_prices.items()},
+        adds_fees=bool(FEE_KEYS & job.request.extra_body.keys()),
+    )
+
+
+def allow_open_files(job: Job) -> int:
+    """Raise this process's limit on open files to what the connections need.
+
+    Twice the concurrency, because with the simulator both ends of each are here.
+
+    Returns:
+        How many requests may be in flight.
+
+    Raises:
+        JobError: when the system does not allow that many.
+    """
+    wanted = job.limits.concurrency
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 2 * max(wanted or 0, MOST) + SPARE_FILES
+    most = most_requests(hard)
+    if most < 1 or (wanted is not None and wanted > most):
+        needed = 2 * (wanted or 1) + SPARE_FILES
+        lower = f"set [limits] concurrency = {most} or raise" if most > 0 else "raise"
+        raise JobError(
+            f"[limits] concurrency: {wanted or 'auto'} needs {needed} open files, and this system "
+            f"allows {hard} to a process; {lower} the limit, for example: ulimit -n {needed}"
+        )
+    needed = min(hard, 2 * (wanted or MOST) + SPARE_FILES)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (needed, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+    return min(most, wanted or MOST)
+
+
+def most_requests(files: int) -> int:
+    """Return how many requests may be in flight with so many open files."""
+    spare = SPARE_FILES if files >= 4 * SPARE_FILES else max(FEWEST_FILES, files // 4)
+    return (files - spare) // 2
+
+
+def run_directory(job: Job, options: RunOptions) -> Path:
+    """Return where the run keeps its files; simulated answers are kept apart from real ones.
+
+    They lie beside the directory of the real ones, or in it when what is beside it is none of the
+    user's business here: `dir = "."` must not write to the folder above.
+
+    Raises:
+        JobError: when it is the root of the file system.
+    """
+    directory = job.output.dir.resolve()
+    if directory == directory.parent:
+        raise JobError(
+            f"[output] dir: {directory} cannot be a run directory; name a directory of its own"
+        )
+    if options.simulate is not None:
+        is_around = any(place.is_relative_to(directory) for place in _working_places(job))
+        name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX
+        directory = directory / name if is_around else directory.with_name(name)
+    return directory if job.cell is None else directory / job.cell.name
+
+
+def _working_places(job: Job) -> list[Path]:
+    """Return the folder of the job file and the current one, as far as there is one."""
+    places = [job.base.resolve()]
+    with suppress(OSError):  # it may have been removed
+        places.append(Path.cwd())
+    return places
+
+
+def plan_signature(job: Job, source: Source) -> str:
+    """Return `<what is asked>:<of which input>` as two digests."""
+    # Where the provider is reached changes no request (a server on this machine changes its port), nor
+    # does what is done with answers once they are there.
+    request = replace(
+        job.request,
+        provider=job.request.provider_name,
+        base_url="",
+        keep_raw=False,
+        reject=(),
+    )
+    asked = hashlib.blake2b(repr(request).encode(), digest_size=8).hexdigest()
+    return f"{asked}:{input_signature(job, source)}"
+
+
+def input_signature(job: Job, source: Source) -> str:
+    """Return a digest that changes when the input's files change, or which of their rows are read."""
+    facts: tuple[object, ...] = (job.input.id, source.stamps)
+    if job.input.where is not None:
+        facts = (*facts, job.input.where)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,294 @@
+"""The tqdm bar, on a terminal or in a notebook; elsewhere a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Self
+
+from tqdm import tqdm
+from tqdm.utils import disp_len
+
+from batchrun.errors import harmless
+from batchrun.records import PICO_PER_USD, Status, unusual_endings
+from batchrun.report.formatting import is_dumb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TextIO
+
+    from batchrun.records import Attempt, Result
+
+
+LINE_EVERY_S = 30.0
+REFRESH_EVERY_S = 0.2
+
+
+# Columns of the bar itself: at most, with every fact that fits, with those that must be shown.
+WIDEST_BAR, NARROW_BAR, NARROWEST_BAR = 24, 10, 4
+_TIMES = (" [{elapsed}<{remaining}, {rate_fmt}]", " [{elapsed}<{remaining}]", "")
+
+
+def _format(bar: str, times: str = _TIMES[0]) -> str:
+    return f"{{desc}} {{percentage:3.0f}}%|{bar}| {{n_fmt}}/{{total_fmt}}{times}{{postfix}}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """Something to say beside the bar; `rank` 0 must not be overlooked, a higher one may be."""
+
+    text: str
+    rank: int = 0
+
+    @property
+    def width(self) -> int:
+        return disp_len(f", {self.text}")
+
+
+class _Display:
+    """A stream that may go away (`2>&1 | head`, a closed window) without ending a run."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever tqdm asks a stream
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+
+class _Skipping:
+    """What our bars can do beside those of tqdm; none is drawn by a thread of tqdm's."""
+
+    monitor_interval = 0
+    n: float
+    initial: float
+    last_print_n: float
+
+    def skip(self, count: int) -> None:
+        """Count what took no time, and so says nothing about the rate and the time left."""
+        self.n += count
+        self.initial += count
+        self.last_print_n += count
+
+
+class _Bar(_Skipping, tqdm):  # type: ignore[type-arg]
+    """A bar on a terminal."""
+
+
+def _in_notebook() -> bool:
+    """Say whether this is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return "IPKernelApp" in getattr(shell, "config", ())
+
+
+def _notebook_bar(**facts: Any) -> Any:  # noqa: ANN401 - a class that is made here
+    """Return the bar that tqdm has for notebooks: a widget, or text where there are none."""
+    widget = import_module("tqdm.auto").tqdm
+    return type("_NotebookBar", (_Skipping, widget), {})(**facts)
+
+
+class Progress:
+    """Shows how far a run is, on stderr.
+
+    Args:
+        total: items in the run.
+        unit: what an item is called.
+        quiet: show nothing.
+        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal
+            that can redraw a line.
+        cap: the most that the run may cost, over all its executions, in pico-dollars.
+        spent: what earlier executions have cost of that.
+        clock: returns seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        *,
+        unit: str = "row",
+        cap: int | None = None,
+        spent: int = 0,
+        quiet: bool = False,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self.unit = unit
+        self._total = total
+        self._quiet = quiet
+        self._clock = clock
+        self._display = _Display(sys.stderr)
+        if terminal is None:
+            terminal = self._display.isatty() and not is_dumb()
+        self._terminal = terminal
+        self._is_notebook = _in_notebook()
+        self._bar: _Bar | None = None
+        self._done = 0
+        self._sent = 0
+        self._errors = 0
+        self._endings: Counter[str] = Counter()
+        self._tokens = 0
+        self._cap = cap
+        self._pico = spent if cap is not None else 0
+        self._unpriced = 0
+        self._start = clock()
+        self._next = self._start
+        self._waiting: str | None = None
+
+    def __enter__(self) -> Self:
+        if self._quiet:
+            pass
+        elif self._is_notebook:
+            self._bar = _notebook_bar(**self._look(bar_format=_format("{bar}")))
+        elif self._terminal:
+            self._bar = _Bar(file=self._display, dynamic_ncols=True, **self._look())
+        self._next = self._clock() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
+        return self
+
+    def _look(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - what tqdm takes
+        return {
+            "total": self._total,
+            "desc": self._name,
+            "unit": self.unit,
+            "mininterval": REFRESH_EVERY_S,
+            "smoothing": 0.1,
+            "bar_format": _format(f"{{bar:{WIDEST_BAR}}}"),
+            **more,
+        }
+
+    def __exit__(self, *_error: object) -> None:
+        if self._bar is not None:
+            self._describe()
+            self._bar.close()
+            self._bar = None
+
+    def reused(self, count: int) -> None:
+        """Count items that were done before."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.skip(count)
+        self._show()
+
+    def unrenderable(self, count: int) -> None:
+        """Count items that cannot become a request."""
+        self._errors += count
+        self.reused(count)
+
+    def used(self, attempt: Attempt) -> None:
+        """Count what an attempt used, also one that failed."""
+        usage, cost = attempt.usage, attempt.cost
+        self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        self._pico += cost.total if cost is not None else 0
+
+    def finished(self, result: Result, *, is_counted: bool = False) -> None:
+        """Count a result, and what its last attempt used unless that is counted already."""
+        if not is_counted:
+            self.used(result.last)
+        self._sent += 1
+        self._errors += result.status is Status.ERRORED
+        if result.completion is not None and result.status is Status.SUCCEEDED:
+            self._endings[result.completion.ending] += 1
+        self._unpriced += result.last.cost is None and result.status is Status.SUCCEEDED
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(1)
+        self._show()
+
+    def waiting(self, reason: str | None) -> None:
+        """Say what the run is waiting for, if anything."""
+        self._waiting = reason and harmless(reason)
+        self._show()
+
+    def note(self, message: str) -> None:
+        """Print a message without tearing the bar."""
+        if self._quiet:
+            return
+        message = harmless(message)
+        if self._bar is not None:
+            self._bar.write(message, file=self._display)
+        else:
+            self._display.write(f"{message}\n")
+            self._display.flush()
+
+    def _show(self) -> None:
+        now = self._clock()
+        if now < self._next:
+            return
+        self._next = now + (REFRESH_EVERY_S if self._bar is not None else LINE_EVERY_S)
+        if self._bar is not None:
+            self._describe()
+        else:
+            rate = self._sent / max(now - self._start, 1e-9)
+            done = f"{self._done}/{self._total} {self.unit}s"
+            facts = "".join(f", {fact.text}" for fact in self._facts())
+            self.note(f"{self._name}: {done}, {rate:.1f}/s{facts}")
+
+    def _describe(self) -> None:
+        if self._bar is None:
+            return
+        facts = self._facts()
+        if not self._is_notebook and (columns := self._bar.format_dict["ncols"]) is not None:
+            self._bar.bar_format, facts = self._fitted(self._bar, columns, facts)
+        self._bar.set_postfix_str(", ".join(fact.text for fact in facts), refresh=True)
+
+    def _fitted(self, bar: _Bar, columns: int, facts: list[_Fact]) -> tuple[str, list[_Fact]]:
+        """Return a format and the facts that a line of so many columns has room for.
+
+        What must not be overlooked takes the room of the bar, and then of the rate; of the other
+        facts those are shown beside which the bar is still one.
+        """
+        state = {**bar.format_dict, "postfix": None, "ncols": None}
+        shown = [fact for fact in facts if fact.rank == 0]
+        for times in _TIMES:
+            line = bar.format_meter(**state | {"bar_format": _format("", times)})
+            room = columns - disp_len(line) - sum(fact.width for fact in shown)
+            if room >= NARROWEST_BAR:
+                break
+        for fact in sorted(facts, key=lambda fact: fact.rank):
+            if fact.rank and room - fact.width >= NARROW_BAR:
+                shown.append(fact)
+                room -= fact.width
+        width = max(1, min(WIDEST_BAR, room))
+        return _format(f"{{bar:{width}}}", times), [fact for fact in facts if fact in shown]
+
+    def _facts(self) -> list[_Fact]:
+        """What there is to say beside the bar."""
+        facts = [_Fact(f"{_short(self._tokens)} tokens", 3), _Fact(self._cost(), 2)]
+        if self._errors:
+            facts.append(_Fact(f"{self._errors} errors"))
+        unusual = unusual_endings(self._endings)
+        facts += [_Fact(f"{_short(count)} {ending}") for ending, count in unusual.items()]
+        if self._waiting:
+            facts.append(_Fact(f"waiting: {self._waiting}", 1))
+        return facts
+
+    def _cost(self) -> str:
+        if self._unpriced and not self._pico:
+            return "unknown cost"
+        of_cap = "" if self._cap is None else f" of ${self._cap / PICO_PER_USD:.4f}"
+        return f"${self._pico / PICO_PER_USD:.4f}{' or more' if self._unpriced else ''}{of_cap}"
+
+
+def _short(number: int) -> str:
+    for size, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{suffix}"
+    return str(number)

@@ -1,0 +1,227 @@
+"""Finding the input's files, opening them, and saying what is wrong with one."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import json
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from polars.exceptions import PanicException, PolarsError
+
+from batchrun.errors import JobError
+from batchrun.job import UserFile, is_remote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from batchrun.job import InputConfig
+
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+# What polars, the file system and decompression raise over a file that is not what its name says.
+# Over some damaged files polars panics (a BaseException); a date may lie beyond Python's years.
+_FILE_ERRORS = (
+    PolarsError,
+    PanicException,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What tells whether an input file has changed: path, size in bytes, time in nanoseconds."""
+
+    path: str
+    size: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Look at a file.
+
+        Raises:
+            JobError: when it is not there.
+        """
+        try:
+            info = path.stat()
+        except OSError as error:
+            raise JobError(f"{path}: cannot be read ({error.strerror})") from None
+        return cls(str(path), info.st_size, info.st_mtime_ns)
+
+
+def is_table(path: str) -> bool:
+    """Say whether a path names a table rather than a job file."""
+    return kind_of(path) is not None
+
+
+def kind_of(path: str) -> str | None:
+    """Return the suffix that says how to read a file; `.ndjson` counts as `.jsonl`."""
+    name = path.lower()
+    text = name.removesuffix(".gz")
+    for suffix in TABLE_SUFFIXES:
+        if text.endswith(suffix):
+            if suffix == ".parquet" and name != text:
+                return None
+            return ".jsonl" if suffix == ".ndjson" else suffix
+    return None
+
+
+def resolve(pattern: str) -> list[Path]:
+    """Return the files that a path or a glob names, in order.
+
+    Raises:
+        JobError: when there is none, or one is a folder.
+    """
+    try:
+        paths = _matches(Path(pattern))
+        folders = [path for path in paths if path.is_dir()]
+        others = [path for path in paths if path.exists() and not (path.is_file() or path.is_dir())]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise JobError(f"{pattern[:200]}: cannot be looked up ({reason})") from None
+    if not paths:
+        raise JobError(f"{pattern}: file not found; [input] path starts at the job file")
+    if folders:
+        raise JobError(f'{folders[0]}: is a folder; name its files, such as "folder/*.csv"')
+    if others:
+        # A pipe would keep us waiting, and none of these can be read a second time.
+        raise JobError(
+            f"{others[0]}: not a regular file; save the table as a file and use its path"
+        )
+    return paths
+
+
+def input_files(config: InputConfig) -> list[UserFile]:
+    """Return the input's files on this machine: none of a remote one, or where none is found."""
+    if is_remote(config.path):
+        return []
+    try:
+        paths = _matches(Path(config.path))
+    except (OSError, ValueError):
+        return []
+    return [UserFile(path, "[input] path") for path in paths]
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.exists():
+        return [path]
+    # Folders that exist are taken by their names, even where these look like patterns.
+    home = next(parent for parent in path.parents if parent.exists())
+    rest = str(path.relative_to(home))
+    return sorted(home / name for name in glob.glob(rest, root_dir=home, recursive=True))  # noqa: PTH207
+
+
+def common_kind(paths: Sequence[Path]) -> str:
+    """Return what kind of table the files are.
+
+    Raises:
+        JobError: when one is no table, or they differ.
+    """
+    kinds = {path: kind_of(path.name) for path in paths}
+    for path, kind in kinds.items():
+        if kind is None:
+            raise JobError(
+                f"{path}: unsupported file type; supported types: {', '.join(TABLE_SUFFIXES)}, "
+                "text formats also with .gz"
+            )
+    found = sorted({str(kind) for kind in kinds.values()})
+    if len(found) > 1:
+        raise JobError(
+            f"{paths[0]} … {paths[-1]}: [input] path matches files of different kinds: "
+            f"{', '.join(found)}"
+        )
+    return found[0]
+
+
+def open_text(path: Path) -> BinaryIO:
+    """Open a text file, compressed or not, for reading bytes."""
+    return cast("BinaryIO", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def record(line: bytes) -> dict[str, Any]:
+    """Read one line of JSON Lines.
+
+    Raises:
+        ValueError: when it is no JSON object.
+    """
+    value = json.loads(line, parse_constant=_no_constant)
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - json's own error is one, too
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"holds {name}, which is not JSON")
+
+
+@contextmanager
+def explained(label: str | Path) -> Iterator[None]:
+    """Turn what goes wrong with a file into a `JobError` that names it, and its line if it can."""
+    try:
+        yield
+    except _FILE_ERRORS as error:
+        lines = str(error).strip().splitlines()
+        fault = _fault(label) if isinstance(label, Path) else None
+        reason = fault or (lines[0] if lines else type(error).__name__)
+        raise JobError(f"{label}: cannot be read as a table: {reason}") from error
+
+
+def _fault(path: Path) -> str | None:
+    """Say which line of a text file is wrong and how, None when that cannot be told."""
+    kind = kind_of(path.name)
+    if kind is None or kind == ".parquet":
+        return None
+    try:
+        with open_text(path) as file:
+            return _json_fault(file) if kind == ".jsonl" else _csv_fault(file, SEPARATORS[kind])
+    except (csv.Error, *_FILE_ERRORS):
+        return None
+
+
+def _json_fault(lines: Iterable[bytes]) -> str | None:
+    for number, line in enumerate(lines, 1):
+        try:
+            record(line if line.strip() else b"{}")
+        except UnicodeDecodeError:
+            return f"line {number} is not UTF-8 text"
+        except json.JSONDecodeError as error:
+            return f"line {number} is not JSON: {error.msg} at column {error.colno}"
+        except ValueError as error:
+            return f"line {number} {error}"
+    return None
+
+
+def _csv_fault(lines: Iterable[bytes], separator: str) -> str | None:
+    number = 0
+
+    def decoded() -> Iterator[str]:
+        nonlocal number
+        for line in lines:
+            number += 1
+            yield line.decode("utf-8")
+
+    rows = csv.reader(decoded(), delimiter=separator)
+    try:
+        width = len(next(rows, ()))
+        wide = next((row for row in rows if len(row) > width), None)
+    except UnicodeDecodeError:
+        return f"line {number} is not UTF-8 text"
+    if wide is None:
+        return None
+    return (
+        f"line {number} has {len(wide)} fields, the header has {width}; a cell that holds the "
+        "separator or a line break must stand in double quotes"
+    )

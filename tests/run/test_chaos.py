@@ -1,0 +1,41 @@
+"""The short form of `make chaos`: a run killed 20 times, and copies of its files at any instant.
+
+What a power failure leaves, where nothing is on the disk that was not flushed: `tests/run/test_power.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+from tests.support.chaos.rounds import Round, undisturbed
+from tests.support.chaos.snapshots import commit_ends
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KILLS = 20
+ROWS = 600
+
+
+def test_killed_20_times_and_every_row_has_one_result(tmp_path: Path) -> None:
+    seed = secrets.randbelow(10**6)
+    print(f"seed {seed}")
+    reference = undisturbed(tmp_path / "undisturbed", ROWS, "messages")
+    story = Round(tmp_path / "run", reference, KILLS, random.Random(seed), "messages").play()
+    print(story)
+    assert story.kills.total() == KILLS
+    assert story.kills["output"] >= 3
+
+
+def test_commits_are_found_in_a_write_ahead_log() -> None:
+    assert commit_ends(bytearray()) == []
+    header = bytes(8) + (4096).to_bytes(4, "big") + bytes(4) + b"salts..." + bytes(8)
+
+    def frame(pages_after_commit: int, salts: bytes = b"salts...") -> bytes:
+        page = bytes(4096)
+        return bytes(4) + pages_after_commit.to_bytes(4, "big") + salts + bytes(8) + page
+
+    wal = header + frame(0) + frame(7) + frame(8) + frame(0) + frame(9, b"older...")
+    assert commit_ends(bytearray(wal)) == [32, 32 + 2 * 4120, 32 + 3 * 4120]

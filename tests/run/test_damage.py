@@ -1,0 +1,309 @@
+"""Bits that flip in a checkpoint on the disk, where SQLite sees nothing wrong.
+
+The outputs that were written before are the right copy: no command may replace them, and each says so.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from batchrun.checkpoint import FILE_NAME, encoding
+from tests.conftest import command
+from tests.support.provider import answer, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.provider import Call, Provider, Reply
+
+ROWS = 6
+FILES = 'files = ["results.parquet", "results.csv", "results.jsonl"]'
+
+
+def said(call: Call) -> Reply:
+    return answer(call, f"the answer to {call.prompt} ☃")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with serving(said) as server:
+        yield server
+
+
+@pytest.fixture
+def job(write_job: Callable[..., Path], provider: Provider) -> Path:
+    path = write_job(provider.url, rows=ROWS, extra=FILES)
+    assert command("run", path)[0] == 0
+    return path
+
+
+def flip(out: Path, text: str, bit: int = 1) -> None:
+    """Flip a bit of the last letter of a text, wherever the file has it."""
+    path = out / FILE_NAME
+    content = bytearray(path.read_bytes())
+    at = content.find(text.encode())
+    assert at > 0
+    while at > 0:
+        content[at + len(text.encode()) - 1] ^= bit
+        at = content.find(text.encode())
+    path.write_bytes(content)
+
+
+def change(out: Path, statement: str) -> None:
+    with closing(sqlite3.connect(out / FILE_NAME)) as connection:
+        assert connection.execute(statement).rowcount == 1
+        connection.commit()
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in out.iterdir() if not p.name.startswith(FILE_NAME)}
+
+
+@pytest.mark.parametrize("bit", [1, 0x80])  # 0x80: no longer UTF-8
+def test_a_flipped_bit_in_an_answer_is_noticed_by_everything_that_reads_it(
+    job: Path, provider: Provider, bit: int
+) -> None:
+    out = job.parent / "out"
+    shutil.copytree(out, job.parent / "other")
+    flip(out, "the answer to Say text 4", bit)
+    before = outputs(out)
+    score = job.parent / "score.toml"
+    score.write_text(job.read_text() + '[score]\nexpected = "{{ text }}"\n')
+    for arguments in (
+        ("run", job),
+        ("export", out),
+        ("export", out, "--to", job.parent / "elsewhere.csv"),
+        ("score", out, "--job", score),
+        ("report", out),
+    ):
+        code, _, stderr = command(*arguments)
+        assert code == 5, (arguments, stderr)
+        assert "row r00004: the stored answer is damaged: it does not match its checksum" in stderr
+        assert "results.parquet has the right copy" in stderr
+        assert "batchrun run JOB --retry-errored" in stderr
+        assert outputs(out) == before
+    for reading in (["compare", str(out), str(job.parent / "other")], ["verify", str(out)]):
+        code, stdout, stderr = command(*reading)
+        assert code == 5
+        assert "row r00004: the stored answer is damaged" in stdout + stderr
+    code, stdout, _ = command("status", out)
+    assert code == 0
+    assert "1 stored records do not match their checksums: batchrun verify" in stdout
+    assert json.loads(command("status", out, "--json")[1])["damaged"] == 1
+    assert len(provider.calls) == ROWS
+    assert not (job.parent / "elsewhere.csv").exists()
+
+
+def test_verify_says_which_copy_is_right(job: Path) -> None:
+    out = job.parent / "out"
+    flip(out, "the answer to Say text 4")
+    code, stdout, _ = command("verify", out)
+    assert code == 5
+    (finding,) = [line for line in stdout.splitlines() if line.startswith("checkpoint.db: ")]
+    assert "results.parquet has the right copy" in finding
+    assert "keep the outputs as they are" in finding
+    assert "batchrun export" not in stdout
+    assert "not checked: the outputs and all else, because records of the checkpoint are" in stdout
+
+
+def test_verify_says_that_the_checkpoint_is_right_when_it_is(job: Path) -> None:
+    out = job.parent / "out"
+    found = pl.read_csv(out / "results.csv", infer_schema=False)
+    found.with_columns(response=pl.lit("edited")).write_csv(out / "results.csv")
+    code, stdout, _ = command("verify", out)
+    assert code == 5
+    assert "the checkpoint matches its checksums; write it again from there with: " in stdout
+    assert "batchrun export" in stdout
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "results.csv", "results.jsonl"])
+def test_the_right_copy_is_found_in_every_format(
+    write_job: Callable[..., Path], provider: Provider, name: str
+) -> None:
+    job = write_job(provider.url, rows=ROWS, extra=f'files = ["{name}"]\nprefix = "llm_"')
+    table = pl.read_csv(job.parent / "rows.csv").with_columns(response=pl.lit("of the table"))
+    table.write_csv(job.parent / "rows.csv")
+    assert command("run", job)[0] == 0
+    out = job.parent / "out"
+    flip(out, "the answer to Say text 2")
+    assert f"{name} has the right copy" in command("export", out)[2]
+    (out / name).unlink()
+    assert f"{name} does not have it either" in command("export", out)[2]
+
+
+def test_the_right_copy_of_a_whole_body_is_found(
+    write_job: Callable[..., Path], provider: Provider
+) -> None:
+    job = write_job(provider.url, rows=ROWS)
+    assert command("run", job, "--set", "request.keep_raw=true")[0] == 0
+    out = job.parent / "out"
+    change(out, "UPDATE outcomes SET raw = x'78' WHERE request_id = 3")
+    code, stdout, _ = command("verify", out)
+    assert code == 5
+    assert "results.parquet has the right copy" in stdout
+
+
+def test_an_answer_of_several_samples_is_found_among_its_texts(
+    write_job: Callable[..., Path], provider: Provider
+) -> None:
+    job = write_job(provider.url, rows=2, request="samples = 3")
+    assert command("run", job)[0] == 0
+    flip(job.parent / "out", "the answer to Say text 1")
+    stderr = command("export", job.parent / "out")[2]
+    assert "(and 2 more)" in stderr or stderr.count("row r00001") == 3
+    assert "results.parquet has the right copy" in stderr
+
+
+def test_a_damaged_row_is_asked_again_on_request_and_only_that(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame]
+) -> None:
+    out = job.parent / "out"
+    right = results()["response"].to_list()
+    flip(out, "the answer to Say text 4")
+    change(out, "UPDATE exchanges SET output_tokens = output_tokens + 64 WHERE request_id = 2")
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert "2 records of the checkpoint did not match their checksums" in stderr
+    assert sorted(call.prompt for call in provider.calls[ROWS:]) == ["Say text 1", "Say text 4"]
+    assert results()["response"].to_list() == right
+    assert command("verify", out)[0] == 0
+    summary = pl.read_json(out / "summary.json").row(0, named=True)
+    assert summary["possibly_double_billed"] == 1, "the attempt whose tokens were damaged"
+    assert summary["attempts"] == ROWS + 2
+
+
+@pytest.mark.parametrize("column", encoding.ANSWERS.columns)
+def test_every_column_of_an_answer_counts(job: Path, column: str) -> None:
+    value = "7" if column in {"attempts", "finished_us"} else "'x'"
+    value = "x'78'" if column in {"raw", "logprobs"} else value
+    if column == "request_id":
+        value = "99"
+    change(job.parent / "out", f"UPDATE outcomes SET {column} = {value} WHERE request_id = 3")
+    code, _, stderr = command("export", job.parent / "out")
+    assert code == 5
+    assert "the stored answer is damaged" in stderr
+
+
+@pytest.mark.parametrize("change_of", ["status = 'succeedee'", "retryable = 3"])
+def test_a_status_that_cannot_be_is_damage(job: Path, change_of: str) -> None:
+    change(job.parent / "out", f"UPDATE outcomes SET {change_of} WHERE request_id = 3")
+    assert "the stored status is damaged" in command("export", job.parent / "out")[2]
+
+
+SENDS_NOTHING = {
+    "an id of a row": "UPDATE items SET custom_id = 'r00009' WHERE ordinal = 2",
+    "an id that is not UTF-8": "UPDATE items SET custom_id = CAST(x'7280' AS TEXT) WHERE ordinal = 2",
+    "a place": "UPDATE items SET ordinal = 99 WHERE ordinal = 2",
+    "the request of a row": "UPDATE items SET request_id = 1 WHERE ordinal = 2",
+    "a request that is not there": "UPDATE items SET request_id = 99 WHERE ordinal = 2",
+    "an error of a row": "UPDATE items SET error_message = 'x' WHERE ordinal = 2",
+    "an id of a request": "UPDATE requests SET custom_id = 'r00009' WHERE id = 3",
+    "a fingerprint": "UPDATE requests SET fingerprint = x'00' WHERE id = 3",
+    "the fingerprint of another": "UPDATE requests SET fingerprint = "
+    "(SELECT fingerprint FROM requests WHERE id = 2), occurrence = 2 WHERE id = 3",
+    "an occurrence": "UPDATE requests SET occurrence = 7 WHERE id = 3",
+    "a status": "UPDATE outcomes SET status = 'errored' WHERE request_id = 3",
+    "a status that cannot be": "UPDATE outcomes SET status = 'succeedee' WHERE request_id = 3",
+    "retryable": "UPDATE outcomes SET status = 'errored', retryable = 1 WHERE request_id = 3",
+    "attempts": "UPDATE outcomes SET attempts = 2 WHERE request_id = 3",
+    "the attempts of none": "UPDATE outcomes SET attempts = 0 WHERE request_id = 3",
+}
+
+
+@pytest.mark.parametrize("name", SENDS_NOTHING)
+def test_what_follows_from_other_records_is_restored_and_nothing_is_sent_for_it(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame], name: str
+) -> None:
+    out, right = job.parent / "out", results().drop("finished_at")
+    change(out, SENDS_NOTHING[name])
+    before = outputs(out)
+    for arguments in (("run", job), ("export", out), ("verify", out)):
+        code, stdout, stderr = command(*arguments)
+        assert code == 5, (arguments, stdout, stderr)
+        assert "is damaged: it does not match its checksum" in stdout + stderr
+        assert "batchrun run JOB --retry-errored" in stdout + stderr
+        assert "--new" not in stdout + stderr
+        assert "batchrun export" not in stdout + stderr
+        assert outputs(out) == before
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert "1 records of the checkpoint did not match their checksums and were restored" in stderr
+    assert len(provider.calls) == ROWS
+    assert results().drop("finished_at").equals(right)
+    assert command("verify", out)[0] == 0
+
+
+def test_a_damaged_status_sends_nothing_before_it_is_noticed(
+    write_job: Callable[..., Path], provider: Provider
+) -> None:
+    job = write_job(provider.url, rows=ROWS)
+    assert command("run", job, "--limit", "3")[0] == 0
+    change(
+        job.parent / "out", "UPDATE outcomes SET status = 'errored', retryable = 1 WHERE rowid = 2"
+    )
+    code, _, stderr = command("run", job)
+    assert code == 5
+    assert "row r00001: the stored status is damaged" in stderr
+    assert "Nothing was sent" in stderr
+    assert len(provider.calls) == 3
+
+
+def test_a_request_that_no_row_asks_any_more_is_given_up(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame]
+) -> None:
+    out = job.parent / "out"
+    change(out, "UPDATE requests SET fingerprint = x'00' WHERE id = 3")
+    change(out, "UPDATE items SET request_id = 99 WHERE ordinal = 2")
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert [call.prompt for call in provider.calls[ROWS:]] == ["Say text 2"]
+    assert results()["response"].to_list() == [f"the answer to Say text {n} ☃" for n in range(ROWS)]
+    assert command("verify", out)[0] == 0
+
+
+def test_answers_that_were_judged_after_damage_stay_damaged(job: Path, provider: Provider) -> None:
+    change(job.parent / "out", "UPDATE outcomes SET ending = 'length' WHERE request_id = 3")
+    change(job.parent / "out", "UPDATE outcomes SET status = 'errored' WHERE request_id = 3")
+    for options in (["--set", 'request.reject=["length"]'], []):
+        code, _, stderr = command("run", job, *options)
+        assert code == 5
+        assert "row r00002: the stored status is damaged" in stderr
+    assert len(provider.calls) == ROWS
+
+
+@pytest.mark.parametrize(
+    "column", ["input_tokens", "output_tokens", "model", "provider_request_id"]
+)
+def test_tokens_that_changed_are_noticed(job: Path, column: str) -> None:
+    out = job.parent / "out"
+    change(out, f"UPDATE exchanges SET {column} = coalesce({column}, '') || 1 WHERE request_id = 3")
+    for arguments in (("export", out), ("run", job), ("report", out)):
+        code, _, stderr = command(*arguments)
+        assert code == 5
+        assert "row r00002: the stored attempt 1 is damaged" in stderr
+        assert "usage.parquet has the right copy" in stderr
+
+
+def test_answers_that_are_judged_again_are_not_damaged(job: Path, provider: Provider) -> None:
+    for options in (["--set", 'request.reject=["refusal"]'], []):
+        assert command("run", job, *options)[0] == 0
+    assert command("verify", job.parent / "out")[0] == 0
+    assert len(provider.calls) == ROWS
+
+
+def test_rows_without_a_checksum_are_read_as_before(job: Path, provider: Provider) -> None:
+    with closing(sqlite3.connect(job.parent / "out" / FILE_NAME)) as connection:
+        for table in ("outcomes", "exchanges"):
+            assert connection.execute(f"UPDATE {table} SET checksum = NULL").rowcount == ROWS
+        connection.commit()
+    for arguments in (("run", job), ("verify", job.parent / "out")):
+        assert command(*arguments)[0] == 0
+    assert len(provider.calls) == ROWS

@@ -1,0 +1,319 @@
+"""The Python interface: jobs, results as LazyFrames, DataFrames in notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+import types
+from datetime import date
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+import batchrun as library
+from batchrun.checkpoint import DirectoryLock
+from batchrun.run.progress import Progress
+from tests.conftest import KEY, ROOT
+from tests.support.provider import Call, Provider, Reply, answer, refusal, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    WriteJob = Callable[..., Path]
+
+PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TEST_KEY", KEY)
+    return tmp_path
+
+
+def words(*texts: str) -> pl.DataFrame:
+    return pl.DataFrame({"text": texts or ("one", "two", "three")})
+
+
+def complete(provider: Provider, frame: pl.DataFrame, **asked: Any) -> pl.DataFrame:
+    return library.complete(
+        frame,
+        **{
+            "prompt": "Say {{ text }}",
+            "model": "claude-haiku-4-5-20251001",
+            "base_url": provider.url,
+            "provider": "anthropic",
+            "api_key_env": "TEST_KEY",
+            "quiet": True,
+            **asked,
+        },
+    )
+
+
+def test_the_page_is_a_session_that_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("jobs", "sample_data"):
+        shutil.copytree(ROOT / name, folder / name)
+    session: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(compile(block, "docs/python.md", "exec"), session)
+    assert len(BLOCKS) == 9
+    shown = capsys.readouterr()
+    assert "the input has no column 'subjct' (did you mean \"subject\"?)" in shown.out
+    assert "3 requests to send" in shown.err
+    assert session["scored"]["score"].null_count() == 0
+    assert session["answered"]["response"].null_count() == 0
+    assert session["report"].score is not None
+    assert session["dearest"].collect().height == 5
+
+
+def test_every_exception_of_the_page_is_there() -> None:
+    names = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) - {"KeyboardInterrupt"}
+    assert len(names) == 5
+    for name in names:
+        assert issubclass(getattr(library, name), library.BatchrunError)
+
+
+def test_answers_stand_beside_the_rows(folder: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "text": ["a", "b"],
+            "when": [date(2026, 1, 1), None],
+            "price": [Decimal("1.50"), Decimal("2.25")],
+            "kind": pl.Series(["x", "y"], dtype=pl.Categorical),
+            "tags": [["p"], []],
+        }
+    )
+    with serving(lambda call: answer(call, f"to {call.prompt}")) as provider:
+        found = complete(provider, frame)
+    assert found.select(frame.columns).equals(frame)
+    assert found.schema["kind"] == pl.Categorical
+    assert found["response"].to_list() == ["to Say a", "to Say b"]
+    assert found["custom_id"].to_list() == ["1", "2"]
+    assert found["cost_usd"].to_list() == [46e-6] * 2
+    assert found.columns[:5] == frame.columns
+
+
+def test_nothing_is_paid_twice(folder: Path) -> None:
+    with serving() as provider:
+        first = complete(provider, words())
+        assert complete(provider, words()).equals(first)
+        assert len(provider.calls) == 3
+        complete(provider, words("two", "four", "one"))
+        assert len(provider.calls) == 4
+        complete(provider, words(), prompt="Sing {{ text }}")
+        assert len(provider.calls) == 7
+        assert complete(provider, words()).equals(first)
+        assert len(provider.calls) == 7
+        complete(provider, words(), directory=folder / "other")
+        assert len(provider.calls) == 10
+    assert len(list((folder / ".batchrun").glob("input-*"))) == 1
+
+
+def test_it_works_where_a_loop_is_running(folder: Path) -> None:
+    async def cell() -> tuple[pl.DataFrame, library.RunReport]:
+        found = complete(provider, words())
+        job = library.Job.load(
+            ROOT / "jobs" / "word_problems.toml", {"output.dir": str(folder / "r")}
+        )
+        options = library.RunOptions(simulate=library.SimulatorConfig(), quiet=True)
+        return found, library.run_job(job, options)
+
+    with serving() as provider:
+        found, report = asyncio.run(cell())
+    assert found["status"].to_list() == ["succeeded"] * 3
+    assert report.results.select(pl.len()).collect().item() == 40
+
+
+def test_a_notebook_that_is_interrupted_goes_on(folder: Path) -> None:
+    """The kernel raises KeyboardInterrupt in the cell; what was answered is kept."""
+
+    def interrupting(call: Call) -> Reply:
+        if call.prompt == "Say three":
+            return answer(call, delay_s=0.3, then=lambda: os.kill(os.getpid(), signal.SIGINT))
+        return answer(call)
+
+    async def cell() -> None:
+        complete(provider, words(), limits={"concurrency": 1})
+
+    loop = asyncio.new_event_loop()
+    with serving(interrupting) as provider:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+        loop.close()
+        assert len(provider.calls) == 3
+        provider.decide = answer
+        assert complete(provider, words())["status"].to_list() == ["succeeded"] * 3
+        assert len(provider.calls) <= 4
+
+
+def test_what_stops_a_run_is_raised_and_calling_again_goes_on(folder: Path) -> None:
+    with serving(lambda _: refusal(401, "authentication_error")) as provider:
+        with pytest.raises(library.RunStopped, match="TEST_KEY"):
+            complete(provider, words())
+        provider.decide = lambda call: (
+            refusal(400, "bad") if call.prompt == "Say two" else answer(call)
+        )
+        found = complete(provider, words())
+        assert found["status"].to_list() == ["succeeded", "errored", "succeeded"]
+        count = len(provider.calls)
+        provider.decide = answer
+        assert (
+            complete(provider, words(), retry_errored=True)["status"].to_list() == ["succeeded"] * 3
+        )
+        assert len(provider.calls) == count + 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "asked", "message"),
+    [
+        ({"text": ["a"]}, {}, "takes a polars DataFrame, not builtins.dict"),
+        (words(), {"prompt": "{{ txt }}"}, "the input has no column 'txt' (did you mean"),
+        (words(), {"temprature": 0.5}, 'temprature: unknown key (did you mean "temperature"?)'),
+        (words(), {"prompt": None}, "give exactly one of prompt"),
+        (words(), {"limits": {"max_cost": 1}}, '[limits] max_cost: unknown key (did you mean "max'),
+        (words(), {"id": "txt"}, '[input] id names the column "txt"'),
+        (words().rename({"text": "status"}), {"prompt": "{{ status }}"}, "prefix"),
+        (pl.DataFrame({"text": [object()]}), {}, "cannot be kept as Parquet"),
+        (words().head(0).select(), {}, "no column"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    folder: Path, frame: Any, asked: dict[str, Any], message: str
+) -> None:
+    with serving() as provider, pytest.raises(library.JobError) as error:
+        complete(provider, frame, **asked)
+    assert message in str(error.value)
+    assert not provider.calls
+
+
+def test_no_rows_are_no_requests(folder: Path) -> None:
+    with serving() as provider:
+        found = complete(provider, words().head(0))
+    assert found.height == 0
+    assert "response" in found.columns
+
+
+def test_names_that_collide_get_a_prefix(folder: Path) -> None:
+    with serving() as provider:
+        frame = words().with_columns(response=pl.lit("mine"))
+        found = complete(provider, frame, prefix="llm_")
+    assert found["response"].to_list() == ["mine"] * 3
+    assert found["llm_response"].to_list() == ["ok"] * 3
+
+
+def test_a_lazy_frame_is_collected(folder: Path) -> None:
+    with serving() as provider:
+        found = library.complete(
+            words().lazy(),
+            messages=[{"role": "user", "content": "Say {{ text }}"}],
+            model="m",
+            format="chat",
+            base_url=provider.url,
+            api_key_env="TEST_KEY",
+            quiet=True,
+        )
+    assert found["response"].to_list() == ["ok"] * 3
+    assert "max_tokens" not in provider.calls[0].json
+
+
+def test_a_directory_in_use_is_refused(folder: Path) -> None:
+    (folder / ".batchrun").mkdir()
+    with (
+        serving() as provider,
+        DirectoryLock(folder / ".batchrun"),
+        pytest.raises(library.CheckpointError, match="another batchrun process"),
+    ):
+        complete(provider, words())
+    (folder / "file").touch()
+    with pytest.raises(library.CheckpointError, match="cannot be used"):
+        complete(provider, words(), directory=folder / "file")
+
+
+# Reports
+
+
+@pytest.mark.parametrize("files", [["results.csv"], ["a.jsonl", "b.csv"], ["a.csv", "b.parquet"]])
+def test_results_are_read_lazily_from_whatever_was_written(
+    write_job: WriteJob, folder: Path, files: list[str]
+) -> None:
+    with serving() as provider:
+        job = library.Job.load(str(write_job(provider.url)), {"output.files": files})
+        report = library.run_job(job, library.RunOptions(quiet=True))
+    assert isinstance(report.results, pl.LazyFrame)
+    assert report.results.select("id", "response").collect().rows()[1] == ("r00001", "ok")
+    assert report.usage.select(pl.len()).collect().item() == 20
+
+
+def test_results_that_were_not_written(write_job: WriteJob, folder: Path) -> None:
+    def in_the_way(call: Call) -> Reply:
+        (folder / "out" / "results.parquet").mkdir(exist_ok=True)
+        return answer(call)
+
+    with serving(in_the_way) as provider:
+        report = library.run_job(
+            library.load_job(write_job(provider.url)), library.RunOptions(quiet=True)
+        )
+    assert report.exit_code == 6
+    with pytest.raises(library.OutputError, match="batchrun export"):
+        _ = report.results
+
+
+# The bar in a notebook
+
+
+class Widget:
+    """What tqdm has for notebooks, as far as it is used."""
+
+    made: list[Widget] = []  # noqa: RUF012 - a book that the test keeps
+
+    def __init__(self, **facts: Any) -> None:
+        self.facts, self.n, self.initial, self.last_print_n = facts, 0, 0, 0
+        self.is_open = True
+        self.postfix = ""
+        Widget.made.append(self)
+
+    def update(self, count: int) -> None:
+        self.n += count
+
+    def set_postfix_str(self, text: str, *, refresh: bool) -> None:
+        self.postfix = text
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> type[Widget]:
+    ipython, auto = types.ModuleType("IPython"), types.ModuleType("tqdm.auto")
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setattr(ipython, "get_ipython", lambda: shell, raising=False)
+    monkeypatch.setattr(auto, "tqdm", Widget, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", auto)
+    Widget.made.clear()
+    return Widget
+
+
+def test_a_notebook_has_its_own_bar(kernel: type[Widget], folder: Path) -> None:
+    with serving() as provider:
+        complete(provider, words(), quiet=False)
+        complete(provider, words(), quiet=True)
+    (bar,) = kernel.made
+    assert (bar.facts["total"], bar.n, bar.is_open) == (3, 3, False)
+    assert "{bar}" in bar.facts["bar_format"]
+    assert "54 tokens" in bar.postfix
+
+
+def test_elsewhere_there_is_none(kernel: type[Widget], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "IPython")
+    with Progress("x", 3):
+        pass
+    assert not kernel.made

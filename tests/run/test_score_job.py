@@ -1,0 +1,83 @@
+"""`[score]` in the job file: what is read, and how a refusal names the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batchrun.errors import JobError
+from batchrun.job import Job, ScoreConfig, apply_overrides
+from batchrun.run.scoring import Evaluation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def document(**score: Any) -> dict[str, Any]:
+    request = {"model": "m", "prompt": "{{ text }}", "max_tokens": 10}
+    return {"input": {"path": "rows.csv"}, "request": request, "score": score}
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    (tmp_path / "mine.py").write_text("def score(row, answer): return 1\n")
+    return lambda **score: Job.from_document(document(**score), tmp_path).score
+
+
+def test_a_job_without_the_section_scores_nothing(read: Any) -> None:
+    assert read() is None
+
+
+def test_every_key(read: Any, tmp_path: Path) -> None:
+    found = read(expected="{{ label }}", match="choice", choices=["a ", "b"], answer="x(.)")
+    assert found == ScoreConfig("{{ label }}", "choice", "x(.)", ("a", "b"))
+    assert read(expected="{{ label }}").match == "exact"
+    assert read(function="mine.py:score").function == (tmp_path / "mine.py", "score")
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ({"match": "exact"}, r"\[score\] expected: is missing; .*function = "),
+        ({"expected": " "}, r"\[score\] expected: is missing"),
+        ({"expected": 5}, r"\[score\] expected: must be a string, not 5"),
+        ({"expected": "x", "match": "numbr"}, r'match: must be one of .*did you mean "number"'),
+        ({"expected": "x", "choices": ["a", "b"]}, r'choices: are for match = "choice"'),
+        ({"expected": "x", "match": "choice", "choices": ["a"]}, "two labels or more"),
+        ({"expected": "x", "match": "choice", "choices": ["a", "A"]}, "a label twice"),
+        ({"expected": "x", "match": "choice", "choices": [1, 2]}, "array of strings"),
+        ({"function": "mine.py"}, r'as "my_scores.py:score"'),
+        ({"function": "mine.py:no-name"}, r'as "my_scores.py:score"'),
+        ({"function": "other.py:score"}, "is not a Python file; expected at /"),
+        ({"function": "mine.py:score", "match": "exact"}, "match has no effect"),
+        (
+            {"expected": "x", "answr": "y"},
+            r'\[score\] answr: unknown key \(did you mean "answer"\?\)',
+        ),
+    ],
+)
+def test_what_is_refused(read: Any, score: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        read(**score)
+
+
+def test_a_key_of_the_section_can_be_set_for_one_run() -> None:
+    changed = apply_overrides(document(expected="x"), {"match": "number", "score.answer": "y"})
+    assert changed["score"] == {"expected": "x", "match": "number", "answer": "y"}
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (
+            "{{ labl }}",
+            r"\[score\] expected: the input has no column 'labl' \(did you mean \"label\"",
+        ),
+        ('{{ row["labl"] }}', r"\[score\] expected: the input has no column 'labl'"),
+        ("{{ label", r"\[score\] expected: not a valid template"),
+    ],
+)
+def test_the_template_is_checked_against_the_columns(expected: str, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        Evaluation(ScoreConfig(expected=expected), ("text", "label"))

@@ -1,0 +1,32 @@
+"""The short form of `make soak`: seconds show no slow leak, but one of a handle for each fault."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.soak import CONCURRENCY, Sample, growth, soak
+
+SECONDS = 6
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+
+
+@needs_proc
+def test_handles_and_tasks_stay_while_one_request_in_twenty_fails(tmp_path: Path) -> None:
+    samples, code = soak(tmp_path, SECONDS, 10**6)
+    assert code == 130
+    summary = json.loads((tmp_path / "out" / "summary.json").read_bytes())
+    assert summary["retries"]["total"] > 0.03 * summary["attempts"]
+    found = growth(samples)
+    assert found.last.handles <= found.second.handles + CONCURRENCY // 4
+    assert found.last.tasks <= found.second.tasks + CONCURRENCY // 4
+
+
+def test_growth_is_from_the_second_third_to_the_last() -> None:
+    samples = [Sample(n, 100.0 if n < 6 else 107.0, 10, 20) for n in range(9)]
+    found = growth(samples)
+    assert (found.second.mib, found.last.mib) == (100.0, 107.0)
+    assert str(found) == "mib 100 -> 107 (+7.0%), handles 10 -> 10 (+0.0%), tasks 20 -> 20 (+0.0%)"
