@@ -1,0 +1,111 @@
+"""The names of `batchrun`: what `import batchrun` offers, and where each is loaded from.
+
+This file is their only declaration. `__init__.py` reads it when the package is imported and loads a
+name when it is first used, so that `batchrun --help` does not wait for the data libraries.
+"""
+
+from .draft import Draft as Draft
+from .draft import init_job as init_job
+from .errors import (
+    BatchrunError as BatchrunError,
+)
+from .errors import (
+    CheckpointError as CheckpointError,
+)
+from .errors import (
+    Interrupted as Interrupted,
+)
+from .errors import (
+    JobError as JobError,
+)
+from .errors import (
+    OutputError as OutputError,
+)
+from .errors import (
+    RunStopped as RunStopped,
+)
+from .estimation import (
+    Estimate as Estimate,
+)
+from .estimation import (
+    estimate as estimate,
+)
+from .estimation import (
+    estimate_json as estimate_json,
+)
+from .estimation import (
+    estimate_text as estimate_text,
+)
+from .inspection import (
+    Recosted as Recosted,
+)
+from .inspection import (
+    export as export,
+)
+from .inspection import (
+    load_job as load_job,
+)
+from .inspection import (
+    preview as preview,
+)
+from .inspection import (
+    recost as recost,
+)
+from .inspection import (
+    recost_notes as recost_notes,
+)
+from .inspection import (
+    recost_text as recost_text,
+)
+from .inspection import (
+    score as score,
+)
+from .inspection import (
+    score_text as score_text,
+)
+from .inspection import (
+    status as status,
+)
+from .inspection.comparison import (
+    compare as compare,
+)
+from .inspection.comparison import (
+    comparison_json as comparison_json,
+)
+from .inspection.comparison import (
+    comparison_text as comparison_text,
+)
+from .inspection.comparison import (
+    write_comparison as write_comparison,
+)
+from .inspection.reporting import write_report as write_report
+from .inspection.verification import Verdict as Verdict
+from .inspection.verification import verify as verify
+from .job import Job as Job
+from .job import parse_setting as parse_setting
+from .run import arun_job as arun_job
+from .run import run_job as run_job
+from .run.conclusion import RunReport as RunReport
+from .run.dataframes import complete as complete
+from .run.matrix import (
+    MatrixReport as MatrixReport,
+)
+from .run.matrix import (
+    arun_matrix as arun_matrix,
+)
+from .run.matrix import (
+    run_matrix as run_matrix,
+)
+from .run.preparation import RunOptions as RunOptions
+from .run.preparation import model_hint as model_hint
+from .simulator import (
+    Simulator as Simulator,
+)
+from .simulator import (
+    SimulatorConfig as SimulatorConfig,
+)
+from .simulator import (
+    serve_simulator as serve_simulator,
+)
+
+__version__: str

@@ -1,0 +1,144 @@
+"""The rules that keep the package readable: where things live, what they are called, how large they are."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PACKAGE = ROOT / "batchrun"
+# Third-party library → the folders or files of batchrun/ that may import it.
+HOMES = {
+    "aiolimiter": ("limits/",),
+    "click": ("cli/",),
+    "genai_prices": ("pricing/",),
+    "h11": ("simulator/",),
+    "httpx": ("client/",),
+    "jinja2": ("render/", "report/"),
+    "jsonschema_rs": ("dispatch/review.py",),
+    "lazy_loader": ("__init__.py",),
+    "polars": ("source/", "output/"),
+    "pyreqwest": ("client/",),
+    "re2": ("evaluation/",),
+    "sqlite3": ("checkpoint/",),
+    "sqlite_utils": ("checkpoint/",),
+    "tqdm": ("run/progress.py",),
+}
+LOOSE = {"__init__.py", "__init__.pyi", "__main__.py", "errors.py", "records.py", "py.typed"}
+MOST_FOLDERS = 19
+MOST_LINES = 500
+# Only these may know the wire formats by name: the formats, who answers in them, who reads the key.
+KNOW_THE_FORMATS = ("formats/", "simulator/", "job/")
+FORMAT_NAMES = {"messages", "chat"}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the top-level names of what a file imports at run time."""
+    tree = parsed(path)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_in_its_home_alone(library: str) -> None:
+    users = [place(path) for path in modules() if library in imported(path)]
+    assert users, f"nothing imports {library}: remove it here and in pyproject.toml"
+    assert [user for user in users if not user.startswith(HOMES[library])] == []
+
+
+def test_nothing_lies_loose_in_the_package() -> None:
+    entries = [entry for entry in PACKAGE.iterdir() if entry.name != "__pycache__"]
+    assert {entry.name for entry in entries if entry.is_file()} == LOOSE
+    folders = [entry for entry in entries if any(entry.glob("*.py"))]
+    assert len(folders) <= MOST_FOLDERS
+    for folder in folders:
+        purpose = ast.get_docstring(parsed(folder / "__init__.py"))
+        assert purpose, f"{folder.name}/__init__.py says in one sentence what the folder is for"
+
+
+def test_the_tests_mirror_the_package() -> None:
+    tested = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert tested - folders - {"__pycache__"} <= {"docs", "support"}
+
+
+def test_no_module_name_is_used_twice() -> None:
+    names = defaultdict(list)
+    for path in modules():
+        if not path.stem.startswith("__"):
+            names[path.stem].append(place(path))
+    assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
+
+
+def test_no_class_name_is_used_twice() -> None:
+    names = defaultdict(list)
+    for path in modules():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                names[node.name].append(place(path))
+    assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
+
+
+def test_no_file_is_longer_than_one_can_read() -> None:
+    lengths = {
+        place(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules()
+    }
+    assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
+
+
+def test_nothing_outside_the_formats_compares_the_name_of_a_format() -> None:
+    found = [
+        f"{place(path)}:{node.lineno}"
+        for path in modules()
+        if not place(path).startswith(KNOW_THE_FORMATS)
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Compare)
+        and any(
+            isinstance(inner, ast.Constant) and inner.value in FORMAT_NAMES
+            for inner in ast.walk(node)
+        )
+    ]
+    assert found == []
+
+
+def test_test_modules_import_no_test_modules() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and ".test_" in f".{node.module}"
+    ]
+    assert found == []
