@@ -59,7 +59,7 @@ async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, secon
         begin = time.time()
         await anyio.sleep(seconds - WARM_UP_S)
         answers, tokens = accepted(out / "checkpoint.db", begin, time.time())
-        ledger = simulator.ledger
+        usage = simulator.usage
         group.cancel_scope.cancel()
     used, allowed = (
         (answers, limits.requests_per_minute)
@@ -69,7 +69,7 @@ async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, secon
     what = "requests" if limits.requests_per_minute else "tokens"
     told = "told in headers" if limits.limit_headers else "not told"
     share = used * 60 / (seconds - WARM_UP_S) / allowed
-    refused = ledger.statuses.get(429, 0) / ledger.requests
+    refused = usage.statuses.get(429, 0) / usage.requests
     print(
         f"{wire_format:9} {allowed:7} {what:9} {told:16} {share:6.1%} used  {refused:.2%} refused",
         flush=True,

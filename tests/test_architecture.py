@@ -24,7 +24,7 @@ HOMES = {
     "h11": ("simulator/",),
     "httpx": ("client/",),
     "jinja2": ("render/", "report/"),
-    "jsonschema_rs": ("dispatch/review.py",),
+    "jsonschema_rs": ("dispatch/review.py", "simulator/"),
     "lazy_loader": ("__init__.py",),
     "polars": ("source/", "output/"),
     "pyreqwest": ("client/",),

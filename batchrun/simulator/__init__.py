@@ -1,27 +1,21 @@
-"""A loopback server that speaks both wire formats: the rehearsal stage of every run.
+"""A server on loopback that speaks both wire formats, for rehearsals: no key, no cost.
 
-    connection            HTTP/1.1 over one socket: bounded requests in, responses out
-    server                the path of a request: route, key, answer or refusal
-    provider              its way inside: quota, fate, bill, answer
-    messages, chat        the two dialects; `dialect` is what they have in common
-      *_request           what they take, by the checks of `fields`, `content`, `tool_fields`
-      *_answer            what they write: whole, or events
-    calls                 a request, checked and neutral
-    refusals              why a request gets an error instead of an answer
-    answers               what is said, and how it ends: `labels`, `prose`, `schemas`, `tools`
-    streams               how it is cut, spread over time and broken off
-    caching               which part of a prompt was seen before
-    quota                 rates per minute
-    ledger                what was billed, and how often
-    dice                  every choice, as a function of the request
+    http_server              HTTP/1.1 over sockets, event streams, a router; knows no format
+    service                  routes and keys; the way of a request to its answer or refusal
+    provider                 settings; the same way without HTTP: admission, outcome, bill, answer
+    accounting               bills, rates per minute, prompts seen before
+    messages_api, chat_api   the two formats: request schemas, answers, events, errors, headers
+    request_schema           terms of these schemas; how a checked request is read
+    calls                    a request and its answer in neutral terms
+    composition              what is answered: `labels`, `prose`, `generator` (for JSON Schemas)
+    draws                    every choice, as a function of the request
 
-Nothing here leaves 127.0.0.1, and every answer says that it is simulated, unless the prompt asked
-for exactly one of its own labels.
+Nothing leaves 127.0.0.1. Every answer says that it is simulated, unless the prompt asks for exactly
+one of its own labels.
 """
 
-from batchrun.simulator.command import serve_simulator
-from batchrun.simulator.config import SimulatorConfig
-from batchrun.simulator.ledger import Ledger
-from batchrun.simulator.server import Simulator
+from batchrun.simulator.accounting import UsageRecord
+from batchrun.simulator.provider import SimulatorConfig
+from batchrun.simulator.service import Simulator, serve_simulator
 
-__all__ = ["Ledger", "Simulator", "SimulatorConfig", "serve_simulator"]
+__all__ = ["Simulator", "SimulatorConfig", "UsageRecord", "serve_simulator"]

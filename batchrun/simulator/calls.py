@@ -1,127 +1,236 @@
-"""What both dialects ask for, checked and neutral."""
+"""A request and its answer in neutral terms, and what a format has to know about both."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from batchrun.simulator.tools import Use
-
 if TYPE_CHECKING:
-    from batchrun.simulator.caching import Prefix
-    from batchrun.simulator.content import Turn
-    from batchrun.simulator.tools import Toolbox
+    from collections.abc import Mapping
 
-THINKING_SUFFIX = "-thinking"
-ANY_JSON: dict[str, Any] = {"type": "object"}
+    from batchrun.simulator.accounting import LimitStanding
+    from batchrun.simulator.draws import RandomDraws
 
+    Headers = list[tuple[str, str]]
+    Json = dict[str, Any]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a request asks for beside a text.
-
-    Attributes:
-        thinking: most tokens of reasoning before the answer; 0 for none.
-        toolbox: tools that may be called.
-        schema: JSON Schema that the text must satisfy; `ANY_JSON` leaves the shape open.
-        stream: the answer comes as events.
-        include_usage: a chat stream ends with its usage.
-        service_tier: as answers name it; None when the request does not speak of it.
-        prefixes: beginnings of the prompt that a cache may know, shortest first.
-        logprobs: alternatives to list for each token, beside its log probability; None for neither.
-    """
-
-    thinking: int = 0
-    toolbox: Toolbox | None = None
-    schema: dict[str, Any] | None = None
-    stream: bool = False
-    include_usage: bool = False
-    service_tier: str | None = None
-    prefixes: tuple[Prefix, ...] = ()
-    logprobs: int | None = None
+THINKING_SUFFIX = "-thinking"  # of models that think without being asked to
+_BYTES_PER_TOKEN = 4
 
 
-NO_WISHES = Wishes()
+def count_tokens(text: str) -> int:
+    """Estimate tokens from UTF-8 length: 4 Latin, 2 Cyrillic or 1.3 Chinese characters in each."""
+    size = len(text) if text.isascii() else len(text.encode())
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def cut_to_tokens(text: str, tokens: int) -> str:
+    """Return the longest beginning of `text` that costs at most `tokens`."""
+    return text.encode()[: tokens * _BYTES_PER_TOKEN].decode(errors="ignore")
+
+
+class Fault(Enum):
+    """Why a request gets an error instead of an answer. The formats give it a status and a type."""
+
+    MISSING = auto()  # a required field
+    INVALID = auto()  # a field, or the whole body
+    NOT_IMPLEMENTED = auto()  # valid, but the simulator does not have it
+    CREDENTIALS = auto()
+    NOT_FOUND = auto()
+    METHOD = auto()
+    TOO_LARGE = auto()
+    RATE_LIMIT = auto()
+    SERVER_ERROR = auto()
+    OVERLOADED = auto()
+
+
+@dataclass(eq=False)
+class RefusedError(Exception):
+    """A request that is not answered."""
+
+    fault: Fault
+    message: str  # for the person who sent the request
+    param: str | None = None  # the field at fault, as a dotted path such as "messages.0.role"
+    scope: str = "requests"  # of a rate limit: "requests" or "tokens"
+    wait_s: float | None = None  # of a rate limit: seconds until the request may work
+
+
+class ToolDemand(Enum):
+    """What `tool_choice` asks for."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request that will be answered.
+class ToolDefinition:
+    """One tool of a request."""
 
-    Attributes:
-        model: as sent.
-        system: all system text; "" when there is none.
-        prompt: text of the last user message; "" when there is none.
-        prefill: text of a final assistant message, which the answer continues; else "".
-        max_tokens: most tokens of one choice, thinking included; None leaves it to the answer.
-        stops: texts that end the answer before they appear in it.
-        choices: how many answers.
-        input_tokens: of the whole conversation, tools included.
-        images: how many are in the conversation.
-        results: what tools returned, when the conversation ends with that; else empty.
-        wishes: what else is asked for.
-    """
+    name: str
+    purpose: str
+    schema: Json  # of its arguments
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOffer:
+    """The tools of a request: at least one."""
+
+    tools: tuple[ToolDefinition, ...]
+    demand: ToolDemand
+    only: str | None  # the one to call; None leaves the choice
+    parallel: bool  # whether there may be more than one call
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrefix:
+    """The beginning of a prompt that a cache may know."""
+
+    digest: bytes
+    tokens: int
+    lifetime: str  # once written: "5m" or "1h"; "" when it was not marked
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """The conversation of a request."""
+
+    system: str  # all system text
+    question: str  # text of the last user message
+    prefill: str  # text of a final assistant message, which the answer continues
+    results: tuple[str, ...]  # what tools returned, when the conversation ends with that
+    images: int
+    tokens: int  # what it costs as input, tools included
+    prefixes: tuple[CachedPrefix, ...]  # shortest first
+
+    @property
+    def subject(self) -> str:
+        """What the answer is about."""
+        return self.question or "\n".join(self.results) or self.system
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedCall:
+    """A request that will be answered."""
 
     model: str
-    system: str
-    prompt: str
-    prefill: str
-    max_tokens: int | None
-    stops: tuple[str, ...]
-    choices: int
-    input_tokens: int
-    images: int = 0
-    results: tuple[str, ...] = ()
-    wishes: Wishes = field(default=NO_WISHES)
+    prompt: PromptText
+    max_tokens: int | None  # of one choice, thinking included
+    stops: tuple[str, ...]  # texts that end the answer before they appear in it
+    choices: int = 1
+    thinking: int = 0  # limit on tokens of reasoning before the answer
+    tools: ToolOffer | None = None
+    schema: Json | None = None  # JSON Schema that the text must satisfy
+    stream: bool = False
+    include_usage: bool = False  # a chat stream ends with its usage
+    service_tier: str = ""  # as answers name it
+    logprobs: int | None = None  # alternatives for each token; None for no log probabilities
 
     @property
     def reserved_tokens(self) -> int:
-        """What admission charges: the output is not known yet, so its bound stands in for it.
-
-        Without a bound only the input is charged, and the output afterwards.
-        """
-        return self.input_tokens + self.choices * (self.max_tokens or 0)
+        """What admission charges: the output is not known yet, so its limit stands in for it."""
+        return self.prompt.tokens + self.choices * (self.max_tokens or 0)
 
 
-def build_call(
-    model: str,
-    turns: list[Turn],
-    *,
-    max_tokens: int | None,
-    stops: tuple[str, ...],
-    choices: int = 1,
-    wishes: Wishes = NO_WISHES,
-) -> Call:
-    """Put together a call; `turns` holds system messages too."""
-    users = [turn.text for turn in turns if turn.role == "user"]
-    last = turns[-1]
-    toolbox = wishes.toolbox
-    return Call(
-        model=model,
-        system="\n\n".join(turn.text for turn in turns if turn.role in {"system", "developer"}),
-        prompt=users[-1] if users else "",
-        prefill=last.text if last.role == "assistant" else "",
-        max_tokens=max_tokens,
-        stops=stops,
-        choices=choices,
-        input_tokens=sum(turn.tokens for turn in turns) + (toolbox.tokens if toolbox else 0),
-        images=sum(turn.images for turn in turns),
-        results=last_results(turns),
-        wishes=wishes,
-    )
+@dataclass(frozen=True, slots=True)
+class SimulatedToolUse:
+    """One call of a tool."""
+
+    number: int  # below 2**96; part of its id
+    name: str
+    arguments: str  # a JSON object
 
 
-def last_results(turns: list[Turn]) -> tuple[str, ...]:
-    """Return the tool results that end the conversation: in a user message, or in one message each."""
-    if turns[-1].role != "tool":
-        return turns[-1].results
-    place = len(turns)
-    while place and turns[place - 1].role == "tool":
-        place -= 1
-    return tuple(result for turn in turns[place:] for result in turn.results)
+class FinishCause(Enum):
+    """Why an answer ends where it does."""
+
+    COMPLETE = auto()
+    MAX_TOKENS = auto()
+    STOP = auto()
+    TOOL_USE = auto()
 
 
-def may_use_tools(call: Call) -> bool:
-    """Tell whether tools may be called: the answer to a tool's result is a text."""
-    toolbox = call.wishes.toolbox
-    return toolbox is not None and toolbox.use is not Use.NEVER and not call.results
+@dataclass(frozen=True, slots=True)
+class SimulatedChoice:
+    """One choice of an answer."""
+
+    text: str  # after the prefill if there was one
+    tokens: int  # what it costs, reasoning and calls of tools included
+    finish: FinishCause
+    stop: str | None  # the stop sequence that ended it
+    thoughts: str  # the reasoning before the text
+    uses: tuple[SimulatedToolUse, ...]  # after the text
+
+
+@dataclass(frozen=True, slots=True)
+class InputUsage:
+    """What a prompt cost, in tokens; the sum of all four is all input."""
+
+    uncached: int  # neither read from the cache nor written to it
+    read: int = 0
+    written_5m: int = 0  # stored for five minutes
+    written_1h: int = 0  # stored for an hour
+
+    @property
+    def total(self) -> int:
+        """All input."""
+        return self.uncached + self.read + self.written_5m + self.written_1h
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedAnswer:
+    """The answer to a call."""
+
+    call: SimulatedCall
+    choices: tuple[SimulatedChoice, ...]
+    number: int  # below 2**96; part of its id
+    created: float  # Unix time in seconds
+    input: InputUsage
+
+    @property
+    def output_tokens(self) -> int:
+        """What all choices cost, reasoning included."""
+        return sum(choice.tokens for choice in self.choices)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """What the reasoning of all choices cost."""
+        return sum(count_tokens(choice.thoughts) for choice in self.choices)
+
+    @property
+    def charged_tokens(self) -> int:
+        """What counts towards the token limit: not what the cache served."""
+        return self.input.total - self.input.read + self.output_tokens
+
+
+class SimulatedFormat(ABC):
+    """One wire format: how its requests are read and its answers and errors are written."""
+
+    request_id_header: str
+    retries_in_ms = False  # whether a 429 has `retry-after-ms` beside `retry-after`
+
+    @abstractmethod
+    def parse(self, body: Json, headers: Mapping[bytes, bytes]) -> SimulatedCall:
+        """Check a request. Raises `RefusedError`."""
+
+    @abstractmethod
+    def completion(self, answer: SimulatedAnswer) -> Json:
+        """Return the body of a successful answer."""
+
+    @abstractmethod
+    def events(self, answer: SimulatedAnswer, draws: RandomDraws) -> list[bytes]:
+        """Return the same answer as server-sent events, the last of which marks the end."""
+
+    @abstractmethod
+    def error(self, refused: RefusedError, request_id: str) -> tuple[int, Json]:
+        """Return the status and the body of an error."""
+
+    @abstractmethod
+    def event(self, data: Json) -> bytes:
+        """Return one server-sent event."""
+
+    @abstractmethod
+    def limit_headers(self, standings: list[LimitStanding], now: float) -> Headers:
+        """Return the limits as headers. `now` is Unix time."""

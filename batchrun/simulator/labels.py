@@ -1,4 +1,4 @@
-"""Finds the labels that a prompt offers, and ranks them by what the prompt speaks of.
+"""Finds the labels that a prompt offers, and ranks them by the words of the prompt.
 
 A prompt offers labels where it says so ("one of these labels: a, b", "Labels:", "choose from a, b or
 c") and a list of short items follows, on the line or as bullets. Everything else is prose.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from batchrun.simulator.dice import Dice
+    from batchrun.simulator.draws import RandomDraws
 
 _MAX_LABELS = 100
 _MAX_CHARACTERS = 60
@@ -26,7 +26,7 @@ _ANNOUNCED = re.compile(
     r"|labels|categories|classes)\b[^.:(\[\n]{0,60}?(?:[:(\[]|\bare\b)",
     re.IGNORECASE,
 )
-# Runs into a list within its sentence, as prose does too: see `_run_in`.
+# Runs into a list within its sentence, as prose does too: "one of" needs three items to count.
 _RUN_IN = re.compile(
     r"\b(?:(one)\s+of|(?:choose|select|pick)\s+(?:from|among|between))\s+", re.IGNORECASE
 )
@@ -47,7 +47,7 @@ _WORD = re.compile(r"[^\W_]+")
 _SUFFIX = re.compile(r"(?<=\w{4})(?:lations?|ations?|ings?|ions?|ied|ies|ed|es|s|y)$")
 
 
-class Offer(NamedTuple):
+class LabelOffer(NamedTuple):
     """The labels that a text offers, and the text without them."""
 
     labels: tuple[str, ...]
@@ -55,20 +55,21 @@ class Offer(NamedTuple):
 
 
 @lru_cache(maxsize=256)  # all rows of a job share a system prompt
-def find_offer(text: str) -> Offer | None:
+def find_labels(text: str) -> LabelOffer | None:
     """Return the first list of labels in `text`."""
-    if not any(clue in text.lower() for clue in _CLUES):  # ten times as fast as the patterns
+    lower = text.lower()
+    if not any(clue in lower for clue in _CLUES):  # ten times as fast as the patterns
         return None
     for start, end, labels in (*_announced(text), *_run_in(text)):
-        if _credible(labels):
-            return Offer(labels, f"{text[:start]} {text[end:]}")
+        if 2 <= len(labels) <= _MAX_LABELS and all(map(_is_label, labels)):
+            return LabelOffer(labels, f"{text[:start]} {text[end:]}")
     return None
 
 
-def rank_labels(labels: tuple[str, ...], text: str, dice: Dice) -> list[str]:
-    """Return the labels, best first: those whose words or stems are in `text`, then by dice."""
+def rank_labels(labels: tuple[str, ...], text: str, draws: RandomDraws) -> list[str]:
+    """Return the labels, best first: those whose words or stems are in `text`, then by draw."""
     seen = {stem.lower() for stem in _stem_pattern(labels).findall(text)}
-    first = dice.below(len(labels))
+    first = draws.below(len(labels))
     return sorted(
         (*labels[first:], *labels[:first]),
         key=lambda label: sum(map(len, _stems(label) & seen)),
@@ -77,25 +78,21 @@ def rank_labels(labels: tuple[str, ...], text: str, dice: Dice) -> list[str]:
 
 
 def _announced(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """Yield the start, the end and the items of each list with an announcement."""
+    """Yield the start, the end and the items of each announced list."""
     for announced in _ANNOUNCED.finditer(text):
         if bullets := _BULLETS.match(text, announced.end()):
-            yield announced.start(), bullets.end(), _bulleted(bullets[1])
+            items = (bullet[1] for bullet in map(_BULLET.match, bullets[1].splitlines()) if bullet)
+            labels = _unique(_DESCRIPTION.split(item, maxsplit=1)[0] for item in items)
+            yield announced.start(), bullets.end(), labels
         else:
             yield announced.start(), *_inline(text, announced.end())
 
 
 def _run_in(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """Yield what may be lists within a sentence, as far as they look more like lists than prose."""
     for run_in in _RUN_IN.finditer(text):
         end, labels = _inline(text, run_in.end())
         if len(labels) > 2 or not run_in[1]:
             yield run_in.start(), end, labels
-
-
-def _bulleted(lines: str) -> tuple[str, ...]:
-    items = (bullet[1] for line in lines.splitlines() if (bullet := _BULLET.match(line)))
-    return _unique(_DESCRIPTION.split(item, maxsplit=1)[0] for item in items)
 
 
 def _inline(text: str, start: int) -> tuple[int, tuple[str, ...]]:
@@ -114,10 +111,6 @@ def _inline(text: str, start: int) -> tuple[int, tuple[str, ...]]:
 
 def _unique(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for item in items if (label := item.strip(_AROUND))))
-
-
-def _credible(labels: tuple[str, ...]) -> bool:
-    return 2 <= len(labels) <= _MAX_LABELS and all(map(_is_label, labels))
 
 
 def _is_label(text: str) -> bool:

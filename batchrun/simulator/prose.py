@@ -7,61 +7,46 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchrun.simulator.dice import Dice
+    from batchrun.simulator.calls import PromptText
+    from batchrun.simulator.draws import RandomDraws
 
 MARK = "(simulated)"
 
-_EXCERPT_CHARACTERS = 4_000  # long prompts are looked at from both ends only
+_EXCERPT_CHARACTERS = 4_000
 _QUOTED_CHARACTERS = 300
 _OPENINGS = (
     "This is mainly about '{0}', with '{1}' close behind.",
     "Two things stand out: '{0}' and '{1}'.",
     "What matters most here is '{0}'; '{1}' comes second.",
-    "At its heart this is a question of '{0}' and '{1}'.",
-    "Read as a whole, it turns on '{0}' rather than on '{1}'.",
-    "The key point seems to be '{0}', seen in the light of '{1}'.",
+    "The key point seems to be '{0}', together with '{1}'.",
     "In short: '{0}' first, then '{1}'.",
-)
-_CONTINUATIONS = (
-    "that '{0}' and '{1}' belong together.",
-    "mostly a matter of '{0}', and to some degree of '{1}'.",
-    "'{0}' before anything else, and '{1}' after it.",
-    "about '{0}' at least as much as about '{1}'.",
 )
 _DETAILS = (
     "The mention of '{0}' makes that clearer.",
     "It would help to look at '{0}' first.",
     "Without '{0}' the rest would be hard to judge.",
-    "Taken together with '{0}', the picture is consistent.",
-    "Whoever wrote this cares about '{0}'.",
     "The part about '{0}' deserves a closer look.",
     "A short follow-up on '{0}' should settle the rest.",
     "Nothing beyond '{0}' seems urgent.",
     "The wording around '{0}' leaves some room for doubt.",
     "I would come back to '{0}' at the end.",
 )
-_THOUGHTS = (
-    "The user brings up '{0}', so I should start there.",
-    "First I weigh '{0}' against what else was said.",
-    "Is '{0}' really the point? It seems so.",
-    "If '{0}' were left out, little would remain.",
-    "Let me look at '{0}' once more.",
-    "I could read '{0}' in two ways; the plain one fits better.",
-    "So '{0}' settles it.",
-)
 _FALLBACK_TOPICS = ("the request", "its context", "the wording", "the tone", "the next step")
 _TOPIC = re.compile(r"[^\W\d_]{4,24}")
-_TOPICS = 8
-_DULL_WORDS = (
-    "about above after again also answer because been before being below between both cannot could "
-    "dear does doing dont down during each even every exactly from further have having hello here hers "
-    "however into itself just label labels like made make many might more most much must myself need "
-    "once only other otherwise ours ourselves over please same several shall should since some still "
-    "such than thank thanks that their theirs them then there these they this those though through "
-    "under until upon very want was were what when where whether which while whom whose will with "
-    "within without would write your yours yourself"
+_MOST_TOPICS = 8
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "about above after again also answer because been before being both could does down each "
+        "even every exactly from have having hello here into just label labels like made make many "
+        "more most must need only other over please same shall should some such than thank thanks "
+        "that their them then there these they this those under until very want were what when "
+        "where which while will with would write your",
+    )
 )
-_DULL = frozenset(_DULL_WORDS.split())
+RESULT_MARK = "####"  # prompts of arithmetic problems ask for the result behind it
+_MOST_NUMBERS = 6
+_NUMBER = re.compile(r"(?<![\w.])\d{1,9}(?:,\d{3})*(?:\.\d{1,6})?(?!\w)")
 
 
 def excerpt(text: str) -> str:
@@ -72,55 +57,52 @@ def excerpt(text: str) -> str:
     return f"{text[:half]}\n{text[-half:]}"
 
 
-def find_topics(prompt: str) -> list[str]:
-    """Return the words that say most about the prompt: first the frequent, then the long."""
-    counts = Counter(_TOPIC.findall(prompt))
+def find_topics(text: str) -> list[str]:
+    """Return the words that say most about `text`: first the frequent, then the long."""
+    counts = Counter(_TOPIC.findall(text))
+    ranked = sorted(counts, key=lambda word: (-counts[word], -len(word), word))
     topics: dict[str, str] = {}
-    for word in sorted(counts, key=lambda word: (-counts[word], -len(word), word)):
-        if word.lower() not in _DULL:
+    for word in ranked:
+        if word.lower() not in _STOP_WORDS:
             topics.setdefault(word.lower(), word)
-            if len(topics) == _TOPICS:
+            if len(topics) == _MOST_TOPICS:
                 break
     return list(topics.values())
 
 
 def telling_words(text: str) -> set[str]:
-    """Return the lower-case words of `text` that say something."""
-    return {word.lower() for word in _TOPIC.findall(text)} - _DULL
+    """Return the lower-case words of `text` that say something about it."""
+    return {word.lower() for word in _TOPIC.findall(text)} - _STOP_WORDS
 
 
-def talk(topics: list[str], notes: list[str], prefill: str, dice: Dice) -> str:
-    """Return the mark, `notes`, and one to four sentences.
-
-    After a prefill they go on in the middle of the first.
-    """
-    main, second, *others = *dice.sample(topics, 5), *_FALLBACK_TOPICS
-    details = dice.sample(_DETAILS, dice.below(4))
-    sentences = [
-        MARK,
-        *notes,
-        dice.pick(_CONTINUATIONS if prefill else _OPENINGS).format(main, second),
-        *(detail.format(topic) for detail, topic in zip(details, others, strict=False)),
-    ]
-    gap = " " if prefill and not prefill[-1].isspace() else ""
-    return gap + " ".join(sentences)
+def describe(topics: list[str], draws: RandomDraws) -> str:
+    """Return one to four sentences."""
+    main, second, *others = *draws.sample(topics, 5), *_FALLBACK_TOPICS
+    details = draws.sample(_DETAILS, draws.below(4))
+    opening = draws.pick(_OPENINGS).format(main, second)
+    said = (detail.format(topic) for detail, topic in zip(details, others, strict=False))
+    return " ".join((opening, *said))
 
 
-def think(topics: list[str], dice: Dice) -> str:
-    """Return the mark and two to seven sentences of reasoning."""
-    told = [*dice.sample(topics, 5), *_FALLBACK_TOPICS]
-    sentences = dice.sample(_THOUGHTS, 2 + dice.below(6))
-    thoughts = (said.format(topic) for said, topic in zip(sentences, told, strict=False))
-    return " ".join((MARK, *thoughts))
+def tell(prompt: PromptText, topics: list[str], draws: RandomDraws) -> str:
+    """Return a whole text: the mark, what was shown or returned, and a few sentences."""
+    sentences = [MARK]
+    if prompt.images:
+        sentences.append(f"I was shown {prompt.images} image{'s' * (prompt.images > 1)}.")
+    for result in prompt.results:
+        shown = result[:_QUOTED_CHARACTERS]
+        sentences.append(f'The tool returned "{shown}{"…" * (shown != result)}".')
+    sentences.append(describe(topics, draws))
+    gap = " " if prompt.prefill and not prompt.prefill[-1].isspace() else ""
+    text = gap + " ".join(sentences)
+    if RESULT_MARK in prompt.system or RESULT_MARK in prompt.question:
+        text += f"\n{RESULT_MARK} {_guess(excerpt(prompt.question), draws)}"
+    return text
 
 
-def quote(result: str) -> str:
-    """Return a sentence that repeats what a tool returned, shortened when it is long."""
-    if len(result) > _QUOTED_CHARACTERS:
-        result = f"{result[:_QUOTED_CHARACTERS]}…"
-    return f'The tool returned "{result}".'
-
-
-def count_images(number: int) -> str:
-    """Return a sentence that says how many images there were."""
-    return f"I was shown {number} image{'' if number == 1 else 's'}."
+def _guess(problem: str, draws: RandomDraws) -> str:
+    """Return what may be the result of a problem: a sum, a product or the like of its numbers."""
+    found = [float(text.replace(",", "")) for text in _NUMBER.findall(problem)[:_MOST_NUMBERS]]
+    first, second, *_ = [*found, 1.0, 1.0]
+    guesses = (sum(found), first - second, first * second, first / (second or 1.0))
+    return f"{draws.pick(guesses):.10g}"

@@ -1,159 +1,177 @@
-"""The simulated provider: from the body of a request to its answer, and the books in between."""
+"""The simulated provider: its settings, what happens to a request, and the bill for its answer.
+
+Nothing here knows HTTP: the requests of a batch can be answered the same way.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import anyio
 import orjson
 
-from batchrun.simulator.answers import compose
-from batchrun.simulator.caching import PromptCache
-from batchrun.simulator.connection import HttpResponse
-from batchrun.simulator.dialect import Reply
-from batchrun.simulator.dice import Dice
-from batchrun.simulator.fields import decode
-from batchrun.simulator.ledger import LedgerBook
-from batchrun.simulator.quota import Quota
-from batchrun.simulator.refusals import Fault, RefusedError
-from batchrun.simulator.streams import EventStream, break_off, spread
+from batchrun.simulator.accounting import PrefixCache, RateLimits, UsageCounter, digest_of
+from batchrun.simulator.calls import Fault, RefusedError, SimulatedAnswer
+from batchrun.simulator.composition import compose
+from batchrun.simulator.draws import RandomDraws
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from batchrun.simulator.calls import Call
-    from batchrun.simulator.config import SimulatorConfig
-    from batchrun.simulator.dialect import Dialect
+    from batchrun.simulator.accounting import Clock
+    from batchrun.simulator.calls import Json, SimulatedCall, SimulatedFormat
 
 _DELIVERY = frozenset({"stream", "stream_options"})  # how an answer comes, not what it says
+_RATES = ("error_rate", "rate_limit_rate", "stream_error_rate", "invalid_json_rate")
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of a request that gets an answer.
+class SimulatorConfig:
+    """How the simulated provider behaves.
 
     Attributes:
-        latency_s: seconds until the answer is complete.
-        breaks_off: it fails on its way, if it is streamed.
-        spoiled: it violates the schema, if there is one.
+        requests_per_minute: limit; None for unlimited.
+        tokens_per_minute: limit on input and `max_tokens` at admission, corrected afterwards by
+            what was used; None for unlimited.
+        latency_ms: mean time to an answer; each takes 0.5 to 1.5 times that, a stream to its end.
+        error_rate: share of requests that fail with 500, 529 (messages) or 503 (chat), unbilled.
+        rate_limit_rate: share of requests that get a 429 with a short `retry-after`, unbilled.
+        seed: another seed gives other answers, latencies and errors.
+        api_key: the only key that is accepted; None accepts any, and none.
+        stream_error_rate: share of streams that break off, by an error event or without any end;
+            they are billed.
+        invalid_json_rate: share of structured answers that violate their schema.
+        limit_headers: whether answers have rate-limit headers; a 429 has `retry-after` in any case.
     """
 
-    latency_s: float
-    breaks_off: bool
-    spoiled: bool
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    latency_ms: float = 0.0
+    error_rate: float = 0.0
+    rate_limit_rate: float = 0.0
+    seed: int = 0
+    api_key: str | None = None
+    stream_error_rate: float = 0.0
+    invalid_json_rate: float = 0.0
+    limit_headers: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, got {limit}")
+        if self.latency_ms < 0:
+            raise ValueError(f"latency_ms must not be negative, got {self.latency_ms}")
+        for name in _RATES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if self.error_rate + self.rate_limit_rate > 1:
+            raise ValueError("error_rate and rate_limit_rate together must not exceed 1")
 
 
-class Provider:
-    """Answers requests that were let in.
+@dataclass(frozen=True, slots=True)
+class SimulatedOutcome:
+    """What happens to one request."""
+
+    latency_s: float = 0.0  # until the answer is complete
+    failure: RefusedError | None = None  # the error that it gets instead of an answer
+    broken: RefusedError | None = None  # the error at which its stream breaks off
+    spoiled: bool = False  # the answer violates the schema, if there is one
+
+
+def draw_outcome(config: SimulatorConfig, *key: int | bytes) -> SimulatedOutcome:
+    """Return what happens to the request that `key` stands for."""
+    draws = RandomDraws(config.seed, *key)
+    share = draws.share()
+    if share < config.rate_limit_rate:
+        message = "Rate limit reached, as simulated. Try again shortly."
+        wait_s = 0.05 + 0.95 * draws.share()
+        return SimulatedOutcome(failure=RefusedError(Fault.RATE_LIMIT, message, wait_s=wait_s))
+    if share < config.rate_limit_rate + config.error_rate:
+        return SimulatedOutcome(failure=_failure(draws))
+    outcome = SimulatedOutcome(config.latency_ms / 1000 * (0.5 + draws.share()))
+    if not config.stream_error_rate and not config.invalid_json_rate:
+        return outcome
+    # Draws of their own, so that a rate changes nothing else that happens.
+    stream, json = (RandomDraws(config.seed, *key, what) for what in ("stream", "json"))
+    broken = _failure(stream) if stream.share() < config.stream_error_rate else None
+    return replace(outcome, broken=broken, spoiled=json.share() < config.invalid_json_rate)
+
+
+def _failure(draws: RandomDraws) -> RefusedError:
+    fault = draws.pick((Fault.SERVER_ERROR, Fault.OVERLOADED))
+    return RefusedError(fault, "The provider failed, as simulated. Try again.")
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedCall:
+    """A request that will be answered."""
+
+    call: SimulatedCall
+    outcome: SimulatedOutcome
+    digest: bytes  # of the body as received
+    asked: bytes  # of what the answer depends on
+    varies: bool  # the same body gets another answer each time, as with a temperature elsewhere
+
+
+class SimulatedProvider:
+    """Answers requests.
 
     Args:
         config: how it behaves.
-        clock: seconds, from any origin, never going back; for the quota and the prompt cache.
-        wall_clock: Unix time in seconds, for what answers tell of the time.
+        clock: seconds, for rate limits and prompt cache.
+        wall_clock: Unix time in seconds, for times in answers.
     """
 
-    def __init__(
-        self,
-        config: SimulatorConfig,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self._config = config
-        self._wall_clock = wall_clock
-        self._cache = PromptCache(clock)
-        self.quota = Quota(config.requests_per_minute, config.tokens_per_minute, clock)
-        self.book = LedgerBook()
+    def __init__(self, config: SimulatorConfig, clock: Clock, wall_clock: Clock) -> None:
+        self.config = config
+        self.wall_clock = wall_clock
+        self.limits = RateLimits(config.requests_per_minute, config.tokens_per_minute, clock)
+        self.counter = UsageCounter()
+        self._cache = PrefixCache(clock)
 
-    async def answer(
-        self, dialect: Dialect, body: bytes, headers: Mapping[bytes, bytes], request_id: str
-    ) -> HttpResponse:
-        """Return the answer, whole, or as a stream that begins now. Raises `RefusedError`."""
+    def admit(
+        self, wire: SimulatedFormat, body: bytes, headers: Mapping[bytes, bytes]
+    ) -> AdmittedCall:
+        """Check a request, count it against the limits, and draw what happens to it.
+
+        Raises:
+            RefusedError: it is wrong, exceeds a limit, or fails on purpose.
+        """
         fields = decode(body)
-        call = dialect.parse(fields, headers)
-        digest = self.book.digest(body)
-        reservation = self.quota.admit(call.reserved_tokens)
-        try:
-            fate = self._draw_fate(digest)
-            # Billed before the wait: a client that dies meanwhile has still been charged.
-            reply = self._bill(dialect, call, fields, digest, spoiled=fate.spoiled)
-            # What the cache served is not held against the limits.
-            reservation.used = reply.input.total - reply.input.read + reply.output_tokens
-            if call.wishes.stream:
-                events = self._stream(dialect, reply, fate, request_id)
-                return HttpResponse(200, events=events, afterwards=[reservation.hand_over()])
-            if fate.latency_s:
-                await anyio.sleep(fate.latency_s)
-        finally:
-            reservation.settle()
-        return HttpResponse(200, to_json(dialect.completion(reply)))
+        call = wire.parse(fields, headers)
+        digest = digest_of(body)
+        outcome = draw_outcome(self.config, digest, self.counter.tries(digest))
+        self.limits.admit(0 if outcome.failure else call.reserved_tokens)
+        if outcome.failure:
+            self.counter.fail(digest)
+            raise outcome.failure
+        said = {name: value for name, value in fields.items() if name not in _DELIVERY}
+        asked = digest_of(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        return AdmittedCall(call, outcome, digest, asked, bool(fields.get("temperature")))
 
-    def _bill(
-        self, dialect: Dialect, call: Call, fields: dict[str, Any], digest: bytes, *, spoiled: bool
-    ) -> Reply:
-        """Work out an answer and charge for it."""
-        bills = self.book.bill(digest)
-        seed = self._config.seed
-        answer_id = Dice(seed, digest, bills).below(1 << 96)
-        return Reply(
+    def answer(self, admitted: AdmittedCall) -> SimulatedAnswer:
+        """Work out the answer and charge for it."""
+        bills = self.counter.bill(admitted.digest)
+        call, seed = admitted.call, self.config.seed
+        key = (admitted.asked, bills) if admitted.varies and bills > 1 else (admitted.asked,)
+        return SimulatedAnswer(
             call,
-            compose(call, seed, *self._answer_key(fields, digest, bills), spoiled=spoiled),
-            f"{dialect.answer_id_prefix}{answer_id:024x}",
-            self._wall_clock(),
-            self._cache.use(call.wishes.prefixes, call.input_tokens),
+            compose(call, seed, *key, spoiled=admitted.outcome.spoiled),
+            RandomDraws(seed, admitted.digest, bills).below(1 << 96),
+            self.wall_clock(),
+            self._cache.use(call.prompt.prefixes, call.prompt.tokens),
         )
 
-    def _answer_key(
-        self, fields: dict[str, Any], digest: bytes, bills: int
-    ) -> tuple[bytes] | tuple[bytes, int]:
-        """Return what the answer follows from: the body, but for how it is to be delivered.
 
-        With a temperature the same body gets another answer each time, as it would elsewhere.
-        """
-        said = {name: value for name, value in fields.items() if name not in _DELIVERY}
-        try:
-            asked = self.book.digest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
-        except orjson.JSONEncodeError:  # nested too deeply to be written again
-            asked = digest
-        return (asked, bills) if fields.get("temperature") and bills > 1 else (asked,)
-
-    def _draw_fate(self, digest: bytes) -> Fate:
-        """Return what becomes of this try, or raise the failure that is due."""
-        config = self._config
-        tries = self.book.tries(digest)
-        dice = Dice(config.seed, digest, tries)
-        share = dice.share()
-        if share >= config.error_rate + config.rate_limit_rate:
-            latency_s = config.latency_ms / 1000 * (0.5 + dice.share())
-            return Fate(
-                latency_s,
-                breaks_off=self._falls_on(config.stream_error_rate, digest, tries, "stream"),
-                spoiled=self._falls_on(config.invalid_json_rate, digest, tries, "json"),
-            )
-        self.book.fail(digest)
-        if share < config.rate_limit_rate:
-            message = "Rate limit reached, as simulated. Try again shortly."
-            raise RefusedError(Fault.RATE_LIMIT, message, wait_s=0.05 + 0.95 * dice.share())
-        fault = dice.pick((Fault.SERVER_ERROR, Fault.OVERLOADED))
-        raise RefusedError(fault, "The provider failed, as simulated. Try again.")
-
-    def _falls_on(self, rate: float, digest: bytes, tries: int, what: str) -> bool:
-        """Draw whether this try belongs to the share `rate`; each kind has dice of its own."""
-        return rate > 0 and Dice(self._config.seed, digest, tries, what).share() < rate
-
-    def _stream(self, dialect: Dialect, reply: Reply, fate: Fate, request_id: str) -> EventStream:
-        """Return the reply as events, or those until it fails."""
-        dice = Dice(self._config.seed, reply.answer_id, "stream")
-        events = dialect.events(reply, dice)
-        torn = False
-        if fate.breaks_off:
-            fault = dice.pick((Fault.SERVER_ERROR, Fault.OVERLOADED))
-            failure = RefusedError(fault, "The provider failed midway, as simulated. Try again.")
-            error_event = dialect.error_event(failure, request_id)
-            events, torn = break_off(events, error_event, dice)
-        return EventStream(spread(events, fate.latency_s, dice), torn)
-
-
-def to_json(content: dict[str, Any]) -> bytes:
-    """Return the body of a response."""
-    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+def decode(body: bytes) -> Json:
+    """Return the JSON object in `body`."""
+    try:
+        fields = orjson.loads(body)
+        orjson.dumps(fields)  # what can be written again is not nested too deeply for anything else
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
+        message = f"The request body is not valid JSON: {error}"
+        raise RefusedError(Fault.INVALID, message) from error
+    if not isinstance(fields, dict):
+        raise RefusedError(Fault.INVALID, "The request body must be a JSON object.")
+    return fields

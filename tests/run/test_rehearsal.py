@@ -29,8 +29,8 @@ def simulator(*options: str) -> Iterator[str]:
         assert finish(process)[0] == 0
 
 
-def ledger(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/ledger", timeout=10) as response:
+def usage(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}/usage", timeout=10) as response:
         found: dict[str, Any] = json.loads(response.read())
     return found
 
@@ -48,7 +48,7 @@ def test_broken_streams_and_wrong_json_are_asked_for_again(
         extra = "unnest = true\n[retry]\nmax_attempts = 12\n[limits]\nconcurrency = 8"
         job = write_job(url, rows=60, wire_format=wire_format, request=request, extra=extra)
         code, _, stderr = batchrun("run", job)
-        books = ledger(url)
+        used = usage(url)
     assert code == 0, stderr
     found = results()
     assert set(found["status"]) == {"succeeded"}
@@ -58,7 +58,7 @@ def test_broken_streams_and_wrong_json_are_asked_for_again(
     assert causes["invalid_answer"] > 0
     assert causes["transient"] > 0
     # Everything that the provider billed is accounted for: answered, or possibly billed.
-    assert books["billed"] <= 60 + causes["invalid_answer"] + summary["possibly_double_billed"]
+    assert used["billed"] <= 60 + causes["invalid_answer"] + summary["possibly_double_billed"]
 
 
 def test_the_limits_of_the_simulator_are_waited_out(

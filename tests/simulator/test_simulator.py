@@ -17,16 +17,17 @@ from anyio.abc import SocketAttribute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.simulator import SimulatorConfig, connection
-from batchrun.simulator.answers import compose
-from batchrun.simulator.chat import ChatDialect
-from batchrun.simulator.fields import decode
-from batchrun.simulator.labels import find_offer
-from batchrun.simulator.ledger import LedgerBook
-from batchrun.simulator.messages import MessagesDialect
-from batchrun.simulator.refusals import RefusedError
-from batchrun.simulator.tokens import count_tokens
+from batchrun.simulator import SimulatorConfig, http_server
+from batchrun.simulator.accounting import UsageCounter, digest_of
+from batchrun.simulator.calls import RefusedError, count_tokens
+from batchrun.simulator.chat_api import SimulatedChat
+from batchrun.simulator.composition import compose
+from batchrun.simulator.http_server import Router
+from batchrun.simulator.labels import find_labels
+from batchrun.simulator.messages_api import SimulatedMessages
+from batchrun.simulator.provider import SimulatedProvider, decode, draw_outcome
 from tests.support.simulated import (
+    BOTH,
     CHAT,
     MESSAGES,
     MODEL,
@@ -43,18 +44,12 @@ if TYPE_CHECKING:
     import httpx
     from anyio.abc import SocketStream
 
-    from batchrun.simulator.dialect import Dialect
+    from batchrun.simulator.calls import SimulatedFormat
 
 pytestmark = pytest.mark.anyio
 
 TRIAGE = "Answer with exactly one of these labels: billing, bug, how_to, account, feature_request, cancellation."
 DEEP_BLOCK = {"type": "odd", "deep": json.loads("[" * 300 + "]" * 300)}
-BOTH = pytest.mark.parametrize("path", [MESSAGES, CHAT])
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 async def read_responses(stream: SocketStream, count: int) -> list[tuple[int, dict[str, Any]]]:
@@ -188,7 +183,7 @@ async def test_a_label_of_the_system_prompt_is_the_whole_answer() -> None:
     ],
 )
 def test_labels_are_found_where_a_prompt_offers_them(text: str, labels: str | None) -> None:
-    offer = find_offer(text)
+    offer = find_labels(text)
     assert (offer and "|".join(offer.labels)) == labels
 
 
@@ -210,7 +205,7 @@ async def test_the_last_user_message_is_answered(path: str) -> None:
 
 
 def test_all_choices_differ() -> None:
-    call = ChatDialect().parse(body("Hi", n=128))
+    call = SimulatedChat().parse(body("Hi", n=128), {})
     assert len({answer.text for answer in compose(call, 0)}) == 128
 
 
@@ -301,7 +296,7 @@ async def test_injected_failures_are_not_billed(path: str) -> None:
         answers = [await peer.post(path, f"Prompt {number}") for number in range(30)]
     expected = {500, 529} if path == MESSAGES else {500, 503}
     assert {answer.status_code for answer in answers} == expected
-    assert peer.simulator.ledger.billed == 0
+    assert peer.simulator.usage.billed == 0
     if path == MESSAGES:
         types = {(answer.status_code, answer.json()["error"]["type"]) for answer in answers}
         assert types == {(500, "api_error"), (529, "overloaded_error")}
@@ -313,25 +308,23 @@ async def test_injected_rate_limits_tell_when_to_try_again(path: str) -> None:
         answer = await peer.post(path)
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"
-    assert peer.simulator.ledger.billed == 0
+    assert peer.simulator.usage.billed == 0
     if path == CHAT:
         assert 50 <= int(answer.headers["retry-after-ms"]) <= 1000
+    else:
+        assert "retry-after-ms" not in answer.headers
 
 
 async def test_latency_varies_around_its_mean() -> None:
-    async with serving(SimulatorConfig(latency_ms=60)) as peer:
+    config = SimulatorConfig(latency_ms=60)
+    drawn = [draw_outcome(config, number).latency_s for number in range(400)]
+    assert 0.030 <= min(drawn) < 0.032
+    assert 0.088 < max(drawn) <= 0.090
+    assert 0.057 < sum(drawn) / len(drawn) < 0.063
+    async with serving(config) as peer:
         started = time.perf_counter()
-        finished: list[float] = []
-
-        async def ask(number: int) -> None:
-            await peer.post(MESSAGES, f"Prompt {number}")
-            finished.append(time.perf_counter() - started)
-
-        async with anyio.create_task_group() as tasks:
-            for number in range(20):
-                tasks.start_soon(ask, number)
-    assert min(finished) >= 0.030
-    assert max(finished) - min(finished) >= 0.030
+        await peer.post(MESSAGES)
+    assert time.perf_counter() - started >= 0.030
 
 
 # --- Limits
@@ -418,7 +411,7 @@ async def test_token_limits_stand_in_all_headers_of_the_messages_format() -> Non
     for kind in ("tokens", "input-tokens", "output-tokens"):
         assert answer.headers[f"anthropic-ratelimit-{kind}-remaining"] == left
     assert too_big.status_code == 429
-    assert peer.simulator.ledger.billed == 1
+    assert peer.simulator.usage.billed == 1
 
 
 @pytest.mark.parametrize(
@@ -451,7 +444,7 @@ async def test_only_the_right_key_is_accepted() -> None:
         message, chat = await peer.post(MESSAGES), await peer.post(CHAT)
     assert message.json()["error"]["type"] == "authentication_error"
     assert chat.json()["error"]["code"] == "invalid_api_key"
-    assert peer.simulator.ledger.statuses == {200: 4, 401: 6}
+    assert peer.simulator.usage.statuses == {200: 4, 401: 6}
 
 
 @BOTH
@@ -556,7 +549,7 @@ _TURNS = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("dialect", [MessagesDialect(), ChatDialect()])
+@pytest.mark.parametrize("wire", [SimulatedMessages(), SimulatedChat()])
 @settings(max_examples=40, deadline=None)
 @given(
     fields=st.fixed_dictionaries(
@@ -564,14 +557,40 @@ _TURNS = st.fixed_dictionaries(
         optional=dict.fromkeys(("system", "stop", "stop_sequences", "temperature", "n"), _JSON),
     )
 )
-def test_any_json_is_answered_or_refused(dialect: Dialect, fields: dict[str, Any]) -> None:
+def test_any_json_is_answered_or_refused(wire: SimulatedFormat, fields: dict[str, Any]) -> None:
     try:
-        call = dialect.parse(decode(json.dumps(fields).encode()))
+        call = wire.parse(decode(json.dumps(fields).encode()), {})
     except RefusedError:
         return
     answers = compose(call, 0)
     assert len(answers) == call.choices
     assert all(1 <= answer.tokens <= (call.max_tokens or 0) for answer in answers)
+
+
+def test_routes_are_found_by_path_and_by_pattern() -> None:
+    router = Router({"/batches": "all", "/batches/new": "new", "/batches/{id}/results": "results"})
+    found = {
+        "/batches": "all",
+        "/batches/new": "new",
+        "/batches/b_1/results": "results",
+        "/batches//results": None,
+        "/batches/b_1/x/results": None,
+        "/batches/b_1": None,
+        "/": None,
+    }
+    assert {path: router.find(path) for path in found} == found
+
+
+@BOTH
+async def test_an_answer_without_http_is_the_one_that_is_served(path: str) -> None:
+    wire: SimulatedFormat = SimulatedMessages() if path == MESSAGES else SimulatedChat()
+    content = json.dumps(body("Invoices?")).encode()
+    provider = SimulatedProvider(SimulatorConfig(), time.monotonic, time.time)
+    answer = wire.completion(provider.answer(provider.admit(wire, content, {})))
+    async with serving() as peer:
+        served = (await peer.http.post(path, content=content)).json()
+    assert served | {"created": 0} == answer | {"created": 0}
+    assert provider.counter.snapshot().billed == 1
 
 
 # --- Clients that behave badly, or unusually
@@ -597,7 +616,7 @@ async def test_broken_clients_disturb_nobody() -> None:
                 if piece:
                     await stream.send(piece)
         assert (await peer.post(MESSAGES)).status_code == 200
-    assert peer.simulator.ledger.statuses == {200: 1}
+    assert peer.simulator.usage.statuses == {200: 1}
 
 
 async def test_a_client_that_leaves_is_billed_all_the_same() -> None:
@@ -607,16 +626,16 @@ async def test_a_client_that_leaves_is_billed_all_the_same() -> None:
             reset_on_close = struct.pack("ii", 1, 0)
             raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_on_close)
             await stream.send(raw_request(json.dumps(body("Gone")).encode()))
-            while (await peer.http.get("/ledger")).json()["billed"] == 0:
+            while (await peer.http.get("/usage")).json()["billed"] == 0:
                 pass
         assert (await peer.post(MESSAGES, "Still here")).status_code == 200
-    assert peer.simulator.ledger.billed == 2
+    assert peer.simulator.usage.billed == 2
 
 
 async def test_large_requests_are_refused_before_they_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr(http_server, "MAX_BODY_BYTES", 1000)
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):
@@ -679,7 +698,7 @@ async def test_many_connections_at_once() -> None:
             for number in range(many):
                 tasks.start_soon(ask, number)
     assert statuses == [200] * many
-    assert peer.simulator.ledger.max_in_flight > many / 10
+    assert peer.simulator.usage.max_in_flight > many / 10
 
 
 async def test_nobody_answers_after_the_end() -> None:
@@ -698,8 +717,8 @@ async def test_the_ledger_tells_what_was_billed_twice() -> None:
             for prompt in ("a", "b", "b", "c", "c", "c"):
                 tasks.start_soon(peer.post, MESSAGES, prompt)
         await peer.post(MESSAGES, model=None)
-        told = (await peer.http.get("/ledger")).json()
-        ledger = peer.simulator.ledger
+        told = (await peer.http.get("/usage")).json()
+        ledger = peer.simulator.usage
     assert told == {
         "requests": 7,
         "billed": 6,
@@ -712,8 +731,8 @@ async def test_the_ledger_tells_what_was_billed_twice() -> None:
 
 
 def test_tries_and_bills_are_counted_by_body() -> None:
-    book = LedgerBook()
-    one, two = book.digest(b"one"), book.digest(b"two")
+    book = UsageCounter()
+    one, two = digest_of(b"one"), digest_of(b"two")
     book.fail(one)
     assert (book.bill(one), book.bill(one)) == (1, 2)
     assert (book.tries(one), book.tries(two)) == (3, 0)

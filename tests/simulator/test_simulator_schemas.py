@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrun.simulator.dice import Dice
-from batchrun.simulator.fields import decode
-from batchrun.simulator.messages import MessagesDialect
-from batchrun.simulator.patterns import sample_pattern
-from batchrun.simulator.refusals import RefusedError
-from batchrun.simulator.schemas import SchemaWriter
+from batchrun.simulator.calls import RefusedError
+from batchrun.simulator.draws import RandomDraws, sample_pattern
+from batchrun.simulator.generator import ValueGenerator
+from batchrun.simulator.messages_api import SimulatedMessages
+from batchrun.simulator.provider import decode
 from tests.support.simulated import TICKET, body, check
 
 
@@ -55,14 +54,16 @@ from tests.support.simulated import TICKET, body, check
 def test_values_satisfy_their_schema(schema: dict[str, Any]) -> None:
     for number in range(60):
         for prompt in ("", "I was billed twice for the order on Monday"):
-            value = SchemaWriter(schema, prompt, Dice(number), marked=number % 2 == 0).write()
+            value = ValueGenerator(
+                schema, prompt, RandomDraws(number), marked=number % 2 == 0
+            ).generate()
             check(value, schema)
 
 
 def test_a_schema_without_end_is_given_up() -> None:
     tree = {"type": "array", "items": {"$ref": "#"}, "minItems": 3}
-    SchemaWriter(tree, "", Dice(1)).write()
-    SchemaWriter({"$ref": "#"}, "", Dice(1)).write()
+    ValueGenerator(tree, "", RandomDraws(1)).generate()
+    ValueGenerator({"$ref": "#"}, "", RandomDraws(1)).generate()
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,14 @@ def test_a_schema_without_end_is_given_up() -> None:
 )
 def test_texts_match_their_pattern(pattern: str) -> None:
     for number in range(40):
-        text = sample_pattern(pattern, Dice(number))
+        text = sample_pattern(pattern, RandomDraws(number))
         assert text is not None
         assert re.search(pattern, text)
 
 
 @pytest.mark.parametrize("pattern", ["(", r"(?=a)b", r"(a)\1", "["])
 def test_patterns_beyond_the_common_ones_are_left(pattern: str) -> None:
-    assert sample_pattern(pattern, Dice(1)) is None
+    assert sample_pattern(pattern, RandomDraws(1)) is None
 
 
 _ANY = st.recursive(
@@ -124,7 +125,7 @@ _ANY = st.recursive(
 def test_any_schema_is_written_for_or_refused(schema: object) -> None:
     fields = body(output_config={"format": {"type": "json_schema", "schema": schema}})
     try:
-        call = MessagesDialect().parse(decode(json.dumps(fields).encode()))
+        call = SimulatedMessages().parse(decode(json.dumps(fields).encode()), {})
     except RefusedError:
         return
-    SchemaWriter(call.wishes.schema or {}, "Prompt", Dice(1)).write()
+    ValueGenerator(call.schema or {}, "Prompt", RandomDraws(1)).generate()

@@ -16,25 +16,19 @@ import openai
 import pytest
 
 from batchrun.simulator import SimulatorConfig
-from batchrun.simulator.dice import Dice
-from batchrun.simulator.streams import break_off, cut_text, spread
-from tests.support.simulated import CHAT, MESSAGES, MODEL, Clock, body, raw_request, serving
+from batchrun.simulator.draws import RandomDraws
+from batchrun.simulator.service import break_off, spread
+from tests.support.simulated import BOTH, CHAT, MESSAGES, MODEL, Clock, body, raw_request, serving
 
 if TYPE_CHECKING:
     from tests.support.simulated import Peer
 
 pytestmark = pytest.mark.anyio
 
-BOTH = pytest.mark.parametrize("path", [MESSAGES, CHAT])
 PROMPT = "Why was my invoice charged twice? Déjà vu: 請求書 again."
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHAT_TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER}}
 TOOL = {"name": "get_weather", "input_schema": WEATHER}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def events_of(content: bytes) -> list[dict[str, Any]]:
@@ -201,12 +195,12 @@ async def test_choices_interleave() -> None:
 
 def test_pieces_vary_and_split_words() -> None:
     text = "Whoever wrote this cares about invoices and refunds. " * 20
-    pieces = list(cut_text(text, Dice(1)))
+    pieces = list(RandomDraws(1).pieces(text))
     assert "".join(pieces) == text
-    assert pieces == list(cut_text(text, Dice(1)))
+    assert pieces == list(RandomDraws(1).pieces(text))
     assert len(set(map(len, pieces))) > 10
     assert any(piece[-1].isalpha() and after[0].isalpha() for piece, after in pairs(pieces))
-    assert list(cut_text("", Dice(1))) == []
+    assert list(RandomDraws(1).pieces("")) == []
 
 
 def pairs(pieces: list[str]) -> list[tuple[str, str]]:
@@ -215,7 +209,7 @@ def pairs(pieces: list[str]) -> list[tuple[str, str]]:
 
 def test_bursts_end_anywhere_and_take_the_latency() -> None:
     events = [f"data: {number} 請求書\n\n".encode() for number in range(200)]
-    bursts = spread(events, 2.0, Dice(3))
+    bursts = spread(events, 2.0, RandomDraws(3))
     assert b"".join(burst.data for burst in bursts) == b"".join(events)
     assert sum(burst.wait_s for burst in bursts) == pytest.approx(2.0, rel=0.2)
     assert len(bursts) > 5
@@ -244,7 +238,7 @@ async def test_a_stream_stays_in_hand_and_reserves_its_tokens_until_it_ends() ->
         during = await peer.post(MESSAGES, "Last", stream=True)
         after = await peer.post(MESSAGES, model=None)
         used = 1000 - int(after.headers["anthropic-ratelimit-tokens-remaining"])
-    assert peer.simulator.ledger.max_in_flight == 4
+    assert peer.simulator.usage.max_in_flight == 4
     remaining = int(during.headers["anthropic-ratelimit-tokens-remaining"])
     assert 1000 - remaining > used
     assert used < 5 * 100
@@ -264,7 +258,7 @@ async def test_a_client_that_leaves_a_stream_is_billed_and_let_go() -> None:
             # Its 100 are reserved until it is missed.
             while await tokens_left(peer) <= 900:  # noqa: ASYNC110 - only an answer tells
                 await anyio.sleep(0.02)
-    assert peer.simulator.ledger.billed == 1
+    assert peer.simulator.usage.billed == 1
 
 
 async def tokens_left(peer: Peer) -> int:
@@ -309,8 +303,8 @@ async def test_streams_break_off_in_all_ways_and_are_billed(path: str) -> None:
     assert 18 < ends["error"] < 42
     assert ends["torn"] > 5
     assert ends["quiet"] > 5
-    assert peer.simulator.ledger.billed == 61
-    assert peer.simulator.ledger.statuses == {200: 61}
+    assert peer.simulator.usage.billed == 61
+    assert peer.simulator.usage.statuses == {200: 61}
 
 
 async def test_broken_streams_follow_from_seed_body_and_try() -> None:
@@ -360,9 +354,9 @@ async def test_the_vendors_clients_tell_of_an_error_midway() -> None:
 def test_breaking_off_never_leaves_the_end_marker() -> None:
     events = [b"%d" % number for number in range(12)]
     for number in range(300):
-        begun, torn = break_off(events, b"error", Dice(number))
+        begun, torn = break_off(events, b"error", RandomDraws(number))
         assert begun[-1] == b"error" or begun == events[: len(begun)]
         assert b"11" not in begun
         assert len(begun) >= 4
         assert not (torn and begun[-1] == b"error")
-    assert break_off([b"only", b"end"], b"e", Dice(1))[0][0] == b"only"
+    assert break_off([b"only", b"end"], b"e", RandomDraws(1))[0][0] == b"only"

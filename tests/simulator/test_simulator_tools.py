@@ -12,6 +12,7 @@ import pytest
 
 from batchrun.simulator import SimulatorConfig
 from tests.support.simulated import (
+    BOTH,
     CHAT,
     CHAT_TOOLS,
     MESSAGES,
@@ -31,13 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-BOTH = pytest.mark.parametrize("path", [MESSAGES, CHAT])
 SCHEMAS = {"get_weather": WEATHER, "open_ticket": TICKET}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def satisfies(text: str, schema: dict[str, Any]) -> bool:

@@ -5,6 +5,7 @@ Its buckets are those of the simulator, and its headers pass through the readers
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,10 @@ from batchrun.records import (
     Usage,
     WireRequest,
 )
-from batchrun.simulator.chat import ChatDialect
-from batchrun.simulator.messages import MessagesDialect
-from batchrun.simulator.quota import Quota
-from batchrun.simulator.refusals import RefusedError
+from batchrun.simulator.accounting import RateLimits
+from batchrun.simulator.calls import RefusedError
+from batchrun.simulator.chat_api import SimulatedChat
+from batchrun.simulator.messages_api import SimulatedMessages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,8 +73,8 @@ class Metered:
     most_at_once: int = 0
 
     def __post_init__(self) -> None:
-        self.quota = Quota(self.rpm, self.tpm, anyio.current_time)
-        self.dialect = MessagesDialect() if self.wire_format == "messages" else ChatDialect()
+        self.quota = RateLimits(self.rpm, self.tpm, anyio.current_time)
+        self.wire = SimulatedMessages() if self.wire_format == "messages" else SimulatedChat()
 
     async def send(self, wire: WireRequest) -> Exchange:
         key = int(wire.body.split(b"|")[0])
@@ -81,16 +82,15 @@ class Metered:
         await anyio.sleep(0.01)  # on the way there
         now = anyio.current_time()
         try:
-            reservation = self.quota.admit(row.prompt_tokens + row.max_tokens)
+            self.quota.admit(row.prompt_tokens + row.max_tokens)
         except RefusedError as refused:
             self.refused.append((now, key))
-            told = dict(self.dialect.retry_headers(refused.wait_s or 0.0))
             raise ProviderError(
                 ProviderFault(
                     "rate_limit_error",
                     refused.message,
                     429,
-                    retry_after_s=float(told["retry-after"]),
+                    retry_after_s=math.ceil(refused.wait_s or 0.0),
                     limits=self.limits(),
                 )
             ) from None
@@ -99,10 +99,10 @@ class Metered:
         self.most_at_once = max(self.most_at_once, self.at_once)
         await anyio.sleep(self.latency_s(len(self.accepted)))
         self.at_once -= 1
-        reservation.used = row.prompt_tokens + row.answer_tokens
-        reservation.settle()
+        used = row.prompt_tokens + row.answer_tokens
+        self.quota.settle(row.prompt_tokens + row.max_tokens, used)
         self.answered.append((anyio.current_time(), key))
-        self.used_tokens.append((anyio.current_time(), reservation.used))
+        self.used_tokens.append((anyio.current_time(), used))
         usage = Usage(input_tokens=row.prompt_tokens, output_tokens=row.answer_tokens)
         completion = Completion(("yes",), "end_turn", row.model, "id", usage)
         return Exchange(completion, 200, None, {}, self.limits())
@@ -111,7 +111,7 @@ class Metered:
         if not self.headers:
             return None
         now = 1_700_000_000 + anyio.current_time()
-        return limit_state(dict(self.dialect.limit_headers(self.quota.standings(), now)), now)
+        return limit_state(dict(self.wire.limit_headers(self.quota.standings(), now)), now)
 
     @property
     def refused_share(self) -> float:

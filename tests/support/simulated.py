@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
+import jsonschema_rs
+import pytest
 
 from batchrun.simulator import Simulator, SimulatorConfig
 
@@ -16,12 +18,11 @@ if TYPE_CHECKING:
 
     from anyio.abc import SocketStream
 
-import jsonschema_rs
-
 MODEL = "claude-haiku-4-5-20251001"
 
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"
+BOTH = pytest.mark.parametrize("path", [MESSAGES, CHAT])
 
 
 NOON = datetime.fromisoformat("2026-01-01T12:00:00+00:00").timestamp()

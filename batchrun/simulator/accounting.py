@@ -1,0 +1,200 @@
+"""What the simulator counts: requests and bills, rates per minute, and prompts seen before."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from batchrun.simulator.calls import Fault, InputUsage, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchrun.simulator.calls import CachedPrefix
+
+    Clock = Callable[[], float]  # seconds, from any origin, never going back
+
+# 12 bytes occupy as much memory as 8 and make a false double bill unthinkable (1e-17 at a million).
+DIGEST_BYTES = 12
+_MOST_PREFIXES = 50_000
+_LIFETIMES_S = {"5m": 300.0, "1h": 3600.0, "": 300.0}
+
+
+def digest_of(body: bytes) -> bytes:
+    """Return what stands for `body` where it is counted."""
+    return blake2b(body, digest_size=DIGEST_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What was asked and billed until now."""
+
+    requests: int  # that were read, whatever became of them
+    billed: int  # answers worked out, whether or not the client was still there for them
+    billed_more_than_once: int  # distinct bodies
+    extra_bills: int  # beyond the first of each body
+    statuses: dict[int, int]  # HTTP status → number of answers
+    max_in_flight: int  # most requests that were being answered at once
+
+
+class UsageCounter:
+    """Counts requests and bills. About 120 bytes for each distinct body."""
+
+    def __init__(self) -> None:
+        self._bills: Counter[bytes] = Counter()
+        self._failures: Counter[bytes] = Counter()
+        self._statuses: Counter[int] = Counter()
+        self._requests = self._in_flight = self._max_in_flight = 0
+
+    def begin(self) -> int:
+        """Count a request as in flight, and return its number, from 1."""
+        self._requests += 1
+        self._in_flight += 1
+        self._max_in_flight = max(self._max_in_flight, self._in_flight)
+        return self._requests
+
+    def end(self) -> None:
+        """Count a request as no longer in flight."""
+        self._in_flight -= 1
+
+    def tries(self, digest: bytes) -> int:
+        """Return how often this body was already billed or failed on purpose.
+
+        Refusals by a rate limit do not count: they depend on timing, and must not change what
+        happens to the body afterwards.
+        """
+        return self._bills.get(digest, 0) + self._failures.get(digest, 0)
+
+    def bill(self, digest: bytes) -> int:
+        """Charge for an answer. Return how often this body has now been billed."""
+        self._bills[digest] += 1
+        return self._bills[digest]
+
+    def fail(self, digest: bytes) -> None:
+        """Note a failure that was injected, so that the next try draws anew."""
+        self._failures[digest] += 1
+
+    def answered(self, status: int) -> None:
+        """Note the HTTP status of an answer."""
+        self._statuses[status] += 1
+
+    def snapshot(self) -> UsageRecord:
+        """Return the counts as they stand."""
+        billed = self._bills.total()
+        return UsageRecord(
+            requests=self._requests,
+            billed=billed,
+            billed_more_than_once=sum(bills > 1 for bills in self._bills.values()),
+            extra_bills=billed - len(self._bills),
+            statuses=dict(self._statuses),
+            max_in_flight=self._max_in_flight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStanding:
+    """One limit as the headers show it."""
+
+    scope: str  # "requests" or "tokens"
+    limit: int  # allowance per minute
+    remaining: int  # what could be taken now
+    reset_s: float  # until all of the allowance is there again
+
+
+class _RateBucket:
+    """Holds up to one minute's allowance; full at first, and refilled continuously."""
+
+    def __init__(self, scope: str, per_minute: int, clock: Clock) -> None:
+        self.scope = scope
+        self.per_minute = per_minute
+        self._clock = clock
+        self._level = float(per_minute)
+        self._filled_at = clock()
+
+    def missing(self, amount: float) -> float:
+        """Return the seconds until `amount` can be taken; 0 or less means now."""
+        now = self._clock()
+        earned = (now - self._filled_at) * self.per_minute / 60
+        self._level = min(self._level + earned, float(self.per_minute))
+        self._filled_at = now
+        return (amount - self._level) * 60 / self.per_minute
+
+    def take(self, amount: int) -> None:
+        """Take `amount`, below zero if need be. A negative amount is given back."""
+        self._level -= amount
+
+    def standing(self) -> LimitStanding:
+        reset_s = max(0.0, self.missing(self.per_minute))
+        return LimitStanding(self.scope, self.per_minute, max(0, int(self._level)), reset_s)
+
+
+class RateLimits:
+    """Requests and tokens per minute, as two token buckets; None means unlimited."""
+
+    def __init__(
+        self, requests_per_minute: int | None, tokens_per_minute: int | None, clock: Clock
+    ) -> None:
+        limits = (("requests", requests_per_minute), ("tokens", tokens_per_minute))
+        self._buckets = [_RateBucket(scope, most, clock) for scope, most in limits if most]
+
+    def admit(self, tokens: int) -> None:
+        """Take one request and `tokens`, or take nothing and raise."""
+        amounts = {"requests": 1, "tokens": tokens}
+        for bucket in self._buckets:
+            amount = amounts[bucket.scope]
+            if (wait_s := bucket.missing(amount)) > 0.0:
+                raise RefusedError(
+                    Fault.RATE_LIMIT,
+                    f"Rate limit reached: {bucket.per_minute} {bucket.scope} per minute; "
+                    f"this request needs {amount}. Try again in {wait_s:.3f}s.",
+                    scope=bucket.scope,
+                    wait_s=wait_s,
+                )
+        for bucket in self._buckets:
+            bucket.take(amounts[bucket.scope])
+
+    def settle(self, reserved: int, used: int) -> None:
+        """Replace the tokens that were taken at admission by those that were used."""
+        for bucket in self._buckets:
+            if bucket.scope == "tokens":
+                bucket.take(used - reserved)
+
+    def standings(self) -> list[LimitStanding]:
+        """Return the limits that are set."""
+        return [bucket.standing() for bucket in self._buckets]
+
+
+class PrefixCache:
+    """Remembers beginnings of prompts, the most recent 50,000 of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ends_at: OrderedDict[bytes, float] = OrderedDict()
+
+    def use(self, prefixes: tuple[CachedPrefix, ...], input_tokens: int) -> InputUsage:
+        """Read the longest known prefix, and write those beyond it.
+
+        Args:
+            prefixes: of one prompt, shortest first.
+            input_tokens: of the whole prompt.
+        """
+        if not prefixes:
+            return InputUsage(input_tokens)
+        now = self._clock()
+        known = (p.tokens for p in prefixes if self._ends_at.get(p.digest, now) > now)
+        done = read = max(known, default=0)
+        written = dict.fromkeys(_LIFETIMES_S, 0)
+        for prefix in prefixes:
+            if prefix.tokens > done:
+                written[prefix.lifetime] += prefix.tokens - done
+                done = prefix.tokens
+            # Written, or its life begins anew.
+            self._ends_at[prefix.digest] = now + _LIFETIMES_S[prefix.lifetime]
+            self._ends_at.move_to_end(prefix.digest)
+        while len(self._ends_at) > _MOST_PREFIXES:
+            self._ends_at.popitem(last=False)
+        # What a server caches by itself (a lifetime of "") is not billed as written.
+        paid = read + written["5m"] + written["1h"]
+        return InputUsage(input_tokens - paid, read, written["5m"], written["1h"])
