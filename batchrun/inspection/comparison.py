@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -132,21 +131,19 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
 
 def comparison_text(runs: Sequence[ComparedRun]) -> str:
     """Return the comparison for people."""
-    heads = ["run", "model", "rows", "ok", "score", "95 % CI", "cost", "per correct", "p50", "p90"]
     names = names_of(runs)
-    lines = in_columns([heads, *(astuple(run_cells(run, names)) for run in runs)])
-    heads = [
-        f"against {names[runs[0].directory]}",
-        "rows",
-        "same text",
-        "same answer",
-        "difference",
-    ]
-    heads += ["95 % CI", "p"]
-    rows = [astuple(pair_cells(run, run.pairs, names)) for run in runs if run.pairs is not None]
-    notes = notes_on(runs, names)
-    lines += ["", *in_columns([heads, *rows]), *(["", *notes] if notes else [])]
+    lines = _table([run_cells(run, names) for run in runs])
+    pairs = [pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
+    if pairs:
+        heading = f"against {names[runs[0].directory]}"
+        lines += ["", *_table([{heading: cells.pop("run"), **cells} for cells in pairs])]
+    if notes := notes_on(runs, names):
+        lines += ["", *notes]
     return "\n".join(harmless(line) for line in lines)
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    return in_columns([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 def write_comparison(

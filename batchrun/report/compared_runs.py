@@ -70,35 +70,6 @@ class ComparedRun:
         return cost / correct if cost is not None and correct else None
 
 
-@dataclass(frozen=True, slots=True)
-class RunCells:
-    """The numbers of a run as text; empty where there is none."""
-
-    name: str
-    model: str
-    rows: str
-    succeeded: str
-    score: str
-    interval: str
-    cost: str
-    cost_per_correct: str
-    p50: str
-    p90: str
-
-
-@dataclass(frozen=True, slots=True)
-class PairCells:
-    """A run against the first as text; empty where there is no number."""
-
-    name: str
-    rows: str
-    same_text: str
-    same_answer: str
-    difference: str
-    interval: str
-    p: str
-
-
 def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean difference, by the bootstrap unless rows are many.
 
@@ -128,36 +99,38 @@ def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
     return {path: path.name if are_unique else str(path) for path in paths}
 
 
-def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> RunCells:
-    """Return the numbers of a run."""
+def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> dict[str, str]:
+    """Return the numbers of a run as text by their column, empty where there is none."""
     totals, score = run.totals, run.score
-    return RunCells(
-        name=names[run.directory],
-        model=run.model,
-        rows=f"{totals.total:,}",
-        succeeded=f"{totals.succeeded:,}",
-        score=_score(run.mean, is_share=score.is_binary),
-        interval=_bounds(run.interval, is_share=score.is_binary),
-        cost="unknown" if run.cost is None else f"${run.cost:,.4f}",
-        cost_per_correct="" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
-        p50=_seconds(totals.latency_s.get("p50")),
-        p90=_seconds(totals.latency_s.get("p90")),
-    )
+    return {
+        "run": names[run.directory],
+        "model": run.model,
+        "rows": f"{totals.total:,}",
+        "ok": f"{totals.succeeded:,}",
+        "score": _score(run.mean, is_share=score.is_binary),
+        "95 % CI": _bounds(run.interval, is_share=score.is_binary),
+        "cost": "unknown" if run.cost is None else f"${run.cost:,.4f}",
+        "per correct": "" if run.cost_per_correct is None else f"${run.cost_per_correct:,.6f}",
+        "p50": _seconds(totals.latency_s.get("p50")),
+        "p90": _seconds(totals.latency_s.get("p90")),
+    }
 
 
-def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> PairCells:
-    """Return how a run compares with the first."""
+def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dict[str, str]:
+    """Return how a run compares with the first, as text by column, empty where there is no number."""
     difference = pairs.total / pairs.scored if pairs.scored else None
     p = p_value(pairs)
-    return PairCells(
-        name=names[run.directory],
-        rows=f"{pairs.common:,}",
-        same_text=_score(part_of(pairs.same_text, pairs.common), is_share=True),
-        same_answer=_score(part_of(pairs.same_prediction, pairs.predicted), is_share=True),
-        difference="" if difference is None else _number(difference, "+", is_share=pairs.is_binary),
-        interval=_bounds(difference_interval(pairs), "+", is_share=pairs.is_binary),
-        p="" if p is None else f"{p:.2g}",
-    )
+    return {
+        "run": names[run.directory],
+        "rows": f"{pairs.common:,}",
+        "same text": _score(part_of(pairs.same_text, pairs.common), is_share=True),
+        "same answer": _score(part_of(pairs.same_prediction, pairs.predicted), is_share=True),
+        "difference": ""
+        if difference is None
+        else _number(difference, "+", is_share=pairs.is_binary),
+        "95 % CI": _bounds(difference_interval(pairs), "+", is_share=pairs.is_binary),
+        "p": "" if p is None else f"{p:.2g}",
+    }
 
 
 def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:

@@ -85,7 +85,7 @@ def _best_tiles(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> Itera
     if scored:
         best = max(scored, key=lambda run: run.mean or 0.0)
         more = sum(run.mean == best.mean for run in scored) - 1
-        yield Tile("Best score", run_cells(best, names).score, _named(best, more, names))
+        yield Tile("Best score", run_cells(best, names)["score"], _named(best, more, names))
     priced = [run for run in runs if run.cost is not None]
     if priced and len(runs) > 1:
         best = min(priced, key=lambda run: run.cost or 0.0)
