@@ -40,6 +40,11 @@ _HINTS = {
     "empty_model": _COLUMN,
     "empty_prompt": _COLUMN,
     "filtered_answer": _FILTER,
+    "http_401": _KEY,
+    "http_403": _NOT_ALLOWED,
+    "http_404": _NOT_FOUND,
+    "http_413": _SHORTER,
+    "http_429": _SLOWER,
     "image_too_large": _IMAGE,
     "insufficient_quota": _ACCOUNT,
     "insufficient_system_resource": _AGAIN,
@@ -72,13 +77,6 @@ _HINTS = {
     "template_error": "correct the template, or the rows for which it fails",
     "timeout": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
     "unknown_price": "set the price of the model in [price], or remove max_cost_usd",
-}
-_BY_STATUS = {
-    "http_401": _KEY,
-    "http_403": _NOT_ALLOWED,
-    "http_404": _NOT_FOUND,
-    "http_413": _SHORTER,
-    "http_429": _SLOWER,
 }
 
 
@@ -130,8 +128,8 @@ def ending_problems(totals: RunTotals) -> list[Problem]:
 
 def hint(error_type: str) -> str | None:
     """Return a suggested fix for errors of a type; None if there is none."""
-    if (known := _HINTS.get(error_type) or _BY_STATUS.get(error_type)) is not None:
-        return known
+    if error_type in _HINTS:
+        return _HINTS[error_type]
     if error_type.endswith(("_spend_limit_exceeded", "_usage_limit_exceeded")):
         return _ACCOUNT
     return _AGAIN if error_type.startswith("http_5") else None
