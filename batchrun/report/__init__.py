@@ -1,4 +1,4 @@
-"""What a run amounts to, for people and for programs: `summary.json`, the terminal, `report.html`."""
+"""The results of a run for people and for programs: `summary.json`, the terminal, `report.html`."""
 
 from batchrun.report.hints import hint
 from batchrun.report.run_summary import SCHEMA_VERSION, summary, summary_json
