@@ -132,18 +132,19 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
 def comparison_text(runs: Sequence[ComparedRun]) -> str:
     """Return the comparison for people."""
     names = names_of(runs)
-    lines = _table([run_cells(run, names) for run in runs])
+    lines = _table("run", [run_cells(run, names) for run in runs])
     pairs = [pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
     if pairs:
-        heading = f"against {names[runs[0].directory]}"
-        lines += ["", *_table([{heading: cells.pop("run"), **cells} for cells in pairs])]
+        lines += ["", *_table(f"against {names[runs[0].directory]}", pairs)]
     if notes := notes_on(runs, names):
         lines += ["", *notes]
     return "\n".join(harmless(line) for line in lines)
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    return in_columns([list(rows[0]), *(list(row.values()) for row in rows)])
+def _table(first: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows below their columns; `first` is the heading of the first one."""
+    heads = [first, *list(rows[0])[1:]]
+    return in_columns([heads, *(list(row.values()) for row in rows)])
 
 
 def write_comparison(

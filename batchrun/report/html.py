@@ -15,7 +15,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from batchrun import __version__
-from batchrun.report import charts, formatting
+from batchrun.report import charts
+from batchrun.report.charts import pixels
+from batchrun.report.formatting import compact, counted, dollars, latency, seconds, usd, when
 
 MOST_BYTES = 950_000
 LONGEST_TEXT = 4_000
@@ -67,25 +69,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (
-        formatting.compact,
-        formatting.counted,
-        formatting.dollars,
-        formatting.latency,
-        formatting.seconds,
-        formatting.usd,
-    )
-    environment.filters |= {function.__name__: function for function in (*named, formatting.when)}
-    environment.filters |= {
-        "cut": cut,
-        "pixels": charts.pixels,
-        "number": "{:,}".format,
-        "percent": "{:.1%}".format,
-    }
+    named = (compact, counted, dollars, latency, pixels, seconds, usd, when)
+    environment.filters |= {function.__name__: function for function in named}
+    environment.filters |= {"cut": cut, "number": "{:,}".format, "percent": "{:.1%}".format}
     sizes = ("HEIGHT", "HISTOGRAM_WIDTH", "LEFT", "TOP", "BOTTOM", "MARGIN")
-    environment.globals |= {name: getattr(charts, name) for name in sizes} | {
-        "version": __version__
-    }
+    environment.globals |= {name: getattr(charts, name) for name in sizes}
+    environment.globals["version"] = __version__
     return environment
 
 
