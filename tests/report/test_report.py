@@ -52,7 +52,7 @@ TOTALS = RunTotals(
             "wall_time_s": 61.23456,
             "outcome": RunEnd.FINISHED,
             "reason": None,
-            "version": "0.1.0",
+            "version": "0.2.0",
             "waits_s": {"retry": 12.34567},
         },
     ),
@@ -208,7 +208,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "wall_time_s": 61.235,
                 "outcome": "finished",
                 "reason": None,
-                "version": "0.1.0",
+                "version": "0.2.0",
             }
         ],
         "last_execution": {
