@@ -1,8 +1,8 @@
-"""`batchrun estimate`: what a run would send, take and cost, before it does.
+"""`batchrun estimate`: requests, tokens, cost and duration of a run, before it is sent.
 
-Rows are rendered and counted as a run would, beside the answers that the run directory has already.
-Prompts are measured by their characters; answers that are there, such as those of `--sample`, say
-how far that is right, and how long answers are.
+Renders and counts the rows as a run does, and looks up the answers that the run directory already
+has. The tokens of a prompt are estimated from its characters; existing answers, such as those of
+`--sample`, correct that estimate and show how long answers are.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from batchrun import checkpoint
 from batchrun.checkpoint import Asked
+from batchrun.estimation.estimator import Estimator
 from batchrun.estimation.ranges import Estimate
-from batchrun.estimation.survey import Survey
 from batchrun.estimation.text import estimate_json, estimate_text
-from batchrun.estimation.tokens import Gauge
+from batchrun.estimation.tokens import prompt_tokens
 from batchrun.limits import most_output
 from batchrun.render import Renderer
 from batchrun.run import run_job
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 
 def estimate(job: Job, options: RunOptions | None = None, *, sample: int = 0) -> list[Estimate]:
-    """Estimate a job; of a matrix, each cell.
+    """Estimate a job: one estimate, or one for each cell of a matrix.
 
     Args:
-        job: what to ask.
-        options: how it would be run.
-        sample: send so many requests first, of rows that are spread evenly over the input. They are
-            results of the run like any other, and are not sent again.
+        job: the job.
+        options: the options that the run would have.
+        sample: number of requests to send first, for rows spread evenly over the input. Their
+            results belong to the run and are not requested again.
 
     Raises:
         JobError: when the job or the input is wrong.
-        RunStopped: when the sample could not be sent, or any other error of a run.
+        RunStopped: when the sample could not be sent. Other errors of a run are possible too.
     """
     options = options or RunOptions()
     if sample:
         _send_sample(job, options, sample)
-    return [_estimated(cell, options) for cell in job.cells or (job,)]
+    return [_estimate_cell(cell, options) for cell in job.cells or (job,)]
 
 
 def _send_sample(job: Job, options: RunOptions, sample: int) -> None:
@@ -58,37 +58,37 @@ def _send_sample(job: Job, options: RunOptions, sample: int) -> None:
 
 
 def even_rows(total: int, count: int) -> frozenset[int]:
-    """Return the ordinals of so many rows, spread evenly over all, the same ones every time."""
+    """Return the ordinals of `count` rows, spread evenly over `total` rows; always the same."""
     count = min(count, total)
     return frozenset((2 * n + 1) * total // (2 * count) for n in range(count))
 
 
-def _estimated(job: Job, options: RunOptions) -> Estimate:
+def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
     source = Source(job.input)
     renderer = Renderer(job, source.columns)
     source.check_ids()
     directory = run_directory(job, options)
-    gauge, survey = Gauge(), Survey(job, price_book(job), service_tier(job))
+    estimator = Estimator(job, price_book(job), service_tier(job))
     with checkpoint.census(directory) as census:
         for rendered in renderer.table_chunks(source):
-            survey.look_at(rendered)
-            census.add(_asked(rendered, gauge))
+            estimator.add_rows(rendered)
+            census.add(_asked(rendered))
         for counted in census.counted(retry_errored=options.retry_errored):
-            survey.count(counted)
-    return survey.estimate(directory)
+            estimator.add_requests(counted)
+    return estimator.estimate(directory)
 
 
-def _asked(rendered: list[RenderedItem], gauge: Gauge) -> Iterator[Asked]:
+def _asked(rendered: list[RenderedItem]) -> Iterator[Asked]:
     for item in rendered:
         if item.request is not None and item.fingerprint is not None:
-            size = gauge.measure(item.request)
+            tokens, system = prompt_tokens(item.request)
             yield Asked(
                 item.fingerprint,
                 item.request.model,
-                size.tokens.low,
-                size.tokens.expected,
-                size.tokens.high,
-                size.system,
+                tokens.low,
+                tokens.expected,
+                tokens.high,
+                system.expected,
                 most_output(item.request),
             )
 

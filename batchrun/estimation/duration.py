@@ -1,4 +1,4 @@
-"""How long a run takes under the limits of its job, and which of them binds."""
+"""Estimate how long a run takes under the limits of its job, and which limit decides."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from batchrun.estimation.ranges import Range
     from batchrun.job import LimitsConfig
 
-# Without answers to go by: what an answer takes before its first token, and how fast they come.
+# Without answers: the time until the first token, and the tokens per second after it.
 FIRST_TOKEN_S = 1.0
 TOKENS_PER_S = 60.0
 CONCURRENCY = "concurrency"
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What goes to one model: requests, and their tokens. `most_output`: all that is allowed."""
+class ModelLoad:
+    """The requests to one model and their tokens.
+
+    `most_output` is the sum of `max_tokens`, None when a request has none.
+    """
 
     model: str
     requests: int
@@ -31,35 +34,37 @@ class Load:
     most_output: int | None
 
 
-def duration(limits: LimitsConfig, loads: Sequence[Load], latency_s: float | None) -> Duration:
-    """Return the minutes that requests take.
+def run_duration(
+    limits: LimitsConfig, loads: Sequence[ModelLoad], latency_s: float | None
+) -> Duration:
+    """Return the duration of a run in minutes.
 
-    Rates hold for each model, which are asked side by side; the concurrency is that of all.
+    Rates apply to each model separately, and models run in parallel; the concurrency is shared.
 
     Args:
-        limits: what the job sets.
-        loads: what goes to each model.
-        latency_s: how long an answer takes; None assumes it.
+        limits: the limits of the job.
+        loads: the requests to each model.
+        latency_s: the time of one answer; None estimates it from its tokens.
     """
     loads = [load for load in loads if load.requests]
     if not loads:
         return Duration(0.0, 0.0, 0.0, None)
-    low = _longest(limits, loads, "low", latency_s)
-    expected = _longest(limits, loads, "expected", latency_s)
+    low, _ = _longest(limits, loads, "low", latency_s)
+    expected, limit = _longest(limits, loads, "expected", latency_s)
     is_unbounded = any(load.output.high is None for load in loads)
     high = None if is_unbounded else _longest(limits, loads, "high", latency_s)[0]
-    if expected[1] is not None:
-        return Duration(low[0], expected[0], high, expected[1])
-    # Nothing is set: as many at a time as the provider allows, from where a run starts up.
+    if limit is not None:
+        return Duration(low, expected, high, limit)
+    # No limit is set: between the initial concurrency and the highest one.
     most = min(MOST, sum(load.requests for load in loads))
     start = min(START, most)
-    return Duration(low[0] / most, expected[0] / start, high and high / start, None)
+    return Duration(low / most, expected / start, high and high / start, None)
 
 
 def _longest(
-    limits: LimitsConfig, loads: Sequence[Load], bound: str, latency_s: float | None
+    limits: LimitsConfig, loads: Sequence[ModelLoad], bound: str, latency_s: float | None
 ) -> tuple[float, str | None]:
-    """Return the minutes by what takes longest, and its name; those of one at a time without."""
+    """Return the minutes under the slowest limit, and its name; without one, sequential minutes."""
     busy = sum(_busy_minutes(load, bound, latency_s) for load in loads)
     found = [each for load in loads for each in _by_rates(limits, load, bound, latency_s)]
     if limits.concurrency is not None:
@@ -68,26 +73,26 @@ def _longest(
 
 
 def _by_rates(
-    limits: LimitsConfig, load: Load, bound: str, latency_s: float | None
+    limits: LimitsConfig, load: ModelLoad, bound: str, latency_s: float | None
 ) -> Iterator[tuple[float, str | None]]:
-    taken_in, given_out = _tokens(load.input, bound), _tokens(load.output, bound)
+    input_tokens, output_tokens = _tokens(load.input, bound), _tokens(load.output, bound)
     if limits.requests_per_minute is not None:
         yield load.requests / limits.requests_per_minute, "requests"
-    most = load.most_output or given_out
+    most = load.most_output or output_tokens
     for rate, used, reserved, name in (
-        (limits.tokens_per_minute, taken_in + given_out, taken_in + most, "tokens"),
-        (limits.input_tokens_per_minute, taken_in, taken_in, "input tokens"),
-        (limits.output_tokens_per_minute, given_out, most, "output tokens"),
+        (limits.tokens_per_minute, input_tokens + output_tokens, input_tokens + most, "tokens"),
+        (limits.input_tokens_per_minute, input_tokens, input_tokens, "input tokens"),
+        (limits.output_tokens_per_minute, output_tokens, most, "output tokens"),
     ):
         if rate is not None:
-            # What may come back is set aside until it has come: that bounds what is in flight.
+            # `max_tokens` is reserved until the answer arrives, which limits concurrency.
             in_flight = max(1.0, rate * load.requests / max(1, reserved))
             waiting = _busy_minutes(load, bound, latency_s) / in_flight
             yield max(used / rate, waiting), name
 
 
-def _busy_minutes(load: Load, bound: str, latency_s: float | None) -> float:
-    """Return the minutes that all requests take one after another."""
+def _busy_minutes(load: ModelLoad, bound: str, latency_s: float | None) -> float:
+    """Return the minutes that all requests take sequentially."""
     if latency_s is None:
         each = _tokens(load.output, bound) / load.requests
         latency_s = FIRST_TOKEN_S + each / TOKENS_PER_S

@@ -1,4 +1,4 @@
-"""The records of an estimate."""
+"""The records of an estimate, and the projection from existing answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Tokens or pico-dollars: what is expected, and the bounds. `high` None: there is no bound."""
+    """Tokens or pico-dollars: expected, lowest and highest. `high` is None without an upper bound."""
 
     low: int
     expected: int
@@ -31,38 +31,39 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Minutes, and what it is that they follow from: a limit's name, None when nothing is set.
+    """Minutes, and the limit that decides them; None when no limit is set.
 
-    `high` None knows no bound.
+    `high` is None without an upper bound.
     """
 
     low: float
     expected: float
     high: float | None
-    binds: str | None
+    limit: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would send, take and cost.
+    """The estimate of a run, or of one cell of a matrix.
 
     Attributes:
-        name: of the job; `cell` is that of the cell, if it is one of a matrix.
+        name: of the job.
+        cell: name of the cell; None without a matrix.
         directory: the run directory.
-        rows: of the input.
-        unrenderable: those that cannot become a request, with the reason of the first in `example`.
-        held: requests that need not be sent, for their answer is there or they failed for good.
-        requests: still to be sent.
-        duplicates: rows that ask the same as an earlier one.
-        dedupe: whether these share an answer.
-        saved: requests that `dedupe` saves, or would save; `saved_cost` pico-dollars.
-        models: that are asked; `unpriced` those of them whose price is unknown.
-        input: tokens of the requests to be sent.
+        rows: rows of the input.
+        unrenderable: rows that cannot be rendered; `example` has the reason of the first one.
+        held: requests that are not sent because they have an answer or failed permanently.
+        requests: requests to send.
+        duplicates: rows with the same request as an earlier row.
+        dedupe: whether such rows share an answer.
+        saved: requests that `dedupe` saves or would save; `saved_cost` is their cost in pico-dollars.
+        models: the models that are used; `unpriced` are those without a known price.
+        input: input tokens of the requests to send.
         output: tokens of their answers.
-        cost: of both in pico-dollars, None when a price is unknown.
-        duration: how long it takes.
-        answers: how many answers the estimate is calibrated by, 0 for none.
-        warnings: what should be changed, or known.
+        cost: cost of both in pico-dollars, None when a price is unknown.
+        duration: how long the run takes.
+        answers: number of existing answers that the estimate is based on; 0 for none.
+        warnings: what to change, or to know, before the run.
     """
 
     name: str
@@ -98,13 +99,13 @@ class Estimate:
         )
 
 
-# So many answers say more than the characters of the prompts.
+# This many answers are better evidence than the characters of the prompts.
 FEWEST_ANSWERS = 3
 
 
 @dataclass(slots=True)
-class Answers:
-    """Sums over answers: sizes as measured (x), input (y) and output (o) as billed."""
+class AnswerSums:
+    """Sums over answers: estimated input tokens (x), billed input (y) and output tokens (o)."""
 
     count: int = 0
     x: float = 0.0
@@ -120,7 +121,7 @@ class Answers:
     longest: int = 0
 
     def add(self, counted: Counted) -> None:
-        """Count the answers to rows that ask the same."""
+        """Add the answers to identical requests."""
         n, x = counted.answers, counted.expected
         if not n or counted.input is None or counted.output is None:
             return
@@ -136,37 +137,37 @@ class Answers:
 
     @property
     def are_enough(self) -> bool:
-        """Whether to go by them."""
+        """Whether there are enough answers to base an estimate on them."""
         return self.count >= FEWEST_ANSWERS and self.x > 0
 
-    def input(self, size: float, requests: int) -> Range:
-        """Project the input of so many requests of this size together: by its ratio to that."""
+    def project_input(self, estimated: float, requests: int) -> Range:
+        """Project the billed input of requests from their estimated tokens, by the observed ratio."""
         ratio = self.y / self.x
         squares = self.yy - 2 * ratio * self.xy + ratio**2 * self.xx
-        return _around(ratio * size, self._spread(squares, requests), None)
+        return _interval(ratio * estimated, self._spread(squares, requests), None)
 
-    def output(self, requests: int, most: int | None) -> Range:
-        """Project the output of so many requests, which together may have `most`."""
+    def project_output(self, requests: int, most: int | None) -> Range:
+        """Project the output of requests, which may have at most `most` tokens in total."""
         mean = self.o / self.count
         squares = self.oo - self.count * mean**2
-        return _around(mean * requests, self._spread(squares, requests), most)
+        return _interval(mean * requests, self._spread(squares, requests), most)
 
     def _spread(self, squares: float, requests: int) -> float:
-        """Return half of the 95 % interval of a sum over requests that were not sampled."""
+        """Return half of the 95 % prediction interval of a sum over further requests."""
         variance = max(0.0, squares) / (self.count - 1)
-        return _student(self.count - 1) * math.sqrt(
+        return _student_t(self.count - 1) * math.sqrt(
             variance * (requests + requests**2 / self.count)
         )
 
 
-def _around(middle: float, spread: float, most: int | None) -> Range:
+def _interval(middle: float, spread: float, most: int | None) -> Range:
     high = math.ceil(middle + spread)
     low = max(0, math.floor(middle - spread))
     return Range(low, round(middle), high if most is None else max(round(middle), min(high, most)))
 
 
-def _student(freedom: int) -> float:
-    """Return Student's t for the 95 % interval, by the expansion of Cornish and Fisher."""
+def _student_t(freedom: int) -> float:
+    """Return Student's t for a 95 % interval (Cornish-Fisher expansion)."""
     g1 = (Z**3 + Z) / 4
     g2 = (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96
     g3 = (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384

@@ -1,4 +1,4 @@
-"""Estimates for people and for programs."""
+"""Print estimates as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import harmless
+from batchrun.estimation.estimator import LEAST_SHARE
 from batchrun.estimation.ranges import Range
-from batchrun.estimation.survey import LEAST_SHARE
 from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
-BINDING = {
+LIMITED_BY = {
     None: "no limit is set; the run adapts to the provider's limits",
     "concurrency": "limited by concurrency",
     "requests": "limited by requests per minute",
@@ -30,16 +30,14 @@ BINDING = {
 
 
 def estimate_json(estimates: Sequence[Estimate]) -> str:
-    """Return an estimate for programs, of a matrix with one for each cell: money in USD."""
+    """Return estimates as JSON, with amounts in USD; those of a matrix under `cells`."""
     cells = [_facts(estimate) for estimate in estimates]
-    facts = cells[0] if estimates[0].cell is None else _facts_together(estimates, cells)
+    facts = cells[0] if estimates[0].cell is None else _matrix_facts(estimates, cells)
     text = orjson.dumps({"schema_version": SCHEMA_VERSION, **facts}, option=orjson.OPT_INDENT_2)
     return text.decode()
 
 
-def _facts_together(
-    estimates: Sequence[Estimate], cells: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+def _matrix_facts(estimates: Sequence[Estimate], cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": estimates[0].name,
         "requests": sum(estimate.requests for estimate in estimates),
@@ -73,7 +71,7 @@ def _facts(estimate: Estimate) -> dict[str, Any]:
             "expected": estimate.duration.expected,
             "high": estimate.duration.high,
         },
-        "binds": estimate.duration.binds,
+        "binds": estimate.duration.limit,
         "calibrated_by_answers": estimate.answers,
         "warnings": list(estimate.warnings),
     }
@@ -94,7 +92,7 @@ def _usd_range(cost: Range | None) -> dict[str, float | None]:
 
 
 def total_cost(estimates: Sequence[Estimate]) -> Range | None:
-    """Return the cost of all together, None when that of one is unknown."""
+    """Return the total cost; None when one is unknown."""
     total = Range(0, 0, 0)
     for estimate in estimates:
         if estimate.cost is None:
@@ -104,7 +102,7 @@ def total_cost(estimates: Sequence[Estimate]) -> Range | None:
 
 
 def estimate_text(estimates: Sequence[Estimate]) -> str:
-    """Return an estimate for people."""
+    """Return estimates as text."""
     lines = [line for estimate in estimates for line in _lines(estimate)]
     if len(estimates) > 1:
         requests = sum(estimate.requests for estimate in estimates)
@@ -114,16 +112,16 @@ def estimate_text(estimates: Sequence[Estimate]) -> str:
 
 
 def _lines(estimate: Estimate) -> list[str]:
-    there = f"; {estimate.held:,} have their answer already in {estimate.directory}"
+    held = f"; {estimate.held:,} are already answered in {estimate.directory}"
     name = estimate.name if estimate.cell is None else estimate.cell
     return [
         f"{name}: {estimate.rows:,} rows, {', '.join(estimate.models) or 'no model'}",
-        f"  to send     {estimate.requests:,} requests{there if estimate.held else ''}",
+        f"  to send     {estimate.requests:,} requests{held if estimate.held else ''}",
         *_duplicates(estimate),
         f"  input       {_tokens(estimate.input)}",
         f"  output      {_tokens(estimate.output)}",
         f"  cost        {_cost(estimate.cost)}",
-        f"  time        {_time(estimate.duration)}; {BINDING[estimate.duration.binds]}",
+        f"  time        {_time(estimate.duration)}; {LIMITED_BY[estimate.duration.limit]}",
         f"  based on    {_basis(estimate)}",
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
@@ -134,13 +132,13 @@ def _duplicates(estimate: Estimate) -> list[str]:
         return []
     saves = "saves" if estimate.dedupe else "would save"
     cost = "" if estimate.saved_cost is None else f", about {_dollars(estimate.saved_cost)}"
-    asks = f"{estimate.duplicates:,} rows have the same request as another row"
-    return [f"  duplicates  {asks}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
+    same = f"{estimate.duplicates:,} rows have the same request as another row"
+    return [f"  duplicates  {same}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
 
 
 def _basis(estimate: Estimate) -> str:
     if estimate.answers:
-        return f"{estimate.answers:,} answers; low and high are the ends of a 95 % interval"
+        return f"{estimate.answers:,} answers; the ranges are 95 % intervals"
     return (
         "the length of the prompts, and answers between "
         f"{LEAST_SHARE:.0%} and all of max_tokens; --sample 20 sends 20 requests for a better estimate"
@@ -149,7 +147,7 @@ def _basis(estimate: Estimate) -> str:
 
 def _tokens(amounts: Range) -> str:
     if amounts.high is None:
-        return f"{amounts.low:,} tokens or more, without a bound: set max_tokens"
+        return f"{amounts.low:,} tokens or more; set max_tokens for an upper bound"
     return f"{amounts.low:,} to {amounts.high:,} tokens, {amounts.expected:,} expected"
 
 
@@ -157,12 +155,12 @@ def _cost(cost: Range | None) -> str:
     if cost is None:
         return "unknown"
     if cost.high is None:
-        return f"{_dollars(cost.low)} or more, without a bound: set max_tokens"
+        return f"{_dollars(cost.low)} or more; set max_tokens for an upper bound"
     return f"{_dollars(cost.low)} to {_dollars(cost.high)}, {_dollars(cost.expected)} expected"
 
 
 def _dollars(pico: int) -> str:
-    """Return an amount in exact decimals, rounded to a hundredth of a cent."""
+    """Return an amount in USD, rounded to a hundredth of a cent."""
     usd = (Decimal(pico) / PICO_PER_USD).quantize(Decimal("0.0001"), ROUND_HALF_UP)
     return f"${usd:,}"
 

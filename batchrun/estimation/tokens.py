@@ -1,41 +1,39 @@
-"""How many tokens a prompt has, from its characters.
+"""Estimate the tokens of a prompt from its characters.
 
-No tokenizer is at hand that would serve: those of the newer models are not public, and the others
-come as megabytes for each family. What is here was measured instead: tokens for each character of a
-script, as four tokenizers make them (OpenAI's cl100k and o200k, an older one of Claude, DeepSeek's),
-over tickets in 18 languages, documents, code and JSON. The middle is their geometric mean, `low` and
-`high` are the fewest and the most that one of them makes.
+No tokenizer fits: those of newer models are not public, and the others are megabytes per model family.
+The tables below hold measured tokens per character of each script, for four tokenizers (OpenAI's
+cl100k and o200k, an older one of Claude, DeepSeek's), over tickets in 18 languages, documents, code
+and JSON. `expected` is their geometric mean; `low` and `high` are the lowest and highest of the four.
 
-Of English and code the middle is within 10 % of each of the four over many rows, and within 20 % of
-a single text, as of JSON; of other languages in Latin letters within 35 %; of other scripts within a
-factor of two, by which the tokenizers differ themselves. A few real answers (`--sample`) say more.
+For English and code, `expected` is within 10 % of each tokenizer over many rows, and within 20 % for
+a single text or JSON; for other languages in Latin script within 35 %; for other scripts within a
+factor of two, which is how much the tokenizers differ. A few real answers (`--sample`) are more exact.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from batchrun.records import Request
 
 
-# What a turn costs for its role and delimiters.
+# Tokens of a message for its role and delimiters.
 TURN_TOKENS = 3
-# About one megapixel; the Claude documents give width x height / 750, and shrink what is larger.
+# About one megapixel. Claude's documentation: width x height / 750; larger images are scaled down.
 IMAGE_TOKENS = (85, 1_500, 1_600)
-# What providers may say about the use of tools, before any tool of ours.
+# Providers may add instructions about the use of tools before the tools themselves.
 MOST_FOR_TOOLS = 350
 _IMAGES = frozenset({"image", "image_url"})
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A number of tokens: what is expected, and the bounds within which it may be."""
+    """A number of tokens: the expected one, and a lower and an upper bound."""
 
     low: float = 0.0
     expected: float = 0.0
@@ -48,13 +46,16 @@ class Tokens:
         return Tokens(self.low * factor, self.expected * factor, self.high * factor)
 
 
+_TURN = Tokens(TURN_TOKENS, TURN_TOKENS, TURN_TOKENS)
+
+
 def _bytes(*ranges: tuple[int, int]) -> bytes:
     return bytes(code for first, last in ranges for code in range(first, last + 1))
 
 
-# By the first byte of a character in UTF-8, which tells its script: (bytes, tokens for each).
+# Tokens per character, by the first byte of the character in UTF-8, which depends on its script.
 _ASCII = (
-    (_bytes((0x61, 0x7A), (0x20, 0x20)), Tokens(0.214, 0.224, 0.236)),  # small letters, blanks
+    (_bytes((0x61, 0x7A), (0x20, 0x20)), Tokens(0.214, 0.224, 0.236)),  # lower case, spaces
     (_bytes((0x41, 0x5A)), Tokens(0.251, 0.303, 0.362)),
     (_bytes((0x30, 0x39)), Tokens(0.521, 0.763, 0.928)),
     (
@@ -64,7 +65,7 @@ _ASCII = (
     (_bytes((0x00, 0x1F), (0x7F, 0x7F)), Tokens(0.049, 0.073, 0.156)),  # line ends
 )
 _OTHERS = (
-    # Latin letters with marks, which split the words around them, too.
+    # Accented Latin letters, which also split the words around them.
     (_bytes((0xC2, 0xCD)), Tokens(1.079, 2.042, 3.335)),
     (_bytes((0xCE, 0xD3)), Tokens(0.334, 0.519, 0.795)),  # Greek, Cyrillic
     (_bytes((0xD4, 0xDF)), Tokens(0.363, 0.632, 1.084)),  # Hebrew, Arabic
@@ -90,70 +91,54 @@ def text_tokens(text: str) -> Tokens:
     return Tokens(low, expected, high)
 
 
-@dataclass(frozen=True, slots=True)
-class PromptSize:
-    """The tokens of a prompt, and of the part of them that is the system prompt."""
-
-    tokens: Tokens
-    system: float
+# Many rows have the same system prompt, tools and schema.
+_shared_text_tokens = lru_cache(maxsize=16)(text_tokens)
 
 
-class Gauge:
-    """Measures the prompts of one job: what its requests have in common is measured once."""
-
-    def __init__(self) -> None:
-        self._fixed: dict[int, Tokens] = {}
-        self._systems: dict[str, Tokens] = {}
-
-    def measure(self, request: Request) -> PromptSize:
-        """Return the tokens that a request takes in."""
-        system = Tokens() if request.system is None else self._system(request.system)
-        texts: list[str] = []
-        images = len(request.images)
-        for message in request.messages:
-            images += _gather(message.content, texts)
-            if message.extra:
-                texts.append(_json(message.extra))
-        turns = float(len(request.messages) * TURN_TOKENS)
-        tokens = text_tokens("\n".join(texts)) + Tokens(turns, turns, turns)
-        if images:
-            tokens += Tokens(*map(float, IMAGE_TOKENS)) * images
-        return PromptSize(tokens + system + self._described(request), system.expected)
-
-    def _system(self, system: str | Sequence[Mapping[str, Any]]) -> Tokens:
-        texts: list[str] = []
-        _gather(system, texts)
-        text = "\n".join(texts)
-        if text not in self._systems:
-            self._systems = {text: text_tokens(text) + Tokens(*(float(TURN_TOKENS),) * 3)}
-        return self._systems[text]
-
-    def _described(self, request: Request) -> Tokens:
-        """Return the tokens of tools and of the answer's schema; all rows share the objects."""
-        if not request.tools and request.answer is None:
-            return Tokens()
-        key = id(request.tools) ^ id(request.answer)
-        if key not in self._fixed:
-            self._fixed[key] = _description(request)
-        return self._fixed[key]
+def prompt_tokens(request: Request) -> tuple[Tokens, Tokens]:
+    """Return the input tokens of a request, and the part of them that is the system prompt."""
+    texts: list[str] = []
+    images = len(request.images)
+    for message in request.messages:
+        images += _collect_texts(message.content, texts)
+        if message.extra:
+            texts.append(_json(message.extra))
+    system = _system_tokens(request)
+    tokens = text_tokens("\n".join(texts)) + _TURN * len(request.messages)
+    if images:
+        tokens += Tokens(*IMAGE_TOKENS) * images
+    return tokens + system + _schema_tokens(request), system
 
 
-def _description(request: Request) -> Tokens:
-    tokens = Tokens()
-    for tool in request.tools:
-        facts = tool.vendor or {
+def _system_tokens(request: Request) -> Tokens:
+    if request.system is None:
+        return Tokens()
+    texts: list[str] = []
+    _collect_texts(request.system, texts)
+    return _shared_text_tokens("\n".join(texts)) + _TURN
+
+
+def _schema_tokens(request: Request) -> Tokens:
+    """Return the tokens of the tools and of the schema of the answer."""
+    schema = None if request.answer is None else request.answer.schema
+    if not request.tools and request.answer is None:
+        return Tokens()
+    parts: list[Any] = [
+        tool.vendor
+        or {
             "name": tool.name,
             "description": tool.description,
             "input_schema": tool.input_schema,
         }
-        tokens += text_tokens(_json(facts))
-    if request.answer is not None and request.answer.schema is not None:
-        tokens += text_tokens(_json(request.answer.schema))
-    return tokens + Tokens(high=MOST_FOR_TOOLS)
+        for tool in request.tools
+    ]
+    parts += [] if schema is None else [schema]
+    described = (_shared_text_tokens(_json(part)) for part in parts)
+    return sum(described, Tokens(high=MOST_FOR_TOOLS))
 
 
-def _gather(content: object, texts: list[str]) -> int:
-    """Add the texts of a message's content; return how many images it has."""
+def _collect_texts(content: object, texts: list[str]) -> int:
+    """Append the texts of a message's content to `texts`; return the number of images."""
     if isinstance(content, str):
         texts.append(content)
         return 0
@@ -165,7 +150,7 @@ def _gather(content: object, texts: list[str]) -> int:
         elif kind == "text":
             texts.append(str(block.get("text", "")))
         elif kind == "tool_result":
-            images += _gather(block.get("content"), texts)
+            images += _collect_texts(block.get("content"), texts)
         else:
             texts.append(_json(block))
     return images

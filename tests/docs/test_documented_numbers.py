@@ -7,7 +7,7 @@ import pytest
 from batchrun import client
 from batchrun.checkpoint import pairs, stored_scores
 from batchrun.dispatch import retries
-from batchrun.estimation import survey, tokens
+from batchrun.estimation import advice, estimator, tokens
 from batchrun.formats import parameters, parsing, streaming
 from batchrun.inspection import comparison
 from batchrun.job import RetryConfig, cells, request
@@ -88,10 +88,13 @@ DOCUMENTED = [
     ("docs/limits.md", f"failed {WORDS[retries.PATIENCE]} times in a row is sent after the others"),
     ("docs/limits.md", f"It ends at {concurrency.MOST:,}"),
     ("docs/estimating.md", f"an image counts as {tokens.IMAGE_TOKENS[1]:,}"),
-    ("docs/estimating.md", f"between a {part(survey.LEAST_SHARE)} of `max_tokens` and all of it"),
-    ("docs/estimating.md", f"to have one to {WORDS[survey.TURNS[-1]]} turns"),
-    ("docs/estimating.md", f"at least {WORDS[survey.FAR_ABOVE]} times the longest"),
-    ("docs/estimating.md", f"longest of {WORDS[survey.FEWEST_ANSWERS]} answers or more"),
+    (
+        "docs/estimating.md",
+        f"between a {part(estimator.LEAST_SHARE)} of `max_tokens` and all of it",
+    ),
+    ("docs/estimating.md", f"to have one to {WORDS[estimator.TURNS[-1]]} turns"),
+    ("docs/estimating.md", f"at least {WORDS[advice.FAR_ABOVE]} times the longest"),
+    ("docs/estimating.md", f"longest of {WORDS[advice.LEAST_ANSWERS]} answers or more"),
     ("docs/evaluating.md", f"The {stored_scores.MOST_CLASSES} most frequent labels are listed"),
     ("docs/evaluating.md", f"beyond {pairs.MOST_DIFFERENCES:,} rows the normal approximation"),
     ("docs/evaluating.md", f"with up to {comparison.MOST_ROWS} of the rows on which runs disagree"),

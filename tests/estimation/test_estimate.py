@@ -17,8 +17,8 @@ import pytest
 from batchrun import Job, RunOptions, SimulatorConfig, estimate, estimate_text, run_job
 from batchrun.errors import RunStopped
 from batchrun.estimation import even_rows
-from batchrun.estimation.duration import Load, duration
-from batchrun.estimation.ranges import Answers, Range
+from batchrun.estimation.duration import ModelLoad, run_duration
+from batchrun.estimation.ranges import AnswerSums, Range
 from batchrun.estimation.tokens import text_tokens
 from batchrun.job import LimitsConfig
 from tests.conftest import KEY, ROOT, command
@@ -124,10 +124,10 @@ def test_a_price_that_is_not_known_is_unknown_and_not_0(write_job: Callable[...,
     assert found["unknown_prices"] == ["no-such-model"]
     _, stdout, _ = command("estimate", job, "--model", "no-such-model")
     assert "cost        unknown" in stdout
-    assert "price of no-such-model is not known" in stdout
+    assert "unknown price of no-such-model" in stdout
 
 
-def test_rows_that_ask_the_same_are_counted_with_what_dedupe_saves(
+def test_rows_with_the_same_request_are_counted_with_what_dedupe_saves(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
     job = write_job("http://127.0.0.1:9", extra=PRICE)
@@ -163,7 +163,7 @@ def test_only_what_is_still_to_be_sent_is_counted(write_job: Callable[..., Path]
     assert facts(job, "--model", "another")["requests"] == 10
     several = facts(job, "--set", "samples=3")
     assert (several["requests"], several["already_answered"]) == (30 - 6, 6)
-    assert "have their answer already in" in command("estimate", job)[1]
+    assert "are already answered in" in command("estimate", job)[1]
 
 
 def test_a_sample_is_sent_once_and_is_part_of_the_run(
@@ -237,7 +237,7 @@ def test_max_tokens_far_above_need_is_warned_of(write_job: Callable[..., Path]) 
     with serving() as provider:
         job = write_job(provider.url, rows=20, request="")
         found = facts(job, "--sample", "10", "-q", "--set", "max_tokens=4000")
-        assert any("4,000 tokens, and the longest of 10 had 7" in w for w in found["warnings"])
+        assert any("but the longest of 10 answers had 7" in w for w in found["warnings"])
         close = facts(job, "--sample", "10", "-q", "--set", "max_tokens=12", "--yes")
         assert close["warnings"] == []
 
@@ -260,7 +260,7 @@ def test_rows_that_cannot_be_sent_and_answers_without_a_bound(tmp_path: Path) ->
     )
     found = facts(job)
     assert (found["rows"], found["requests"], found["unrenderable"]) == (3, 2, 1)
-    assert "1 rows cannot become a request" in found["warnings"][0]
+    assert "1 rows cannot be rendered" in found["warnings"][0]
     assert found["output_tokens"]["high"] is None
     assert found["cost_usd"]["high"] is None
     assert found["minutes"]["high"] is None
@@ -279,7 +279,7 @@ def test_a_cached_system_prompt_is_read_at_best_and_written_at_worst(
     assert found.cost.high > 1.2 * (found.input.high or 0) * 10**6  # type: ignore[operator]
 
 
-LOAD = Load("m", 600, Range(60_000, 60_000, 60_000), Range(6_000, 6_000, 6_000), 60_000)
+LOAD = ModelLoad("m", 600, Range(60_000, 60_000, 60_000), Range(6_000, 6_000, 6_000), 60_000)
 
 
 @pytest.mark.parametrize(
@@ -296,25 +296,27 @@ LOAD = Load("m", 600, Range(60_000, 60_000, 60_000), Range(6_000, 6_000, 6_000),
 def test_the_time_under_limits_and_what_binds(
     limits: dict[str, Any], minutes: float, binds: str
 ) -> None:
-    found = duration(LimitsConfig(**limits), [LOAD], latency_s=2.0)
+    found = run_duration(LimitsConfig(**limits), [LOAD], latency_s=2.0)
     assert found.expected == pytest.approx(minutes)
-    assert found.binds == binds
+    assert found.limit == binds
 
 
 def test_what_is_set_aside_for_long_answers_bounds_what_is_in_flight() -> None:
     """Of 1,000 tokens a minute, ten requests that may have 100 are under way, though they take 10."""
     limits = LimitsConfig(output_tokens_per_minute=1_000)
-    assert duration(limits, [LOAD], latency_s=20.0).expected == pytest.approx(600 * 20 / 10 / 60)
+    assert run_duration(limits, [LOAD], latency_s=20.0).expected == pytest.approx(
+        600 * 20 / 10 / 60
+    )
 
 
 def test_models_have_rates_of_their_own_and_share_the_concurrency() -> None:
     both = [LOAD, LOAD]
-    rate = duration(LimitsConfig(requests_per_minute=60), both, latency_s=2.0)
+    rate = run_duration(LimitsConfig(requests_per_minute=60), both, latency_s=2.0)
     assert rate.expected == pytest.approx(10)
-    assert duration(LimitsConfig(2), both, latency_s=2.0).expected == pytest.approx(20)
-    free = duration(LimitsConfig(), both, latency_s=2.0)
-    assert (free.binds, free.low < free.expected) == (None, True)
-    assert duration(LimitsConfig(), [], None).expected == 0
+    assert run_duration(LimitsConfig(2), both, latency_s=2.0).expected == pytest.approx(20)
+    free = run_duration(LimitsConfig(), both, latency_s=2.0)
+    assert (free.limit, free.low < free.expected) == (None, True)
+    assert run_duration(LimitsConfig(), [], None).expected == 0
 
 
 def test_the_interval_holds_what_comes_as_often_as_it_says() -> None:
@@ -326,14 +328,14 @@ def test_the_interval_holds_what_comes_as_often_as_it_says() -> None:
         sizes = [dice.uniform(20, 200) for _ in range(400)]
         inputs = [round(size * dice.gauss(1.3, 0.15)) for size in sizes]
         outputs = [round(dice.gauss(100, 30)) for _ in sizes]
-        answers = Answers()
+        answers = AnswerSums()
         for place in range(0, 400, 20):
             answers.add(counted(sizes[place], inputs[place], outputs[place]))
         rest = [n for n in range(400) if n % 20]
         size = math.fsum(sizes[n] for n in rest)
         for name, real, found in (
-            ("input", inputs, answers.input(size, len(rest))),
-            ("output", outputs, answers.output(len(rest), None)),
+            ("input", inputs, answers.project_input(size, len(rest))),
+            ("output", outputs, answers.project_output(len(rest), None)),
         ):
             held[name] += found.low <= sum(real[n] for n in rest) <= (found.high or 0)
     assert 0.90 < held["input"] / runs < 0.99
