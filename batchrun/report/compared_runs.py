@@ -148,9 +148,9 @@ def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str
         if run.input != runs[0].input
     ]
     notes += [
-        f"{names[run.directory]}: {told} of {counted(sum(run.totals.endings.values()), 'answer')}"
+        f"{names[run.directory]}: {unusual} of {counted(sum(run.totals.endings.values()), 'answer')}"
         for run in runs
-        if (told := _unusual(run.totals))
+        if (unusual := _unusual(run.totals))
     ]
     if any(run.pairs is not None and run.pairs.scored for run in runs):
         notes.append(
