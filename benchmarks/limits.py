@@ -30,7 +30,7 @@ LIMITS = (
     SimulatorConfig(tokens_per_minute=100_000, latency_ms=500),
 )
 WARM_UP_S = 60
-_ACCEPTED = """SELECT count(*), sum(input_tokens + output_tokens) FROM exchanges
+_ACCEPTED = """SELECT count(*), sum(input_tokens + output_tokens) FROM attempts
     WHERE error_type IS NULL AND latency_s IS NOT NULL
     AND started_us + latency_s * 1e6 BETWEEN ? AND ?"""
 _JOB = """

@@ -78,12 +78,12 @@ def finish(plan: Prepared) -> None:
         store.finish_plan(plan.total, plan.mark)
         with store.transaction():
             store.db.execute(
-                """INSERT INTO exchanges (request_id, number, execution, started_us, latency_s,
+                """INSERT INTO attempts (request_id, number, execution, started_us, latency_s,
                 http_status, model, input_tokens, output_tokens)
                 SELECT id, 1, 1, 1, 0.5, 200, 'claude-haiku-4-5-20251001', 60, 40 FROM requests"""
             )
             store.db.execute(
-                """INSERT INTO outcomes (request_id, status, retryable, attempts, finished_us,
+                """INSERT INTO results (request_id, status, retryable, attempts, finished_us,
                 response, stop_reason, response_id) SELECT id, 'succeeded', 0, 1, 1000000,
                 'An answer of some words to number ' || id, 'end_turn', 'msg_' || id FROM requests"""
             )

@@ -31,8 +31,8 @@ _COUNTED = """SELECT a.number, a.model, a.low, a.expected, a.high, a.system, a.m
             sum(t.input_tokens) AS input, sum(t.output_tokens) AS output,
             sum(t.cache_read_tokens) AS cache_read, sum(t.cache_write_tokens) AS cache_write,
             sum(t.latency_s) AS latency_s, max(t.output_tokens) AS longest
-        FROM requests q JOIN outcomes r ON r.request_id = q.id
-        LEFT JOIN exchanges t ON t.request_id = q.id AND r.status = 'succeeded'
+        FROM requests q JOIN results r ON r.request_id = q.id
+        LEFT JOIN attempts t ON t.request_id = q.id AND r.status = 'succeeded'
             AND t.output_tokens IS NOT NULL AND t.input_tokens IS NOT NULL
         WHERE q.fingerprint IN (SELECT fingerprint FROM asked)
         GROUP BY q.fingerprint) h USING (fingerprint)"""

@@ -46,7 +46,7 @@ class Column:
     Attributes:
         name: as in the outputs.
         kind: of its values.
-        value: SQL over `items i`, `outcomes r` and `exchanges a` (of results the last attempt).
+        value: SQL over `items i`, `results r` and `attempts a` (of results the last attempt).
         of_samples: how the samples of a row become one value.
         amount: SQL over one attempt, where a row has the sum over its attempts.
         is_optional: whether only a job that asks for the column has it. It is kept compressed, which
@@ -73,7 +73,7 @@ def total_of(kind: Kind, amount: str) -> str:
 def _amount(name: str, kind: Kind, amount: str) -> Column:
     """What a row used or cost: that of all its attempts, which is mostly one."""
     value = f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
-        (SELECT {total_of(kind, amount)} FROM exchanges s WHERE s.request_id = r.request_id)
+        (SELECT {total_of(kind, amount)} FROM attempts s WHERE s.request_id = r.request_id)
         END"""  # noqa: S608
     return Column(name, kind, value, "sum", amount)
 
@@ -141,14 +141,14 @@ ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in ATTE
 _RESULT = {column.name: column for column in RESULTS}
 
 _FROM_ITEMS = """FROM {items} i
-    LEFT JOIN outcomes r ON r.request_id = i.request_id
-    LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
+    LEFT JOIN results r ON r.request_id = i.request_id
+    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
 # Of rows that share a request the first has what it took, the others took nothing: sums stay true.
 _SHARED_ITEMS = """(SELECT o.*, o.ordinal IS (
         SELECT min(f.ordinal) FROM items f WHERE f.request_id = o.request_id
     ) AS is_first FROM items o)"""
-_FROM_ATTEMPTS = """FROM exchanges a JOIN requests q ON q.id = a.request_id
+_FROM_ATTEMPTS = """FROM attempts a JOIN requests q ON q.id = a.request_id
     WHERE (a.request_id, a.number) > (?, ?) ORDER BY a.request_id, a.number LIMIT ?"""
 
 
@@ -186,7 +186,7 @@ _SIZES = """SELECT i.ordinal, coalesce(length(r.response), 0) + coalesce(length(
     + coalesce(length(r.reasoning), 0) + coalesce(length(r.tool_calls), 0)
     + coalesce(length(r.citations), 0) + coalesce(length(r.choices), 0)
     + 8 * (coalesce(length(r.logprobs), 0) + coalesce(length(r.raw), 0))
-    FROM items i JOIN outcomes r ON r.request_id = i.request_id
+    FROM items i JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
 
 

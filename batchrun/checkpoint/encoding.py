@@ -164,9 +164,9 @@ def _places(names: Iterable[str]) -> str:
 _RESULT_COLUMNS = (*_RESULT, *_ANSWER)
 _ATTEMPT_COLUMNS = (*_ATTEMPT, *USAGE, *BILLING, *MONEY, "request_id", "number")
 _TURN_COLUMNS = ("request_id", "number", "said", "calls", "results")
-ANSWERS = Checked("outcomes", ("request_id", "attempts", "finished_us", *_ANSWER))
+ANSWERS = Checked("results", ("request_id", "attempts", "finished_us", *_ANSWER))
 RECEIVED = Checked(
-    "exchanges",
+    "attempts",
     (
         *("request_id", "number", "http_status", "provider_request_id", "model", "asked_model"),
         *(*USAGE, *BILLING),
@@ -174,7 +174,7 @@ RECEIVED = Checked(
 )
 TURNS = Checked("turns", _TURN_COLUMNS)
 # Apart from the answer, because a changed `[request] reject` may change it.
-STATUSES = Checked("outcomes", ("request_id", "status", "retryable"), "status_checksum")
+STATUSES = Checked("results", ("request_id", "status", "retryable"), "status_checksum")
 # Which row asks what: not paid for, but it says whose an answer is.
 ITEM_COLUMNS = ("ordinal", "custom_id", "request_id", "error_type", "error_message")
 REQUEST_COLUMNS = ("id", "fingerprint", "occurrence", "custom_id")
@@ -188,13 +188,13 @@ _of_item = ITEMS.pick(ITEM_COLUMNS)
 _of_request = REQUESTS.pick(REQUEST_COLUMNS)
 
 INSERT_START = (
-    "INSERT INTO exchanges (request_id, number, execution, started_us, reserved) "
+    "INSERT INTO attempts (request_id, number, execution, started_us, reserved) "
     "VALUES (?, ?, ?, ?, ?)"
 )
-UPDATE_ATTEMPT = f"""UPDATE exchanges SET {
+UPDATE_ATTEMPT = f"""UPDATE attempts SET {
     ", ".join(f"{name} = ?" for name in ("checksum", *_ATTEMPT_COLUMNS[:-2]))
 } WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
-REPLACE_RESULT = f"""INSERT OR REPLACE INTO outcomes
+REPLACE_RESULT = f"""INSERT OR REPLACE INTO results
     (checksum, status_checksum, {", ".join(_RESULT_COLUMNS)})
     VALUES (?, ?, {_places(_RESULT_COLUMNS)})"""  # noqa: S608 - our own names
 REPLACE_ITEM = f"""INSERT OR REPLACE INTO items (checksum, {", ".join(ITEM_COLUMNS)})

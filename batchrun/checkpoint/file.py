@@ -14,7 +14,7 @@ import orjson
 from batchrun.checkpoint import encoding
 from batchrun.checkpoint.encoding import unpacked
 from batchrun.checkpoint.lock import MATRIX_FILE, FileLock, is_locked, refuse_hard_links
-from batchrun.checkpoint.schema import migrate, migrations
+from batchrun.checkpoint.schema import DEVELOPMENT, migrate, migrations
 from batchrun.checkpoint.sqlite import Database
 from batchrun.errors import CheckpointError, CheckpointFull
 from batchrun.job.paths import PRIVATE_FILE
@@ -249,7 +249,7 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
     """Return the names of the applied migrations, without touching the file.
 
     Raises:
-        CheckpointError: when the file is foreign, cut short or newer than this version.
+        CheckpointError: when the file is foreign, cut short or of a version that this one cannot read.
     """
     with closing((connect or _connect_reader)(path)) as db:
         (application_id,) = db.execute("PRAGMA application_id").fetchone()
@@ -262,6 +262,12 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
         if path.stat().st_size % page_bytes and not _has_wal(path):
             raise _damaged(path, "it ends in the middle of a page")
         applied = {migration.name for migration in migrations.applied(db)}
+    if DEVELOPMENT in applied:
+        raise CheckpointError(
+            f"{path}: was made by an earlier development version of batchrun, which this version "
+            "cannot read. Start over with: batchrun run JOB --new. To keep the results, export "
+            "them with the version that made them"
+        )
     if not applied <= _known():
         raise CheckpointError(
             f"{path}: was written by a newer version of batchrun; it was left as it is. "

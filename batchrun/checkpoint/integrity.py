@@ -199,37 +199,37 @@ _STATES: tuple[tuple[str, str], ...] = (
     ),
     (
         "succeeded, and its last attempt is not the one that was answered",
-        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
+        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
         WHERE r.status = 'succeeded' AND (
-            r.attempts IS NOT (SELECT max(number) FROM exchanges a WHERE a.request_id = q.id)
-            OR NOT EXISTS (SELECT 1 FROM exchanges a WHERE a.request_id = q.id
+            r.attempts IS NOT (SELECT max(number) FROM attempts a WHERE a.request_id = q.id)
+            OR NOT EXISTS (SELECT 1 FROM attempts a WHERE a.request_id = q.id
                 AND a.number = r.attempts AND a.error_type IS NULL AND a.latency_s IS NOT NULL))
         ORDER BY q.id LIMIT 1""",
     ),
     (
         "errored, and the attempt that failed is not there",
-        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
-        WHERE r.status = 'errored' AND NOT EXISTS (SELECT 1 FROM exchanges a
+        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
+        WHERE r.status = 'errored' AND NOT EXISTS (SELECT 1 FROM attempts a
             WHERE a.request_id = q.id AND a.number = r.attempts AND a.error_type IS NOT NULL)
         ORDER BY q.id LIMIT 1""",
     ),
     (
         "was answered, and the answer is not there",
-        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
+        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
         WHERE a.error_type IS NULL AND a.latency_s IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM outcomes r
+        AND NOT EXISTS (SELECT 1 FROM results r
             WHERE r.request_id = q.id AND r.attempts = a.number)
         AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.request_id = q.id AND t.number = a.number)
         ORDER BY q.id LIMIT 1""",
     ),
     (
         "has attempts that are not numbered from 1 without a gap",
-        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
+        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
         GROUP BY q.id HAVING min(number) <> 1 OR max(number) <> count(*) ORDER BY q.id LIMIT 1""",
     ),
     (
         "has an attempt whose tokens or cost cannot be",
-        """SELECT custom_id, count(*) OVER () FROM exchanges a JOIN requests q ON q.id = a.request_id
+        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
         WHERE min(coalesce(input_tokens, 0), coalesce(output_tokens, 0),
             coalesce(cache_read_tokens, 0), coalesce(cache_write_tokens, 0),
             coalesce(reasoning_tokens, 0), coalesce(cost_uncached_input, 0),
@@ -242,7 +242,7 @@ _STATES: tuple[tuple[str, str], ...] = (
     ),
     (
         "has answers that are not a list of texts",
-        """SELECT custom_id, count(*) OVER () FROM outcomes r JOIN requests q ON q.id = r.request_id
+        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
         WHERE r.responses IS NOT NULL AND (NOT json_valid(r.responses)
             OR json_type(r.responses) <> 'array') ORDER BY q.id LIMIT 1""",
     ),

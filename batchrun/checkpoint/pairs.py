@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MOST_DIFFERENCES = 2_000
 
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
-    JOIN main.outcomes r ON r.request_id = i.request_id AND r.status = 'succeeded'
-    JOIN other.outcomes s ON s.request_id = j.request_id AND s.status = 'succeeded'
+    JOIN main.results r ON r.request_id = i.request_id AND r.status = 'succeeded'
+    JOIN other.results s ON s.request_id = j.request_id AND s.status = 'succeeded'
     LEFT JOIN main.scores a ON a.ordinal = i.ordinal / (SELECT samples FROM main.run)
     LEFT JOIN other.scores b ON b.ordinal = j.ordinal / (SELECT samples FROM other.run)
     WHERE i.ordinal % (SELECT samples FROM main.run) = 0
@@ -59,8 +59,8 @@ _SIDES = f"""SELECT i.custom_id,
     substr(r.response, 1, {_LONGEST}), coalesce(i.error_type, x.error_type),
     substr(coalesce(i.error_message, x.error_message), 1, {_LONGEST}),
     s.score, substr(s.predicted, 1, {_LONGEST}), substr(s.expected, 1, {_LONGEST})
-    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
-    LEFT JOIN exchanges x ON x.request_id = r.request_id AND x.number = r.attempts
+    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+    LEFT JOIN attempts x ON x.request_id = r.request_id AND x.number = r.attempts
     LEFT JOIN scores s ON s.ordinal = i.ordinal / (SELECT samples FROM run)
     WHERE i.ordinal % (SELECT samples FROM run) = 0
     AND i.custom_id IN (SELECT value FROM json_each(?))"""  # noqa: S608 - no values
@@ -144,15 +144,15 @@ CHUNK_ROWS = 1_000
 # Answers that may be rejected, or are. Text with a letter or a digit of ASCII is not empty; of other
 # text the one who judges decides.
 _ANSWERS = """SELECT r.request_id, a.error_type, r.response, r.tool_calls, r.ending, r.refusal, r.choices
-    FROM outcomes r JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
+    FROM results r JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE r.request_id > ? AND (a.error_type GLOB 'rejected_*' OR (r.status = 'succeeded' AND (
         r.ending NOT IN ('stop', 'tool_calls') OR r.choices IS NOT NULL
         OR r.response NOT GLOB '*[0-9A-Za-z]*')))
     ORDER BY r.request_id LIMIT ?"""
-_RESULT = "UPDATE outcomes SET status = ?, retryable = 0 WHERE request_id = ?"
-_IS_DAMAGED = f"SELECT {STATUSES.differs('d')} FROM outcomes d WHERE request_id = ?"  # noqa: S608
-_ATTEMPT = """UPDATE exchanges SET error_type = ?, error_message = ?, cause = ?
-    WHERE request_id = ? AND number = (SELECT attempts FROM outcomes r WHERE r.request_id = ?)"""
+_RESULT = "UPDATE results SET status = ?, retryable = 0 WHERE request_id = ?"
+_IS_DAMAGED = f"SELECT {STATUSES.differs('d')} FROM results d WHERE request_id = ?"  # noqa: S608
+_ATTEMPT = """UPDATE attempts SET error_type = ?, error_message = ?, cause = ?
+    WHERE request_id = ? AND number = (SELECT attempts FROM results r WHERE r.request_id = ?)"""
 _RULE = "SELECT job -> '$.request.reject' FROM run"
 
 

@@ -169,7 +169,7 @@ class Planner:
         rows = self._db.execute(
             f"""SELECT q.fingerprint, q.id, q.occurrence, i.ordinal IS NULL
             FROM requests q LEFT JOIN items i ON i.request_id = q.id
-            LEFT JOIN outcomes r ON r.request_id = q.id
+            LEFT JOIN results r ON r.request_id = q.id
             WHERE q.fingerprint IN ({_marks(unknown)})
             ORDER BY r.status IS 'succeeded', q.occurrence DESC""",  # noqa: S608 - marks only
             list(unknown),
@@ -198,7 +198,7 @@ class Planner:
         wanted = list(keys)
         again = _TRY_AGAIN[retry_errored]
         rows = self._db.execute(
-            f"""SELECT request_id FROM outcomes
+            f"""SELECT request_id FROM results
             WHERE request_id IN ({_marks(wanted)}) AND NOT ({again})""",  # noqa: S608 - marks only
             wanted,
         )
@@ -207,7 +207,7 @@ class Planner:
     def _attempts_made(self, keys: Iterable[int]) -> dict[int, int]:
         wanted = list(keys)
         rows = self._db.execute(
-            f"""SELECT request_id, max(number) FROM exchanges
+            f"""SELECT request_id, max(number) FROM attempts
             WHERE request_id IN ({_marks(wanted)}) GROUP BY request_id""",  # noqa: S608 - marks
             wanted,
         )
@@ -243,7 +243,7 @@ def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -
     to_send, unrenderable = db.execute(
         f"""SELECT coalesce(sum(i.request_id IS NOT NULL AND (r.request_id IS NULL OR {again})), 0),
         coalesce(sum(i.request_id IS NULL), 0)
-        FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
         WHERE i.ordinal >= ? AND i.ordinal < ?""",  # noqa: S608 - no values
         (first, end),
     ).fetchone()
@@ -263,13 +263,13 @@ _USABLE = """SELECT
     coalesce(sum(CASE WHEN ? THEN number * (held > 0) ELSE min(number, held) END), 0),
     coalesce(sum(CASE WHEN ? THEN held = 0 ELSE max(0, number - held) END), 0)
     FROM (SELECT w.number, coalesce(h.number, 0) AS held FROM wanted w LEFT JOIN (
-        SELECT q.fingerprint, count(*) AS number FROM outcomes r JOIN requests q ON q.id = r.request_id
+        SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
         WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint))"""
 # Of an interrupted plan nobody knows what it would have left behind, so all answers count.
 _LEFT = """SELECT coalesce(sum(h.number), 0), coalesce(sum(max(0, h.number -
         CASE WHEN ? THEN min(1, coalesce(w.number, 0)) ELSE coalesce(w.number, 0) END)), 0)
     FROM (
-        SELECT q.fingerprint, count(*) AS number FROM outcomes r JOIN requests q ON q.id = r.request_id
+        SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
         WHERE r.status = 'succeeded' AND (
             (SELECT planned FROM run) IS NULL
             OR EXISTS (SELECT 1 FROM items i WHERE i.request_id = r.request_id))
@@ -313,7 +313,7 @@ class Comparison:
 def has_answers(store: Checkpoint) -> bool:
     """Say whether there is any answer that was paid for."""
     with usable(store.path):
-        row = store.db.execute("SELECT 1 FROM outcomes WHERE status = 'succeeded' LIMIT 1")
+        row = store.db.execute("SELECT 1 FROM results WHERE status = 'succeeded' LIMIT 1")
         return row.fetchone() is not None
 
 
@@ -326,7 +326,7 @@ def answers_without_body(store: Checkpoint) -> int:
         if kept is None or kept[0]:
             return 0
         row = store.db.execute(
-            "SELECT count(*) FROM outcomes WHERE ending IS NOT NULL AND raw IS NULL"
+            "SELECT count(*) FROM results WHERE ending IS NOT NULL AND raw IS NULL"
         )
         return int(row.fetchone()[0])
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ERROR_TYPE = "damaged"
 _PAID = (Record.ANSWER, Record.ATTEMPT, Record.TURN)
-_HAS_ANSWER = """EXISTS (SELECT 1 FROM exchanges a WHERE a.request_id = d.request_id
+_HAS_ANSWER = """EXISTS (SELECT 1 FROM attempts a WHERE a.request_id = d.request_id
     AND a.number = d.attempts AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
 
 
@@ -69,7 +69,7 @@ def forget_damaged_requests(store: Checkpoint) -> None:
 def _restore_attempt_numbers(store: Checkpoint) -> None:
     for (key,) in _damaged_keys(store, Record.ANSWER):
         (highest,) = store.db.execute(
-            "SELECT coalesce(max(number), 0) FROM exchanges WHERE request_id = ?", (key,)
+            "SELECT coalesce(max(number), 0) FROM attempts WHERE request_id = ?", (key,)
         ).fetchone()
         candidates = ({"attempts": number} for number in range(1, highest + 1))
         _restore(store, encoding.ANSWERS, "request_id", key, candidates)
@@ -79,7 +79,7 @@ def _restore_statuses(store: Checkpoint) -> None:
     """An answer that an attempt brought and nobody rejected succeeded; everything else did not."""
     for (key,) in _damaged_keys(store, Record.STATUS):
         store.db.execute(
-            f"""UPDATE outcomes AS d SET retryable = NOT {_HAS_ANSWER},
+            f"""UPDATE results AS d SET retryable = NOT {_HAS_ANSWER},
             status = iif({_HAS_ANSWER}, 'succeeded', 'errored') WHERE request_id = ?""",  # noqa: S608
             (key,),
         )
@@ -138,16 +138,16 @@ def _give_up(store: Checkpoint) -> None:
         f"{name} = NULL" for name in (*encoding.USAGE, *encoding.BILLING, *encoding.MONEY)
     )
     db.execute(
-        f"""UPDATE exchanges AS d SET {unknown}, checksum = NULL, maybe_billed = 1,
+        f"""UPDATE attempts AS d SET {unknown}, checksum = NULL, maybe_billed = 1,
         error_type = '{ERROR_TYPE}', error_message = 'its record was damaged on the disk'
         WHERE {KINDS[Record.ATTEMPT].condition}"""  # noqa: S608 - our own names
     )
     db.execute(
-        f"""UPDATE exchanges SET error_type = '{ERROR_TYPE}',
+        f"""UPDATE attempts SET error_type = '{ERROR_TYPE}',
         error_message = 'what it was answered was damaged on the disk'
         WHERE error_type IS NULL AND latency_s IS NOT NULL
         AND request_id IN (SELECT request_id FROM given_up)"""  # noqa: S608 - our own names
     )
-    for table in ("outcomes", "turns"):
+    for table in ("results", "turns"):
         db.execute(f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)")  # noqa: S608
     db.execute("DROP TABLE given_up")

@@ -34,13 +34,13 @@ _COUNTS = """SELECT
     count(*) FILTER (WHERE r.status = 'succeeded'),
     count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
     count(*) FILTER (WHERE r.retryable)
-    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id"""
+    FROM items i LEFT JOIN results r ON r.request_id = i.request_id"""
 # With several samples a row is as good as all of them.
 _ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
     count(*) FILTER (WHERE again) FROM (
         SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
             max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
-        FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
         GROUP BY i.ordinal / :samples)"""
 _COST_PARTS = ("uncached_input", "cache_read", "cache_write", "output")
 _ATTEMPTS = f"""SELECT
@@ -50,19 +50,19 @@ _ATTEMPTS = f"""SELECT
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
     sum(reasoning_tokens), {", ".join(exact_sum(f"cost_{part}") for part in _COST_PARTS)},
     {exact_sum("cache_saved")}, {exact_sum("cost_other")}
-    FROM exchanges"""  # noqa: S608 - our own names, as below
+    FROM attempts"""  # noqa: S608 - our own names, as below
 # Failed attempts that reported what they used count as well.
 _BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE {ANSWERED}),
     sum(input_tokens), sum(output_tokens), {exact_sum(COST)}
-    FROM exchanges WHERE latency_s IS NOT NULL AND model IS NOT NULL
+    FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
     AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost_output IS NOT NULL)
     GROUP BY model ORDER BY 5 DESC, 2 DESC"""  # noqa: S608
 # What rows used to hold, before the job or the input changed, says nothing about the rows of now.
-_HELD = "SELECT count(*) FROM items i JOIN outcomes r ON r.request_id = i.request_id"
-_LEFT_BEHIND = f"""SELECT coalesce({exact_sum(COST)}, 0) FROM exchanges a WHERE NOT EXISTS
+_HELD = "SELECT count(*) FROM items i JOIN results r ON r.request_id = i.request_id"
+_LEFT_BEHIND = f"""SELECT coalesce({exact_sum(COST)}, 0) FROM attempts a WHERE NOT EXISTS
     (SELECT 1 FROM items i WHERE i.request_id = a.request_id)"""  # noqa: S608
-_RESULTS = "SELECT count(*) FROM outcomes"
-_BUSY = "SELECT DISTINCT execution FROM exchanges"
+_RESULTS = "SELECT count(*) FROM results"
+_BUSY = "SELECT DISTINCT execution FROM attempts"
 # An attempt without a status was sent, unless it was refused or cancelled before.
 _LAST = f"""SELECT
     count(DISTINCT a.request_id) FILTER (WHERE a.http_status IS NOT NULL OR a.maybe_billed
@@ -70,34 +70,34 @@ _LAST = f"""SELECT
     count(*) FILTER (WHERE r.status = 'succeeded'), count(*) FILTER (WHERE r.status = 'errored'),
     sum(input_tokens), sum(output_tokens), {exact_sum(COST)}, count(*) FILTER (WHERE {ANSWERED}),
     count(*) FILTER (WHERE {UNPRICED})
-    FROM exchanges a LEFT JOIN outcomes r ON r.request_id = a.request_id AND r.attempts = a.number
+    FROM attempts a LEFT JOIN results r ON r.request_id = a.request_id AND r.attempts = a.number
     WHERE a.execution = (SELECT max(id) FROM executions)"""  # noqa: S608
 _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
-_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM exchanges a
-    WHERE EXISTS (SELECT 1 FROM exchanges b WHERE b.request_id = a.request_id
+_RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
+    WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
     AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
 _ERRORS = """SELECT type, count(*), max(message) FROM (
     SELECT coalesce(i.error_type, a.error_type, 'unknown') AS type,
         coalesce(i.error_message, a.error_message, 'its attempt is missing') AS message
-    FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
-    LEFT JOIN exchanges a ON a.request_id = r.request_id AND a.number = r.attempts
+    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
-_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM exchanges
+_LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
 # they are kept: to sort a million latencies takes seconds.
-_BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM exchanges
+_BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM attempts
     WHERE {ANSWERED} GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
 _BY_US = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
-    CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM exchanges
+    CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM attempts
     WHERE {ANSWERED} AND ms IN (SELECT value FROM json_each(?))
     GROUP BY ms, us ORDER BY us"""  # noqa: S608 - no values
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
 _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.reason, e.version, e.waits,
     CASE WHEN e.finished_us IS NULL THEN (
-        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM exchanges a
+        SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
         WHERE a.execution = e.id) END
     FROM executions e ORDER BY e.id"""
 
@@ -265,11 +265,11 @@ _INSERT = """INSERT INTO prices (execution, model, conditions, source, as_of_us,
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
 CHUNK = 5_000
 _TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, model, asked_model,
-    {", ".join((*USAGE, *BILLING))} FROM exchanges
+    {", ".join((*USAGE, *BILLING))} FROM attempts
     WHERE (request_id, number) > (?, ?) AND latency_s IS NOT NULL
     AND (output_tokens IS NOT NULL OR stated_cost IS NOT NULL)
     ORDER BY request_id, number LIMIT ?"""  # noqa: S608 - our own names, as below
-_REPLACE_COST = f"""UPDATE exchanges SET {", ".join(f"{name} = ?" for name in MONEY)}
+_REPLACE_COST = f"""UPDATE attempts SET {", ".join(f"{name} = ?" for name in MONEY)}
     WHERE request_id = ? AND number = ?"""  # noqa: S608
 
 
@@ -394,7 +394,7 @@ def given_price(store: Checkpoint) -> GivenPrice:
     return GivenPrice(**orjson.loads(row[0])) if row is not None and row[0] else GivenPrice()
 
 
-_ANSWERS = """JOIN outcomes r ON r.request_id = i.request_id LEFT JOIN json_each(r.choices) c
+_ANSWERS = """JOIN results r ON r.request_id = i.request_id LEFT JOIN json_each(r.choices) c
     WHERE r.ending IS NOT NULL"""
 _ENDING = "coalesce(c.value ->> '$.ending', r.ending)"
 _BY_ENDING = f"""SELECT {_ENDING}, count(*) FROM items i {_ANSWERS}

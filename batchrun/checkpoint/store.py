@@ -32,9 +32,9 @@ _SPENT = f"""SELECT coalesce({
     WHEN cost_output IS NOT NULL THEN {columns.COST}
     WHEN error_type IS NULL OR output_tokens NOT NULL THEN coalesce(reserved, 0) ELSE 0 END'''
     )
-}, 0) FROM exchanges"""  # noqa: S608 - no values
+}, 0) FROM attempts"""  # noqa: S608 - no values
 
-_HAS_ANSWERED = """SELECT EXISTS (SELECT 1 FROM executions e JOIN exchanges a
+_HAS_ANSWERED = """SELECT EXISTS (SELECT 1 FROM executions e JOIN attempts a
     ON a.execution = e.id WHERE e.peer = ? AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
 
 
@@ -173,7 +173,7 @@ class Checkpoint:
                 ),
             )
             interrupted = self.db.execute(
-                """UPDATE exchanges SET error_type = 'interrupted', maybe_billed = 1,
+                """UPDATE attempts SET error_type = 'interrupted', maybe_billed = 1,
                 error_message = 'the process ended before the answer arrived'
                 WHERE latency_s IS NULL AND error_type IS NULL"""
             ).rowcount
@@ -328,7 +328,7 @@ class Checkpoint:
         """Say whether there are results that no row of the input holds (yet, or any more)."""
         with usable(self.path):
             (found,) = self.db.execute(
-                """SELECT EXISTS (SELECT 1 FROM outcomes r WHERE NOT EXISTS
+                """SELECT EXISTS (SELECT 1 FROM results r WHERE NOT EXISTS
                 (SELECT 1 FROM items i WHERE i.request_id = r.request_id))"""
             ).fetchone()
         return bool(found)

@@ -30,7 +30,7 @@ _row = attrgetter(*(field.name for field in fields(Mark)))  # `astuple` copies e
 MOST_CLASSES = 50
 
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
-    JOIN outcomes r ON r.request_id = i.request_id
+    JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
 _INSERT = "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ROWS = """SELECT ordinal, score, predicted FROM scores WHERE ordinal >= ? AND ordinal < ?

@@ -66,7 +66,7 @@ _TIMED = """WITH spans AS MATERIALIZED (
         s.offset + min(max(a.started_us - s.first, 0), s.length) AS started,
         s.offset + min(max(a.started_us + CAST(a.latency_s * 1e6 AS INTEGER) - s.first, 0), s.length)
             AS ended
-        FROM exchanges a JOIN spans s ON s.id = a.execution WHERE a.latency_s IS NOT NULL)"""
+        FROM attempts a JOIN spans s ON s.id = a.execution WHERE a.latency_s IS NOT NULL)"""
 _ENDS = f"""{_TIMED} SELECT ended / :step AS bin, count(*),
     count(*) FILTER (WHERE {ANSWERED}), count(*) FILTER (WHERE cause = 'rate_limit'),
     coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
@@ -76,12 +76,12 @@ _STARTS = f"""{_TIMED} SELECT started / :step AS bin, count(*), sum(:step - star
 _COSTS = f"""{_TIMED} SELECT ended / :step AS bin,
     CASE WHEN model IN (SELECT value FROM json_each(:models)) THEN model END AS name, {exact_sum(COST)}
     FROM timed WHERE cost_output IS NOT NULL GROUP BY bin, name"""  # noqa: S608 - no values
-_DEAREST = f"""SELECT model FROM exchanges WHERE cost_output IS NOT NULL GROUP BY model
+_DEAREST = f"""SELECT model FROM attempts WHERE cost_output IS NOT NULL GROUP BY model
     ORDER BY total({COST}) DESC LIMIT ?"""  # noqa: S608 - no values
 
 # Spread over the input, and always the same: a product with an odd number mixes the low digits.
 _MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"
-_ERRORED = f"""SELECT i.ordinal / ? FROM items i LEFT JOIN outcomes r ON r.request_id = i.request_id
+_ERRORED = f"""SELECT i.ordinal / ? FROM items i LEFT JOIN results r ON r.request_id = i.request_id
     WHERE i.error_type IS NOT NULL OR r.status = 'errored' {_MIXED}"""  # noqa: S608 - no values
 _WRONG = f"SELECT i.ordinal FROM scores i WHERE i.score < 1 {_MIXED}"  # noqa: S608 - no values
 # Of the columns of results, those of which a report shows something.
@@ -103,7 +103,7 @@ _SHOWN = (
 # Some rows of each unusual ending, so that all of them can be looked at.
 _UNUSUAL = """SELECT ordinal FROM (SELECT i.ordinal / ? AS ordinal, row_number() OVER (
         PARTITION BY r.ending ORDER BY i.ordinal * 2654435761 % 4294967296) AS place
-    FROM items i JOIN outcomes r ON r.request_id = i.request_id
+    FROM items i JOIN results r ON r.request_id = i.request_id
     WHERE r.ending NOT IN ('stop', 'tool_calls')) WHERE place <= ?"""
 _SCORED = "SELECT score, predicted, expected FROM scores WHERE ordinal = ?"
 
@@ -127,7 +127,7 @@ def history(store: Checkpoint) -> History:
 def _series(db: Database) -> Series | None:
     spans = _spans(db)
     total = sum(span.length_us for span in spans)
-    (answers,) = db.execute("SELECT count(*) FROM exchanges").fetchone()
+    (answers,) = db.execute("SELECT count(*) FROM attempts").fetchone()
     if not total or answers < FEWEST:
         return None
     step = _step_us(total, min(MOST_STEPS, max(12, answers // PER_STEP)))
@@ -154,7 +154,7 @@ def _series(db: Database) -> Series | None:
 
 def _spans(db: Database) -> list[Span]:
     """The executions that sent something, one after the other."""
-    busy = {key for (key,) in db.execute("SELECT DISTINCT execution FROM exchanges")}
+    busy = {key for (key,) in db.execute("SELECT DISTINCT execution FROM attempts")}
     spans, offset = [], 0
     for execution in executions(db):
         length = round(execution["wall_time_s"] * _US)
@@ -206,12 +206,12 @@ def _histogram(db: Database, column: str, *, whole: bool) -> Histogram | None:
     """
     where = f"{ANSWERED} AND {column} IS NOT NULL"
     total, top = db.execute(
-        f"SELECT count(*), max({column}) FROM exchanges WHERE {where}"  # noqa: S608 - our own names
+        f"SELECT count(*), max({column}) FROM attempts WHERE {where}"  # noqa: S608 - our own names
     ).fetchone()
     if total < FEWEST:
         return None
     counted = f"""SELECT min(CAST({column} / :width AS INTEGER), {_FINE}), count(*)
-        FROM exchanges WHERE {where} GROUP BY 1 ORDER BY 1"""  # noqa: S608 - our own names
+        FROM attempts WHERE {where} GROUP BY 1 ORDER BY 1"""  # noqa: S608 - our own names
     width = _fine_width(float(top), whole=whole)
     while True:
         bins = db.execute(counted, {"width": width}).fetchall()

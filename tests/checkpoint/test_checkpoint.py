@@ -723,7 +723,7 @@ def test_a_database_that_was_cut_short_is_refused(tmp_path: Path, share: float) 
 
 def test_damage_that_shows_only_later_is_a_checkpoint_error_too(tmp_path: Path) -> None:
     filled(tmp_path)
-    tables = ("run", "executions", "requests", "items", "exchanges", "outcomes")
+    tables = ("run", "executions", "requests", "items", "attempts", "results")
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
         found = dict(db.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
     with (tmp_path / FILE_NAME).open("r+b") as file:
@@ -761,6 +761,13 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
             "VALUES ('batchrun', 'm999_future', '2030-01-01')"
         )
     refused(tmp_path, "newer version of batchrun; it was left as it is. Upgrade batchrun")
+
+
+def test_a_file_of_an_earlier_development_version_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as earlier, earlier:
+        earlier.execute("UPDATE _sqlite_migrations SET name = 'm001_initial'")
+    refused(tmp_path, "earlier development version of batchrun.*--new.*export")
 
 
 def refused(directory: Path, message: str, suffixes: Sequence[str] = ("",)) -> None:

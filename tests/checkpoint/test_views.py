@@ -1,4 +1,4 @@
-"""A checkpoint opened by other programs: views `results`, `attempts` and `errors`, as the outputs."""
+"""A checkpoint opened by other programs: its views show what the outputs show."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from batchrun.checkpoint import DirectoryLock
-from tests.conftest import ROOT, batchrun, command
+from tests.conftest import ROOT, command
+from tests.support.checkpoints import later_version
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     WriteJob = Callable[..., Path]
@@ -68,7 +69,7 @@ def comparable(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 def test_results_are_those_of_the_outputs(run: Path) -> None:
     outputs = pl.read_parquet(run / "results.parquet").drop("responses")
-    found = table(run / "checkpoint.db", 'SELECT * FROM results ORDER BY "row"')
+    found = table(run / "checkpoint.db", 'SELECT * FROM result_rows ORDER BY "row"')
     assert found["row"].to_list() == list(range(1, 9))
     assert set(outputs.columns) - {"id", "text"} <= set(found.columns)
     # The view counts an attempt where there was none to count, and reads the same otherwise.
@@ -81,7 +82,7 @@ def test_results_are_those_of_the_outputs(run: Path) -> None:
 
 def test_attempts_are_those_of_the_usage_table(run: Path) -> None:
     usage = pl.read_parquet(run / "usage.parquet")
-    found = table(run / "checkpoint.db", "SELECT * FROM attempts ORDER BY custom_id, attempt")
+    found = table(run / "checkpoint.db", "SELECT * FROM attempt_rows ORDER BY custom_id, attempt")
     names = [name for name in usage.columns if name not in {"started_at", "maybe_billed"}]
     assert (
         found.select(names).to_dicts()
@@ -102,12 +103,12 @@ def test_samples_and_shared_answers(write_job: WriteJob, tmp_path: Path) -> None
     with serving() as provider:
         job = write_job(provider.url, rows=2)
         assert command("run", job, "--set", "samples=3")[0] == 0
-        found = table(tmp_path / "out" / "checkpoint.db", "SELECT * FROM results ORDER BY 1, 2")
+        found = table(tmp_path / "out" / "checkpoint.db", "SELECT * FROM result_rows ORDER BY 1, 2")
         assert found.select("row", "sample").rows() == [(r, s) for r in (1, 2) for s in (1, 2, 3)]
         assert found["cost_usd"].sum() == pytest.approx(6 * 46e-6)
         out = ("--output-dir", tmp_path / "shared")
         assert command("run", job, *out, "--set", "dedupe=true", "--set", "prompt=Same")[0] == 0
-    found = table(tmp_path / "shared" / "checkpoint.db", "SELECT * FROM results ORDER BY 1")
+    found = table(tmp_path / "shared" / "checkpoint.db", "SELECT * FROM result_rows ORDER BY 1")
     assert found["response"].to_list() == ["ok", "ok"]
     assert found["input_tokens"].to_list() == [11, 0]
     assert found["attempts"].to_list() == [1, 0]
@@ -123,61 +124,61 @@ def sqlite_utils(*arguments: str | Path) -> str:
 
 
 def test_sqlite_utils_shows_them(run: Path) -> None:
-    for view in ("results", "attempts", "errors"):
+    for view in ("result_rows", "attempt_rows", "errors"):
         rows = json.loads(sqlite_utils("rows", run / "checkpoint.db", view))
         assert "r00005" in {row["custom_id"] for row in rows}
     views = json.loads(sqlite_utils("views", run / "checkpoint.db"))
-    assert {row["view"] for row in views} == {"results", "attempts", "errors"}
+    assert {row["view"] for row in views} == {"result_rows", "attempt_rows", "errors"}
 
 
-def age(directory: Path) -> None:
-    """Make of a checkpoint one of the version that had no views."""
-    with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
-        for view in ("results", "attempts", "errors"):
-            db.execute(f"DROP VIEW {view}")
-        db.execute("ALTER TABLE outcomes RENAME TO results")
-        db.execute("ALTER TABLE exchanges RENAME TO attempts")
-        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm008_views'")
+@pytest.fixture
+def next_version(run: Path) -> Iterator[Path]:
+    """The run's directory, looked at by a later version, whose checkpoints have one table more."""
+    with later_version():
+        yield run
 
 
+@pytest.mark.parametrize("arguments", [("status",), ("export",)])
 def test_a_checkpoint_of_an_earlier_version_is_brought_to_this_one(
-    run: Path, tmp_path: Path
+    next_version: Path, arguments: tuple[str, ...]
 ) -> None:
-    before = pl.read_parquet(run / "results.parquet")
-    age(run)
-    code, stdout, stderr = command("status", run)
+    before = pl.read_parquet(next_version / "results.parquet")
+    code, stdout, stderr = command(*arguments, next_version)
     assert code == 0, stderr
-    assert "6 of 8 rows succeeded" in stdout
-    assert table(run / "checkpoint.db", "SELECT * FROM results").height == 8
-    age(run)
-    assert command("export", run)[0] == 0
-    assert pl.read_parquet(run / "results.parquet").equals(before)
-    age(run)
+    assert table(next_version / "checkpoint.db", "SELECT * FROM next").height == 0
+    assert table(next_version / "checkpoint.db", "SELECT * FROM result_rows").height == 8
+    assert "6 of 8 rows succeeded" in stdout or "export" in arguments
+    assert pl.read_parquet(next_version / "results.parquet").equals(before)
+
+
+def test_a_run_goes_on_in_a_checkpoint_of_an_earlier_version(
+    next_version: Path, tmp_path: Path
+) -> None:
     with serving(answer) as provider:
         settings = (f"base_url={provider.url}", "prompt=Say {{ text }}")
         arguments = [word for setting in settings for word in ("--set", setting)]
         job = tmp_path / "job.toml"
         assert command("run", job, *arguments, "--yes", "--retry-errored")[0] == 0
-    assert table(run / "checkpoint.db", "SELECT * FROM errors").height == 0
+    assert table(next_version / "checkpoint.db", "SELECT * FROM errors").height == 0
+    assert table(next_version / "checkpoint.db", "SELECT * FROM next").height == 0
 
 
 def test_a_view_of_an_earlier_version_is_made_anew(run: Path) -> None:
     with closing(sqlite3.connect(run / "checkpoint.db")) as db, db:
-        db.execute("DROP VIEW results")
-        db.execute("CREATE VIEW results AS SELECT ordinal AS number FROM items")
+        db.execute("DROP VIEW result_rows")
+        db.execute("CREATE VIEW result_rows AS SELECT ordinal AS number FROM items")
     with serving(answer):
         assert command("score", run)[0] == 0
-    assert "ending" in table(run / "checkpoint.db", "SELECT * FROM results").columns
+    assert "ending" in table(run / "checkpoint.db", "SELECT * FROM result_rows").columns
 
 
-def test_one_that_an_earlier_version_works_on_is_left_alone(run: Path) -> None:
-    age(run)
-    content = (run / "checkpoint.db").read_bytes()
-    with DirectoryLock(run):
-        code, _, stderr = batchrun("status", run)
+def test_one_that_an_earlier_version_works_on_is_left_alone(next_version: Path) -> None:
+    content = (next_version / "checkpoint.db").read_bytes()
+    with DirectoryLock(next_version):
+        code, _, stderr = command("status", next_version)
     assert code == 5
     assert "an earlier version of batchrun is working on this run" in stderr
-    assert (run / "checkpoint.db").read_bytes() == content
+    assert (next_version / "checkpoint.db").read_bytes() == content
 
 
 def test_the_page_names_every_column() -> None:

@@ -214,7 +214,7 @@ def test_bodies_are_kept_compressed(write_job: WriteJob) -> None:
         job = write_job(provider.url, rows=1, request="keep_raw = true")
         run(job)
     with closing(sqlite3.connect(job.parent / "out" / "checkpoint.db")) as db:
-        ((kept, kind),) = db.execute("SELECT length(raw), typeof(raw) FROM outcomes").fetchall()
+        ((kept, kind),) = db.execute("SELECT length(raw), typeof(raw) FROM results").fetchall()
     assert kind == "blob"
     assert kept < 5_000
 
@@ -238,7 +238,7 @@ def test_a_damaged_body_is_told_as_damage(write_job: WriteJob) -> None:
         job = write_job(provider.url, rows=1, request="keep_raw = true")
         run(job)
     with closing(sqlite3.connect(job.parent / "out" / "checkpoint.db")) as db, db:
-        db.execute("UPDATE outcomes SET raw = x'00', checksum = NULL")
+        db.execute("UPDATE results SET raw = x'00', checksum = NULL")
     code, _, stderr = command("export", job.parent / "out")
     assert code == 5
     assert "checkpoint.db: is damaged" in stderr

@@ -19,6 +19,7 @@ import batchrun as library
 from batchrun import checkpoint
 from batchrun.inspection.verification import Verdict
 from tests.conftest import command, resume
+from tests.support.checkpoints import later_version
 from tests.support.provider import Call, Provider, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -300,27 +301,27 @@ REFUSED = "(SELECT request_id FROM items WHERE custom_id = 'r7')"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bits of a page": (flipped, "checkpoint.db: is damaged "),
     "a row of results deleted": (
-        sql(f"DELETE FROM outcomes WHERE request_id = {ANSWERED}"),
+        sql(f"DELETE FROM results WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: was answered, and the answer is not there; restore checkpoint.db",
     ),
     "an errored result deleted": (
-        sql(f"DELETE FROM outcomes WHERE request_id = {REFUSED}"),
+        sql(f"DELETE FROM results WHERE request_id = {REFUSED}"),
         "results.csv: row r7: status is 'errored', and the checkpoint gives 'pending'; the checkpoint",
     ),
     "an attempt deleted": (
-        sql(f"DELETE FROM exchanges WHERE request_id = {ANSWERED}"),
+        sql(f"DELETE FROM attempts WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: succeeded, and its last attempt is not the one that was answered",
     ),
     "the attempt of an error deleted": (
-        sql(f"DELETE FROM exchanges WHERE request_id = {REFUSED}"),
+        sql(f"DELETE FROM attempts WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: errored, and the attempt that failed is not there",
     ),
     "a first attempt deleted": (
-        sql("DELETE FROM exchanges WHERE number = 1 AND error_type = 'api_error'"),
+        sql("DELETE FROM attempts WHERE number = 1 AND error_type = 'api_error'"),
         "checkpoint.db: row r3: has attempts that are not numbered from 1 without a gap",
     ),
     "an attempt moved": (
-        sql(f"UPDATE exchanges SET number = 2, checksum = NULL WHERE request_id = {REFUSED}"),
+        sql(f"UPDATE attempts SET number = 2, checksum = NULL WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: has attempts that are not numbered from 1",
     ),
     "a row of the input deleted": (
@@ -360,49 +361,48 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r2: is to have a request, or the reason why it has none",
     ),
     "a status": (
-        sql(f"UPDATE outcomes SET status = 'fine' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE results SET status = 'fine' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: the stored status is damaged: it does not match its checksum; the st",
     ),
     "a status that cannot be": (
         sql(
-            f"UPDATE outcomes SET retryable = 1, status_checksum = NULL WHERE request_id = {ANSWERED}"
+            f"UPDATE results SET retryable = 1, status_checksum = NULL WHERE request_id = {ANSWERED}"
         ),
         "checkpoint.db: row r1: the stored status is damaged",
     ),
     "a success that is an error": (
         sql(
-            "UPDATE outcomes SET status = 'errored', status_checksum = NULL "
+            "UPDATE results SET status = 'errored', status_checksum = NULL "
             f"WHERE request_id = {ANSWERED}"
         ),
         "checkpoint.db: row r1: errored, and the attempt that failed is not there",
     ),
     "a response in the checkpoint": (
-        sql(f"UPDATE outcomes SET response = 'no' WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE results SET response = 'no' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: the stored answer is damaged: it does not match its checksum; results.",
     ),
     "answers that are no list": (
         sql(
-            f"UPDATE outcomes SET responses = '{{}}', checksum = NULL WHERE request_id = {ANSWERED}"
+            f"UPDATE results SET responses = '{{}}', checksum = NULL WHERE request_id = {ANSWERED}"
         ),
         "checkpoint.db: row r1: has answers that are not a list of texts",
     ),
     "tokens in the checkpoint": (
-        sql(f"UPDATE exchanges SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE attempts SET output_tokens = 8 WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: the stored attempt 1 is damaged: it does not match its checksum; usage",
     ),
     "tokens below zero": (
         sql(
-            "UPDATE exchanges SET output_tokens = -7, checksum = NULL "
-            f"WHERE request_id = {ANSWERED}"
+            f"UPDATE attempts SET output_tokens = -7, checksum = NULL WHERE request_id = {ANSWERED}"
         ),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a part of a cost": (
-        sql(f"UPDATE exchanges SET cost_output = NULL WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE attempts SET cost_output = NULL WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a cost in the checkpoint": (
-        sql(f"UPDATE exchanges SET cost_output = 1 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
         "summary.json: cost_usd.total is ",
     ),
     "a score in the checkpoint": (
@@ -506,7 +506,7 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:
     sql(
         "UPDATE scores SET score = 0 WHERE ordinal = 1",
-        f"UPDATE outcomes SET response = 'no', checksum = NULL WHERE request_id = {ANSWERED}",
+        f"UPDATE results SET response = 'no', checksum = NULL WHERE request_id = {ANSWERED}",
     )(directory)
     assert {line.partition(":")[0] for line in wrong(directory)} == {
         *("scores", "results.parquet", "results.csv", "results.jsonl", "summary.json")
@@ -568,7 +568,7 @@ def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
         db.execute(
-            f"UPDATE outcomes SET response = 'newer', checksum = NULL WHERE request_id = {ANSWERED}"
+            f"UPDATE results SET response = 'newer', checksum = NULL WHERE request_id = {ANSWERED}"
         )
         db.commit()
         copy = Path(shutil.copytree(directory, tmp_path / "as after a crash"))
@@ -624,11 +624,8 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
         (lambda d: (d / "checkpoint.db").unlink(), "holds no checkpoint.db"),
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "no SQLite file"),
         (lambda d: (d / "checkpoint.db").write_bytes(b""), "holds no run yet"),
-        (
-            sql("UPDATE _sqlite_migrations SET name = 'm999' WHERE name LIKE '%samples'"),
-            "newer version",
-        ),
-        (sql("DELETE FROM _sqlite_migrations WHERE name LIKE '%samples'"), "earlier version"),
+        (sql("UPDATE _sqlite_migrations SET name = 'm999'"), "newer version"),
+        (sql("UPDATE _sqlite_migrations SET name = 'm001_initial'"), "development version"),
     ],
 )
 def test_what_is_no_checkpoint_of_this_version_is_refused(
@@ -637,6 +634,14 @@ def test_what_is_no_checkpoint_of_this_version_is_refused(
     change(directory)
     before = content(directory)
     with pytest.raises(library.errors.CheckpointError, match=reason):
+        library.verify(directory)
+    assert content(directory) == before
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_changed(directory: Path) -> None:
+    before = content(directory)
+    refused = pytest.raises(library.errors.CheckpointError, match="earlier version")
+    with later_version(), refused:
         library.verify(directory)
     assert content(directory) == before
 

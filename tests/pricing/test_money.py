@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Results = Callable[[], pl.DataFrame]
 
 COSTS = """SELECT request_id, number, cost_uncached_input, cost_cache_read, cost_cache_write,
-    cost_output, cost_other, cache_saved, cost_source FROM exchanges ORDER BY 1, 2"""
+    cost_output, cost_other, cache_saved, cost_source FROM attempts ORDER BY 1, 2"""
 
 
 def saying(call: Call, usage: Mapping[str, Any], **facts: Any) -> Reply:

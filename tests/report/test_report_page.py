@@ -84,7 +84,7 @@ def test_everything_that_matters_is_there(page: str, directory: Path) -> None:
 def test_the_history_agrees_with_the_totals(directory: Path) -> None:
     with closing(Checkpoint(directory, writable=False)) as store:
         told, whole = history(store), totals(store)
-        attempts = store.db.execute("SELECT latency_s FROM exchanges").fetchall()
+        attempts = store.db.execute("SELECT latency_s FROM attempts").fetchall()
     series = told.series
     assert series is not None
     assert sum(series.succeeded) == 54

@@ -129,7 +129,7 @@ def test_rows_with_several_answers_are_compared_also_with_a_run_of_fewer_rows(
     for run in runs:
         with closing(sqlite3.connect(run.directory / "checkpoint.db")) as db, db:
             db.execute(
-                """UPDATE outcomes SET response = 'of a later sample' WHERE request_id IN
+                """UPDATE results SET response = 'of a later sample' WHERE request_id IN
                 (SELECT request_id FROM items, run WHERE ordinal % samples > 0)"""
             )
     stores = [Checkpoint(run.directory, writable=False) for run in runs]

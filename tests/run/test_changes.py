@@ -50,7 +50,7 @@ def held(job: Path) -> dict[str, tuple[int, str]]:
     with sqlite3.connect(job.parent / "out" / "checkpoint.db") as db:
         rows = db.execute(
             """SELECT i.custom_id, i.request_id, r.response FROM items i
-            LEFT JOIN outcomes r USING (request_id) ORDER BY i.ordinal"""
+            LEFT JOIN results r USING (request_id) ORDER BY i.ordinal"""
         ).fetchall()
     return {row[0]: row[1:] for row in rows}
 

@@ -145,7 +145,7 @@ def test_the_right_copy_of_a_whole_body_is_found(
     job = write_job(provider.url, rows=ROWS)
     assert command("run", job, "--set", "request.keep_raw=true")[0] == 0
     out = job.parent / "out"
-    change(out, "UPDATE outcomes SET raw = x'78' WHERE request_id = 3")
+    change(out, "UPDATE results SET raw = x'78' WHERE request_id = 3")
     code, stdout, _ = command("verify", out)
     assert code == 5
     assert "results.parquet has the right copy" in stdout
@@ -168,7 +168,7 @@ def test_a_damaged_row_is_asked_again_on_request_and_only_that(
     out = job.parent / "out"
     right = results()["response"].to_list()
     flip(out, "the answer to Say text 4")
-    change(out, "UPDATE exchanges SET output_tokens = output_tokens + 64 WHERE request_id = 2")
+    change(out, "UPDATE attempts SET output_tokens = output_tokens + 64 WHERE request_id = 2")
     code, _, stderr = command("run", job, "--retry-errored")
     assert code == 0, stderr
     assert "2 records of the checkpoint did not match their checksums" in stderr
@@ -186,7 +186,7 @@ def test_every_column_of_an_answer_counts(job: Path, column: str) -> None:
     value = "x'78'" if column in {"raw", "logprobs"} else value
     if column == "request_id":
         value = "99"
-    change(job.parent / "out", f"UPDATE outcomes SET {column} = {value} WHERE request_id = 3")
+    change(job.parent / "out", f"UPDATE results SET {column} = {value} WHERE request_id = 3")
     code, _, stderr = command("export", job.parent / "out")
     assert code == 5
     assert "the stored answer is damaged" in stderr
@@ -194,7 +194,7 @@ def test_every_column_of_an_answer_counts(job: Path, column: str) -> None:
 
 @pytest.mark.parametrize("change_of", ["status = 'succeedee'", "retryable = 3"])
 def test_a_status_that_cannot_be_is_damage(job: Path, change_of: str) -> None:
-    change(job.parent / "out", f"UPDATE outcomes SET {change_of} WHERE request_id = 3")
+    change(job.parent / "out", f"UPDATE results SET {change_of} WHERE request_id = 3")
     assert "the stored status is damaged" in command("export", job.parent / "out")[2]
 
 
@@ -210,11 +210,11 @@ SENDS_NOTHING = {
     "the fingerprint of another": "UPDATE requests SET fingerprint = "
     "(SELECT fingerprint FROM requests WHERE id = 2), occurrence = 2 WHERE id = 3",
     "an occurrence": "UPDATE requests SET occurrence = 7 WHERE id = 3",
-    "a status": "UPDATE outcomes SET status = 'errored' WHERE request_id = 3",
-    "a status that cannot be": "UPDATE outcomes SET status = 'succeedee' WHERE request_id = 3",
-    "retryable": "UPDATE outcomes SET status = 'errored', retryable = 1 WHERE request_id = 3",
-    "attempts": "UPDATE outcomes SET attempts = 2 WHERE request_id = 3",
-    "the attempts of none": "UPDATE outcomes SET attempts = 0 WHERE request_id = 3",
+    "a status": "UPDATE results SET status = 'errored' WHERE request_id = 3",
+    "a status that cannot be": "UPDATE results SET status = 'succeedee' WHERE request_id = 3",
+    "retryable": "UPDATE results SET status = 'errored', retryable = 1 WHERE request_id = 3",
+    "attempts": "UPDATE results SET attempts = 2 WHERE request_id = 3",
+    "the attempts of none": "UPDATE results SET attempts = 0 WHERE request_id = 3",
 }
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_status_sends_nothing_before_it_is_noticed(
     job = write_job(provider.url, rows=ROWS)
     assert command("run", job, "--limit", "3")[0] == 0
     change(
-        job.parent / "out", "UPDATE outcomes SET status = 'errored', retryable = 1 WHERE rowid = 2"
+        job.parent / "out", "UPDATE results SET status = 'errored', retryable = 1 WHERE rowid = 2"
     )
     code, _, stderr = command("run", job)
     assert code == 5
@@ -270,8 +270,8 @@ def test_a_request_that_no_row_asks_any_more_is_given_up(
 
 
 def test_answers_that_were_judged_after_damage_stay_damaged(job: Path, provider: Provider) -> None:
-    change(job.parent / "out", "UPDATE outcomes SET ending = 'length' WHERE request_id = 3")
-    change(job.parent / "out", "UPDATE outcomes SET status = 'errored' WHERE request_id = 3")
+    change(job.parent / "out", "UPDATE results SET ending = 'length' WHERE request_id = 3")
+    change(job.parent / "out", "UPDATE results SET status = 'errored' WHERE request_id = 3")
     for options in (["--set", 'request.reject=["length"]'], []):
         code, _, stderr = command("run", job, *options)
         assert code == 5
@@ -284,7 +284,7 @@ def test_answers_that_were_judged_after_damage_stay_damaged(job: Path, provider:
 )
 def test_tokens_that_changed_are_noticed(job: Path, column: str) -> None:
     out = job.parent / "out"
-    change(out, f"UPDATE exchanges SET {column} = coalesce({column}, '') || 1 WHERE request_id = 3")
+    change(out, f"UPDATE attempts SET {column} = coalesce({column}, '') || 1 WHERE request_id = 3")
     for arguments in (("export", out), ("run", job), ("report", out)):
         code, _, stderr = command(*arguments)
         assert code == 5
@@ -301,7 +301,7 @@ def test_answers_that_are_judged_again_are_not_damaged(job: Path, provider: Prov
 
 def test_rows_without_a_checksum_are_read_as_before(job: Path, provider: Provider) -> None:
     with closing(sqlite3.connect(job.parent / "out" / FILE_NAME)) as connection:
-        for table in ("outcomes", "exchanges"):
+        for table in ("results", "attempts"):
             assert connection.execute(f"UPDATE {table} SET checksum = NULL").rowcount == ROWS
         connection.commit()
     for arguments in (("run", job), ("verify", job.parent / "out")):

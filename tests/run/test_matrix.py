@@ -265,7 +265,7 @@ def test_status_counts_damaged_records_of_each_cell(
     out = tmp_path / "out"
     assert "checksums" not in command("status", out)[1]
     with closing(sqlite3.connect(out / CELLS[1] / "checkpoint.db")) as connection:
-        connection.execute("UPDATE outcomes SET response = 'x' WHERE request_id < 3")
+        connection.execute("UPDATE results SET response = 'x' WHERE request_id < 3")
         connection.commit()
     code, stdout, _ = command("status", out)
     assert code == 0

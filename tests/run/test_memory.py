@@ -370,7 +370,7 @@ def test_long_answers_are_read_for_the_outputs_by_their_size(tmp_path: Path) -> 
                     (n, n.to_bytes(16, "big"), str(n)),
                 )
                 store.db.execute(
-                    "INSERT INTO outcomes (request_id, status, retryable, attempts, finished_us, "
+                    "INSERT INTO results (request_id, status, retryable, attempts, finished_us, "
                     "response) VALUES (?, 'succeeded', 0, 1, 1, ?)",
                     (n, "x" * size),
                 )

@@ -57,9 +57,9 @@ def held(place: Path) -> tuple[int, int]:
     assert path.exists(), "there is no checkpoint"
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        (attempts,) = db.execute("SELECT count(*) FROM exchanges").fetchone()
+        (attempts,) = db.execute("SELECT count(*) FROM attempts").fetchone()
         (results,) = db.execute(
-            "SELECT count(*) FROM outcomes WHERE status = 'succeeded'"
+            "SELECT count(*) FROM results WHERE status = 'succeeded'"
         ).fetchone()
     return attempts, results
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.columns import result_kinds
+from batchrun.checkpoint.schema import migrations
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -104,6 +105,20 @@ def answer_all(store: Checkpoint, pending: Sequence[PlannedRequest]) -> None:
 
 def asked(pending: Sequence[PlannedRequest]) -> list[str]:
     return [request.custom_id for request in pending]
+
+
+@contextmanager
+def later_version() -> Iterator[None]:
+    """Act as a later version of batchrun, whose checkpoints have one table more: `next`."""
+
+    @migrations()
+    def m002_next(db: Any) -> None:
+        db.execute("CREATE TABLE next (id)")
+
+    try:
+        yield
+    finally:
+        migrations._migrations.pop()
 
 
 def by_row(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def look_into(snapshot: Snapshot, expected: Callable[[int], str], at_least: int)
     """
     with closing(Checkpoint(snapshot.directory, writable=True)) as store:
         assert store.db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        (held,) = store.db.execute("SELECT count(*) FROM outcomes").fetchone()
+        (held,) = store.db.execute("SELECT count(*) FROM results").fetchone()
         (rows,) = store.db.execute("SELECT coalesce(max(ordinal), -1) + 1 FROM items").fetchone()
         found = store.columns(0, rows, ["status", "response"])
         for ordinal, status, response in zip(*found.values(), strict=True):
