@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
-FormatName = Literal["messages", "chat"]
+# The name of a wire format in `batchrun.formats.FORMATS`.
+FormatName = str
 
 # Answers that a job can refuse to accept: an ending, or nothing in the answer.
 RejectReason = Literal["length", "refusal", "filtered", "empty"]

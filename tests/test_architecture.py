@@ -36,8 +36,8 @@ HOMES = {
 LOOSE = {"__init__.py", "__init__.pyi", "__main__.py", "errors.py", "records.py", "py.typed"}
 MOST_FOLDERS = 19
 MOST_LINES = 500
-# Only these may know the wire formats by name: the formats, who answers in them, who reads the key.
-KNOW_THE_FORMATS = ("formats/", "simulator/", "job/")
+# Only these may know the wire formats by name: the formats, and what answers in them.
+KNOW_THE_FORMATS = ("formats/", "simulator/")
 FORMAT_NAMES = {"messages", "chat"}
 
 
@@ -119,19 +119,56 @@ def test_no_file_is_longer_than_one_can_read() -> None:
     assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
-def test_nothing_outside_the_formats_compares_the_name_of_a_format() -> None:
+def distinguishes_formats(node: ast.AST) -> bool:
+    """Whether code depends on the name of a format: it compares one, or lists both.
+
+    `"messages" in columns` is about a column of that name.
+    """
+    if isinstance(node, ast.Compare):
+        asks_for_a_column = isinstance(node.left, ast.Constant) and isinstance(node.ops[0], ast.In)
+        return not asks_for_a_column and bool(FORMAT_NAMES & constants(node))
+    if isinstance(node, ast.MatchValue):
+        return bool(FORMAT_NAMES & constants(node))
+    return (
+        isinstance(node, ast.Dict | ast.Tuple | ast.List | ast.Set | ast.Subscript)
+        and constants(node) >= FORMAT_NAMES
+    )
+
+
+def constants(node: ast.AST) -> set[object]:
+    return {
+        inner.value
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+    }
+
+
+def test_nothing_outside_the_formats_depends_on_the_name_of_a_format() -> None:
     found = [
         f"{place(path)}:{node.lineno}"
         for path in modules()
         if not place(path).startswith(KNOW_THE_FORMATS)
         for node in ast.walk(parsed(path))
-        if isinstance(node, ast.Compare)
-        and any(
-            isinstance(inner, ast.Constant) and inner.value in FORMAT_NAMES
-            for inner in ast.walk(node)
-        )
+        if distinguishes_formats(node) and isinstance(node, ast.expr | ast.pattern)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("code", "is_found"),
+    [
+        ('name == "chat"', True),
+        ('"messages" != name', True),
+        ('name in ("messages", "chat")', True),
+        ('{"messages": 1, "chat": 2}', True),
+        ('match name:\n    case "chat": pass', True),
+        ('Literal["messages", "chat"]', True),
+        ('"messages" in columns', False),
+        ('{"messages": []}', False),
+    ],
+)
+def test_what_depends_on_the_name_of_a_format(code: str, is_found: bool) -> None:
+    assert any(distinguishes_formats(node) for node in ast.walk(ast.parse(code))) == is_found
 
 
 def test_test_modules_import_no_test_modules() -> None:

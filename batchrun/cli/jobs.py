@@ -14,6 +14,7 @@ from batchrun.cli import options
 from batchrun.cli.console import echo, fail, say
 from batchrun.cli.options import JOB, completing, overrides, request_options, run_options
 from batchrun.errors import harmless_but_coloured, harmless_json
+from batchrun.formats import DEFAULT, FORMATS
 from batchrun.report.formatting import wants_color
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
 @click.option(
     "--format",
     "wire_format",
-    type=click.Choice(["messages", "chat"]),
-    default="messages",
+    type=click.Choice([*FORMATS]),
+    default=DEFAULT,
     show_default=True,
     help="API format.",
 )

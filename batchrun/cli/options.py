@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 import batchrun
 from batchrun.cli.console import ask
+from batchrun.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,9 +112,7 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
             multiple=True,
             help="Model to use. Repeat to compare several models (a matrix).",
         ),
-        click.option(
-            "--format", "wire_format", type=click.Choice(["messages", "chat"]), help="API format."
-        ),
+        click.option("--format", "wire_format", type=click.Choice([*FORMATS]), help="API format."),
         click.option("--base-url", help="API base URL, without /v1."),
         click.option(
             "--limit",

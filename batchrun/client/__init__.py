@@ -38,9 +38,10 @@ from batchrun.formats.credentials import MASK
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from batchrun.formats import WireFormat
     from batchrun.limits import ByteBudget
     from batchrun.limits.memory import Share
-    from batchrun.records import Completion, FormatName, LimitState, WireRequest
+    from batchrun.records import Completion, LimitState, WireRequest
 
 # The port: whatever carries HTTP requests. Other modules name it by this alias.
 TransportPort = httpx.AsyncBaseTransport
@@ -129,7 +130,7 @@ class Client:
 
     def __init__(
         self,
-        wire_format: FormatName,
+        wire_format: WireFormat,
         key: str | None,
         *,
         timeout_s: float,
@@ -143,7 +144,7 @@ class Client:
         self._format = wire_format
         self._keep_raw = keep_raw
         self._redaction = Credentials(key, secret_headers).redaction
-        self._key_header = () if key is None else (formats.key_header(wire_format, key, auth),)
+        self._key_header = () if key is None else (wire_format.key_header(key, auth),)
         self._secret_headers = secret_headers
         self._memory = memory
         self._timeout_s = timeout_s
@@ -196,15 +197,15 @@ class Client:
         request = _Outgoing(self._head(wire), wire, self._timeout_s)
         response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
-        request_id = formats.request_id(self._format, headers)
+        request_id = self._format.request_id(headers)
         request_id = request_id and self._redaction.text(request_id)
         try:
             completion = await self._read(wire, response, headers, request_id, share)
         except formats.InvalidResponse as error:
             status = response.status_code
             if status not in SUCCESS:  # an error is one also when its body cannot be unpacked
-                told = _status_fault(status, headers, str(error).encode(), request_id)
-                raise ProviderError(told) from None
+                fault = self._status_fault(status, headers, str(error).encode(), request_id)
+                raise ProviderError(fault) from None
             raise ProviderError(_unusable(error.fault, status, headers, request_id)) from None
         finally:
             await put_away(response)
@@ -213,7 +214,7 @@ class Client:
             response.status_code,
             request_id,
             headers,
-            formats.limit_state(headers),
+            self._format.limit_state(headers),
             share,
         )
 
@@ -233,17 +234,16 @@ class Client:
             return await self._read_stream(wire, body, share)
         content = await read_whole(response, headers, MAX_BODY_BYTES, share)
         if not is_success:
-            raise ProviderError(_status_fault(status, headers, content, request_id))
+            raise ProviderError(self._status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers stream under the type of a whole answer.
             return await self._read_stream(wire, _whole(content), share)
-        return formats.parse(self._format, content, keep_raw=self._keep_raw)
+        return self._format.parse(content, keep_raw=self._keep_raw)
 
     async def _read_stream(
         self, wire: WireRequest, body: AsyncGenerator[bytes], share: Share | None
     ) -> Completion:
-        choices = formats.choices_asked(wire)
-        reader = formats.StreamReader(self._format, keep_raw=self._keep_raw, choices=choices)
+        reader = self._format.stream_reader(wire, keep_raw=self._keep_raw)
         try:
             async with aclosing(body) as body_pieces:
                 async for piece in until_quiet(body_pieces, reader):
@@ -258,6 +258,25 @@ class Client:
             raise formats.InvalidResponse(fault.message, fault=fault) from None
         except httpx.TransportError as error:
             raise ProviderError(reader.with_facts(_transport_fault(error))) from None
+
+    def _status_fault(
+        self, status: int, headers: Mapping[str, str], content: bytes, request_id: str | None
+    ) -> ProviderFault:
+        body = self._format.describe_error(content)
+        error_type, message = body.error_type, body.message
+        if 300 <= status < 400:
+            target = _without_secrets(headers.get("location", "nowhere"))
+            error_type = "redirect"
+            message = f"the server redirects to {target}; redirects are not followed"
+        return ProviderFault(
+            error_type=error_type or f"http_{status}",
+            message=message,
+            http_status=status,
+            request_id=request_id or body.request_id,
+            retry_after_s=_wait_s(status, headers, body.retry_after_s),
+            should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
+            maybe_billed=status in formats.BILLED_STATUSES,
+        )
 
     def _head(self, wire: WireRequest) -> _Head:
         """Make address and headers once: all requests of a job have one or a few."""
@@ -322,26 +341,6 @@ def _without_secrets(target: str) -> str:
         return "an address that is not valid"
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(netloc=host, query=parts.query and MASK, fragment="").geturl()
-
-
-def _status_fault(
-    status: int, headers: Mapping[str, str], content: bytes, request_id: str | None
-) -> ProviderFault:
-    body = formats.describe_error(content)
-    error_type, message = body.error_type, body.message
-    if 300 <= status < 400:
-        target = _without_secrets(headers.get("location", "nowhere"))
-        error_type = "redirect"
-        message = f"the server redirects to {target}; redirects are not followed"
-    return ProviderFault(
-        error_type=error_type or f"http_{status}",
-        message=message,
-        http_status=status,
-        request_id=request_id or body.request_id,
-        retry_after_s=_wait_s(status, headers, body.retry_after_s),
-        should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
-        maybe_billed=status in formats.BILLED_STATUSES,
-    )
 
 
 def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> float | None:

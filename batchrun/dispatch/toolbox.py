@@ -213,7 +213,7 @@ class Conversation:
             turn = replace(turn, results=await self._tools.run(turn.calls))
             with anyio.CancelScope(shield=True):
                 await self._journal.turn(turn)
-        wire = formats.continued(request.request.format, request.wire, turn)
+        wire = formats.of(request.request.format).continued(request.wire, turn)
         return replace(request, wire=wire, turns=(*request.turns, turn))
 
 

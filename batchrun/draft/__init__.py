@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchrun import formats
 from batchrun.checkpoint import result_kinds
 from batchrun.draft.detection import Choice, choose, look_at
 from batchrun.draft.document import Heading, job_text
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from batchrun.draft.detection import Column
     from batchrun.records import FormatName
 
-DEFAULT_MODEL: dict[str, str] = {"messages": "claude-haiku-4-5-20251001", "chat": "gpt-4o-mini"}
 PREFIXES = ("", "batchrun_", "llm_", "answer_to_")
 TRIED_ROWS = 3
 
@@ -56,7 +56,7 @@ def init_job(
     to: Path | None = None,
     *,
     model: str | None = None,
-    wire_format: FormatName = "messages",
+    wire_format: FormatName = formats.DEFAULT,
 ) -> Draft:
     """Write a job file for a table; never over another file.
 
@@ -87,7 +87,7 @@ def init_job(
         columns,
         choice,
         wire_format=wire_format,
-        model=model or DEFAULT_MODEL[wire_format],
+        model=model or formats.of(wire_format).example_model,
         prefix=_prefix(columns, choice),
     )
     _try_out(text, path, source)

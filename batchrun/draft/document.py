@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import is_plain
 from batchrun.errors import printable
+from batchrun.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,9 +105,10 @@ def _input(heading: Heading, choice: Choice) -> list[str]:
 
 
 def _request(choice: Choice, wire_format: str, model: str) -> list[str]:
+    formats_known = " or ".join(f'"{name}" ({each.title})' for name, each in FORMATS.items())
     return [
         "[request]",
-        f'format = {toml_string(wire_format)} # "messages" (Claude) or "chat" (OpenAI-compatible)',
+        f"format = {toml_string(wire_format)} # {formats_known}",
         f"model = {toml_string(model)}",
         *_system(choice),
         *_prompt(choice),

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-DEFAULT_BASE_URL = {"messages": "https://api.anthropic.com", "chat": "https://api.openai.com"}
-DEFAULT_KEY_ENV = {"messages": "ANTHROPIC_API_KEY", "chat": "OPENAI_API_KEY"}
-
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # As long as keys, without the words of a name, and with digits.
 _KEY_LIKE = re.compile(r"(?=.*\d)[A-Za-z0-9]{32,}\Z")

@@ -16,7 +16,7 @@ from batchrun.formats.content import (
     stop_reason,
     text_of,
 )
-from batchrun.formats.conversation import chat_block, turns
+from batchrun.formats.conversation import chat_block, turns, turns_for_chat
 from batchrun.formats.parsing import (
     as_count,
     as_dict,
@@ -28,8 +28,15 @@ from batchrun.formats.parsing import (
     unusable,
 )
 from batchrun.formats.pieces import CallPieces, Pieces, merged_blocks
-from batchrun.formats.tool_calls import chat_calls, chat_choice, chat_tools, chat_turn
+from batchrun.formats.tool_calls import (
+    chat_calls,
+    chat_choice,
+    chat_tools,
+    chat_turn,
+    continue_chat,
+)
 from batchrun.formats.usage import billing, chat_counts, chat_usage, updated
+from batchrun.formats.wire_format import ANY, POSITIVE, Capabilities, WireFormat
 from batchrun.records import Completion, Ending
 
 if TYPE_CHECKING:
@@ -38,11 +45,8 @@ if TYPE_CHECKING:
     from batchrun.records import AnswerSchema, Request
 
 
-PATH = "/v1/chat/completions"
-AUTH = "bearer"
 THINKING = "-thinking"
 _STOP_FIELDS = ("stop_sequence", "stop_reason", "matched_stop")
-REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
 
 def headers(_request: Request) -> tuple[tuple[str, str], ...]:
@@ -317,3 +321,44 @@ def _extend(known: dict[str, Any], piece: dict[str, Any]) -> None:
             known[name].extend(value)
         elif value is not None:
             known[name] = value
+
+
+CHAT = WireFormat(
+    name="chat",
+    title="OpenAI-compatible",
+    path="/v1/chat/completions",
+    base_url="https://api.openai.com",
+    key_env="OPENAI_API_KEY",
+    auth="bearer",
+    example_model="gpt-4o-mini",
+    # Ranges of OpenAI's API reference.
+    capabilities=Capabilities(
+        parameters={
+            "max_tokens": POSITIVE,
+            "temperature": (0, 2),
+            "top_p": (0, 1),
+            "stop": ANY,
+            "n": POSITIVE,
+            "seed": ANY,
+            "presence_penalty": (-2, 2),
+            "frequency_penalty": (-2, 2),
+            "user": ANY,
+            "service_tier": ANY,
+            "thinking_tokens": POSITIVE,
+            "logprobs": ANY,
+            "top_logprobs": (0, 20),
+        },
+        max_tokens_keys=("max_tokens", "max_completion_tokens"),
+        json_without_schema=True,
+        limits_count_cache_reads=True,
+    ),
+    request_id_headers=("x-request-id", "request-id"),
+    stream_members=b',"stream":true,"stream_options":{"include_usage":true}}',
+    headers=headers,
+    body=body,
+    read_answer=parse,
+    read_usage=chat_usage,
+    assembler=ChatAssembler,
+    write_turns=turns_for_chat,
+    continue_body=continue_chat,
+)

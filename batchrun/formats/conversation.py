@@ -16,15 +16,9 @@ import orjson
 from batchrun.records import Image, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batchrun.records import Request
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from batchrun.records import FormatName
 
     Block = Mapping[str, Any]
 
@@ -41,16 +35,25 @@ _MESSAGES_ONLY = {"thinking", "redacted_thinking", "document", "search_result", 
 _MESSAGES_ONLY_ENDS = ("_tool_use", "_tool_result")
 
 
-def written_for(wire_format: FormatName, turns: Sequence[Block]) -> tuple[Message, ...]:
-    """Return the turns (without system turns) as messages of the format.
+def turns_for_chat(turns: Sequence[Block]) -> tuple[Message, ...]:
+    """Return the turns (without system turns) as messages of the chat format.
 
     Raises:
-        ValueError: when a turn is malformed, or the format cannot express it.
+        ValueError: if a turn is malformed, or the format cannot express it.
     """
     for turn in turns:
         _check_place(turn)
-    if wire_format == "chat":
-        return tuple(message for turn in turns for message in _chat_messages(turn))
+    return tuple(message for turn in turns for message in _chat_messages(turn))
+
+
+def turns_for_messages(turns: Sequence[Block]) -> tuple[Message, ...]:
+    """Return the turns (without system turns) as messages of the messages format.
+
+    Raises:
+        ValueError: if a turn is malformed, or the format cannot express it.
+    """
+    for turn in turns:
+        _check_place(turn)
     # Results of calls that were made together go back together, in one turn of the user.
     groups = itertools.groupby(turns, key=lambda turn: turn["role"] == "tool")
     return tuple(

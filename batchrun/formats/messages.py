@@ -6,10 +6,11 @@ Facts are from the Claude Messages API reference.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.content import block_texts, ending, stop_reason
-from batchrun.formats.conversation import messages_block, turns
+from batchrun.formats.conversation import messages_block, turns, turns_for_messages
 from batchrun.formats.parsing import (
     as_count,
     as_dict,
@@ -23,12 +24,14 @@ from batchrun.formats.parsing import (
     unusable,
 )
 from batchrun.formats.tool_calls import (
+    continue_messages,
     messages_calls,
     messages_choice,
     messages_tools,
     messages_turn,
 )
 from batchrun.formats.usage import billing, messages_usage, updated
+from batchrun.formats.wire_format import ANY, POSITIVE, Capabilities, WireFormat
 from batchrun.records import Completion, Ending
 
 if TYPE_CHECKING:
@@ -37,10 +40,7 @@ if TYPE_CHECKING:
     from batchrun.records import AnswerSchema, Request
 
 
-PATH = "/v1/messages"
-AUTH = "x-api-key"
 DEFAULT_API_VERSION = "2023-06-01"
-REQUEST_ID_HEADERS = ("request-id", "x-request-id")
 
 
 def headers(request: Request) -> tuple[tuple[str, str], ...]:
@@ -248,3 +248,41 @@ def _tool_input(text: str, block: dict[str, Any]) -> Any:  # noqa: ANN401 - any 
     except ValueError:
         # Cut by max_tokens: keep what there is, as chat does with its `arguments`.
         return text
+
+
+MESSAGES = WireFormat(
+    name="messages",
+    title="Claude",
+    path="/v1/messages",
+    base_url="https://api.anthropic.com",
+    key_env="ANTHROPIC_API_KEY",
+    auth="x-api-key",
+    example_model="claude-haiku-4-5-20251001",
+    # Ranges of the Claude Messages API reference.
+    capabilities=Capabilities(
+        parameters={
+            "max_tokens": POSITIVE,
+            "temperature": (0, 1),
+            "top_p": (0, 1),
+            "top_k": (0, math.inf),
+            "stop": ANY,
+            "user": ANY,
+            "service_tier": ANY,
+            "thinking_tokens": POSITIVE,
+        },
+        needs_max_tokens=True,
+        thinking_within_max_tokens=True,
+        api_version=True,
+        cache_marks=True,
+        vendor_tools=True,
+    ),
+    request_id_headers=("request-id", "x-request-id"),
+    stream_members=b',"stream":true}',
+    headers=headers,
+    body=body,
+    read_answer=parse,
+    read_usage=messages_usage,
+    assembler=MessagesAssembler,
+    write_turns=turns_for_messages,
+    continue_body=continue_messages,
+)

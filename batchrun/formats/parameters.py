@@ -1,8 +1,4 @@
-"""The neutral request parameters: their types, and what each format accepts.
-
-Ranges are those of the two API references: temperature 0-1 in messages and 0-2 in chat, penalties
--2 to 2, up to four stop sequences.
-"""
+"""The values of a request, checked against what its format can express."""
 
 from __future__ import annotations
 
@@ -11,14 +7,16 @@ import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from batchrun.records import Parameters
+from batchrun import formats
+from batchrun.formats.wire_format import ANY
+from batchrun.records import Parameters, Tool, ToolChoice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from batchrun.records import FormatName
+    from batchrun.formats import WireFormat
 
-MAX_STOP_SEQUENCES = 4
+MAX_STOP_SEQUENCES = 4  # of both API references
 
 _EXPRESSION = re.compile(r"\{[{%#]")
 _DIGITS = re.compile(r"[+-]?[0-9]+\Z")
@@ -27,68 +25,58 @@ _MOST = 2**63 - 1  # JSON readers keep whole numbers in 64 bits
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter's type and, for each format that can express it, its range."""
+    """A parameter's type, and what to do where the format does not have it."""
 
     kind: type
-    messages: tuple[float, float] | None = None
-    chat: tuple[float, float] | None = None
     instead: str = ""
 
-    def bounds(self, name: FormatName) -> tuple[float, float] | None:
-        """Return the accepted range in a format, None when the format has no such parameter."""
-        return self.messages if name == "messages" else self.chat
 
-
-_ANY = (-math.inf, math.inf)
-_COUNT = (1, math.inf)
-
+# The ranges are in the `Capabilities` of each format.
 PARAMETERS: Mapping[str, Parameter] = {
-    "max_tokens": Parameter(int, messages=_COUNT, chat=_COUNT),
-    "temperature": Parameter(float, messages=(0, 1), chat=(0, 2)),
-    "top_p": Parameter(float, messages=(0, 1), chat=(0, 1)),
+    "max_tokens": Parameter(int),
+    "temperature": Parameter(float),
+    "top_p": Parameter(float),
     "top_k": Parameter(
-        int,
-        messages=(0, math.inf),
-        instead="; a server that knows it anyway can be sent extra_body = { top_k = … }",
+        int, "; if the server supports it anyway, send it with extra_body = { top_k = … }"
     ),
-    "stop": Parameter(tuple, messages=_ANY, chat=_ANY),
-    "n": Parameter(int, chat=_COUNT),
-    "seed": Parameter(int, chat=_ANY),
-    "presence_penalty": Parameter(float, chat=(-2, 2)),
-    "frequency_penalty": Parameter(float, chat=(-2, 2)),
-    "user": Parameter(str, messages=_ANY, chat=_ANY),
-    "service_tier": Parameter(str, messages=_ANY, chat=_ANY),
-    "thinking_tokens": Parameter(int, messages=_COUNT, chat=_COUNT),
-    "logprobs": Parameter(bool, chat=_ANY),
-    "top_logprobs": Parameter(int, chat=(0, 20)),
+    "stop": Parameter(tuple),
+    "n": Parameter(int),
+    "seed": Parameter(int),
+    "presence_penalty": Parameter(float),
+    "frequency_penalty": Parameter(float),
+    "user": Parameter(str),
+    "service_tier": Parameter(str),
+    "thinking_tokens": Parameter(int),
+    "logprobs": Parameter(bool),
+    "top_logprobs": Parameter(int),
 }
 
 assert set(PARAMETERS) == {field.name for field in fields(Parameters)}  # noqa: S101
 
 
-def unsupported(name: str, wire_format: FormatName) -> str | None:
-    """Return why a format cannot express a parameter, or None when it can."""
-    parameter = PARAMETERS[name]
-    if parameter.bounds(wire_format) is not None:
+def unsupported(name: str, wire_format: WireFormat) -> str | None:
+    """Return why a format cannot express a parameter, or None if it can."""
+    if name in wire_format.capabilities.parameters:
         return None
-    other = "chat" if wire_format == "messages" else "messages"
+    other = formats.use_another(lambda each: name in each.capabilities.parameters)
     return (
-        f'the {wire_format} format has no {name}; use format = "{other}" '
-        f"or remove it{parameter.instead}"
+        f"the {wire_format.name} format has no {name}; {other} "
+        f"or remove it{PARAMETERS[name].instead}"
     )
 
 
 def thinking_conflict(
-    thinking_tokens: object, max_tokens: object, wire_format: FormatName
+    thinking_tokens: object, max_tokens: object, wire_format: WireFormat
 ) -> str | None:
-    """Return why two checked values do not go together, None when they do.
+    """Return why two checked values are not valid together, or None if they are.
 
-    In the messages format the thinking budget is a part of `max_tokens`, and the answer needs some
-    of it too.
+    Where the thinking budget is a part of `max_tokens`, the answer needs some of it, too.
     """
-    if wire_format != "messages" or not isinstance(thinking_tokens, int):
+    if not wire_format.capabilities.thinking_within_max_tokens:
         return None
-    if not isinstance(max_tokens, int) or thinking_tokens < max_tokens:
+    if not isinstance(thinking_tokens, int) or not isinstance(max_tokens, int):
+        return None
+    if thinking_tokens < max_tokens:
         return None
     return f"must be below max_tokens, which is {max_tokens}, not {thinking_tokens}"
 
@@ -98,7 +86,7 @@ def is_template(value: object) -> bool:
     return isinstance(value, str) and _EXPRESSION.search(value) is not None
 
 
-def check(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: ANN401 - by name
+def check(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: ANN401 - by name
     """Return a value of the job file as `coerce` does; a template stays what it is.
 
     Raises:
@@ -114,7 +102,7 @@ def check(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: AN
     return coerce(name, value, wire_format)
 
 
-def coerce(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: ANN401 - by name
+def coerce(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: ANN401 - by name
     """Return a value as the type and in the range that the format wants.
 
     Text from a table is read as the number it spells; a number is never cut to fit.
@@ -130,10 +118,10 @@ def coerce(name: str, value: object, wire_format: FormatName) -> Any:  # noqa: A
     if parameter.kind is bool:
         return _flag(value)
     number = _number(value, parameter.kind)
-    low, high = parameter.bounds(wire_format) or _ANY
+    low, high = wire_format.capabilities.parameters.get(name, ANY)
     if not low <= number <= high:
         span = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ValueError(f"must be {span} in the {wire_format} format, not {value!r:.80}")
+        raise ValueError(f"must be {span} in the {wire_format.name} format, not {value!r:.80}")
     return number
 
 
@@ -178,3 +166,55 @@ def _stop_sequences(value: object) -> tuple[str, ...]:
     if "" in values:
         raise ValueError("an empty stop sequence would end every answer at once")
     return tuple(values)
+
+
+_OWN_KEYS = {"name", "description", "input_schema"}
+_MODES = {"auto": "auto", "any": "any", "required": "any", "none": "none"}
+
+
+def read_tool(given: object, wire_format: WireFormat) -> Tool:
+    """Read a tool of the job file.
+
+    Raises:
+        ValueError: when it is none, or the format cannot express it.
+    """
+    if not isinstance(given, dict):
+        raise ValueError(f"a tool must be a table, not {given!r:.80}")  # noqa: TRY004 - one type
+    name = given.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a tool needs a name: {given!r:.80}")
+    if "type" in given:
+        if not wire_format.capabilities.vendor_tools:
+            other = formats.use_another(lambda each: each.capabilities.vendor_tools)
+            raise ValueError(
+                f"{name}: tools with a type are the vendor's own; {other}, "
+                "or describe the tool by input_schema"
+            )
+        return Tool(name, vendor=given)
+    unknown = sorted(set(given) - _OWN_KEYS)
+    if unknown:
+        raise ValueError(f"{name}: unknown key {unknown[0]}; a tool has {', '.join(_OWN_KEYS)}")
+    schema, description = given.get("input_schema"), given.get("description")
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise ValueError(f'{name}: input_schema must be a JSON schema of type "object"')
+    if description is not None and not isinstance(description, str):
+        raise ValueError(f"{name}: description must be text, not {description!r:.80}")
+    return Tool(name, description, schema)
+
+
+def read_choice(given: object, tools: Sequence[Tool]) -> ToolChoice:
+    """Read `tool_choice`: "auto", "any", "none", or the name of a tool.
+
+    Raises:
+        ValueError: when it is none of these.
+    """
+    names = [tool.name for tool in tools]
+    if not names:
+        raise ValueError("there are no tools to choose from; add them as tools = […]")
+    if isinstance(given, str) and given in _MODES:
+        return ToolChoice(_MODES[given])
+    if given in names:
+        return ToolChoice("tool", str(given))
+    raise ValueError(
+        f'must be "auto", "any", "none" or one of {", ".join(names)}, not {given!r:.80}'
+    )

@@ -11,9 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from batchrun.formats import chat, messages
-from batchrun.formats.chat import ChatAssembler
-from batchrun.formats.messages import MessagesAssembler
 from batchrun.formats.parsing import (
     InvalidResponse,
     as_dict,
@@ -27,13 +24,13 @@ from batchrun.formats.parsing import (
     text_or_none,
     too_large,
 )
-from batchrun.formats.usage import billing, chat_usage, messages_usage
+from batchrun.formats.usage import billing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from batchrun.errors import ProviderFault
-    from batchrun.records import Completion, FormatName
+    from batchrun.records import Completion, Usage
 
 
 _DONE = b"[DONE]"
@@ -52,7 +49,7 @@ QUIET_S = 2.0
 QUIET_WITHOUT_USAGE_S = 10.0
 
 
-class _Assembler(Protocol):
+class StreamAssembler(Protocol):
     """Puts the payloads of events together into the body of a whole answer."""
 
     is_ended: bool
@@ -88,19 +85,26 @@ class StreamReader:
     Use: `feed` every chunk until `is_ended` or the end of the stream, then `finish`.
 
     Args:
-        wire_format: of the answer.
+        assembler: puts the events together.
+        read_answer: reads the body that they make up.
+        read_usage: reads its usage object.
         keep_raw: whether the completion keeps the assembled body.
         choices: how many were asked for.
     """
 
     def __init__(
-        self, wire_format: FormatName, *, keep_raw: bool = False, choices: int = 1
+        self,
+        assembler: StreamAssembler,
+        read_answer: Callable[[Mapping[str, Any]], Completion],
+        read_usage: Callable[[object], Usage],
+        *,
+        keep_raw: bool = False,
+        choices: int = 1,
     ) -> None:
         self._decoder = Decoder()
-        in_messages = wire_format == "messages"
-        self._parse = messages.parse if in_messages else chat.parse
-        self._parse_usage = messages_usage if in_messages else chat_usage
-        self._assembler: _Assembler = MessagesAssembler() if in_messages else ChatAssembler()
+        self._assembler = assembler
+        self._read_answer = read_answer
+        self._read_usage = read_usage
         self._keep_raw = keep_raw
         self._start = bytearray()
         self._choices = choices
@@ -145,7 +149,7 @@ class StreamReader:
             InvalidResponse: when the answer is not whole, or failed.
         """
         if self._is_plain():
-            return whole(self._parse, bytes(self._start), keep_raw=self._keep_raw)
+            return read_whole_answer(self._read_answer, bytes(self._start), keep_raw=self._keep_raw)
         if not self.is_ended and (event := self._decoder.end()) is not None:
             self._take_last(event)
         if not self._assembler.is_whole:
@@ -155,7 +159,7 @@ class StreamReader:
                 "stream_cut",
             )
         body = self._assembler.body()
-        completion = self._parse(body)
+        completion = self._read_answer(body)
         return replace(completion, raw=dumps(body)) if self._keep_raw else completion
 
     def with_facts(self, fault: ProviderFault) -> ProviderFault:
@@ -164,7 +168,7 @@ class StreamReader:
             return fault
         head = self._assembler.head()
         counts = as_dict(head.get("usage"))
-        usage = self._parse_usage(counts)
+        usage = self._read_usage(counts)
         is_known = usage.input_tokens is not None and usage.output_tokens is not None
         return replace(
             fault,
@@ -208,8 +212,8 @@ class StreamReader:
         self._assembler.add(payload)
 
 
-def whole(
-    parse: Callable[[Mapping[str, Any]], Completion], content: bytes, *, keep_raw: bool
+def read_whole_answer(
+    read_answer: Callable[[Mapping[str, Any]], Completion], content: bytes, *, keep_raw: bool
 ) -> Completion:
     """Read the body of a whole answer.
 
@@ -221,7 +225,7 @@ def whole(
         raise InvalidResponse(f"the body is not a JSON object: {glimpse(content)}")
     if reports_error(payload):
         raise reported(read_error(payload, content))
-    completion = parse(payload)
+    completion = read_answer(payload)
     return replace(completion, raw=content) if keep_raw else completion
 
 

@@ -16,63 +16,15 @@ from batchrun.formats.parsing import as_dict, as_dicts, dumps, json_or_none, loa
 from batchrun.records import Tool, ToolChoice, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from batchrun.records import AnswerSchema, FormatName
+    from batchrun.records import AnswerSchema, Completion
+
+    Results = Sequence[Mapping[str, Any]]
 
 
 # The tool that stands for the answer where a server has no structured output of its own.
 SCHEMA_TOOL = "answer"
-
-_OWN_KEYS = {"name", "description", "input_schema"}
-_MODES = {"auto": "auto", "any": "any", "required": "any", "none": "none"}
-
-
-def read_tool(given: object, wire_format: FormatName) -> Tool:
-    """Read a tool of the job file.
-
-    Raises:
-        ValueError: when it is none, or the format cannot express it.
-    """
-    if not isinstance(given, dict):
-        raise ValueError(f"a tool must be a table, not {given!r:.80}")  # noqa: TRY004 - one type
-    name = given.get("name")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a tool needs a name: {given!r:.80}")
-    if "type" in given:
-        if wire_format != "messages":
-            raise ValueError(
-                f'{name}: tools with a type are the vendor\'s own; use format = "messages", '
-                "or describe the tool by input_schema"
-            )
-        return Tool(name, vendor=given)
-    unknown = sorted(set(given) - _OWN_KEYS)
-    if unknown:
-        raise ValueError(f"{name}: unknown key {unknown[0]}; a tool has {', '.join(_OWN_KEYS)}")
-    schema, description = given.get("input_schema"), given.get("description")
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise ValueError(f'{name}: input_schema must be a JSON schema of type "object"')
-    if description is not None and not isinstance(description, str):
-        raise ValueError(f"{name}: description must be text, not {description!r:.80}")
-    return Tool(name, description, schema)
-
-
-def read_choice(given: object, tools: Sequence[Tool]) -> ToolChoice:
-    """Read `tool_choice`: "auto", "any", "none", or the name of a tool.
-
-    Raises:
-        ValueError: when it is none of these.
-    """
-    names = [tool.name for tool in tools]
-    if not names:
-        raise ValueError("there are no tools to choose from; add them as tools = […]")
-    if isinstance(given, str) and given in _MODES:
-        return ToolChoice(_MODES[given])
-    if given in names:
-        return ToolChoice("tool", str(given))
-    raise ValueError(
-        f'must be "auto", "any", "none" or one of {", ".join(names)}, not {given!r:.80}'
-    )
 
 
 def answer_tool(answer: AnswerSchema) -> Tool:
@@ -151,13 +103,6 @@ def _described(tool: Tool, schema_key: str) -> dict[str, Any]:
     return described
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from batchrun.records import Completion, FormatName, WireRequest
-
-    Results = Sequence[Mapping[str, Any]]
-
 # Of a chat message, what providers take back; `refusal`, `annotations` and the like they may not.
 # DeepSeek, Moonshot, OpenRouter, LiteLLM and Gemini refuse or forget a turn without its reasoning.
 _CHAT_KEYS = (
@@ -233,18 +178,34 @@ def _joined(*lists: str | None) -> str | None:
     return json_or_none([item for listed in lists if listed for item in loads(listed)])
 
 
-def continued(wire_format: FormatName, wire: WireRequest, turn: Turn) -> WireRequest:
-    """Return the request that goes on after a turn whose tools have run, or that was paused.
+def continue_messages(
+    body: dict[str, Any], said: Mapping[str, Any], results: Results
+) -> dict[str, Any]:
+    """Return the body of the messages format that follows a turn."""
+    return _continued(body, [said, *_messages_results(results)], _free_messages_choice)
 
-    A `tool_choice` that makes the model call a tool held for the first turn: it would never end.
+
+def continue_chat(
+    body: dict[str, Any], said: Mapping[str, Any], results: Results
+) -> dict[str, Any]:
+    """Return the body of the chat format that follows a turn."""
+    return _continued(body, [said, *_chat_results(results)], _free_chat_choice)
+
+
+def _continued(
+    body: dict[str, Any],
+    added: Sequence[Mapping[str, Any]],
+    free_choice: Callable[[Any], str | dict[str, Any]],
+) -> dict[str, Any]:
+    """Return a body with further messages.
+
+    A `tool_choice` that forces a call applies to the first turn only: otherwise the conversation
+    would never end.
     """
-    answer_with, free_choice = _WIRE[wire_format]
-    body = loads(wire.body)
-    results: Results = loads(turn.results or "[]")
-    body["messages"] += [loads(turn.said), *answer_with(results)]
+    body["messages"] += added
     if _is_forced(body.get("tool_choice")):
         body["tool_choice"] = free_choice(body["tool_choice"])
-    return replace(wire, body=dumps(body))
+    return body
 
 
 def _messages_results(results: Results) -> list[dict[str, Any]]:
@@ -286,11 +247,3 @@ def _free_messages_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
 
 def _free_chat_choice(_choice: object) -> str:
     return "auto"
-
-
-_WIRE: dict[
-    str, tuple[Callable[[Results], list[dict[str, Any]]], Callable[[Any], str | dict[str, Any]]]
-] = {
-    "messages": (_messages_results, _free_messages_choice),
-    "chat": (_chat_results, _free_chat_choice),
-}

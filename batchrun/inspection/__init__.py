@@ -15,7 +15,6 @@ import orjson
 from batchrun import checkpoint, output, report
 from batchrun.errors import JobError, OutputError, harmless
 from batchrun.evaluation import score_facts, score_lines
-from batchrun.formats import key_header
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.job.paths import Protected, user_files
 from batchrun.pricing import NewPrices
@@ -103,7 +102,7 @@ def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
         }
     headers = dict(item.wire.headers)
     if job.request.api_key_env:
-        headers.update([key_header(job.request.format, MASK, job.request.auth)])
+        headers.update([job.request.wire_format.key_header(MASK, job.request.auth)])
     masked = {
         name: _masked(name, value) if name in dict(job.request.extra_headers) else value
         for name, value in headers.items()

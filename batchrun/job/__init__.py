@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import JobError
-from batchrun.formats.addresses import DEFAULT_BASE_URL, DEFAULT_KEY_ENV
 from batchrun.formats.credentials import without_credentials
 from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
@@ -385,8 +384,6 @@ def _check_files(files: Sequence[str]) -> None:
 
 
 __all__ = [
-    "DEFAULT_BASE_URL",
-    "DEFAULT_KEY_ENV",
     "Cell",
     "InputConfig",
     "Job",

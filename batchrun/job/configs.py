@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from batchrun import formats
 from batchrun.formats.addresses import provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from batchrun.formats import WireFormat
     from batchrun.records import AnswerSchema, FormatName, RejectReason, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
@@ -75,6 +77,11 @@ class RequestConfig:
     provider: str | None = None
     keep_raw: bool = False
     reject: tuple[RejectReason, ...] = ()
+
+    @property
+    def wire_format(self) -> WireFormat:
+        """What is known of the format."""
+        return formats.of(self.format)
 
     @property
     def provider_name(self) -> str:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import orjson
 
-from batchrun.formats.addresses import (
-    DEFAULT_BASE_URL,
-    DEFAULT_KEY_ENV,
-    check_base_url,
-    check_headers,
-    check_key_variable,
-)
+from batchrun import formats
+from batchrun.formats.addresses import check_base_url, check_headers, check_key_variable
 from batchrun.formats.credentials import check_body_values, check_header_values, check_url
-from batchrun.formats.parameters import PARAMETERS, check, thinking_conflict, unsupported
-from batchrun.formats.tool_calls import read_choice, read_tool
+from batchrun.formats.parameters import (
+    PARAMETERS,
+    check,
+    read_choice,
+    read_tool,
+    thinking_conflict,
+    unsupported,
+)
 from batchrun.job.configs import RequestConfig
 from batchrun.job.paths import absolute
 from batchrun.job.reader import Section, did_you_mean
@@ -27,7 +28,8 @@ from batchrun.records import AnswerSchema, RejectReason
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batchrun.records import FormatName, Tool, ToolChoice
+    from batchrun.formats import WireFormat
+    from batchrun.records import Tool, ToolChoice
 
 
 TEXT_SOURCES = ("prompt", "messages", "messages_column")
@@ -46,6 +48,7 @@ MOST_SAMPLES = 100
 MOST_PROVIDER_LETTERS = 100
 REJECT_REASONS: tuple[RejectReason, ...] = get_args(RejectReason)
 CACHE_TTLS = ("5m", "1h")
+MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
 
@@ -58,36 +61,36 @@ def request_keys() -> frozenset[str]:
 
 def read_request(section: Section, base: Path) -> RequestConfig:
     """Read the section; what is wrong goes to its problems. Paths start at `base`."""
-    name = _read_format(section)
+    wire_format = _read_format(section)
     allow_http = section.get("allow_http", bool) or False
-    base_url = section.text("base_url", DEFAULT_BASE_URL[name])
+    base_url = section.text("base_url", wire_format.base_url)
     examine = partial(check_base_url, base_url, allow_http=allow_http)
-    key_env = section.text("api_key_env", DEFAULT_KEY_ENV[name])
+    key_env = section.text("api_key_env", wire_format.key_env)
     section.check("api_key_env", partial(check_key_variable, key_env), None)
     from_columns = _read_from_columns(section)
     return RequestConfig(
-        format=name,
+        format=wire_format.name,
         base_url=section.check("base_url", examine, base_url),
         api_key_env=key_env,
         model=_read_model(section, from_columns),
         system=_read_system(section),
         turns=_read_turns(section),
         messages_column=section.get("messages_column", str),
-        parameters=_read_parameters(section, name, from_columns),
+        parameters=_read_parameters(section, wire_format, from_columns),
         from_columns=from_columns,
-        api_version=_read_api_version(section, name),
+        api_version=_read_api_version(section, wire_format),
         extra_body=_read_extra_body(section),
         extra_headers=read_headers(section),
         secret_headers=read_secret_headers(section),
         stream=_read_stream(section),
-        tools=(tools := _read_tools(section, name)),
+        tools=(tools := _read_tools(section, wire_format)),
         tool_choice=(choice := _read_tool_choice(section, tools)),
         parallel_tool_calls=_read_parallel(section, tools, choice),
-        cache_ttl=_read_cache(section, name),
+        cache_ttl=_read_cache(section, wire_format),
         images=section.strings("images") or (),
-        answer=_read_answer(section, name),
+        answer=_read_answer(section, wire_format),
         auth=_read_auth(section),
-        max_tokens_key=_read_max_tokens_key(section, name),
+        max_tokens_key=_read_max_tokens_key(section, wire_format),
         image_dir=_read_image_dir(section, base),
         dedupe=section.get("dedupe", bool) or False,
         samples=_read_samples(section),
@@ -116,7 +119,7 @@ def _read_image_dir(section: Section, base: Path) -> Path:
     return section.check("image_dir", partial(absolute, base, given), base)
 
 
-def _read_tools(section: Section, wire_format: FormatName) -> tuple[Tool, ...]:
+def _read_tools(section: Section, wire_format: WireFormat) -> tuple[Tool, ...]:
     given = section.get("tools", list) or []
     read = [section.check("tools", partial(read_tool, one, wire_format), None) for one in given]
     tools = tuple(tool for tool in read if tool is not None)
@@ -151,18 +154,19 @@ def _read_auth(section: Section) -> str | None:
     return auth
 
 
-def _read_max_tokens_key(section: Section, wire_format: FormatName) -> str:
+def _read_max_tokens_key(section: Section, wire_format: WireFormat) -> str:
     key = section.text("max_tokens_key", "max_tokens")
-    if key not in {"max_tokens", "max_completion_tokens"}:
+    if key not in MAX_TOKENS_KEYS:
         section.problem(
             "max_tokens_key", f'must be "max_tokens" or "max_completion_tokens", not {key!r:.80}'
         )
-    elif key == "max_completion_tokens" and wire_format != "chat":
-        section.problem("max_tokens_key", f'the {wire_format} format has none; use format = "chat"')
+    elif key not in wire_format.capabilities.max_tokens_keys:
+        other = formats.use_another(lambda each: key in each.capabilities.max_tokens_keys)
+        section.problem("max_tokens_key", f"the {wire_format.name} format has no {key}; {other}")
     return key
 
 
-def _read_answer(section: Section, wire_format: FormatName) -> AnswerSchema | None:
+def _read_answer(section: Section, wire_format: WireFormat) -> AnswerSchema | None:
     given, way = section.raw("json_schema"), section.text("json_schema_as", "native")
     if given is None or given is False:
         return None
@@ -173,11 +177,12 @@ def _read_answer(section: Section, wire_format: FormatName) -> AnswerSchema | No
         return None
     if way not in {"native", "tool"}:
         section.problem("json_schema_as", f'must be "native" or "tool", not {way!r:.80}')
-    if given is True and (wire_format == "messages" or way == "tool"):
+    if given is True and (way == "tool" or not wire_format.capabilities.json_without_schema):
         section.problem(
             "json_schema",
-            'true (any JSON object) is for format = "chat"; give a schema, such as '
-            'json_schema = { type = "object" }',
+            "true (any JSON object) is not possible here; write a schema, such as "
+            'json_schema = { type = "object" }, or '
+            + formats.use_another(lambda each: each.capabilities.json_without_schema),
         )
     if way == "tool":
         clashes = [key for key in ("tools", "tool_choice", "thinking_tokens") if key in section]
@@ -188,17 +193,18 @@ def _read_answer(section: Section, wire_format: FormatName) -> AnswerSchema | No
     return AnswerSchema(None if given is True else given, as_tool=way == "tool")
 
 
-def _read_cache(section: Section, wire_format: FormatName) -> str | None:
+def _read_cache(section: Section, wire_format: WireFormat) -> str | None:
     given = section.raw("cache_system")
     if given is None or given is False:
         return None
     if given is not True and given not in CACHE_TTLS:
         section.problem("cache_system", f'must be true, false, "5m" or "1h", not {given!r:.80}')
-    elif wire_format != "messages":
+    elif not wire_format.capabilities.cache_marks:
+        other = formats.use_another(lambda each: each.capabilities.cache_marks)
         section.problem(
             "cache_system",
-            f"the {wire_format} format has no mark for it, and its servers cache by themselves; "
-            'remove it, or use format = "messages"',
+            f"the {wire_format.name} format cannot mark what to cache, and its servers cache "
+            f"automatically; remove it, or {other}",
         )
     elif "system" not in section and "system" not in (section.raw("from_columns") or ()):
         section.problem("cache_system", "there is no system prompt to cache; set system")
@@ -214,13 +220,14 @@ def _read_stream(section: Section) -> bool | None:
     return None
 
 
-def _read_format(section: Section) -> FormatName:
-    name = section.text("format", "messages")
-    if name not in DEFAULT_BASE_URL:
-        hint = did_you_mean(name, DEFAULT_BASE_URL)
-        section.problem("format", f'must be "messages" or "chat", not {name!r:.80}{hint}')
-        name = "messages"
-    return cast("FormatName", name)
+def _read_format(section: Section) -> WireFormat:
+    name = section.text("format", formats.DEFAULT)
+    if name not in formats.FORMATS:
+        hint = did_you_mean(name, formats.FORMATS)
+        known = " or ".join(f'"{known}"' for known in formats.FORMATS)
+        section.problem("format", f"must be {known}, not {name!r:.80}{hint}")
+        name = formats.DEFAULT
+    return formats.of(name)
 
 
 def _read_from_columns(section: Section) -> tuple[str, ...]:
@@ -302,7 +309,7 @@ def _read_turn(number: int, turn: object) -> tuple[str, str]:
 
 
 def _read_parameters(
-    section: Section, wire_format: FormatName, from_columns: Sequence[str]
+    section: Section, wire_format: WireFormat, from_columns: Sequence[str]
 ) -> dict[str, Any]:
     """Return the parameters by neutral name; strings with an expression stay templates."""
     parameters: dict[str, Any] = {}
@@ -315,10 +322,11 @@ def _read_parameters(
             section.problem(name, reason)
         elif value is not None:
             parameters[name] = section.check(name, partial(check, name, value, wire_format), None)
-    if wire_format == "messages" and not {*parameters, *from_columns} & {"max_tokens"}:
+    needs_max_tokens = wire_format.capabilities.needs_max_tokens
+    if needs_max_tokens and "max_tokens" not in {*parameters, *from_columns}:
         section.problem(
             "max_tokens",
-            "is required by the messages format; for example max_tokens = 1000 in the job file, or "
+            f"is required by the {wire_format.name} format; for example max_tokens = 1000 in the job file, or "
             "--set max_tokens=1000",
         )
     thinking, most = parameters.get("thinking_tokens"), parameters.get("max_tokens")
@@ -331,12 +339,12 @@ def _read_parameters(
     return parameters
 
 
-def _read_api_version(section: Section, wire_format: FormatName) -> str | None:
+def _read_api_version(section: Section, wire_format: WireFormat) -> str | None:
     version = section.get("api_version", str)
     if version is None:
         return None
-    if wire_format != "messages":
-        section.problem("api_version", f"the {wire_format} format has none; remove it")
+    if not wire_format.capabilities.api_version:
+        section.problem("api_version", f"the {wire_format.name} format has none; remove it")
     section.check("api_version", partial(check_headers, {"anthropic-version": version}), None)
     return version
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchrun import formats
+
 if TYPE_CHECKING:
     from batchrun.records import PlannedRequest, Request
 
@@ -37,7 +39,6 @@ class Demand:
     output_tokens: int
     key: LimitKey = ("", "", "")
     most_cost: int | None = None
-    # What caches read counts against the limits of chat servers, not against Anthropic's.
     counts_cache_reads: bool = False
 
 
@@ -50,7 +51,8 @@ def demand(planned: PlannedRequest, most_cost: int | None = None, account: str =
     tokens = _text_bytes(planned) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE
     output = (request.parameters.max_tokens or DEFAULT_OUTPUT_TOKENS) * (request.parameters.n or 1)
     key = (request.base_url, request.model, account)
-    return Demand(max(1, tokens), output, key, most_cost, request.format == "chat")
+    counts_cache_reads = formats.of(request.format).capabilities.limits_count_cache_reads
+    return Demand(max(1, tokens), output, key, most_cost, counts_cache_reads)
 
 
 def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
@@ -73,7 +75,7 @@ def most_output(request: Request) -> int | None:
     if parameters.max_tokens is None:
         return None
     output = parameters.max_tokens
-    if request.format == "chat":  # where thinking may come on top
+    if not formats.of(request.format).capabilities.thinking_within_max_tokens:
         output += parameters.thinking_tokens or 0
     return output * (parameters.n or 1)
 

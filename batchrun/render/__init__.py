@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from batchrun.errors import JobError, RenderError
-from batchrun.formats import encode, fingerprint
 from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
@@ -57,8 +56,8 @@ class Renderer:
     """
 
     def __init__(self, job: Job, columns: Sequence[str]) -> None:
-        self._config = job.request
-        config = self._config
+        self._config = config = job.request
+        self._format = config.wire_format
         self._model = Text("model", config.model)
         self._system = [Text("system", text) for text, _ in config.system]
         self._turns = [
@@ -111,7 +110,7 @@ class Renderer:
     def _render_one(self, item: Item) -> RenderedItem:
         try:
             request = self._request(item.values)
-            wire = encode(request)
+            wire = self._format.encode(request)
         except RenderError as error:
             return RenderedItem(
                 item.ordinal, item.custom_id, error_type=error.error_type, error_message=str(error)
@@ -123,7 +122,7 @@ class Renderer:
                 error_type="invalid_text",
                 error_message=f"the request cannot be written as JSON: {error}",
             )
-        digest = fingerprint(request, wire)
+        digest = self._format.fingerprint(request, wire)
         return RenderedItem(item.ordinal, item.custom_id, _without_data(request), wire, digest)
 
     def _request(self, row: Mapping[str, Any]) -> Request:
@@ -161,7 +160,7 @@ class Renderer:
             turns = read_messages(self._config.messages_column, values)
         else:
             turns = [{"role": role, "content": text.text(values)} for role, text in self._turns]
-        return arranged(self._config.format, system, turns)
+        return arranged(self._format, system, turns)
 
     def _system_prompt(self, values: Mapping[str, Any]) -> System | None:
         texts = [text.text(values) for text in self._system]
@@ -186,10 +185,11 @@ class Renderer:
             return self._fixed
         checked = {name: self._checked(name, value) for name, value in found.items()}
         parameters = replace(self._fixed, **checked)
-        if self._config.format == "messages" and parameters.max_tokens is None:
-            raise RenderError("invalid_parameter", "max_tokens: is required by the messages format")
+        if self._format.capabilities.needs_max_tokens and parameters.max_tokens is None:
+            message = f"max_tokens: is required by the {self._format.name} format"
+            raise RenderError("invalid_parameter", message)
         thinking, most = parameters.thinking_tokens, parameters.max_tokens
-        if (reason := thinking_conflict(thinking, most, self._config.format)) is not None:
+        if (reason := thinking_conflict(thinking, most, self._format)) is not None:
             raise RenderError("invalid_parameter", f"thinking_tokens: {reason}")
         return parameters
 
@@ -198,7 +198,7 @@ class Renderer:
         if _is_empty(value):
             return None
         try:
-            return coerce(name, value, self._config.format)
+            return coerce(name, value, self._format)
         except ValueError as error:
             raise RenderError("invalid_parameter", f"{name}: {error}") from None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from batchrun.errors import RenderError
-from batchrun.formats.conversation import EXTRA_KEYS, written_for
+from batchrun.formats.conversation import EXTRA_KEYS
 from batchrun.job.reader import TooLargeError, read_small_file
 from batchrun.records import Image
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchrun.records import FormatName, Message
+    from batchrun.formats import WireFormat
+    from batchrun.records import Message
 
     Turn = Mapping[str, Any]
     System = str | tuple[Mapping[str, Any], ...]
@@ -88,7 +89,7 @@ def _without_nulls(value: object) -> object:
 
 
 def arranged(
-    wire_format: FormatName, system: System | None, turns: Sequence[Turn]
+    wire_format: WireFormat, system: System | None, turns: Sequence[Turn]
 ) -> tuple[System | None, tuple[Message, ...]]:
     """Return the system prompt, with what system turns say behind it, and the other turns.
 
@@ -104,7 +105,7 @@ def arranged(
         if isinstance(content, str) and not content.strip() and _must_speak(turn):
             raise RenderError("empty_prompt", f"the {turn['role']} message is empty")
     try:
-        messages = written_for(wire_format, spoken)
+        messages = wire_format.write_turns(spoken)
     except ValueError as error:
         number = next(n for n, turn in enumerate(turns, 1) if not _can_write(wire_format, turn))
         raise RenderError("invalid_messages", f"message {number}: {error}") from None
@@ -113,11 +114,11 @@ def arranged(
     return _joined(parts), messages
 
 
-def _can_write(wire_format: FormatName, turn: Turn) -> bool:
+def _can_write(wire_format: WireFormat, turn: Turn) -> bool:
     if turn["role"] in SYSTEM_ROLES:
         return True
     try:
-        written_for(wire_format, [turn])
+        wire_format.write_turns([turn])
     except ValueError:
         return False
     return True

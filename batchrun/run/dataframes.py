@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrun import checkpoint, output
+from batchrun import checkpoint, formats, output
 from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
 from batchrun.job import Job
 from batchrun.run import run_job
@@ -90,7 +90,8 @@ def complete(
     rows = _collected(frame)
     folder = Path(directory).expanduser().absolute()
     given = {"prompt": prompt, "messages": messages and [dict(turn) for turn in messages]}
-    if request.get("format", "messages") == "messages" or "max_tokens" in request:
+    wire_format = formats.FORMATS.get(request.get("format", formats.DEFAULT))
+    if "max_tokens" in request or (wire_format and wire_format.capabilities.needs_max_tokens):
         request = {"max_tokens": MAX_TOKENS, **request}
     place = _stored(rows, folder)
     document = {

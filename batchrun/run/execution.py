@@ -220,7 +220,7 @@ class Execution:
         request, common = self._plan.job.request, self._common
         simulator = common.simulator
         return Client(
-            request.format,
+            request.wire_format,
             self._plan.credentials.key,
             secret_headers=self._plan.credentials.headers,
             memory=common.limits.answer_memory,

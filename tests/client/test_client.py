@@ -19,6 +19,7 @@ import pytest
 from batchrun import client as client_module
 from batchrun.client import Client, Exchange, PyreqwestTransport, retry_after
 from batchrun.errors import ProviderError, ProviderFault
+from batchrun.formats import of
 from batchrun.records import Usage, WireRequest
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ async def opened(
 ) -> AsyncIterator[Client]:
     carrier = transport or PyreqwestTransport(connections=4)
     opened_client = Client(
-        wire_format, key, timeout_s=timeout_s, transport=carrier, reroute=reroute
+        of(wire_format), key, timeout_s=timeout_s, transport=carrier, reroute=reroute
     )
     try:
         yield opened_client

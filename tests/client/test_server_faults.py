@@ -18,6 +18,7 @@ import pytest
 from batchrun.client import Client, PyreqwestTransport
 from batchrun.dispatch.judgement import TrackRecord, judge
 from batchrun.errors import ProviderError
+from batchrun.formats import of
 from batchrun.limits.retry_delays import Cause
 from batchrun.records import WireRequest
 
@@ -70,7 +71,7 @@ async def opened(
     wire_format: FormatName = "messages", timeout_s: float = 10.0
 ) -> AsyncIterator[Client]:
     client = Client(
-        wire_format, "key", timeout_s=timeout_s, transport=PyreqwestTransport(connections=2)
+        of(wire_format), "key", timeout_s=timeout_s, transport=PyreqwestTransport(connections=2)
     )
     try:
         yield client
@@ -151,7 +152,7 @@ async def test_a_reset_in_any_phase_is_tried_again(how: Act) -> None:
     assert (fault.error_type, fault.http_status) == ("connection_error", None)
     # The server had the connection: whatever it did with what came through it, nobody knows. A
     # reset may also come before the connection is known to be there: then nothing has been sent.
-    never_connected = how is reset_when_connected and "(Connect)" in fault.message
+    never_connected = how is reset_when_connected and "(127.0.0.1:" in fault.message
     assert fault.maybe_billed != never_connected
     assert judge(fault, ANSWERED).cause is Cause.TRANSIENT
 

@@ -16,7 +16,7 @@ import pytest
 from batchrun import client as client_module
 from batchrun.client import Client, PyreqwestTransport
 from batchrun.errors import ProviderError
-from batchrun.formats import streaming
+from batchrun.formats import of, streaming
 from batchrun.records import WireRequest
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def send(
 ) -> Completion:
     async with serving(act) as url:
         transport = PyreqwestTransport(connections=1)
-        client = Client(wire_format, "key", timeout_s=timeout_s, transport=transport)
+        client = Client(of(wire_format), "key", timeout_s=timeout_s, transport=transport)
         try:
             return (await client.send(WireRequest(url, (), content, stream=True))).completion
         finally:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun import formats
-from batchrun.formats import InvalidResponse, StreamReader
+from batchrun.formats import InvalidResponse
 from batchrun.formats.streaming import Decoder
 from batchrun.records import Ending, Message, Parameters, Request, Usage
 
@@ -39,7 +39,7 @@ def calls_of(completion: Completion) -> list[tuple[str, str, object]]:
 
 
 def read(wire_format: FormatName, chunks: list[bytes]) -> Completion:
-    reader = StreamReader(wire_format)
+    reader = formats.of(wire_format).stream_reader()
     for chunk in chunks:
         reader.feed(chunk)
     return reader.finish()
@@ -358,13 +358,13 @@ def test_streaming_does_not_change_the_fingerprint(wire_format: FormatName) -> N
         wire_format, "https://x.example", "m", turn, parameters=Parameters(max_tokens=5)
     )
     streamed = replace(whole, stream=True)
-    body = json.loads(formats.encode(streamed).body)
+    api = formats.of(wire_format)
+    body = json.loads(api.encode(streamed).body)
     assert body.pop("stream") is True
     assert body.pop("stream_options", {"include_usage": True}) == {"include_usage": True}
-    assert body == json.loads(formats.encode(whole).body)
-    assert formats.fingerprint(whole, formats.encode(whole)) == formats.fingerprint(
-        streamed, formats.encode(streamed)
-    )
+    assert body == json.loads(api.encode(whole).body)
+    one, other = (api.fingerprint(each, api.encode(each)) for each in (whole, streamed))
+    assert one == other
 
 
 def test_reasoning_comes_under_either_name() -> None:
@@ -378,7 +378,7 @@ def test_reasoning_comes_under_either_name() -> None:
 def test_the_text_of_a_refusal_is_not_the_answer() -> None:
     message = {"role": "assistant", "content": None, "refusal": "I cannot."}
     whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-    found = formats.parse("chat", json.dumps(whole).encode())
+    found = formats.of("chat").parse(json.dumps(whole).encode())
     assert (found.texts, found.refusal, found.ending) == (("",), "I cannot.", Ending.REFUSAL)
     events = [{"choices": [{"index": 0, "delta": {"refusal": part}}]} for part in ("I ", "cannot.")]
     lines = [f"data: {json.dumps(event)}\n\n" for event in events]

@@ -9,7 +9,7 @@ import pytest
 
 from batchrun import formats
 from batchrun.client import Credentials
-from batchrun.formats import InvalidResponse, StreamReader
+from batchrun.formats import InvalidResponse
 from batchrun.formats.limit_headers import seconds_until_reset
 from batchrun.formats.usage import chat_usage, messages_usage
 from batchrun.records import Billing, Ending, Usage
@@ -24,18 +24,18 @@ USED: dict[str, Any] = {"prompt_tokens": 12, "completion_tokens": 6, "total_toke
 
 def chat(message: object = None, reason: object = "stop", **fields: Any) -> Completion:
     choice = {"index": 0, "message": message, "finish_reason": reason, **fields}
-    return formats.parse("chat", json.dumps({"choices": [choice]}).encode())
+    return formats.of("chat").parse(json.dumps({"choices": [choice]}).encode())
 
 
 def message(*blocks: dict[str, Any], **fields: Any) -> Completion:
     body = {"content": blocks, "stop_reason": "end_turn", **fields}
-    return formats.parse("messages", json.dumps(body).encode())
+    return formats.of("messages").parse(json.dumps(body).encode())
 
 
 def streamed(
     wire_format: FormatName, *events: dict[str, Any], keep_raw: bool = False
 ) -> Completion:
-    reader = StreamReader(wire_format, keep_raw=keep_raw)
+    reader = formats.of(wire_format).stream_reader(keep_raw=keep_raw)
     for event in events:
         reader.feed(f"data: {json.dumps(event)}\n\n".encode())
     return reader.finish()
@@ -51,13 +51,13 @@ def in_chunks(*deltas: dict[str, Any], reason: str = "stop") -> Completion:
 
 def fault_of(wire_format: FormatName, body: object) -> ProviderFault:
     with pytest.raises(InvalidResponse) as caught:
-        formats.parse(wire_format, json.dumps(body).encode())
+        formats.of(wire_format).parse(json.dumps(body).encode())
     return caught.value.fault
 
 
 def test_a_message_of_text_alone_is_an_answer() -> None:
     body = {"content": "plain", "stop_reason": "end_turn", "usage": {"output_tokens": 2}}
-    answer = formats.parse("messages", json.dumps(body).encode())
+    answer = formats.of("messages").parse(json.dumps(body).encode())
     assert (answer.texts, answer.ending, answer.usage.output_tokens) == (("plain",), "stop", 2)
 
 
@@ -270,10 +270,10 @@ def test_spoken_answers_have_their_transcript() -> None:
 
 def test_a_choice_without_a_message_is_an_answer_when_it_has_a_reason() -> None:
     body = {"choices": [{"index": 0, "finish_reason": "content_filter"}], "usage": USED}
-    found = formats.parse("chat", json.dumps(body).encode())
+    found = formats.of("chat").parse(json.dumps(body).encode())
     assert (found.texts, found.ending, found.usage.input_tokens) == (("",), Ending.FILTERED, 12)
     with pytest.raises(InvalidResponse, match="no choice"):
-        formats.parse("chat", json.dumps({"choices": [{"index": 0}]}).encode())
+        formats.of("chat").parse(json.dumps({"choices": [{"index": 0}]}).encode())
 
 
 # Calls in pieces
@@ -461,7 +461,7 @@ def test_every_choice_keeps_all_that_it_has() -> None:
         "logprobs": {"content": []},
     }
     body = {"choices": [second, first]}
-    found = formats.parse("chat", json.dumps(body).encode())
+    found = formats.of("chat").parse(json.dumps(body).encode())
     assert (found.texts, found.ending, found.tool_calls) == (("a", "b"), Ending.STOP, None)
     assert json.loads(found.choices or "") == [
         {
@@ -482,7 +482,7 @@ def test_every_choice_keeps_all_that_it_has() -> None:
             "logprobs": {"content": []},
         },
     ]
-    assert formats.parse("chat", json.dumps({"choices": [first]}).encode()).choices is None
+    assert formats.of("chat").parse(json.dumps({"choices": [first]}).encode()).choices is None
 
 
 def test_blocks_of_the_providers_own_tools_are_kept_whole_and_streamed() -> None:
@@ -510,8 +510,8 @@ def test_blocks_of_the_providers_own_tools_are_kept_whole_and_streamed() -> None
 
 def test_the_body_is_kept_on_request_only() -> None:
     body = b'{ "choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "x": [1] }'
-    assert formats.parse("chat", body).raw is None
-    assert formats.parse("chat", body, keep_raw=True).raw == body
+    assert formats.of("chat").parse(body).raw is None
+    assert formats.of("chat").parse(body, keep_raw=True).raw == body
     events = [{**chunk({"content": "a", "odd": 1}), "x": 2}, chunk({"content": "b"}, "stop")]
     assert streamed("chat", *events).raw is None
     raw = json.loads(streamed("chat", *events, keep_raw=True).raw or b"")
@@ -532,7 +532,7 @@ def test_a_key_that_is_quoted_anywhere_is_struck_out() -> None:
     }
     choice = {"message": said, "finish_reason": key, "stop_reason": key, "logprobs": {"x": key}}
     body = {"id": key, "model": key, "service_tier": key, "choices": [choice, choice]}
-    found = formats.parse("chat", json.dumps(body).encode(), keep_raw=True)
+    found = formats.of("chat").parse(json.dumps(body).encode(), keep_raw=True)
     assert key in repr(found)
     assert key not in repr(Credentials(key).redaction.completion(found))
 
@@ -674,7 +674,7 @@ def test_where_the_usage_of_a_stream_stands(last: dict[str, Any]) -> None:
 )
 def test_the_cost_that_a_provider_states(usage: dict[str, Any], cost: int | None) -> None:
     body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": usage}
-    assert formats.parse("chat", json.dumps(body).encode()).billing.stated_cost == cost
+    assert formats.of("chat").parse(json.dumps(body).encode()).billing.stated_cost == cost
 
 
 def test_what_decides_the_price_beside_the_tokens() -> None:
@@ -777,7 +777,7 @@ def test_a_choice_that_failed_is_a_failed_attempt_that_is_paid_for(
     assert fault.billing is not None
     assert fault.billing.stated_cost == 500_000_000_000
 
-    reader = StreamReader("chat")
+    reader = formats.of("chat").stream_reader()
     events: list[dict[str, Any]] = [
         {"model": "m", "choices": [{"index": int(is_second), "delta": {"content": "half"}}]},
         {"choices": [{"index": int(is_second), "delta": {}, **choice}]},
@@ -806,7 +806,7 @@ def test_a_choice_that_failed_is_a_failed_attempt_that_is_paid_for(
 def test_an_error_in_the_middle_of_a_stream_keeps_what_was_used(
     event: dict[str, Any], error_type: str, status: int
 ) -> None:
-    reader = StreamReader("chat")
+    reader = formats.of("chat").stream_reader()
     first = {**chunk({"content": "half"}), "model": "m", "usage": USED}
     reader.feed(f"data: {json.dumps(first)}\n\n".encode())
     with pytest.raises(InvalidResponse) as caught:

@@ -17,7 +17,7 @@ import pytest
 from batchrun.client import Client
 from batchrun.dispatch.judgement import TrackRecord, judge
 from batchrun.errors import JobError, ProviderError
-from batchrun.formats import StreamReader, parse
+from batchrun.formats import of
 from batchrun.job import Job
 from batchrun.limits.retry_delays import Cause
 from batchrun.records import Completion, Ending, Item, Usage, WireRequest
@@ -481,7 +481,7 @@ ANSWERS: dict[str, tuple[FormatName, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_answers(name: str) -> None:
     wire_format, body, expected = ANSWERS[name]
-    completion = parse(wire_format, body.encode())
+    completion = of(wire_format).parse(body.encode())
     assert {key: getattr(completion, key) for key in expected} == expected
 
 
@@ -513,7 +513,7 @@ CHAT_STREAM = [
 
 def test_chat_guide_streaming_response_2() -> None:
     lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in CHAT_STREAM] + ["data: [DONE]\n\n"]
-    reader = StreamReader("chat")
+    reader = of("chat").stream_reader()
     reader.feed("".join(lines).encode())
     assert reader.finish() == Completion(
         ("Hello! How can I help you today?",),
@@ -547,7 +547,7 @@ def test_messages_guide_streaming_response_2() -> None:
         },
         {"type": "message_stop"},
     ]
-    reader = StreamReader("messages")
+    reader = of("messages").stream_reader()
     for event in events:
         reader.feed(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
     assert reader.finish() == PLAIN
@@ -574,7 +574,7 @@ async def test_the_errors(guide: str, status: int, code: str, cause: Cause) -> N
     wire_format: FormatName = "chat" if guide == "chat-guide" else "messages"
     body = {"success": False, "error": {"code": code, "message": "fetch failed"}, "trace_id": TRACE}
     transport = httpx.MockTransport(lambda _: httpx.Response(status, json=body))
-    client = Client(wire_format, "key", timeout_s=5, transport=transport)
+    client = Client(of(wire_format), "key", timeout_s=5, transport=transport)
     with pytest.raises(ProviderError) as error:
         await client.send(WireRequest(f"{HOST}/v1/x", (), b"{}"))
     fault = error.value.fault

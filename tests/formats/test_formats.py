@@ -14,16 +14,12 @@ from hypothesis import strategies as st
 from batchrun.formats import (
     InvalidResponse,
     describe_error,
-    encode,
-    fingerprint,
-    key_header,
-    parse,
-    request_id,
+    of,
 )
 from batchrun.formats.addresses import provider_of
 from batchrun.formats.parameters import PARAMETERS, coerce
 from batchrun.formats.usage import chat_usage, messages_usage
-from batchrun.records import FormatName, Message, Parameters, Request, Usage
+from batchrun.records import FormatName, Message, Parameters, Request, Usage, WireRequest
 from tests.support.examples import GREETING, SECOND_TURN, SMALL, THINKING, VISION
 
 FULL = Request(
@@ -47,8 +43,12 @@ PLAIN = Request(
 )
 
 
+def encode(request: Request) -> WireRequest:
+    return of(request.format).encode(request)
+
+
 def fingerprint_of(request: Request) -> str:
-    return fingerprint(request, encode(request)).hex()
+    return of(request.format).fingerprint(request, encode(request)).hex()
 
 
 # requests
@@ -156,8 +156,8 @@ def test_an_extra_header_takes_the_place_of_ours() -> None:
 
 
 def test_the_key_travels_as_each_format_wants() -> None:
-    assert key_header("messages", "k") == ("x-api-key", "k")
-    assert key_header("chat", "k") == ("authorization", "Bearer k")
+    assert of("messages").key_header("k") == ("x-api-key", "k")
+    assert of("chat").key_header("k") == ("authorization", "Bearer k")
 
 
 def test_no_request_holds_a_key() -> None:
@@ -214,8 +214,8 @@ def test_what_cannot_change_the_answer_does_not_change_the_fingerprint(changed: 
 
 def test_format_and_provider_cannot_run_into_each_other() -> None:
     wire = encode(PLAIN)
-    one = fingerprint(replace(PLAIN, provider="a"), wire)
-    other = fingerprint(replace(PLAIN, provider="a/b"), wire)
+    one = of("chat").fingerprint(replace(PLAIN, provider="a"), wire)
+    other = of("chat").fingerprint(replace(PLAIN, provider="a/b"), wire)
     assert one != other
     assert len(one) == 16
 
@@ -282,7 +282,7 @@ NO_CACHE = {"cache_read_tokens": 0, "cache_write_tokens": 0, "cache_write_1h_tok
     ids=["greeting", "second-turn", "thinking", "vision", "small"],
 )
 def test_chat_answers(body: str, text: str, model: str, usage: Usage) -> None:
-    completion = parse("chat", body.encode())
+    completion = of("chat").parse(body.encode())
     assert completion.texts == (text,)
     assert completion.stop_reason == "stop"
     assert completion.model == model
@@ -292,10 +292,10 @@ def test_chat_answers(body: str, text: str, model: str, usage: Usage) -> None:
 
 
 def test_the_reasoning_of_a_thinking_model() -> None:
-    reasoning = parse("chat", THINKING.encode()).reasoning
+    reasoning = of("chat").parse(THINKING.encode()).reasoning
     assert reasoning is not None
     assert reasoning.startswith("The user is asking for the sine of 30 degrees.")
-    assert parse("chat", GREETING.encode()).reasoning is None
+    assert of("chat").parse(GREETING.encode()).reasoning is None
 
 
 def messages_answer(**changes: Any) -> bytes:
@@ -323,7 +323,7 @@ def choice(message: object, index: object = 0, reason: object = "stop") -> dict[
 
 
 def test_a_messages_answer() -> None:
-    completion = parse("messages", messages_answer())
+    completion = of("messages").parse(messages_answer())
     assert completion.texts == ("Hello!",)
     assert (completion.stop_reason, completion.model, completion.response_id) == (
         "end_turn",
@@ -347,7 +347,7 @@ def test_a_messages_answer() -> None:
     ],
 )
 def test_the_stop_reason_is_the_providers(reason: str) -> None:
-    assert parse("messages", messages_answer(stop_reason=reason)).stop_reason == reason
+    assert of("messages").parse(messages_answer(stop_reason=reason)).stop_reason == reason
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_the_stop_reason_is_the_providers(reason: str) -> None:
     ids=["refusal", "two", "thinking", "redacted", "tool-use", "unknown", "broken"],
 )
 def test_content_blocks(blocks: list[Any], text: str, reasoning: str | None) -> None:
-    completion = parse("messages", messages_answer(content=blocks))
+    completion = of("messages").parse(messages_answer(content=blocks))
     assert (completion.texts, completion.reasoning) == ((text,), reasoning)
 
 
@@ -388,7 +388,7 @@ def test_content_blocks(blocks: list[Any], text: str, reasoning: str | None) -> 
     ids=["text", "null", "absent", "number", "reasoning", "router", "empty", "parts", "mixed"],
 )
 def test_chat_messages(message: object, text: str, reasoning: str | None) -> None:
-    completion = parse("chat", chat_answer(choice(message)))
+    completion = of("chat").parse(chat_answer(choice(message)))
     assert (completion.texts, completion.reasoning) == ((text,), reasoning)
 
 
@@ -398,14 +398,14 @@ def test_choices_are_put_in_the_order_of_their_index() -> None:
         choice({"content": "a"}, 0, "length"),
         choice({"content": "b"}, 1, "stop"),
     )
-    completion = parse("chat", body)
+    completion = of("chat").parse(body)
     assert completion.texts == ("a", "b", "c")
     assert completion.stop_reason == "length"
 
 
 def test_choices_without_an_index_keep_their_order() -> None:
     body = chat_answer(choice({"content": "a"}, None), choice({"content": "b"}, None))
-    assert parse("chat", body).texts == ("a", "b")
+    assert of("chat").parse(body).texts == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -459,12 +459,12 @@ def test_choices_without_an_index_keep_their_order() -> None:
 )
 def test_bodies_that_are_no_completion(wire_format: FormatName, body: bytes, message: str) -> None:
     with pytest.raises(InvalidResponse) as caught:
-        parse(wire_format, body)
+        of(wire_format).parse(body)
     assert message in str(caught.value)
 
 
 def test_a_null_error_is_no_error() -> None:
-    assert parse("chat", chat_answer(choice({"content": "a"}), error=None)).texts == ("a",)
+    assert of("chat").parse(chat_answer(choice({"content": "a"}), error=None)).texts == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ def test_a_null_error_is_no_error() -> None:
 )
 def test_an_answer_is_not_thrown_away_over_a_slip_in_its_json(content: bytes, text: str) -> None:
     body = b'\xef\xbb\xbf{"choices": [{"message": {"content": ' + content + b"}}]}"
-    assert parse("chat", body).texts == (text,)
+    assert of("chat").parse(body).texts == (text,)
 
 
 # usage
@@ -775,7 +775,7 @@ def test_error_texts_are_bounded() -> None:
 def test_request_ids(
     wire_format: FormatName, headers: dict[str, str], expected: str | None
 ) -> None:
-    assert request_id(wire_format, headers) == expected
+    assert of(wire_format).request_id(headers) == expected
 
 
 # any JSON
@@ -805,7 +805,7 @@ def test_any_json_is_a_completion_or_an_invalid_response(
 ) -> None:
     body = json.dumps(payload).encode()
     try:
-        completion = parse(wire_format, body)
+        completion = of(wire_format).parse(body)
     except InvalidResponse:
         return
     assert all(isinstance(text, str) for text in completion.texts)
@@ -841,7 +841,7 @@ def test_any_error_body_is_described(body: bytes) -> None:
     ids=str,
 )
 def test_cells_are_read_as_what_they_spell(name: str, value: object, expected: object) -> None:
-    found = coerce(name, value, "chat")
+    found = coerce(name, value, of("chat"))
     assert found == expected
     assert type(found) is type(expected)
 
@@ -870,7 +870,7 @@ def test_cells_are_read_as_what_they_spell(name: str, value: object, expected: o
 )
 def test_cells_that_spell_nothing_fitting(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"must be|too large"):
-        coerce(name, value, "chat")
+        coerce(name, value, of("chat"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -881,7 +881,7 @@ def test_any_cell_is_a_parameter_or_a_value_error(
     name: str, value: object, wire_format: FormatName
 ) -> None:
     try:
-        found = coerce(name, value, wire_format)
+        found = coerce(name, value, of(wire_format))
     except ValueError as error:
         message = str(error)
     else:

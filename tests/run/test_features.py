@@ -127,7 +127,7 @@ CALLS: list[dict[str, Any]] = [
 def test_calls_are_the_same_from_either_format() -> None:
     blocks: list[dict[str, Any]] = [{"type": "tool_use", **call} for call in CALLS]
     whole = {"content": [{"type": "text", "text": "Let me look."}, *blocks]}
-    found = formats.parse("messages", json.dumps(whole).encode())
+    found = formats.of("messages").parse(json.dumps(whole).encode())
     assert found.texts == ("Let me look.",)
     assert json.loads(found.tool_calls or "") == CALLS
     functions = [
@@ -139,7 +139,7 @@ def test_calls_are_the_same_from_either_format() -> None:
         for call in CALLS
     ]
     message = {"content": None, "tool_calls": functions}
-    found = formats.parse("chat", json.dumps({"choices": [{"message": message}]}).encode())
+    found = formats.of("chat").parse(json.dumps({"choices": [{"message": message}]}).encode())
     assert found.texts == ("",)
     assert json.loads(found.tool_calls or "") == CALLS
 
@@ -148,14 +148,14 @@ def test_calls_are_the_same_from_either_format() -> None:
 def test_arguments_that_are_cut_missing_or_no_text_are_kept(arguments: object) -> None:
     call = {"id": "c", "function": {"name": "f", "arguments": arguments}}
     answer = {"choices": [{"message": {"content": None, "tool_calls": [call, 3]}}]}
-    found = formats.parse("chat", json.dumps(answer).encode())
+    found = formats.of("chat").parse(json.dumps(answer).encode())
     expected = {} if arguments == "" else arguments
     assert json.loads(found.tool_calls or "") == [{"id": "c", "name": "f", "input": expected}]
 
 
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
 def test_streamed_calls_arrive_in_pieces(wire_format: FormatName) -> None:
-    reader = formats.StreamReader(wire_format)
+    reader = formats.of(wire_format).stream_reader()
     for payload in _streamed_calls(wire_format):
         reader.feed(f"data: {json.dumps(payload)}\n\n".encode())
     reader.feed(b"data: [DONE]\n\n")

@@ -1,0 +1,190 @@
+"""`WireFormat`: everything that differs between two APIs, in one record for each.
+
+Only this folder knows what a format's requests and answers look like. Everything else asks the
+record, which `batchrun.formats.of(name)` returns. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.formats.limit_headers import limit_state
+from batchrun.formats.parsing import ErrorBody, describe_error, dumps, loads
+from batchrun.formats.streaming import StreamAssembler, StreamReader, read_whole_answer
+from batchrun.formats.tool_calls import SCHEMA_TOOL, answer_tool
+from batchrun.records import (
+    Completion,
+    LimitState,
+    Message,
+    Request,
+    ToolChoice,
+    Turn,
+    Usage,
+    WireRequest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Range = tuple[float, float]
+ANY: Range = (-math.inf, math.inf)
+POSITIVE: Range = (1, math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a format can express. The defaults are those of the smallest format.
+
+    Attributes:
+        parameters: the request parameters that the format has, each with its range (both ends
+            included); `ANY` for those that are no numbers.
+        needs_max_tokens: whether a request without `max_tokens` is refused.
+        max_tokens_keys: the names under which the format takes `max_tokens`.
+        thinking_within_max_tokens: whether `thinking_tokens` is a part of `max_tokens`; otherwise
+            it is added to it.
+        api_version: whether requests name a version of the API.
+        cache_marks: whether a request can mark what to cache.
+        vendor_tools: whether a tool can be one of the vendor's own, named by its `type`.
+        json_without_schema: whether a request can ask for any JSON object.
+        limits_count_cache_reads: whether tokens read from a cache count against the rate limits.
+    """
+
+    parameters: Mapping[str, Range]
+    needs_max_tokens: bool = False
+    max_tokens_keys: tuple[str, ...] = ("max_tokens",)
+    thinking_within_max_tokens: bool = False
+    api_version: bool = False
+    cache_marks: bool = False
+    vendor_tools: bool = False
+    json_without_schema: bool = False
+    limits_count_cache_reads: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireFormat:
+    """One API: its addresses, its capabilities, and the functions that write and read it.
+
+    Attributes:
+        name: the value of `[request] format`; a part of every fingerprint.
+        title: whose API it is, for people.
+        path: what follows the base URL.
+        base_url: the default of `[request] base_url`.
+        key_env: the default of `[request] api_key_env`.
+        auth: the default of `[request] auth`: `bearer` or `x-api-key`.
+        example_model: the model in a job file that `batchrun init` writes.
+        request_id_headers: response headers with the provider's id of an exchange, best first.
+        stream_members: what asks for a stream: JSON members that end the body, with the brace.
+        headers: returns the format's own headers for a request, without credentials.
+        body: returns the JSON body; its key order is fixed, because the fingerprint covers it.
+        read_answer: reads the JSON of an answer; raises `InvalidResponse` if it is not one.
+        read_usage: reads the usage object of an answer.
+        assembler: returns what puts the events of a stream together.
+        write_turns: writes a conversation (without system turns) in the format's own shape;
+            raises `ValueError` if the format cannot express a turn.
+        continue_body: returns a body followed by an assistant's message and the results of its
+            tools.
+        limit_state: reads the limit headers of a response; names are in lower case.
+        describe_error: reads the body of an error.
+    """
+
+    name: str
+    title: str
+    path: str
+    base_url: str
+    key_env: str
+    auth: str
+    example_model: str
+    capabilities: Capabilities
+    request_id_headers: tuple[str, ...]
+    stream_members: bytes
+    headers: Callable[[Request], tuple[tuple[str, str], ...]]
+    body: Callable[[Request], dict[str, Any]]
+    read_answer: Callable[[Mapping[str, Any]], Completion]
+    read_usage: Callable[[object], Usage]
+    assembler: Callable[[], StreamAssembler]
+    write_turns: Callable[[Sequence[Mapping[str, Any]]], tuple[Message, ...]]
+    continue_body: Callable[
+        [dict[str, Any], Mapping[str, Any], Sequence[Mapping[str, Any]]], dict[str, Any]
+    ]
+    limit_state: Callable[[Mapping[str, str]], LimitState | None] = limit_state
+    describe_error: Callable[[bytes], ErrorBody] = describe_error
+
+    def encode(self, request: Request) -> WireRequest:
+        """Turn a request into URL, headers (without credentials) and body.
+
+        An extra header of the job replaces one of the format's with the same name.
+        """
+        headers = {
+            "content-type": "application/json",
+            "accept": "application/json",
+            **dict(self.headers(request)),
+            **dict(request.extra_headers),
+        }
+        if request.answer is not None and request.answer.as_tool:
+            choice = ToolChoice("tool", SCHEMA_TOOL)
+            request = replace(request, tools=(answer_tool(request.answer),), tool_choice=choice)
+        body = orjson.dumps(self.body(request))
+        if request.stream:
+            body = body.removesuffix(b"}") + self.stream_members
+        return WireRequest(
+            request.base_url + self.path, tuple(headers.items()), body, request.stream
+        )
+
+    def fingerprint(self, request: Request, wire: WireRequest) -> bytes:
+        """Return 16 bytes that identify what is asked: format, provider and body.
+
+        Left out is what cannot change the answer: the port of a server on this machine,
+        credentials, extra headers, streaming, limits, outputs.
+        """
+        body = wire.body
+        if request.stream:
+            body = body.removesuffix(self.stream_members) + b"}"
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{self.name}\n{request.provider}\n".encode())
+        digest.update(body)
+        return digest.digest()
+
+    def parse(self, content: bytes, *, keep_raw: bool = False) -> Completion:
+        """Read the body of an answer with a status of success.
+
+        Raises:
+            InvalidResponse: if it is not JSON, not a completion, or reports an error.
+        """
+        return read_whole_answer(self.read_answer, content, keep_raw=keep_raw)
+
+    def stream_reader(
+        self, wire: WireRequest | None = None, *, keep_raw: bool = False
+    ) -> StreamReader:
+        """Return a reader for one streamed answer to a request."""
+        choices = 1 if wire is None else _choices_asked(wire)
+        return StreamReader(
+            self.assembler(), self.read_answer, self.read_usage, keep_raw=keep_raw, choices=choices
+        )
+
+    def key_header(self, key: str, auth: str | None = None) -> tuple[str, str]:
+        """Return the header that carries the API key: the format's own, or that of `auth`."""
+        if (auth or self.auth) == "bearer":
+            return "authorization", f"Bearer {key}"
+        return "x-api-key", key
+
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
+        """Return the provider's id of an exchange from the response headers."""
+        return next((headers[name] for name in self.request_id_headers if name in headers), None)
+
+    def continued(self, wire: WireRequest, turn: Turn) -> WireRequest:
+        """Return the request that follows a turn whose tools have run, or that was paused."""
+        body = self.continue_body(loads(wire.body), loads(turn.said), loads(turn.results or "[]"))
+        return replace(wire, body=dumps(body))
+
+
+def _choices_asked(wire: WireRequest) -> int:
+    """Return how many choices a request asks for (`n`)."""
+    if b'"n":' not in wire.body:
+        return 1
+    asked = orjson.loads(wire.body).get("n")
+    return asked if isinstance(asked, int) else 1
