@@ -12,7 +12,7 @@ from batchrun.records import unusual_endings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.evaluation.scores import ClassCount, ClassTotals, ScoreTotals
+    from batchrun.evaluation.scores import ClassCount, ClassTotals, Pairs, ScoreTotals
 
 
 CONFIDENCE = 0.95
@@ -106,6 +106,28 @@ def bootstrap_interval(values: Mapping[float, int]) -> tuple[float, float]:
 LONGEST_LABEL = 100
 # More labels than this are not listed on a terminal.
 MOST_LINES = 12
+
+
+def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean difference between two runs.
+
+    Scores of 0 and 1, and many rows, have that of the normal approximation, others the bootstrap's.
+    """
+    if pairs.is_binary or not pairs.differences:
+        return mean_interval(pairs.total, pairs.squares, pairs.scored)
+    return bootstrap_interval(pairs.differences)
+
+
+def p_value(pairs: Pairs) -> float | None:
+    """Return McNemar's exact p-value; None unless scores are 0 or 1."""
+    if not pairs.scored or not pairs.is_binary:
+        return None
+    return mcnemar(pairs.first_higher, pairs.second_higher)
+
+
+def part_of(part: int, whole: int) -> float | None:
+    """Return a share from 0 to 1; None of nothing."""
+    return part / whole if whole else None
 
 
 def score_facts(totals: ScoreTotals) -> dict[str, Any]:

@@ -10,16 +10,8 @@ import orjson
 
 from batchrun import checkpoint, output
 from batchrun.errors import JobError, harmless
-from batchrun.report.compared_runs import (
-    ComparedRun,
-    difference_interval,
-    names_of,
-    notes_on,
-    p_value,
-    pair_cells,
-    part_of,
-    run_cells,
-)
+from batchrun.evaluation.metrics import difference_interval, p_value, part_of
+from batchrun.report.compared_runs import ComparedRun, names_of, notes_on, pair_cells, run_cells
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.run.matrix import is_simulated, runs_in

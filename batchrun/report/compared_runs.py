@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.evaluation import interval, mean_score
-from batchrun.evaluation.metrics import bootstrap_interval, mcnemar, mean_interval
+from batchrun.evaluation.metrics import (
+    difference_interval,
+    interval,
+    mean_score,
+    p_value,
+    part_of,
+)
 from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.formatting import counted
 
@@ -68,28 +73,6 @@ class ComparedRun:
         """The run's cost in USD for each answer whose score is 1 or more."""
         cost, correct = self.cost, self.score.right_answers
         return cost / correct if cost is not None and correct else None
-
-
-def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean difference, by the bootstrap unless rows are many.
-
-    Of scores of 0 and 1, and of many rows, it is that of the normal approximation.
-    """
-    if pairs.is_binary or pairs.differences is None or not pairs.differences:
-        return mean_interval(pairs.total, pairs.squares, pairs.scored)
-    return bootstrap_interval(pairs.differences)
-
-
-def p_value(pairs: Pairs) -> float | None:
-    """Return McNemar's exact p-value, None unless scores are 0 or 1."""
-    if not pairs.scored or not pairs.is_binary:
-        return None
-    return mcnemar(pairs.first_higher, pairs.second_higher)
-
-
-def part_of(part: int, whole: int) -> float | None:
-    """Return a share, None of nothing."""
-    return part / whole if whole else None
 
 
 def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:

@@ -18,8 +18,7 @@ import pytest
 from batchrun import Job, RunOptions, compare, comparison_json, comparison_text, run_job
 from batchrun.errors import JobError
 from batchrun.evaluation import Pairs
-from batchrun.evaluation.metrics import RESAMPLES, bootstrap_interval, mcnemar
-from batchrun.report.compared_runs import difference_interval
+from batchrun.evaluation.metrics import RESAMPLES, bootstrap_interval, difference_interval, mcnemar
 from tests.conftest import batchrun
 from tests.support.checkpoints import as_nobody
 from tests.support.provider import Call, Reply, answer, refusal, serving
