@@ -1,8 +1,7 @@
-"""The input: files → frames in bounded chunks → `Item`s.
+"""Reads the input: tables as frames and as `Item`s, in chunks that are bounded in rows and bytes.
 
-polars reads the files. Text formats keep text ("007" stays "007"; a cell that is empty in CSV is
-empty text); typed Parquet columns and JSON Lines reach templates as Python values. A frame never
-holds more than a bounded number of rows and bytes, whatever the size of the file.
+polars reads the files. Cells of CSV and TSV are text ("007" stays "007", an empty cell is empty
+text); values of Parquet and JSON Lines keep their types.
 """
 
 from __future__ import annotations
@@ -13,12 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import polars as pl
 
 from batchrun.errors import JobError
+from batchrun.job import is_remote
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Item
 from batchrun.source import json_lines, parquet, readers
-from batchrun.source.inputs import FileStamp, common_kind, explained, input_files, is_table, resolve
-from batchrun.source.readers import Where
-from batchrun.source.storage import fetched
+from batchrun.source.inputs import (
+    FileStamp,
+    common_kind,
+    file_errors,
+    input_files,
+    is_table,
+    resolve,
+)
+from batchrun.source.remote import RemoteCopy
+from batchrun.source.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,10 +40,15 @@ Part = TypeVar("Part", pl.DataFrame, list[bytes])
 
 
 class Source:
-    """An opened input: its columns, its rows in order.
+    """An opened input: its columns, and its rows in order.
 
     Args:
-        config: which files, which id column, how many rows at most.
+        config: the `[input]` of a job.
+
+    Attributes:
+        paths: the files, in order.
+        stamps: the states of the files when they were opened.
+        schema: the columns with their types.
 
     Raises:
         JobError: when files are missing, of different kinds, or cannot be parsed.
@@ -44,7 +56,7 @@ class Source:
 
     def __init__(self, config: InputConfig) -> None:
         self._name = config.path
-        self._remote = fetched(config)
+        self._remote = RemoteCopy(config) if is_remote(config.path) else None
         self._config = config = config if self._remote is None else self._remote.config
         self.paths = resolve(config.path)
         self._kind = common_kind(self.paths)
@@ -56,7 +68,7 @@ class Source:
 
     @property
     def table(self) -> str:
-        """What is read: the path of the input, or of the copy of a remote one."""
+        """The path that is read: of the input, or of the copy of a remote one."""
         return self._config.path
 
     @property
@@ -68,11 +80,11 @@ class Source:
     def _condition(self) -> pl.Expr | None:
         return None if self._where is None else self._where.condition
 
-    def _mentioned(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._where is None else self._where.mentioned()
+    def _where_in_errors(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._where is None else self._where.named_in_errors()
 
     def count(self) -> int:
-        """Return the number of rows that will be read.
+        """Return the number of rows.
 
         Raises:
             JobError: when the input cannot be parsed.
@@ -81,12 +93,12 @@ class Source:
         return total if self._config.limit is None else min(total, self._config.limit)
 
     def check_ids(self) -> None:
-        """Make sure that every row has an id and that no two share one.
+        """Check that every row has an id and that ids are unique.
 
-        Hashes of the ids are compared, 8 bytes a row; equal ones are looked up again.
+        Compares hashes (8 bytes per row), and reads the ids again where hashes are equal.
 
         Raises:
-            JobError: naming a row or a value.
+            JobError: with the row or the id.
         """
         if self._config.id is None:
             return
@@ -96,7 +108,7 @@ class Source:
             self._require_ids(ids, start)
             hashes.append(ids.hash())
             start += frame.height
-        # Sorting finds equal neighbours in place of a hash table several times the size.
+        # Sorting needs less memory than a hash table.
         every = (pl.concat(hashes) if hashes else pl.Series([], dtype=pl.UInt64)).sort()
         suspects = set(every.filter(every == every.shift(1)).head(1_000).to_list())
         if suspects:
@@ -106,22 +118,22 @@ class Source:
         """Yield the rows in order, in bounded frames.
 
         Args:
-            columns: only these; None for all.
+            columns: the columns to read; None for all.
 
         Raises:
             JobError: when the input cannot be parsed.
         """
-        # Without columns there is still a height to know: one column is read for it.
+        # Without columns, one is read to know the number of rows.
         names = list(self.schema if columns is None else columns) or list(self.schema)[:1]
         every = (frame for path in self.paths for frame in self._file_frames(path, names))
         return _first(every, self._config.limit)
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
-        """Yield the items in order, with these columns' values.
+        """Yield the items in order, with the values of these columns.
 
-        A chunk has at most `chunk_rows` of them, and a few megabytes where a row is not larger.
-        A row's values do not depend on other rows: those of JSON Lines are what their line says,
-        whatever type the whole column has.
+        A chunk has at most `chunk_rows` items and a few megabytes; a single row may be larger.
+        The values of a row do not depend on other rows: for JSON Lines they are those of the
+        line, whatever the type of the column is.
 
         Raises:
             JobError: when the input cannot be parsed.
@@ -135,7 +147,7 @@ class Source:
             start += len(rows)
 
     def is_unchanged(self) -> bool:
-        """Say whether the files are still those that were opened."""
+        """Return whether the files have not changed since they were opened."""
         try:
             return self.stamps == self._stamps()
         except JobError:
@@ -153,9 +165,9 @@ class Source:
 
     def _count_file(self, path: Path) -> int:
         if self._kind == ".parquet":
-            with self._mentioned():
+            with self._where_in_errors():
                 return parquet.count(path, self._condition)
-        # Only reading every cell shows that all of a text file can be read, before anything is sent.
+        # Reads every cell, to find errors in a text file before anything is sent.
         return sum(frame.height for frame in self._file_frames(path, list(self.schema)))
 
     def _file_frames(self, path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
@@ -163,7 +175,7 @@ class Source:
             found = json_lines.frames(path, self.schema, columns, self._condition)
         else:
             found = readers.frames(path, self._kind, columns, self._condition)
-        with self._mentioned():
+        with self._where_in_errors():
             yield from found
 
     def _read_frames(
@@ -172,7 +184,7 @@ class Source:
         extra = [] if self._config.id is None else [self._config.id]
         for frame in self.frames(list(dict.fromkeys([*columns, *extra]))):
             for part in readers.parts(frame, chunk_rows):
-                with explained(self._name):
+                with file_errors(self._name):
                     rows = part.select(columns).rows(named=True) or [{}] * part.height
                 yield self._ids(part).to_list(), rows
 
@@ -180,25 +192,25 @@ class Source:
         self, columns: list[str], chunk_rows: int
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         every = (lines for path in self.paths for lines in json_lines.blocks(path))
-        for lines in _first(map(self._kept, every), self._config.limit):
+        for lines in _first(map(self._matching, every), self._config.limit):
             for start in range(0, len(lines), chunk_rows):
                 part = lines[start : start + chunk_rows]
-                with explained(self._name):
+                with file_errors(self._name):
                     rows = json_lines.rows(part, columns)
                     ids = [] if self._config.id is None else self._line_ids(part)
                 yield ids, rows
 
-    def _kept(self, lines: list[bytes]) -> list[bytes]:
+    def _matching(self, lines: list[bytes]) -> list[bytes]:
         if self._condition is None:
             return lines
-        with self._mentioned(), explained(self._name):
-            return json_lines.kept(lines, self.schema, self._condition)
+        with self._where_in_errors(), file_errors(self._name):
+            return json_lines.matching(lines, self.schema, self._condition)
 
     def _line_ids(self, lines: list[bytes]) -> list[str]:
         return self._ids(json_lines.frame(lines, self.schema)).to_list()
 
     def _ids(self, frame: pl.DataFrame) -> pl.Series:
-        """The rows' ids in polars' spelling, which the outputs compare with; empty without one."""
+        """Return the ids as text, as the outputs compare them; empty without an id column."""
         if self._config.id is None:
             return pl.Series([], dtype=pl.String)
         return frame.get_column(self._config.id).cast(pl.String)
@@ -209,7 +221,7 @@ class Source:
             row = start + int(missing.arg_max() or 0) + 1
             raise JobError(
                 f'{self._name}: row {row} has no id in the column "{self._config.id}"; '
-                "fill it in, or leave [input] id out to number the rows"
+                "add one, or omit [input] id to use row numbers"
             )
 
     def _report_duplicates(self, column: str, suspects: set[int]) -> None:
@@ -222,13 +234,13 @@ class Source:
                 if digest in suspects and seen.setdefault(value, row) != row:
                     raise JobError(
                         f"{self._name}: the id {value!r} in the column "
-                        f'"{column}" stands in row {seen[value]} and in row {row}; ids must be '
-                        "unique. Mend the table, or leave [input] id out to number the rows"
+                        f'"{column}" is in row {seen[value]} and in row {row}; ids must be unique. Fix the '
+                        "table, or omit [input] id to use row numbers"
                     )
 
 
 def _first(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:
-    """Yield the parts up to a number of rows; none is empty."""
+    """Yield non-empty parts with at most `limit` rows in total."""
     left = limit
     for part in parts:
         cut = part if left is None else part[:left]
@@ -243,14 +255,14 @@ def _first(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:
 def _check_id_column(path: str, column: str, schema: pl.Schema) -> None:
     if column not in schema:
         raise JobError(
-            f'{path}: [input] id names the column "{column}", which is not there'
+            f'{path}: [input] id = "{column}" is not a column'
             f"{did_you_mean(column, schema)}; the columns are {listed(schema)}"
         )
     kind = schema[column]
     if kind.is_nested() or isinstance(kind, _NO_ID_TYPES):
         raise JobError(
-            f'{path}: [input] id names the column "{column}" of type {kind}; an id is text, a '
-            "number or a date"
+            f'{path}: [input] id = "{column}" has the type {kind}; an id must be text, a number or '
+            "a date"
         )
 
 

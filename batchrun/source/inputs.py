@@ -1,4 +1,4 @@
-"""Finding the input's files, opening them, and saying what is wrong with one."""
+"""Find and open the files of an input, and explain what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
-# What polars, the file system and decompression raise over a file that is not what its name says.
-# Over some damaged files polars panics (a BaseException); a date may lie beyond Python's years.
+# Errors of polars, the file system and decompression for a damaged file. polars panics over some
+# (a BaseException); OverflowError: a date outside Python's years.
 _FILE_ERRORS = (
     PolarsError,
     PanicException,
@@ -42,7 +42,7 @@ _FILE_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells whether an input file has changed: path, size in bytes, time in nanoseconds."""
+    """Identifies the state of an input file: path, size in bytes, modification time in nanoseconds."""
 
     path: str
     size: int
@@ -50,10 +50,10 @@ class FileStamp:
 
     @classmethod
     def of(cls, path: Path) -> FileStamp:
-        """Look at a file.
+        """Return the stamp of a file.
 
         Raises:
-            JobError: when it is not there.
+            JobError: when it cannot be read.
         """
         try:
             info = path.stat()
@@ -63,12 +63,12 @@ class FileStamp:
 
 
 def is_table(path: str) -> bool:
-    """Say whether a path names a table rather than a job file."""
+    """Return whether a path is that of a table rather than of a job file."""
     return kind_of(path) is not None
 
 
 def kind_of(path: str) -> str | None:
-    """Return the suffix that says how to read a file; `.ndjson` counts as `.jsonl`."""
+    """Return the suffix that decides how to read a file (`.jsonl` for `.ndjson`), None if unknown."""
     name = path.lower()
     text = name.removesuffix(".gz")
     for suffix in TABLE_SUFFIXES:
@@ -80,10 +80,10 @@ def kind_of(path: str) -> str | None:
 
 
 def resolve(pattern: str) -> list[Path]:
-    """Return the files that a path or a glob names, in order.
+    """Return the files of a path or a glob, in order.
 
     Raises:
-        JobError: when there is none, or one is a folder.
+        JobError: when there are none, or one is not a regular file.
     """
     try:
         paths = _matches(Path(pattern))
@@ -93,11 +93,13 @@ def resolve(pattern: str) -> list[Path]:
         reason = getattr(error, "strerror", None) or str(error)
         raise JobError(f"{pattern[:200]}: cannot be looked up ({reason})") from None
     if not paths:
-        raise JobError(f"{pattern}: file not found; [input] path starts at the job file")
+        raise JobError(f"{pattern}: file not found; [input] path is relative to the job file")
     if folders:
-        raise JobError(f'{folders[0]}: is a folder; name its files, such as "folder/*.csv"')
+        raise JobError(
+            f'{folders[0]}: is a folder; use a pattern for its files, for example "folder/*.csv"'
+        )
     if others:
-        # A pipe would keep us waiting, and none of these can be read a second time.
+        # A pipe would block, and cannot be read a second time.
         raise JobError(
             f"{others[0]}: not a regular file; save the table as a file and use its path"
         )
@@ -105,7 +107,7 @@ def resolve(pattern: str) -> list[Path]:
 
 
 def input_files(config: InputConfig) -> list[UserFile]:
-    """Return the input's files on this machine: none of a remote one, or where none is found."""
+    """Return the files of an input on this machine; none if it is remote or not found."""
     if is_remote(config.path):
         return []
     try:
@@ -118,25 +120,22 @@ def input_files(config: InputConfig) -> list[UserFile]:
 def _matches(path: Path) -> list[Path]:
     if path.exists():
         return [path]
-    # Folders that exist are taken by their names, even where these look like patterns.
+    # Existing folders are used literally, even if their names look like patterns.
     home = next(parent for parent in path.parents if parent.exists())
     rest = str(path.relative_to(home))
     return sorted(home / name for name in glob.glob(rest, root_dir=home, recursive=True))  # noqa: PTH207
 
 
 def common_kind(paths: Sequence[Path]) -> str:
-    """Return what kind of table the files are.
+    """Return the kind of the files (see `kind_of`).
 
     Raises:
-        JobError: when one is no table, or they differ.
+        JobError: when one is unsupported, or they differ.
     """
     kinds = {path: kind_of(path.name) for path in paths}
     for path, kind in kinds.items():
         if kind is None:
-            raise JobError(
-                f"{path}: unsupported file type; supported types: {', '.join(TABLE_SUFFIXES)}, "
-                "text formats also with .gz"
-            )
+            raise unsupported(path)
     found = sorted({str(kind) for kind in kinds.values()})
     if len(found) > 1:
         raise JobError(
@@ -146,30 +145,38 @@ def common_kind(paths: Sequence[Path]) -> str:
     return found[0]
 
 
+def unsupported(path: Path | str) -> JobError:
+    """Return the error for a file of an unknown type."""
+    return JobError(
+        f"{path}: unsupported file type; supported types: {', '.join(TABLE_SUFFIXES)}, "
+        "text formats also with .gz"
+    )
+
+
 def open_text(path: Path) -> BinaryIO:
-    """Open a text file, compressed or not, for reading bytes."""
+    """Open a text file for reading bytes; decompresses `.gz`."""
     return cast("BinaryIO", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def record(line: bytes) -> dict[str, Any]:
-    """Read one line of JSON Lines.
+    """Parse one line of JSON Lines.
 
     Raises:
-        ValueError: when it is no JSON object.
+        ValueError: when it is not a JSON object.
     """
     value = json.loads(line, parse_constant=_no_constant)
     if not isinstance(value, dict):
-        raise ValueError("is not a JSON object")  # noqa: TRY004 - json's own error is one, too
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - like json's own error
     return value
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"holds {name}, which is not JSON")
+    raise ValueError(f"contains {name}, which is not JSON")
 
 
 @contextmanager
-def explained(label: str | Path) -> Iterator[None]:
-    """Turn what goes wrong with a file into a `JobError` that names it, and its line if it can."""
+def file_errors(label: str | Path) -> Iterator[None]:
+    """Turn errors of a file into a `JobError` with the file and, where possible, the line."""
     try:
         yield
     except _FILE_ERRORS as error:
@@ -180,7 +187,7 @@ def explained(label: str | Path) -> Iterator[None]:
 
 
 def _fault(path: Path) -> str | None:
-    """Say which line of a text file is wrong and how, None when that cannot be told."""
+    """Return the first wrong line of a text file and the reason, None if it cannot be found."""
     kind = kind_of(path.name)
     if kind is None or kind == ".parquet":
         return None
@@ -222,6 +229,6 @@ def _csv_fault(lines: Iterable[bytes], separator: str) -> str | None:
     if wide is None:
         return None
     return (
-        f"line {number} has {len(wide)} fields, the header has {width}; a cell that holds the "
-        "separator or a line break must stand in double quotes"
+        f"line {number} has {len(wide)} fields, the header has {width}; a cell that contains the "
+        "separator or a line break must be in double quotes"
     )

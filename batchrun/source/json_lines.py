@@ -1,7 +1,7 @@
-"""JSON Lines: rows as their lines spell them, and columns typed over all lines.
+"""Read JSON Lines: rows with the values of their lines, and frames with one type per column.
 
-A later line may have a key or a type that is new. A column whose values have no type in common
-becomes text in the frames (JSON, where a value is no string); the rows keep the values.
+A later line may add a key or another type. In frames, a column whose values have no common type is
+text (JSON for values that are not strings); rows keep the values of their lines.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from batchrun.errors import JobError
-from batchrun.source.inputs import explained, open_text, record
+from batchrun.source.inputs import file_errors, open_text, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +24,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def blocks(path: Path) -> Iterator[list[bytes]]:
-    """Yield lines that are not blank, a few megabytes at a time: polars would map the whole file.
+    """Yield the lines that are not blank in blocks of a few megabytes.
 
     Raises:
         JobError: when the file cannot be read.
     """
-    with explained(path), open_text(path) as file:
+    with file_errors(path), open_text(path) as file:
         if file.read(len(_BOM)) != _BOM:
             file.seek(0)
         while lines := file.readlines(BLOCK_BYTES):
@@ -38,61 +38,61 @@ def blocks(path: Path) -> Iterator[list[bytes]]:
 
 
 def rows(lines: Sequence[bytes], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Read lines into rows; a key that a line does not have is null.
+    """Parse lines into rows; a missing key is None.
 
     Raises:
-        ValueError: when a line is no JSON object.
+        ValueError: when a line is not a JSON object.
     """
     records = [record(line) for line in lines]
     return [{name: values.get(name) for name in columns} for values in records]
 
 
 def frame(lines: Sequence[bytes], columns: pl.Schema | None) -> pl.DataFrame:
-    """Read lines into typed columns, inferred from these lines when None."""
+    """Parse lines into typed columns; None infers the types from these lines."""
     return pl.read_ndjson(io.BytesIO(b"".join(lines)), schema=columns, infer_schema_length=None)
 
 
 def frames(
     path: Path, columns: pl.Schema, wanted: list[str], where: pl.Expr | None = None
 ) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file in order, in bounded frames; with a condition, those that satisfy it.
+    """Yield the rows of a file in order, or those that satisfy a condition, in bounded frames.
 
     Raises:
         JobError: when it cannot be read.
     """
-    with explained(path):
+    with file_errors(path):
         for lines in blocks(path):
             found = frame(lines, columns)
             yield (found if where is None else found.filter(where)).select(wanted)
 
 
-def kept(lines: list[bytes], columns: pl.Schema, where: pl.Expr) -> list[bytes]:
+def matching(lines: list[bytes], columns: pl.Schema, where: pl.Expr) -> list[bytes]:
     """Return the lines whose rows satisfy a condition."""
-    marks = frame(lines, columns).select(pl.lit(value=True) & where).to_series()
-    return [line for line, mark in zip(lines, marks, strict=True) if mark]
+    matches = frame(lines, columns).select(pl.lit(value=True) & where).to_series()
+    return [line for line, match in zip(lines, matches, strict=True) if match]
 
 
 def schema(paths: Sequence[Path]) -> pl.Schema:
-    """Return the columns of all lines of all files, with types that hold every value.
+    """Return the columns of all lines of all files, with types that fit every value.
 
     Raises:
-        JobError: when a file cannot be read, or there is no row.
+        JobError: when a file cannot be read, or there are no rows.
     """
     types: dict[str, pl.DataType] = {}
     for path in paths:
-        with explained(path):
+        with file_errors(path):
             for lines in blocks(path):
                 for name, kind in _types(lines).items():
                     types[name] = _common_type(types.get(name, pl.Null()), kind)
     if not types:
-        raise JobError(f"{paths[0]}: holds no rows")
+        raise JobError(f"{paths[0]}: contains no rows")
     return pl.Schema({name: _writable(kind) for name, kind in types.items()})
 
 
 def _types(lines: list[bytes]) -> Mapping[str, pl.DataType]:
     try:
         return frame(lines, None).schema
-    except PolarsError:  # it knows no type that a list and a number, or true and 1, have in common
+    except PolarsError:  # polars finds no common type of a list and a number, or of true and 1
         types: dict[str, pl.DataType] = {}
         for line in lines:
             for name, value in record(line).items():
@@ -115,7 +115,7 @@ def _type_of(value: object) -> pl.DataType:
 
 
 def _common_type(first: Any, second: Any) -> pl.DataType:  # noqa: ANN401 - polars' own inner types
-    """Return a type that holds the values of both; at worst their JSON text."""
+    """Return a type that fits the values of both; at worst text (JSON)."""
     if second in (first, pl.Null):
         return cast("pl.DataType", first)
     if first == pl.Null:
@@ -133,7 +133,7 @@ def _common_type(first: Any, second: Any) -> pl.DataType:  # noqa: ANN401 - pola
 
 
 def _writable(kind: Any) -> pl.DataType:  # noqa: ANN401 - as above
-    """Parquet has no struct without fields; its JSON text stands in for it."""
+    """Replace structs without fields by text (JSON): Parquet cannot store them."""
     if isinstance(kind, pl.List):
         return pl.List(_writable(kind.inner))
     if isinstance(kind, pl.Struct):

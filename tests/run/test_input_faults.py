@@ -122,12 +122,12 @@ def test_ten_thousand_columns(
 def test_ids_must_be_there_and_differ(job_over: Callable[..., Path], provider: Provider) -> None:
     job = job_over("id,text\na,1\nb,2\na,3\n")
     job.write_text(job.read_text().replace("[request]", 'id = "id"\n[request]'))
-    assert "the id 'a' in the column \"id\" stands in row 1 and in row 3" in refused(job, provider)
+    assert "the id 'a' in the column \"id\" is in row 1 and in row 3" in refused(job, provider)
     (job.parent / "rows.csv").write_text("id,text\na,1\n,2\n")
     assert "row 2 has no id" in refused(job, provider)
     (job.parent / "rows.csv").write_text("idd,text\na,1\n")
     message = refused(job, provider)
-    assert 'names the column "id", which is not there (did you mean "idd"?)' in message
+    assert '[input] id = "id" is not a column (did you mean "idd"?)' in message
 
 
 def test_columns_named_like_ours_need_a_prefix(

@@ -21,7 +21,7 @@ from batchrun.output.frames import Contents
 from batchrun.records import Item
 from batchrun.render import CHUNK_BYTES, CHUNK_ROWS, Renderer
 from batchrun.source import parquet
-from batchrun.source.footer import row_groups
+from batchrun.source.layout import row_groups
 from tests.conftest import ROOT, command, environment
 from tests.support.provider import Call, Reply, answer, serving
 
@@ -211,7 +211,7 @@ def test_a_footer_that_cannot_be_read_tells_nothing(tmp_path: Path, content: byt
 def test_without_a_footer_that_tells_a_file_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrun.source.footer.MAX_FOOTER_BYTES", 10)
+    monkeypatch.setattr("batchrun.source.layout.MAX_FOOTER_BYTES", 10)
     monkeypatch.setattr(parquet, "TARGET_FRAME_BYTES", 1_000)
     table = pl.DataFrame({"n": range(5_000)})
     table.write_parquet(tmp_path / "t.parquet")

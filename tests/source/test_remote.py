@@ -172,9 +172,9 @@ def test_a_first_job_file_for_a_remote_table(store: ObjectStore, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "status", "message"),
     [
-        ("none.parquet", 200, "there is nothing at this address"),
-        ("none.csv", 200, "there is nothing at this address"),
-        ("none.jsonl", 200, "there is nothing at this address"),
+        ("none.parquet", 200, "no file at this address"),
+        ("none.csv", 200, "no file at this address"),
+        ("none.jsonl", 200, "no file at this address"),
         ("t.parquet", 403, "check the credentials in the environment"),
         ("t.jsonl", 401, "check the credentials in the environment"),
         ("bad.parquet", 200, "cannot be read as a table"),
@@ -204,7 +204,7 @@ def test_an_unreachable_store_is_told(store: ObjectStore) -> None:
     }
     with pytest.raises(JobError) as error:
         Source(InputConfig(f"s3://{BUCKET}/t.csv", storage_options=options))
-    assert "cannot be fetched" in str(error.value)
+    assert "cannot be read" in str(error.value)
     assert "check the address and your network" in str(error.value)
 
 
@@ -214,7 +214,7 @@ def test_an_error_in_a_row_names_the_address(store: ObjectStore) -> None:
     with pytest.raises(JobError) as error:
         Source(asked).check_ids()
     assert str(error.value).startswith(f"{asked.path}: the id '1'")
-    with pytest.raises(JobError, match="there is no column 'idd'") as error:
+    with pytest.raises(JobError, match="unknown column 'idd'") as error:
         Source(config(store, "t.csv", s3=True, where="idd = '1'"))
     assert asked.path in str(error.value)
 

@@ -275,10 +275,10 @@ def test_conflicts_may_be_blocks_apart(put: Put) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "holds no rows"),
-        (b"\n \n", "holds no rows"),
-        (b"\xef\xbb\xbf\n", "holds no rows"),
-        (b"{}\n{}\n", "holds no rows"),
+        (b"", "contains no rows"),
+        (b"\n \n", "contains no rows"),
+        (b"\xef\xbb\xbf\n", "contains no rows"),
+        (b"{}\n{}\n", "contains no rows"),
         (b'{"a": 1}\n\n{"a":\n', "line 3 is not JSON: Expecting value at column"),
         (b'{"a": 1}\n{"a": 2} {"a": 3}\n', "line 2 is not JSON: Extra data at column 10"),
         (b'{"a": 1},\n{"a": 2}\n', "line 1 is not JSON: Extra data at column 9"),
@@ -288,8 +288,8 @@ def test_conflicts_may_be_blocks_apart(put: Put) -> None:
         (b'{"a": 1}\nnull\n', "line 2 is not a JSON object"),
         (b'{"a": 1}\n"x"\n', "line 2 is not a JSON object"),
         (b'{"a": 1}\n{"a": "\xe9"}\n', "line 2 is not UTF-8 text"),
-        (b'{"a": NaN}\n', "line 1 holds NaN, which is not JSON"),
-        (b'{"a": 1}\n{"a": -Infinity}\n', "line 2 holds -Infinity, which is not JSON"),
+        (b'{"a": NaN}\n', "line 1 contains NaN, which is not JSON"),
+        (b'{"a": 1}\n{"a": -Infinity}\n', "line 2 contains -Infinity, which is not JSON"),
         (b'{"a": 1e400}\n', "cannot be read as a table"),
         (b'{"a": ' + b"9" * 5_000 + b"}\n", "cannot be read as a table"),
         (b'{"a": ' + b"[" * 3_000 + b"]" * 3_000 + b"}\n", "cannot be read as a table"),
@@ -489,7 +489,7 @@ def test_names_that_look_like_globs_are_names_first(put: Put, tmp_path: Path) ->
         ("a,c\n1,2\n", "it lacks b; adds c"),
         ("a\n1\n", "it lacks b"),
         ("a,b,c\n1,2,3\n", "it adds c"),
-        ("b,a\n1,2\n", "it has them in another order"),
+        ("b,a\n1,2\n", "it has another order"),
     ],
     ids=["other", "fewer", "more", "order"],
 )
@@ -502,7 +502,7 @@ def test_files_with_different_columns(put: Put, tmp_path: Path, second: str, rea
 def test_files_with_different_types(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "1.parquet")
     pl.DataFrame({"a": ["1"]}).write_parquet(tmp_path / "2.parquet")
-    assert refusal(tmp_path / "*.parquet").endswith("it has another type for a")
+    assert refusal(tmp_path / "*.parquet").endswith("it has other types for a")
 
 
 def test_json_lines_files_share_their_columns(put: Put, tmp_path: Path) -> None:
@@ -552,7 +552,7 @@ def test_files_of_different_kinds(put: Put, tmp_path: Path) -> None:
         ("[", "file not found"),
         ("x.txt/x.csv", "file not found"),
         ("a\0.csv", "file not found"),
-        (".", 'is a folder; name its files, such as "folder/*.csv"'),
+        (".", 'is a folder; use a pattern for its files, for example "folder/*.csv"'),
         ("fold*", "is a folder"),
         ("x.txt", "unsupported file type"),
         ("*.txt", "unsupported file type"),
@@ -643,7 +643,7 @@ def test_ids_of_json_lines_may_be_numbers_and_texts(put: Put) -> None:
 
 def test_a_missing_id_column_names_those_that_are_there(put: Put) -> None:
     message = refusal(put("x.csv", "ticket_id,b\n1,2\n"), id="tiket_id")
-    assert '[input] id names the column "tiket_id", which is not there' in message
+    assert '[input] id = "tiket_id" is not a column' in message
     assert 'did you mean "ticket_id"?' in message
     assert message.endswith("the columns are ticket_id, b")
 
@@ -682,7 +682,7 @@ def test_an_id_that_stands_twice_is_named_with_both_rows(put: Put, name: str, co
     if name == "x.parquet":
         pl.DataFrame({"k": ["a", "b", "c", "b"]}).write_parquet(path)
     assert refusal(path, id="k").startswith(
-        f"{path}: the id 'b' in the column \"k\" stands in row 2 and in row 4; ids must be unique"
+        f"{path}: the id 'b' in the column \"k\" is in row 2 and in row 4; ids must be unique"
     )
 
 
@@ -703,7 +703,7 @@ def test_ids_must_be_unique_over_all_files_but_only_within_the_limit(
 def test_a_column_that_cannot_be_an_id(tmp_path: Path, values: list[Any]) -> None:
     pl.DataFrame({"k": values}).write_parquet(tmp_path / "x.parquet")
     message = refusal(tmp_path / "x.parquet", id="k")
-    assert '[input] id names the column "k" of type' in message
+    assert '[input] id = "k" has the type' in message
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
