@@ -40,12 +40,18 @@ class UsageRecord:
 
 
 class UsageCounter:
-    """Counts requests and bills. About 120 bytes for each distinct body."""
+    """Counts requests by body digest and status. About 120 bytes for each distinct body.
+
+    Attributes:
+        bills: answers charged for, by body.
+        failures: failures on purpose, by body; the next try draws anew.
+        statuses: HTTP statuses of answers.
+    """
 
     def __init__(self) -> None:
-        self._bills: Counter[bytes] = Counter()
-        self._failures: Counter[bytes] = Counter()
-        self._statuses: Counter[int] = Counter()
+        self.bills: Counter[bytes] = Counter()
+        self.failures: Counter[bytes] = Counter()
+        self.statuses: Counter[int] = Counter()
         self._requests = self._in_flight = self._max_in_flight = 0
 
     def begin(self) -> int:
@@ -65,30 +71,17 @@ class UsageCounter:
         Refusals by a rate limit do not count: they depend on timing, and must not change what
         happens to the body afterwards.
         """
-        return self._bills.get(digest, 0) + self._failures.get(digest, 0)
-
-    def bill(self, digest: bytes) -> int:
-        """Charge for an answer. Return how often this body has now been billed."""
-        self._bills[digest] += 1
-        return self._bills[digest]
-
-    def fail(self, digest: bytes) -> None:
-        """Note a failure that was injected, so that the next try draws anew."""
-        self._failures[digest] += 1
-
-    def answered(self, status: int) -> None:
-        """Note the HTTP status of an answer."""
-        self._statuses[status] += 1
+        return self.bills.get(digest, 0) + self.failures.get(digest, 0)
 
     def snapshot(self) -> UsageRecord:
         """Return the counts as they stand."""
-        billed = self._bills.total()
+        billed = self.bills.total()
         return UsageRecord(
             requests=self._requests,
             billed=billed,
-            billed_more_than_once=sum(bills > 1 for bills in self._bills.values()),
-            extra_bills=billed - len(self._bills),
-            statuses=dict(self._statuses),
+            billed_more_than_once=sum(bills > 1 for bills in self.bills.values()),
+            extra_bills=billed - len(self.bills),
+            statuses=dict(self.statuses),
             max_in_flight=self._max_in_flight,
         )
 

@@ -134,7 +134,9 @@ class ValueGenerator:
     def _object(self, schema: Schema, depth: int) -> dict[str, Any]:
         properties: dict[str, Any] = schema.get("properties", {})
         required: list[str] = schema.get("required", [])
-        names = [name for name in properties if name in required or self._wants(depth)]
+        optional = (name for name in properties if name not in required)
+        dropped = {name for name in optional if depth >= _SHALLOW or self._draws.below(4) == 0}
+        names = [name for name in properties if name not in dropped]
         names += [name for name in required if name not in properties]
         rest = schema.get("additionalProperties")
         least = int(schema.get("minProperties", isinstance(rest, dict) and not properties))
@@ -142,10 +144,6 @@ class ValueGenerator:
         spare += [f"key_{number}" for number in range(min(least, _MOST_VALUES))]
         names += spare[: max(0, least - len(names))]
         return {name: self._value(properties.get(name, rest), name, depth + 1) for name in names}
-
-    def _wants(self, depth: int) -> bool:
-        """Draw whether to write an optional property."""
-        return depth < _SHALLOW and self._draws.below(4) > 0
 
     def _array(self, schema: Schema, name: str, depth: int) -> list[Any]:
         first = schema.get("prefixItems", [])

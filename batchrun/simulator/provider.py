@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchrun.simulator.accounting import Clock
-    from batchrun.simulator.calls import Json, SimulatedCall, SimulatedFormat
+    from batchrun.simulator.calls import Json, SimulatedFormat
 
 _DELIVERY = frozenset({"stream", "stream_options"})  # how an answer comes, not what it says
 _RATES = ("error_rate", "rate_limit_rate", "stream_error_rate", "invalid_json_rate")
@@ -103,17 +103,6 @@ def _failure(draws: RandomDraws) -> RefusedError:
     return RefusedError(fault, "The provider failed, as simulated. Try again.")
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedCall:
-    """A request that will be answered."""
-
-    call: SimulatedCall
-    outcome: SimulatedOutcome
-    digest: bytes  # of the body as received
-    asked: bytes  # of what the answer depends on
-    varies: bool  # the same body gets another answer each time, as with a temperature elsewhere
-
-
 class SimulatedProvider:
     """Answers requests.
 
@@ -130,10 +119,10 @@ class SimulatedProvider:
         self.counter = UsageCounter()
         self._cache = PrefixCache(clock)
 
-    def admit(
+    def answer(
         self, wire: SimulatedFormat, body: bytes, headers: Mapping[bytes, bytes]
-    ) -> AdmittedCall:
-        """Check a request, count it against the limits, and draw what happens to it.
+    ) -> tuple[SimulatedAnswer, SimulatedOutcome]:
+        """Answer a request and charge for it.
 
         Raises:
             RefusedError: it is wrong, exceeds a limit, or fails on purpose.
@@ -144,24 +133,22 @@ class SimulatedProvider:
         outcome = draw_outcome(self.config, digest, self.counter.tries(digest))
         self.limits.admit(0 if outcome.failure else call.reserved_tokens)
         if outcome.failure:
-            self.counter.fail(digest)
+            self.counter.failures[digest] += 1
             raise outcome.failure
+        self.counter.bills[digest] += 1
+        bills = self.counter.bills[digest]
         said = {name: value for name, value in fields.items() if name not in _DELIVERY}
-        asked = digest_of(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
-        return AdmittedCall(call, outcome, digest, asked, bool(fields.get("temperature")))
-
-    def answer(self, admitted: AdmittedCall) -> SimulatedAnswer:
-        """Work out the answer and charge for it."""
-        bills = self.counter.bill(admitted.digest)
-        call, seed = admitted.call, self.config.seed
-        key = (admitted.asked, bills) if admitted.varies and bills > 1 else (admitted.asked,)
-        return SimulatedAnswer(
+        key: list[bytes | int] = [digest_of(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))]
+        if fields.get("temperature") and bills > 1:  # another answer each time, as elsewhere
+            key.append(bills)
+        answer = SimulatedAnswer(
             call,
-            compose(call, seed, *key, spoiled=admitted.outcome.spoiled),
-            RandomDraws(seed, admitted.digest, bills).below(1 << 96),
+            compose(call, self.config.seed, *key, spoiled=outcome.spoiled),
+            RandomDraws(self.config.seed, digest, bills).below(1 << 96),
             self.wall_clock(),
             self._cache.use(call.prompt.prefixes, call.prompt.tokens),
         )
+        return answer, outcome
 
 
 def decode(body: bytes) -> Json:

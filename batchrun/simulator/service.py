@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from batchrun.simulator.accounting import Clock, UsageRecord
-    from batchrun.simulator.calls import Headers, SimulatedAnswer, SimulatedFormat
+    from batchrun.simulator.calls import Headers, SimulatedFormat
     from batchrun.simulator.http_server import HttpCall
-    from batchrun.simulator.provider import SimulatedOutcome
 
     # A request, its id, and a stack whose callbacks run when the response was sent or cannot be.
     RouteHandler = Callable[[HttpCall, str, ExitStack], Awaitable[HttpReply]]
@@ -119,7 +118,7 @@ class Simulator:
         if self._provider.config.limit_headers:
             standings = self._provider.limits.standings()
             reply.headers.extend(wire.limit_headers(standings, self._provider.wall_clock()))
-        counter.answered(reply.status)
+        counter.statuses[reply.status] += 1
         return reply
 
     def _handler(self, route: Route | None, request: HttpCall) -> RouteHandler:
@@ -146,27 +145,17 @@ class Simulator:
         self, wire: SimulatedFormat, request: HttpCall, request_id: str, until_sent: ExitStack
     ) -> HttpReply:
         """Answer one request, whole or as a stream that begins now."""
-        provider = self._provider
-        admitted = provider.admit(wire, request.body or b"", request.headers)
         # Billed before the wait: a client that leaves meanwhile has still been charged.
-        answer = provider.answer(admitted)
-        used = (admitted.call.reserved_tokens, answer.charged_tokens)
-        if admitted.call.stream:
-            until_sent.callback(provider.limits.settle, *used)
-            return self._stream(wire, admitted.outcome, answer, request_id)
-        if admitted.outcome.latency_s:
-            await anyio.sleep(admitted.outcome.latency_s)
-        provider.limits.settle(*used)
-        return HttpReply(200, orjson.dumps(wire.completion(answer)))
-
-    def _stream(
-        self,
-        wire: SimulatedFormat,
-        outcome: SimulatedOutcome,
-        answer: SimulatedAnswer,
-        request_id: str,
-    ) -> HttpReply:
-        """Return the answer as events, or those until it breaks off."""
+        answer, outcome = self._provider.answer(wire, request.body or b"", request.headers)
+        settle = partial(
+            self._provider.limits.settle, answer.call.reserved_tokens, answer.charged_tokens
+        )
+        if not answer.call.stream:
+            if outcome.latency_s:
+                await anyio.sleep(outcome.latency_s)
+            settle()
+            return HttpReply(200, orjson.dumps(wire.completion(answer)))
+        until_sent.callback(settle)
         draws = RandomDraws(self._provider.config.seed, answer.number, "stream")
         events, torn = wire.events(answer, draws), False
         if outcome.broken:
