@@ -1,8 +1,8 @@
-"""One HTTP attempt: a `WireRequest` goes out, a `Completion` or a `ProviderError` comes back.
+"""One HTTP attempt: sends a `WireRequest`, returns a `Completion` or raises a `ProviderError`.
 
-The port is httpx's: anything that is an `httpx.AsyncBaseTransport` can carry the requests, and
-tests inject faults there. The transport under it by default is pyreqwest, called directly: httpx's
-own pool slows down with the square of the requests in flight.
+The port is httpx's: any `httpx.AsyncBaseTransport` can carry the requests, and tests inject faults
+there. The default transport is pyreqwest: httpx's own pool slows down with the square of the
+requests in flight.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from batchrun.client.transport import (
     STREAM_EXTENSION,
     TIMEOUT_EXTENSION,
     PyreqwestTransport,
-    hold,
+    close_quietly,
+    drain,
     pieces,
-    put_away,
-    read_off,
     read_whole,
-    until_quiet,
+    reserve_memory,
+    until_idle,
 )
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats.credentials import MASK
@@ -43,20 +43,20 @@ if TYPE_CHECKING:
     from batchrun.limits.memory import Share
     from batchrun.records import Completion, LimitState, WireRequest
 
-# The port: whatever carries HTTP requests. Other modules name it by this alias.
+# The port that carries HTTP requests. Other modules use this name, not httpx's.
 TransportPort = httpx.AsyncBaseTransport
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-# Of a stream little is kept; what is, the reader bounds.
+# Little of a stream is kept, and the reader bounds that.
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
 MAX_RETRY_AFTER_S = 24 * 3600.0
-# A completion may come with any of these; gateways answer 201 and 202 for what they made or queued.
+# Statuses of a completion; some gateways answer 201 or 202.
 SUCCESS = frozenset({200, 201, 202})
 
 
-class _Head:
-    """An address, and the headers that all requests to it have."""
+class _RequestHead:
+    """A URL, and the headers that all requests to it share."""
 
     def __init__(self, request: httpx.Request) -> None:
         self.url = request.url
@@ -65,9 +65,9 @@ class _Head:
 
 
 class _Outgoing(httpx.Request):
-    """A request whose head is that of many: what is the same is not worked out for each."""
+    """A request that shares its head with many others, so that it is computed only once."""
 
-    def __init__(self, head: _Head, wire: WireRequest, timeout_s: float) -> None:
+    def __init__(self, head: _RequestHead, wire: WireRequest, timeout_s: float) -> None:
         self.method = "POST"
         self.url = head.url
         self.stream = httpx.ByteStream(wire.body)
@@ -81,7 +81,7 @@ class _Outgoing(httpx.Request):
 
     @property
     def headers(self) -> httpx.Headers:  # type: ignore[override]
-        """Those of the head, and the length of the body."""
+        """The headers of the head, and the length of the body."""
         headers = self._head.headers.copy()
         headers["content-length"] = str(len(self._body))
         return headers
@@ -93,10 +93,12 @@ class _Outgoing(httpx.Request):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A successful attempt: the completion and what the response's head said.
+    """A successful attempt.
 
-    `headers` have lower-case names; `limits` is what the limit headers among them say. `memory` is what
-    a long answer takes of what all may take, until this is closed.
+    Attributes:
+        headers: of the response, by lower-case name.
+        limits: what the limit headers among them say.
+        memory: the share of the memory for answers that this one occupies until `close`.
     """
 
     completion: Completion
@@ -107,61 +109,67 @@ class Exchange:
     memory: Share | None = None
 
     def close(self) -> None:
-        """Let others have the memory: the answer has been dealt with."""
+        """Release the memory: the answer has been stored."""
         if self.memory is not None:
             self.memory.close()
 
 
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How a client sends requests and reads answers.
+
+    Attributes:
+        timeout_s: maximum duration of one attempt, from connecting to the last byte, in seconds.
+        auth: `bearer` or `x-api-key`; None for the format's default.
+        keep_raw: whether completions keep the body as received.
+        reroute: a base URL and the one to use instead (the simulator's).
+    """
+
+    timeout_s: float
+    auth: str | None = None
+    keep_raw: bool = False
+    reroute: tuple[str, str] | None = None
+
+
 class Client:
-    """Sends wire requests of one format with one key.
+    """Sends wire requests of one format with one set of credentials.
 
     Args:
-        wire_format: says how the key travels and how answers are read.
-        key: the API key; None sends none. It is kept in this object alone.
-        timeout_s: the longest that one attempt may take, from connecting to the last byte.
+        wire_format: how the key is sent and how answers are read.
+        credentials: are kept in this object alone, and removed from everything that is received.
         transport: the port to the network.
-        auth: `bearer` or `x-api-key`; None for what the format uses.
-        reroute: sends every request to this base URL instead of the one in it (the simulator).
-        keep_raw: whether completions keep the body as received.
-        memory: bounds the bytes of long answers that are held; None leaves each to its own bound.
-        secret_headers: further headers, by lower-case names. As the key, they are struck out of
-            everything that comes back.
+        options: see `ClientOptions`.
+        memory: bounds the bytes of long answers that are in memory; None for no common bound.
     """
 
     def __init__(
         self,
         wire_format: WireFormat,
-        key: str | None,
-        *,
-        timeout_s: float,
+        credentials: Credentials,
         transport: httpx.AsyncBaseTransport,
-        reroute: tuple[str, str] | None = None,
-        auth: str | None = None,
-        keep_raw: bool = False,
-        secret_headers: tuple[tuple[str, str], ...] = (),
+        options: ClientOptions,
         memory: ByteBudget | None = None,
     ) -> None:
         self._format = wire_format
-        self._keep_raw = keep_raw
-        self._redaction = Credentials(key, secret_headers).redaction
-        self._key_header = () if key is None else (wire_format.key_header(key, auth),)
-        self._secret_headers = secret_headers
+        self._options = options
+        self._redaction = credentials.redaction
+        key = credentials.key
+        self._key_header = () if key is None else (wire_format.key_header(key, options.auth),)
+        self._secret_headers = credentials.headers
         self._memory = memory
-        self._timeout_s = timeout_s
         self._transport = transport
         self._transport_keeps_deadlines = getattr(transport, "keeps_deadlines", False)
-        self._reroute = reroute
-        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], _Head] = {}
+        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], _RequestHead] = {}
 
     async def send(self, wire: WireRequest) -> Exchange:
         """Make one attempt.
 
         Raises:
-            ProviderError: for everything that is not a completion.
+            ProviderError: if the answer is not a completion, or none arrived.
         """
         share = None if self._memory is None else self._memory.share()
         try:
-            exchange = await self._translated(wire, share)
+            exchange = await self._in_time(wire, share)
         except BaseException as error:
             if share is not None:
                 share.close()
@@ -175,26 +183,23 @@ class Client:
             else replace(exchange, completion=completion)
         )
 
-    async def _translated(self, wire: WireRequest, share: Share | None) -> Exchange:
-        """Make one attempt with every foreign error translated."""
+    async def _in_time(self, wire: WireRequest, share: Share | None) -> Exchange:
+        """Make one attempt within its time limit; errors of the transport are translated."""
         try:
-            return await self._in_time(wire, share)
+            if self._transport_keeps_deadlines:
+                return await self._exchange(wire, share)
+            with anyio.move_on_after(self._options.timeout_s):
+                return await self._exchange(wire, share)
         except httpx.TransportError as error:
             raise ProviderError(_transport_fault(error)) from None
-
-    async def _in_time(self, wire: WireRequest, share: Share | None) -> Exchange:
-        if self._transport_keeps_deadlines:
-            return await self._exchange(wire, share)
-        with anyio.move_on_after(self._timeout_s):
-            return await self._exchange(wire, share)
-        raise ProviderError(_broken("timeout", f"no answer within {self._timeout_s:g} s"))
+        raise ProviderError(_broken("timeout", f"no answer within {self._options.timeout_s:g} s"))
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
 
     async def _exchange(self, wire: WireRequest, share: Share | None) -> Exchange:
-        request = _Outgoing(self._head(wire), wire, self._timeout_s)
+        request = _Outgoing(self._head(wire), wire, self._options.timeout_s)
         response = await self._transport.handle_async_request(request)
         headers = _plain(response.headers)
         request_id = self._format.request_id(headers)
@@ -203,12 +208,12 @@ class Client:
             completion = await self._read(wire, response, headers, request_id, share)
         except formats.InvalidResponse as error:
             status = response.status_code
-            if status not in SUCCESS:  # an error is one also when its body cannot be unpacked
+            if status not in SUCCESS:  # the status counts, even if its body cannot be read
                 fault = self._status_fault(status, headers, str(error).encode(), request_id)
                 raise ProviderError(fault) from None
             raise ProviderError(_unusable(error.fault, status, headers, request_id)) from None
         finally:
-            await put_away(response)
+            await close_quietly(response)
         return Exchange(
             completion,
             response.status_code,
@@ -226,7 +231,7 @@ class Client:
         request_id: str | None,
         share: Share | None,
     ) -> Completion:
-        # The answer's own type decides: a server may stream unasked, or not although asked.
+        # The content type decides: some servers stream without being asked, or do not although asked.
         status = response.status_code
         is_success = status in SUCCESS
         if is_success and "text/event-stream" in headers.get("content-type", "").lower():
@@ -236,21 +241,21 @@ class Client:
         if not is_success:
             raise ProviderError(self._status_fault(status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
-            # Some servers stream under the type of a whole answer.
+            # Some servers send a stream with the content type of a whole answer.
             return await self._read_stream(wire, _whole(content), share)
-        return self._format.parse(content, keep_raw=self._keep_raw)
+        return self._format.parse(content, keep_raw=self._options.keep_raw)
 
     async def _read_stream(
         self, wire: WireRequest, body: AsyncGenerator[bytes], share: Share | None
     ) -> Completion:
-        reader = self._format.stream_reader(wire, keep_raw=self._keep_raw)
+        reader = self._format.stream_reader(wire, keep_raw=self._options.keep_raw)
         try:
             async with aclosing(body) as body_pieces:
-                async for piece in until_quiet(body_pieces, reader):
+                async for piece in until_idle(body_pieces, reader):
                     reader.feed(piece)
-                    await hold(share, reader.held)
+                    await reserve_memory(share, reader.held)
                     if reader.is_ended:
-                        await read_off(body_pieces)
+                        await drain(body_pieces)
                         break
             return reader.finish()
         except formats.InvalidResponse as error:
@@ -278,8 +283,8 @@ class Client:
             maybe_billed=status in formats.BILLED_STATUSES,
         )
 
-    def _head(self, wire: WireRequest) -> _Head:
-        """Make address and headers once: all requests of a job have one or a few."""
+    def _head(self, wire: WireRequest) -> _RequestHead:
+        """Return URL and headers; all requests of a job share one or a few."""
         key = (wire.url, wire.headers)
         head = self._heads.get(key)
         if head is None:
@@ -292,27 +297,27 @@ class Client:
                 raise ProviderError(fault) from None
         return head
 
-    def _new_head(self, wire: WireRequest) -> _Head:
-        # A header of the job's own takes the place of ours of the same name.
+    def _new_head(self, wire: WireRequest) -> _RequestHead:
+        # A header of the job replaces ours of the same name.
         given = {name for name, _ in (*wire.headers, *self._secret_headers)}
         key_header = [header for header in self._key_header if header[0] not in given]
         replaced = {name for name, _ in self._secret_headers}
         plain = [header for header in wire.headers if header[0] not in replaced]
         address = wire.url
-        if self._reroute is not None:
-            original, other = self._reroute
+        if self._options.reroute is not None:
+            original, other = self._options.reroute
             address = other + wire.url.removeprefix(original)
         request = httpx.Request(
             "POST", address, headers=[*plain, *self._secret_headers, *key_header]
         )
         del request.headers["content-length"]
-        return _Head(request)
+        return _RequestHead(request)
 
 
 def _unusable(
     fault: ProviderFault, status: int, headers: Mapping[str, str], request_id: str | None
 ) -> ProviderFault:
-    """An answer under a status of success that is none: the status that it gives itself counts."""
+    """Complete the fault of an unusable answer; a status in its body replaces the HTTP status."""
     status = fault.http_status or status
     return replace(
         fault,
@@ -329,12 +334,12 @@ def _transport_fault(error: httpx.TransportError) -> ProviderFault:
 
 
 def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> ProviderFault:
-    """An exchange that broke: once bytes have left, the provider may have billed it."""
+    """Return the fault of a broken exchange: after its first byte, it may have been billed."""
     return ProviderFault(error_type, message or error_type, maybe_billed=maybe_billed)
 
 
 def _without_secrets(target: str) -> str:
-    """Return where a redirect leads, without user, parameters and fragment: they may be secret."""
+    """Return the target of a redirect without user, query and fragment, which may be secret."""
     try:
         parts = urlsplit(target)
     except ValueError:
@@ -344,7 +349,7 @@ def _without_secrets(target: str) -> str:
 
 
 def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> float | None:
-    """Return the wait that a refusal asks for: by `retry-after`, in its body, or until a reset."""
+    """Return the wait that an error asks for: in `retry-after`, in its body, or until a reset."""
     waits = [retry_after(headers), body_s]
     if status == 429:
         waits.append(formats.seconds_until_reset(headers))
@@ -353,7 +358,7 @@ def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> fl
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Return headers as a dict: httpx's own lookups go through all of them each time."""
+    """Return headers as a dict, whose lookups are faster than httpx's."""
     return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
 
 
@@ -364,9 +369,9 @@ async def _whole(content: bytes) -> AsyncGenerator[bytes]:
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Return how many seconds the server asks to wait.
 
-    In order of precedence: `retry-after-ms`, `retry-after` in seconds, `retry-after` as an HTTP
-    date, which is measured from the response's own `date` where it has one. Negative, infinite
-    and unreadable values count as none; absurdly long ones are cut to a day.
+    In order of precedence: `retry-after-ms`, `retry-after` in seconds, `retry-after` as an HTTP date,
+    relative to the response's `date` if there is one. Negative, infinite and unreadable values are
+    ignored; the maximum is one day.
     """
     milliseconds = _seconds(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -398,6 +403,7 @@ def _http_date(text: str) -> float | None:
 
 __all__ = [
     "Client",
+    "ClientOptions",
     "Credentials",
     "Exchange",
     "PyreqwestTransport",

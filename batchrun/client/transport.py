@@ -1,4 +1,4 @@
-"""httpx's transport port over pyreqwest, and its errors in httpx's words."""
+"""Requests over pyreqwest behind httpx's transport port; its errors become httpx's."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
 SHORT_BODY_BYTES = 1024 * 1024
-# What the transport is told through httpx's request extensions: that a stream was asked for, address
-# and headers as texts (they are the same for all requests of a job), and the seconds for all of it.
+# httpx's request extensions that the transport reads: whether a stream was asked for, URL and headers
+# as texts (made once for all requests of a job), and the time limit of the whole exchange.
 STREAM_EXTENSION = "batchrun.stream"
 HEAD_EXTENSION = "batchrun.head"
 TIMEOUT_EXTENSION = "batchrun.timeout_s"
 
 _CONNECTING = "client error (Connect)"
-# Layers of pyreqwest that say nothing about what happened.
+# Layers of pyreqwest's errors without information.
 _LAYERS = frozenset({"connection error", _CONNECTING, "tcp connect error", "error sending request"})
 _OS_ERROR = re.compile(r" \(os error \d+\)")
 
@@ -69,11 +69,11 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
     limit of concurrent streams.
 
     Args:
-        connections: the most connections kept open to one host.
-        connect_timeout_s: the longest that connecting may take.
+        connections: maximum number of idle connections to one host.
+        connect_timeout_s: maximum time to connect, in seconds.
     """
 
-    # All of an exchange ends within TIMEOUT_EXTENSION, so that nobody else has to watch over it.
+    # Every exchange ends within TIMEOUT_EXTENSION: the client need not enforce it.
     keeps_deadlines = True
 
     def __init__(self, *, connections: int, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
@@ -90,18 +90,18 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the response's body is read from its stream."""
-        told = request.extensions
-        url, headers = told.get(HEAD_EXTENSION) or _head(request)
+        extensions = request.extensions
+        url, headers = extensions.get(HEAD_EXTENSION) or _head(request)
         builder = self._client.request(request.method, url).headers(headers)
         builder = builder.body_bytes(request.read())
-        if (timeout_s := told.get(TIMEOUT_EXTENSION)) is not None:
+        if (timeout_s := extensions.get(TIMEOUT_EXTENSION)) is not None:
             builder = builder.timeout(timedelta(seconds=timeout_s))
-        if told.get(STREAM_EXTENSION):
-            # pyreqwest gathers the beginning of a body before it hands the response over, which
-            # saves a step for answers in one piece and would hold a stream back.
+        if extensions.get(STREAM_EXTENSION):
+            # By default pyreqwest reads the start of a body before it returns the response. This
+            # saves a step for answers in one piece, and would delay a stream.
             builder = builder.streamed_read_buffer_limit(0)
         exchange = builder.build_streamed()
-        response = await _awaited(exchange.__aenter__(), request)
+        response = await _translated(exchange.__aenter__(), request)
         received = _received(response.headers)
         stream = BodyStream(exchange.__aexit__, response, request, _length(received))
         return httpx.Response(response.status, headers=received, stream=stream, request=request)
@@ -116,7 +116,7 @@ def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _received(headers: HeaderMap) -> list[tuple[str, str]]:
-    """Return the headers of a response, without those that are no ASCII text: nothing reads them."""
+    """Return the headers of a response, without those that are not ASCII text: nothing reads them."""
     try:
         return list(headers.items())
     except ValueError:
@@ -128,7 +128,7 @@ def _received(headers: HeaderMap) -> list[tuple[str, str]]:
 
 
 def _length(headers: list[tuple[str, str]]) -> int | None:
-    """Return how long the body says it is; servers that stream or compress do not say."""
+    """Return the length of the body; servers that stream or compress do not send it."""
     for name, value in headers:
         if name == "content-length" and value.isdecimal():
             return int(value)
@@ -136,10 +136,10 @@ def _length(headers: list[tuple[str, str]]) -> int | None:
 
 
 class BodyStream(httpx.AsyncByteStream):
-    """A body, in one piece where it is known to be short, else chunk by chunk.
+    """A body: read in one piece if it is known to be short, otherwise chunk by chunk.
 
-    Each step into pyreqwest costs a third of the whole exchange, so a short answer takes only one,
-    and a body that was read to its end (`is_read`) needs none to be closed.
+    Each call of pyreqwest costs a third of the whole exchange. A short answer therefore takes only
+    one, and a body that was read to its end (`is_read`) needs none to be closed.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class BodyStream(httpx.AsyncByteStream):
 
     async def whole(self) -> bytes:
         """Read all of a body that `is_short`."""
-        content = bytes(await _awaited(self._response.bytes(), self._request))
+        content = bytes(await _translated(self._response.bytes(), self._request))
         self.is_read = True
         return content
 
@@ -162,23 +162,23 @@ class BodyStream(httpx.AsyncByteStream):
         if self.is_short:
             yield await self.whole()
             return
-        # `read` would wait until so many bytes have come, or the end.
+        # `read` would wait for a number of bytes, or the end.
         reader = self._response.body_reader
-        while (piece := await _awaited(reader.read_chunk(), self._request)) is not None:
+        while (piece := await _translated(reader.read_chunk(), self._request)) is not None:
             yield bytes(piece)
         self.is_read = True
 
     async def aclose(self) -> None:
-        """Let go of the connection, unless that has happened already."""
+        """Release the connection, unless that has happened already."""
         if not self.is_read:
             await self._leave(None, None, None)  # type: ignore[operator]
 
 
-async def _awaited(awaitable: Awaitable[T], request: httpx.Request) -> T:
-    """Await pyreqwest, with its errors in httpx's words.
+async def _translated(awaitable: Awaitable[T], request: httpx.Request) -> T:
+    """Await pyreqwest and translate its errors.
 
-    When the task is cancelled pyreqwest raises a `CancelledError` of its own, which no cancel scope
-    would own up to; then the one that anyio knows is raised.
+    When the task is cancelled, pyreqwest raises a `CancelledError` of its own, which no cancel scope
+    recognises. The one of anyio is raised instead.
     """
     try:
         return await awaitable
@@ -189,24 +189,24 @@ async def _awaited(awaitable: Awaitable[T], request: httpx.Request) -> T:
         raise
 
 
-def _said(reasons: Sequence[str], url: httpx.URL) -> str:
+def _message(reasons: Sequence[str], url: httpx.URL) -> str:
     """Return what happened, such as "connection refused (127.0.0.1:8001)"."""
-    told = [_OS_ERROR.sub("", reason) for reason in reasons if reason not in _LAYERS]
-    message = ": ".join(told or reasons[:1])
+    known = [_OS_ERROR.sub("", reason) for reason in reasons if reason not in _LAYERS]
+    message = ": ".join(known or reasons[:1])
     port = "" if url.port is None else f":{url.port}"
     place = f" ({url.host}{port})" if _CONNECTING in reasons else ""
     return message[:1].lower() + message[1:] + place
 
 
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
-    """Translate pyreqwest's errors at the one place where they can appear."""
+    """Translate an error of pyreqwest; this is the only place where one can appear."""
     causes = getattr(error, "details", {}).get("causes") or []
-    # The first cause repeats the URL; the later ones say what happened.
+    # The first cause repeats the URL; the later ones have the reason.
     reasons = [cause["message"] for cause in causes if " for url (" not in cause["message"]]
-    message = _said([str(error.args[0]), *reasons], request.url)
+    message = _message([str(error.args[0]), *reasons], request.url)
     is_connecting = _CONNECTING in reasons
     kinds: tuple[tuple[type[PyreqwestError], type[httpx.TransportError]], ...] = (
-        # What was there and broke, or took too long, is named so too, but is no failed connect.
+        # pyreqwest also uses these two for connections that broke or were slow later.
         (ConnectTimeoutError, httpx.ConnectTimeout if is_connecting else httpx.ReadTimeout),
         (ConnectError, httpx.ConnectError if is_connecting else httpx.ReadError),
         (RequestTimeoutError, httpx.ReadTimeout),
@@ -228,11 +228,11 @@ _READ = ("gzip", "x-gzip", "deflate")
 _ANY_ZLIB = 32 + zlib.MAX_WBITS  # the header says which
 
 
-async def unpacked(body: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
-    """Yield the content of a body; `encoding` is its `content-encoding`.
+async def decompressed(body: AsyncIterable[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """Yield the decompressed content of a body; `encoding` is its `content-encoding`.
 
     Raises:
-        InvalidResponse: when it cannot be unpacked.
+        InvalidResponse: if it cannot be decompressed.
     """
     name = encoding.strip().lower()
     if name in _PLAIN:
@@ -240,7 +240,9 @@ async def unpacked(body: AsyncIterable[bytes], encoding: str) -> AsyncIterator[b
             yield piece
         return
     if name not in _READ:
-        raise InvalidResponse(f"the body is compressed by {name[:80]!r}, which is not read")
+        raise InvalidResponse(
+            f"the body has the content-encoding {name[:80]!r}, which is not supported"
+        )
     unpacker = zlib.decompressobj(_ANY_ZLIB)
     async for piece in body:
         packed = piece
@@ -254,12 +256,12 @@ async def unpacked(body: AsyncIterable[bytes], encoding: str) -> AsyncIterator[b
 
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
-# Only longer answers are counted: with thousands in flight, those up to here take some megabytes.
+# Only longer answers are counted: thousands of shorter ones take a few megabytes.
 SMALL_BYTES = 64 * 1024
 
 
-async def hold(share: Share | None, size: int) -> None:
-    """Wait until so many bytes of an answer may be held, unless they are few."""
+async def reserve_memory(share: Share | None, size: int) -> None:
+    """Wait until `size` bytes of an answer may be kept in memory; a small size never waits."""
     if size > SMALL_BYTES and share is not None:
         await share.grow(size)
 
@@ -267,44 +269,44 @@ async def hold(share: Share | None, size: int) -> None:
 async def read_whole(
     response: httpx.Response,
     headers: Mapping[str, str],
-    most_bytes: int,
+    max_bytes: int,
     share: Share | None,
 ) -> bytes:
-    """Read a whole body: in one step where it is known to be short.
+    """Read a whole body, in one step if it is known to be short.
 
     Raises:
-        ProviderError: when it is larger than `most_bytes`.
+        ProviderError: if it is larger than `max_bytes`.
     """
     stream = response.stream
     if isinstance(stream, BodyStream) and stream.is_short and "content-encoding" not in headers:
-        await hold(share, stream.length or 0)
+        await reserve_memory(share, stream.length or 0)
         return await stream.whole()
     content = BytesIO()
-    async for piece in pieces(response, headers, most_bytes):
-        await hold(share, content.tell() + len(piece))
+    async for piece in pieces(response, headers, max_bytes):
+        await reserve_memory(share, content.tell() + len(piece))
         content.write(piece)
     return content.getvalue()
 
 
 async def pieces(
-    response: httpx.Response, headers: Mapping[str, str], most_bytes: int
+    response: httpx.Response, headers: Mapping[str, str], max_bytes: int
 ) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a body, unpacked.
+    """Yield the decompressed pieces of a body.
 
     Raises:
-        ProviderError: when they are more than `most_bytes`.
+        ProviderError: if it is larger than `max_bytes`.
     """
-    # httpx's iteration would also close the response, and an answer must not wait for that.
+    # httpx's own iteration would also close the response, and an answer must not wait for that.
     stream = cast("AsyncIterable[bytes]", response.stream)
     encoding = headers.get("content-encoding")
     size = 0
-    async for piece in stream if encoding is None else unpacked(stream, encoding):
+    async for piece in stream if encoding is None else decompressed(stream, encoding):
         size += len(piece)
-        if size > most_bytes:
+        if size > max_bytes:
             raise ProviderError(
                 ProviderFault(
                     "response_too_large",
-                    f"the body is larger than {most_bytes // 2**20} MiB",
+                    f"the body is larger than {max_bytes // 2**20} MiB",
                     response.status_code,
                     should_retry=False,
                     maybe_billed=True,
@@ -313,11 +315,11 @@ async def pieces(
         yield piece
 
 
-async def until_quiet(body: AsyncIterator[bytes], reader: StreamReader) -> AsyncGenerator[bytes]:
-    """Yield the pieces of a stream that `reader` is fed with, until they end.
+async def until_idle(body: AsyncIterator[bytes], reader: StreamReader) -> AsyncGenerator[bytes]:
+    """Yield the pieces of a stream for `reader`, until the stream ends.
 
-    Where nothing of the answer is missing and its end does not come, it is over when no event has come
-    for a while; comments, which keep connections open, are no events.
+    If the answer is complete and the server does not end the stream, it is considered ended when no
+    event has arrived for a while. Comments, which keep connections open, are not events.
     """
     events, deadline = 0, math.inf
     while True:
@@ -331,8 +333,8 @@ async def until_quiet(body: AsyncIterator[bytes], reader: StreamReader) -> Async
         yield piece
 
 
-async def put_away(response: httpx.Response) -> None:
-    """Close a response; whether that works or not, an answer that was read is kept."""
+async def close_quietly(response: httpx.Response) -> None:
+    """Close a response. An answer that was read is kept, whether or not this succeeds."""
     if isinstance(response.stream, BodyStream) and response.stream.is_read:
         return
     with (
@@ -342,10 +344,10 @@ async def put_away(response: httpx.Response) -> None:
         await response.aclose()
 
 
-async def read_off(pieces: AsyncIterator[bytes]) -> None:
-    """Read a finished stream to its end, so that its connection can be used again.
+async def drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read a finished stream to its end, so that its connection can be reused.
 
-    The answer is there already: whatever happens now, or does not happen soon, is no failure.
+    The answer has been read already, so errors and a slow end are ignored.
     """
     with anyio.move_on_after(STREAM_END_S), suppress(httpx.TransportError, ProviderError):
         async for _ in pieces:

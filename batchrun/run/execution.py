@@ -12,7 +12,7 @@ import orjson
 
 from batchrun import __version__, checkpoint
 from batchrun.checkpoint import note_price
-from batchrun.client import Client
+from batchrun.client import Client, ClientOptions
 from batchrun.dispatch import Dispatcher
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
 from batchrun.limits import MOST, ErrorBudget, Waits
@@ -221,14 +221,15 @@ class Execution:
         simulator = common.simulator
         return Client(
             request.wire_format,
-            self._plan.credentials.key,
-            secret_headers=self._plan.credentials.headers,
-            memory=common.limits.answer_memory,
-            timeout_s=self._plan.job.retry.timeout_s,
-            transport=common.transport,
-            reroute=None if simulator is None else (request.base_url, simulator),
-            auth=request.auth,
-            keep_raw=request.keep_raw,
+            self._plan.credentials,
+            common.transport,
+            ClientOptions(
+                timeout_s=self._plan.job.retry.timeout_s,
+                auth=request.auth,
+                keep_raw=request.keep_raw,
+                reroute=None if simulator is None else (request.base_url, simulator),
+            ),
+            common.limits.answer_memory,
         )
 
     def _make_dispatcher(self) -> Dispatcher:

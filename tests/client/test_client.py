@@ -17,7 +17,14 @@ import httpx
 import pytest
 
 from batchrun import client as client_module
-from batchrun.client import Client, Exchange, PyreqwestTransport, retry_after
+from batchrun.client import (
+    Client,
+    ClientOptions,
+    Credentials,
+    Exchange,
+    PyreqwestTransport,
+    retry_after,
+)
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats import of
 from batchrun.records import Usage, WireRequest
@@ -158,7 +165,10 @@ async def opened(
 ) -> AsyncIterator[Client]:
     carrier = transport or PyreqwestTransport(connections=4)
     opened_client = Client(
-        of(wire_format), key, timeout_s=timeout_s, transport=carrier, reroute=reroute
+        of(wire_format),
+        Credentials(key),
+        carrier,
+        ClientOptions(timeout_s, reroute=reroute),
     )
     try:
         yield opened_client

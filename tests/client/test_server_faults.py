@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from batchrun.client import Client, PyreqwestTransport
+from batchrun.client import Client, ClientOptions, Credentials, PyreqwestTransport
 from batchrun.dispatch.judgement import TrackRecord, judge
 from batchrun.errors import ProviderError
 from batchrun.formats import of
@@ -71,7 +71,10 @@ async def opened(
     wire_format: FormatName = "messages", timeout_s: float = 10.0
 ) -> AsyncIterator[Client]:
     client = Client(
-        of(wire_format), "key", timeout_s=timeout_s, transport=PyreqwestTransport(connections=2)
+        of(wire_format),
+        Credentials("key"),
+        PyreqwestTransport(connections=2),
+        ClientOptions(timeout_s),
     )
     try:
         yield client

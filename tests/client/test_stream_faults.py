@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun import client as client_module
-from batchrun.client import Client, PyreqwestTransport
+from batchrun.client import Client, ClientOptions, Credentials, PyreqwestTransport
 from batchrun.errors import ProviderError
 from batchrun.formats import of, streaming
 from batchrun.records import WireRequest
@@ -61,7 +61,7 @@ async def send(
 ) -> Completion:
     async with serving(act) as url:
         transport = PyreqwestTransport(connections=1)
-        client = Client(of(wire_format), "key", timeout_s=timeout_s, transport=transport)
+        client = Client(of(wire_format), Credentials("key"), transport, ClientOptions(timeout_s))
         try:
             return (await client.send(WireRequest(url, (), content, stream=True))).completion
         finally:

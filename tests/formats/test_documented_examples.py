@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from batchrun.client import Client
+from batchrun.client import Client, ClientOptions, Credentials
 from batchrun.dispatch.judgement import TrackRecord, judge
 from batchrun.errors import JobError, ProviderError
 from batchrun.formats import of
@@ -574,7 +574,7 @@ async def test_the_errors(guide: str, status: int, code: str, cause: Cause) -> N
     wire_format: FormatName = "chat" if guide == "chat-guide" else "messages"
     body = {"success": False, "error": {"code": code, "message": "fetch failed"}, "trace_id": TRACE}
     transport = httpx.MockTransport(lambda _: httpx.Response(status, json=body))
-    client = Client(of(wire_format), "key", timeout_s=5, transport=transport)
+    client = Client(of(wire_format), Credentials("key"), transport, ClientOptions(5))
     with pytest.raises(ProviderError) as error:
         await client.send(WireRequest(f"{HOST}/v1/x", (), b"{}"))
     fault = error.value.fault
