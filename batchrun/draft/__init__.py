@@ -1,7 +1,7 @@
-"""`batchrun init`: a first job file for a table, to be looked at and changed.
+"""`batchrun init`: write a job file for a table.
 
-The table is read, its columns are looked at (`columns`), the file is written down (`wording`), tried
-out on the table's first rows, and put where no file is yet.
+Chooses columns (`detection`), writes the text (`document`) and renders the first rows with it. Never
+overwrites a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from batchrun import formats
 from batchrun.checkpoint import result_kinds
-from batchrun.draft.detection import Choice, choose, look_at
+from batchrun.draft.detection import Choice, choose, read_columns
 from batchrun.draft.document import Heading, job_text
 from batchrun.errors import JobError
 from batchrun.job import InputConfig, Job, is_remote
@@ -25,7 +25,7 @@ from batchrun.render import Renderer
 from batchrun.source import Source
 
 if TYPE_CHECKING:
-    from batchrun.draft.detection import Column
+    from batchrun.draft.detection import TableColumn
     from batchrun.records import FormatName
 
 PREFIXES = ("", "batchrun_", "llm_", "answer_to_")
@@ -34,14 +34,14 @@ TRIED_ROWS = 3
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A job file that has been written, and what it proposes.
+    """A job file that was written.
 
     Attributes:
         path: the job file.
-        rows: how many the table has.
+        rows: rows of the table.
         id: the column that identifies a row; None for the row number.
-        prompt: the columns that the prompt shows.
-        label: the column that answers are compared with, if any.
+        prompt: the columns in the prompt; empty for a column with conversations.
+        label: the column with the right answers, if any.
     """
 
     path: Path
@@ -58,17 +58,17 @@ def init_job(
     model: str | None = None,
     wire_format: FormatName = formats.DEFAULT,
 ) -> Draft:
-    """Write a job file for a table; never over another file.
+    """Write a job file for a table. Never overwrites a file.
 
     Args:
-        table: a file that batchrun reads, or a glob of several.
-        to: where to write it; by default `<table>.toml` in the current directory.
-        model: what to ask; by default a small model of the format's vendor.
+        table: a table, or a glob of several.
+        to: the job file; default: `<table>.toml` in the current directory.
+        model: the model; default: a small model of the vendor of the format.
         wire_format: `messages` or `chat`.
 
     Raises:
-        JobError: when the table cannot be read, has no rows or no column to make a prompt of, or the
-            file is there already.
+        JobError: when the table cannot be read, has no rows or no column for a prompt, or the file
+            exists.
     """
     path = to or Path(f"{_plain_name(table)}.toml")
     _refuse_existing(path)
@@ -76,10 +76,8 @@ def init_job(
     source = Source(InputConfig(place))
     rows = source.count()
     if not rows:
-        raise JobError(
-            f"{table}: has no rows; fill it in first, so that its columns can be examined"
-        )
-    columns = look_at(source)
+        raise JobError(f"{table}: has no rows; add some first, so that its columns can be examined")
+    columns = read_columns(source)
     choice = choose(columns, source.table)
     heading = Heading(path.name, _written_path(place, path), rows)
     text = job_text(
@@ -102,43 +100,46 @@ def _plain_name(table: str) -> str:
 
 def _refuse_existing(path: Path) -> None:
     if path.suffix != ".toml":
-        raise JobError(f"--output {path}: a job file ends in .toml")
+        raise JobError(f"--output {path}: the name of a job file must end in .toml")
     if os.path.lexists(path):
-        raise JobError(
-            f"{path}: is there already and stays as it is; choose another name with --output"
-        )
+        raise JobError(f"{path}: already exists; choose another name with --output")
 
 
 def _written_path(place: str, job_file: Path) -> str:
-    """Return the table's place as the job file names it: from its own folder."""
+    """Return the path of the table relative to the job file."""
     if is_remote(place):
         return place
     text = os.path.relpath(place, job_file.absolute().parent)
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise JobError(f"{place!r}: a name that is not UTF-8 cannot stand in a job file") from None
+        raise JobError(
+            f"{place!r}: rename it; a job file cannot contain a name that is not UTF-8"
+        ) from None
     return Path(text).as_posix()
 
 
-def _prefix(columns: list[Column], choice: Choice) -> str:
-    """Return what our column names need before them, so that none is the table's."""
+def _prefix(columns: list[TableColumn], choice: Choice) -> str:
+    """Return a prefix with which no result column has the name of a column of the table."""
     names = [column.name for column in columns]
-    ours = [*result_kinds(), *(SCORES if choice.label is not None else ())]
+    results = [*result_kinds(), *(SCORES if choice.label is not None else ())]
     for prefix in PREFIXES:
         try:
-            result_names(names, prefix, (), ours)
+            result_names(names, prefix, (), results)
         except JobError:
             continue
         return prefix
-    raise JobError(f"the table has columns of our names, also behind {', '.join(PREFIXES[1:])}")
+    raise JobError(
+        "the table has columns with the names of result columns, also with the prefixes "
+        f"{', '.join(PREFIXES[1:])}; rename them"
+    )
 
 
 def _try_out(text: str, path: Path, source: Source) -> None:
-    """Load the job and render the first rows, as `preview` will.
+    """Load the job and render the first rows, like `preview`.
 
     Raises:
-        JobError: when that fails, which names what is wrong.
+        JobError: when that fails.
     """
     job = Job.from_document(
         {"name": path.stem, **tomllib.loads(text)}, path.absolute().parent, origin=str(path)

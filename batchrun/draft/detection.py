@@ -1,4 +1,4 @@
-"""Looking at a table's columns: which could name a row, make a prompt, hold the right answer."""
+"""Find the columns of a table to use as id, in the prompt, and as right answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-LOOKED_AT_ROWS = 500
-LONG_TEXT = 24  # characters on average: more than a word or a date
+SAMPLE_ROWS = 500
+LONG_TEXT = 24  # mean number of characters: longer than a word or a date
 MOST_PROMPT_COLUMNS = 3
 MOST_LABELS = 30
 LONGEST_ID = 64
@@ -32,10 +32,10 @@ _LABEL_NAMES = (
     *("target", "ground_truth", "truth", "solution"),
 )
 _NUMBER = re.compile(r"\A\s*[-+−$]?\d[\d,.]*(?:/\d+)?\s*%?\s*\Z")
-# A bare name in a template: no keyword of Jinja's, no name that it or batchrun gives a meaning.
+# A column can be a variable of a template unless Jinja or batchrun gives its name a meaning.
 PLAIN_NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
-RESERVED = frozenset(
-    [
+RESERVED = {
+    *(
         "true",
         "false",
         "none",
@@ -49,30 +49,22 @@ RESERVED = frozenset(
         "is",
         "if",
         "else",
-        "for",
-        "loop",
-        "self",
-        "super",
-        "caller",
-        "varargs",
-        "kwargs",
-        "range",
-        "dict",
-        "namespace",
-        "cycler",
-        "joiner",
-    ]
-)
+    ),
+    *("for", "loop", "self", "super", "caller", "varargs", "kwargs", "range", "dict", "namespace"),
+    *("cycler", "joiner"),
+}
+# A table with one of these columns needs no job file: the column is the request.
+PROMPT_COLUMN, MESSAGES_COLUMN = "prompt", "messages"
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """What the first rows of a column look like.
+class TableColumn:
+    """A column and its values in the first rows.
 
     Attributes:
         name: as in the table.
-        kind: its type, as polars calls it.
-        values: of the first rows; empty for bytes, which are not looked at.
+        kind: its polars type.
+        values: of the first rows; empty for binary columns, which are not read.
     """
 
     name: str
@@ -81,34 +73,34 @@ class Column:
 
     @property
     def texts(self) -> list[str]:
-        """Its values that are text and not empty."""
+        """The values that are non-empty text."""
         return [value for value in self.values if isinstance(value, str) and value.strip()]
 
     @property
     def is_text(self) -> bool:
-        """Whether all of its values are text, and some are not empty."""
+        """Whether all values are text or missing, and some are not empty."""
         return bool(self.texts) and all(isinstance(v, str | None) for v in self.values)
 
     @property
     def is_plain(self) -> bool:
-        """Whether it can be written into a sentence: text, a number, a date."""
+        """Whether the values can be part of a prompt: text, numbers, dates."""
         return any(value not in (None, "") for value in self.values) and not any(
             isinstance(value, bytes | list | dict) for value in self.values
         )
 
     @property
     def has_nulls(self) -> bool:
-        """Whether a value is missing among those that were looked at."""
+        """Whether a value is missing."""
         return any(value is None for value in self.values)
 
     @property
     def mean_length(self) -> float:
-        """Of its texts, in characters."""
+        """The mean length of the texts in characters."""
         return sum(map(len, self.texts)) / max(1, len(self.texts))
 
     @property
     def could_be_id(self) -> bool:
-        """Whether its values are short and differ, as far as they were looked at."""
+        """Whether the values are short and unique."""
         texts = [str(value) for value in self.values]
         whole = all(
             isinstance(value, str | int) and not isinstance(value, bool) for value in self.values
@@ -122,23 +114,23 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a draft makes of a table.
+    """The columns that a job file uses.
 
     Attributes:
         id: the column that identifies a row; None for the row number.
-        prompt: the columns to show to the model; empty with `messages`.
-        messages: the column that holds whole conversations, if there is one.
-        from_columns: columns that are named like request keys.
-        label: the column with the right answers, if there seems to be one.
-        labels: all that stands in it, when these are few.
+        prompt: the columns in the prompt; empty with `messages`.
+        messages: the column with conversations, if any.
+        from_columns: columns with the names of request keys.
+        label: the column with the right answers, if any.
+        labels: its distinct values, if they are few and repeated.
         is_number: whether the right answers are numbers.
     """
 
     id: str | None
-    prompt: tuple[Column, ...]
+    prompt: tuple[TableColumn, ...]
     messages: str | None = None
     from_columns: tuple[str, ...] = ()
-    label: Column | None = None
+    label: TableColumn | None = None
     labels: tuple[str, ...] = ()
     is_number: bool = False
 
@@ -148,44 +140,46 @@ class Choice:
         return None if self.label is None else self.label.name
 
 
-def look_at(source: Source) -> list[Column]:
-    """Return the table's columns with the values of its first rows."""
+def read_columns(source: Source) -> list[TableColumn]:
+    """Return the columns of the table with the values of its first rows."""
     kinds = {name: str(kind) for name, kind in source.schema.items()}
     readable = [name for name, kind in kinds.items() if kind != "Binary"]
-    rows: list[Any] = next(source.items(readable, LOOKED_AT_ROWS), [])
+    rows: list[Any] = next(source.items(readable, SAMPLE_ROWS), [])
     return [
-        Column(name, kind, tuple(item.values[name] for item in rows) if name in readable else ())
+        TableColumn(
+            name, kind, tuple(item.values[name] for item in rows) if name in readable else ()
+        )
         for name, kind in kinds.items()
     ]
 
 
-def choose(columns: Sequence[Column], path: str) -> Choice:
-    """Say what each column is good for.
+def choose(columns: Sequence[TableColumn], path: str) -> Choice:
+    """Choose the columns to use.
 
     Args:
-        columns: as they were looked at.
-        path: of the table, which is read to its end for what has to hold in every row.
+        columns: the columns with the values of the first rows.
+        path: the table; all rows are read to check ids and labels.
 
     Raises:
-        JobError: when there is nothing to make a prompt of.
+        JobError: when no column can be used in a prompt.
     """
     names = {column.name for column in columns}
     id_column = _id_column(columns, path)
-    if "messages" in names:
-        return Choice(id_column, (), messages="messages", from_columns=_request_keys(names))
-    if "prompt" in names:
-        prompt = tuple(column for column in columns if column.name == "prompt")
+    if MESSAGES_COLUMN in names:
+        return Choice(id_column, (), messages=MESSAGES_COLUMN, from_columns=_request_keys(names))
+    if PROMPT_COLUMN in names:
+        prompt = tuple(column for column in columns if column.name == PROMPT_COLUMN)
         return Choice(id_column, prompt, from_columns=_request_keys(names))
     label = _label_column(columns)
-    usable = [c for c in columns if c.is_plain and _can_be_written(c.name, names)]
+    usable = [c for c in columns if c.is_plain and _can_be_in_template(c.name, names)]
     rest = [c for c in usable if c.name != id_column and c is not label]
     if not rest and len(usable) == 1:
-        id_column, label, rest = None, None, usable  # a list of words is a table, too
+        id_column, label, rest = None, None, usable  # a table with one column
     if not rest:
         raise JobError(
-            f"{path}: has no column that a prompt could be made of; it has "
-            f"{listed(f'{column.name} ({column.kind})' for column in columns)}. Add one with text, "
-            "or write a job file by hand: docs/job.md has all keys"
+            f"{path}: no column can be used in a prompt; the columns are "
+            f"{listed(f'{column.name} ({column.kind})' for column in columns)}. Add a column with "
+            "text, or write a job file yourself: see docs/job.md"
         )
     labels = () if label is None else _labels(label, path)
     is_number = label is not None and not labels and _are_numbers(label.values)
@@ -196,18 +190,18 @@ def _request_keys(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ROW_KEYS if name in names)
 
 
-def _can_be_written(name: str, names: set[str]) -> bool:
-    """A column named `row` hides the row itself, by which odd names are reached."""
+def _can_be_in_template(name: str, names: set[str]) -> bool:
+    """Return whether a template can use a column; a column named `row` hides `row[...]`."""
     return is_plain(name) or "row" not in names
 
 
 def is_plain(name: str) -> bool:
-    """Whether a column is a variable of its own in a template."""
+    """Return whether a column is a variable of a template (other names need `row[...]`)."""
     return bool(PLAIN_NAME.match(name)) and name not in RESERVED
 
 
-def _id_column(columns: Sequence[Column], path: str) -> str | None:
-    """Return the first column that is named like an id, or comes first, and is one in all rows."""
+def _id_column(columns: Sequence[TableColumn], path: str) -> str | None:
+    """Return the first column with the name of an id, or else the first column, if it is unique."""
     named = [column for column in columns if _ID_NAME.search(column.name)]
     first = [column for column in columns[:1] if not _is_long(column)]
     for column in dict.fromkeys([*named, *first]):
@@ -224,21 +218,21 @@ def _is_unique(name: str, path: str) -> bool:
     return True
 
 
-def _is_long(column: Column) -> bool:
+def _is_long(column: TableColumn) -> bool:
     return column.mean_length >= LONG_TEXT or column.name.lower() in _PROMPT_NAMES
 
 
-def _label_column(columns: Sequence[Column]) -> Column | None:
+def _label_column(columns: Sequence[TableColumn]) -> TableColumn | None:
     by_name = {column.name.lower(): column for column in columns if column.is_plain}
     return next((by_name[name] for name in _LABEL_NAMES if name in by_name), None)
 
 
-def _labels(column: Column, path: str) -> tuple[str, ...]:
-    """Return the labels in all rows, when they are few and stand there again and again."""
+def _labels(column: TableColumn, path: str) -> tuple[str, ...]:
+    """Return the distinct labels of all rows if they are few and repeated, else none."""
     if not column.is_text or len(set(column.texts)) > MOST_LABELS or _are_numbers(column.texts):
         return ()
     found: dict[str, int] = {}
-    for items in Source(InputConfig(path)).items([column.name], LOOKED_AT_ROWS):
+    for items in Source(InputConfig(path)).items([column.name], SAMPLE_ROWS):
         for item in items:
             label = str(item.values[column.name] or "").strip()
             found[label] = found.get(label, 0) + 1
@@ -259,12 +253,12 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     )
 
 
-def _prompt_columns(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the columns that say most, in the order of the table."""
+def _prompt_columns(columns: Sequence[TableColumn]) -> tuple[TableColumn, ...]:
+    """Return the columns with the longest texts, in the order of the table."""
     texts = [column for column in columns if column.is_text]
-    telling = [column for column in texts if _is_long(column)]
-    if not telling:
-        telling = sorted(texts, key=lambda column: -column.mean_length)[:1]
-    chosen = sorted(telling or columns, key=lambda column: -column.mean_length)
+    long = [column for column in texts if _is_long(column)]
+    if not long:
+        long = sorted(texts, key=lambda column: -column.mean_length)[:1]
+    chosen = sorted(long or columns, key=lambda column: -column.mean_length)
     kept = {column.name for column in chosen[:MOST_PROMPT_COLUMNS]}
     return tuple(column for column in columns if column.name in kept)

@@ -1,4 +1,4 @@
-"""The text of a drafted job file: TOML with comments, whatever columns are called."""
+"""Write the text of a job file: TOML with comments, for any names of columns."""
 
 from __future__ import annotations
 
@@ -9,22 +9,56 @@ from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import is_plain
 from batchrun.errors import printable
-from batchrun.formats import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from batchrun.draft.detection import Choice, Column
+    from batchrun.draft.detection import Choice, TableColumn
 
 
 MOST_LISTED = 30
 MOST_LETTERS = 40
 LABEL_TOKENS, TEXT_TOKENS = 20, 500
+JOB_FILE = """\
+# Written by `batchrun init`. Edit what you need; docs/job.md describes all keys.
+#
+#   batchrun preview {file}          print requests without sending them
+#   batchrun run {file} --simulate   run with the simulator (no API key, no cost)
+#   batchrun run {file}              run, or resume
+#
+# The table has {rows} and these columns:
+{columns}
+
+[input]
+path = {table} # relative to the folder of this file
+{id}
+# limit = 100 # process only the first 100 rows
+
+[request]
+format = {wire_format} # "messages" (Claude) or "chat" (OpenAI-compatible)
+model = {model}
+{system}
+{prompt}
+max_tokens = {max_tokens} # maximum length of an answer
+# temperature = 0.0
+
+{score}
+
+[limits] # concurrency and rates adapt to the provider
+# max_cost_usd = 5.0 # hard limit on the cost
+
+[output] # default directory: runs/, beside this file or beside the folder jobs
+files = ["results.parquet", "results.csv"]
+{prefix}"""
+NO_SCORE = """\
+# [score] # if a column has the right answers: see docs/evaluating.md
+# expected = "{{ label }}"
+# match = "casefold\""""
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What the file says about itself: its name, its table as it names it, the table's rows."""
+    """The name of the job file, the path of the table in it, and the rows of the table."""
 
     name: str
     table: str
@@ -33,7 +67,7 @@ class Heading:
 
 def job_text(
     heading: Heading,
-    columns: Sequence[Column],
+    columns: Sequence[TableColumn],
     choice: Choice,
     *,
     wire_format: str,
@@ -41,48 +75,35 @@ def job_text(
     prefix: str,
 ) -> str:
     """Return the job file."""
-    parts = (
-        _head(heading, columns),
-        _input(heading, choice),
-        _request(choice, wire_format, model),
-        _score(choice),
-        _limits(),
-        _output(prefix),
+    comment = "the table has columns with the names of result columns"
+    return JOB_FILE.format(
+        file=printable(shlex.quote(heading.name)),
+        rows=f"{heading.rows:,} {'row' if heading.rows == 1 else 'rows'}",
+        columns="\n".join(_listed(columns)),
+        table=toml_string(heading.table),
+        id=f"id = {toml_string(choice.id)} # becomes custom_id in the results"
+        if choice.id is not None
+        else "# id = …  column with a unique value in every row; default: the row number",
+        wire_format=toml_string(wire_format),
+        model=toml_string(model),
+        system=_system(choice),
+        prompt="\n".join(_prompt(choice)),
+        max_tokens=LABEL_TOKENS if choice.labels else TEXT_TOKENS,
+        score="\n".join(_score(choice)),
+        prefix=f"prefix = {toml_string(prefix)} # {comment}\n" if prefix else "",
     )
-    return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _head(heading: Heading, columns: Sequence[Column]) -> list[str]:
-    file = shlex.quote(heading.name)
-    noun = "row" if heading.rows == 1 else "rows"
-    width = max(len(_cut(column.name)) for column in columns[:MOST_LISTED])
-    listed = [
-        f"#   {_cut(column.name).ljust(width)}  {_kind(column)}{_example(column)}"
-        for column in columns[:MOST_LISTED]
-    ]
-    more = len(columns) - MOST_LISTED
-    return [
-        "# Written by `batchrun init`. Edit what you need; docs/job.md describes all keys.",
-        "#",
-        f"#   batchrun preview {printable(file)}          print requests without sending them",
-        f"#   batchrun run {printable(file)} --simulate   run with the simulator (no API key, no cost)",
-        f"#   batchrun run {printable(file)}              run, or resume",
-        "#",
-        f"# The table has {heading.rows:,} {noun} and these columns:",
-        *listed,
-        *([f"#   and {more:,} more"] if more > 0 else []),
-        "",
-    ]
-
-
-def _kind(column: Column) -> str:
-    """Return the type without what is inside of it."""
-    return printable(column.kind.partition("(")[0]).lower()
-
-
-def _example(column: Column) -> str:
-    value = next((v for v in column.values if v not in (None, "")), None)
-    return "" if value is None else f", such as {_cut(str(value)[:200])}"
+def _listed(columns: Sequence[TableColumn]) -> Iterator[str]:
+    shown = columns[:MOST_LISTED]
+    width = max(len(_cut(column.name)) for column in shown)
+    for column in shown:
+        kind = printable(column.kind.partition("(")[0]).lower()
+        value = next((v for v in column.values if v not in (None, "")), None)
+        example = "" if value is None else f", such as {_cut(str(value)[:200])}"
+        yield f"#   {_cut(column.name).ljust(width)}  {kind}{example}"
+    if len(columns) > len(shown):
+        yield f"#   and {len(columns) - len(shown):,} more"
 
 
 def _cut(text: str) -> str:
@@ -90,66 +111,34 @@ def _cut(text: str) -> str:
     return plain if len(plain) <= MOST_LETTERS else f"{plain[:MOST_LETTERS]}…"
 
 
-def _input(heading: Heading, choice: Choice) -> list[str]:
-    if choice.id is None:
-        identity = "# id = …  column with a unique value in every row; default: the row number"
-    else:
-        identity = f"id = {toml_string(choice.id)} # becomes custom_id in the results"
-    return [
-        "[input]",
-        f"path = {toml_string(heading.table)} # relative to the folder of this file",
-        identity,
-        "# limit = 100 # process only the first 100 rows",
-        "",
-    ]
-
-
-def _request(choice: Choice, wire_format: str, model: str) -> list[str]:
-    formats_known = " or ".join(f'"{name}" ({each.title})' for name, each in FORMATS.items())
-    return [
-        "[request]",
-        f"format = {toml_string(wire_format)} # {formats_known}",
-        f"model = {toml_string(model)}",
-        *_system(choice),
-        *_prompt(choice),
-        f"max_tokens = {LABEL_TOKENS if choice.labels else TEXT_TOKENS} # maximum length of an answer",
-        "# temperature = 0.0",
-        "",
-    ]
-
-
-def _system(choice: Choice) -> list[str]:
+def _system(choice: Choice) -> str:
     if choice.labels:
         names = ", ".join(label.replace("{", "(").replace("}", ")") for label in choice.labels)
-        return ["system = " + toml_text(f"Answer with exactly one of these labels: {names}.")]
+        return f"system = {toml_text(f'Answer with exactly one of these labels: {names}.')}"
     if choice.is_number:
-        task = "Work it out step by step. End with a line of its own: #### and the number alone."
-        return ["system = " + toml_text(task)]
-    return ['# system = "What the model should do with each row."']
+        task = "Work it out step by step. Then write the number alone on a last line, after ####."
+        return f"system = {toml_text(task)}"
+    return '# system = "What the model should do with each row."'
 
 
-def _prompt(choice: Choice) -> list[str]:
-    keys = ", ".join(toml_string(name) for name in choice.from_columns)
-    own = [f"from_columns = [{keys}] # columns that set request keys for their row"] if keys else []
+def _prompt(choice: Choice) -> Iterator[str]:
     if choice.messages is not None:
-        return [
-            f"messages_column = {toml_string(choice.messages)} # column with conversations",
-            *own,
-        ]
-    lines = [
-        "# A Jinja2 template: {{ column }} inserts the value of a column.",
-        f"prompt = {toml_text(_template(choice.prompt))}",
-    ]
-    return [*lines, *own]
+        yield f"messages_column = {toml_string(choice.messages)} # column with conversations"
+    else:
+        yield "# A Jinja2 template: {{ column }} inserts the value of a column."
+        yield f"prompt = {toml_text(_template(choice.prompt))}"
+    if choice.from_columns:
+        keys = ", ".join(map(toml_string, choice.from_columns))
+        yield f"from_columns = [{keys}] # columns that set request keys for their row"
 
 
-def _template(columns: Sequence[Column]) -> str:
+def _template(columns: Sequence[TableColumn]) -> str:
     if len(columns) == 1:
         return expression(columns[0].name)
-    return "\n\n".join(_titled(column) for column in columns)
+    return "\n\n".join(map(_titled, columns))
 
 
-def _titled(column: Column) -> str:
+def _titled(column: TableColumn) -> str:
     words = printable(column.name).replace("_", " ").strip()
     shown = expression(column.name, may_be_null=column.has_nulls)
     if len(words) > MOST_LETTERS or set(words) & set("{}%#"):
@@ -158,13 +147,13 @@ def _titled(column: Column) -> str:
 
 
 def expression(name: str, *, may_be_null: bool = False) -> str:
-    """Return the template that shows a column, whatever its name is."""
-    place = name if is_plain(name) else f"row[{_jinja_string(name)}]"
-    return f'{{{{ "" if {place} is none else {place} }}}}' if may_be_null else f"{{{{ {place} }}}}"
+    """Return the template that inserts a column with any name."""
+    value = name if is_plain(name) else f"row[{_jinja_string(name)}]"
+    return f'{{{{ "" if {value} is none else {value} }}}}' if may_be_null else f"{{{{ {value} }}}}"
 
 
 def _jinja_string(text: str) -> str:
-    return '"' + "".join(_jinja_character(letter) for letter in text) + '"'
+    return '"' + "".join(map(_jinja_character, text)) + '"'
 
 
 def _jinja_character(letter: str) -> str:
@@ -173,45 +162,20 @@ def _jinja_character(letter: str) -> str:
     return letter if letter.isprintable() else f"\\U{ord(letter):08x}"
 
 
-def _score(choice: Choice) -> list[str]:
+def _score(choice: Choice) -> Iterator[str]:
     if choice.label is None:
-        return [
-            "# [score] # if a column has the right answers: see docs/evaluating.md",
-            '# expected = "{{ label }}"',
-            '# match = "casefold"',
-            "",
-        ]
-    lines = [
-        "[score] # compares the answers with this column, which the prompt omits",
-        f"expected = {toml_text(expression(choice.label.name))}",
-    ]
+        yield NO_SCORE
+        return
+    yield "[score] # compares the answers with this column, which the prompt omits"
+    yield f"expected = {toml_text(expression(choice.label.name))}"
     if choice.labels:
-        names = ", ".join(toml_string(label) for label in choice.labels)
-        lines += ['match = "choice"', f"choices = [{names}]"]
+        yield 'match = "choice"'
+        yield f"choices = [{', '.join(map(toml_string, choice.labels))}]"
     elif choice.is_number:
-        lines += ['match = "number"', r"answer = '####\s*([^\n]+)' # finds the answer in the text"]
+        yield 'match = "number"'
+        yield r"answer = '####\s*([^\n]+)' # finds the answer in the text"
     else:
-        lines += ['match = "casefold" # or exact, contains, regex, number, json, choice']
-    return [*lines, ""]
-
-
-def _limits() -> list[str]:
-    return [
-        "[limits] # concurrency and rates adapt to the provider",
-        "# max_cost_usd = 5.0 # hard limit on the cost",
-        "",
-    ]
-
-
-def _output(prefix: str) -> list[str]:
-    own = [
-        f"prefix = {toml_string(prefix)} # the table has columns with the names of result columns"
-    ]
-    return [
-        "[output] # default directory: runs/, beside this file or beside the folder jobs",
-        'files = ["results.parquet", "results.csv"]',
-        *(own if prefix else []),
-    ]
+        yield 'match = "casefold" # or exact, contains, regex, number, json, choice'
 
 
 def toml_string(text: str) -> str:
@@ -221,7 +185,7 @@ def toml_string(text: str) -> str:
 
 
 def toml_text(text: str) -> str:
-    """Return a TOML string of several lines where that reads better."""
+    """Return a TOML string, on several lines if that is more readable."""
     if "\n" not in text or "'''" in text or not text.replace("\n", "").isprintable():
         is_literal = '"' in text and "'" not in text and text.isprintable()
         return f"'{text}'" if is_literal else toml_string(text)

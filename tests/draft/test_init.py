@@ -154,7 +154,7 @@ def test_meagre_tables(tmp_path: Path, table: dict[str, Any]) -> None:
     [
         (lambda path: path.write_text(""), "cannot be read as a table"),
         (lambda path: path.write_text("a,b\n"), "has no rows"),
-        (lambda path: path.write_text("a,b\n,\n"), "no column that a prompt could be made of"),
+        (lambda path: path.write_text("a,b\n,\n"), "no column can be used in a prompt"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00a"), "UTF-8"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: None, "file not found"),
@@ -190,10 +190,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     for to in ("t.toml", "link.toml"):
         code, _, stderr = command("init", "t.csv", "-o", to, cwd=tmp_path)
         assert code == 2
-        assert f"{to}: is there already" in stderr
+        assert f"{to}: already exists" in stderr
     assert (tmp_path / "t.toml").read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
-    for to, message in (("t.csv", "ends in .toml"), ("none/t.toml", "cannot be written")):
+    for to, message in (("t.csv", "must end in .toml"), ("none/t.toml", "cannot be written")):
         code, _, stderr = command("init", "t.csv", "-o", to, cwd=tmp_path)
         assert code == 2
         assert message in stderr
