@@ -1,7 +1,7 @@
-"""The command line: options in, exit codes out, no logic.
+"""The command line: options and arguments, exit codes, and what goes to the terminal; no logic.
 
-Progress and messages go to stderr, data to stdout. The library behind each command is loaded when
-the command runs, so that `--help` answers at once.
+Progress and messages go to stderr, data to stdout. The library behind a command is loaded when the
+command runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
-    _return_large_blocks()
+    """Run a command and exit with its code."""
+    _free_large_blocks_at_once()
     try:
         code = _run_command()
     except OSError as error:
         code = _stdout_failed(error)
     except KeyboardInterrupt:
         say("interrupted; all answers are saved")
-        _leave_at_once(INTERRUPTED_EXIT_CODE)
+        _exit_at_once(INTERRUPTED_EXIT_CODE)
     for stream in (sys.stdout, sys.stderr):
-        _give_up_unwritten(stream)
+        _flush_or_discard(stream)
     sys.exit(code)
 
 
-def _return_large_blocks() -> None:
-    """Let glibc give large blocks back to the system as soon as they are freed.
+def _free_large_blocks_at_once() -> None:
+    """Make glibc return large blocks to the system when they are freed.
 
-    Otherwise it keeps all that are not larger than the largest so far, in heaps that fall to
-    pieces: a run over rows of 1.5 MB took twice the memory.
+    Otherwise it keeps blocks up to the size of the largest one so far, and its heaps fragment: a run
+    over rows of 1.5 MB needs twice the memory.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
@@ -64,7 +64,7 @@ def _run_command() -> int:
     except click.Abort:
         raise KeyboardInterrupt from None
     except SystemExit as leaving:
-        # Click's own ways to leave: what a shell wanted completed is told, or the reader has gone.
+        # Click exits like this after a shell completion, and with 1 when the reader has closed.
         return BROKEN_PIPE_EXIT_CODE if leaving.code == 1 else 0
     except BatchrunError as error:
         fail(error)
@@ -72,7 +72,7 @@ def _run_command() -> int:
 
 
 def _stdout_failed(error: OSError) -> int:
-    """Answer for a stdout that cannot be written, which is the one file without a name here."""
+    """Report that stdout cannot be written; errors of other files have a file name."""
     if error.filename is not None:
         raise error
     try:
@@ -85,8 +85,8 @@ def _stdout_failed(error: OSError) -> int:
     return OutputError.exit_code
 
 
-def _give_up_unwritten(stream: TextIO | None) -> None:
-    """Let what a stream cannot write not fail again, with a code of its own, as Python ends."""
+def _flush_or_discard(stream: TextIO | None) -> None:
+    """Discard unwritten output, which would change the exit code when Python ends."""
     if stream is None:
         return
     try:
@@ -95,14 +95,24 @@ def _give_up_unwritten(stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _leave_at_once(code: int) -> NoReturn:
-    """Leave without waiting for threads: one may be reading a large input."""
+def _exit_at_once(code: int) -> NoReturn:
+    """Exit without waiting for threads, which may be reading a large input."""
     for stream in (sys.stdout, sys.stderr):
-        _give_up_unwritten(stream)
+        _flush_or_discard(stream)
     os._exit(code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class OrderedGroup(click.Group):
+    """Lists the commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=OrderedGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(batchrun.__version__, prog_name="batchrun")
 def cli() -> None:
     """Send every row of a table to an LLM.
@@ -115,7 +125,7 @@ def cli() -> None:
       batchrun init tickets.csv
       batchrun run tickets.toml --simulate
       batchrun report runs/tickets.simulated
-    """  # noqa: D301 - click knows \\b as the sign for a block to leave as it is
+    """
     if not {"--help", "-h"} & {*sys.argv[1:]}:
         check_system()
 

@@ -1,4 +1,4 @@
-"""Print to stderr, and check what the process needs of the system."""
+"""Print to stderr, and check that the system limits are high enough."""
 
 from __future__ import annotations
 
@@ -39,27 +39,26 @@ def say(message: str) -> None:
 
 def echo(text: str) -> None:
     """Print text that is already safe for the terminal, in colour where supported."""
-    # A closed terminal or pipe must not affect the run.
+    # A closed terminal or pipe does not affect the run.
     with suppress(OSError):
         click.echo(text, err=True, color=wants_color(sys.stderr))
 
 
-# Libraries, their threads, the checkpoint and one connection take this many.
+# For libraries, the checkpoint and one connection.
 LEAST_FILES = 50
-# With less, the libraries abort the process while they load or start their threads: measured on two
-# cores from 2,450,000 KB down. More cores start more threads, so there is room to spare.
+# With less than 2,450,000 KB (measured on two cores; more cores start more threads), libraries abort
+# the process while they load or start threads.
 LEAST_ADDRESS_SPACE_KB = 3_000_000
-# Threads beside those that the libraries start for each core: measured 20 in all on two cores. Where
-# they cannot start theirs, they abort the process or wait forever.
+# Measured: 20 threads on two cores. Libraries that cannot start a thread abort the process or hang.
 LEAST_THREADS, THREADS_PER_CORE = 16, 4
 _STACK_BYTES = 64 * 1024
 
 
 def check_system() -> None:
-    """See that this process may use as much as a command takes.
+    """Check the limits of this process; raise the one on open files if allowed.
 
     Raises:
-        JobError: saying which limit is too low, what it is, and what it has to be.
+        JobError: when a limit is too low, with its value and the required one.
     """
     files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if _is_below(most_files, LEAST_FILES):
@@ -86,7 +85,7 @@ def check_system() -> None:
 
 
 def _threads_that_start(count: int) -> int:
-    """Return how many threads can be started at a time, at most `count`; all of them end again."""
+    """Return how many threads can run at a time, at most `count`."""
     end = threading.Event()
     threads: list[threading.Thread] = []
     before = threading.stack_size(_STACK_BYTES)

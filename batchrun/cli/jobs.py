@@ -1,4 +1,4 @@
-"""Commands over a job file or a table: write one, look at it, estimate it, run it."""
+"""Commands for a job file or a table: init, preview, estimate, run."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
       batchrun run jobs/triage.toml --model MODEL --model OTHER
-    """  # noqa: D301 - as above
+    """
     loaded = batchrun.load_job(job, overrides(options))
     run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
     done = run_all(loaded, run_options(options))
-    _conclude(done, loaded.date, quiet=options["quiet"])
+    _print_result(done, loaded.date, quiet=options["quiet"])
     return done.exit_code
 
 
@@ -72,6 +72,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
+    metavar="N",
     help="Number of requests.",
 )
 def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
@@ -83,7 +84,7 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
     Examples:
       batchrun preview jobs/triage.toml -n 1
       batchrun preview prompts.csv --model MODEL --format chat
-    """  # noqa: D301 - as above
+    """
     loaded = batchrun.load_job(job, overrides(options))
     for line in batchrun.preview(loaded, count):
         click.echo(harmless_json(line))
@@ -112,13 +113,13 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     """Estimate requests, tokens, cost and duration of a run of JOB.
 
-    Sends nothing without --sample. Answers that the run directory already has are not counted.
+    Sends nothing without --sample. Requests already answered in the run directory are not counted.
 
     \b
     Examples:
       batchrun estimate jobs/triage.toml
       batchrun estimate jobs/triage.toml --sample 20
-    """  # noqa: D301 - as above
+    """
     loaded = batchrun.load_job(job, overrides(options))
     found = batchrun.estimate(loaded, run_options(options), sample=sample or 0)
     text = batchrun.estimate_json(found) if as_json else batchrun.estimate_text(found)
@@ -133,7 +134,7 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     type=click.Path(path_type=Path, dir_okay=False),
     help="Job file to write. Default: TABLE.toml in the current directory.",
 )
-@click.option("--model", help="Model to use.")
+@click.option("--model", metavar="MODEL", help="Model to use.")
 @click.option(
     "--format",
     "wire_format",
@@ -145,21 +146,21 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
 def init(table: str, output: Path | None, model: str | None, wire_format: FormatName) -> None:
     """Write a job file for TABLE.
 
-    Chooses an id column, a prompt and, if a column holds the right answers, a score. The job can be run unchanged. Never overwrites a file.
+    Chooses an id column, a prompt and, if a column has the right answers, a score. The job can be run unchanged. Never overwrites a file.
 
     \b
     Examples:
       batchrun init tickets.csv
       batchrun init data/reviews.parquet -o jobs/reviews.toml --format chat
-    """  # noqa: D301 - as above
+    """
     draft = batchrun.init_job(table, output, model=model, wire_format=wire_format)
     click.echo(draft.path)
     shown = ", ".join(draft.prompt) or "the conversations"
     say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
-    say(f"to see the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
+    say(f"to print the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
 
 
-def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
+def _print_result(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
         echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
     for problem in report.problems:
@@ -170,5 +171,8 @@ def _conclude(report: RunReport | MatrixReport, day: date | None, *, quiet: bool
         # --new would start over instead of resuming.
         again = [argument for argument in sys.argv[1:] if argument != "--new"]
         if day is not None and not any(argument.startswith("--date") for argument in again):
-            again += ["--date", day.isoformat()]  # tomorrow the command would begin another run
+            again += [
+                "--date",
+                day.isoformat(),
+            ]  # without it, the command starts another run tomorrow
         say(f"to resume, run again: {shlex.join(['batchrun', *again])}")

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and their completion in a shell."""
+"""Arguments and options of several commands, and their shell completion."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ if TYPE_CHECKING:
 
 
 JOB_SUFFIX = ".toml"
-# As `source` reads them; it takes longer to load than a shell should wait.
+# Those of `source`, which takes too long to import for a completion.
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 CHECKPOINT = "checkpoint.db"
 LARGEST_FOLDER = 2_000
 
 
 def jobs(incomplete: str) -> list[str]:
-    """Return the job files and tables whose paths begin so, and the folders beside them."""
-    return _offered(incomplete, (JOB_SUFFIX, *TABLE_SUFFIXES))
+    """Return the job files, tables and folders whose paths start with `incomplete`."""
+    return _files_with(incomplete, (JOB_SUFFIX, *TABLE_SUFFIXES))
 
 
 def tables(incomplete: str) -> list[str]:
-    """Return the tables whose paths begin so, and the folders beside them."""
-    return _offered(incomplete, TABLE_SUFFIXES)
+    """Return the tables and folders whose paths start with `incomplete`."""
+    return _files_with(incomplete, TABLE_SUFFIXES)
 
 
 def runs(incomplete: str) -> list[str]:
-    """Return the run directories whose paths begin so."""
-    found = (path for path, is_folder in _beginning_with(incomplete) if is_folder)
+    """Return the run directories whose paths start with `incomplete`."""
+    found = (path for path, is_folder in _entries(incomplete) if is_folder)
     return [path for path in found if (Path(path) / CHECKPOINT).is_file()]
 
 
-def _offered(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
-    found = list(_beginning_with(incomplete))
+def _files_with(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
+    found = list(_entries(incomplete))
     wanted = [p for p, folder in found if not folder and p.removesuffix(".gz").endswith(suffixes)]
     folders = [f"{path}/" for path, is_folder in found if is_folder]
     return sorted([*wanted, *folders]) if wanted else []
 
 
-def _beginning_with(incomplete: str) -> Iterator[tuple[str, bool]]:
-    """Yield the paths that begin with what has been typed, and whether each is a folder."""
+def _entries(incomplete: str) -> Iterator[tuple[str, bool]]:
+    """Yield the paths that start with `incomplete`, and whether each is a folder."""
     folder, start = os.path.split(incomplete)
     with suppress(OSError):
         for entry in sorted(os.scandir(folder or "."), key=lambda e: e.name)[:LARGEST_FOLDER]:
             is_hidden = entry.name.startswith(".") and not start.startswith(".")
             if entry.name.startswith(start) and not is_hidden:
-                # `./` stays as it was typed.
+                # `Path` would remove a leading `./`.
                 yield os.path.join(folder, entry.name), entry.is_dir()  # noqa: PTH118
 
 
 def completing(find: Callable[[str], list[str]]) -> Any:  # noqa: ANN401 - click's callback
-    """Offer what `find` returns; otherwise the shell completes files as it does for others."""
+    """Complete with the results of `find`, or with files if there are none."""
 
     def complete(_context: Any, _parameter: Any, incomplete: str) -> list[Any]:  # noqa: ANN401
         return list(find(incomplete)) or [CompletionItem(incomplete, type="file")]
@@ -79,7 +79,7 @@ JOB = click.argument(
 
 
 class RunDirectory(click.Path):
-    """A directory that exists; where only a simulated run is there, the message names that."""
+    """An existing directory; the error names the simulated run if there is only that."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, exists=True, file_okay=False)
@@ -104,16 +104,17 @@ DIRECTORY = click.argument(
 
 
 def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
-    """The options that change a job, shared by `run` and `preview`."""
+    """Add the options that change a job."""
     options = (
         click.option(
             "--model",
             "models",
             multiple=True,
+            metavar="MODEL",
             help="Model to use. Repeat to compare several models (a matrix).",
         ),
         click.option("--format", "wire_format", type=click.Choice([*FORMATS]), help="API format."),
-        click.option("--base-url", help="API base URL, without /v1."),
+        click.option("--base-url", metavar="URL", help="API base URL, without /v1."),
         click.option(
             "--limit",
             type=click.IntRange(min=1),
@@ -150,7 +151,7 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
 
 
 def run_options(options: Mapping[str, Any]) -> RunOptions:
-    """Turn options into how to run."""
+    """Return the options of a run."""
     simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
     return batchrun.RunOptions(
         simulate=simulate,
@@ -164,7 +165,7 @@ def run_options(options: Mapping[str, Any]) -> RunOptions:
 
 
 def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn options into dotted keys; paths given here start at the current directory."""
+    """Return the changed keys of the job; paths are relative to the current directory."""
     models = options["models"]
     found = dict(batchrun.parse_setting(setting) for setting in options["settings"])
     direct = {

@@ -1,10 +1,10 @@
-"""Commands over the directory of a run: how far it is, what it gave, how good and how whole that is."""
+"""Commands for the directory of a run, and `simulate`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from batchrun.cli.console import say
 from batchrun.cli.options import DIRECTORY, completing
 from batchrun.errors import harmless, harmless_but_coloured, harmless_json
 from batchrun.report.formatting import wants_color
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @click.command()
@@ -28,7 +31,7 @@ def status(directory: Path, *, as_json: bool) -> None:
     Examples:
       batchrun status runs/triage
       batchrun status runs/triage --json
-    """  # noqa: D301 - as above
+    """
     text = batchrun.status(directory, as_json=as_json, colour=wants_color(sys.stdout))
     click.echo(harmless_json(text) if as_json else harmless_but_coloured(text))
 
@@ -49,7 +52,7 @@ def export(directory: Path, to: Path | None) -> None:
     Examples:
       batchrun export runs/triage
       batchrun export runs/triage --to triage.csv
-    """  # noqa: D301 - as above
+    """
     for path in batchrun.export(directory, to):
         click.echo(path)
 
@@ -64,7 +67,7 @@ def report(directory: Path) -> None:
     \b
     Examples:
       batchrun report runs/triage
-    """  # noqa: D301 - as above
+    """
     click.echo(batchrun.write_report(directory))
 
 
@@ -86,7 +89,7 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     Examples:
       batchrun score runs/triage
       batchrun score runs/triage --job jobs/triage.toml
-    """  # noqa: D301 - as above
+    """
     click.echo(batchrun.score_text(batchrun.score(directory, job), as_json=as_json))
 
 
@@ -109,7 +112,7 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     Examples:
       batchrun recost runs/triage
       batchrun recost runs/triage --job jobs/triage.toml
-    """  # noqa: D301 - as above
+    """
     found = batchrun.recost(directory, job)
     text = batchrun.recost_text(found, as_json=as_json)
     click.echo(harmless_json(text) if as_json else text)
@@ -135,14 +138,14 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
 def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) -> None:
     """Compare runs.
 
-    Compares score, agreement, cost and latency with the first run. The directory of a matrix stands for the runs of its cells.
+    Compares score, agreement, cost and latency with the first run. For a matrix, compares all of its cells.
 
     \b
     Examples:
       batchrun compare runs/triage runs/other
       batchrun compare runs/triage runs/other --json
       batchrun compare runs/triage runs/other --html comparison.html
-    """  # noqa: D301 - as above
+    """
     runs = batchrun.compare(directories)
     if html is not None:
         batchrun.write_comparison(runs, html)
@@ -161,59 +164,66 @@ def verify(directory: Path, *, as_json: bool) -> int:
     Examples:
       batchrun verify runs/triage
       batchrun verify runs/triage --json
-    """  # noqa: D301 - as above
+    """
     verdict = batchrun.verify(directory)
     click.echo(harmless_json(verdict.json()) if as_json else harmless(verdict.text()))
     return verdict.exit_code
 
 
+def _share(name: str, help_text: str) -> Callable[[Any], Any]:
+    return click.option(
+        name, type=click.FloatRange(0, 1), default=0.0, metavar="SHARE", help=help_text
+    )
+
+
 @click.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Port. Default: any free port."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="PORT",
+    help="Port. Default: any free port.",
 )
-@click.option("--rpm", type=click.IntRange(min=1), help="Limit on requests per minute.")
-@click.option("--tpm", type=click.IntRange(min=1), help="Limit on tokens per minute.")
+@click.option(
+    "--rpm",
+    "requests_per_minute",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Limit on requests per minute.",
+)
+@click.option(
+    "--tpm",
+    "tokens_per_minute",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Limit on tokens per minute.",
+)
 @click.option(
     "--latency-ms",
     type=click.FloatRange(min=0),
     default=50.0,
     show_default=True,
+    metavar="MS",
     help="Time until a response, in milliseconds.",
 )
-@click.option(
-    "--error-rate",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Share of 5xx responses, from 0 to 1.",
-)
-@click.option(
-    "--rate-limit-rate",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Share of 429 responses, from 0 to 1.",
-)
-@click.option(
-    "--stream-error-rate",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Share of broken streams, from 0 to 1.",
-)
-@click.option(
-    "--invalid-json-rate",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Share of structured answers that do not satisfy their schema, from 0 to 1.",
-)
+@_share("--error-rate", "Share of 5xx responses.")
+@_share("--rate-limit-rate", "Share of 429 responses.")
+@_share("--stream-error-rate", "Share of broken streams.")
+@_share("--invalid-json-rate", "Share of structured answers that do not satisfy their schema.")
 @click.option(
     "--limit-headers/--no-limit-headers",
     default=True,
-    show_default=True,
-    help="Send rate-limit headers.",
+    help="Send rate-limit headers (default), or none.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of the answers and faults."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of the answers and faults.",
 )
-@click.option("--api-key", help="Require this API key.")
+@click.option("--api-key", metavar="KEY", help="Require this API key.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
     """Serve the simulator on this machine.
 
@@ -223,17 +233,5 @@ def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
     Examples:
       batchrun simulate --port 8123
       batchrun simulate --port 8123 --rpm 600 --error-rate 0.05
-    """  # noqa: D301 - as above
-    config = batchrun.SimulatorConfig(
-        requests_per_minute=options["rpm"],
-        tokens_per_minute=options["tpm"],
-        latency_ms=options["latency_ms"],
-        error_rate=options["error_rate"],
-        rate_limit_rate=options["rate_limit_rate"],
-        stream_error_rate=options["stream_error_rate"],
-        invalid_json_rate=options["invalid_json_rate"],
-        limit_headers=options["limit_headers"],
-        seed=options["seed"],
-        api_key=options["api_key"],
-    )
-    batchrun.serve_simulator(config, port, announce=click.echo)
+    """
+    batchrun.serve_simulator(batchrun.SimulatorConfig(**options), port, announce=click.echo)

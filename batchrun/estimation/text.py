@@ -122,7 +122,7 @@ def _lines(estimate: Estimate) -> list[str]:
         f"  output      {_tokens(estimate.output)}",
         f"  cost        {_cost(estimate.cost)}",
         f"  time        {_time(estimate.duration)}; {LIMITED_BY[estimate.duration.limit]}",
-        f"  based on    {_basis(estimate)}",
+        *_basis(estimate),
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
 
@@ -136,13 +136,14 @@ def _duplicates(estimate: Estimate) -> list[str]:
     return [f"  duplicates  {same}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
 
 
-def _basis(estimate: Estimate) -> str:
+def _basis(estimate: Estimate) -> list[str]:
     if estimate.answers:
-        return f"{estimate.answers:,} answers; the ranges are 95 % intervals"
-    return (
-        "the length of the prompts, and answers between "
-        f"{LEAST_SHARE:.0%} and all of max_tokens; --sample 20 sends 20 requests for a better estimate"
-    )
+        return [f"  based on    {estimate.answers:,} answers; the ranges are 95 % intervals"]
+    share = f"{LEAST_SHARE * 100:g} %"
+    return [
+        f"  based on    the length of the prompts, and answers of {share} to 100 % of max_tokens",
+        "              (--sample 20 sends 20 requests for a better estimate)",
+    ]
 
 
 def _tokens(amounts: Range) -> str:
