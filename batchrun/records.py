@@ -407,6 +407,19 @@ class AttemptStart:
 
 
 @dataclass(frozen=True, slots=True)
+class UnfinishedAttempt:
+    """An attempt of an earlier execution without an outcome.
+
+    `dispatcher` is the name of the way in which that execution dispatched it, such as `live`.
+    """
+
+    key: int
+    number: int
+    execution: int
+    dispatcher: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One finished HTTP exchange, numbered from 1 within its request.
 

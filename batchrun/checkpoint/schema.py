@@ -55,6 +55,7 @@ _TABLES = (
         provider TEXT,
         base_url TEXT,
         peer TEXT,
+        dispatcher TEXT NOT NULL DEFAULT 'live',
         waits TEXT,
         waiting TEXT
     ) STRICT""",

@@ -16,6 +16,7 @@ from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.planning import Planner, count_standing
 from batchrun.errors import CheckpointError
 from batchrun.job.paths import PRIVATE_FILE, flush_directory
+from batchrun.records import UnfinishedAttempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,13 @@ _SPENT = f"""SELECT coalesce({
 
 _HAS_ANSWERED = """SELECT EXISTS (SELECT 1 FROM executions e JOIN attempts a
     ON a.execution = e.id WHERE e.peer = ? AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
+
+_UNFINISHED = """SELECT a.request_id, a.number, a.execution, e.dispatcher
+    FROM attempts a JOIN executions e ON e.id = a.execution
+    WHERE a.latency_s IS NULL AND a.error_type IS NULL"""
+_LOST = """UPDATE attempts SET error_type = 'interrupted', maybe_billed = 1,
+    error_message = 'the process ended before the answer arrived'
+    WHERE request_id = ? AND number = ? AND latency_s IS NULL AND error_type IS NULL"""
 
 
 def now_us() -> int:
@@ -137,17 +145,16 @@ class Checkpoint:
         provider: str | None = None,
         base_url: str | None = None,
         peer: str = "",
-    ) -> int:
-        """Begin an execution: record the job, settle what a crash left open.
+        dispatcher: str = "live",
+        lost: Sequence[UnfinishedAttempt] = (),
+    ) -> None:
+        """Begin an execution: record the job, and close the attempts whose outcome is lost.
 
         `total` counts rows; with several `samples` each has as many consecutive items. `provider` and
         `base_url` say who answers, and so whose prices hold; `peer` names provider, key and model, for
         `has_answered`.
-        Attempts without an outcome were in flight when a process died: they may have been billed.
-        When the plan's signature has changed, rows are matched to requests anew.
-
-        Returns:
-            How many attempts were in flight.
+        `dispatcher` names the way to dispatch. The `lost` attempts may have been billed; other unfinished
+        attempts stay open. When the plan's signature has changed, rows are matched to requests anew.
         """
         self._planner = Planner(self.db)
         with self.transaction():
@@ -172,18 +179,19 @@ class Checkpoint:
                     now_us(),
                 ),
             )
-            interrupted = self.db.execute(
-                """UPDATE attempts SET error_type = 'interrupted', maybe_billed = 1,
-                error_message = 'the process ended before the answer arrived'
-                WHERE latency_s IS NULL AND error_type IS NULL"""
-            ).rowcount
+            self._connection.executemany(_LOST, [(each.key, each.number) for each in lost])
             cursor = self.db.execute(
-                """INSERT INTO executions (started_us, version, provider, base_url, peer)
-                VALUES (?, ?, ?, ?, ?)""",
-                (now_us(), version, provider, base_url, peer),
+                """INSERT INTO executions (started_us, version, provider, base_url, peer, dispatcher)
+                VALUES (?, ?, ?, ?, ?, ?)""",
+                (now_us(), version, provider, base_url, peer, dispatcher),
             )
             self.execution = int(cursor.lastrowid or 0)
-        return interrupted
+
+    def unfinished_attempts(self) -> list[UnfinishedAttempt]:
+        """Return the attempts without an outcome: their process died, or they are still out."""
+        with usable(self.path):
+            rows = self.db.execute(_UNFINISHED).fetchall()
+        return [UnfinishedAttempt(*row) for row in rows]
 
     def finish_execution(
         self, outcome: RunEnd, reason: str | None, waits: dict[str, float]

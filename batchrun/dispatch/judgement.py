@@ -1,9 +1,9 @@
-"""What a failed attempt means: pure decisions, without clock or I/O.
+"""What an answer or a fault means: pure decisions, without clock and I/O, for every way to dispatch.
 
-`judge` decides about one fault. Whether a refusal is the row's fault or everybody's cannot be seen in
-one answer: it depends on what the provider has done so far, which is a `TrackRecord`, and `verdict`
-decides once enough is known. The tables follow the error references of both APIs and public reports
-of what gateways send.
+`judge` decides about one attempt. Whether a refusal is the row's fault or everybody's cannot be seen in
+one answer: it depends on what the provider has done so far, which is a `TrackRecord`. `blame` decides
+that once enough is known. The tables follow the error references of both APIs and public reports of
+what gateways send.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from batchrun.errors import RunEnd, Stop, printable, sentences
+from batchrun.errors import ProviderFault, RunEnd, Stop, printable, sentences
 from batchrun.limits.retry_delays import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
 
 if TYPE_CHECKING:
-    from batchrun.errors import ProviderFault
+    from batchrun.errors import Rejection
     from batchrun.records import Request
 
-# So many refusals of the first rows, and none answered: rows from elsewhere are tried before more of
-# these. A table may be sorted, so that all that is wrong stands at its head.
+# After this many refusals of the first rows, without an answer, rows from elsewhere are tried before more
+# of these: a table may be sorted, with everything that is wrong at its top.
 FIRST = 12
-# Refusals for one reason on so many of the first requests mean that the request is wrong.
+# This many refusals of the first requests for one reason mean that the request is wrong.
 ALIKE = 20
-# So many refusals for different reasons mean it, too, where key, model or address can be the reason.
-# With the requests that are then still under way that stays below 60.
+# This many refusals for different reasons mean it, too, where key, model or address can be the reason.
+# With the requests that are still in flight then, fewer than 60 are sent.
 MOST_HELD = 50
 
 _RATE_LIMITED = 429
 _OVERLOADED = 529
 _TRANSIENT = frozenset({408, 409, 424, 425, 449, 498, 499})
-# Key, model or address may be wrong, or just this row: moderation, a firewall, one wrong model.
-_WHOSE = frozenset({403, 404, 405, 407, 410})
+# Key, model or address may be wrong, or only this row: moderation, a firewall, one wrong model.
+_ACCESS = frozenset({403, 404, 405, 407, 410})
 
-# What error types stand for that come without a status: in a stream or under a successful status.
+# The status of error types that arrive without one: in a stream, or under a successful status.
 _STATUS_OF_TYPE = {
     "authentication_error": 401,
     "invalid_api_key": 401,
@@ -95,7 +95,53 @@ _LONGEST_MESSAGE = 1_000
 _AN_ID = re.compile(r"\b(?=\w*\d)[\w-]{12,}\b")
 
 
-class Verdict(StrEnum):
+class Action(StrEnum):
+    """What follows from an attempt."""
+
+    ACCEPT = "accept"  # the row has its answer
+    RETRY = "retry"  # send the request again
+    REJECT = "reject"  # keep the answer, and why it is rejected: the row has failed
+    FAIL = "fail"  # the row has failed
+    HOLD = "hold"  # refused before anything was answered: `blame` decides later
+    STOP = "stop"  # no request of this run can succeed
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What follows from an attempt, and why.
+
+    Attributes:
+        action: what follows.
+        decision: the kind of failure, and how long to wait before the next attempt.
+        end: what a run ends with that stops.
+    """
+
+    action: Action
+    decision: RetryDecision
+    end: RunEnd | None = None
+
+    @property
+    def cause(self) -> Cause:
+        """The kind of failure."""
+        return self.decision.cause
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """How often a request has failed so far, this time included.
+
+    Attributes:
+        failures: attempts that count towards `max_attempts`.
+        max_attempts: of `[retry]`.
+        alike: answers that were rejected for the same reason.
+    """
+
+    failures: int
+    max_attempts: int
+    alike: int = 0
+
+
+class Blame(StrEnum):
     """Whose fault refusals are that came before the first answer."""
 
     UNKNOWN = "unknown"  # the provider may still answer one of the others
@@ -108,13 +154,13 @@ class TrackRecord:
     """What a provider has done so far in this execution, with this key and model.
 
     Attributes:
-        answered: it has answered a request; or it is settled otherwise that rows are to blame.
+        answered: it has answered a request, or rows were found to be at fault in another way.
         answered_before: it answered in an earlier execution of the run.
-        in_flight: requests that were sent, or are about to be, and have no outcome.
-        held: requests that it refused, whose fault that is being unknown.
-        refused: those of them that key, model or address may be the reason for.
-        alike: the most of them that were refused for the same reason.
-        is_spread: rows from all over the input were tried, or there is no way to.
+        in_flight: requests that were sent or are about to be, without an outcome.
+        held: requests that it refused for whatever reason.
+        refused: held requests that it may have refused because of key, model or address.
+        alike: held requests with the most frequent reason.
+        is_spread: rows from all over the input were tried, or cannot be.
     """
 
     answered: bool = False
@@ -134,51 +180,78 @@ class TrackRecord:
         return self.answered or (few and self.in_flight + self.held < MOST_HELD)
 
 
-def judge(fault: ProviderFault, record: TrackRecord) -> RetryDecision:
-    """Judge a failed attempt by status, error type, message and the provider's explicit wishes."""
+def judge(
+    problem: ProviderFault | Rejection, record: TrackRecord, tries: Tries | None = None
+) -> Judgement:
+    """Judge a failed attempt, or an answer that is rejected.
+
+    A fault is judged by its status, error type and message, and by what the provider asks for.
+
+    Args:
+        problem: how the attempt failed, or why its answer is rejected.
+        record: what the provider has done so far.
+        tries: of the request; None when it may be sent again in any case.
+    """
+    if isinstance(problem, ProviderFault):
+        return _judge_fault(problem, record)
+    return _judge_rejection(problem, tries)
+
+
+def _judge_fault(fault: ProviderFault, record: TrackRecord) -> Judgement:
     status = _status(fault)
     if status == 401:
-        return RetryDecision(Cause.FATAL, end=RunEnd.REFUSED)
+        return Judgement(Action.STOP, RetryDecision(Cause.FATAL), RunEnd.REFUSED)
     if status == 402 or _is_exhausted(fault, status):
-        return RetryDecision(Cause.FATAL, end=RunEnd.EXHAUSTED)
-    if status == _RATE_LIMITED:
-        return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s)
-    if status == _OVERLOADED:
-        return RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, OVERLOADED_BASE_DELAY_S)
+        return Judgement(Action.STOP, RetryDecision(Cause.FATAL), RunEnd.EXHAUSTED)
+    if status in {_RATE_LIMITED, _OVERLOADED}:
+        base_s = BASE_DELAY_S if status == _RATE_LIMITED else OVERLOADED_BASE_DELAY_S
+        decision = RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, base_s)
+        return Judgement(Action.RETRY, decision)
     may_pass = _may_pass(status) if fault.should_retry is None else fault.should_retry
     if may_pass:
-        return RetryDecision(Cause.TRANSIENT, fault.retry_after_s)
+        return Judgement(Action.RETRY, RetryDecision(Cause.TRANSIENT, fault.retry_after_s))
     is_refused = status is not None and 300 <= status < 500
-    return RetryDecision(Cause.UNDECIDED if is_refused and not record.answered else Cause.NO)
+    if is_refused and not record.answered:
+        return Judgement(Action.HOLD, RetryDecision(Cause.UNDECIDED))
+    return Judgement(Action.FAIL, RetryDecision(Cause.NO))
 
 
-def verdict(record: TrackRecord, *, is_over: bool = False) -> Verdict:
+def _judge_rejection(rejection: Rejection, tries: Tries | None) -> Judgement:
+    most = rejection.most_retries
+    is_enough = tries is not None and (
+        tries.failures >= tries.max_attempts or (most is not None and tries.alike > most)
+    )
+    action = Action.REJECT if is_enough else Action.RETRY
+    return Judgement(action, RetryDecision(Cause.INVALID))
+
+
+def blame(record: TrackRecord, *, is_over: bool = False) -> Blame:
     """Decide whose fault the refusals are that came before the first answer.
 
     Args:
         record: what the provider has done.
-        is_over: nothing more will be sent, so what is known now has to do.
+        is_over: nothing more will be sent, so decide by what is known now.
     """
     if record.answered:
-        return Verdict.ROWS
+        return Blame.ROWS
     if record.in_flight and not is_over:
-        return Verdict.UNKNOWN
+        return Blame.UNKNOWN
     if record.alike >= ALIKE:
-        return Verdict.RUN
+        return Blame.RUN
     if is_over or record.held >= MOST_HELD:
         is_run = record.refused > 0 if is_over else 2 * record.refused > record.held
-        return Verdict.RUN if is_run and not record.answered_before else Verdict.ROWS
-    return Verdict.UNKNOWN
+        return Blame.RUN if is_run and not record.answered_before else Blame.ROWS
+    return Blame.UNKNOWN
 
 
 def is_about_access(fault: ProviderFault) -> bool:
     """Whether key, model or address may be the reason of a refusal, rather than the request."""
     status = _status(fault)
-    return status in _WHOSE or (status is not None and 300 <= status < 400)
+    return status in _ACCESS or (status is not None and 300 <= status < 400)
 
 
 def reason_of(fault: ProviderFault) -> tuple[int | None, str]:
-    """Return what refusals for the same reason have in common: status and message without ids."""
+    """Return what refusals for the same reason share: status, and message without ids."""
     return _status(fault), _AN_ID.sub("…", fault.message)
 
 
@@ -187,8 +260,8 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
 
     Args:
         fault: what the provider said.
-        end: what it means.
-        request: the one that it refused.
+        end: what that means.
+        request: the refused one.
         variable: the environment variable with the key; empty when no key is sent.
     """
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
@@ -244,16 +317,16 @@ def _may_pass(status: int | None) -> bool:
 
 __all__ = [
     "ALIKE",
-    "BASE_DELAY_S",
     "FIRST",
     "MOST_HELD",
-    "Cause",
-    "RetryDecision",
+    "Action",
+    "Blame",
+    "Judgement",
     "TrackRecord",
-    "Verdict",
+    "Tries",
+    "blame",
     "is_about_access",
     "judge",
     "reason_of",
     "stop_for",
-    "verdict",
 ]

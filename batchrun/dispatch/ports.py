@@ -1,57 +1,125 @@
-"""What the dispatcher needs from others, and no more."""
+"""The ports of dispatching: what a dispatcher is, what it is given, and what it reports to."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.errors import Rejection
-from batchrun.limits.retry_delays import Cause
-from batchrun.records import (
-    Attempt,
-    Billing,
-    Completion,
-    PlannedRequest,
-    Result,
-    Status,
-    Usage,
-)
+from batchrun.records import Completion
 
 if TYPE_CHECKING:
-    from batchrun.client import Exchange
-    from batchrun.errors import ProviderFault
-    from batchrun.limits import Permit
+    from collections.abc import Iterable, Sequence
+
+    from anyio.abc import ObjectReceiveStream
+
+    from batchrun.client import Credentials, Exchange, TransportPort
+    from batchrun.errors import ProviderFault, Stop
+    from batchrun.job import Job, RetryConfig
+    from batchrun.limits import Backoff, ByteBudget, Demand, ErrorBudget, RetryDecision, Waits
+    from batchrun.pricing import PriceBook
     from batchrun.records import (
+        Attempt,
         AttemptStart,
         LimitState,
+        PlannedRequest,
+        Result,
         Turn,
+        UnfinishedAttempt,
         WireRequest,
     )
 
 
-# Reads an answer further, and says why it is not accepted, if it is not.
+# Returns the completion in its final form, and why it is rejected; None when it is accepted.
 Review = Callable[[Completion], tuple[Completion, Rejection | None]]
-# Finds a few requests that stand all over the input, of several models where it has them.
-Spread = Callable[[], Awaitable[Sequence[PlannedRequest]]]
+
+# Turns of a conversation, unless [tools] max_turns says otherwise.
+MAX_TURNS = 10
 
 
-def as_it_is(completion: Completion) -> tuple[Completion, Rejection | None]:
-    """The review that finds nothing wrong."""
+def accept(completion: Completion) -> tuple[Completion, Rejection | None]:
+    """The review that accepts every answer."""
     return completion, None
 
 
-class Sender(Protocol):
-    """Makes one attempt: returns an exchange or raises `ProviderError`."""
+@dataclass(slots=True)
+class Tally:
+    """What a dispatcher has done so far in this execution.
 
-    async def send(self, wire: WireRequest) -> Exchange:
-        """Make one attempt."""
+    Attributes:
+        sent: attempts.
+        in_flight: attempts whose outcome is not known yet.
+        succeeded: requests.
+        last_error: of an attempt or a row.
+        stop: why the dispatcher ended before its last request; None when it did not, or when it
+            was only asked to drain.
+    """
+
+    sent: int = 0
+    in_flight: int = 0
+    succeeded: int = 0
+    last_error: str | None = None
+    stop: Stop | None = None
+
+
+class Dispatcher(Protocol):
+    """Takes a stream of requests to their results.
+
+    It reports every attempt and every result to its `Journal`, and does the next step only when the
+    journal has kept the last one.
+    """
+
+    @property
+    def tally(self) -> Tally:
+        """What it has done so far. `tally.stop` says why it ended early."""
+
+    async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
+        """Send every request of a stream of chunks.
+
+        Returns when all have a result, or when it has drained. When it begins to drain it closes the
+        stream, so that nothing more is put into it.
+        """
+
+    def drain(self) -> None:
+        """Send nothing more, finish what is in flight, and leave the rest pending."""
+
+    def stop(self, stop: Stop) -> None:
+        """Drain, and keep the reason. The first reason counts."""
+
+
+class DispatcherFactory(Protocol):
+    """A way to dispatch.
+
+    There is one object for each way; it has no state.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the checkpoint, where each execution has one. It must never change."""
+
+    def create(self, assignment: Assignment) -> Dispatcher:
+        """Return a dispatcher for one run."""
+
+    def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
+        """Return those attempts whose outcome can no longer arrive.
+
+        Args:
+            unfinished: attempts of earlier executions that this way dispatched and whose outcome
+                is not in the checkpoint.
+        """
+
+
+class Sampler(Protocol):
+    """Returns a few requests from all over the input."""
+
+    async def sample(self) -> Sequence[PlannedRequest]:
+        """Return requests of rows far from each other, of several models where there are several."""
 
 
 class Journal(Protocol):
-    """Keeps what happens; each call returns when it is safe.
+    """Keeps what happens; each call returns when it is on disk.
 
     What was handed over is kept even when the caller is cancelled and does not wait for it.
     """
@@ -60,7 +128,7 @@ class Journal(Protocol):
         """An attempt is about to be sent."""
 
     async def fail(self, attempt: Attempt) -> None:
-        """An attempt failed, and the request goes on or stays pending."""
+        """An attempt failed; its request is sent again or stays pending."""
 
     async def finish(self, result: Result) -> None:
         """A request has its result."""
@@ -69,102 +137,188 @@ class Journal(Protocol):
         """A conversation has a turn of the model, with its attempt; later, with its results."""
 
 
+class Permit(Protocol):
+    """Permission to send one request. It must be settled or withdrawn, once."""
+
+    @property
+    def asked(self) -> Demand:
+        """What was asked for."""
+
+    @property
+    def sent_at(self) -> float:
+        """When it was granted, in seconds of the event loop's clock."""
+
+    @property
+    def cost(self) -> int | None:
+        """What is reserved for it, in pico-dollars; None without a cost cap."""
+
+    def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
+        """Replace what was reserved by what was used, and learn from the outcome."""
+
+    def withdraw(self) -> None:
+        """Return everything: the request was not sent."""
+
+    def cool_down(
+        self, fault: ProviderFault, decision: RetryDecision, *, is_suspect: bool = False
+    ) -> Backoff:
+        """Learn from a failure that may pass; return what the request has to wait for.
+
+        Args:
+            fault: how it failed.
+            decision: what that means.
+            is_suspect: it failed before while others succeeded, so it may be its own fault.
+        """
+
+    def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
+        """Say whether the attempt failed while others succeeded; None when it is too early.
+
+        Args:
+            is_suspect: as for `cool_down`.
+            is_last: the request has no further attempt, so be sure.
+        """
+
+
+class Admission(Protocol):
+    """Limits and money: decides when a request may be sent."""
+
+    @property
+    def request_memory(self) -> ByteBudget:
+        """Bounds the bytes of requests that are held."""
+
+    @property
+    def answer_memory(self) -> ByteBudget:
+        """Bounds the bytes of answers that are held."""
+
+    @property
+    def caps_cost(self) -> bool:
+        """Whether a request needs `Demand.most_cost`."""
+
+    def next_rank(self) -> int:
+        """Return the rank of a new request: behind all others."""
+
+    def unsendable(self, asked: Demand) -> tuple[str, str] | None:
+        """Return error type and message when a request can never be admitted."""
+
+    def above_reported(self, asked: Demand) -> str | None:
+        """Return why the provider will always refuse a request, by the limits in its headers."""
+
+    def admit_now(self, asked: Demand) -> Permit | None:
+        """Admit a request that has nothing to wait for; None when it has."""
+
+    async def admit(self, asked: Demand, rank: int | None, waits: Waits | None) -> Permit:
+        """Wait until a request may be sent. The lowest rank is served first.
+
+        Raises:
+            CapReached: when what is left of the cost cap cannot cover it.
+        """
+
+    def succeeded_since(self, since: float) -> bool:
+        """Say whether any request was answered since then."""
+
+    def has_in_flight(self, asked: Demand) -> bool:
+        """Say whether anything is in flight to the endpoint of this request."""
+
+    def workers_wanted(self) -> int:
+        """Return how many requests could be worked on now."""
+
+
+class Sender(Protocol):
+    """Makes one attempt."""
+
+    async def send(self, wire: WireRequest) -> Exchange:
+        """Return the answer.
+
+        Raises:
+            ProviderError: when there is none.
+        """
+
+
 class Tools(Protocol):
-    """Carries out what the model calls."""
+    """Carries out the calls of a model."""
 
     def wants(self, completion: Completion) -> bool:
-        """Say whether the answer is to be followed by the results of its calls."""
+        """Say whether the answer must be followed by the results of its calls."""
 
     async def run(self, calls: str) -> str:
         """Carry out calls, as `Completion.tool_calls` has them; return `Turn.results`."""
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far one request has come in this execution."""
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Where a dispatcher counts what its requests wait for, how they fail and what they cost."""
 
-    number: int  # of the last attempt, counted over all executions
-    place: int  # in the order of admission
-    failures: int = 0  # that use up its attempts
-    rejections: Counter[str] = field(default_factory=Counter)  # by type, of this turn
-    setbacks: int = 0  # failed attempts that are followed by another
-    waited_s: float = 0.0
-    permit: Permit | None = None
-    failed: Attempt | None = None  # the last of those
-    failing_since: float = 0.0  # when the first of those was sent, in seconds
-    doubtful: Permit | None = None  # of an attempt that may turn out to use one up
-
-    def asks_again(self, rejection: Rejection, max_attempts: int) -> bool:
-        """Count an answer that is not accepted; say whether to ask once more."""
-        self.failures += 1
-        self.rejections[rejection.error_type] += 1
-        most = rejection.most_retries
-        is_enough = most is not None and self.rejections[rejection.error_type] > most
-        return self.failures < max_attempts and not is_enough
+    waits: Waits
+    errors: ErrorBudget
+    prices: PriceBook
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    """How long to wait before the next attempt, beside the wait for the limits."""
+class Rules:
+    """What makes an answer final, and how often to ask for one.
 
-    seconds: float
+    Attributes:
+        retry: how often, and for how long.
+        review: returns an answer in its final form, and why it is rejected.
+        tools: carry out calls, so that an answer with calls is not the last one.
+        max_turns: of a conversation.
+        jitter: returns a number in [0, 1).
+    """
 
-
-def settle(progress: Progress, attempt: Attempt, told: LimitState | None = None) -> Permit | None:
-    """Give the limits back what an attempt did not use."""
-    permit, progress.permit = progress.permit, None
-    if permit is not None:
-        permit.settle(attempt, told)
-    return permit
-
-
-def errored(attempt: Attempt, *, retryable: bool) -> Result:
-    """Return the result of a request that failed for good, or for this execution."""
-    return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)
-
-
-def failed_attempt(
-    request: PlannedRequest, number: int, fault: ProviderFault, latency_s: float, cause: Cause
-) -> Attempt:
-    """Return the record of an attempt that a fault ended."""
-    return Attempt(
-        request.key,
-        number,
-        latency_s,
-        http_status=fault.http_status,
-        error_type=fault.error_type,
-        error_message=fault.message,
-        cause=cause.value,
-        maybe_billed=fault.maybe_billed,
-        request_id=fault.request_id,
-        model=fault.model or request.request.model,
-        asked_model=request.request.model,
-        usage=fault.usage or Usage(),
-        billing=fault.billing or Billing(),
-    )
+    retry: RetryConfig
+    review: Review = accept
+    tools: Tools | None = None
+    max_turns: int = MAX_TURNS
+    jitter: Callable[[], float] = random.random
 
 
-def answered_attempt(
-    request: PlannedRequest,
-    number: int,
-    exchange: Exchange,
-    completion: Completion,
-    *,
-    rejection: Rejection | None,
-    latency_s: float,
-) -> Attempt:
-    """Return the record of an attempt that was answered, and perhaps not with what is accepted."""
-    return Attempt(
-        request.key,
-        number,
-        latency_s,
-        http_status=exchange.http_status,
-        error_type=None if rejection is None else rejection.error_type,
-        error_message=None if rejection is None else rejection.message,
-        cause=None if rejection is None else Cause.INVALID.value,
-        request_id=exchange.request_id,
-        model=completion.model or request.request.model,
-        asked_model=request.request.model,
-        usage=completion.usage,
-        billing=completion.billing,
-    )
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """How to reach the provider of a run.
+
+    Attributes:
+        credentials: the key and the secret headers.
+        transport: carries the HTTP requests.
+        simulator: the address that takes the place of the base URL; None for none.
+    """
+
+    credentials: Credentials
+    transport: TransportPort
+    simulator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRequests:
+    """What helps to explain refusals that come before the first answer.
+
+    Attributes:
+        variable: the environment variable with the key; empty when no key is sent.
+        answered_before: the provider answered in an earlier execution, with the same key and model.
+        sampler: returns requests from all over the input, if the first ones are refused.
+    """
+
+    variable: str = ""
+    answered_before: bool = False
+    sampler: Sampler | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the dispatcher of one run is given."""
+
+    job: Job
+    journal: Journal
+    admission: Admission
+    accounts: Accounts
+    rules: Rules
+    first: FirstRequests
+    provider: Provider
+
+
+def owners(
+    unfinished: Iterable[UnfinishedAttempt],
+) -> dict[str, list[UnfinishedAttempt]]:
+    """Group unfinished attempts by the name of the factory that dispatched them."""
+    found: dict[str, list[UnfinishedAttempt]] = {}
+    for attempt in unfinished:
+        found.setdefault(attempt.dispatcher, []).append(attempt)
+    return found

@@ -1,8 +1,8 @@
-"""Refusals that come before a provider has answered anything: whose fault they are is open.
+"""Refusals before the first answer of a provider: at first nobody knows whose fault they are.
 
-Until the first answer only a few requests are sent, and rows that are refused meanwhile wait for the
-verdict: they fail when another row succeeds, and stay pending when none does. When all of the first rows
-are refused, rows from all over the input are tried next.
+Until the first answer only a few requests are sent, and rows that are refused meanwhile are held: they
+fail when another row succeeds, and stay pending when none does. When all of the first rows are refused,
+rows from all over the input are tried next.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ import anyio
 
 from batchrun.dispatch.judgement import (
     FIRST,
+    Blame,
     TrackRecord,
-    Verdict,
+    blame,
     is_about_access,
     reason_of,
     stop_for,
-    verdict,
 )
 from batchrun.errors import RunEnd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchrun.dispatch.ports import FirstRequests
     from batchrun.errors import ProviderFault, Stop
     from batchrun.records import Attempt, PlannedRequest
 
-# A wrong key is refused at once, an answer may take minutes. Requests are held back no longer than
-# this when nothing comes back: a run with many in flight must not wait for its first answer.
-PATIENCE_S = 3.0
+# A wrong key is refused at once, an answer may take minutes. Without any response, requests are held
+# back no longer than this: a run with many in flight must not wait for its first answer.
+MOST_HELD_BACK_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,17 @@ class Refusals:
     """Keeps the track record of a provider, and what it refused before its first answer.
 
     Args:
-        answered_before: it answered in an earlier execution of the run.
-        variable: the environment variable with the key; empty when no key is sent.
+        first: what is known before the first request.
+
+    Attributes:
+        held: refused requests; nobody knows yet whose fault that is.
+        is_answered: the provider has answered a request.
+        is_spread: rows from all over the input were tried, or cannot be.
     """
 
-    def __init__(self, *, answered_before: bool = False, variable: str = "") -> None:
-        self._answered_before = answered_before
-        self._variable = variable
-        self._held: list[Refused] = []
+    def __init__(self, first: FirstRequests) -> None:
+        self._first = first
+        self.held: list[Refused] = []
         self._reasons: Counter[tuple[int | None, str]] = Counter()
         self._in_flight = 0
         self._preferred: set[int] = set()
@@ -63,45 +67,45 @@ class Refusals:
         self._started_at: float | None = None
         self._news = anyio.Event()
         self.is_answered = False
-        self.is_spread = True
+        self.is_spread = first.sampler is None
 
     @property
     def record(self) -> TrackRecord:
         """What the provider has done so far."""
         return TrackRecord(
             answered=self.is_answered,
-            answered_before=self._answered_before,
+            answered_before=self._first.answered_before,
             in_flight=self._in_flight + len(self._preferred),
-            held=len(self._held),
-            refused=sum(is_about_access(one.fault) for one in self._held),
+            held=len(self.held),
+            refused=sum(is_about_access(one.fault) for one in self.held),
             alike=max(self._reasons.values(), default=0),
             is_spread=self.is_spread,
         )
 
     @property
     def wants_spread(self) -> bool:
-        """Whether rows from elsewhere in the input are to be tried now."""
+        """Whether to try rows from all over the input now."""
         is_open = not (self.is_answered or self.is_spread or self._is_spreading)
-        return is_open and not self._in_flight and len(self._held) >= FIRST
+        return is_open and not self._in_flight and len(self.held) >= FIRST
 
     def enter_now(self) -> bool:
-        """Say whether a request need not wait, which is the most frequent case."""
+        """Send a request without waiting; return False when it has to wait with `enter`."""
         self._in_flight += self.is_answered
         return self.is_answered
 
     def begin_spread(self) -> None:
-        """Rows from elsewhere in the input are being looked for."""
+        """Rows from all over the input are being looked for."""
         self._is_spreading = True
 
     def prefer(self, requests: Sequence[PlannedRequest]) -> None:
-        """Let requests from elsewhere in the input go before all others."""
-        refused = {one.request.key for one in self._held}
+        """Send requests from all over the input before all others."""
+        refused = {one.request.key for one in self.held}
         self._preferred.update({request.key for request in requests} - refused)
         self.is_spread = True
-        self._tell()
+        self._notify()
 
     def drop(self, key: int) -> bool:
-        """A request has come to its end; say whether it was to go first, and was not sent."""
+        """A request has ended; say whether it was preferred and never sent."""
         was_awaited = key in self._preferred
         self._preferred.discard(key)
         return was_awaited
@@ -111,8 +115,8 @@ class Refusals:
         if self._started_at is None:
             self._started_at = anyio.current_time()
         while not (self.is_answered or key in self._preferred or self.record.has_room):
-            left_s = self._started_at + PATIENCE_S - anyio.current_time()
-            if not self._held and left_s <= 0:
+            left_s = self._started_at + MOST_HELD_BACK_S - anyio.current_time()
+            if not self.held and left_s <= 0:
                 break
             with anyio.move_on_after(left_s if left_s > 0 else None):
                 await self._news.wait()
@@ -123,26 +127,26 @@ class Refusals:
         """A request has its outcome, or was not sent."""
         self._in_flight -= 1
         if not self.is_answered:
-            self._tell()
+            self._notify()
 
     def hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
-        """Keep a refusal until it shows whose fault it is."""
-        self._held.append(Refused(request, attempt, fault))
+        """Hold a refusal until it is known whose fault it is."""
+        self.held.append(Refused(request, attempt, fault))
         self._reasons[reason_of(fault)] += 1
 
     def answered(self) -> None:
         """The provider has answered a request."""
         if not self.is_answered:
             self.is_answered = True
-            self._tell()
+            self._notify()
 
-    def verdict(self, *, is_over: bool = False) -> Verdict:
-        """Say whose fault the refusals are, as far as can be told; see `judgement.verdict`."""
-        return verdict(self.record, is_over=is_over) if self._held else Verdict.UNKNOWN
+    def blame(self, *, is_over: bool = False) -> Blame:
+        """Say whose fault the held refusals are; see `judgement.blame`."""
+        return blame(self.record, is_over=is_over) if self.held else Blame.UNKNOWN
 
     def take(self) -> list[Attempt]:
-        """Return the attempts of the rows that are to blame; from now on all refusals are theirs."""
-        held, self._held = self._held, []
+        """Return the attempts of rows at fault; from now on each refusal is its row's fault."""
+        held, self.held = self.held, []
         self._reasons.clear()
         self.answered()
         return [one.attempt for one in held]
@@ -150,10 +154,10 @@ class Refusals:
     def stop(self) -> Stop:
         """Return why the run stops: for the most frequent refusal."""
         (reason, _), *_ = self._reasons.most_common(1)
-        one = next(one for one in self._held if reason_of(one.fault) == reason)
+        one = next(one for one in self.held if reason_of(one.fault) == reason)
         end = RunEnd.REFUSED if is_about_access(one.fault) else RunEnd.REJECTED
-        return stop_for(one.fault, end, one.request.request, self._variable)
+        return stop_for(one.fault, end, one.request.request, self._first.variable)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         self._news = anyio.Event()

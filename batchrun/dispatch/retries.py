@@ -1,107 +1,146 @@
-"""How long one request is tried again: what uses up its attempts, how long it rests, when to stop."""
+"""How long one request is tried again: what uses up its attempts, how long it pauses, when to stop."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from batchrun.dispatch.judgement import Tries
 from batchrun.errors import RunEnd, Stop
 from batchrun.limits import retry_delays
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from batchrun.dispatch.ports import Progress
-    from batchrun.errors import ProviderFault
-    from batchrun.job import RetryConfig
-    from batchrun.limits import Backoff, Demand, Limits, Permit
+    from batchrun.dispatch.ports import Admission, Permit, Rules
+    from batchrun.errors import ProviderFault, Rejection
+    from batchrun.limits import Backoff, Demand
     from batchrun.records import Attempt
 
-# After so many failures in a row a request goes behind the others: it may be the cause of them.
-PATIENCE = 3
+# After this many failures in a row a request goes behind the others: it may be the cause of them.
+FAILURES_BEFORE_LAST_RANK = 3
+
+
+@dataclass(slots=True)
+class RequestState:
+    """How far one request has come in this execution.
+
+    All but `number`, `rank` and `waited_s` start again with each turn of a conversation.
+
+    Attributes:
+        number: of the last attempt, counted over all executions.
+        rank: in the order of admission.
+        waited_s: pauses after failures, and waits for admission after them.
+        failures: attempts that count towards `max_attempts`.
+        rejections: rejected answers by error type.
+        setbacks: failed attempts that were followed by another.
+        permit: of the attempt in flight.
+        failed: the last failed attempt that was followed by another.
+        failing_since: when the first of those was sent, in seconds.
+        doubtful: permit of an attempt that may turn out to count towards `max_attempts`.
+    """
+
+    number: int
+    rank: int
+    waited_s: float = 0.0
+    failures: int = 0
+    rejections: Counter[str] = field(default_factory=Counter)
+    setbacks: int = 0
+    permit: Permit | None = None
+    failed: Attempt | None = None
+    failing_since: float = 0.0
+    doubtful: Permit | None = None
+
+    def begin_turn(self) -> None:
+        """Forget the failures of the turn before."""
+        self.failures = self.setbacks = 0
+        self.failed = self.doubtful = None
+        self.rejections.clear()
+
+    def count_rejection(self, rejection: Rejection, max_attempts: int) -> Tries:
+        """Count a rejected answer; return how often the request has failed."""
+        self.failures += 1
+        self.rejections[rejection.error_type] += 1
+        return Tries(self.failures, max_attempts, self.rejections[rejection.error_type])
 
 
 class Retries:
     """Decides after each failed attempt that may pass.
 
     Args:
-        config: how long to insist.
-        limits: know whether others succeed.
-        jitter: returns a number in [0, 1).
+        rules: how often to try again, and for how long.
+        admission: knows whether other requests succeed.
     """
 
-    def __init__(self, config: RetryConfig, limits: Limits, jitter: Callable[[], float]) -> None:
-        self._config = config
-        self._limits = limits
-        self._jitter = jitter
+    def __init__(self, rules: Rules, admission: Admission) -> None:
+        self._config = rules.retry
+        self._jitter = rules.jitter
+        self._admission = admission
 
-    def wait_left_s(self, progress: Progress) -> float:
+    @property
+    def max_attempts(self) -> int:
+        """Attempts of one request, at most."""
+        return self._config.max_attempts
+
+    def wait_left_s(self, state: RequestState) -> float:
         """Return the seconds that a request may still wait."""
-        return self._config.max_wait_s - progress.waited_s
+        return self._config.max_wait_s - state.waited_s
 
-    def uses_up(self, progress: Progress, permit: Permit, fault: ProviderFault) -> bool:
-        """Count a failure when it is the request's own; say whether that was its last attempt.
+    def uses_up(self, state: RequestState, permit: Permit, fault: ProviderFault) -> bool:
+        """Count a failure if it is the request's own; say whether that was the last attempt.
 
-        What may have been billed always counts. Otherwise an attempt is used up only by failing
-        while others succeed; what cannot be told yet is looked at again before the next attempt.
+        An attempt that may have been billed always counts. Another counts only if it failed while
+        other requests succeeded. If that is not known yet, `has_used_up` decides before the next
+        attempt.
         """
-        is_own = True if fault.maybe_billed else self._is_own_fault(progress, permit)
-        progress.doubtful = permit if is_own is None else None
-        progress.failures += bool(is_own)
-        return progress.failures >= self._config.max_attempts
+        is_own = True if fault.maybe_billed else self._is_own_fault(state, permit)
+        state.doubtful = permit if is_own is None else None
+        state.failures += bool(is_own)
+        return state.failures >= self.max_attempts
 
-    def has_used_up(self, progress: Progress) -> bool | None:
-        """Look again at a failure of which nothing could be told; None when it is still too early.
+    def has_used_up(self, state: RequestState) -> bool | None:
+        """Decide about a doubtful failure; None when it is still too early.
 
         Only before a request is given up is it worth waiting for.
         """
-        if progress.doubtful is None:
+        if state.doubtful is None:
             return False
-        is_own = self._is_own_fault(progress, progress.doubtful)
-        if is_own is None and self._is_last(progress):
+        is_own = self._is_own_fault(state, state.doubtful)
+        if is_own is None and self._is_last(state):
             return None
-        progress.doubtful = None
-        progress.failures += bool(is_own)
-        return progress.failures >= self._config.max_attempts
+        state.doubtful = None
+        state.failures += bool(is_own)
+        return state.failures >= self.max_attempts
 
-    def _is_last(self, progress: Progress) -> bool:
-        return progress.failures + 1 >= self._config.max_attempts
-
-    def _is_own_fault(self, progress: Progress, permit: Permit) -> bool | None:
-        """Say whether an attempt failed while others succeeded; None when it is too early."""
-        return permit.is_own_fault(
-            is_suspect=progress.failures > 0, is_last=self._is_last(progress)
-        )
-
-    def rest_s(
-        self, progress: Progress, decision: retry_delays.RetryDecision, backoff: Backoff
+    def pause_s(
+        self, state: RequestState, decision: retry_delays.RetryDecision, backoff: Backoff
     ) -> float | None:
-        """Return how long a request rests by itself; None when it would wait for too long."""
-        progress.setbacks += 1
-        if progress.setbacks % PATIENCE == 0:
-            progress.place = self._limits.next_place()
-        rest_s = 0.0
-        if not backoff.is_shared:
-            rest_s = retry_delays.delay(decision, progress.setbacks, self._jitter)
-        if max(backoff.pause_s, rest_s) > self.wait_left_s(progress):
-            return None
-        progress.waited_s += rest_s
-        return rest_s
+        """Return how long a request pauses; None when it would have to wait for too long.
 
-    def waits_in_vain(self, progress: Progress, asked: Demand) -> bool | None:
-        """Say whether others succeeded while a request failed; None when it is too early.
-
-        If not, that it cannot wait any longer is no fault of its own.
+        A pause of the whole endpoint is not counted here: admission waits for its end.
         """
-        if self._limits.succeeded_since(progress.failing_since):
+        state.setbacks += 1
+        if state.setbacks % FAILURES_BEFORE_LAST_RANK == 0:
+            state.rank = self._admission.next_rank()
+        pause_s = 0.0
+        if not backoff.is_shared:
+            pause_s = retry_delays.delay(decision, state.setbacks, self._jitter)
+        if max(backoff.pause_s, pause_s) > self.wait_left_s(state):
+            return None
+        state.waited_s += pause_s
+        return pause_s
+
+    def others_succeeded(self, state: RequestState, asked: Demand) -> bool | None:
+        """Say whether other requests succeeded while this one failed; None when it is too early."""
+        if self._admission.succeeded_since(state.failing_since):
             return True
-        return None if self._limits.has_in_flight(asked) else False
+        return None if self._admission.has_in_flight(asked) else False
 
     def stop(self, attempt: Attempt, asked_s: float) -> Stop:
         """Return why a run stops in which nothing succeeded for as long as a request may wait.
 
         Args:
             attempt: the last one that failed.
-            asked_s: how long the provider asked to wait; 0.0 when it did not say.
+            asked_s: how long the provider asked to wait; 0.0 when it did not.
         """
         most_s = self._config.max_wait_s
         reason = f"no request succeeded within [retry] max_wait_s = {most_s:g} s"
@@ -111,3 +150,9 @@ class Retries:
                 f"{most_s:g} s"
             )
         return Stop(RunEnd.UNAVAILABLE, f"{reason}; the last error: {attempt.error}")
+
+    def _is_last(self, state: RequestState) -> bool:
+        return state.failures + 1 >= self.max_attempts
+
+    def _is_own_fault(self, state: RequestState, permit: Permit) -> bool | None:
+        return permit.is_own_fault(is_suspect=state.failures > 0, is_last=self._is_last(state))

@@ -1,7 +1,7 @@
 """Tools that are Python functions: `[tools] module` names the file, the calls name the functions.
 
-What a function returns is told to the model: text as it is, anything else as JSON. One that raises,
-takes too long or is called wrongly is told to the model as an error, and the conversation goes on.
+What a function returns is sent to the model: text unchanged, anything else as JSON. If a function raises,
+takes too long or is called with wrong arguments, the model receives an error, and the conversation continues.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batchrun.records import Completion, PlannedRequest, Tool, Turn
 
 
-# More would only wait for one another: functions share this process.
+# Functions share this process: more threads would only wait for each other.
 MAX_THREADS = 32
 MAX_OUTPUT_CHARACTERS = 1_000_000
 # Calls of an answer that ended like this may be cut short; they are not carried out.
@@ -42,7 +42,7 @@ _UNFINISHED = frozenset({Ending.LENGTH, Ending.REFUSAL, Ending.FILTERED})
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a call gave."""
+    """The result of a call."""
 
     output: str
     is_error: bool = False
@@ -62,9 +62,9 @@ class Toolbox:
         self._threads = anyio.CapacityLimiter(MAX_THREADS)
 
     def wants(self, completion: Completion) -> bool:
-        """Say whether an answer has to be followed by the results of its calls.
+        """Say whether an answer must be followed by the results of its calls.
 
-        A call of a tool that has no function (a vendor's own) is left to the user.
+        A call of a tool without a function (a vendor's own) is left to the user.
         """
         if completion.turn is None or completion.ending in _UNFINISHED:
             return False
@@ -79,13 +79,13 @@ class Toolbox:
         listed: list[dict[str, Any]] = loads(calls)
         outcomes = [_Outcome("")] * len(listed)
 
-        async def carry_out(place: int) -> None:
-            outcomes[place] = await self._outcome(listed[place])
+        async def carry_out(index: int) -> None:
+            outcomes[index] = await self._outcome(listed[index])
 
         async with anyio.create_task_group() as group:
-            for place in range(len(listed)):
-                group.start_soon(carry_out, place)
-        return dumps([_told(*pair) for pair in zip(listed, outcomes, strict=True)]).decode()
+            for index in range(len(listed)):
+                group.start_soon(carry_out, index)
+        return dumps([_with_output(*pair) for pair in zip(listed, outcomes, strict=True)]).decode()
 
     async def _outcome(self, call: Mapping[str, Any]) -> _Outcome:
         arguments = call.get("input")
@@ -98,7 +98,7 @@ class Toolbox:
         except TimeoutError as error:
             reason = str(error) or f"no result within {self._timeout_s:g} s"
             return _Outcome(reason, is_error=True)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model is told, whatever it is
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model receives any error
             return _Outcome(f"{type(error).__name__}: {error}", is_error=True)
 
     async def _call(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -109,7 +109,7 @@ class Toolbox:
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it returns
-    """Run a function in a thread that nobody has to wait for, not even the end of the process."""
+    """Run a function in a daemon thread: neither a timeout nor the process waits for its end."""
     token, finished = anyio.lowlevel.current_token(), anyio.Event()
     values: list[Any] = []
     errors: list[BaseException] = []
@@ -149,9 +149,9 @@ def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[...,
     return functions
 
 
-def _told(call: Mapping[str, Any], outcome: _Outcome) -> dict[str, Any]:
-    told = {**call, "output": outcome.output}
-    return {**told, "is_error": True} if outcome.is_error else told
+def _with_output(call: Mapping[str, Any], outcome: _Outcome) -> dict[str, Any]:
+    done = {**call, "output": outcome.output}
+    return {**done, "is_error": True} if outcome.is_error else done
 
 
 def _as_text(value: object) -> str:
@@ -161,10 +161,6 @@ def _as_text(value: object) -> str:
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # an integer of more than 64 bits
         return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
-
-
-# As many as [tools] max_turns has by default.
-MAX_TURNS = 10
 
 
 class Conversation:
@@ -181,8 +177,8 @@ class Conversation:
         self._tools = tools
         self._max_turns = max_turns
 
-    def goes_on(self, completion: Completion) -> bool:
-        """Say whether another request has to follow an answer."""
+    def continues(self, completion: Completion) -> bool:
+        """Say whether another request must follow an answer."""
         if completion.ending is Ending.PAUSED and completion.tool_calls is None:
             return completion.turn is not None
         return self._tools is not None and self._tools.wants(completion)
@@ -204,7 +200,7 @@ class Conversation:
         )
 
     def has_all(self, turns: tuple[Turn, ...]) -> bool:
-        """Say whether turns of earlier executions can be gone on from."""
+        """Say whether turns of earlier executions can be continued."""
         return self._tools is not None or all(turn.results == "[]" for turn in turns)
 
     async def follow(self, request: PlannedRequest, turn: Turn) -> PlannedRequest:
@@ -223,6 +219,6 @@ def _has_tools(request: PlannedRequest) -> bool:
 
 
 def concluded(completion: Completion, request: PlannedRequest) -> Completion:
-    """Return the last answer of a conversation with what the turns before it brought."""
+    """Return the last answer of a conversation with what its earlier turns contained."""
     is_json = request.request.answer is not None
     return formats.with_turns(completion, request.turns, is_json=is_json)

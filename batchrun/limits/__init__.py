@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from batchrun.limits.concurrency import MOST, START
+from batchrun.limits.concurrency import MOST, START, InFlight
 from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
 from batchrun.limits.endpoint import (
     CONCURRENCY,
@@ -47,12 +47,12 @@ from batchrun.limits.endpoint import (
     RETRY,
     Backoff,
     EndpointLimiter,
-    Permit,
+    EndpointPermit,
 )
 from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES, ByteBudget
+from batchrun.limits.retry_delays import Cause, RetryDecision
 from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
-from batchrun.limits.turns import Turn
-from batchrun.limits.waits import Waits
+from batchrun.limits.waiting import PriorityLock, Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class Limits:
         money: what may be spent.
         most: the most requests in flight, whatever the job says.
         jitter: returns a number in [0, 1).
-        clock: seconds that never go back; None for the event loop's.
+        clock: monotonic, in seconds; None for the event loop's.
     """
 
     def __init__(
@@ -94,22 +94,25 @@ class Limits:
         self.answer_memory = ByteBudget(ANSWER_BYTES)
         self._jitter = jitter
         self._clock = clock
-        self._endpoints: dict[LimitKey, tuple[EndpointLimiter, Turn]] = {}
-        self._places = itertools.count()
-        self._something = anyio.Event()
-        self._heads_waiting = 0
-        self._in_flight = 0
+        self._endpoints: dict[LimitKey, tuple[EndpointLimiter, PriorityLock]] = {}
+        self._ranks = itertools.count()
+        self._in_flight = InFlight(self._cap)
         self.money = money or CostBudget()
 
-    def next_place(self) -> int:
-        """Return the place of a request that asks for the first time: the last one."""
-        return next(self._places)
+    @property
+    def caps_cost(self) -> bool:
+        """Whether a request needs `Demand.most_cost`."""
+        return self.money.cap is not None
+
+    def next_rank(self) -> int:
+        """Return the rank of a new request: behind all others."""
+        return next(self._ranks)
 
     def unsendable(self, asked: Demand) -> tuple[str, str] | None:
         """Return the type and the message of the error that keeps a request from being sent."""
         if (reason := self._endpoint(asked.key)[0].rates.too_large(asked)) is not None:
             return "over_token_limit", reason
-        if self.money.is_capped and asked.most_cost is None:
+        if self.caps_cost and asked.most_cost is None:
             return "unknown_price", (
                 f"[limits] max_cost_usd: the price of {asked.key[1]} is not known, or max_tokens is "
                 "missing, so there is no highest cost to hold against it"
@@ -128,46 +131,46 @@ class Limits:
         """Say whether anything is in flight that goes where this request goes."""
         return self._endpoint(asked.key)[0].concurrency.in_flight > 0
 
-    def admit_now(self, asked: Demand) -> Permit | None:
+    def admit_now(self, asked: Demand) -> EndpointPermit | None:
         """Admit a request that has nothing to wait for, which is the most frequent case.
 
         Returns None when there is something, or no money for it: then `admit` says what.
         """
-        endpoint, turn = self._endpoint(asked.key)
-        if turn.is_held or endpoint.is_paced:
+        endpoint, lock = self._endpoint(asked.key)
+        if lock.is_held or endpoint.is_paced:
             return None
         try:
             if self._obstacle(endpoint, asked) is not None:
                 return None
         except CapReached:
             return None
-        self._in_flight += 1
+        self._in_flight.enter()
         return endpoint.grant(asked)
 
     async def admit(
-        self, asked: Demand, place: int | None = None, waits: Waits | None = None
-    ) -> Permit:
+        self, asked: Demand, rank: int | None = None, waits: Waits | None = None
+    ) -> EndpointPermit:
         """Wait until everything allows one more request.
 
         Args:
             asked: what it asks for.
-            place: its place in the order of all; None for the last one.
-            waits: the account of the run that it belongs to; None for that of all.
+            rank: the lowest is served first; None for behind all others.
+            waits: count the waits of its run; None for those of all runs.
 
         Raises:
             CapReached: when what is left of the cost cap cannot cover it.
         """
-        endpoint, turn = self._endpoint(asked.key)
+        endpoint, lock = self._endpoint(asked.key)
         waits = waits or self._waits
-        await turn.take(self.next_place() if place is None else place)
+        await lock.acquire(self.next_rank() if rank is None else rank)
         try:
             await endpoint.take_request_turn(waits)
             while (obstacle := self._obstacle(endpoint, asked)) is not None:
-                await self._wait_out(*obstacle, waits)
-            self._in_flight += 1
+                await self._wait_for(*obstacle, waits)
+            self._in_flight.enter()
             return endpoint.grant(asked)
         finally:
-            turn.pass_on()
+            lock.release()
 
     def workers_wanted(self) -> int:
         """How many workers can have something to do: more than that would only wait."""
@@ -192,12 +195,12 @@ class Limits:
             return RETRY if error is None else f"{RETRY}: {error}"[:LONGEST_TROUBLE]
         if current not in {None, CONCURRENCY}:
             return current
-        if not self._in_flight:
+        if not self._in_flight.count:
             return current
         full = all(endpoint.concurrency.in_flight >= endpoint.limit for endpoint in endpoints)
-        return f"{CONCURRENCY if full else 'server'} ({self._in_flight} in flight)"
+        return f"{CONCURRENCY if full else 'server'} ({self._in_flight.count} in flight)"
 
-    def _endpoint(self, key: LimitKey) -> tuple[EndpointLimiter, Turn]:
+    def _endpoint(self, key: LimitKey) -> tuple[EndpointLimiter, PriorityLock]:
         found = self._endpoints.get(key)
         if found is None:
             endpoint = EndpointLimiter(
@@ -205,35 +208,22 @@ class Limits:
                 money=self.money,
                 cap=self._cap,
                 jitter=self._jitter,
-                changed=self._left,
+                in_flight=self._in_flight,
                 # Asked several times a request, and anyio would look for its loop each time.
                 clock=self._clock or asyncio.get_running_loop().time,
             )
-            found = self._endpoints[key] = endpoint, Turn()
+            found = self._endpoints[key] = endpoint, PriorityLock()
         return found
 
     def _obstacle(self, endpoint: EndpointLimiter, asked: Demand) -> tuple[str, float] | None:
-        if self._in_flight >= self._cap:
+        if self._in_flight.is_full:
             return CONCURRENCY, float("inf")
         return endpoint.obstacle(asked)
 
-    async def _wait_out(self, cause: str, seconds: float, waits: Waits) -> None:
-        """Wait for so long, or until something has been settled."""
-        self._heads_waiting += 1
-        try:
-            with (
-                waits.waiting_for(cause),
-                anyio.move_on_after(max(seconds, SHORTEST_WAIT_S)),
-            ):
-                await self._something.wait()
-        finally:
-            self._heads_waiting -= 1
-
-    def _left(self) -> None:
-        self._in_flight -= 1
-        if self._heads_waiting:
-            self._something.set()
-            self._something = anyio.Event()
+    async def _wait_for(self, cause: str, seconds: float, waits: Waits) -> None:
+        """Wait until something was settled, and no longer than so many seconds."""
+        with waits.waiting_for(cause), anyio.move_on_after(max(seconds, SHORTEST_WAIT_S)):
+            await self._in_flight.changed()
 
 
 __all__ = [
@@ -243,12 +233,13 @@ __all__ = [
     "Backoff",
     "ByteBudget",
     "CapReached",
+    "Cause",
     "CostBudget",
     "Demand",
     "ErrorBudget",
     "ErrorTally",
     "Limits",
-    "Permit",
+    "RetryDecision",
     "Waits",
     "above_bound",
     "demand",

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from batchrun.limits.buckets import FEWEST_REQUESTS_PER_MINUTE, ReportedLimit, TokenBucket
-from batchrun.limits.trials import Kind
+from batchrun.limits.trials import RateUnit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REQUESTS, TOKENS = "request rate", "token rate"
 INPUT, OUTPUT = "input token rate", "output token rate"
 RATES = (REQUESTS, TOKENS, INPUT, OUTPUT)
-KINDS = {REQUESTS: Kind.REQUESTS, TOKENS: Kind.TOKENS}  # rates that refusals teach
+LEARNED_UNITS = {REQUESTS: RateUnit.REQUESTS, TOKENS: RateUnit.TOKENS}  # rates that refusals teach
 
 # Headers explain a refusal when less than this share of what they allow was left.
 EXHAUSTED_SHARE = 0.05
@@ -40,7 +40,7 @@ class Allowances:
 
     Args:
         config: upper bounds.
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, config: LimitsConfig, clock: Callable[[], float]) -> None:
@@ -56,7 +56,7 @@ class Allowances:
             name: ReportedLimit(clock, FEWEST_REQUESTS_PER_MINUTE if name == REQUESTS else 0.0)
             for name in RATES
         }
-        self._learned_per_s = dict.fromkeys(KINDS, math.inf)
+        self._learned_per_s = dict.fromkeys(LEARNED_UNITS, math.inf)
         self._estimated = self._counted = PRIOR_TOKENS
         self._binding = self._binding_rates()
 

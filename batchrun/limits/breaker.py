@@ -40,7 +40,7 @@ class CircuitBreaker:
     so what counts as not failed is every number between two failures.
 
     Args:
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
         jitter: returns a number in [0, 1).
     """
 
@@ -140,12 +140,12 @@ class CircuitBreaker:
         is_probe = self.state is State.HALF_OPEN and number >= self._step_from
         return is_probe and (self._is_strict or self.all_fail)
 
-    def open(self, least_s: float, told_s: float | None, *, strict: bool = False) -> None:
+    def open(self, least_s: float, asked_s: float | None, *, strict: bool = False) -> None:
         """Hold all requests back.
 
         Args:
             least_s: the shortest pause.
-            told_s: what the provider asked for; the first time it is taken at its word.
+            asked_s: what the provider asked for; the first time it is taken at its word.
             strict: one probe decides, since a limit that is known was reached.
         """
         now = self._clock()
@@ -155,19 +155,19 @@ class CircuitBreaker:
             self._until = -math.inf
         pause = max(least_s, min(LONGEST_PAUSE_S, PAUSE_SHARE * (now - self.since)))
         pause *= 1 + PAUSE_SPREAD * (self._jitter() - 0.5)
-        if told_s is not None:
-            pause = told_s if is_first else max(told_s, pause)
+        if asked_s is not None:
+            pause = asked_s if is_first else max(asked_s, pause)
         self.state = State.OPEN
         # Once nearly all fail it is more than a limit, and what is beyond it begins gently.
         self._is_strict = strict or (self._is_strict and not is_first and not self.all_fail)
-        self._obeys = told_s is not None
+        self._obeys = asked_s is not None
         self._until = max(self._until, now + pause)
 
-    def extend(self, told_s: float) -> None:
+    def extend(self, asked_s: float) -> None:
         """A request that left before the pause was told to wait for longer."""
         if self.state is State.OPEN:
             self._obeys = True
-            self._until = max(self._until, self._clock() + told_s)
+            self._until = max(self._until, self._clock() + asked_s)
 
     def _probe(self, next_number: int) -> None:
         self.state = State.HALF_OPEN

@@ -57,7 +57,7 @@ class TokenBucket:
 
     Args:
         per_minute: the rate; infinite lets everything through.
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ReportedLimit:
     It refills evenly, or at once at its reset: whichever the headers fit.
 
     Args:
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
         least: a limit below this is not believed.
     """
 

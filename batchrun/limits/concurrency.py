@@ -21,13 +21,51 @@ PATIENCE_ROUNDS = 8
 MOST_PATIENCE_ROUNDS = 64
 
 
+class InFlight:
+    """Requests in flight to all endpoints together.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting = 0
+        self._has_changed = anyio.Event()
+        self.count = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further request may be sent."""
+        return self.count >= self._most
+
+    def enter(self) -> None:
+        """Count a request that is sent."""
+        self.count += 1
+
+    def leave(self) -> None:
+        """Count a request that was settled, and wake those who wait for that."""
+        self.count -= 1
+        if self._waiting:
+            self._has_changed.set()
+            self._has_changed = anyio.Event()
+
+    async def changed(self) -> None:
+        """Wait until a request was settled."""
+        self._waiting += 1
+        try:
+            await self._has_changed.wait()
+        finally:
+            self._waiting -= 1
+
+
 class Concurrency:
     """A limit that grows for as long as more in flight brings more answers.
 
     Args:
         cap: the most that it may grow to.
         start: where it begins; at the cap, it stays there.
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import anyio
 
 from batchrun.limits import retry_delays
 from batchrun.limits.allowances import (
-    KINDS,
+    LEARNED_UNITS,
     NOTHING,
     REFUSED,
     REQUESTS,
@@ -21,10 +21,10 @@ from batchrun.limits.allowances import (
 )
 from batchrun.limits.breaker import CircuitBreaker, State
 from batchrun.limits.buckets import ConfiguredRequests
-from batchrun.limits.concurrency import MOST, START, Concurrency
+from batchrun.limits.concurrency import MOST, START, Concurrency, InFlight
 from batchrun.limits.load import LoadControl
 from batchrun.limits.retry_delays import Cause
-from batchrun.limits.trials import Kind, Refused
+from batchrun.limits.trials import RateUnit, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from batchrun.job import LimitsConfig
     from batchrun.limits.demand import Demand
     from batchrun.limits.stops import CostBudget
-    from batchrun.limits.waits import Waits
+    from batchrun.limits.waiting import Waits
     from batchrun.records import Attempt, LimitState
 
 PAUSE, CONCURRENCY, MONEY = "rate-limit pause", "concurrency", "max_cost_usd"
@@ -73,11 +73,11 @@ class Backoff:
 
 
 @dataclass(slots=True)
-class Permit:
-    """Leave to send one request. It must be settled, once, whatever comes of the request.
+class EndpointPermit:
+    """Permission to send one request. It must be settled or withdrawn, once.
 
     `number` counts the requests to this endpoint;
-    `was_full` when as many were in flight as may be; `is_probe` when it left while others paused;
+    `was_full` when as many were in flight as allowed; `is_probe` when it was sent while others paused;
     `cost` is what was reserved for it, in pico-dollars.
     """
 
@@ -98,7 +98,7 @@ class Permit:
         """Give everything back: the request was not sent."""
         self.endpoint.withdraw(self)
 
-    def failed(
+    def cool_down(
         self,
         fault: ProviderFault,
         decision: retry_delays.RetryDecision,
@@ -118,7 +118,7 @@ class Permit:
         """Say whether this attempt failed while others succeeded; None when it is too early.
 
         Args:
-            is_suspect: as for `failed`.
+            is_suspect: as for `cool_down`.
             is_last: the request has no further attempt, so be sure.
         """
         return self.endpoint.is_own_fault(self, is_suspect=is_suspect, is_last=is_last)
@@ -132,8 +132,8 @@ class EndpointLimiter:
         money: what may be spent, over all endpoints.
         cap: the most that its concurrency may grow to.
         jitter: returns a number in [0, 1).
-        changed: is called when something was settled, which others may be waiting for.
-        clock: seconds that never go back.
+        in_flight: counts the requests to all endpoints.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class EndpointLimiter:
         money: CostBudget,
         cap: int,
         jitter: Callable[[], float],
-        changed: Callable[[], None],
+        in_flight: InFlight,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._money = money
-        self._changed = changed
+        self._all_in_flight = in_flight
         self._clock = clock
         self._jitter = jitter
         rate = config.requests_per_minute
@@ -242,7 +242,7 @@ class EndpointLimiter:
         alone = self._keeps_bound or not self.concurrency.in_flight
         return self._money.fits(most_cost) and alone
 
-    def grant(self, asked: Demand) -> Permit:
+    def grant(self, asked: Demand) -> EndpointPermit:
         """Let a request through that nothing stands in the way of."""
         amounts = self.rates.amounts(asked)
         self.rates.take(amounts)
@@ -251,7 +251,7 @@ class EndpointLimiter:
         if asked.most_cost is not None:
             self._money.reserve(asked.most_cost)
         self.concurrency.take()
-        return Permit(
+        return EndpointPermit(
             self,
             asked,
             amounts,
@@ -262,8 +262,8 @@ class EndpointLimiter:
             asked.most_cost,
         )
 
-    def settle(self, permit: Permit, attempt: Attempt, reported: LimitState | None) -> None:
-        """See `Permit.settle`."""
+    def settle(self, permit: EndpointPermit, attempt: Attempt, reported: LimitState | None) -> None:
+        """See `EndpointPermit.settle`."""
         succeeded = _succeeded(attempt)
         self.concurrency.leave(succeeded=succeeded)
         used = self.rates.used(permit.asked, permit.amounts, attempt)
@@ -280,47 +280,49 @@ class EndpointLimiter:
         if permit.cost is not None:
             self._money.settle(permit.cost, _spent(attempt, permit.cost))
             self._keeps_bound = self._keeps_bound or succeeded
-        self._changed()
+        self._all_in_flight.leave()
 
-    def withdraw(self, permit: Permit) -> None:
-        """See `Permit.withdraw`."""
+    def withdraw(self, permit: EndpointPermit) -> None:
+        """See `EndpointPermit.withdraw`."""
         self.concurrency.leave(succeeded=False)
         self.rates.refund(permit.amounts, NOTHING, permit.sent_at)
         self._load.tokens -= permit.amounts[TOKENS]
         self._money.settle(permit.cost or 0, 0)
-        self._changed()
+        self._all_in_flight.leave()
 
     def note_failure(
         self,
-        permit: Permit,
+        permit: EndpointPermit,
         fault: ProviderFault,
         decision: retry_delays.RetryDecision,
         *,
         is_suspect: bool,
     ) -> Backoff:
-        """See `Permit.failed`."""
+        """See `EndpointPermit.cool_down`."""
         breaker = self.breaker
         if not is_suspect:
             self._unsuspected += 1
             breaker.note_failure(permit.number, self._clock() - permit.sent_at)
-        told_s = decision.delay_s
-        if told_s is not None:
-            told_s = retry_delays.told_delay(told_s, self._jitter)
+        asked_s = decision.delay_s
+        if asked_s is not None:
+            asked_s = retry_delays.with_jitter(asked_s, self._jitter)
         if self._is_limit(permit, fault, decision):
             # A limit that is only supposed yet is no reason to hold others back for as long.
             knows = self._knows_limit
             pause_s = LIMIT_PAUSE_S if knows else self._short_pause_s
-            breaker.open(pause_s, told_s if knows else None, strict=True)
+            breaker.open(pause_s, asked_s if knows else None, strict=True)
         elif breaker.should_open(permit.number):
             if decision.cause is Cause.RATE_LIMIT:
-                self._load.note_exhausted(_kind_of(fault))
-            breaker.open(decision.base_delay_s, told_s)
-        elif told_s is not None:
-            breaker.extend(told_s)
+                self._load.note_exhausted(_unit_of(fault))
+            breaker.open(decision.base_delay_s, asked_s)
+        elif asked_s is not None:
+            breaker.extend(asked_s)
         return Backoff(not breaker.is_closed, breaker.pause_s)
 
-    def is_own_fault(self, permit: Permit, *, is_suspect: bool, is_last: bool) -> bool | None:
-        """See `Permit.is_own_fault`."""
+    def is_own_fault(
+        self, permit: EndpointPermit, *, is_suspect: bool, is_last: bool
+    ) -> bool | None:
+        """See `EndpointPermit.is_own_fault`."""
         if self.breaker.all_fail or not self.breaker.is_closed:
             return False
         if self._succeeded_number > permit.number or (is_suspect and not self._unsuspected):
@@ -331,7 +333,7 @@ class EndpointLimiter:
         return None if is_open else is_likely
 
     def _is_limit(
-        self, permit: Permit, fault: ProviderFault, decision: retry_delays.RetryDecision
+        self, permit: EndpointPermit, fault: ProviderFault, decision: retry_delays.RetryDecision
     ) -> bool:
         """Say whether a refusal means that a limit, reported or learned, is used up for now."""
         if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:
@@ -343,7 +345,7 @@ class EndpointLimiter:
             if len(self._refusals) < DISTRUST_REFUSALS:
                 return True
         refused = Refused(
-            _kind_of(fault),
+            _unit_of(fault),
             permit.number,
             permit.sent_at,
             permit.amounts[TOKENS],
@@ -353,7 +355,7 @@ class EndpointLimiter:
         self._pace()
         return is_limit
 
-    def _note_success(self, permit: Permit, used: Mapping[str, float]) -> None:
+    def _note_success(self, permit: EndpointPermit, used: Mapping[str, float]) -> None:
         now = self._clock()
         self._note_alive(permit)
         self._load.note_success(now - permit.sent_at, was_full=permit.was_full)
@@ -361,7 +363,7 @@ class EndpointLimiter:
         if self._load.is_active and now - self._paced_at >= UPDATE_S:
             self._pace()
 
-    def _note_alive(self, permit: Permit) -> None:
+    def _note_alive(self, permit: EndpointPermit) -> None:
         """The endpoint answered, be it only that the request is wrong."""
         self.succeeded_at = self._clock()
         self._unsuspected = 0
@@ -380,8 +382,8 @@ class EndpointLimiter:
         """Go at the rates that were learned."""
         self._paced_at = self._clock()
         self._load.look_at_trial(self.breaker.delay_s)
-        for name, kind in KINDS.items():
-            self.rates.learn(name, self._load.pace_per_s(kind))
+        for name, unit in LEARNED_UNITS.items():
+            self.rates.learn(name, self._load.pace_per_s(unit))
 
 
 def _succeeded(attempt: Attempt) -> bool:
@@ -392,10 +394,10 @@ def _succeeded(attempt: Attempt) -> bool:
     return is_whole or attempt.error_type is None
 
 
-def _kind_of(fault: ProviderFault) -> Kind:
+def _unit_of(fault: ProviderFault) -> RateUnit:
     """Return the rate that a refusal is about, as far as it says so."""
     says_tokens = _ABOUT_TOKENS.search(f"{fault.error_type} {fault.message}")
-    return Kind.TOKENS if says_tokens else Kind.REQUESTS
+    return RateUnit.TOKENS if says_tokens else RateUnit.REQUESTS
 
 
 def _spent(attempt: Attempt, reserved: int) -> int:

@@ -2,7 +2,7 @@
 
 The refusals of a provider that does not report its limits are of two kinds. Some depend on the load: with
 less of it they are gone. Others come at any load, and going slower only costs time. A refusal does not
-show which kind it is; an experiment does. When enough is refused to be worth it, a trial sends for a
+show which unit it is; an experiment does. When enough is refused to be worth it, a trial sends for a
 while a little less than what was accepted before. Fewer refusals prove a limit; as many as before prove
 that there is none, and the load goes back to what it was.
 """
@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from batchrun.limits.rates import LONG_MEASURE_S, Measure, RateEstimator
+from batchrun.limits.rate_estimator import LONG_MEASURE_S, Measure, RateEstimator
 from batchrun.limits.trials import (
     NEAR,
     TOLERATED,
     InFlightLimit,
-    Kind,
-    Knob,
+    Lowered,
+    RateUnit,
     Refused,
     Trial,
 )
@@ -64,12 +64,12 @@ class LoadControl:
     """Learns the load that an endpoint accepts.
 
     Args:
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self.rates = {kind: RateEstimator(clock) for kind in Kind}
+        self.rates = {unit: RateEstimator(clock) for unit in RateUnit}
         self.in_flight = InFlightLimit(clock)
         self.number = 0  # of the last request that was sent
         self.tokens = 0.0  # that were sent, without what answers did not use
@@ -81,7 +81,7 @@ class LoadControl:
         self._refused = 0  # requests since then
         self._early = 0  # refusals below the limit in a row
         self._accepted_before: float | None = None  # between the two marks before
-        self._exhausted: Kind | None = None  # what seems to be used up for now
+        self._exhausted: RateUnit | None = None  # what seems to be used up for now
         self._exhausted_at = 0.0
         self._reached_per_s = 0.0  # the pace at that time
         self._paused_s = 0.0  # from then until something was accepted
@@ -96,12 +96,12 @@ class LoadControl:
         """Whether a rate was found that the provider accepts, and no more."""
         return self.is_active and self._trial is None
 
-    def pace_per_s(self, kind: Kind) -> float:
+    def pace_per_s(self, unit: RateUnit) -> float:
         """Return the rate to send at now; infinite when there is none.
 
         What is refused at any load comes on top of what is accepted.
         """
-        return self.rates[kind].pace_per_s() / (1 - self._background)
+        return self.rates[unit].pace_per_s() / (1 - self._background)
 
     def note_sent(self, tokens: float) -> None:
         """A request leaves."""
@@ -125,8 +125,8 @@ class LoadControl:
             refused: what, and when.
             counts: it left while nothing was known of trouble, so it is news.
         """
-        self.rates[Kind.REQUESTS].note_refused(1, refused.sent_at)
-        self.rates[Kind.TOKENS].note_refused(refused.tokens, refused.sent_at)
+        self.rates[RateUnit.REQUESTS].note_refused(1, refused.sent_at)
+        self.rates[RateUnit.TOKENS].note_refused(refused.tokens, refused.sent_at)
         self._refused += refused.number > self._marked
         if not counts:
             return False
@@ -134,46 +134,46 @@ class LoadControl:
             self._judge(self._trial, refused)
             return False
         if not self._is_noticed(refused):
-            self._look_again(refused.kind)
+            self._look_again(refused.unit)
             return False
         if self.in_flight.is_known and refused.was_full and self.in_flight.shrink(self.latency_s):
             self._score = 0.0
             return False
-        if self.rates[refused.kind].limit_per_s is None:
-            measure = self._measure(refused.kind)
+        if self.rates[refused.unit].limit_per_s is None:
+            measure = self._measure(refused.unit)
             if measure is not None and not measure.is_ripe:
                 return False
-        self.note_exhausted(refused.kind)
+        self.note_exhausted(refused.unit)
         return True
 
-    def note_exhausted(self, kind: Kind) -> None:
+    def note_exhausted(self, unit: RateUnit) -> None:
         """All pause until something is accepted again."""
         if self._exhausted is None:
-            self._exhausted, self._exhausted_at = kind, self._clock()
-            self._reached_per_s = self.rates[kind].pace_per_s()
+            self._exhausted, self._exhausted_at = unit, self._clock()
+            self._reached_per_s = self.rates[unit].pace_per_s()
             # An answer gives back tokens that were reserved for it, so what is sent until the pause
             # ends says less than what was sent when they were used up.
-            self.rates[Kind.TOKENS].freeze(self.tokens)
+            self.rates[RateUnit.TOKENS].freeze(self.tokens)
 
     def note_recovered(self) -> None:
         """After a pause something is accepted again: see what was accepted since the last time."""
-        kind, self._exhausted = self._exhausted, None
-        if kind is not None and self._trial is None:
+        unit, self._exhausted = self._exhausted, None
+        if unit is not None and self._trial is None:
             self._paused_s = self._clock() - self._exhausted_at
-            self._look_at_measure(kind)
-        self.rates[Kind.TOKENS].thaw()
+            self._look_at_measure(unit)
+        self.rates[RateUnit.TOKENS].thaw()
 
-    def _look_at_measure(self, kind: Kind) -> None:
-        measure = self._measure(kind)
+    def _look_at_measure(self, unit: RateUnit) -> None:
+        measure = self._measure(unit)
         if measure is None:
             self._accepted_before = self.number - self._refused
             self._mark()
-        elif self.rates[kind].limit_per_s is not None:
-            self._keep_to_limit(kind, measure)
+        elif self.rates[unit].limit_per_s is not None:
+            self._keep_to_limit(unit, measure)
         elif measure.is_ripe:
             # A refusal that names tokens is about a limit of them.
-            if kind is Kind.TOKENS or not self._is_storm(measure):
-                self._try_rate(kind, measure)
+            if unit is RateUnit.TOKENS or not self._is_storm(measure):
+                self._try_rate(unit, measure)
             self._mark()
 
     def look_at_trial(self, delay_s: float) -> None:
@@ -198,30 +198,30 @@ class LoadControl:
         gap = max(0, refused.number - self._latest)
         self._latest = max(self._latest, refused.number)
         self._score = max(0.0, self._score - tolerated * gap) + 1
-        is_rate_known = self.rates[refused.kind].limit_per_s is not None
+        is_rate_known = self.rates[refused.unit].limit_per_s is not None
         is_expected = is_rate_known or (self.in_flight.is_known and refused.was_full)
         return self._score >= (1.0 if is_expected and not self._background else NOTICED)
 
-    def _look_again(self, kind: Kind) -> None:
+    def _look_again(self, unit: RateUnit) -> None:
         """After a rest, repeat the trial that found that refusals come at any load."""
         if self._background and self._clock() >= self._rest_until:
-            measure = self._measure(kind)
+            measure = self._measure(unit)
             if measure is not None and measure.is_ripe:
-                self._try_rate(kind, measure)
+                self._try_rate(unit, measure)
 
-    def _measure(self, kind: Kind) -> Measure | None:
+    def _measure(self, unit: RateUnit) -> Measure | None:
         """Return what was accepted since the mark; None without one."""
         requests = self.number - self._marked
         share = self._refused / max(1, requests)
-        accepted, estimator = requests - self._refused, self.rates[kind]
-        if kind is Kind.REQUESTS:
+        accepted, estimator = requests - self._refused, self.rates[unit]
+        if unit is RateUnit.REQUESTS:
             return estimator.measure(self.number, accepted, share, 0.0)
         # Tokens are known only with the answer: those under way have to be few among them.
         return estimator.measure(self.tokens, accepted, share, SETTLED_FACTOR * self.latency_s)
 
     def _mark(self) -> None:
-        self.rates[Kind.REQUESTS].mark(self.number)
-        self.rates[Kind.TOKENS].mark(self.tokens)
+        self.rates[RateUnit.REQUESTS].mark(self.number)
+        self.rates[RateUnit.TOKENS].mark(self.tokens)
         self._marked, self._refused, self._score = self.number, 0, 0.0
 
     def _is_storm(self, measure: Measure) -> bool:
@@ -234,20 +234,20 @@ class LoadControl:
             return False
         return abs(measure.requests / max(before, 1) - 1) > EQUAL_COUNT
 
-    def _keep_to_limit(self, kind: Kind, measure: Measure) -> None:
+    def _keep_to_limit(self, unit: RateUnit, measure: Measure) -> None:
         """A limit that is known was reached, or something else: correct it when that is due."""
-        estimator = self.rates[kind]
+        estimator = self.rates[unit]
         self._score = 0.0
         if estimator.is_searching:
-            self._end_search(kind, measure)
+            self._end_search(unit, measure)
         elif not estimator.is_below_limit:
             self._early = 0
             if not measure.is_long:
                 estimator.dip()
                 return
-            self._correct(kind, measure)
-            if self._may_try_in_flight(kind):
-                self._try_in_flight(kind, measure, MORE_IN_FLIGHT * measure.requests_per_s)
+            self._correct(unit, measure)
+            if self._may_try_in_flight(unit):
+                self._try_in_flight(unit, measure, MORE_IN_FLIGHT * measure.requests_per_s)
         else:
             self._early += 1
             if self._early > 1 and (self._early < EARLY_REFUSALS or not measure.is_rough):
@@ -256,64 +256,66 @@ class LoadControl:
             if self._early == 1:
                 estimator.dip()
             else:
-                self._doubt(kind, measure)
+                self._doubt(unit, measure)
         self._mark()
 
-    def _doubt(self, kind: Kind, measure: Measure) -> None:
+    def _doubt(self, unit: RateUnit, measure: Measure) -> None:
         """Refusals come below a limit: it is the number in flight that is limited, or it has fallen."""
         self._early = 0
-        if not self._may_try_in_flight(kind):
-            self._try_rate(kind, measure)
+        if not self._may_try_in_flight(unit):
+            self._try_rate(unit, measure)
             return
-        estimator = self.rates[kind]
+        estimator = self.rates[unit]
         estimator.limit(
             min(estimator.limit_per_s or math.inf, measure.per_s), measure.requests_per_s
         )
-        self._try_in_flight(kind, measure, MORE_IN_FLIGHT * measure.requests_per_s)
+        self._try_in_flight(unit, measure, MORE_IN_FLIGHT * measure.requests_per_s)
 
-    def _end_search(self, kind: Kind, measure: Measure) -> None:
+    def _end_search(self, unit: RateUnit, measure: Measure) -> None:
         """A search met a refusal: take what was accepted, or see if the number in flight is limited."""
-        estimator = self.rates[kind]
+        estimator = self.rates[unit]
         # A short measure is off by more than what the trial before showed to be accepted.
         shown = 0.0 if measure.is_long else TRIAL_FACTOR * estimator.confirmed_per_s
         estimator.limit(max(shown, measure.per_s), measure.requests_per_s)
-        if self._reached_per_s > FAR * measure.per_s and self._may_try_in_flight(kind):
-            self._try_in_flight(kind, measure, self._reached_per_s, ROUGH_GUESS)
+        if self._reached_per_s > FAR * measure.per_s and self._may_try_in_flight(unit):
+            self._try_in_flight(unit, measure, self._reached_per_s, ROUGH_GUESS)
 
-    def _correct(self, kind: Kind, measure: Measure) -> None:
+    def _correct(self, unit: RateUnit, measure: Measure) -> None:
         """Take over what was accepted as the limit, after another trial when it is far less."""
-        estimator = self.rates[kind]
+        estimator = self.rates[unit]
         if measure.per_s < NEAR * estimator.confirmed_per_s:
-            self._try_rate(kind, measure)
+            self._try_rate(unit, measure)
             return
         estimator.limit(measure.per_s, measure.requests_per_s)
         estimator.confirmed_per_s = max(estimator.confirmed_per_s, measure.per_s)
 
-    def _may_try_in_flight(self, kind: Kind) -> bool:
+    def _may_try_in_flight(self, unit: RateUnit) -> bool:
         """Say whether to ask again if it is the number in flight that is limited, not the rate."""
         is_due = self._clock() >= self._in_flight_rest_until and not self._is_periodic
-        return self._trial is None and is_due and kind is Kind.REQUESTS
+        return self._trial is None and is_due and unit is RateUnit.REQUESTS
 
-    def _try_rate(self, kind: Kind, measure: Measure) -> None:
-        estimator = self.rates[kind]
+    def _try_rate(self, unit: RateUnit, measure: Measure) -> None:
+        estimator = self.rates[unit]
         is_known = estimator.limit_per_s is not None
         before = estimator.confirmed_per_s if is_known else None
-        self._trial = self._new_trial(Knob.RATE, kind, measure, before)
+        self._trial = self._new_trial(Lowered.RATE, unit, measure, before)
         estimator.hold(TRIAL_FACTOR * measure.per_s)
 
     def _try_in_flight(
-        self, kind: Kind, measure: Measure, requests_per_s: float, shrinks: int = CLOSE_GUESS
+        self, unit: RateUnit, measure: Measure, requests_per_s: float, shrinks: int = CLOSE_GUESS
     ) -> Trial:
         """Lift the rate and limit the number in flight, to see which of them explains refusals.
 
         Args:
-            kind: of rate.
+            unit: of rate.
             measure: what was accepted before.
             requests_per_s: as many are allowed in flight as this takes, by Little's law.
             shrinks: how often that may have to be lowered.
         """
-        estimator = self.rates[kind]
-        self._trial = trial = self._new_trial(Knob.IN_FLIGHT, kind, measure, estimator.limit_per_s)
+        estimator = self.rates[unit]
+        self._trial = trial = self._new_trial(
+            Lowered.IN_FLIGHT, unit, measure, estimator.limit_per_s
+        )
         estimator.lift()
         most = max(1, math.ceil(requests_per_s * self.latency_s))
         self.in_flight.set(min(self.in_flight.most, most))
@@ -321,11 +323,11 @@ class LoadControl:
         return trial
 
     def _new_trial(
-        self, knob: Knob, kind: Kind, measure: Measure, rate_before: float | None
+        self, lowers: Lowered, unit: RateUnit, measure: Measure, rate_before: float | None
     ) -> Trial:
         now, self.is_active = self._clock(), True
         in_flight = self.in_flight.most
-        return Trial(knob, kind, measure, self.number + 1, now, now, rate_before, in_flight)
+        return Trial(lowers, unit, measure, self.number + 1, now, now, rate_before, in_flight)
 
     def _judge(self, trial: Trial, refused: Refused) -> None:
         """Count a refusal in a trial, which may end it."""
@@ -346,13 +348,13 @@ class LoadControl:
         """The load matters: what was accepted before the trial is the limit, or close to it."""
         self._trial = None
         self._background, self._rests, self._early = 0.0, 0, 0
-        estimator, measure = self.rates[trial.kind], trial.measure
-        if trial.knob is Knob.RATE:
+        estimator, measure = self.rates[trial.unit], trial.measure
+        if trial.lowers is Lowered.RATE:
             # A pause that was long shows the whole allowance of a period: nothing is left to find.
             # Of tokens it shows nothing: many of them are saved up for one large request.
-            is_long = self._paused_s >= LONG_PAUSE_S and trial.kind is Kind.REQUESTS
+            is_long = self._paused_s >= LONG_PAUSE_S and trial.unit is RateUnit.REQUESTS
             self._is_periodic = self._is_periodic or is_long
-            is_new = trial.rate_before is None and trial.kind is Kind.REQUESTS
+            is_new = trial.rate_before is None and trial.unit is RateUnit.REQUESTS
             search = is_new and not self._is_periodic
             estimator.limit(measure.per_s, measure.requests_per_s, search=search)
             estimator.confirmed_per_s = measure.per_s
@@ -362,15 +364,15 @@ class LoadControl:
     def _fail(self, trial: Trial) -> None:
         """As many are refused as before, or less is accepted: go back, and rest before another."""
         self._trial = None
-        estimator = self.rates[trial.kind]
+        estimator = self.rates[trial.unit]
         self.in_flight.set(trial.in_flight_before)
         if trial.rate_before is None:
             estimator.lift()
         else:
             estimator.limit(trial.rate_before, trial.measure.requests_per_s)
         self._mark()
-        if trial.knob is Knob.RATE and trial.kind is Kind.REQUESTS:
-            second = self._try_in_flight(trial.kind, trial.measure, trial.measure.requests_per_s, 0)
+        if trial.lowers is Lowered.RATE and trial.unit is RateUnit.REQUESTS:
+            second = self._try_in_flight(trial.unit, trial.measure, trial.measure.requests_per_s, 0)
             second.is_second = True
         else:
             self._rest(trial)
@@ -379,7 +381,7 @@ class LoadControl:
     def _rest(self, trial: Trial) -> None:
         now = self._clock()
         rest_s = max(SHORTEST_REST_S, REST_FACTOR * (now - trial.begun_at))
-        if trial.knob is Knob.IN_FLIGHT and not trial.is_second:
+        if trial.lowers is Lowered.IN_FLIGHT and not trial.is_second:
             rest_s = max(rest_s, REST_REQUESTS / trial.measure.requests_per_s)
             self._in_flight_rest_until = now + rest_s * 2**self._in_flight_rests
             self._in_flight_rests = min(self._in_flight_rests + 1, MOST_DOUBLINGS)

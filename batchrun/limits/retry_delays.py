@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrun.errors import RunEnd
-
 
 BASE_DELAY_S = 0.5
 OVERLOADED_BASE_DELAY_S = 2.0
@@ -32,23 +30,22 @@ class Cause(StrEnum):
 class RetryDecision:
     """What follows from a failed attempt.
 
-    `delay_s` is the provider's own wish and None when it expressed none; then the delay grows from
-    `base_delay_s` with each try. `end` is what a fatal one ends the run with.
+    `delay_s` is what the provider asked for; None when it did not. Then the delay grows from
+    `base_delay_s` with each failure.
     """
 
     cause: Cause
     delay_s: float | None = None
     base_delay_s: float = BASE_DELAY_S
-    end: RunEnd | None = None
 
 
 def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -> float:
     """Return the seconds to wait before the next attempt.
 
     Full jitter: uniform between 0 and an exponentially growing bound, so that clients that failed
-    together do not come back together. What the provider asked for is a lower bound, with up to a
-    tenth (at most a second) on top for the same reason. A wish shorter than the base delay is obeyed
-    once; some servers send 0 for ever, so from the second failure on the growing delay applies, too.
+    together do not return together. What the provider asked for is a lower bound, with up to a tenth
+    (at most a second) on top for the same reason. A delay shorter than the base delay is obeyed once:
+    some servers always send 0, so from the second failure on the growing delay applies as well.
 
     Args:
         decision: of the last failure.
@@ -58,11 +55,11 @@ def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -
     bound = min(MAX_DELAY_S, decision.base_delay_s * 2.0 ** min(failures - 1, 30))
     if decision.delay_s is None:
         return random() * bound
-    told = told_delay(decision.delay_s, random)
+    asked_s = with_jitter(decision.delay_s, random)
     is_obeyed = failures == 1 or decision.delay_s >= decision.base_delay_s
-    return told if is_obeyed else max(told, random() * bound)
+    return asked_s if is_obeyed else max(asked_s, random() * bound)
 
 
-def told_delay(delay_s: float, random: Callable[[], float]) -> float:
-    """Return what the provider asked for and up to a tenth, at most a second, on top."""
+def with_jitter(delay_s: float, random: Callable[[], float]) -> float:
+    """Return a delay that the provider asked for, plus up to a tenth of it and at most a second."""
     return delay_s + random() * min(1.0, 0.1 * delay_s)

@@ -1,44 +1,51 @@
-"""What ends a run: too many errors, too much waiting, too little money."""
+"""What ends a run: too many errors, too long waits, too little money."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING
 
+import anyio
+
 from batchrun.errors import RunEnd, Stop
 from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchrun.records import Attempt
 
 JUDGED_AFTER_ITEMS = 200
-# Items that waited out `max_wait_s` end the run when they are most of the last so many.
+# Rows that waited for the whole of `max_wait_s` end the run when they are most of the last RECENT_ITEMS.
 RECENT_ITEMS = 20
-FEWEST_WAITED_OUT = 3
+FEWEST_TIMED_OUT = 3
 
 
 class ErrorTally:
-    """How many items have finished and failed, over all runs that share a budget."""
+    """How many items have finished and failed, over all runs that share a budget.
+
+    Attributes:
+        stop: why all of them stop; None while not too many have failed.
+    """
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Stop], None]] = []
+        self._is_spent = anyio.Event()
+        self.stop: Stop | None = None
         self.finished = 0
         self.errored = 0
 
-    def on_spent(self, listener: Callable[[Stop], None]) -> None:
-        """Call `listener` when too many have failed."""
-        self._listeners.append(listener)
-
     def spend(self, stop: Stop) -> None:
-        """Tell all that too many have failed."""
-        for listener in self._listeners:
-            listener(stop)
+        """Too many have failed: stop all runs. The first reason counts."""
+        self.stop = self.stop or stop
+        self._is_spent.set()
+
+    async def spent(self) -> Stop:
+        """Wait until too many have failed; return why to stop."""
+        while self.stop is None:
+            await self._is_spent.wait()
+        return self.stop
 
 
 class ErrorBudget:
-    """Decides when too many items have failed to go on.
+    """Decides when too many items have failed.
 
     Args:
         max_errors: below 1 a share of the finished items, judged once enough have finished;
@@ -48,27 +55,27 @@ class ErrorBudget:
 
     def __init__(self, max_errors: float, tally: ErrorTally | None = None) -> None:
         self._max_errors = max_errors
-        self._waited_out: deque[bool] = deque(maxlen=RECENT_ITEMS)
+        self._timed_out: deque[bool] = deque(maxlen=RECENT_ITEMS)
         self._tally = tally or ErrorTally()
 
-    def count(self, error: str | None = None, *, waited_out: bool = False) -> Stop | None:
+    def count(self, error: str | None = None, *, timed_out: bool = False) -> Stop | None:
         """Count a finished row; return why to stop, or None.
 
         Args:
             error: why it has no usable answer; None for a success.
-            waited_out: because the provider kept refusing it for the whole of `max_wait_s`.
+            timed_out: the provider refused it for the whole of `max_wait_s`.
         """
         tally = self._tally
         tally.finished += 1
         tally.errored += error is not None
-        self._waited_out.append(waited_out)
+        self._timed_out.append(timed_out)
         if error is None:
             return None
-        out = sum(self._waited_out)
-        if out >= FEWEST_WAITED_OUT and 2 * out > len(self._waited_out):
+        out = sum(self._timed_out)
+        if out >= FEWEST_TIMED_OUT and 2 * out > len(self._timed_out):
             reason = (
-                f"the provider kept refusing requests: {out} of the last {len(self._waited_out)} "
-                f"rows waited in vain for as long as [retry] max_wait_s allows ({error})"
+                f"the provider kept refusing requests: {out} of the last {len(self._timed_out)} "
+                f"rows waited for as long as [retry] max_wait_s allows ({error})"
             )
             return Stop(RunEnd.UNAVAILABLE, reason)
         if self._max_errors >= 1:
@@ -103,11 +110,6 @@ class CostBudget:
         self.cap = cap
         self.spent = spent
         self.reserved = 0
-
-    @property
-    def is_capped(self) -> bool:
-        """Whether costs are to be reserved at all."""
-        return self.cap is not None
 
     def fits(self, amount: int) -> bool:
         """Say whether an amount can be reserved now; when not, it may be later.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from batchrun.limits.rates import PERIOD_REQUESTS, PERIOD_S, Measure
+from batchrun.limits.rate_estimator import PERIOD_REQUESTS, PERIOD_S, Measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,14 @@ NEAR = 0.9
 SUCCESSES_PER_STEP = 20
 
 
-class Knob(Enum):
+class Lowered(Enum):
     """What a trial lowers."""
 
     RATE = "rate"
     IN_FLIGHT = "in flight"
 
 
-class Kind(Enum):
+class RateUnit(Enum):
     """What rates count."""
 
     REQUESTS = "requests"
@@ -50,14 +50,14 @@ class Refused:
     """One refusal: what was taken for it, and how things were when it left.
 
     Attributes:
-        kind: what the provider says that there is too much of; requests if it does not say.
+        unit: what the provider says that there is too much of; requests if it does not say.
         number: in the order of sending.
         sent_at: seconds.
         tokens: taken for it.
         was_full: as many were in flight as might be.
     """
 
-    kind: Kind
+    unit: RateUnit
     number: int
     sent_at: float
     tokens: float
@@ -69,8 +69,8 @@ class Trial:
     """An experiment: does the share of refusals fall when the load does?
 
     Attributes:
-        knob: what it lowers.
-        kind: of rate.
+        lowers: what it lowers.
+        unit: of rate.
         measure: what was accepted before, and which share refused.
         first: number of its first request.
         begun_at: seconds.
@@ -83,8 +83,8 @@ class Trial:
         complete_at: when a refusal of the last one has had its time.
     """
 
-    knob: Knob
-    kind: Kind
+    lowers: Lowered
+    unit: RateUnit
     measure: Measure
     first: int
     begun_at: float
@@ -113,7 +113,7 @@ class Trial:
 
     def explains_less(self, requests_per_s: float) -> bool:
         """Say whether so many in flight accept less than the rate that they would replace."""
-        if self.knob is Knob.RATE:
+        if self.lowers is Lowered.RATE:
             return False
         if self.rate_before is None or self.is_second:
             return requests_per_s < NEAR * self.measure.requests_per_s
@@ -131,7 +131,7 @@ class InFlightLimit:
     """The most in flight that a provider accepts, when it limits that.
 
     Args:
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""Running a job: the one file that knows the order of the stages.
+"""Runs a job: the one file that knows the order of the stages.
 
 prepare → open the checkpoint → (read → render → plan → dispatch → record) → outputs → report
 """
@@ -24,10 +24,10 @@ from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.records import PICO_PER_USD
 from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
-from batchrun.run.events import EventFile, EventLog, event_file
-from batchrun.run.execution import REFRESH_S, Common, Execution, OpenRun, ours
+from batchrun.run.events import EventFile, event_file
+from batchrun.run.execution import REFRESH_S, Execution, Shared, first_batchrun_error
 from batchrun.run.interrupts import Interrupts, counted_sigint
-from batchrun.run.pipeline import agree, needs_consent, reuse_of, with_given_price
+from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
 from batchrun.run.preparation import Prepared, RunOptions, check_places, prepare, run_directory
 from batchrun.run.progress import Progress
 from batchrun.simulator import Simulator
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from batchrun.records import Reuse
 
 
-# How long Ctrl-C goes unnoticed in a notebook, at most.
+# In a notebook Ctrl-C is noticed within this time.
 POLL_S = 0.1
 
 
 class Report(Protocol):
-    """How runs stand; `error` is what ended them early."""
+    """How runs ended; `error` is what ended them early."""
 
     @property
     def error(self) -> BatchrunError | None: ...
@@ -56,13 +56,13 @@ R = TypeVar("R", bound=Report)
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job and return when it has ended.
 
-    Where an event loop is running already, as in a notebook, it runs in a thread of its own.
+    If an event loop is already running, as in a notebook, the job runs in another thread.
 
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when the run directory cannot be used.
-        KeyboardInterrupt: after Ctrl-C where an event loop is running already; what was answered is
-            saved. Elsewhere the report has the error `Interrupted`.
+        KeyboardInterrupt: after Ctrl-C if an event loop is already running; all answers are saved.
+            Otherwise the report has the error `Interrupted`.
     """
     return run_loop(partial(_run_job, job, options or RunOptions()))
 
@@ -81,10 +81,10 @@ async def _run_job(job: Job, options: RunOptions, interrupts: Interrupts) -> Run
 
 
 def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
-    """Run an asynchronous function in an event loop of its own, the fastest that is there.
+    """Run an asynchronous function in a new event loop: uvloop's if it is installed.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C where another event loop is running already.
+        KeyboardInterrupt: after Ctrl-C if another event loop is already running.
     """
     backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     try:
@@ -95,8 +95,8 @@ def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
         interrupts = portal.call(Interrupts)
         future = portal.start_task_soon(function, interrupts)
         forwarded = 0
-        # polars has the system go on with a lock's wait after a signal: only a wait that ends by
-        # itself lets Python see it.
+        # polars makes the system resume waits for locks after a signal: Python sees the signal only
+        # when a wait times out.
         while not futures.wait([future], timeout=POLL_S).done:
             if sigint.value > forwarded:
                 forwarded += 1
@@ -124,15 +124,15 @@ def _interrupted(future: futures.Future[R]) -> BaseException:
 async def run_together(
     jobs: Sequence[Job], options: RunOptions, interrupts: Interrupts, *, spent_before: int = 0
 ) -> list[RunReport]:
-    """Run or resume jobs side by side, under one budget and limits that they share.
+    """Run or resume jobs at the same time, with shared limits and one budget.
 
-    All have the `[limits]` of the first. None sends anything before all have been checked.
+    All use the `[limits]` of the first. None sends anything before all have been checked.
 
     Args:
         jobs: each has a run directory of its own.
         options: how to run them.
         interrupts: the signals that end them.
-        spent_before: what other runs have used up of `max_cost_usd`, in pico-dollars.
+        spent_before: what other runs have spent of `max_cost_usd`, in pico-dollars.
     """
     with event_file(options.log_file) as log:
         return await _run_together(jobs, options, interrupts, spent_before, log)
@@ -164,18 +164,18 @@ def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
         checkpoint.open_directory(plan.directory, new=options.new, files=plan.job.output.files),
         closing(checkpoint.Checkpoint(plan.directory, writable=True)) as store,
     ):
-        plan, provider, said = with_given_price(plan, store)
+        plan, provider, note = with_given_price(plan, store)
         label = cell.name if (cell := plan.job.cell) else ""
-        yield OpenRun(plan, store, label=label, price_provider=provider, price_note=said)
+        yield OpenRun(plan, store, label=label, price_provider=provider, price_note=note)
 
 
 async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
-    """Return what a changed plan uses again, when whoever runs it agrees with what it does not."""
-    # Until something has been sent there is nothing to save: a signal ends it at once.
+    """Return which answers a changed plan uses again; ask the user if too many are unused."""
+    # Until something has been sent there is nothing to save: a signal ends the run at once.
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
     reuse: Reuse | None = await in_thread(reuse_of, run.plan, run.store, options)
     if reuse is not None and needs_consent(reuse, options):
-        await in_thread(agree, run.plan, reuse, options.ask)
+        await in_thread(ask_consent, run.plan, reuse, options.ask)
     return reuse
 
 
@@ -187,30 +187,30 @@ async def _execute(
     log: EventFile,
 ) -> list[RunReport]:
     try:
-        async with _common(runs, options, interrupts, spent_before, log) as common:
-            executions = [Execution(run, common) for run in runs]
-            errors = await _all_through(executions, common)
+        async with _shared(runs, options, interrupts, spent_before, log) as shared:
+            executions = [Execution(run, shared) for run in runs]
+            errors = await _run_all(executions, shared)
     except BaseExceptionGroup as group:
-        raise ours(group) from group
+        raise first_batchrun_error(group) from group
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
     reports = [
         await anyio.to_thread.run_sync(_concluded, *each, options)
         for each in zip(runs, executions, rows, errors, strict=True)
     ]
-    for run, report in zip(runs, reports, strict=True):
-        EventLog(log, run.name).ended(report.exit_code, report.error, report.summary())
+    for execution, report in zip(executions, reports, strict=True):
+        execution.log.ended(report.exit_code, report.error, report.summary())
     return reports
 
 
 @asynccontextmanager
-async def _common(
+async def _shared(
     runs: Sequence[OpenRun],
     options: RunOptions,
     interrupts: Interrupts,
     spent_before: int,
     log: EventFile,
-) -> AsyncIterator[Common]:
-    """Provide what the runs share, for as long as they go on."""
+) -> AsyncIterator[Shared]:
+    """Provide what the runs share while they execute."""
     most = min(run.plan.most_in_flight for run in runs)
     waits = Waits()
     money = _money(runs, spent_before)
@@ -218,7 +218,7 @@ async def _common(
         simulator = None
         if options.simulate is not None:
             simulator = await helpers.start(Simulator(options.simulate).serve)
-        common = Common(
+        shared = Shared(
             options=options,
             limits=Limits(runs[0].plan.job.limits, waits, money=money, most=most),
             waits=waits,
@@ -227,15 +227,14 @@ async def _common(
             simulator=simulator,
             progress=_progress(runs, options, money),
             interrupts=interrupts,
-            log=log,
+            events=log,
         )
-        log.tell = common.progress.note
         try:
-            with common.progress:
-                yield common
+            with shared.progress:
+                yield shared
         finally:
             with anyio.CancelScope(shield=True):
-                await common.transport.aclose()
+                await shared.transport.aclose()
         helpers.cancel_scope.cancel()
 
 
@@ -260,18 +259,16 @@ def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -
     )
 
 
-async def _all_through(
-    executions: Sequence[Execution], common: Common
-) -> list[BatchrunError | None]:
-    """Run all side by side; return what ended each early."""
+async def _run_all(executions: Sequence[Execution], shared: Shared) -> list[BatchrunError | None]:
+    """Run all at the same time; return what ended each early."""
     errors: dict[Execution, BatchrunError | None] = {}
 
     async def run(execution: Execution) -> None:
         errors[execution] = await execution.run()
 
     async with anyio.create_task_group() as helpers:
-        helpers.start_soon(_show_waits, common)
-        helpers.start_soon(_heed_signals, executions, common)
+        helpers.start_soon(_show_waits, shared)
+        helpers.start_soon(_handle_signals, executions, shared)
         async with anyio.create_task_group() as work:
             for execution in executions:
                 work.start_soon(run, execution)
@@ -279,18 +276,18 @@ async def _all_through(
     return [errors[execution] for execution in executions]
 
 
-async def _show_waits(common: Common) -> None:
+async def _show_waits(shared: Shared) -> None:
     while True:
         await anyio.sleep(REFRESH_S)
-        common.progress.waiting(common.limits.waiting_for())
+        shared.progress.waiting(shared.limits.waiting_for())
 
 
-async def _heed_signals(executions: Sequence[Execution], common: Common) -> None:
-    """The first signal lets what is in flight finish; the second cancels it."""
-    await common.interrupts.asked.wait()
+async def _handle_signals(executions: Sequence[Execution], shared: Shared) -> None:
+    """After the first signal, finish what is in flight; after the second, cancel it."""
+    await shared.interrupts.stop_requested.wait()
     in_flight = sum(execution.in_flight for execution in executions)
-    common.progress.note(
-        f"stopping: waiting up to {common.options.grace_s:g} s for {in_flight} requests in "
+    shared.progress.note(
+        f"stopping: waiting up to {shared.options.grace_s:g} s for {in_flight} requests in "
         "flight; interrupt again (Ctrl-C) to cancel them"
     )
     async with anyio.create_task_group() as group:

@@ -1,7 +1,7 @@
 """What happens in an execution, as JSON lines in a file: `--log-file`.
 
-The file is appended to. When it is moved away, as logrotate does, the next line begins a new one. A
-disk that cannot take it is told about once, and never ends a run.
+Lines are appended. When the file is moved away, as logrotate does, the next line begins a new one. If the
+file cannot be written, one message says so, and the run continues.
 """
 
 from __future__ import annotations
@@ -21,21 +21,19 @@ from batchrun.job.paths import PRIVATE_FILE
 from batchrun.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from batchrun.records import Attempt, PlannedRequest, RenderedItem, Result
+    from batchrun.run.progress import Progress
 
 
-# How much of an existing file is looked at.
+# How much of an existing file is read to recognize it.
 HEAD_BYTES = 64 * 1024
 
 
 class EventFile:
-    """A file of JSON lines that is appended to; without a path, nothing is written.
-
-    Attributes:
-        tell: is told once when the file cannot be written any more.
+    """A file that JSON lines are appended to; without a path, nothing is written.
 
     Raises:
         JobError: when the file cannot be opened for appending.
@@ -46,7 +44,6 @@ class EventFile:
         self._fd: int | None = None
         self._is_broken = False
         self._is_torn = False
-        self.tell: Callable[[str], None] = _ignored
         if path is not None:
             try:
                 self._fd = _opened(path)
@@ -66,24 +63,25 @@ class EventFile:
             os.close(self._fd)
             self._fd = None
 
-    def write(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - what JSON can say
-        """Append an event."""
+    def write(self, event: str, **facts: Any) -> str | None:  # noqa: ANN401 - any JSON value
+        """Append an event; return the problem when the file can no longer be written, once."""
         if self._path is None:
-            return
+            return None
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": moment, "event": event, "pid": os.getpid(), **facts}
         try:
             self._follow(self._path)
             self._append(orjson.dumps(line, default=str) + b"\n")
         except OSError as error:
-            if not self._is_broken:
-                self.tell(f"{self._path}: the log cannot be written ({error}); the run continues")
-            self._is_broken = True
-        else:
-            self._is_broken = False
+            was_broken, self._is_broken = self._is_broken, True
+            if was_broken:
+                return None
+            return f"{self._path}: the log cannot be written ({error}); the run continues"
+        self._is_broken = False
+        return None
 
     def _follow(self, path: Path) -> None:
-        """Open the file anew when another one, or none, is at its place."""
+        """Open the file again when it was moved or replaced."""
         try:
             is_same = self._fd is not None and os.path.samestat(path.stat(), os.fstat(self._fd))
         except FileNotFoundError:
@@ -94,7 +92,7 @@ class EventFile:
             self._fd, self._is_torn = fd, False
 
     def _append(self, line: bytes) -> None:
-        """Write a line whole, in one go where the disk allows: other processes may append, too."""
+        """Write a whole line, at once if the disk allows it: other processes may append as well."""
         rest = b"\n" + line if self._is_torn else line
         while rest and self._fd is not None:
             rest = rest[os.write(self._fd, rest) :]
@@ -103,7 +101,7 @@ class EventFile:
 
 @contextmanager
 def event_file(path: Path | None) -> Iterator[EventFile]:
-    """Open the file for as long as the block lasts; an error that leaves it is its last line.
+    """Open the file for a block; if the block raises an error, that is the last line.
 
     Raises:
         JobError: see `EventFile`.
@@ -112,31 +110,44 @@ def event_file(path: Path | None) -> Iterator[EventFile]:
     try:
         yield file
     except BaseException as error:
-        file.write("end", run=None, exit_code=_exit_code(error), error=_told(error), summary=None)
+        file.write(
+            "end", run=None, exit_code=_exit_code(error), error=_message(error), summary=None
+        )
         raise
     finally:
         file.close()
 
 
-class EventLog:
-    """The events of one run.
+class RunLog:
+    """Reports what happens in one run: messages to the terminal, events to the file.
 
     Args:
-        file: where they are written.
+        file: for events.
+        progress: shows messages.
         name: of the run.
+        label: begins each message on the terminal; empty when there is only one run.
     """
 
-    def __init__(self, file: EventFile, name: str) -> None:
+    def __init__(self, file: EventFile, progress: Progress, name: str, label: str = "") -> None:
         self._file = file
+        self._progress = progress
         self._name = name
+        self._label = label
         self._ids: dict[int, str] = {}
 
-    def write(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - what JSON can say
-        """Append an event."""
-        self._file.write(event, run=self._name, **facts)
+    def write(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Append an event to the file."""
+        problem = self._file.write(event, run=self._name, **facts)
+        if problem is not None:
+            self._progress.note(problem)
+
+    def note(self, message: str) -> None:
+        """Show a message, and append it to the file."""
+        self._progress.note(f"{self._label}: {message}" if self._label else message)
+        self.write("note", message=message)
 
     def planned(self, requests: Iterable[PlannedRequest]) -> None:
-        """Learn the ids of requests that are about to be sent."""
+        """Note the ids of requests that will be sent."""
         if self._file.is_there:
             self._ids.update((request.key, request.custom_id) for request in requests)
 
@@ -153,11 +164,11 @@ class EventLog:
                 )
 
     def failed(self, attempt: Attempt) -> None:
-        """An attempt failed; the request goes on, or stays pending."""
+        """An attempt failed; its request is sent again or stays pending."""
         self.write("attempt_failed", **self._facts(attempt))
 
     def finished(self, result: Result) -> None:
-        """A request has its result; only those without an answer are told."""
+        """A request has its result; only a failed row is an event."""
         if result.status is Status.ERRORED:
             self.write("row_errored", **self._facts(result.last), tried_again=result.retryable)
         self._ids.pop(result.key, None)
@@ -175,25 +186,21 @@ class EventLog:
         }
 
     def ended(self, exit_code: int, error: BatchrunError | None, summary: Any) -> None:  # noqa: ANN401
-        """The execution is over: with what exit code, why, and what the run amounts to."""
-        told = None if error is None else _told(error)
-        self.write("end", exit_code=exit_code, error=told, summary=summary)
+        """The execution ended: its exit code, its error, and the summary of the run."""
+        message = None if error is None else _message(error)
+        self.write("end", exit_code=exit_code, error=message, summary=summary)
 
 
-def _told(error: BaseException) -> str:
-    # What went wrong unforeseen may say anything, a key too.
+def _message(error: BaseException) -> str:
+    # The message of an unforeseen error may contain anything, also a key.
     return str(error) if isinstance(error, BatchrunError) else type(error).__name__
 
 
 def _exit_code(error: BaseException) -> int:
-    """Return the exit code that an error which leaves a run has at the command line."""
+    """Return the exit code of the command line for an error."""
     if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
         return 130
     return int(getattr(error, "exit_code", 1))
-
-
-def _ignored(_message: str) -> None:
-    return None
 
 
 def _opened(path: Path) -> int:
@@ -209,9 +216,9 @@ def _opened(path: Path) -> int:
 
 
 def is_log(path: Path) -> bool:
-    """Say whether events can be appended to a file: one of its first lines is one, or it has none.
+    """Say whether events may be appended to a file: it is empty, or one of its first lines is an event.
 
-    Also where nothing can be read: opening it says what is wrong.
+    True also for a file that cannot be read: opening it raises the error.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

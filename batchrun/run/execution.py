@@ -1,9 +1,10 @@
-"""One process working on a run: what is pending is sent, and all that happens is kept."""
+"""One process working on a run: it sends what is pending and keeps what happens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,25 +13,35 @@ import orjson
 
 from batchrun import __version__, checkpoint
 from batchrun.checkpoint import note_price
-from batchrun.client import Client, ClientOptions
-from batchrun.dispatch import Dispatcher
+from batchrun.dispatch import LIVE, Accounts, Assignment, FirstRequests, Provider, Rules
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
 from batchrun.limits import MOST, ErrorBudget, Waits
 from batchrun.pricing import NewPrices
-from batchrun.run.events import EventLog
-from batchrun.run.pipeline import Feed, hints, judge_again, missing_bodies, told
+from batchrun.run.events import RunLog
+from batchrun.run.pipeline import Feed, change_message, hints, judge_again, missing_bodies
 from batchrun.run.preparation import price_book
 
 if TYPE_CHECKING:
-    from anyio.abc import ObjectSendStream
+    from collections.abc import Sequence
+
+    from anyio.streams.memory import MemoryObjectSendStream
 
     from batchrun.checkpoint import Checkpoint, Journal
     from batchrun.client import TransportPort
+    from batchrun.dispatch import DispatcherFactory
     from batchrun.limits import ErrorTally, Limits
     from batchrun.pricing import PriceBook
-    from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Reuse, Turn
+    from batchrun.records import (
+        Attempt,
+        AttemptStart,
+        PlannedRequest,
+        Result,
+        Turn,
+        UnfinishedAttempt,
+    )
     from batchrun.run.events import EventFile
     from batchrun.run.interrupts import Interrupts
+    from batchrun.run.pipeline import OpenRun
     from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
 
@@ -39,34 +50,19 @@ REFRESH_S = 0.5
 NOTE_S = 2.0
 # How long answers are kept in memory while the disk has no room for them.
 PATIENCE_S = 20.0
+# Every way to dispatch that may have left attempts unfinished.
+FACTORIES = (LIVE,)
 
 
 @dataclass(frozen=True, slots=True)
-class OpenRun:
-    """A run that this process may work on: its directory is locked, its checkpoint is open.
+class Shared:
+    """What all runs of one process share.
 
-    `reuse` is what a changed plan uses again; None when nothing has changed. `label` says in
-    messages which of several runs is meant; empty when there is only one.
-    """
-
-    plan: Prepared
-    store: checkpoint.Checkpoint
-    reuse: Reuse | None = None
-    label: str = ""
-    price_provider: str | None = None
-    price_note: str | None = None
-
-    @property
-    def name(self) -> str:
-        """What the run is called among those of this process."""
-        return f"{self.plan.job.name} {self.label}".strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Common:
-    """What all runs of one process share: limits and budgets, the way out, the bar, the signals.
-
-    `simulator` is the address that takes the place of every base URL.
+    Attributes:
+        limits: admit requests of all runs.
+        waits: count the waits of all runs.
+        errors: count the failed rows of all runs.
+        simulator: the address that takes the place of every base URL; None for none.
     """
 
     options: RunOptions
@@ -77,7 +73,22 @@ class Common:
     simulator: str | None
     progress: Progress
     interrupts: Interrupts
-    log: EventFile
+    events: EventFile
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionEnd:
+    """Why an execution ended.
+
+    Attributes:
+        end: what ended it.
+        reason: more about that; None when there is no more to say.
+        error: for the caller; None when the execution was not cut short.
+    """
+
+    end: RunEnd
+    reason: str | None = None
+    error: BatchrunError | None = None
 
 
 class Execution:
@@ -85,42 +96,34 @@ class Execution:
 
     Args:
         run: the run.
-        common: what it shares with other runs of this process.
+        shared: what it shares with other runs of this process.
+
+    Attributes:
+        log: reports what happens.
     """
 
-    def __init__(self, run: OpenRun, common: Common) -> None:
+    def __init__(self, run: OpenRun, shared: Shared) -> None:
         self._plan = run.plan
         self._store = run.store
         self._run = run
-        self._common = common
-        self._log = EventLog(common.log, run.name)
+        self._shared = shared
+        self.log = RunLog(shared.events, shared.progress, run.plan.job.name, run.label)
         self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.Journal(run.store, self._patience)
-        self._waits = Waits(parent=common.waits)
+        self._waits = Waits(parent=shared.waits)
         request = run.plan.job.request
         self._peer = orjson.dumps(
             [request.provider_name, request.api_key_env, request.model]
         ).decode()
-        self._dispatcher = self._make_dispatcher()
-        self._feed = Feed(
-            run.plan,
-            store=run.store,
-            journal=self._journal,
-            dispatcher=self._dispatcher,
-            options=common.options,
-            progress=common.progress,
-            note=self._note,
-            log=self._log,
-            reuse=run.reuse,
-        )
-        self._dispatcher.spread_by(self._feed.elsewhere)
+        self._feed = Feed(run, self._journal, shared.options, shared.progress, self.log)
+        self._dispatcher = shared.options.dispatcher.create(self._assignment())
         self._work_scope = anyio.CancelScope()
         self._error: BatchrunError | None = None
 
     @property
     def in_flight(self) -> int:
-        """How many requests are under way."""
-        return self._dispatcher.in_flight
+        """How many requests are in flight."""
+        return self._dispatcher.tally.in_flight
 
     @property
     def is_planned(self) -> bool:
@@ -135,30 +138,31 @@ class Execution:
         """
         self._begin()
         await self._with_journal()
-        self._look_at_place()
-        error = self._outcome()
-        self._store.finish_execution(*self._ended(error), dict(self._waits.seconds))
-        return error
+        self._restore_checkpoint()
+        ended = self._ended()
+        self._store.finish_execution(ended.end, ended.reason, dict(self._waits.seconds))
+        return ended.error
 
     async def wind_up(self) -> None:
-        """Send nothing more; cancel what is in flight after the grace, or when the user insists."""
+        """Send nothing more; cancel what is in flight after `grace_s`, or after a second signal."""
         self._dispatcher.drain()
-        with anyio.move_on_after(self._common.options.grace_s):
-            await self._common.interrupts.insisted.wait()
+        with anyio.move_on_after(self._shared.options.grace_s):
+            await self._shared.interrupts.cancel_requested.wait()
         self._patience.end()
         self._work_scope.cancel()
 
     def _begin(self) -> None:
         plan = self._plan
         repair = None
-        if self._common.options.retry_errored:
+        if self._shared.options.retry_errored:
             repair = checkpoint.repair(self._store)
         else:
             checkpoint.check_places(self._store)
         # Before the job is kept: a process that dies here does it again.
         judged = judge_again(plan, self._store)
         missing = missing_bodies(plan, self._store)
-        in_flight = self._store.start_execution(
+        lost = lost_attempts(self._store.unfinished_attempts(), self._shared.options.dispatcher)
+        self._store.start_execution(
             name=plan.job.name,
             job=plan.job.document,
             base=plan.job.base,
@@ -169,36 +173,38 @@ class Execution:
             provider=plan.job.request.provider,
             base_url=plan.job.request.base_url,
             peer=self._peer,
+            dispatcher=self._shared.options.dispatcher.name,
+            lost=lost,
         )
-        self._log.write("start", **started(plan, self._store.execution, self._common.options))
-        for hint in hints(plan.job, self._common.options):
-            self._note(hint)
+        self.log.write("start", **started(plan, self._store.execution, self._shared.options))
+        for hint in hints(plan.job, self._shared.options):
+            self.log.note(hint)
         if plan.job.limits.concurrency is None and plan.most_in_flight < MOST:
-            self._note(
+            self.log.note(
                 f"at most {plan.most_in_flight:,} requests in flight, because of the limit on open "
                 "files; raise it for more, for example: ulimit -n 65536"
             )
-        for said in (judged, missing, self._run.price_note):
-            if said is not None:
-                self._note(said)
+        for message in (judged, missing, self._run.price_note):
+            if message is not None:
+                self.log.note(message)
         if self._run.reuse is not None:
-            self._note(told(self._run.reuse))
+            self.log.note(change_message(self._run.reuse))
         if repair is not None:
             self._note_repair(repair)
-        if in_flight:
-            self._note(
-                f"{in_flight} requests were in flight when an earlier execution ended; "
+        if lost:
+            self.log.note(
+                f"{len(lost)} requests were in flight when an earlier execution ended; "
                 "they may have been billed, and are sent again"
             )
 
     def _note_repair(self, repair: checkpoint.Repair) -> None:
         if repair.restored:
-            self._note(
+            self.log.note(
                 f"{repair.restored} records of the checkpoint did not match their checksums and "
                 "were restored from the others and the input"
             )
         if repair.given_up:
-            self._note(
+            self.log.note(
                 f"{repair.given_up} records of the checkpoint did not match their checksums and "
                 "were given up; their rows are sent again"
             )
@@ -210,54 +216,35 @@ class Execution:
             try:
                 async with anyio.create_task_group() as helpers:
                     helpers.start_soon(self._note_waits)
-                    helpers.start_soon(self._watch_place)
+                    helpers.start_soon(self._watch_checkpoint)
+                    helpers.start_soon(self._stop_with_others)
                     await self._send_everything()
                     helpers.cancel_scope.cancel()
             finally:
                 self._journal.close()
 
-    def _make_client(self) -> Client:
-        request, common = self._plan.job.request, self._common
-        simulator = common.simulator
-        return Client(
-            request.wire_format,
-            self._plan.credentials,
-            common.transport,
-            ClientOptions(
-                timeout_s=self._plan.job.retry.timeout_s,
-                auth=request.auth,
-                keep_raw=request.keep_raw,
-                reroute=None if simulator is None else (request.base_url, simulator),
-            ),
-            common.limits.answer_memory,
-        )
-
-    def _make_dispatcher(self) -> Dispatcher:
-        job, common = self._plan.job, self._common
-        errors = ErrorBudget(job.limits.max_errors, common.errors)
+    def _assignment(self) -> Assignment:
+        plan, shared = self._plan, self._shared
+        job = plan.job
         prices = price_book(job, self._run.price_provider)
-        dispatcher = Dispatcher(
-            client=self._make_client(),
-            journal=ObservedJournal(
-                self._journal,
-                store=self._store,
-                prices=prices,
-                progress=common.progress,
-                log=self._log,
-            ),
-            limits=common.limits,
-            waits=self._waits,
-            errors=errors,
+        journal = ObservedJournal(
+            self._journal,
+            store=self._store,
             prices=prices,
-            config=job.retry,
-            review=self._plan.review,
-            tools=self._plan.tools,
-            max_turns=self._plan.job.tools.max_turns,
-            account=job.request.api_key_env,
-            answered_before=self._store.has_answered(self._peer),
+            progress=shared.progress,
+            log=self.log,
         )
-        common.errors.on_spent(dispatcher.stop)
-        return dispatcher
+        errors = ErrorBudget(job.limits.max_errors, shared.errors)
+        answered_before = self._store.has_answered(self._peer)
+        return Assignment(
+            job=job,
+            journal=journal,
+            admission=shared.limits,
+            accounts=Accounts(self._waits, errors, prices),
+            rules=Rules(job.retry, plan.review, plan.tools, job.tools.max_turns),
+            first=FirstRequests(job.request.api_key_env, answered_before, self._feed),
+            provider=Provider(plan.credentials, shared.transport, shared.simulator),
+        )
 
     async def _send_everything(self) -> None:
         send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
@@ -266,7 +253,11 @@ class Execution:
                 work.start_soon(self._feed_all, send)
                 work.start_soon(self._dispatcher.run, receive)
 
-    async def _feed_all(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
+    async def _stop_with_others(self) -> None:
+        """Stop when too many rows of all runs together have failed."""
+        self._dispatcher.stop(await self._shared.errors.spent())
+
+    async def _feed_all(self, send: MemoryObjectSendStream[list[PlannedRequest]]) -> None:
         async with send:
             try:
                 await self._feed.run(send)
@@ -275,24 +266,24 @@ class Execution:
                 self._dispatcher.drain()
 
     async def _note_waits(self) -> None:
-        """Tell those who ask for the status of this run what it is waiting for."""
+        """Keep what the run is waiting for in the checkpoint, for `batchrun status`."""
         noted = None
         while True:
             await anyio.sleep(NOTE_S)
-            if (reason := self._common.limits.waiting_for()) != noted:
+            if (reason := self._shared.limits.waiting_for()) != noted:
                 await self._journal.call(self._store.note_waiting, reason)
-                self._log.write("waiting", reason=reason)
+                self.log.write("waiting", reason=reason)
                 noted = reason
 
-    async def _watch_place(self) -> None:
-        """Stop when somebody removes or moves the run directory: nothing could be resumed."""
+    async def _watch_checkpoint(self) -> None:
+        """Stop when the run directory is removed or moved: the run could not be resumed."""
         while True:
             await anyio.sleep(REFRESH_S)
             if not self._store.is_in_place():
                 await self.wind_up()
 
-    def _look_at_place(self) -> None:
-        """After the last request: see that what was answered can be found again."""
+    def _restore_checkpoint(self) -> None:
+        """Write the checkpoint again if the run directory was removed or moved."""
         if self._store.is_in_place():
             return
         gone = f"{self._store.path}: was removed or moved during the run, which stopped"
@@ -304,51 +295,69 @@ class Execution:
             f"{gone}; the checkpoint with every answer was written there again"
         )
 
-    def _note(self, message: str) -> None:
-        label = self._run.label
-        self._common.progress.note(f"{label}: {message}" if label else message)
-        self._log.write("note", message=message)
-
     def _note_from_thread(self, message: str) -> None:
-        anyio.from_thread.run_sync(self._note, message)
+        anyio.from_thread.run_sync(self.log.note, message)
 
-    def _outcome(self) -> BatchrunError | None:
-        dispatcher, interrupts = self._dispatcher, self._common.interrupts
-        if self._error is not None:
-            return self._error
-        if dispatcher.stopped is not None:
-            return RunStopped(dispatcher.stopped)
-        if interrupts.first is not None:
-            return Interrupted(interrupts.first, "interrupted; all answers are saved")
-        if dispatcher.sent and not dispatcher.succeeded:
-            return RunStopped(Stop(RunEnd.NOTHING_SUCCEEDED, f"{dispatcher.last_error}"))
-        return None
-
-    def _ended(self, error: BatchrunError | None) -> tuple[RunEnd, str | None]:
-        """Return what ended the execution, and why where there is more to say."""
-        if isinstance(error, RunStopped):
-            return error.stop.end, error.stop.reason
-        if isinstance(error, Interrupted):
-            return RunEnd.INTERRUPTED, error.signum.name
+    def _ended(self) -> ExecutionEnd:
+        """Return why the execution ended; it is decided here and nowhere else."""
+        tally, interrupts, error = self._dispatcher.tally, self._shared.interrupts, self._error
         if error is not None:
-            return RunEnd.FAILED, str(error)
-        is_whole = self._common.options.rows is None
-        return RunEnd.FINISHED if is_whole else RunEnd.SAMPLED, None
+            return ExecutionEnd(RunEnd.FAILED, str(error), error)
+        stop = tally.stop
+        if stop is None and interrupts.first is not None:
+            error = Interrupted(interrupts.first, "interrupted; all answers are saved")
+            return ExecutionEnd(RunEnd.INTERRUPTED, interrupts.first.name, error)
+        if stop is None and tally.sent and not tally.succeeded:
+            stop = Stop(RunEnd.NOTHING_SUCCEEDED, f"{tally.last_error}")
+        if stop is not None:
+            return ExecutionEnd(stop.end, stop.reason, RunStopped(stop))
+        is_whole = self._shared.options.rows is None
+        return ExecutionEnd(RunEnd.FINISHED if is_whole else RunEnd.SAMPLED)
 
 
-def ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return our own error from a group of tasks' errors, or the group when there is none."""
+def lost_attempts(
+    unfinished: Sequence[UnfinishedAttempt], current: DispatcherFactory
+) -> list[UnfinishedAttempt]:
+    """Return the unfinished attempts whose outcome can no longer arrive.
+
+    The factory that dispatched an attempt knows that.
+
+    Args:
+        unfinished: attempts of earlier executions.
+        current: the factory of this execution.
+
+    Raises:
+        CheckpointError: when an attempt was dispatched in a way that this version does not have.
+    """
+    factories = {factory.name: factory for factory in (*FACTORIES, current)}
+    lost: list[UnfinishedAttempt] = []
+    for name, attempts in groupby(sorted(unfinished, key=_dispatcher_of), key=_dispatcher_of):
+        if name not in factories:
+            raise CheckpointError(
+                f"the checkpoint has requests that were sent with the dispatcher {name}, which this "
+                "version of batchrun does not have; continue the run with the version that sent them"
+            )
+        lost += factories[name].lost(list(attempts))
+    return lost
+
+
+def _dispatcher_of(attempt: UnfinishedAttempt) -> str:
+    return attempt.dispatcher
+
+
+def first_batchrun_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first BatchrunError in a group, or the group when there is none."""
     for error in group.exceptions:
-        found = ours(error) if isinstance(error, BaseExceptionGroup) else error
+        found = first_batchrun_error(error) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(found, BatchrunError):
             return found
     return group
 
 
 class ObservedJournal:
-    """The checkpoint's journal, with the bar and the log told once something is safe.
+    """The checkpoint's journal; what is on disk is then shown on the bar and written to the log.
 
-    The prices that are used are kept beside the attempts.
+    Prices are kept in the checkpoint when they are first used.
     """
 
     def __init__(
@@ -358,15 +367,15 @@ class ObservedJournal:
         store: Checkpoint,
         prices: PriceBook,
         progress: Progress,
-        log: EventLog,
+        log: RunLog,
     ) -> None:
         self._journal = journal
         self._store = store
         self._prices = NewPrices(prices)
         self._progress = progress
         self._log = log
-        # Attempts that are counted already and may be the last of their row all the same: of
-        # conversations that go on, and of rows whose refusal may be the run's fault.
+        # Attempts that are counted already and may still be the last of their row: of conversations
+        # that continue, and of held refusals.
         self._counted: dict[int, int] = {}
 
     async def begin(self, start: AttemptStart) -> None:
@@ -374,7 +383,7 @@ class ObservedJournal:
         await self._journal.begin(start)
 
     async def fail(self, attempt: Attempt) -> None:
-        """An attempt failed, and the request goes on or stays pending."""
+        """An attempt failed; its request is sent again or stays pending."""
         await self._journal.fail(attempt)
         self._progress.used(attempt)
         self._counted[attempt.key] = attempt.number
@@ -398,7 +407,7 @@ class ObservedJournal:
         await self._note_price(result.last)
 
     async def _note_price(self, attempt: Attempt | None) -> None:
-        """Keep by which price a model's costs are counted, when it is new."""
+        """Keep the price of a model when it is first used."""
         if attempt is None:
             return
         models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
@@ -408,7 +417,7 @@ class ObservedJournal:
 
 
 def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, Any]:
-    """Return what the log says of an execution that begins."""
+    """Return the facts of the log's `start` event."""
     request = plan.job.request
     return {
         "version": __version__,

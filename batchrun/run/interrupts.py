@@ -1,8 +1,7 @@
 """The signals that ask a run to end: Ctrl-C, `kill`, a terminal that closes.
 
-A run in the main thread catches them in its event loop. Where that thread has an event loop of its
-own already, as in a notebook, the run works in another thread, and the main thread waits for it and
-forwards Ctrl-C.
+A run in the main thread catches them in its event loop. If that thread has an event loop already, as in
+a notebook, the run works in another thread, and the main thread waits for it and forwards Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ class Interrupts:
     Attributes:
         first: the signal that came first, None when none did.
         count: how many have come.
-        asked: set by the first one: finish what is under way.
-        insisted: set by the second one: do not finish it.
+        stop_requested: set by the first one: finish what is in flight.
+        cancel_requested: set by the second one: cancel what is in flight.
     """
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
         self.count = 0
-        self.asked = anyio.Event()
-        self.insisted = anyio.Event()
+        self.stop_requested = anyio.Event()
+        self.cancel_requested = anyio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_ended = False
 
@@ -45,7 +44,7 @@ class Interrupts:
     def caught(self) -> Iterator[None]:
         """Catch the signals within an event loop.
 
-        Outside of the main thread there are none; what `forward` hands over counts there.
+        Outside of the main thread there are none; there, only `forward` counts.
         """
         self._loop = asyncio.get_running_loop()
         try:
@@ -71,7 +70,7 @@ class Interrupts:
                     signal.signal(signum, handler)
 
     def forward(self, signum: signal.Signals) -> bool:
-        """Take over a signal that came to another thread.
+        """Count a signal that another thread received.
 
         Returns:
             False when the signals are not caught yet: there is nothing to finish.
@@ -85,7 +84,7 @@ class Interrupts:
     def _arrived(self, signum: signal.Signals) -> None:
         self.first = self.first or signum
         self.count += 1
-        (self.asked if self.count == 1 else self.insisted).set()
+        (self.stop_requested if self.count == 1 else self.cancel_requested).set()
 
 
 @dataclass(slots=True)
@@ -97,7 +96,7 @@ class SigintCount:
 
 @contextmanager
 def counted_sigint() -> Iterator[SigintCount]:
-    """Count SIGINT in place of whatever it does otherwise, such as KeyboardInterrupt.
+    """Count SIGINT instead of raising KeyboardInterrupt.
 
     Nothing is counted outside of the main thread, or where the program ignores the signal.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -22,77 +22,90 @@ from batchrun.run.preparation import model_hint, run_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from anyio.abc import ObjectSendStream
+    from anyio.streams.memory import MemoryObjectSendStream
 
-    from batchrun.dispatch import Dispatcher
     from batchrun.records import Item, PlannedRequest, RenderedItem, Reuse
-    from batchrun.run.events import EventLog
+    from batchrun.run.events import RunLog
     from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
 
+    RequestStream = MemoryObjectSendStream[list[PlannedRequest]]
 
-# So many rows from all over the input are looked at, and about half of them sent, when the provider
-# refuses those at its head: a run that nothing is wrong with but its head then finds an answer unless
-# nearly all of it is wrong. To read so much of a table takes a second or two.
-LOOKED_AT = 24
+# When the provider refuses the first rows, SAMPLED_ROWS from all over the input are read and about half
+# of them sent: if only the beginning of the input is wrong, one of these gets an answer. To read this
+# much of a table takes a second or two.
+SAMPLED_ROWS = 24
 MOST_SENT = 12
-MOST_LOOKED_THROUGH = 1_000_000
+MOST_SEARCHED_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that this process may work on: its directory is locked, its checkpoint is open.
+
+    Attributes:
+        reuse: the earlier answers that a changed plan uses; None when nothing has changed.
+        label: names the run in messages; empty when there is only one.
+        price_provider: whose prices `recost` was given; None when it was not used.
+        price_note: a message about that price.
+    """
+
+    plan: Prepared
+    store: checkpoint.Checkpoint
+    reuse: Reuse | None = None
+    label: str = ""
+    price_provider: str | None = None
+    price_note: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the run among those of this process."""
+        return f"{self.plan.job.name} {self.label}".strip()
 
 
 class Feed:
-    """Hands the requests of one run to its dispatcher, as fast as they are taken.
+    """Plans the rows of one run and puts their requests into a stream, as fast as they are taken.
+
+    It ends early when the receiver closes the stream.
 
     Args:
-        plan: what is asked of which rows.
-        store: the run's checkpoint.
-        journal: lends it.
-        dispatcher: is draining when nothing more is to be sent.
-        options: which rows, and what to do about errored ones.
-        progress: is told of rows that need no request.
-        note: tells the user something.
-        log: is told of requests and of rows that cannot become one.
-        reuse: what a changed plan uses again, when the user has been told that already.
+        run: the run.
+        journal: gives access to the checkpoint.
+        options: which rows, and whether to retry failed ones.
+        progress: counts rows that need no request.
+        log: reports rows and requests.
     """
 
     def __init__(
         self,
-        plan: Prepared,
-        *,
-        store: checkpoint.Checkpoint,
+        run: OpenRun,
         journal: checkpoint.Journal,
-        dispatcher: Dispatcher,
         options: RunOptions,
         progress: Progress,
-        note: Callable[[str], None],
-        log: EventLog,
-        reuse: Reuse | None,
+        log: RunLog,
     ) -> None:
-        self._plan = plan
-        self._store = store
+        self._plan = run.plan
+        self._store = run.store
+        self._reuse = run.reuse
         self._journal = journal
-        self._dispatcher = dispatcher
         self._options = options
         self._progress = progress
-        self._note = note
         self._log = log
-        self._reuse = reuse
-        self._samples = plan.job.request.samples
+        self._samples = run.plan.job.request.samples
         self._reused = 0
         self._sent = 0
-        self._sending = anyio.CancelScope()
         self._has_unplaced: bool | None = None
         self._is_through = True
-        self._early: set[int] = set()  # rows that were sent out of turn
+        self._early: set[int] = set()  # rows that were sent before their turn
         self._early_keys: set[int] = set()
         self.is_planned = False
 
-    async def run(self, send: ObjectSendStream[list[PlannedRequest]]) -> None:
-        """Plan every row that is to be sent; returns when all are, or the dispatcher drains.
+    async def run(self, send: RequestStream) -> None:
+        """Plan every row; returns when all are planned, or early when the receiver closes the stream.
 
         Raises:
             BatchrunError: when the input or the checkpoint fails.
         """
-        self._dispatcher.on_drain(self._stop_sending)
         if self._options.rows is not None:
             await self._plan_rows(send, is_known=False)
             return
@@ -106,19 +119,17 @@ class Feed:
         if self._options.retry_errored:
             await self._journal.call(checkpoint.forget_damaged_requests, self._store)
         self.is_planned = True
-        self._tell_reused()
+        self._note_reused()
 
-    def _tell_reused(self) -> None:
+    def _note_reused(self) -> None:
         if self._reused and self._reuse is None:
             requests = "1 request" if self._sent == 1 else f"{self._sent:,} requests"
             rest = f"{requests} to send" if self._sent else "nothing to send"
             shared = " or duplicates" if self._plan.job.request.dedupe else ""
             unit = self._progress.unit
-            self._note(f"{self._reused:,} {unit}s already done{shared}, {rest}")
+            self._log.note(f"{self._reused:,} {unit}s already done{shared}, {rest}")
 
-    async def _plan_rows(
-        self, send: ObjectSendStream[list[PlannedRequest]], *, is_known: bool
-    ) -> None:
+    async def _plan_rows(self, send: RequestStream, *, is_known: bool) -> None:
         chunks = self._chunks(self._options.rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             first, end = items[0].ordinal, items[-1].ordinal + 1
@@ -127,13 +138,11 @@ class Feed:
                 continue
             for rendered in self._plan.renderer.chunks(items, self._samples):
                 await self._plan_chunk(rendered, send)
-                if self._dispatcher.is_draining and not await self._must_plan_on():
+                if _is_closed(send) and not await self._must_plan_rest():
                     self._is_through = False
                     return
 
-    async def _plan_chunk(
-        self, rendered: list[RenderedItem], send: ObjectSendStream[list[PlannedRequest]]
-    ) -> None:
+    async def _plan_chunk(self, rendered: list[RenderedItem], send: RequestStream) -> None:
         pending = await self._planned(rendered)
         bad = sum(item.fingerprint is None for item in rendered)
         early = len(self._early & {item.ordinal // self._samples for item in rendered})
@@ -141,7 +150,9 @@ class Feed:
         self._log.unrenderable(rendered)
         self._log.planned(pending)
         self._count(len(rendered), bad, len(pending) + early)
-        await self._hand_over(pending, send)
+        if pending and not _is_closed(send):
+            with suppress(anyio.BrokenResourceError):
+                await send.send(pending)
 
     async def _planned(self, rendered: list[RenderedItem]) -> list[PlannedRequest]:
         return await self._journal.call(
@@ -151,13 +162,13 @@ class Feed:
             dedupe=self._plan.job.request.dedupe,
         )
 
-    async def elsewhere(self) -> list[PlannedRequest]:
-        """Return a few requests that stand all over the input, of several models where it has them.
+    async def sample(self) -> list[PlannedRequest]:
+        """Return requests of rows far from each other, of several models where there are several.
 
-        They are sent out of turn: the rows at its head were all refused.
+        They are sent before their turn: the first rows of the input were all refused.
         """
-        rows = min(self._plan.total, MOST_LOOKED_THROUGH)
-        wanted = frozenset((2 * n + 1) * rows // (2 * LOOKED_AT) for n in range(LOOKED_AT))
+        rows = min(self._plan.total, MOST_SEARCHED_ROWS)
+        wanted = frozenset((2 * n + 1) * rows // (2 * SAMPLED_ROWS) for n in range(SAMPLED_ROWS))
         found = {} if self._options.rows is not None else await self._first_of_each(wanted)
         chosen = _of_several_models(found)
         self._early |= chosen.keys()
@@ -166,11 +177,11 @@ class Feed:
         return list(chosen.values())
 
     async def _first_of_each(self, wanted: frozenset[int]) -> dict[int, PlannedRequest]:
-        """Plan some rows; return the first request of each that has one to be sent."""
+        """Plan some rows; return the first request to send of each row that has one."""
         found: dict[int, PlannedRequest] = {}
         chunks, left = self._chunks(wanted), len(wanted)
-        with suppress(JobError):  # of a row further on: it ends the run when its turn comes
-            while left and not self._dispatcher.is_draining:
+        with suppress(JobError):  # of a later row: it ends the run when that row is planned
+            while left:
                 items = await anyio.to_thread.run_sync(_next_chunk, chunks, abandon_on_cancel=True)
                 left = left - len(items) if items else 0
                 for item in items or ():
@@ -180,7 +191,7 @@ class Feed:
         return found
 
     def _chunks(self, wanted: frozenset[int] | None) -> Iterator[list[Item]]:
-        """Yield the rows that are to be looked at; no chunk is empty."""
+        """Yield the wanted rows, or all; no chunk is empty."""
         chunks = self._plan.renderer.read(self._plan.source, self._samples)
         if wanted is None:
             return chunks
@@ -188,9 +199,9 @@ class Feed:
         return (items for items in picked if items)
 
     async def _is_settled(self, first: int, end: int) -> bool:
-        """Say whether rows that have their requests already need nothing more; then count them.
+        """Say whether rows that are planned already have nothing to send; then count them.
 
-        A run that is nearly done is resumed without rendering what is done.
+        So a run that is nearly done resumes without rendering the rows that are done.
         """
         first, end = first * self._samples, end * self._samples
         to_send, bad = await self._journal.call(
@@ -200,20 +211,11 @@ class Feed:
             self._count(end - first, bad, 0)
         return not to_send
 
-    async def _hand_over(
-        self, pending: list[PlannedRequest], send: ObjectSendStream[list[PlannedRequest]]
-    ) -> None:
-        with anyio.CancelScope() as self._sending:
-            if pending and not self._dispatcher.is_draining:
-                await send.send(pending)
+    async def _must_plan_rest(self) -> bool:
+        """Say whether the rest must be planned although nothing more is sent.
 
-    def _stop_sending(self) -> None:
-        self._sending.cancel()
-
-    async def _must_plan_on(self) -> bool:
-        """Whether answers of earlier executions are still to be matched to their rows.
-
-        After a change of the input or the template they are; the outputs would lack them.
+        After a change of the input or the template, answers of earlier executions have to be matched to
+        their rows: the outputs would lack them otherwise.
         """
         if self._has_unplaced is None:
             self._has_unplaced = await self._journal.call(self._store.has_unplaced_results)
@@ -225,6 +227,11 @@ class Feed:
         self._progress.reused(reused)
         self._reused += reused
         self._sent += to_send
+
+
+def _is_closed(send: RequestStream) -> bool:
+    """Say whether the receiver has closed the stream: then nothing more is sent."""
+    return send.statistics().open_receive_streams == 0
 
 
 def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
@@ -241,12 +248,12 @@ def _of_several_models(found: Mapping[int, PlannedRequest]) -> dict[int, Planned
     return {ordinal: found[ordinal] for ordinal in in_turn[:MOST_SENT]}
 
 
-# Of the answers that were paid for; to leave more of them behind needs a yes.
+# Of the paid answers: if a change leaves more of them unused, the user is asked first.
 MOST_LEFT_SHARE = 0.1
 
 
 def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> Reuse | None:
-    """Return what of the paid answers a changed plan uses again; None when nothing has changed.
+    """Return which paid answers a changed plan uses again; None when nothing has changed.
 
     Renders every row. Reads only.
     """
@@ -265,13 +272,13 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
 
 
 def needs_consent(reuse: Reuse, options: RunOptions) -> bool:
-    """Say whether so much would be left behind that it takes a yes."""
+    """Say whether so many paid answers would be unused that the user has to agree."""
     is_much = reuse.left_behind > MOST_LEFT_SHARE * reuse.paid
     return is_much and not options.yes and options.simulate is None
 
 
-def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> None:
-    """Ask whether to go on.
+def ask_consent(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> None:
+    """Ask whether to continue.
 
     Raises:
         JobError: when nobody can be asked, or the answer is no. Nothing has been sent or changed.
@@ -291,7 +298,7 @@ def agree(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> No
 
 
 def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
-    """Judge stored answers by a changed `[request] reject`; return what came of it, if anything."""
+    """Judge stored answers by a changed `[request] reject`; return a message if it has changed."""
     reject = plan.job.request.reject
     if checkpoint.judged_by(store) in {None, frozenset(reject)}:
         return None
@@ -313,7 +320,7 @@ def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
 
 
 def missing_bodies(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
-    """Say how many answers came before `keep_raw` was set; None when none did."""
+    """Return a message about answers that arrived before `keep_raw` was set; None without any."""
     count = checkpoint.answers_without_body(store) if plan.job.request.keep_raw else 0
     if not count:
         return None
@@ -327,7 +334,7 @@ def missing_bodies(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
 def with_given_price(
     plan: Prepared, store: checkpoint.Checkpoint
 ) -> tuple[Prepared, str | None, str | None]:
-    """Return a plan with the price that `recost` was given, its provider, and what to say of it.
+    """Return a plan with the price that `recost` was given, its provider, and a message about it.
 
     A `[price]` of the job file takes its place.
     """
@@ -355,7 +362,7 @@ def with_given_price(
     return plan, given.provider, said
 
 
-def told(reuse: Reuse) -> str:
+def change_message(reuse: Reuse) -> str:
     """Return the message before the first request of a changed plan."""
     unused = f"{reuse.left_behind:,} no longer used, " if reuse.left_behind else ""
     requests = "1 request" if reuse.new == 1 else f"{reuse.new:,} requests"
@@ -385,7 +392,7 @@ def unfinished_before(job: Job, options: RunOptions) -> str | None:
         if checkpoint.is_locked(directory) or _outcome(earlier, options) == RunEnd.FINISHED:
             return None
     except BatchrunError:
-        return None  # there was no run, or nothing can be said about it
+        return None  # there was no run, or its checkpoint cannot be read
     return f"the run of {day} in {directory} is not finished; to resume it, add: --date {day}"
 
 

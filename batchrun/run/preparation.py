@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
 from batchrun.client import Credentials
-from batchrun.dispatch import Review, as_it_is, rejecting
+from batchrun.dispatch import LIVE, DispatcherFactory, Review, accept, rejecting
 from batchrun.dispatch.review import SchemaReview, schema_problem
 from batchrun.dispatch.toolbox import Toolbox, load_functions
 from batchrun.errors import JobError
@@ -48,14 +48,15 @@ class RunOptions:
 
     Attributes:
         simulate: answer with the simulator in this process instead of the provider.
-        new: start over; an earlier run is kept beside this one.
-        retry_errored: try every errored row again, also those that failed for good.
+        new: start over; the previous run is kept as DIR.1.
+        retry_errored: retry every failed row, also those that failed permanently.
         quiet: no progress and no messages.
-        yes: go on even if that leaves many paid answers behind, without asking.
-        ask: puts a question to whoever runs the job; None when nobody can answer.
+        yes: continue without asking, even if many paid answers would no longer be used.
+        ask: asks the user a question; None when nobody can answer.
         log_file: a file that gets a JSON line for each event.
-        grace_s: how long requests in flight may go on after the first signal.
+        grace_s: how long requests in flight may take after the first signal.
         transport: carries the requests; None for the network.
+        dispatcher: the way to dispatch.
         rows: only these, by ordinal, and no outputs; None for all.
     """
 
@@ -68,6 +69,7 @@ class RunOptions:
     log_file: Path | None = None
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
+    dispatcher: DispatcherFactory = LIVE
     rows: frozenset[int] | None = None
 
 
@@ -219,7 +221,7 @@ def review_of(job: Job) -> Review:
     """
     answer, reject = job.request.answer, job.request.reject
     if answer is None:
-        return rejecting(as_it_is, reject)
+        return rejecting(accept, reject)
     if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
         raise JobError(f"[request] json_schema: is not a JSON schema: {problem}")
     return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)

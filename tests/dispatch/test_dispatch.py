@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from batchrun.client import Exchange
-from batchrun.dispatch import Dispatcher
+from batchrun.dispatch import Accounts, LiveDispatcher, Rules
 from batchrun.errors import CheckpointError, ProviderError, ProviderFault, RunEnd
 from batchrun.job import LimitsConfig, RetryConfig
 from batchrun.limits import CostBudget, ErrorBudget, Limits, Waits
@@ -152,20 +152,18 @@ class Bench:
         self.sender = sender
         self.journal = Journal()
         self.waits = Waits(anyio.current_time)
-        self.dispatcher = Dispatcher(
-            client=sender,
-            journal=self.journal,
-            limits=Limits(
+        config = RetryConfig(**retry)  # type: ignore[arg-type]
+        self.dispatcher = LiveDispatcher(
+            sender,
+            self.journal,
+            Limits(
                 limits or LimitsConfig(concurrency=workers),
                 self.waits,
                 money=money,
                 jitter=lambda: jitter,
             ),
-            waits=self.waits,
-            errors=ErrorBudget(max_errors),
-            prices=PriceBook("anthropic"),
-            config=RetryConfig(**retry),  # type: ignore[arg-type]
-            jitter=lambda: jitter,
+            accounts=Accounts(self.waits, ErrorBudget(max_errors), PriceBook("anthropic")),
+            rules=Rules(config, jitter=lambda: jitter),
         )
 
     async def run(self, *requests: PlannedRequest) -> None:
@@ -219,7 +217,7 @@ async def test_every_request_is_sent_once_by_at_most_so_many_at_a_time() -> None
     await bench.run_many(40)
     assert sorted(bench.sender.sent) == list(range(1, 41))
     assert bench.sender.most_at_once == 8
-    assert bench.dispatcher.in_flight == 0
+    assert bench.dispatcher.tally.in_flight == 0
     assert set(bench.journal.statuses.values()) == {"succeeded"}
 
 
@@ -352,8 +350,8 @@ async def test_a_request_that_is_refused_holds_up_no_other() -> None:
 def assert_unavailable(bench: Bench) -> None:
     """The run stopped, and nothing is errored: all rows are pending."""
     assert bench.journal.results == []
-    assert bench.dispatcher.stopped is not None
-    assert bench.dispatcher.stopped.end is RunEnd.UNAVAILABLE
+    assert bench.dispatcher.tally.stop is not None
+    assert bench.dispatcher.tally.stop.end is RunEnd.UNAVAILABLE
     assert bench.journal.attempts
 
 
@@ -383,7 +381,7 @@ async def test_a_row_that_fails_for_max_wait_while_others_succeed_is_errored(
     assert list(bench.journal.statuses.values()).count("succeeded") == 99
     (failed,) = (result for result in bench.journal.results if result.key == 3)
     assert failed.retryable
-    assert bench.dispatcher.stopped is None
+    assert bench.dispatcher.tally.stop is None
     assert bench.sender.times[len(bench.sender.sent) - 1] < 60
 
 
@@ -518,8 +516,8 @@ async def test_a_fatal_answer_stops_everything_and_leaves_the_rows_pending(
     assert len(bench.sender.sent) == 4
     assert bench.journal.results == []
     assert [attempt.cause for attempt in bench.journal.attempts] == ["fatal"] * 4
-    assert bench.dispatcher.stopped is not None
-    assert error.fault.error_type in bench.dispatcher.stopped.reason
+    assert bench.dispatcher.tally.stop is not None
+    assert error.fault.error_type in bench.dispatcher.tally.stop.reason
     assert bench.dispatcher.is_draining
 
 
@@ -534,7 +532,7 @@ async def test_a_first_row_that_is_refused_waits_for_the_second(error: ProviderE
         bench.journal.results[0] if bench.journal.results[0].key == 1 else bench.journal.results[1]
     )
     assert (refused.retryable, refused.last.cause) == (False, "no")
-    assert bench.dispatcher.stopped is None
+    assert bench.dispatcher.tally.stop is None
 
 
 async def test_what_is_in_flight_at_a_fatal_answer_is_still_recorded() -> None:
@@ -569,7 +567,7 @@ async def test_draining_lets_what_is_in_flight_finish_and_sends_nothing_more() -
     async with anyio.create_task_group() as group:
         group.start_soon(bench.run_many, 20)
         await anyio.sleep(1)
-        assert bench.dispatcher.in_flight == 3
+        assert bench.dispatcher.tally.in_flight == 3
         bench.dispatcher.drain()
     assert bench.sender.sent == [1, 2, 3]
     assert bench.journal.statuses == dict.fromkeys([1, 2, 3], "succeeded")
@@ -608,13 +606,35 @@ async def test_once_draining_has_begun_no_request_is_judged_any_more() -> None:
     assert (bench.sender.sent, bench.journal.starts) == ([], [])
 
 
-async def test_the_source_of_requests_is_told_to_stop_when_draining_begins() -> None:
-    bench = Bench(Sender([refusal(401)]))
-    told: list[str] = []
-    bench.dispatcher.on_drain(lambda: told.append("before"))
-    await bench.run(planned())
-    bench.dispatcher.on_drain(lambda: told.append("after"))
-    assert told == ["before", "after"]
+async def test_the_stream_of_requests_is_closed_when_draining_begins() -> None:
+    async def take_a_second(_key: int) -> None:
+        await anyio.sleep(1)
+
+    bench = Bench(Sender(before=take_a_second))
+    send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"](1)
+    with anyio.fail_after(100), send, receive:
+        async with anyio.create_task_group() as group:
+            group.start_soon(bench.dispatcher.run, receive)
+            for key in range(1, 4):
+                await send.send([planned(key)])
+            bench.dispatcher.drain()
+            await anyio.sleep(0.1)
+            with pytest.raises(anyio.BrokenResourceError):
+                await send.send([planned(9)])
+            # What is in flight is not cut short by that.
+            assert bench.dispatcher.tally.in_flight == 1
+    assert bench.journal.statuses == {1: "succeeded"}
+
+
+async def test_waiting_for_requests_ends_when_draining_begins() -> None:
+    bench = Bench(Sender())
+    send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"](1)
+    with anyio.fail_after(100), send, receive:
+        async with anyio.create_task_group() as group:
+            group.start_soon(bench.dispatcher.run, receive)
+            await anyio.sleep(1)
+            bench.dispatcher.drain()
+    assert bench.journal.results == []
 
 
 async def test_cancelling_a_request_on_its_way_records_that_it_may_be_billed() -> None:
@@ -627,7 +647,7 @@ async def test_cancelling_a_request_on_its_way_records_that_it_may_be_billed() -
         assert (attempt.error_type, attempt.maybe_billed) == ("cancelled", True)
         assert attempt.http_status is None
     assert bench.journal.results == []
-    assert bench.dispatcher.in_flight == 0
+    assert bench.dispatcher.tally.in_flight == 0
 
 
 async def test_cancelling_before_a_request_has_left_records_that_it_was_not_sent() -> None:
@@ -682,7 +702,7 @@ async def test_too_many_errors_by_count_stop_the_run() -> None:
     bench = Bench(Sender([refusal(500, should_retry=False)]), workers=2, max_errors=5)
     await bench.run_many(50)
     assert 5 <= len(bench.sender.sent) <= 6
-    stop = bench.dispatcher.stopped
+    stop = bench.dispatcher.tally.stop
     assert stop is not None
     assert stop.end is RunEnd.MAX_ERRORS
     assert stop.reason.startswith("5 of 5 rows failed")
@@ -693,8 +713,8 @@ async def test_refusals_whose_fault_is_open_count_as_errors() -> None:
     bench = Bench(Sender([refusal(403, "permission_error")]), max_errors=5)
     await bench.run_many(50)
     assert len(bench.sender.sent) == 5
-    assert bench.dispatcher.stopped is not None
-    assert bench.dispatcher.stopped.end is RunEnd.MAX_ERRORS
+    assert bench.dispatcher.tally.stop is not None
+    assert bench.dispatcher.tally.stop.end is RunEnd.MAX_ERRORS
     assert bench.journal.results == []
 
 
@@ -709,7 +729,7 @@ async def test_a_tolerated_share_of_errors_lets_the_run_go_on() -> None:
     bench = Bench(Sender(by_key=bad), workers=2, max_errors=0.3)
     await bench.run_many(300)
     assert len(bench.journal.results) == 300
-    assert bench.dispatcher.stopped is None
+    assert bench.dispatcher.tally.stop is None
 
 
 async def test_a_request_above_the_whole_rate_is_errored_without_being_sent() -> None:
@@ -753,8 +773,8 @@ async def test_a_run_that_is_refused_throughout_stops_and_leaves_all_rows_pendin
 async def test_a_pause_longer_than_any_item_may_wait_stops_the_run() -> None:
     bench = Bench(Sender([refusal(429, retry_after_s=3_600.0)]), workers=4, max_wait_s=600)
     await bench.run_many(50)
-    assert bench.dispatcher.stopped is not None
-    assert bench.dispatcher.stopped.end is RunEnd.UNAVAILABLE
-    assert "3600 s" in bench.dispatcher.stopped.reason
+    assert bench.dispatcher.tally.stop is not None
+    assert bench.dispatcher.tally.stop.end is RunEnd.UNAVAILABLE
+    assert "3600 s" in bench.dispatcher.tally.stop.reason
     assert anyio.current_time() < 5
     assert bench.journal.results == []

@@ -9,19 +9,22 @@ from hypothesis import strategies as st
 from batchrun.dispatch.judgement import (
     ALIKE,
     MOST_HELD,
+    Action,
+    Blame,
     TrackRecord,
-    Verdict,
+    Tries,
+    blame,
     judge,
     reason_of,
     stop_for,
-    verdict,
 )
-from batchrun.errors import ProviderFault, RunEnd, RunStopped, Stop
+from batchrun.errors import ProviderFault, Rejection, RunEnd, RunStopped, Stop
 from batchrun.limits.retry_delays import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause
 from batchrun.records import Request
 
 NEW, ANSWERED = TrackRecord(), TrackRecord(answered=True)
 NO, TRANSIENT, RATE_LIMIT, FATAL = Cause.NO, Cause.TRANSIENT, Cause.RATE_LIMIT, Cause.FATAL
+INVALID = Cause.INVALID
 
 
 def fault(
@@ -150,8 +153,8 @@ def test_an_error_under_success_is_judged_by_its_own_code(error_type: str, cause
     ],
 )
 def test_exhausted_credit_in_the_words_of_providers(status: int, message: str) -> None:
-    decision = judge(fault(status, f"http_{status}", message), ANSWERED)
-    assert (decision.cause, decision.end) == (FATAL, RunEnd.EXHAUSTED)
+    judgement = judge(fault(status, f"http_{status}", message), ANSWERED)
+    assert (judgement.cause, judgement.end) == (FATAL, RunEnd.EXHAUSTED)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +212,12 @@ def test_the_provider_can_say_whether_to_retry(
 
 @pytest.mark.parametrize("status", [408, 429, 500, 529])
 def test_the_providers_delay_is_handed_on(status: int) -> None:
-    assert judge(fault(status, retry_after_s=17.0), NEW).delay_s == 17.0
-    assert judge(fault(status), NEW).delay_s is None
+    assert judge(fault(status, retry_after_s=17.0), NEW).decision.delay_s == 17.0
+    assert judge(fault(status), NEW).decision.delay_s is None
 
 
 def test_an_overloaded_provider_is_given_more_time() -> None:
-    overloaded, limited = judge(fault(529), NEW), judge(fault(429), NEW)
+    overloaded, limited = judge(fault(529), NEW).decision, judge(fault(429), NEW).decision
     assert overloaded.base_delay_s == OVERLOADED_BASE_DELAY_S > BASE_DELAY_S
     assert limited.base_delay_s == BASE_DELAY_S
 
@@ -229,26 +232,28 @@ def test_before_the_first_answer_it_is_open_whose_fault_a_refusal_is(status: int
 @pytest.mark.parametrize(
     ("record", "found", "at_the_end"),
     [
-        (TrackRecord(answered=True, held=3, refused=3, alike=3), Verdict.ROWS, Verdict.ROWS),
-        (TrackRecord(held=1, refused=1, alike=1), Verdict.UNKNOWN, Verdict.RUN),
-        (TrackRecord(held=1, alike=1), Verdict.UNKNOWN, Verdict.ROWS),
+        (TrackRecord(answered=True, held=3, refused=3, alike=3), Blame.ROWS, Blame.ROWS),
+        (TrackRecord(held=1, refused=1, alike=1), Blame.UNKNOWN, Blame.RUN),
+        (TrackRecord(held=1, alike=1), Blame.UNKNOWN, Blame.ROWS),
         (
             TrackRecord(answered_before=True, held=1, refused=1, alike=1),
-            Verdict.UNKNOWN,
-            Verdict.ROWS,
+            Blame.UNKNOWN,
+            Blame.ROWS,
         ),
-        (TrackRecord(held=ALIKE, alike=ALIKE), Verdict.RUN, Verdict.RUN),
-        (TrackRecord(answered_before=True, held=ALIKE, alike=ALIKE), Verdict.RUN, Verdict.RUN),
+        (TrackRecord(held=ALIKE, alike=ALIKE), Blame.RUN, Blame.RUN),
+        (TrackRecord(answered_before=True, held=ALIKE, alike=ALIKE), Blame.RUN, Blame.RUN),
         # an answer may still come
-        (TrackRecord(in_flight=1, held=ALIKE, alike=ALIKE), Verdict.UNKNOWN, Verdict.RUN),
-        (TrackRecord(held=MOST_HELD, refused=MOST_HELD, alike=2), Verdict.RUN, Verdict.RUN),
-        (TrackRecord(held=MOST_HELD, refused=0, alike=2), Verdict.ROWS, Verdict.ROWS),
-        (TrackRecord(held=MOST_HELD - 1, refused=9, alike=2), Verdict.UNKNOWN, Verdict.RUN),
+        (TrackRecord(in_flight=1, held=ALIKE, alike=ALIKE), Blame.UNKNOWN, Blame.RUN),
+        (TrackRecord(held=MOST_HELD, refused=MOST_HELD, alike=2), Blame.RUN, Blame.RUN),
+        (TrackRecord(held=MOST_HELD, refused=0, alike=2), Blame.ROWS, Blame.ROWS),
+        (TrackRecord(held=MOST_HELD - 1, refused=9, alike=2), Blame.UNKNOWN, Blame.RUN),
     ],
 )
-def test_the_verdict(record: TrackRecord, found: Verdict, at_the_end: Verdict) -> None:
-    assert verdict(record) is found
-    assert verdict(record, is_over=True) is at_the_end
+def test_whose_fault_refusals_before_the_first_answer_are(
+    record: TrackRecord, found: Blame, at_the_end: Blame
+) -> None:
+    assert blame(record) is found
+    assert blame(record, is_over=True) is at_the_end
 
 
 @given(
@@ -265,7 +270,52 @@ def test_at_most_60_requests_decide(in_flight: int, held: int, share: float, bef
     if record.has_room:
         assert in_flight + held < 60
     elif not in_flight:
-        assert verdict(record) is not Verdict.UNKNOWN, "nothing may be sent, and nothing decides"
+        assert blame(record) is not Blame.UNKNOWN, "nothing may be sent, and nothing decides"
+
+
+@pytest.mark.parametrize(
+    ("problem", "record", "tries", "action", "cause"),
+    [
+        # faults, once something was answered
+        (fault(401), ANSWERED, None, Action.STOP, FATAL),
+        (fault(402), ANSWERED, None, Action.STOP, FATAL),
+        (fault(429, "insufficient_quota"), ANSWERED, None, Action.STOP, FATAL),
+        (fault(429), ANSWERED, None, Action.RETRY, RATE_LIMIT),
+        (fault(529), ANSWERED, None, Action.RETRY, RATE_LIMIT),
+        (fault(500), ANSWERED, None, Action.RETRY, TRANSIENT),
+        (fault(None), ANSWERED, None, Action.RETRY, TRANSIENT),
+        (fault(400), ANSWERED, None, Action.FAIL, NO),
+        (fault(500, should_retry=False), ANSWERED, None, Action.FAIL, NO),
+        # before that
+        (fault(400), NEW, None, Action.HOLD, Cause.UNDECIDED),
+        (fault(404), NEW, None, Action.HOLD, Cause.UNDECIDED),
+        (fault(500, should_retry=False), NEW, None, Action.FAIL, NO),
+        (fault(401), NEW, None, Action.STOP, FATAL),
+        # rejected answers: as often as [retry] allows
+        (Rejection("invalid", "m"), ANSWERED, Tries(1, 3, 1), Action.RETRY, INVALID),
+        (Rejection("invalid", "m"), ANSWERED, Tries(2, 3, 2), Action.RETRY, INVALID),
+        (Rejection("invalid", "m"), ANSWERED, Tries(3, 3, 3), Action.REJECT, INVALID),
+        (Rejection("invalid", "m"), ANSWERED, Tries(3, 3, 1), Action.REJECT, INVALID),
+        (Rejection("invalid", "m"), ANSWERED, None, Action.RETRY, INVALID),
+        # or as often as the reason allows, if that is less
+        (Rejection("cut", "m", 1), ANSWERED, Tries(1, 6, 1), Action.RETRY, INVALID),
+        (Rejection("cut", "m", 1), ANSWERED, Tries(2, 6, 2), Action.REJECT, INVALID),
+        (Rejection("cut", "m", 1), ANSWERED, Tries(2, 6, 1), Action.RETRY, INVALID),
+        (Rejection("refused", "m", 0), ANSWERED, Tries(1, 6, 1), Action.REJECT, INVALID),
+    ],
+)
+def test_what_follows_from_a_fault_or_a_rejected_answer(
+    problem: ProviderFault | Rejection,
+    record: TrackRecord,
+    tries: Tries | None,
+    action: Action,
+    cause: Cause,
+) -> None:
+    judgement = judge(problem, record, tries)
+    assert (judgement.action, judgement.cause) == (action, cause)
+    assert (judgement.end is not None) is (action is Action.STOP)
+    # Pure: the same question has the same answer.
+    assert judge(problem, record, tries) == judgement
 
 
 def test_messages_for_one_reason_differ_in_ids_alone() -> None:

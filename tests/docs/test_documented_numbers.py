@@ -11,7 +11,7 @@ from batchrun.estimation import advice, estimator, tokens
 from batchrun.formats import parameters, parsing, streaming
 from batchrun.inspection import comparison
 from batchrun.job import RetryConfig, cells, request
-from batchrun.limits import breaker, concurrency, load, rates, stops, trials
+from batchrun.limits import breaker, concurrency, load, rate_estimator, stops, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from batchrun.run import dataframes, execution, pipeline, preparation
 from tests.conftest import ROOT
@@ -76,7 +76,7 @@ DOCUMENTED = [
     ("docs/limits.md", f"while at least {concurrency.USED_SHARE * 100:g} % of them are used"),
     ("docs/limits.md", f"when more than {trials.TOLERATED * 100:g} % are refused"),
     ("docs/limits.md", f"and sends {100 - load.TRIAL_FACTOR * 100:g} % less for a short while"),
-    ("docs/limits.md", f"The run keeps {rates.DIP * 100:g} % below it, then goes back"),
+    ("docs/limits.md", f"The run keeps {rate_estimator.DIP * 100:g} % below it, then goes back"),
     (
         "docs/limits.md",
         f"least a {part(breaker.PAUSE_SHARE)} of the time that the failures have",
@@ -85,7 +85,10 @@ DOCUMENTED = [
         "docs/limits.md",
         f"**`[retry] max_wait_s`** ({RetryConfig().max_wait_s:g}) is the maximum time",
     ),
-    ("docs/limits.md", f"failed {WORDS[retries.PATIENCE]} times in a row is sent after the others"),
+    (
+        "docs/limits.md",
+        f"failed {WORDS[retries.FAILURES_BEFORE_LAST_RANK]} times in a row is sent after the others",
+    ),
     ("docs/limits.md", f"It ends at {concurrency.MOST:,}"),
     ("docs/estimating.md", f"an image counts as {tokens.IMAGE_TOKENS[1]:,}"),
     (

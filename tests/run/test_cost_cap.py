@@ -86,9 +86,9 @@ async def test_the_cap_holds_with_64_in_flight_and_when_the_run_goes_on(seed: in
         )
         spent += spent_according_to(journal)
         assert till.charged <= spent <= CAP
-    assert dispatcher.stopped is not None
-    assert dispatcher.stopped.end is RunEnd.MAX_COST
-    assert "max_cost_usd = 0.01 is reached" in dispatcher.stopped.reason
+    assert dispatcher.tally.stop is not None
+    assert dispatcher.tally.stop.end is RunEnd.MAX_COST
+    assert "max_cost_usd = 0.01 is reached" in dispatcher.tally.stop.reason
     assert till.charged > 0, "the rest may have been charged"
     assert money.reserved == 0
 

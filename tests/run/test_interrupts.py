@@ -156,7 +156,7 @@ def test_a_signal_from_before_the_outputs_lets_them_be_written(tmp_path: Path) -
         interrupts = Interrupts()
         with interrupts.caught():
             os.kill(os.getpid(), signal.SIGTERM)
-            await interrupts.asked.wait()
+            await interrupts.stop_requested.wait()
             store = Checkpoint(tmp_path, writable=True)
             rows = InterruptibleRows(store, interrupts)
             assert rows.columns(0, 10, ["status"]) == {"ordinal": [], "status": []}

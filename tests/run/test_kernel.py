@@ -293,7 +293,7 @@ def test_ctrl_c_twice_at_once_is_two() -> None:
     async def run(interrupts: Interrupts) -> Done:
         with interrupts.caught(), anyio.fail_after(DEADLINE_S):
             press(2)
-            await interrupts.insisted.wait()
+            await interrupts.cancel_requested.wait()
         return Done()
 
     with pytest.raises(KeyboardInterrupt, match="all answers are saved"):
@@ -304,7 +304,7 @@ def test_a_bug_is_not_hidden_by_an_interrupt() -> None:
     async def run(interrupts: Interrupts) -> Done:
         with interrupts.caught(), anyio.fail_after(DEADLINE_S):
             press(1)
-            await interrupts.asked.wait()
+            await interrupts.stop_requested.wait()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -328,10 +328,10 @@ def test_the_first_signal_says_what_ended_the_run() -> None:
         interrupts = Interrupts()
         with interrupts.caught(), anyio.fail_after(DEADLINE_S):
             signal.raise_signal(signal.SIGTERM)
-            await interrupts.asked.wait()
-            assert not interrupts.insisted.is_set()
+            await interrupts.stop_requested.wait()
+            assert not interrupts.cancel_requested.is_set()
             signal.raise_signal(signal.SIGINT)
-            await interrupts.insisted.wait()
+            await interrupts.cancel_requested.wait()
         assert interrupts.first is signal.SIGTERM
 
     anyio.run(main)

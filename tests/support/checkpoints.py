@@ -60,9 +60,18 @@ def items(asks: Sequence[str], ids: Sequence[str] | None = None) -> list[Rendere
 
 
 def start(store: Checkpoint, total: int, signature: str = "s") -> int:
-    return store.start_execution(
-        name="job", job=DOCUMENT, base=Path("/base"), signature=signature, total=total, version="1"
+    """Begin an execution; return how many unfinished attempts were lost: all of them."""
+    lost = store.unfinished_attempts()
+    store.start_execution(
+        name="job",
+        job=DOCUMENT,
+        base=Path("/base"),
+        signature=signature,
+        total=total,
+        version="1",
+        lost=lost,
     )
+    return len(lost)
 
 
 def plan(

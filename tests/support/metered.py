@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from batchrun.client import Exchange
-from batchrun.dispatch import Dispatcher
+from batchrun.dispatch import Accounts, LiveDispatcher, Rules
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats import limit_state
 from batchrun.job import LimitsConfig, RetryConfig
@@ -170,18 +170,15 @@ async def dispatch(
     concurrency: int | None = None,
     limits: LimitsConfig | None = None,
     **parts: Any,
-) -> tuple[Dispatcher, Memory]:
+) -> tuple[LiveDispatcher, Memory]:
     """Send rows for so many seconds of the loop's clock, or until they are through."""
     journal, waits = Memory(), Waits(anyio.current_time)
-    dispatcher = Dispatcher(
-        client=provider,
-        journal=journal,
-        limits=Limits(limits or LimitsConfig(concurrency), waits, jitter=lambda: 0.5, **parts),
-        waits=waits,
-        errors=ErrorBudget(10**9),
-        prices=PriceBook("anthropic"),
-        config=RetryConfig(max_wait_s=3_600),
-        jitter=lambda: 0.5,
+    dispatcher = LiveDispatcher(
+        provider,
+        journal,
+        Limits(limits or LimitsConfig(concurrency), waits, jitter=lambda: 0.5, **parts),
+        accounts=Accounts(waits, ErrorBudget(10**9), PriceBook("anthropic")),
+        rules=Rules(RetryConfig(max_wait_s=3_600), jitter=lambda: 0.5),
     )
     rows: dict[int, Row] = {}
     provider.rows = rows
@@ -189,10 +186,11 @@ async def dispatch(
     async def feed(send: ObjectSendStream[Sequence[PlannedRequest]]) -> None:
         async with send:
             for key in range(1, count + 1):
-                if dispatcher.is_draining:
-                    return
                 rows[key] = row(key)
-                await send.send([planned(key, rows[key], provider.wire_format)])
+                try:
+                    await send.send([planned(key, rows[key], provider.wire_format)])
+                except anyio.BrokenResourceError:
+                    return
 
     with anyio.move_on_after(seconds):
         send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"]()

@@ -232,7 +232,7 @@ def ride_out(trouble: Trouble) -> Recovery:
         provider.recovery_s(end, 0.8 * before),
         len(provider.refused),
         lost,
-        dispatcher.stopped is not None,
+        dispatcher.tally.stop is not None,
     )
 
 

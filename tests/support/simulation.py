@@ -23,7 +23,7 @@ from tests.support.metered import MODEL, Row, dispatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from batchrun.dispatch import Dispatcher
+    from batchrun.dispatch import LiveDispatcher
     from batchrun.records import FormatName, WireRequest
     from tests.support.metered import Memory
 
@@ -272,10 +272,10 @@ def simulate(
     concurrency: int | None = None,
     rows: int = 10**9,
     **parts: Any,
-) -> tuple[Dispatcher, Memory]:
+) -> tuple[LiveDispatcher, Memory]:
     """Send rows for so many virtual seconds, or until they are through."""
 
-    async def main() -> tuple[Dispatcher, Memory]:
+    async def main() -> tuple[LiveDispatcher, Memory]:
         return await dispatch(
             provider,  # type: ignore[arg-type]
             lambda _key: ROW,

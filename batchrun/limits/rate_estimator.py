@@ -81,10 +81,10 @@ class Measure:
 
 
 class RateEstimator:
-    """The rate of one kind of thing, requests or tokens, that a provider accepts.
+    """The rate of one unit of thing, requests or tokens, that a provider accepts.
 
     Args:
-        clock: seconds that never go back.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -1,0 +1,414 @@
+"""One request of live dispatch: admission, attempts, and what follows from each, until its result."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+
+from batchrun import formats
+from batchrun.dispatch.judgement import Action, judge, stop_for
+from batchrun.dispatch.retries import RequestState
+from batchrun.dispatch.toolbox import concluded
+from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
+from batchrun.limits import RETRY, CapReached, Cause, above_bound, demand, most_tokens
+from batchrun.records import Attempt, AttemptStart, Billing, Result, Status, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchrun.client import Exchange
+    from batchrun.dispatch.judgement import Judgement
+    from batchrun.dispatch.live import LiveDispatcher
+    from batchrun.dispatch.ports import Permit
+    from batchrun.errors import Rejection
+    from batchrun.limits import Demand
+    from batchrun.records import Completion, LimitState, PlannedRequest
+
+# How often a request that may not be sent again checks whether others succeed.
+CHECK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The request is sent again after a pause, and after waiting for admission."""
+
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NextTurn:
+    """The conversation continues with another request."""
+
+    request: PlannedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Nothing more is sent for this request now: it has its result, or stays pending."""
+
+
+CLOSED = Closed()
+AT_ONCE = Retry()
+Step = Retry | NextTurn | Closed
+
+
+class LiveRequest:
+    """Takes one request to its result, unless the run drains first.
+
+    Args:
+        dispatcher: what all requests of the run share.
+        request: as it was planned.
+    """
+
+    __slots__ = ("_live", "_request", "_state")
+
+    def __init__(self, dispatcher: LiveDispatcher, request: PlannedRequest) -> None:
+        self._live = dispatcher
+        self._request = request
+        self._state = RequestState(request.attempts_made, dispatcher.admission.next_rank())
+
+    async def run(self) -> None:
+        """Take all turns: one, unless the model calls tools or the provider pauses."""
+        following: PlannedRequest | None = self._request
+        if self._request.turns:
+            following = await self._continued()
+        while following is not None:
+            self._request = following
+            following = await self._take_turn()
+
+    async def _continued(self) -> PlannedRequest | None:
+        """Return the request that follows the turns of earlier executions, if one may."""
+        conversation, request = self._live.conversation, self._request
+        if not conversation.has_all(request.turns):
+            return request
+        if conversation.ends(len(request.turns)):
+            await self._give_up_unsent(*conversation.too_many_turns(request))
+            return None
+        following = replace(request, turns=())
+        for turn in request.turns:
+            following = await conversation.follow(following, turn)
+        return following
+
+    async def _take_turn(self) -> PlannedRequest | None:
+        """Get one answer; return the request of the next turn, None when there is none."""
+        live = self._live
+        asked = demand(self._request, self._highest_cost(), live.first.variable)
+        self._state.begin_turn()
+        if (problem := live.admission.unsendable(asked)) is not None:
+            await self._give_up_unsent(*problem)
+            return None
+        while await self._may_send():
+            try:
+                step = await self._attempt() if await self._admitted(asked) else CLOSED
+            finally:
+                live.refusals.leave()
+            if live.refusals.held or not live.refusals.is_answered:
+                await live.settle_refusals()
+            if isinstance(step, NextTurn):
+                return step.request
+            if isinstance(step, Closed):
+                return None
+            if not await self._pause(step.pause_s) or await self._has_used_up():
+                return None
+        return None
+
+    def _highest_cost(self) -> int | None:
+        """Return the highest cost of the request in pico-dollars; None without a cap or a bound."""
+        if not self._live.admission.caps_cost or (most := most_tokens(self._request)) is None:
+            return None
+        request = self._request.request
+        prices = self._live.accounts.prices
+        return prices.highest(*most, request.model, request.parameters.service_tier)
+
+    async def _may_send(self) -> bool:
+        """Wait for the first answers of the provider; False when nothing more is sent."""
+        live = self._live
+        if live.refusals.enter_now():
+            return True
+        return await live.draining.interruptible(partial(live.refusals.enter, self._request.key))
+
+    async def _admitted(self, asked: Demand) -> bool:
+        """Wait until the request may be sent; False when it is not sent any more."""
+        live, state = self._live, self._state
+        if not live.draining.has_begun:
+            state.permit = live.admission.admit_now(asked)
+            if state.permit is not None:
+                return True
+        start = anyio.current_time()
+        left_s = math.inf if state.failed is None else live.retries.wait_left_s(state)
+        with anyio.move_on_after(left_s):
+            await live.draining.interruptible(partial(self._ask, asked))
+        if live.is_draining:
+            self._withdraw()
+        elif state.failed is not None:
+            state.waited_s += anyio.current_time() - start
+            if state.permit is None:
+                await self._give_up_waiting(state.failed, asked)
+        return state.permit is not None
+
+    async def _ask(self, asked: Demand) -> None:
+        live, state = self._live, self._state
+        state.permit = None
+        try:
+            state.permit = await live.admission.admit(asked, state.rank, live.accounts.waits)
+        except CapReached as reason:
+            live.stop(Stop(RunEnd.MAX_COST, str(reason)))
+
+    def _withdraw(self) -> None:
+        if self._state.permit is not None:
+            self._state.permit.withdraw()
+            self._state.permit = None
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait before the next attempt; False when the run drains meanwhile."""
+        if not seconds:
+            await anyio.lowlevel.checkpoint()
+            return True
+        live = self._live
+        with live.accounts.waits.waiting_for(RETRY), live.pool.pausing():
+            return await live.draining.interruptible(partial(anyio.sleep, seconds))
+
+    async def _attempt(self) -> Step:
+        """Make one attempt; return what follows."""
+        live, state, request = self._live, self._state, self._request
+        state.number += 1
+        sent, start = False, time.perf_counter()
+        reserved = state.permit.cost if state.permit else None
+        try:
+            await live.journal.begin(
+                AttemptStart(request.key, state.number, datetime.now(UTC), reserved)
+            )
+            sent, start = True, time.perf_counter()
+            live.tally.sent += 1
+            live.tally.in_flight += 1
+            exchange = await live.client.send(request.wire)
+        except ProviderError as error:
+            return await self._failed(error.fault, time.perf_counter() - start)
+        except anyio.get_cancelled_exc_class():
+            await self._abandon(time.perf_counter() - start, sent=sent)
+            raise
+        finally:
+            live.tally.in_flight -= sent
+        try:
+            return await self._answered(exchange, time.perf_counter() - start)
+        finally:
+            exchange.close()
+
+    async def _answered(self, exchange: Exchange, latency_s: float) -> Step:
+        live, request, rejection = self._live, self._request, None
+        live.refusals.answered()
+        completion = exchange.completion
+        continues = live.conversation.continues(completion)
+        if not continues:
+            completion, rejection = live.review(concluded(completion, request))
+        attempt = self._answered_attempt(exchange, latency_s, completion, rejection)
+        attempt, _ = self._settled(attempt, exchange.limits)
+        if continues:
+            return await self._next_turn(attempt, completion)
+        if rejection is not None:
+            return await self._rejected(attempt, completion, rejection)
+        await live.finish(
+            Result(request.key, Status.SUCCEEDED, attempt, datetime.now(UTC), completion)
+        )
+        return CLOSED
+
+    async def _rejected(
+        self, attempt: Attempt, completion: Completion, rejection: Rejection
+    ) -> Step:
+        """Ask again, or keep the answer beside the reason for its rejection: it was paid for."""
+        live, state = self._live, self._state
+        tries = state.count_rejection(rejection, live.retries.max_attempts)
+        if judge(rejection, live.refusals.record, tries).action is Action.RETRY:
+            await live.journal.fail(attempt)
+            return AT_ONCE
+        return await self._finish(
+            Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), completion)
+        )
+
+    def _settled(
+        self, attempt: Attempt, reported: LimitState | None
+    ) -> tuple[Attempt, Permit | None]:
+        """Put a cost on an attempt, and return to the limits what it did not use.
+
+        If it cost more than a request can, the cost cap cannot be kept: the run stops.
+        """
+        live, state = self._live, self._state
+        cost = live.accounts.prices.cost(
+            attempt.usage, attempt.model, attempt.asked_model, billing=attempt.billing
+        )
+        attempt = replace(attempt, cost=cost)
+        permit, state.permit = state.permit, None
+        if permit is not None:
+            permit.settle(attempt, reported)
+            if (stop := above_bound(attempt, permit.cost)) is not None:
+                live.stop(stop)
+        return attempt, permit
+
+    async def _next_turn(self, attempt: Attempt, completion: Completion) -> Step:
+        """Keep a turn before the conversation continues: it is paid for."""
+        conversation, request = self._live.conversation, self._request
+        turn = formats.turn(request.key, attempt.number, completion)
+        with anyio.CancelScope(shield=True):
+            await self._live.journal.turn(turn, attempt)
+        if not conversation.ends(len(request.turns) + 1):
+            return NextTurn(await conversation.follow(request, turn))
+        error_type, message = conversation.too_many_turns(request)
+        attempt = replace(
+            attempt, error_type=error_type, error_message=message, cause=Cause.NO.value
+        )
+        completion = concluded(completion, request)
+        return await self._finish(
+            Result(request.key, Status.ERRORED, attempt, datetime.now(UTC), completion)
+        )
+
+    async def _failed(self, fault: ProviderFault, latency_s: float) -> Step:
+        live, request = self._live, self._request
+        judgement = judge(fault, live.refusals.record)
+        attempt = self._failed_attempt(fault, latency_s, judgement.cause)
+        attempt, permit = self._settled(attempt, fault.limits)
+        if judgement.end is not None:
+            # Not the row's failure: it stays pending until the cause is removed.
+            await live.journal.fail(attempt)
+            live.stop(stop_for(fault, judgement.end, request.request, live.first.variable))
+            return CLOSED
+        if judgement.action is Action.HOLD:
+            await live.journal.fail(attempt)
+            live.refusals.hold(request, attempt, fault)
+            live.count(attempt.error)
+            return CLOSED
+        if judgement.action is Action.FAIL or permit is None:
+            return await self._finish(errored(attempt, retryable=judgement.cause is not Cause.NO))
+        return await self._retry(attempt, fault, judgement, permit)
+
+    async def _retry(
+        self, attempt: Attempt, fault: ProviderFault, judgement: Judgement, permit: Permit
+    ) -> Step:
+        """Send the request again, unless its attempts are used up or the limits never admit it."""
+        live, state = self._live, self._state
+        is_suspect = state.failures > 0
+        if judgement.cause is Cause.RATE_LIMIT:
+            if (reason := live.admission.above_reported(permit.asked)) is not None:
+                attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
+                return await self._finish(errored(attempt, retryable=True))
+        elif live.retries.uses_up(state, permit, fault):
+            return await self._finish(errored(attempt, retryable=True))
+        backoff = permit.cool_down(fault, judgement.decision, is_suspect=is_suspect)
+        if state.failed is None:
+            state.failing_since = permit.sent_at
+        state.failed = attempt
+        await live.journal.fail(attempt)
+        pause_s = live.retries.pause_s(state, judgement.decision, backoff)
+        if pause_s is None:
+            return await self._give_up_waiting(attempt, permit.asked, judgement.decision.delay_s)
+        live.pool.add()
+        return Retry(pause_s)
+
+    async def _known(self, look: Callable[[], bool | None]) -> bool | None:
+        """Look until the answer is known; None when the run drains before that."""
+        while (found := look()) is None and await self._pause(CHECK_EVERY_S):
+            pass
+        return found
+
+    async def _has_used_up(self) -> bool:
+        """Wait until it is known whether a failure was the request's own and used up its attempts."""
+        state = self._state
+        used_up = await self._known(partial(self._live.retries.has_used_up, state))
+        if used_up and state.failed is not None:
+            await self._finish(errored(state.failed, retryable=True))
+        return used_up is not False
+
+    async def _give_up_waiting(
+        self, attempt: Attempt, asked: Demand, asked_s: float | None = None
+    ) -> Closed:
+        """End a request that has waited too long: the row failed if others succeeded meanwhile.
+
+        Args:
+            attempt: the last failed one.
+            asked: what the request asks of the limits.
+            asked_s: how long the provider asked to wait.
+        """
+        live = self._live
+        look = partial(live.retries.others_succeeded, self._state, asked)
+        is_own = await self._known(look)
+        if is_own:
+            await live.finish(errored(attempt, retryable=True), timed_out=True)
+        elif is_own is not None:
+            live.stop(live.retries.stop(attempt, asked_s or 0.0))
+        return CLOSED
+
+    async def _give_up_unsent(self, error_type: str, message: str) -> None:
+        """End a request that cannot be sent. Another execution may have a higher limit."""
+        state, request = self._state, self._request
+        state.number += 1
+        start = AttemptStart(request.key, state.number, datetime.now(UTC))
+        await self._live.journal.begin(start)
+        fault = ProviderFault(error_type, message)
+        attempt = self._failed_attempt(fault, 0.0, Cause.NO)
+        await self._finish(errored(attempt, retryable=True))
+
+    async def _abandon(self, latency_s: float, *, sent: bool) -> None:
+        """Record an attempt that was cancelled, before it was sent or before its answer arrived."""
+        state = self._state
+        fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
+        attempt = self._failed_attempt(fault, latency_s, Cause.TRANSIENT)
+        permit, state.permit = state.permit, None
+        if permit is not None:
+            permit.settle(attempt)
+        await self._live.journal.fail(attempt)
+
+    async def _finish(self, result: Result) -> Closed:
+        await self._live.finish(result)
+        return CLOSED
+
+    def _failed_attempt(self, fault: ProviderFault, latency_s: float, cause: Cause) -> Attempt:
+        model = self._request.request.model
+        return Attempt(
+            self._request.key,
+            self._state.number,
+            latency_s,
+            http_status=fault.http_status,
+            error_type=fault.error_type,
+            error_message=fault.message,
+            cause=cause.value,
+            maybe_billed=fault.maybe_billed,
+            request_id=fault.request_id,
+            model=fault.model or model,
+            asked_model=model,
+            usage=fault.usage or Usage(),
+            billing=fault.billing or Billing(),
+        )
+
+    def _answered_attempt(
+        self,
+        exchange: Exchange,
+        latency_s: float,
+        completion: Completion,
+        rejection: Rejection | None,
+    ) -> Attempt:
+        model = self._request.request.model
+        return Attempt(
+            self._request.key,
+            self._state.number,
+            latency_s,
+            http_status=exchange.http_status,
+            error_type=None if rejection is None else rejection.error_type,
+            error_message=None if rejection is None else rejection.message,
+            cause=None if rejection is None else Cause.INVALID.value,
+            request_id=exchange.request_id,
+            model=completion.model or model,
+            asked_model=model,
+            usage=completion.usage,
+            billing=completion.billing,
+        )
+
+
+def errored(attempt: Attempt, *, retryable: bool) -> Result:
+    """Return the result of a request that failed, for good or only in this execution."""
+    return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)
