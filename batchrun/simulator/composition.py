@@ -21,7 +21,7 @@ from batchrun.simulator.calls import (
 from batchrun.simulator.draws import RandomDraws
 from batchrun.simulator.generator import ValueGenerator
 from batchrun.simulator.labels import find_labels, rank_labels
-from batchrun.simulator.prose import MARK, describe, excerpt, find_topics, tell, telling_words
+from batchrun.simulator.prose import MARK, describe, excerpt, find_topics, keywords, write_prose
 
 if TYPE_CHECKING:
     from batchrun.simulator.calls import Json, SimulatedCall, ToolDefinition, ToolOffer
@@ -70,7 +70,7 @@ def _free(call: SimulatedCall, key: Key) -> list[str]:
     texts: list[str] = []
     for place in range(call.choices):
         for redraw in range(_REDRAWS):
-            text = tell(call.prompt, topics, RandomDraws(*key, place, redraw))
+            text = write_prose(call.prompt, topics, RandomDraws(*key, place, redraw))
             if text not in texts:
                 break
         texts.append(text)
@@ -106,11 +106,12 @@ def _spoil(value: object, schema: Json, draws: RandomDraws) -> str:
     text = orjson.dumps(value).decode()
     faults = [f"Here is the JSON you asked for:\n\n{text}", f"```json\n{text}\n```"]
     if isinstance(value, dict):
-        faults += [text[: len(text) // 2], f"{text[:-1]},}}"]
-    if schema.get("type") == "object" and isinstance(value, dict):
-        faults.append(f"[{text}]")
-        for name in schema.get("required", [])[:1]:
-            faults.append(orjson.dumps({key: value[key] for key in value if key != name}).decode())
+        faults.append(text[: len(text) // 2])
+        if schema.get("type") == "object":
+            faults.append(f"[{text}]")
+            for name in schema.get("required", [])[:1]:
+                rest = {key: value[key] for key in value if key != name}
+                faults.append(orjson.dumps(rest).decode())
     return draws.pick(faults)
 
 
@@ -147,7 +148,7 @@ def _use_tools(offer: ToolOffer, subject: str, draws: RandomDraws) -> tuple[Simu
     """Return the calls of tools that answer the subject: none, one or two."""
     if offer.demand is ToolDemand.NONE:
         return ()
-    words = telling_words(subject)
+    words = keywords(subject)
     tools = [tool for tool in offer.tools if offer.only in {None, tool.name}]
     tools.sort(key=lambda tool: -_relevance(tool, words, subject))
     asked = offer.demand is ToolDemand.REQUIRED or _relevance(tools[0], words, subject) > 0
@@ -170,4 +171,4 @@ def _use(tool: ToolDefinition, subject: str, draws: RandomDraws) -> SimulatedToo
 def _relevance(tool: ToolDefinition, words: set[str], subject: str) -> int:
     """Return how much the subject speaks of a tool: of its name more than of its purpose."""
     named = tool.name.lower() in subject.lower()
-    return 10 * named + len(telling_words(tool.purpose) & words)
+    return 10 * named + len(keywords(tool.purpose) & words)

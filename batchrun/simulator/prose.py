@@ -70,7 +70,7 @@ def find_topics(text: str) -> list[str]:
     return list(topics.values())
 
 
-def telling_words(text: str) -> set[str]:
+def keywords(text: str) -> set[str]:
     """Return the lower-case words of `text` that say something about it."""
     return {word.lower() for word in _TOPIC.findall(text)} - _STOP_WORDS
 
@@ -84,7 +84,7 @@ def describe(topics: list[str], draws: RandomDraws) -> str:
     return " ".join((opening, *said))
 
 
-def tell(prompt: PromptText, topics: list[str], draws: RandomDraws) -> str:
+def write_prose(prompt: PromptText, topics: list[str], draws: RandomDraws) -> str:
     """Return a whole text: the mark, what was shown or returned, and a few sentences."""
     sentences = [MARK]
     if prompt.images:

@@ -137,8 +137,8 @@ class SimulatedProvider:
             raise outcome.failure
         self.counter.bills[digest] += 1
         bills = self.counter.bills[digest]
-        said = {name: value for name, value in fields.items() if name not in _DELIVERY}
-        key: list[bytes | int] = [digest_of(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))]
+        asked = {name: value for name, value in fields.items() if name not in _DELIVERY}
+        key: list[bytes | int] = [digest_of(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS))]
         if fields.get("temperature") and bills > 1:  # another answer each time, as elsewhere
             key.append(bills)
         answer = SimulatedAnswer(
