@@ -197,7 +197,7 @@ async def test_a_failure_gives_its_tokens_back() -> None:
 
 
 async def test_the_usage_shows_what_was_billed_twice() -> None:
-    async with serving(SimulatorConfig(latency_ms=20)) as peer:
+    async with serving(SimulatorConfig(latency_ms=500)) as peer:
         async with anyio.create_task_group() as tasks:
             for prompt in ("a", "b", "b", "c", "c", "c"):
                 tasks.start_soon(peer.post, MESSAGES, prompt)
