@@ -34,11 +34,8 @@ def _whole(body: bytes) -> bytes:
 _ANSWER, _CHAT_ANSWER = _whole(_BODY), _whole(_CHAT_BODY)
 
 
-class Provider(asyncio.Protocol):
-    """One connection."""
-
-    requests = 0
-    latency_s = 0.0
+class Connection(asyncio.Protocol):
+    """An HTTP/1.1 connection that answers every complete request; its body is not looked at."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -53,13 +50,11 @@ class Provider(asyncio.Protocol):
         while (end := self._request_end()) is not None:
             line = bytes(self._buffer[: self._buffer.find(b"\r\n")])
             del self._buffer[:end]
-            if line.startswith(b"GET "):
-                self._transport.write(self._count())
-            elif self.latency_s:
-                loop = asyncio.get_running_loop()
-                loop.call_later(self.latency_s, self._transport.write, self._answer(line))
-            else:
-                self._transport.write(self._answer(line))
+            self.answer(line)
+
+    def answer(self, line: bytes) -> None:
+        """Answer a request with this request line."""
+        raise NotImplementedError
 
     def _request_end(self) -> int | None:
         head = self._buffer.find(b"\r\n\r\n")
@@ -71,6 +66,22 @@ class Provider(asyncio.Protocol):
             length = int(self._buffer[field + 15 : self._buffer.find(b"\r\n", field)])
         end = head + 4 + length
         return end if len(self._buffer) >= end else None
+
+
+class Provider(Connection):
+    """Answers after a fixed latency; `GET` returns the number of requests and the CPU time."""
+
+    requests = 0
+    latency_s = 0.0
+
+    def answer(self, line: bytes) -> None:  # noqa: D102 - see Connection
+        if line.startswith(b"GET "):
+            self._transport.write(self._count())
+        elif self.latency_s:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.latency_s, self._transport.write, self._answer(line))
+        else:
+            self._transport.write(self._answer(line))
 
     def _answer(self, line: bytes) -> bytes:
         Provider.requests += 1

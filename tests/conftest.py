@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-test-canary-0123456789"
 ROOT = Path(__file__).parent.parent
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -203,3 +205,10 @@ def resume(job: Path, **overrides: str) -> int:
         return library.run_job(
             library.load_job(job, settings), library.RunOptions(quiet=True)
         ).exit_code
+
+
+def bound_by_permissions() -> list[str]:
+    """Return what makes a command obey permissions that do not bind root."""
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
@@ -55,16 +55,6 @@ def table(path: Path, query: str) -> pl.DataFrame:
         cursor = db.execute(query)
         names = [column[0] for column in cursor.description]
         return pl.DataFrame(cursor.fetchall(), schema=names, orient="row", infer_schema_length=None)
-
-
-def comparable(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rows with times as ISO 8601 text in milliseconds and plain values."""
-    found = frame.with_columns(
-        pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
-        for name, kind in frame.schema.items()
-        if kind.is_temporal()
-    )
-    return found.to_dicts()
 
 
 def test_results_are_those_of_the_outputs(run: Path) -> None:
@@ -206,7 +196,7 @@ def test_the_page_names_every_column_of_the_outputs() -> None:
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
-    from tests.support.pages import CONSOLE
+    from tests.conftest import CONSOLE
 
     for name in ("jobs", "sample_data"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -15,8 +15,7 @@ import pytest
 from batchrun import job
 from batchrun.cli import cli
 from batchrun.run.scoring import Evaluation
-from tests.conftest import ROOT, command, environment, finish, start_batchrun
-from tests.support.pages import CONSOLE
+from tests.conftest import CONSOLE, ROOT, command, environment, finish, start_batchrun
 from tests.support.provider import serving
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

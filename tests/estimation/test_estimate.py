@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 import shlex
 import shutil
 from decimal import Decimal
@@ -21,7 +20,7 @@ from batchrun.estimation.duration import ModelLoad, run_duration
 from batchrun.estimation.ranges import AnswerSums, Range
 from batchrun.estimation.tokens import text_tokens
 from batchrun.job import LimitsConfig
-from tests.conftest import KEY, ROOT, command
+from tests.conftest import CONSOLE, KEY, ROOT, command
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def test_every_command_on_the_page_about_it_runs(tmp_path: Path) -> None:
     for name in ("jobs", "sample_data"):
         shutil.copytree(ROOT / name, tmp_path / name)
     page = (ROOT / "docs" / "estimating.md").read_text(encoding="utf-8")
-    (console,) = re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (console,) = CONSOLE.findall(page)
     for line in console.splitlines():
         code, stdout, stderr = command(*shlex.split(line.removeprefix("$ "))[1:], cwd=tmp_path)
         assert code == 0, stderr

@@ -17,8 +17,7 @@ import pytest
 
 from batchrun.cli import cli
 from batchrun.run.preparation import GRACE_S
-from tests.conftest import ROOT, batchrun, command, environment
-from tests.support.pages import CONSOLE
+from tests.conftest import CONSOLE, ROOT, batchrun, command, environment
 from tests.support.provider import answer, serving
 
 if TYPE_CHECKING:

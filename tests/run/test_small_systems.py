@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import command, environment
-from tests.support.permissions import bound_by_permissions
+from tests.conftest import bound_by_permissions, command, environment
 from tests.support.provider import answer, serving
 
 if TYPE_CHECKING:

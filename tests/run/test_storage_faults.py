@@ -27,6 +27,7 @@ from batchrun.errors import BatchrunError, CheckpointError
 from tests.conftest import (
     KEY,
     batchrun,
+    bound_by_permissions,
     environment,
     finish,
     resume,
@@ -34,7 +35,6 @@ from tests.conftest import (
     wait_for_line,
     wait_until,
 )
-from tests.support.permissions import bound_by_permissions
 from tests.support.provider import Call, Provider, Reply, answer, serving
 
 WriteJob = Callable[..., Path]

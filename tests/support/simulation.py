@@ -201,7 +201,6 @@ class SimulatedProvider:
         self.rules = rules
         self.rows: Mapping[int, Row] = {}
         self.accepted: list[float] = []
-        self.answered: list[float] = []
         self.refused: list[float] = []
         self.in_flight = 0
         self.most_in_flight = 0
@@ -225,7 +224,6 @@ class SimulatedProvider:
         seconds = latency if isinstance(latency, float | int) else latency(self.in_flight)
         await anyio.sleep(seconds * (1 + self._spread * (2 * self._dice.random() - 1)))
         self.in_flight -= 1
-        self.answered.append(anyio.current_time())
         return Exchange(_ANSWER, 200, None, {}, self._limits())
 
     def _fault(self, refusal: Refusal) -> ProviderFault:
@@ -243,9 +241,6 @@ class SimulatedProvider:
 
     def accepted_per_s(self, since: float, until: float) -> float:
         return count(self.accepted, since, until) / (until - since)
-
-    def answered_per_s(self, since: float, until: float) -> float:
-        return count(self.answered, since, until) / (until - since)
 
     def refused_share(self, since: float = 0.0, until: float = float("inf")) -> float:
         refused = count(self.refused, since, until)

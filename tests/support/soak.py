@@ -21,12 +21,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio
 import polars as pl
 
 import batchrun
+from benchmarks.server import Connection
 from tests.conftest import environment
 
 if TYPE_CHECKING:
@@ -99,35 +100,13 @@ def _median(samples: Sequence[Sample]) -> Sample:
     return Sample(middle("at_s"), middle("mib"), int(middle("handles")), int(middle("tasks")))
 
 
-class Faulty(asyncio.Protocol):
+class Faulty(Connection):
     """A connection of a provider that fails: errors, resets, answers that are cut short."""
 
-    requests = 0
     dice = random.Random(1)
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while (end := self._request_end()) is not None:
-            del self._buffer[:end]
-            Faulty.requests += 1
-            self._answer(self.dice.random())
-
-    def _request_end(self) -> int | None:
-        head = self._buffer.find(b"\r\n\r\n")
-        if head < 0:
-            return None
-        field = self._buffer.lower().find(b"content-length:", 0, head)
-        length = int(self._buffer[field + 15 : self._buffer.find(b"\r\n", field)])
-        end = head + 4 + length
-        return end if len(self._buffer) >= end else None
-
-    def _answer(self, draw: float) -> None:
+    def answer(self, line: bytes) -> None:
+        draw = self.dice.random()
         if draw < 0.02:
             self._transport.write(_reply(500, SORRY))
         elif draw < 0.03:
@@ -199,8 +178,9 @@ def soak(place: Path, seconds: float, most_requests: int) -> tuple[list[Sample],
         (place / "job.toml").write_text(JOB.format(url=url, concurrency=CONCURRENCY))
         with child("--run", str(place / "job.toml")) as process:
             assert process.stdout is not None
+            first = process.stdout.readline()  # libraries may load slowly on a busy machine
             threading.Timer(seconds, process.send_signal, [signal.SIGINT]).start()
-            samples = [Sample(*json.loads(line)) for line in process.stdout]
+            samples = [Sample(*json.loads(line)) for line in (first, *process.stdout)]
             code = process.wait()
     # What comes after the time is the end of the run: outputs are written.
     return [sample for sample in samples if sample.at_s < seconds], code
