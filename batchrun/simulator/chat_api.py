@@ -208,6 +208,8 @@ def _long_prefixes(body: Json, tokens: int) -> Iterator[calls.CachedPrefix]:
 
 
 def _tools(body: Json) -> calls.ToolOffer | None:
+    if not body.get("tools") and not body.get("tool_choice"):
+        return None
     choice = body.get("tool_choice") or "auto"
     only = choice["function"]["name"] if isinstance(choice, dict) else None
     return rs.tool_offer(

@@ -128,13 +128,7 @@ class SimulatedMessages(calls.SimulatedFormat):
         prompt = rs.read_prompt(body, body.get("system"))
         if prompt.prefill != prompt.prefill.rstrip():
             rs.refuse("messages", "final assistant content cannot end with trailing whitespace")
-        choice = body.get("tool_choice") or {"type": "auto"}
-        tools = rs.tool_offer(
-            map(_tool, body.get("tools") or ()),
-            calls.ToolDemand(_DEMANDS.get(choice["type"], choice["type"])),
-            choice["name"] if choice["type"] == "tool" else None,
-            parallel=not choice.get("disable_parallel_tool_use"),
-        )
+        tools = _tools(body)
         form = (body.get("output_config") or {}).get("format") or {}
         tier = body.get("service_tier")
         return calls.SimulatedCall(
@@ -215,6 +209,18 @@ def _thinking(body: Json, tools: calls.ToolOffer | None) -> int:
     if tools and tools.demand is calls.ToolDemand.REQUIRED:
         rs.refuse("thinking", "may not be enabled when tool_choice forces tool use.")
     return budget
+
+
+def _tools(body: Json) -> calls.ToolOffer | None:
+    if not body.get("tools") and not body.get("tool_choice"):
+        return None
+    choice = body.get("tool_choice") or {"type": "auto"}
+    return rs.tool_offer(
+        map(_tool, body.get("tools") or ()),
+        calls.ToolDemand(_DEMANDS.get(choice["type"], choice["type"])),
+        choice["name"] if choice["type"] == "tool" else None,
+        parallel=not choice.get("disable_parallel_tool_use"),
+    )
 
 
 def _tool(tool: Json) -> calls.ToolDefinition:

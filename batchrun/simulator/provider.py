@@ -81,6 +81,8 @@ class SimulatedOutcome:
 
 def draw_outcome(config: SimulatorConfig, *key: int | bytes) -> SimulatedOutcome:
     """Return what happens to the request that `key` stands for."""
+    if not config.latency_ms and not any(getattr(config, name) for name in _RATES):
+        return SimulatedOutcome()
     draws = RandomDraws(config.seed, *key)
     share = draws.share()
     if share < config.rate_limit_rate:

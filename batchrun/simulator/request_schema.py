@@ -250,7 +250,7 @@ def read_prompt(body: Json, system: object = None) -> PromptText:
         system="\n\n".join(instructions),
         question=question,
         prefill=messages[-1].text if messages[-1].role == "assistant" else "",
-        results=_last_results(messages),
+        results=_last_results(messages) if messages[-1].results else (),
         images=images,
         tokens=sum([part.tokens for part in parts]),
         prefixes=_marked_prefixes(body["model"], parts),
