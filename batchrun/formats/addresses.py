@@ -37,9 +37,9 @@ def check_base_url(given: str, *, allow_http: bool) -> str:
     if "?" in url or "#" in url:
         raise ValueError("must not have a query or fragment")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError('must begin with https:// and name a host, such as "https://host"')
+        raise ValueError('must start with https:// and contain a host, such as "https://host"')
     if url.endswith(_ENDPOINTS):
-        raise ValueError('is only the part before /v1, such as "https://host"')
+        raise ValueError('must be the part before /v1, such as "https://host"')
     if parts.scheme == "http" and not (allow_http or _is_loopback(parts.hostname)):
         raise ValueError(
             f"plain http to {parts.hostname} would send the key and the data unencrypted; use "
@@ -105,9 +105,9 @@ def check_headers(headers: Mapping[str, object]) -> None:
         if not _HEADER_NAME.match(name):
             raise ValueError(f"{name!r:.80} is not the name of a header")
         if name.lower() in _TRANSPORT_HEADERS:
-            raise ValueError(f"{name} is set by batchrun itself; remove it")
+            raise ValueError(f"{name} is set by batchrun; remove it")
         if name.lower() in seen:
-            raise ValueError(f"{name} is there twice; the case of letters makes no difference")
+            raise ValueError(f"{name} appears twice (case is ignored); remove one")
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             raise ValueError(f"{name} must be one line of printable ASCII text")
         seen.add(name.lower())

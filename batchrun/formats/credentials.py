@@ -72,7 +72,7 @@ def check_header_values(headers: Mapping[str, object]) -> None:
     for name, value in headers.items():
         if isinstance(value, str) and (_is_secret_header(name, value) or is_credential(value)):
             raise ValueError(
-                f"{name} is a credential, which would be kept with the run; take it from an "
+                f"{name} is a credential and would be stored with the run; take it from an "
                 f"environment variable instead: {secret_header_example(name)}"
             )
 
@@ -106,7 +106,7 @@ def check_body_values(body: Mapping[str, object]) -> None:
         is_named = _BODY_KEY.fullmatch(name) is not None and _may_be_secret(text)
         if is_named or is_credential(text):
             raise ValueError(
-                f"{without_credentials(place)} is a credential, which would be kept with the run; "
+                f"{without_credentials(place)} is a credential and would be stored with the run; "
                 "bodies cannot carry one. Send it as a header, from an environment variable: "
                 f"api_key_env, or {secret_header_example('x-gateway-key')}"
             )
@@ -135,9 +135,9 @@ def check_url(url: str) -> None:
     found = _in_url(url)
     if found is not None:
         raise ValueError(
-            f"must not hold credentials, and {without_credentials(found)} is one, which would be "
-            "kept with the run; send it as a header, from an environment variable: api_key_env, "
-            f"or {secret_header_example('x-gateway-key')}"
+            f"must not contain credentials, and {without_credentials(found)} is one, which would "
+            "be stored with the run; send it as a header, from an environment variable: "
+            f"api_key_env, or {secret_header_example('x-gateway-key')}"
         )
 
 
@@ -147,7 +147,7 @@ def _in_url(url: str) -> str | None:
     except ValueError:
         return "a part of it" if is_credential(unquote(url)) else None
     if "@" in parts.netloc:
-        return "what stands before @"
+        return "the part before @"
     for name, value in parse_qsl(parts.query, keep_blank_values=False):
         if is_credential(value) or (_PARAMETER.fullmatch(name) and _may_be_secret(value)):
             return f"its parameter {name}"

@@ -186,7 +186,7 @@ class Job:
         job = cls.from_document(apply_overrides(document, chosen), base, origin=where)
         _raise_all(
             [
-                f"the column {key!r} takes the place of [matrix] {key} in its rows; rename one"
+                f"the column {key!r} overrides [matrix] {key}; rename the column"
                 for key in cell.values
                 if key in job.request.from_columns
             ],
@@ -206,7 +206,7 @@ def _unstorable(document: Mapping[str, Any]) -> list[str]:
     try:
         orjson.dumps(document, default=str)
     except (TypeError, RecursionError) as error:
-        return [f"holds a value that cannot be kept: {error}"]
+        return [f"contains a value that cannot be stored as JSON: {error}"]
     return []
 
 
@@ -226,7 +226,7 @@ def _with_texts(document: Mapping[str, Any], base: Path, problems: list[str]) ->
         if file is None:
             continue
         if key in request:
-            section.problem(f"{key}_file", f"{key} is set, too; keep one of them")
+            section.problem(f"{key}_file", f"{key} is also set; remove one of them")
         read = partial(read_beside, base, file)
         changed[key] = section.check(f"{key}_file", read, "unread")
     return {**document, "request": changed}
@@ -239,15 +239,15 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
         request = {"prompt": "{{ prompt }}"}
     else:
         raise JobError(
-            f'{table}: a table is a job of its own when it has a "prompt" or "messages" column; '
-            f"this one has {listed(columns)}. Rename a column, or write a job file with a "
+            f'{table}: a table without a job file needs a "prompt" or "messages" column; '
+            f"its columns are {listed(columns)}. Rename a column, or write a job file with a "
             "[request] prompt template"
         )
     for column in columns:
         if column in JOB_WIDE_KEYS:
             raise JobError(
-                f'{table}: the column "{column}" is named like a request key that cannot differ by '
-                "row in this version; rename the column"
+                f'{table}: the column "{column}" has the name of a request key that must be the '
+                "same for all rows; rename the column"
             )
     if "images" in columns:
         request["images"] = "{{ images }}"
@@ -259,7 +259,7 @@ def _read_name(section: Section) -> str:
     name = section.text("name") or "job"
     # It names the run's folder and stands on the progress line.
     if Path(name).name != name or name == ".." or not name.isprintable():
-        section.problem("name", f"must be usable as the name of a folder, not {name!r:.80}")
+        section.problem("name", f"must be a valid folder name, not {name!r:.80}")
     return name
 
 
@@ -292,7 +292,7 @@ def _read_price(section: Section) -> PriceConfig | None:
         return None
     for name in ("input", "output"):
         if name not in section:
-            section.problem(name, "is missing; give it in USD per million tokens")
+            section.problem(name, "is missing; write it in USD per million tokens")
     return PriceConfig(
         **{**rates, "input": rates["input"] or 0.0, "output": rates["output"] or 0.0}  # type: ignore[arg-type]
     )
@@ -308,7 +308,7 @@ def _read_model_prices(section: Section, problems: list[str]) -> dict[str, Price
         if price is not None:
             found[model] = price
         elif not table:
-            own.problem("input", "is missing; give it in USD per million tokens")
+            own.problem("input", "is missing; write it in USD per million tokens")
     return found
 
 
@@ -326,7 +326,7 @@ def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"{given!r:.80} is not a Python file; expected at {path}")
     if not request.tools:
-        raise ValueError("there are no tools to carry out; describe them in [request] tools")
+        raise ValueError("there are no tools to run; describe them in [request] tools")
     if request.parameters.get("n", 1) != 1:
         raise ValueError("[request] n must be 1: a conversation continues from a single answer")
     return path
@@ -354,7 +354,7 @@ def _run_directory(base: Path, given: str, day: date | None) -> Path:
     place = with_dates(given, day)
     path = absolute(base, place)
     if not place.isprintable():
-        raise ValueError(f"{place!r:.80} holds characters that cannot be printed")
+        raise ValueError(f"{place!r:.80} contains characters that cannot be printed")
     return path
 
 
@@ -370,7 +370,7 @@ def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, 
 
 def _check_files(files: Sequence[str]) -> None:
     if not files:
-        raise ValueError("names no file; leave it out for results.parquet")
+        raise ValueError("is empty; remove it to write results.parquet")
     for file in files:
         plain = Path(file).name == file and file.isprintable()
         if not plain or Path(file).suffix not in OUTPUT_SUFFIXES:
@@ -378,9 +378,9 @@ def _check_files(files: Sequence[str]) -> None:
                 f"{file!r:.80} must be a plain file name ending in {', '.join(OUTPUT_SUFFIXES)}"
             )
         if file.casefold() == "usage.parquet":
-            raise ValueError("usage.parquet is the name of the usage table; choose another")
+            raise ValueError("usage.parquet is reserved for the usage table; choose another name")
     if len({file.casefold() for file in files}) != len(files):
-        raise ValueError(f"names a file twice: {', '.join(files)}")
+        raise ValueError(f"contains a file twice: {', '.join(files)}")
 
 
 __all__ = [

@@ -47,13 +47,13 @@ def read_axes(given: object, known: Collection[str], problems: list[str]) -> Axe
     count = math.prod(len(values) for values in axes.values())
     if count > MOST_CELLS:
         sizes = " × ".join(f"{len(values)} of {key}" for key, values in axes.items())
-        problems.append(f"[matrix]: makes {count:,} cells ({sizes}); {MOST_CELLS} are the most")
+        problems.append(f"[matrix]: has {count:,} cells ({sizes}); the maximum is {MOST_CELLS}")
     return axes
 
 
 def _problem(key: str, values: object, known: Collection[str]) -> str | None:
     if key not in known:
-        return f"not a key of [request]; only these can differ by cell{did_you_mean(key, known)}"
+        return f"is not a key of [request]{did_you_mean(key, known)}"
     if not isinstance(values, list):
         return (
             f"must be a list of values, such as {key} = [{_text(values)[:80]}], not {values!r:.80}"
@@ -62,7 +62,7 @@ def _problem(key: str, values: object, known: Collection[str]) -> str | None:
         return "is empty; give at least one value, or remove it"
     twice = [text for text, count in Counter(map(_text, values)).items() if count > 1]
     if twice:
-        return f"lists {twice[0]:.80} twice; each value makes a cell of its own"
+        return f"contains {twice[0]:.80} twice; remove one"
     return None
 
 
@@ -100,7 +100,7 @@ def same_cells(cells: Sequence[Cell], requests: Sequence[object]) -> list[str]:
     """Say which cells would ask the same, or have the same folder."""
     every = list(zip([cell.name for cell in cells], requests, strict=True))
     return [
-        f"[matrix]: the cells {one} and {other} ask the same; remove one"
+        f"[matrix]: the cells {one} and {other} have the same requests or the same folder; remove one"
         for (one, asked), (other, request) in combinations(every, 2)
         if asked == request or one.casefold() == other.casefold()
     ]

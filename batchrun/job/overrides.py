@@ -167,7 +167,7 @@ def with_dates(text: str, day: date | None) -> str:
         if name not in values:
             known = ", ".join(f"{{{{ {each} }}}}" for each in NAMES)
             raise ValueError(
-                f"knows no {{{{ {name:.40} }}}}{did_you_mean(name, NAMES)}, but {known}"
+                f"unknown date {{{{ {name:.40} }}}}{did_you_mean(name, NAMES)}; use one of {known}"
             )
         return values[name]
 

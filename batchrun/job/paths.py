@@ -35,11 +35,11 @@ def absolute(base: Path, text: str) -> Path:
         ValueError: when there can be no such path.
     """
     if "\0" in text:
-        raise ValueError("holds a null character")
+        raise ValueError("contains a null character")
     try:
         return base / Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{text!r:.80} begins with a user who is not known here") from None
+        raise ValueError(f"{text!r:.80} starts with an unknown user name") from None
 
 
 def is_remote(path: str) -> bool:
@@ -57,11 +57,10 @@ def check_remote(address: str) -> str:
     if parts.query or parts.username is not None or parts.fragment:
         # It is kept with the run, and printed.
         raise ValueError(
-            "an address must not hold a password, a query or a fragment; credentials come from the "
-            "environment"
+            "must not contain a password, a query or a fragment; set credentials in the environment"
         )
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise ValueError("plain http is for this machine only; use https")
+        raise ValueError("http is allowed for this machine only; use https")
     return address
 
 
@@ -79,9 +78,9 @@ def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) 
         allowed: what the command line says, by dotted key; it may name any file.
     """
     return [
-        f"[{section}] {key}: {value!r:.200} is outside of {project_of(base)}; a job file can have "
-        "files sent only from its own folder, or from beside its jobs folder. Move the file there, "
-        f"or allow it yourself: --set request.{key}=…"
+        f"[{section}] {key}: {value!r:.200} is outside of {project_of(base)}; for security, a job "
+        "file can only send files from that folder. Move the file there, or allow it with "
+        f"--set request.{key}=…"
         for section in ("request", "matrix")
         for key in _SENT
         if not {key, f"request.{key}", f"matrix.{key}"} & allowed.keys()

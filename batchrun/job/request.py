@@ -108,8 +108,8 @@ def _read_provider(section: Section) -> str | None:
     if not name or not name.isprintable() or len(name) > MOST_PROVIDER_LETTERS:
         section.problem(
             "provider",
-            f'must be the name of who answers, such as "openrouter", not {given!r:.80}; leave it '
-            "out to go by base_url",
+            f'must be the name of the provider, such as "openrouter", not {given!r:.80}; remove '
+            "it to use the host of base_url",
         )
     return name
 
@@ -125,7 +125,7 @@ def _read_tools(section: Section, wire_format: WireFormat) -> tuple[Tool, ...]:
     tools = tuple(tool for tool in read if tool is not None)
     names = [tool.name for tool in tools]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        section.problem("tools", f"there are two tools named {name}")
+        section.problem("tools", f"two tools have the name {name}; rename one")
     return tools
 
 
@@ -141,9 +141,11 @@ def _read_parallel(
 ) -> bool | None:
     wanted = section.get("parallel_tool_calls", bool)
     if wanted is not None and not tools:
-        section.problem("parallel_tool_calls", "there are no tools to call; add them, or remove it")
+        section.problem("parallel_tool_calls", "needs tools; add them, or remove this key")
     elif wanted is not None and choice is not None and choice.mode == "none":
-        section.problem("parallel_tool_calls", 'tool_choice = "none" allows no calls; remove one')
+        section.problem(
+            "parallel_tool_calls", 'has no effect with tool_choice = "none"; remove one of them'
+        )
     return wanted
 
 
@@ -187,7 +189,9 @@ def _read_answer(section: Section, wire_format: WireFormat) -> AnswerSchema | No
     if way == "tool":
         clashes = [key for key in ("tools", "tool_choice", "thinking_tokens") if key in section]
         if clashes:
-            section.problem("json_schema_as", f'"tool" does not go with {" and ".join(clashes)}')
+            section.problem(
+                "json_schema_as", f'"tool" cannot be combined with {" and ".join(clashes)}'
+            )
         elif isinstance(given, dict) and given.get("type") != "object":
             section.problem("json_schema_as", '"tool" needs a schema of type "object"')
     return AnswerSchema(None if given is True else given, as_tool=way == "tool")
@@ -236,7 +240,7 @@ def _read_from_columns(section: Section) -> tuple[str, ...]:
         if name not in ROW_KEYS:
             hint = did_you_mean(name, ROW_KEYS)
             section.problem(
-                "from_columns", f"{name!r:.80} is not a key that can differ by row{hint}"
+                "from_columns", f"{name!r:.80} is not a key that can be set per row{hint}"
             )
     return tuple(name for name in names if name in ROW_KEYS)
 
@@ -280,7 +284,7 @@ def _read_turns(section: Section) -> tuple[tuple[str, str], ...]:
         found = " and ".join(given) or "none of them"
         section.problem(
             "prompt",
-            f"give exactly one of prompt, prompt_file, messages, messages_column; found {found}",
+            f"set exactly one of prompt, prompt_file, messages, messages_column; found {found}",
         )
     if prompt is not None:
         if not prompt.strip():
@@ -293,7 +297,7 @@ def _read_turns(section: Section) -> tuple[tuple[str, str], ...]:
         for number, turn in enumerate(turns, 1)
     ]
     if "user" not in {role for role, _ in checked}:
-        section.problem("messages", "there is no turn of the user")
+        section.problem("messages", 'needs a turn with role = "user"')
     return tuple(checked)
 
 
@@ -344,7 +348,9 @@ def _read_api_version(section: Section, wire_format: WireFormat) -> str | None:
     if version is None:
         return None
     if not wire_format.capabilities.api_version:
-        section.problem("api_version", f"the {wire_format.name} format has none; remove it")
+        section.problem(
+            "api_version", f"the {wire_format.name} format has no api_version; remove it"
+        )
     section.check("api_version", partial(check_headers, {"anthropic-version": version}), None)
     return version
 
@@ -371,9 +377,11 @@ def _as_json(extra: dict[str, Any]) -> dict[str, Any]:
 def _read_samples(section: Section) -> int:
     samples = section.number("samples", int, 1, most=MOST_SAMPLES)
     if samples > 1 and section.raw("n") not in {None, 1}:
-        section.problem("samples", "and n both ask for several answers; remove one of them")
+        section.problem("samples", "cannot be combined with n; remove one of them")
     if samples > 1 and section.raw("dedupe") is True:
-        section.problem("samples", "are answers of their own, dedupe shares them; remove one")
+        section.problem(
+            "samples", "cannot be combined with dedupe, which shares one answer; remove one of them"
+        )
     return samples
 
 
@@ -384,7 +392,7 @@ def _read_reject(section: Section) -> tuple[RejectReason, ...]:
         if name not in REJECT_REASONS:
             allowed = ", ".join(f'"{reason}"' for reason in REJECT_REASONS)
             hint = did_you_mean(name, REJECT_REASONS)
-            section.problem("reject", f"can hold {allowed}, not {name!r:.80}{hint}")
+            section.problem("reject", f"must be a list of {allowed}, not {name!r:.80}{hint}")
     return tuple(reason for reason in REJECT_REASONS if reason in given)
 
 
@@ -406,7 +414,7 @@ def read_secret_headers(section: Section) -> tuple[tuple[str, str], ...]:
     section.check("secret_headers", partial(_check_secret_headers, given), None)
     literal = {name.lower() for name in section.table("extra_headers")}
     if both := sorted(literal & {name.lower() for name in given}):
-        section.problem("secret_headers", f"{both[0]} is in extra_headers, too; remove one of them")
+        section.problem("secret_headers", f"{both[0]} is also in extra_headers; remove one of them")
     return tuple((name.lower(), str(variable)) for name, variable in given.items())
 
 

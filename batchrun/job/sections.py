@@ -46,12 +46,12 @@ def _place(base: Path, given: str) -> str:
 def _read_storage_options(section: Section, path: str) -> dict[str, str | int | float]:
     given = section.table("storage_options")
     if given and not is_remote(path):
-        section.problem("storage_options", "is for a path in a cloud, such as s3://…; remove it")
+        section.problem("storage_options", "needs a cloud path, such as s3://…; remove it")
     for key, value in given.items():
         if _SECRET.search(key):
             section.problem(
                 "storage_options",
-                f"{key:.80} would be kept with the run; give it by the environment instead",
+                f"{key:.80} would be stored with the run; set it in the environment instead",
             )
         if not isinstance(value, str | int | float):
             section.problem("storage_options", f"{key:.80} must be text, not {value!r:.80}")
@@ -64,7 +64,7 @@ def _read_where(section: Section, day: date | None) -> str | None:
     if given is None:
         return None
     if not given.strip():
-        section.problem("where", "is empty; remove it to take every row")
+        section.problem("where", "is empty; remove it to use every row")
     return section.check("where", partial(with_dates, given, day), None)
 
 
@@ -113,18 +113,19 @@ def check_cap(section: Section, limits: LimitsConfig, request: RequestConfig) ->
     for key in sorted(COST_KEYS & request.extra_body.keys()):
         section.problem(
             "max_cost_usd",
-            f"cannot be held with [request] extra_body {key}, which changes the cost",
+            f"cannot be enforced with [request] extra_body {key}, which changes the cost",
         )
     if "max_tokens" not in {*request.parameters, *request.from_columns}:
         section.problem(
-            "max_cost_usd", "needs [request] max_tokens: without it an answer has no highest cost"
+            "max_cost_usd",
+            "needs [request] max_tokens: without it, the cost of an answer has no limit",
         )
     for tool in request.tools:
         kind = str((tool.vendor or {}).get("type", ""))
         if kind.startswith(SERVER_TOOLS):
             section.problem(
                 "max_cost_usd",
-                f"cannot be held with the tool {kind}, which the provider runs and charges",
+                f"cannot be enforced with the tool {kind}, which the provider runs and bills",
             )
 
 
@@ -147,7 +148,7 @@ def read_score(section: Section, base: Path) -> ScoreConfig | None:
     if not (config.expected or "").strip() and function is None:
         section.problem(
             "expected",
-            'is missing; give the right answer, such as expected = "{{ label }}", or '
+            'is missing; write the correct answer, such as expected = "{{ label }}", or '
             'function = "my_scores.py:score"',
         )
     if function is not None and "match" in section:
@@ -170,7 +171,7 @@ def _read_choices(section: Section) -> tuple[str, ...]:
     if "choices" not in section:
         return ()
     if section.raw("match") != "choice":
-        section.problem("choices", 'are for match = "choice"; set that, or remove them')
+        section.problem("choices", 'needs match = "choice"; set it, or remove choices')
     section.check("choices", partial(_check_choices, choices), None)
     return tuple(choice.strip() for choice in choices)
 
@@ -178,9 +179,9 @@ def _read_choices(section: Section) -> tuple[str, ...]:
 def _check_choices(choices: Sequence[str]) -> None:
     folded = [choice.strip().casefold() for choice in choices]
     if len(folded) < 2 or not all(folded):
-        raise ValueError("needs two labels or more, and none of them empty")
+        raise ValueError("needs at least two labels, none of them empty")
     if len(set(folded)) != len(folded):
-        raise ValueError("names a label twice; upper and lower case are the same here")
+        raise ValueError("contains a label twice; case is ignored")
 
 
 def _function(base: Path, given: str | None) -> tuple[Path, str] | None:

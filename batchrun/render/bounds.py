@@ -1,9 +1,9 @@
-"""How much a template may do for one row: everything that can grow is paid for out of a budget.
+"""How much a template may do for one row: everything that can grow is paid for from a budget.
 
-Templates may come from strangers, and `{{ 9 ** 9 ** 9 }}`, a repeated text or nested loops would take
-all memory and time there is. What can be large is paid for before it is made where that can be
-known, and otherwise by what it came to. The unit is about a byte; steps cost `STEP` of them, so that
-one budget bounds memory and time. It counts work, not seconds: a row fails always or never.
+Templates may be untrusted, and `{{ 9 ** 9 ** 9 }}`, a repeated text or nested loops would take all
+memory and time. Operations pay before they run if their result could be large, and afterwards for
+what they returned. The unit is about a byte; a step costs `STEP` of them, so that one budget bounds
+memory and time. It counts work, not seconds, so that a row always fails or never.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jinja2.utils import Namespace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# More than any provider takes in one request.
+# More than any provider accepts in one request.
 MAX_TEXT = 32 * 1024 * 1024
-# What one row may use: one million steps, or 100 MB of text that is made on the way.
+# Of one row: one million steps, or 100 MB of text.
 BUDGET = 100_000_000
 STEP = 100
 CALL = 500  # of a function, a method or a macro
@@ -30,7 +30,6 @@ MAX_BITS = 10_000
 MAX_WIDTH = 10_000
 MAX_DIGITS = 1_000
 LONGEST_NUMBER = 320  # the digits of the largest float
-
 ENCODINGS = ("utf-8", "ascii", "latin-1", "cp1252", "utf-16")
 
 _NOTHING: dict[str, str] = {}
@@ -38,45 +37,46 @@ _VIEWS = (type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items())
 _COLLECTIONS = (list, tuple, set, frozenset, *_VIEWS)
 _TEXTS = (str, bytes)
 _LONG_NUMBER = re.compile(r"\d{5,}")
-_PRINTF = re.compile(r"%(?:\([^()]*\))?[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?[hlL]?(.?)", re.DOTALL)
+_WIDE_PRINTF = re.compile(r"%(?:\([^()]*\))?[^%a-zA-Z]*?(?:\*|\d{5})")
+_BRACKETS_IN_NAME = re.compile(r"%\([^()]*\(")
 
 
 class OverBudgetError(RuntimeError):
-    """A template wants to do more for one row than it may."""
+    """A template would do more for one row than it may."""
 
 
-class _Account(threading.local):
-    left = BUDGET
+class _Remaining(threading.local):
+    budget = BUDGET
 
 
-_account = _Account()
+_remaining = _Remaining()
 
 
-def open_account() -> None:
-    """Begin a row: the whole budget is there again."""
-    _account.left = BUDGET
+def reset_budget() -> None:
+    """Start a row with the whole budget."""
+    _remaining.budget = BUDGET
 
 
 def pay(cost: int) -> None:
     """Take from the budget.
 
     Raises:
-        OverBudgetError: when there is not so much left.
+        OverBudgetError: if not enough is left.
     """
-    _account.left -= cost
-    if _account.left < 0:
+    _remaining.budget -= cost
+    if _remaining.budget < 0:
         raise OverBudgetError(
-            "the template does more than one row may: about 1 million steps, or 100 MB of text on "
-            "the way; shorten its loops, repeats and widths, or the cells"
+            "the template does more than one row may: about 1 million steps, or 100 MB of text; "
+            "shorten its loops, repeats and widths, or the cells"
         )
 
 
 def weigh(value: object) -> int:
-    """Return about how large a value is when written out; shared parts count each time.
+    """Return the approximate size of a value when written out; shared parts count each time.
 
     Raises:
-        OverBudgetError: when that is more than the budget.
-        TypeError: when there is a namespace in it, which could hold itself.
+        OverBudgetError: if it is more than the budget.
+        TypeError: if the value contains a namespace, which could contain itself.
     """
     if isinstance(value, str):
         return len(value)
@@ -105,7 +105,7 @@ def _scalar_weight(value: object) -> int:
     if isinstance(value, range):
         return ELEMENT * len(value)
     if isinstance(value, Namespace):
-        raise TypeError("a namespace is no text or data; use its attributes")
+        raise TypeError("a namespace is not text or data; use its attributes")
     return SCALAR
 
 
@@ -114,170 +114,135 @@ def _check_weight(total: int) -> None:
         pay(total)
 
 
-def counted(value: Any) -> Any:  # noqa: ANN401 - what a loop goes through
-    """Pay a step for each turn of a loop."""
+def _weigh_all(values: tuple[Any, ...], named: dict[str, Any]) -> int:
+    return sum(weigh(value) for value in (*values, *named.values()))
+
+
+def metered(value: Any) -> Any:  # noqa: ANN401 - what a loop iterates over
+    """Pay a step for each iteration: at once if their number is known."""
     if isinstance(value, Iterator):
-        return metered(value)
+        return _metered_iterator(value)
     if hasattr(value, "__len__"):
         pay(STEP * len(value))
     return value
 
 
-def metered(values: Iterator[Any]) -> Iterator[Any]:
-    """Yield what an iterator gives, a step each."""
+def _metered_iterator(values: Iterator[Any]) -> Iterator[Any]:
     for value in values:
         pay(STEP)
         yield value
 
 
-# What filters and methods may give, before they do; the arguments are named as theirs.
+# The cost of filters and methods whose result can be larger than their arguments, or that take more
+# time than that. They are called with the same arguments, before the filter or method runs.
 
 
-def fill(text: Any, width: Any = 80, *_: Any) -> int:  # noqa: ANN401
-    """The cost of text set in a width."""
-    return len(str(text)) + _number(width)
+def product(text: Any, *values: Any, **named: Any) -> int:  # noqa: ANN401
+    """Text that is filled up to a width, indented, joined, or compared with each of some characters."""
+    cost = len(text) if hasattr(text, "__len__") else 1
+    for value in (*values, *named.values()):
+        size = abs(value) if isinstance(value, int) else len(value) if _is_sized(value) else 1
+        cost *= max(1, size)
+    return cost
+
+
+def pieces(text: Any, *_: Any, **__: Any) -> int:  # noqa: ANN401
+    """Text that is split into its characters, words or lines."""
+    return ELEMENT * len(text) if isinstance(text, _TEXTS) else 0
+
+
+def split(text: Any, sep: Any = None, maxsplit: Any = -1) -> int:  # noqa: ANN401
+    """Text that is split at a separator."""
+    found = text.count(sep) if sep else len(text) // 2
+    is_limited = isinstance(maxsplit, int) and maxsplit > 0
+    return len(text) + ELEMENT * (min(found, maxsplit) if is_limited else found)
 
 
 def replace(text: Any, old: Any, new: Any, count: Any = None) -> int:  # noqa: ANN401
-    """The cost of replacing all of `old`."""
+    """All of `old` replaced."""
     written = str(text)
-    found = written.count(str(old)) if str(old) else len(written) + 1
-    return found * len(str(new))
-
-
-def join(values: Any, d: Any = "", attribute: Any = None) -> int:  # noqa: ANN401
-    """The cost of what stands between values."""
-    return len(values) * len(str(d)) if hasattr(values, "__len__") else 0
-
-
-def indent(text: Any, width: Any = 4, first: Any = False, blank: Any = False) -> int:  # noqa: ANN401
-    """The cost of indenting each line by a number of blanks or a text."""
-    by = len(width) if isinstance(width, str) else _number(width)
-    return (str(text).count("\n") + 1) * by
-
-
-def expand_tabs(text: Any, tabsize: Any = 8) -> int:  # noqa: ANN401
-    """The cost of blanks for tabs."""
-    return len(text) + str(text).count("\t") * _number(tabsize)
-
-
-def strip(text: Any, chars: Any = None) -> int:  # noqa: ANN401
-    """The cost of looking each character up in those to take off."""
-    return len(str(text)) * len(str(chars)) if chars else 0
+    return (written.count(str(old)) if str(old) else len(written) + 1) * len(str(new))
 
 
 def strip_tags(text: Any) -> int:  # noqa: ANN401
-    """The cost of taking tags out one after the other."""
+    """Tags that are removed one after the other."""
     written = str(text)
     return len(written) * written.count("<") // STEP
 
 
 def decode(content: Any, encoding: Any = "utf-8", errors: Any = "strict") -> int:  # noqa: ANN401
-    """Bytes as text, by the encodings that take no more than their length."""
+    """Bytes as text, in the encodings whose text is not longer than the bytes."""
     if encoding not in ENCODINGS:
         raise ValueError(f"decode: must be one of {', '.join(ENCODINGS)}, not {encoding!r:.80}")
     return len(content)
 
 
-def pieces(text: Any, *_: Any, **__: Any) -> int:  # noqa: ANN401
-    """The cost of a text taken apart into many small ones."""
-    return ELEMENT * len(text) if isinstance(text, _TEXTS) else 0
-
-
-def split(text: Any, sep: Any = None, maxsplit: Any = -1) -> int:  # noqa: ANN401
-    """The cost of the parts of a text."""
-    found = text.count(sep) if sep else len(text) // 2
-    return len(text) + ELEMENT * (min(found, maxsplit) if _number(maxsplit) else found)
-
-
-def batch(value: Any, linecount: Any, fill_with: Any = None) -> int:  # noqa: ANN401
-    """The cost of filling the last batch up."""
-    return pieces(value) + (0 if fill_with is None else ELEMENT * _number(linecount))
-
-
 def squared(*values: Any, **named: Any) -> int:  # noqa: ANN401
-    """The cost of what takes time by the square of its arguments."""
-    size = sum(weigh(value) for value in (*values, *named.values()))
-    return size * size // STEP
+    """What takes time in proportion to the square of its arguments."""
+    return _weigh_all(values, named) ** 2 // STEP
 
 
 def json(value: Any, indent: Any = None) -> int:  # noqa: ANN401
-    """The cost of JSON; each line of it can be indented as often as it is deep."""
-    if indent is None:
-        return weigh(value)
-    return squared(value) * max(1, len(indent) if isinstance(indent, str) else _number(indent))
+    """JSON, each line of which can be indented by its depth."""
+    return weigh(value) if indent is None else squared(value) * product(None, indent)
 
 
 def places(value: Any, precision: Any = 0, method: Any = "common") -> int:  # noqa: ANN401
-    """Rounding to that many digits: ten to this power is what is calculated."""
+    """A number that is rounded: Jinja calculates ten to the power of the precision."""
     if isinstance(precision, int) and abs(precision) > MAX_DIGITS:
         raise OverBudgetError(f"round: the precision must be at most {MAX_DIGITS:,} digits")
     return 0
 
 
 def total(iterable: Any, attribute: Any = None, start: Any = 0) -> int:  # noqa: ANN401
-    """Sums are of numbers; lists summed up take time by the square."""
+    """A sum of numbers; a sum of lists would take time in proportion to its square."""
     if isinstance(start, (*_TEXTS, dict, *_COLLECTIONS)):
         raise TypeError("sum adds numbers only")
     return 0
 
 
 def printf(text: Any, *values: Any, **named: Any) -> int:  # noqa: ANN401
-    """The cost of `%` formatting, by the `format` filter or the operator."""
+    """`%` formatting, by the `format` filter or the operator; each value can be used many times."""
     template = text.decode("latin-1") if isinstance(text, bytes) else str(text)
-    cost, specs = 0, 0
-    for match in _PRINTF.finditer(template):
-        *widths, kind = match.groups()
-        if kind == "(":
-            raise OverBudgetError("format: a name in a format cannot hold brackets")
-        if any(_is_too_wide(width or "") for width in widths):
-            raise OverBudgetError(f"format: {match.group()[:40]!r} is wider than {MAX_WIDTH:,}")
-        cost += LONGEST_NUMBER + sum(int(width or 0) for width in widths)
-        specs += 1
-    widest = sum(weigh(value) for value in (*values, *named.values()))
-    is_named = named or any(isinstance(value, dict) for value in values)
-    return cost + (specs * widest if is_named else widest)
+    if _BRACKETS_IN_NAME.search(template):
+        raise OverBudgetError("format: a name in a format cannot contain brackets")
+    if wide := _WIDE_PRINTF.search(template):
+        raise OverBudgetError(f"format: {wide.group()[:40]!r} is wider than {MAX_WIDTH:,}")
+    widths = sum(map(int, re.findall(r"\d{1,4}", template)))
+    return widths + template.count("%") * (LONGEST_NUMBER + _weigh_all(values, named))
 
 
 def check_spec(spec: str) -> None:
-    """Refuse a format spec, as of `str.format`, with an absurd width or precision."""
+    """Refuse a format spec, as of `str.format`, with a very large width or precision."""
     if _LONG_NUMBER.search(spec):
         raise OverBudgetError(f"format: {spec[:40]!r} is wider than {MAX_WIDTH:,}")
 
 
-def _is_too_wide(number: str) -> bool:
-    return number == "*" or len(number) > 5 or int(number or 0) > MAX_WIDTH
-
-
-def _number(value: object) -> int:
-    return max(0, value) if isinstance(value, int) else 0
+# Operators
 
 
 def repeat(left: Any, right: Any) -> int:  # noqa: ANN401
-    """The cost of `left * right`: of a text or a list, so many times."""
+    """`left * right`: a product, or a text or list repeated."""
     if isinstance(left, int) and isinstance(right, int):
         return _integer(left.bit_length() + right.bit_length())
-    if not isinstance(left, int) and not isinstance(right, int):
-        return 0
     if isinstance(left, int):
         left, right = right, left
-    return weigh(left) * _number(right)
+    return weigh(left) * max(0, right) if isinstance(right, int) else 0
 
 
 def power(left: Any, right: Any) -> int:  # noqa: ANN401
-    """The cost of `left ** right`."""
-    if isinstance(left, int) and isinstance(right, int):
-        return _integer(left.bit_length() * max(0, right))
-    return 0
+    """`left ** right`."""
+    is_whole = isinstance(left, int) and isinstance(right, int)
+    return _integer(left.bit_length() * max(0, right)) if is_whole else 0
 
 
 def added(left: Any, right: Any) -> int:  # noqa: ANN401
-    """The cost of `left + right`."""
+    """`left + right`, and the operators that cost the same."""
     return weigh(left) + weigh(right)
 
 
 def modulo(left: Any, right: Any) -> int:  # noqa: ANN401
-    """The cost of `left % right`, which formats when `left` is a text."""
+    """`left % right`, which formats if `left` is a text."""
     return printf(left, right) if isinstance(left, _TEXTS) else added(left, right)
 
 
@@ -287,58 +252,35 @@ def _integer(bits: int) -> int:
     return bits // 8
 
 
-OPERATORS: dict[str, Callable[[Any, Any], int]] = {
-    "+": added,
-    "-": added,
-    "*": repeat,
-    "/": added,
-    "//": added,
-    "**": power,
-    "%": modulo,
-}
+def _is_sized(value: object) -> bool:
+    return hasattr(value, "__len__")
 
-FILTERS: dict[str, Callable[..., int]] = {
-    "batch": batch,
-    "center": fill,
-    "format": printf,
-    "indent": indent,
-    "join": join,
-    "list": pieces,
-    "pprint": squared,
-    "replace": replace,
-    "round": places,
-    "slice": pieces,
-    "sort": pieces,
-    "striptags": strip_tags,
-    "sum": total,
-    "title": pieces,
-    "tojson": json,
-    "trim": strip,
-    "unique": pieces,
-    "urlize": squared,
-    "wordcount": pieces,
-    "wordwrap": squared,
-}
 
-# Other methods of texts cost about what they take and give, but for these: some of their ways take
-# time by the square, and a prompt needs none of them.
+def _by_name(*costs: tuple[Callable[..., int], str]) -> dict[str, Callable[..., int]]:
+    return {name: cost for cost, names in costs for name in names.split()}
+
+
+OPERATORS = _by_name((added, "+ - / //"), (repeat, "*"), (power, "**"), (modulo, "%"))
+FILTERS = _by_name(
+    (product, "batch center indent join trim"),
+    (pieces, "list slice sort title unique wordcount"),
+    (squared, "pprint urlize wordwrap"),
+    (printf, "format"),
+    (replace, "replace"),
+    (places, "round"),
+    (strip_tags, "striptags"),
+    (total, "sum"),
+    (json, "tojson"),
+)
+# Other methods of texts cost about as much as their arguments and result, except the refused ones:
+# these can take time in proportion to the square, and a prompt does not need them.
+TEXT_METHODS = _by_name(
+    (product, "center expandtabs join ljust lstrip rjust rstrip strip zfill"),
+    (pieces, "splitlines"),
+    (split, "rsplit split"),
+    (decode, "decode"),
+    (replace, "replace"),
+    (strip_tags, "striptags"),
+)
 REFUSED_METHODS = ("encode", "maketrans", "translate")
-
-TEXT_METHODS: dict[str, Callable[..., int]] = {
-    "center": fill,
-    "decode": decode,
-    "expandtabs": expand_tabs,
-    "join": lambda separator, values: join(values, separator),
-    "ljust": fill,
-    "lstrip": strip,
-    "replace": replace,
-    "rjust": fill,
-    "rsplit": split,
-    "rstrip": strip,
-    "split": split,
-    "splitlines": pieces,
-    "strip": strip,
-    "striptags": strip_tags,
-    "zfill": fill,
-}
 INTEGER_METHODS = ("as_integer_ratio", "bit_count", "bit_length", "is_integer")

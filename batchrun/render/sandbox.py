@@ -1,12 +1,12 @@
-"""The Jinja2 environment of templates: strict about nulls, closed to Python, bounded in work.
+"""The Jinja2 environment of templates: strict about nulls, sandboxed, with bounded work.
 
-What an expression of a template does goes through here: its operators, calls, filters, tests, loops
-and the literals that build lists. Each pays out of the row's budget (`bounds`).
+Operators, calls, filters, tests, loops and literals of a template all pay from the budget of the row
+(`bounds`).
 """
 
 from __future__ import annotations
 
-import types
+import re
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, cast
@@ -55,24 +55,10 @@ _FILE_READERS: tuple[type[nodes.Node], ...] = (
     nodes.FromImport,
     nodes.Extends,
 )
-# Python's own attributes, by which a template would climb out of its values.
-_INTERNALS = frozenset(
-    name
-    for kind in (
-        type,
-        types.BuiltinFunctionType,
-        types.CodeType,
-        types.FrameType,
-        types.FunctionType,
-        types.GeneratorType,
-        types.MethodType,
-        types.ModuleType,
-    )
-    for name in (*dir(kind), "__builtins__")
-    if name.startswith("__")
-)
+# Python's own attributes, which would let a template leave the sandbox.
+_INTERNAL = re.compile(r"__(?!index_level_)\w+__\Z")  # pandas writes columns __index_level_0__
 _INFINITE = (float("inf"), float("-inf"))
-# Filters of the guards below; their names cannot be written in a template.
+# Filters of the guards below.
 _LOOP, _WEIGHED, _CONCAT = "loop over", "weighed", "concatenated"
 
 
@@ -87,31 +73,31 @@ def _refuse_null(value: object) -> None:
 
 @pass_context  # which also keeps Jinja from calling it when a template is compiled
 def _printable(_: Context, value: object) -> object:
-    """Return what an expression may leave in a text: never Python's name for an object."""
+    """Return the value of an expression if it can be text: never the `repr` of an object."""
     if isinstance(value, str):
         pay(len(value))
         return value
     _refuse_null(value)
     if isinstance(value, Undefined):
-        return value  # it explains itself when it becomes text
+        return value  # raises its own error when it becomes text
     if isinstance(value, bytes):
         pay(len(value))
         return value.decode()
     if isinstance(value, Iterator):
-        raise TypeError("an expression ends in a sequence; add | join(…) or | list")
+        raise TypeError("the value of an expression is a sequence; add | join(…) or | list")
     if callable(value):
-        raise TypeError("an expression ends in a function; call it with ()")
+        raise TypeError("the value of an expression is a function; call it with ()")
     pay(weigh(value))
     return value
 
 
 def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that pays for itself, and refuses a null in place of its text.
+    """Return a filter that pays for its work, and refuses null in place of text.
 
-    `join` also refuses one in the list that it joins.
+    `join` also refuses null in the list that it joins.
     """
     position = 1 if hasattr(function, "jinja_pass_arg") else 0
-    estimate = bounds.FILTERS.get(name)
+    cost = bounds.FILTERS.get(name)
     needs_text, joins = name in {*_TEXT_FILTERS, "join"}, name == "join"
 
     @wraps(function)
@@ -123,14 +109,14 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             value = list(value)
             for item in value:
                 _refuse_null(item)
-        _pay_for((value, *after), options, estimate)
+        _pay_for((value, *after), options, cost)
         return _paid(function(*before, value, *after, **options))
 
     return bounded
 
 
 def _test(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a test that pays for looking at its arguments."""
+    """Return a test that pays for reading its arguments."""
     position = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @wraps(function)
@@ -142,14 +128,19 @@ def _test(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pay_for(
-    args: Sequence[Any], options: Mapping[str, Any], estimate: Callable[..., int] | None
+    args: Sequence[Any], options: Mapping[str, Any], cost: Callable[..., int] | None
 ) -> None:
-    cost = bounds.STEP
+    weight = bounds.STEP
     for arg in (*args, *options.values()) if options else args:
-        cost += weigh(arg)
-    pay(cost)
-    if estimate is not None:
-        pay(estimate(*args, **options))
+        weight += weigh(arg)
+    pay(weight)
+    if cost is not None:
+        pay(cost(*args, **options))
+
+
+def _listed(value: Any) -> Any:  # noqa: ANN401 - any argument
+    """Return an iterator as a list, which has a size."""
+    return list(bounds.metered(value)) if isinstance(value, Iterator) else value
 
 
 def _paid(result: Any) -> Any:  # noqa: ANN401 - what was made
@@ -164,7 +155,7 @@ def _paid(result: Any) -> Any:  # noqa: ANN401 - what was made
 
 
 def _concatenated(parts: Iterable[Any]) -> str:
-    """`a ~ b`: refuses a null, which Jinja would spell "None"."""
+    """`a ~ b`: refuses null, which Jinja would write as "None"."""
     texts = list(parts)
     for part in texts:
         _refuse_null(part)
@@ -173,7 +164,7 @@ def _concatenated(parts: Iterable[Any]) -> str:
 
 
 class _Formatter(SandboxedFormatter):
-    """`str.format`, with widths that a prompt can need."""
+    """`str.format` with bounded widths."""
 
     def format_field(self, value: Any, format_spec: str) -> Any:  # noqa: ANN401 - as its parent's
         bounds.check_spec(format_spec)
@@ -184,7 +175,7 @@ class _Formatter(SandboxedFormatter):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox whose operators and calls pay for what they make."""
+    """A sandbox whose operators and calls pay for their work."""
 
     intercepted_binops = frozenset(bounds.OPERATORS)
 
@@ -194,29 +185,32 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         if isinstance(function, LoopContext):
-            args = tuple(bounds.counted(arg) for arg in args)
+            args = tuple(bounds.metered(arg) for arg in args)
         pay(bounds.CALL)
-        # Macros take anything, namespaces among it, and what they write is paid for as it is made.
+        # Macros accept namespaces, and what they write is paid for as it is written.
         if not isinstance(function, Macro):
-            _pay_for(args, options, self._estimate(function))
+            cost = self._cost(function)
+            if cost is not None:  # of an iterator, the size is unknown
+                args = tuple(_listed(arg) for arg in args)
+            _pay_for(args, options, cost)
         return _paid(super().call(context, function, *args, **options))
 
-    def _estimate(self, function: Any) -> Callable[..., int] | None:  # noqa: ANN401 - any callable
-        """Return what to pay beforehand for a method of a text or number.
+    def _cost(self, function: Any) -> Callable[..., int] | None:  # noqa: ANN401 - any callable
+        """Return the cost function of a method of a text or number.
 
         Raises:
-            SecurityError: when it has no place in a template.
+            SecurityError: if the method is not allowed.
         """
         value = getattr(function, "__self__", None)
         name = getattr(function, "__name__", "")
         if isinstance(value, int) and name not in bounds.INTEGER_METHODS:
-            raise SecurityError(f"a number's {name}() cannot be used in a template")
+            raise SecurityError(f"the method {name} of a number cannot be used in a template")
         if not isinstance(value, str | bytes):
             return None
         if name in bounds.REFUSED_METHODS:
-            raise SecurityError(f"a text's {name}() cannot be used in a template")
-        estimate = bounds.TEXT_METHODS.get(name)
-        return None if estimate is None else partial(estimate, value)
+            raise SecurityError(f"the method {name} of a text cannot be used in a template")
+        cost = bounds.TEXT_METHODS.get(name)
+        return None if cost is None else partial(cost, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: ANN401
         if super().wrap_str_format(value) is None:
@@ -232,13 +226,13 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Guards(NodeTransformer):
-    """Puts guards where Jinja has no place to step in: `~`, loops, literals, comparisons, slices."""
+    """Inserts guards where Jinja has no hook: `~`, loops, literals, comparisons, slices."""
 
     def __init__(self) -> None:
         self._loops = 0
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Expr:
-        # Text in a loop is written many times: as an expression it passes `_printable`.
+        # Text in a loop is written many times; as an expression it passes `_printable`.
         return nodes.Const(node.data, lineno=node.lineno) if self._loops else node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
@@ -252,17 +246,13 @@ class _Guards(NodeTransformer):
         node.iter = _guarded(_LOOP, cast("nodes.Expr", node.iter))
         return node
 
-    def visit_List(self, node: nodes.List) -> nodes.Expr:
+    def visit_List(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Expr:
         self.generic_visit(node)
-        return node if _is_constant(node.items) else _guarded(_WEIGHED, node)
+        is_target = isinstance(node, nodes.Tuple) and node.ctx != "load"
+        is_constant = all(isinstance(item, nodes.Const) for item in node.items)
+        return node if is_target or is_constant else _guarded(_WEIGHED, node)
 
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
-        self.generic_visit(node)
-        return node if node.ctx != "load" or _is_constant(node.items) else _guarded(_WEIGHED, node)
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Expr:
-        self.generic_visit(node)
-        return _guarded(_WEIGHED, node)
+    visit_Tuple = visit_Dict = visit_List
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
         self.generic_visit(node)
@@ -279,10 +269,6 @@ class _Guards(NodeTransformer):
         return node
 
 
-def _is_constant(items: Iterable[nodes.Node]) -> bool:
-    return all(isinstance(item, nodes.Const) for item in items)
-
-
 def _unless_constant(node: nodes.Expr) -> nodes.Expr:
     return node if isinstance(node, nodes.Const) else _guarded(_WEIGHED, node)
 
@@ -292,16 +278,16 @@ def _guarded(name: str, node: nodes.Expr) -> nodes.Expr:
 
 
 def guard(tree: nodes.Template) -> nodes.Template:
-    """Return a parsed template with guards in it.
+    """Return a parsed template with guards.
 
     Raises:
-        TemplateError: when it asks for what no template may have.
+        TemplateError: if it uses something that is not allowed in templates.
     """
     if any(tree.find(kind) is not None for kind in _FILE_READERS):
         raise TemplateError("a template cannot read other files")
     for name in _attributes(tree):
-        if name in _INTERNALS:
-            raise TemplateError(f"a template cannot look into Python: {name}")
+        if _INTERNAL.match(name):
+            raise TemplateError(f"a template cannot access Python internals: {name}")
     if any(const.value in _INFINITE for const in tree.find_all(nodes.Const)):
         # Jinja would look for a variable of the name "inf".
         raise TemplateError("a number is too large")
@@ -311,7 +297,7 @@ def guard(tree: nodes.Template) -> nodes.Template:
 
 
 def _attributes(tree: nodes.Template) -> Iterator[str]:
-    """The attributes that a template asks for by name: `x.name`, `x | attr("name")`."""
+    """Yield the attributes that a template accesses by name: `x.name`, `x | attr("name")`."""
     yield from (node.attr for node in tree.find_all(nodes.Getattr))
     for node in tree.find_all(nodes.Filter):
         if node.name == "attr":
@@ -324,22 +310,22 @@ def _new_environment() -> _Environment:
         autoescape=False,
         keep_trailing_newline=True,
         finalize=_printable,
-        # Nothing is worked out when a template is compiled: there is no row yet to be errored.
+        # Do not evaluate constants at compile time: errors belong to a row.
         optimized=False,
         cache_size=0,
     )
-    # Chance would change the requests from one execution to the next: a resumed run would pay again.
+    # Random requests would differ when a run is resumed, and be paid for again.
     del environment.filters["random"], environment.globals["lipsum"]
     environment.filters = {
         name: _filter(name, function) for name, function in environment.filters.items()
     }
     tests = cast("dict[str, Callable[..., Any]]", environment.tests)
     environment.tests.update({name: _test(function) for name, function in tests.items()})
-    environment.filters |= {_LOOP: bounds.counted, _WEIGHED: _paid, _CONCAT: _concatenated}
+    environment.filters |= {_LOOP: bounds.metered, _WEIGHED: _paid, _CONCAT: _concatenated}
     return environment
 
 
 ENVIRONMENT = _new_environment()
-# For parsing: to Jinja a column named like one of its functions would be no column.
+# For parsing: a column can have the name of one of Jinja's functions.
 PARSER = ENVIRONMENT.overlay()
 PARSER.globals = {}

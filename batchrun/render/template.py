@@ -10,7 +10,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from batchrun.errors import JobError, RenderError
 from batchrun.formats.parameters import is_template
 from batchrun.job.reader import did_you_mean, listed
-from batchrun.render.bounds import MAX_TEXT, open_account
+from batchrun.render.bounds import MAX_TEXT, reset_budget
 from batchrun.render.sandbox import ENVIRONMENT, PARSER, NullValueError, guard
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Text:
         return text
 
     def _rendered(self, template: Template, values: Mapping[str, Any]) -> str:
-        open_account()
+        reset_budget()
         try:
             return template.render(values)
         except NullValueError:

@@ -175,7 +175,7 @@ def test_a_name_is_no_path(write_job: WriteJob, tmp_path: Path, name: str) -> No
     job = write_job("http://127.0.0.1:9")
     job.write_text(f"name = {json.dumps(name)}\n" + job.read_text())
     code, _, stderr = command("run", job)
-    assert (code, "name: must be usable as the name of a folder" in stderr) == (2, True)
+    assert (code, "name: must be a valid folder name" in stderr) == (2, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.toml", "rows.csv"]
 
 

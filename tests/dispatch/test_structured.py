@@ -66,7 +66,7 @@ def test_combinations_that_cannot_be() -> None:
     assert "as a table" in refusal("messages", json_schema="x")
     assert '"native" or "tool"' in refusal("chat", json_schema=SCHEMA, json_schema_as="x")
     message = refusal("messages", json_schema=SCHEMA, json_schema_as="tool", thinking_tokens=9)
-    assert "does not go with thinking_tokens" in message
+    assert "cannot be combined with thinking_tokens" in message
 
 
 @pytest.mark.parametrize(

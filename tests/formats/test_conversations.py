@@ -411,10 +411,10 @@ def test_nothing_is_said_about_several_calls_unless_asked() -> None:
 @pytest.mark.parametrize(
     ("request_keys", "message"),
     [
-        ({"parallel_tool_calls": False}, "there are no tools to call"),
+        ({"parallel_tool_calls": False}, "needs tools"),
         (
             {"parallel_tool_calls": False, "tools": TOOLS, "tool_choice": "none"},
-            'tool_choice = "none" allows no calls',
+            'has no effect with tool_choice = "none"',
         ),
         ({"parallel_tool_calls": "no", "tools": TOOLS}, "must be true or false"),
     ],

@@ -281,7 +281,7 @@ def test_the_messages_format_has_no_log_probabilities(write_job: WriteJob, key: 
         ("keep_raw = 1", "keep_raw: must be"),
         (
             'reject = ["lenght"]',
-            'reject: can hold "length", "refusal", "filtered", "empty", not \'lenght\'',
+            'reject: must be a list of "length", "refusal", "filtered", "empty", not \'lenght\'',
         ),
         ("reject = [1]", "reject: must be"),
     ],

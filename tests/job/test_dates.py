@@ -87,8 +87,11 @@ def test_a_job_without_dates_has_no_day(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"output.dir": "runs/{{ tody }}"}, 'knows no {{ tody }} (did you mean "today"?)'),
-        ({"input.path": "{{ now() }}.csv"}, "knows no {{ now() }}, but {{ today }}, {{ yesterday"),
+        ({"output.dir": "runs/{{ tody }}"}, 'unknown date {{ tody }} (did you mean "today"?)'),
+        (
+            {"input.path": "{{ now() }}.csv"},
+            "unknown date {{ now() }}; use one of {{ today }}, {{ yesterday",
+        ),
         ({"date": "31.12.2026"}, "date: must be a date, such as 2026-11-20, not '31.12.2026'"),
         ({"date": 5}, "date: must be a date"),
     ],

@@ -148,7 +148,7 @@ def test_the_provider_is_the_host_unless_it_has_a_name() -> None:
 
 @pytest.mark.parametrize("provider", ["", "  ", "a\nb", "x" * 101])
 def test_a_provider_needs_a_name(provider: str) -> None:
-    assert "[request] provider: must be the name of who answers" in refusal(
+    assert "[request] provider: must be the name of the provider" in refusal(
         request={"provider": provider}
     )
 
@@ -277,9 +277,9 @@ def test_a_cap_on_the_cost_needs_requests_whose_cost_has_a_bound() -> None:
     assert "[limits] max_cost_usd: needs [request] max_tokens" in message
     for key in ("n", "speed", "inference_geo", "web_search_options", "service_tier"):
         message = refusal(limits=capped, request={"extra_body": {key: 3}})
-        assert f"max_cost_usd: cannot be held with [request] extra_body {key}" in message
+        assert f"max_cost_usd: cannot be enforced with [request] extra_body {key}" in message
     message = refusal(limits=capped, request={"tools": [{"type": "web_search_1", "name": "w"}]})
-    assert "max_cost_usd: cannot be held with the tool web_search_1" in message
+    assert "max_cost_usd: cannot be enforced with the tool web_search_1" in message
     make(limits=capped, request={"max_tokens": 1, "service_tier": "priority"})
     for wrong in (0, -1, "5", True, float("inf"), 1e9):
         assert "[limits] max_cost_usd: must be" in refusal(limits={"max_cost_usd": wrong})
@@ -310,7 +310,10 @@ def test_rows_share_answers_when_asked_to() -> None:
     assert make(request={"dedupe": True}).request.dedupe
     assert "[request] dedupe: must be true or false" in refusal(request={"dedupe": "yes"})
     message = refusal(request={"dedupe": True, "samples": 2})
-    assert "[request] samples: are answers of their own, dedupe shares them; remove one" in message
+    assert (
+        "[request] samples: cannot be combined with dedupe, which shares one answer; remove one of them"
+        in message
+    )
 
 
 @pytest.mark.parametrize(("value", "read"), [("auto", None), (True, True), (False, False)])
@@ -327,7 +330,7 @@ def test_streaming_is_chosen_by_name(value: object) -> None:
     "name", ["a/b", "..", ".", "a\nb", "a\0"], ids=["folder", "up", "here", "line", "null"]
 )
 def test_a_name_that_cannot_name_a_folder(name: str) -> None:
-    assert "job: name: must be usable as the name of a folder" in refusal(name=name)
+    assert "job: name: must be a valid folder name" in refusal(name=name)
 
 
 def test_a_missing_input_path_shows_how_to_write_it() -> None:
@@ -358,7 +361,7 @@ def test_top_k_in_chat_names_both_ways_out() -> None:
 
 def test_the_api_version_belongs_to_the_messages_format() -> None:
     message = refusal(request={"format": "chat", "api_version": "2023-06-01"})
-    assert "[request] api_version: the chat format has none" in message
+    assert "[request] api_version: the chat format has no api_version" in message
 
 
 def test_messages_needs_max_tokens() -> None:
@@ -437,8 +440,8 @@ def test_a_prompt_that_says_nothing(prompt: str) -> None:
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
-        ([], "there is no turn of the user"),
-        ([{"role": "system", "content": "x"}], "there is no turn of the user"),
+        ([], 'needs a turn with role = "user"'),
+        ([{"role": "system", "content": "x"}], 'needs a turn with role = "user"'),
         (["x"], "turn 1 must be { role = …, content = … }: 'x'"),
         ([{"role": "user"}], "turn 1 must be { role = …, content = … }"),
         ([{"role": "user", "content": "x", "name": "y"}], "turn 1 must be { role"),
@@ -466,9 +469,9 @@ def test_turns_that_are_none(turns: list[Any], message: str) -> None:
 
 def test_from_columns_takes_keys_that_can_differ_by_row() -> None:
     message = refusal(request={"from_columns": ["model", "max_token", "prompt"]})
-    assert "[request] from_columns: 'max_token' is not a key that can differ by row" in message
+    assert "[request] from_columns: 'max_token' is not a key that can be set per row" in message
     assert 'did you mean "max_tokens"?' in message
-    assert "'prompt' is not a key that can differ by row" in message
+    assert "'prompt' is not a key that can be set per row" in message
 
 
 def test_model_and_max_tokens_may_come_from_columns() -> None:
@@ -529,15 +532,15 @@ def test_the_part_before_v1(given_url: str, url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "must begin with https://"),
-        ("api.example.com", "must begin with https://"),
-        ("ftp://api.example.com", "must begin with https://"),
-        ("https://", "must begin with https://"),
-        ("https:///v1", "must begin with https://"),
-        ("https://user:hunter2@host", "must not hold credentials"),
-        ("https://hunter2@host", "must not hold credentials"),
-        ("ftp://user:hunter2@host", "must not hold credentials"),
-        ("https://host?key=hunter2", "must not hold credentials, and its parameter key"),
+        ("", "must start with https://"),
+        ("api.example.com", "must start with https://"),
+        ("ftp://api.example.com", "must start with https://"),
+        ("https://", "must start with https://"),
+        ("https:///v1", "must start with https://"),
+        ("https://user:hunter2@host", "must not contain credentials"),
+        ("https://hunter2@host", "must not contain credentials"),
+        ("ftp://user:hunter2@host", "must not contain credentials"),
+        ("https://host?key=hunter2", "must not contain credentials, and its parameter key"),
         ("https://host/?", "must not have a query or fragment"),
         ("https://host#hunter2", "must not have a query or fragment"),
         ("https://host:99999", "is not a URL"),
@@ -545,8 +548,8 @@ def test_the_part_before_v1(given_url: str, url: str) -> None:
         ("https://ho st", "without spaces"),
         ("https://host\n", "without spaces"),
         ("https://host\\v1", "backslashes"),
-        ("https://host/v1/messages", "is only the part before /v1"),
-        ("https://host/v1/chat/completions", "is only the part before /v1"),
+        ("https://host/v1/messages", "must be the part before /v1"),
+        ("https://host/v1/chat/completions", "must be the part before /v1"),
         ("http://api.example.com", "allow it with allow_http = true"),
         ("http://192.168.0.7", "allow it with allow_http = true"),
         ("http://localhost.example.com", "allow it with allow_http = true"),
@@ -582,8 +585,8 @@ def test_a_key_in_place_of_its_variable_is_not_repeated(key: str) -> None:
         ({"x": "secret\r\nInjected: 1"}, "x must be one line of printable ASCII text"),
         ({"x": "sécret"}, "x must be one line of printable ASCII text"),
         ({"x": 5}, "x must be one line of printable ASCII text"),
-        ({"x": "1", "X": "2"}, "X is there twice"),
-        ({"Content-Length": "5"}, "Content-Length is set by batchrun itself"),
+        ({"x": "1", "X": "2"}, "X appears twice"),
+        ({"Content-Length": "5"}, "Content-Length is set by batchrun"),
     ],
 )
 def test_headers_that_are_refused_without_showing_a_secret(
@@ -628,11 +631,11 @@ def test_file_names_that_are_none(file: str) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["usage.parquet"], "usage.parquet is the name of the usage table"),
-        (["Usage.parquet"], "usage.parquet is the name of the usage table"),
-        (["a.csv", "a.csv"], "names a file twice"),
-        (["a.csv", "A.csv"], "names a file twice"),
-        ([], "names no file"),
+        (["usage.parquet"], "usage.parquet is reserved for the usage table"),
+        (["Usage.parquet"], "usage.parquet is reserved for the usage table"),
+        (["a.csv", "a.csv"], "contains a file twice"),
+        (["a.csv", "A.csv"], "contains a file twice"),
+        ([], "is empty; remove it"),
     ],
     ids=["usage", "usage-case", "twice", "twice-case", "none"],
 )
@@ -689,7 +692,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("~nobody_here/x.csv", "begins with a user"), ("a\0b.csv", "null character")],
+    [("~nobody_here/x.csv", "starts with an unknown user"), ("a\0b.csv", "null character")],
     ids=["user", "null"],
 )
 def test_paths_that_cannot_be(path: str, message: str) -> None:
@@ -720,7 +723,7 @@ def test_texts_from_files_stand_in_the_document(tmp_path: Path) -> None:
         ("prompt_file = 5", "[request] prompt_file: must be a string, not 5"),
         (
             'prompt = "p"\nprompt_file = "ok.md"',
-            "[request] prompt_file: prompt is set, too; keep one of them",
+            "[request] prompt_file: prompt is also set; remove one of them",
         ),
     ],
     ids=["missing", "folder", "pipe", "huge", "latin", "type", "both"],
@@ -910,13 +913,15 @@ def test_a_column_that_the_format_cannot_express(tmp_path: Path) -> None:
 
 
 def test_a_table_without_a_prompt_names_its_columns(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match='has a "prompt" or "messages" column; this one has a, b'):
+    with pytest.raises(
+        JobError, match='needs a "prompt" or "messages" column; its columns are a, b'
+    ):
         Job.for_table(tmp_path / "x.csv", ["a", "b"])
 
 
 @pytest.mark.parametrize("column", ["json_schema", "dedupe", "tools", "stream"])
 def test_a_column_named_like_a_key_that_cannot_differ_by_row(tmp_path: Path, column: str) -> None:
-    with pytest.raises(JobError, match=f'"{column}" is named like a request key'):
+    with pytest.raises(JobError, match=f'"{column}" has the name of a request key'):
         Job.for_table(tmp_path / "x.csv", ["prompt", column])
 
 
@@ -956,7 +961,7 @@ def test_it_rebuilds_an_equal_job_after_a_trip_through_json(tmp_path: Path) -> N
     ids=["number", "text"],
 )
 def test_what_a_run_directory_could_not_keep_is_refused(sections: dict[str, Any]) -> None:
-    assert "job: holds a value that cannot be kept" in refusal(**sections)
+    assert "job: contains a value that cannot be stored as JSON" in refusal(**sections)
 
 
 _KEYS = st.sampled_from(

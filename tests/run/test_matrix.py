@@ -473,17 +473,17 @@ def test_outputs_that_are_missing_count_more_than_rows_that_failed(tmp_path: Pat
     [
         ({}, "[matrix]: must be a table of lists"),
         (5, "[matrix]: must be a table of lists"),
-        ({"modle": ["a"]}, '[matrix] modle: not a key of [request]; only these can differ by cell (did you mean "model"?)'),
+        ({"modle": ["a"]}, '[matrix] modle: is not a key of [request] (did you mean "model"?)'),
         ({"concurrency": [1, 2]}, "[matrix] concurrency: not a key of [request]"),
         ({"model": "a"}, '[matrix] model: must be a list of values, such as model = ["a"]'),
         ({"model": []}, "[matrix] model: is empty"),
         ({"model": ["a", "b", "a"]}, '[matrix] model: lists "a" twice'),
-        ({"temperature": [0, 0.0]}, "the cells temperature=0 and temperature=0 ask the same"),
+        ({"temperature": [0, 0.0]}, "the cells temperature=0 and temperature=0 have the same requests"),
         ({"temperature": [0.1, 7]}, "[matrix] temperature=7: [request] temperature: must be between 0 and 1"),
-        ({"model": ["a", "b"], "stop": [["x"], "x"]}, "stop=x ask the same; remove one"),
+        ({"model": ["a", "b"], "stop": [["x"], "x"]}, "stop=x have the same requests or the same folder; remove one"),
         (
             {"seed": list(range(MOST_CELLS + 1))},
-            f"[matrix]: makes {MOST_CELLS + 1} cells ({MOST_CELLS + 1} of seed)",
+            f"[matrix]: has {MOST_CELLS + 1} cells ({MOST_CELLS + 1} of seed)",
         ),
     ],
 )  # fmt: skip
@@ -531,4 +531,4 @@ def test_a_column_that_takes_the_place_of_a_key_is_no_matrix(tmp_path: Path) -> 
         "preview", tmp_path / "prompts.csv", "--model", "a", "--model", "b", "--format", "chat"
     )
     assert code == 2
-    assert "the column 'model' takes the place of [matrix] model" in stderr
+    assert "the column 'model' overrides [matrix] model" in stderr

@@ -177,7 +177,7 @@ def test_what_stops_a_run_is_raised_and_calling_again_goes_on(folder: Path) -> N
         ({"text": ["a"]}, {}, "takes a polars DataFrame, not builtins.dict"),
         (words(), {"prompt": "{{ txt }}"}, "the input has no column 'txt' (did you mean"),
         (words(), {"temprature": 0.5}, 'temprature: unknown key (did you mean "temperature"?)'),
-        (words(), {"prompt": None}, "give exactly one of prompt"),
+        (words(), {"prompt": None}, "set exactly one of prompt"),
         (words(), {"limits": {"max_cost": 1}}, '[limits] max_cost: unknown key (did you mean "max'),
         (words(), {"id": "txt"}, '[input] id names the column "txt"'),
         (words().rename({"text": "status"}), {"prompt": "{{ status }}"}, "prefix"),
