@@ -37,7 +37,7 @@ MOST_HELD_BACK_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class HeldRefusal:
     """A request that was refused, with the attempt that failed."""
 
     request: PlannedRequest
@@ -59,7 +59,7 @@ class Refusals:
 
     def __init__(self, first: FirstRequests) -> None:
         self._first = first
-        self.held: list[Refused] = []
+        self.held: list[HeldRefusal] = []
         self._reasons: Counter[tuple[int | None, str]] = Counter()
         self._in_flight = 0
         self._preferred: set[int] = set()
@@ -131,7 +131,7 @@ class Refusals:
 
     def hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
         """Hold a refusal until it is known whose fault it is."""
-        self.held.append(Refused(request, attempt, fault))
+        self.held.append(HeldRefusal(request, attempt, fault))
         self._reasons[reason_of(fault)] += 1
 
     def answered(self) -> None:

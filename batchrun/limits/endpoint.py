@@ -24,7 +24,7 @@ from batchrun.limits.buckets import ConfiguredRequests
 from batchrun.limits.concurrency import MOST, START, Concurrency, InFlight
 from batchrun.limits.load import LoadControl
 from batchrun.limits.retry_delays import Cause
-from batchrun.limits.trials import RateUnit, Refused
+from batchrun.limits.trials import RateUnit, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -344,7 +344,7 @@ class EndpointLimiter:
             self._refusals = [at for at in self._refusals if now - at < DISTRUST_S] + [now]
             if len(self._refusals) < DISTRUST_REFUSALS:
                 return True
-        refused = Refused(
+        refused = Refusal(
             _unit_of(fault),
             permit.number,
             permit.sent_at,

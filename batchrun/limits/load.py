@@ -19,7 +19,7 @@ from batchrun.limits.trials import (
     InFlightLimit,
     Lowered,
     RateUnit,
-    Refused,
+    Refusal,
     Trial,
 )
 
@@ -49,7 +49,7 @@ CLOSE_GUESS, ROUGH_GUESS = 4, 8
 SHRINK_SHARE = 0.025
 # A search for a limit that got so much further than was accepted on average may have met another one.
 FAR = 1.2
-# Refused so often below a limit that was confirmed, it is another one that limits, or it has fallen.
+# Refusal so often below a limit that was confirmed, it is another one that limits, or it has fallen.
 EARLY_REFUSALS = 3
 # Counts that differ by no more than this are those of one limit, used up each time.
 EQUAL_COUNT = 0.1
@@ -118,7 +118,7 @@ class LoadControl:
         if was_full and self.in_flight.is_known and self._trial is None:
             self.in_flight.grow()
 
-    def note_refusal(self, refused: Refused, *, counts: bool) -> bool:
+    def note_refusal(self, refused: Refusal, *, counts: bool) -> bool:
         """Learn from a refusal; say whether all should pause, since a limit seems to be used up.
 
         Args:
@@ -192,7 +192,7 @@ class LoadControl:
             else:
                 self._pass(trial)
 
-    def _is_noticed(self, refused: Refused) -> bool:
+    def _is_noticed(self, refused: Refusal) -> bool:
         """Count a refusal; say whether there are too many by now."""
         tolerated = TOLERATED + BACKGROUND_FACTOR * self._background
         gap = max(0, refused.number - self._latest)
@@ -329,7 +329,7 @@ class LoadControl:
         in_flight = self.in_flight.most
         return Trial(lowers, unit, measure, self.number + 1, now, now, rate_before, in_flight)
 
-    def _judge(self, trial: Trial, refused: Refused) -> None:
+    def _judge(self, trial: Trial, refused: Refusal) -> None:
         """Count a refusal in a trial, which may end it."""
         if refused.number < trial.first:
             return

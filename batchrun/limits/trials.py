@@ -46,7 +46,7 @@ class RateUnit(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Refusal:
     """One refusal: what was taken for it, and how things were when it left.
 
     Attributes:

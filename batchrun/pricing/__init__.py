@@ -1,7 +1,7 @@
-"""What tokens cost: `Usage`, who answered, the model and its tier → `Cost`, exact to the pico-dollar.
+"""Computes costs: `Usage`, provider, model and tier → `Cost`, exact to the pico-dollar.
 
-A cost that the provider states is the cost. Otherwise it is counted by `[price]` of the job file, or
-by genai-prices' offline list. What has no known price has an unknown cost, never 0.
+If the provider states a cost, that is the cost. Otherwise it is computed with `[price]` of the job file, or
+with genai-prices' offline list. Without a known price the cost is unknown, never 0.
 """
 
 from batchrun.pricing.book import NewPrices, PriceBook

@@ -1,4 +1,4 @@
-"""The prices of one job: its own, or those of the price list for whoever answers it."""
+"""The prices of one job: its own, or those of the price list for its provider."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from batchrun.pricing.rates import Rates
     from batchrun.records import Usage
 
-# A server may answer with ever new names; so many are told apart.
+# A server may return a new model name with each answer: prices are kept for this many.
 MOST_MODELS = 100
 MOST_KNOWN = 1_000
-# Some prices change with the hour; they are looked at again so often.
+# Some prices change with the hour of the day: they are looked up again after this time.
 PERIOD_S = 1_800
 STATED = "stated by the provider"
 _NOTHING = Billing()
 
 
 @dataclass(slots=True)
-class _Found:
-    """What is known of models under conditions: an entry of the list, or a price of the job."""
+class _ModelPrice:
+    """The price of a model under conditions: an entry of the list, or a price of the job."""
 
     entry: Entry | None
     conditions: Conditions
@@ -52,13 +52,13 @@ class PriceBook:
     """Puts a cost on usage.
 
     Args:
-        provider: who answers, by the price list's id or any other name; None goes by `base_url`.
-        base_url: where requests go. A server that the list does not know has no prices.
-        at: as of when; None is the moment of each request, since prices change.
-        fixed: rates of every model, in place of the price list.
-        by_model: rates of models by name, before both.
-        adds_fees: requests may cost more than their tokens, such as for searches; the price list holds
-            only for answers that say how many there were.
+        provider: the price list's id, or any other name; None looks it up by `base_url`.
+        base_url: the address. A server that is not in the price list has no prices.
+        at: the time whose prices to use; None is the time of each request.
+        fixed: rates of every model, instead of the price list.
+        by_model: rates of single models; they come first.
+        adds_fees: requests may cost more than their tokens, for example for searches. Then the price list
+            is used only for answers that say how many searches there were.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class PriceBook:
         self._fixed = fixed
         self._by_model = by_model or {}
         self._adds_fees = adds_fees
-        self._found: dict[tuple[object, ...], _Found] = {}
+        self._found: dict[tuple[object, ...], _ModelPrice] = {}
         self._bounds: dict[tuple[str, str | None], tuple[float, tuple[Sequence[Tier], ...]]] = {}
 
     @property
     def knows_provider(self) -> bool:
-        """Whether the price list has who answers."""
+        """Whether the price list has the provider."""
         return self._list.is_known
 
     def cost(
@@ -95,9 +95,9 @@ class PriceBook:
 
         Args:
             usage: the tokens, in inclusive counts.
-            models: names to look up in turn: as answered, as asked for.
+            models: names to look up in this order: as answered, as asked for.
             billing: what the answer says about its price.
-            at: when it was made; None is now.
+            at: the time of the exchange; None is now.
         """
         if billing is not None and billing.stated_cost is not None:
             stated = min(billing.stated_cost, MOST_COST)
@@ -130,7 +130,7 @@ class PriceBook:
         return max(known) if len(known) == len(found) else None
 
     def _possible(self, model: str, service_tier: str | None) -> tuple[Sequence[Tier], ...]:
-        """Return what may hold for a request that is sent now."""
+        """Return the rates that may apply to a request that is sent now."""
         asked = [None] if service_tier is None else [None, Billing(service_tier)]
         found = [
             self._tiers((model,), billing, moment)[0]
@@ -140,7 +140,7 @@ class PriceBook:
         return tuple(tiers for n, tiers in enumerate(found) if tiers not in found[:n])
 
     def _moments(self, model: str) -> Sequence[datetime | None]:
-        """Return when a request to a model may be priced."""
+        """Return the times at which a request to a model may be priced."""
         entry = self._list.entry((model,))
         return [None] if entry is None else entry.moments(self._moment(None))
 
@@ -157,7 +157,7 @@ class PriceBook:
     def used(
         self, *models: str | None, billing: Billing | None = None, at: datetime | None = None
     ) -> PriceUse:
-        """Return which price the cost of an answer is counted by; `models` as for `cost`."""
+        """Return the price that the cost of an answer is computed with; `models` as for `cost`."""
         moment = self._moment(at)
         as_of_us = round(moment.timestamp() * 1_000_000)
         model = next((name for name in models if name), "")
@@ -184,7 +184,7 @@ class PriceBook:
     def _tiers(
         self, models: Sequence[str | None], billing: Billing | None, at: datetime | None
     ) -> tuple[Sequence[Tier], CostSource]:
-        """Return the rates by the size of a request, and where they are from; none: unknown."""
+        """Return the rates by the size of a request, and their source; no rates: unknown."""
         said = billing or _NOTHING
         key = (models, said.service_tier, said.speed, said.inference_geo)
         found = self._found.get(key)
@@ -198,20 +198,20 @@ class PriceBook:
             return found.now(), CostSource.PRICE_LIST
         return found.entry.at(self._moment(at), found.conditions), CostSource.PRICE_LIST
 
-    def _look_up(self, names: tuple[str, ...], conditions: Conditions) -> _Found:
-        if len(self._found) >= MOST_KNOWN:  # a server that answers with ever new words
+    def _look_up(self, names: tuple[str, ...], conditions: Conditions) -> _ModelPrice:
+        if len(self._found) >= MOST_KNOWN:  # a server may send new names and tiers with each answer
             self._found.clear()
         own = next((self._by_model[name] for name in names if name in self._by_model), self._fixed)
         if own is not None:
-            return _Found(None, conditions, (Tier(-1, own),))
-        return _Found(self._list.entry(names), conditions)
+            return _ModelPrice(None, conditions, (Tier(-1, own),))
+        return _ModelPrice(self._list.entry(names), conditions)
 
     def _moment(self, at: datetime | None) -> datetime:
         return at or self._at or datetime.now(UTC)
 
 
 class NewPrices:
-    """Tells a price when it is met for the first time, so that each is kept once.
+    """Returns each price when it is first used, so that it is stored once.
 
     Args:
         book: the prices.
@@ -224,13 +224,13 @@ class NewPrices:
     def of(
         self, usage: Usage, *models: str | None, billing: Billing, at: datetime
     ) -> PriceUse | None:
-        """Return which price an answer is counted by, None when that is known already.
+        """Return the price of an answer; None when it was returned before.
 
         Args:
             usage: its tokens.
             models: as answered, as asked for.
             billing: what it says about its price.
-            at: when it came.
+            at: when it arrived.
         """
         is_stated = billing.stated_cost is not None
         if not models[0] or (usage.input_tokens is None and not is_stated):

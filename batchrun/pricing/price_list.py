@@ -1,7 +1,7 @@
 """genai-prices' offline list: the entry of a model at a provider, and its rates under conditions.
 
-An entry is used only when the name means that model: a name that merely begins like another one, or
-an unknown provider, has no price. Facts that the list does not have are kept here with their source.
+An entry is used only if the name means exactly that model: a name that only begins like another one, or
+an unknown provider, has no price. Facts that are missing in the list are here, with their source.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _THINKING = "-thinking"
 _LITELLM = "litellm"
-_ALIKE = 0.8  # how alike a misspelt name is to the one that was meant, by difflib's ratio
+_ALIKE = 0.8  # of a misspelt name and the right one: difflib's ratio
 # Vertex AI and the Gemini API name models by their path.
 _PATHS = {
     "google": ("models/", "google/", "publishers/google/models/", "publishers/anthropic/models/")
@@ -53,11 +53,11 @@ _SURCHARGES = {("anthropic", _GEO, "us"): Fraction(11, 10)}
 # https://ai.google.dev/gemini-api/docs/pricing: one price of input for text, images and audio, unless
 # another one is given for audio (November 2026).
 _AUDIO_AS_TEXT = "google/gemini"
-# Output that is not counted apart in an answer, though it has a price of its own.
+# Output with its own price that answers do not count separately.
 _UNCOUNTED = ("output_image_mtok", "output_video_mtok", "output_citation_mtok")
 _UNCOUNTED_INPUT = ("input_image_mtok", "input_video_mtok")
-# What may follow or precede the name of a model without making it another one: a date, a version, a
-# region, a vendor.
+# Parts around the name of a model that do not make it another model: a date, a version, a region, a
+# vendor.
 _TAIL = re.compile(r"(?:[-@:._]?(?:v?\d[\d.]*k?|latest|preview|beta|exp|stable|instruct))*\Z")
 _DATE_LENGTH = 8
 
@@ -65,7 +65,7 @@ Conditions = tuple[tuple[str, str], ...]
 
 
 def conditions_of(billing: Billing | None) -> Conditions:
-    """Return what an answer says that may change its price, as genai-prices names it."""
+    """Return what may change the price of an answer, in the terms of genai-prices."""
     if billing is None:
         return ()
     found: list[tuple[str, str]] = []
@@ -85,8 +85,8 @@ class PriceList:
     """The entries of one provider.
 
     Args:
-        provider: genai-prices' id of who answers, or any other name; None goes by the address.
-        base_url: the address; one that the list does not know has no prices.
+        provider: genai-prices' id, or any other name; None looks it up by the address.
+        base_url: the address. One that is not in the list has no prices.
     """
 
     def __init__(self, provider: str | None, base_url: str | None) -> None:
@@ -108,7 +108,7 @@ class PriceList:
 
     def _look_up(self, models: Sequence[str]) -> Entry | None:
         provider = None if self._provider is None else self._provider.id
-        if provider == "aws":  # only what was asked for names the region
+        if provider == "aws":  # only the requested name contains the region
             models = models[::-1]
         if provider == "openrouter":
             # Answers may leave out a suffix: `:free` has its price, `:online` adds unknown fees.

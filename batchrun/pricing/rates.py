@@ -24,8 +24,8 @@ _PER_PICO = 10**6
 class Rates:
     """Prices in 1e-18 USD per token, and the model in the price list that they belong to.
 
-    What is None has no known price, except that reasoning then costs as other output. `web_search` is
-    for one search, `request` for one request.
+    None is an unknown price; for reasoning it means the price of other output. `web_search` is for one
+    search, `request` for one request.
     """
 
     matched: str
@@ -42,7 +42,7 @@ class Rates:
     request: int = 0
 
     def highest(self, input_tokens: int, output_tokens: int) -> int:
-        """Return the most that so many tokens can cost, in pico-dollars."""
+        """Return the highest possible cost of tokens, in pico-dollars."""
         dearest = max(
             self.input,
             self.cache_read,
@@ -61,7 +61,7 @@ class Rates:
         return replace(self, **changed)
 
     def usd(self) -> dict[str, float]:
-        """Return what is known in USD: per million tokens, per thousand searches or requests."""
+        """Return the known rates in USD per million tokens, or per thousand searches or requests."""
         known = {name: rate for name, rate in asdict(self).items() if isinstance(rate, int)}
         if not self.request:
             del known["request"]
@@ -120,8 +120,8 @@ def _scaled(price: float | Decimal, factor: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Apart:
-    """Tokens that have rates of their own: parts of the input, the cache reads and the output."""
+class _SpecialTokens:
+    """Tokens with special rates: parts of the input, the cache reads and the output."""
 
     audio: int = 0
     audio_read: int = 0
@@ -129,21 +129,21 @@ class _Apart:
     reasoning: int = 0
 
 
-_NONE = _Apart()
+_NONE = _SpecialTokens()
 
 
 def cost_of(
     usage: Usage, rates: Rates, *, searches: int = 0, source: CostSource = CostSource.PRICE_LIST
 ) -> Cost | None:
-    """Return what an exchange costs by these rates, None when one that it takes is not known.
+    """Return the cost of an exchange, None when a rate that it needs is unknown.
 
-    Counts that contradict each other are cut down: no part is larger than the whole.
+    Contradictory counts are reduced: no part is larger than the whole.
 
     Args:
         usage: the tokens, in inclusive counts.
         rates: of the model.
-        searches: web searches that the provider carried out.
-        source: where the rates are from.
+        searches: web searches by the provider.
+        source: of the rates.
     """
     total, output = usage.input_tokens, usage.output_tokens
     if total is None or output is None or (searches and rates.web_search is None):
@@ -151,36 +151,38 @@ def cost_of(
     read = min(usage.cache_read_tokens or 0, total)
     write = min(usage.cache_write_tokens or 0, total - read)
     write_1h = min(usage.cache_write_1h_tokens or 0, write)
-    apart: _Apart | None = _NONE
+    special: _SpecialTokens | None = _NONE
     if usage.audio_input_tokens or usage.audio_output_tokens or rates.reasoning is not None:
-        apart = _apart(usage, rates, total - read - write, read, output)
-    if apart is None:
+        special = _special_tokens(usage, rates, total - read - write, read, output)
+    if special is None:
         return None
-    text_read = read - apart.audio_read
-    text_output = output - apart.audio_output - apart.reasoning
+    text_read = read - special.audio_read
+    text_output = output - special.audio_output - special.reasoning
     return Cost(
         _pico(
-            (total - read - write - apart.audio) * rates.input
-            + apart.audio * (rates.audio_input or 0)
+            (total - read - write - special.audio) * rates.input
+            + special.audio * (rates.audio_input or 0)
         ),
-        _pico(text_read * rates.cache_read + apart.audio_read * (rates.audio_cache_read or 0)),
+        _pico(text_read * rates.cache_read + special.audio_read * (rates.audio_cache_read or 0)),
         _pico((write - write_1h) * rates.cache_write + write_1h * rates.cache_write_1h),
         _pico(
             text_output * rates.output
-            + apart.reasoning * (rates.reasoning or 0)
-            + apart.audio_output * (rates.audio_output or 0)
+            + special.reasoning * (rates.reasoning or 0)
+            + special.audio_output * (rates.audio_output or 0)
         ),
         cache_saved=_pico(
             text_read * (rates.input - rates.cache_read)
-            + apart.audio_read * ((rates.audio_input or 0) - (rates.audio_cache_read or 0))
+            + special.audio_read * ((rates.audio_input or 0) - (rates.audio_cache_read or 0))
         ),
         other=_pico(searches * (rates.web_search or 0) + rates.request),
         source=source,
     )
 
 
-def _apart(usage: Usage, rates: Rates, uncached: int, read: int, output: int) -> _Apart | None:
-    """Return what has rates of its own, None when one of these, or an amount, is not known."""
+def _special_tokens(
+    usage: Usage, rates: Rates, uncached: int, read: int, output: int
+) -> _SpecialTokens | None:
+    """Return the tokens with special rates; None when such a rate, or their number, is unknown."""
     audio_read = min(usage.audio_cache_read_tokens or 0, read)
     audio = min(max(0, (usage.audio_input_tokens or 0) - audio_read), uncached)
     audio_output = min(usage.audio_output_tokens or 0, output)
@@ -192,10 +194,10 @@ def _apart(usage: Usage, rates: Rates, uncached: int, read: int, output: int) ->
     if any(amount and rate is None for amount, rate in priced):
         return None
     if rates.reasoning is None:
-        return _Apart(audio, audio_read, audio_output)
+        return _SpecialTokens(audio, audio_read, audio_output)
     if usage.reasoning_tokens is None:
         return None
-    return _Apart(
+    return _SpecialTokens(
         audio, audio_read, audio_output, min(usage.reasoning_tokens, output - audio_output)
     )
 

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PriceUse:
-    """Which price the costs of a model were counted by.
+    """The price that the costs of a model were computed with.
 
     Attributes:
         model: as answered.
-        source: where the price is from: the price list with its version, or the job file.
-        as_of_us: the moment that it holds for, in microseconds since 1970 UTC.
+        source: the price list with its version, or the job file.
+        as_of_us: the time whose price it is, in microseconds since 1970 UTC.
         matched: the model in the price list; None when the price is not known.
         rates: USD per million tokens (`input`, `output`, `cache_read`, `cache_write`,
             `cache_write_1h`, and where they are known and differ `audio_input`, `audio_cache_read`,
             `audio_output`, `reasoning`), and per thousand (`web_search`, `request`).
         tiers: (input tokens, the rates of all tokens of a request with more of them).
-        conditions: what the answers said about their price, such as `flex`, `batch`, `fast` or `us`.
+        conditions: from the answers, such as `flex`, `batch`, `fast` or `us`.
     """
 
     model: str
@@ -38,7 +38,7 @@ class PriceUse:
 
 @dataclass(frozen=True, slots=True)
 class ModelTotals:
-    """What one model answered: attempts that succeeded, and the tokens and cost of all of them.
+    """The successful attempts of one model, and the tokens and cost of all its attempts.
 
     `cost` is in pico-dollars, None when the price is unknown. Tokens are None when no answer counted
     them.
@@ -53,11 +53,11 @@ class ModelTotals:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionTotals:
-    """What one execution did by itself.
+    """What one execution did.
 
     Attributes:
-        sent: requests that it sent, each counted once however many attempts it took.
-        succeeded: requests that it brought to an answer; `errored` those that failed.
+        sent: requests that it sent, each counted once for all its attempts.
+        succeeded: requests that it got an answer to; `errored` those that failed.
         input_tokens: of its attempts, None when no answer counted them; also `output_tokens`.
         cost: of its attempts in pico-dollars, None when no price is known.
     """
@@ -72,11 +72,11 @@ class ExecutionTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """What a run amounts to, over all its executions.
+    """The sums of a run over all its executions.
 
     Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
     attempts that may have been billed although their answer never arrived. `waiting` is what the
-    latest execution was waiting for when it last said so, `cap` its `max_cost_usd`. `endings` counts
+    latest execution waited for when it last reported that, `cap` its `max_cost_usd`. `endings` counts
     the answers that rows have now by how they ended, all samples and choices of a row included. Tokens
     are None when there are answers and none of them counted these.
 
@@ -120,7 +120,7 @@ class RunTotals:
 
     @property
     def is_unpriced(self) -> bool:
-        """Whether there are answers, and not one of them has a known price."""
+        """Whether there are answers and none has a known price."""
         return bool(self.unpriced) and not self.cost_by_model
 
     @property
