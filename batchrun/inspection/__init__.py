@@ -22,12 +22,12 @@ from batchrun.records import PICO_PER_USD
 from batchrun.render import Renderer
 from batchrun.run.conclusion import check_intact, write_files
 from batchrun.run.matrix import (
-    as_it_stands,
     count_damaged,
     damage_hint,
     is_matrix,
     matrix_status,
     runs_in,
+    settled_totals,
 )
 from batchrun.run.preparation import input_signature, our_columns, price_book
 from batchrun.run.scoring import Evaluation
@@ -139,7 +139,7 @@ def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
 def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     running = checkpoint.is_locked(directory)
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-        totals = as_it_stands(checkpoint.totals(store), running=running)
+        totals = settled_totals(checkpoint.totals(store), running=running)
     # Looking takes as long as adding up, and a live run is asked again and again.
     damaged = 0 if running else count_damaged(directory)
     if not as_json:

@@ -29,7 +29,7 @@ from batchrun.run.execution import REFRESH_S, Execution, Shared, first_batchrun_
 from batchrun.run.interrupts import Interrupts, counted_sigint
 from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
 from batchrun.run.preparation import Prepared, RunOptions, check_places, prepare, run_directory
-from batchrun.run.progress import Progress
+from batchrun.run.progress import Progress, Show
 from batchrun.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -249,14 +249,8 @@ def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -
     unit = "row" if all(job.request.samples == 1 for job in jobs) else "sample"
     rows = [run.plan.total if options.rows is None else len(options.rows) for run in runs]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
-    return Progress(
-        jobs[0].name,
-        total,
-        unit=unit,
-        cap=money.cap,
-        spent=money.spent,
-        quiet=options.quiet,
-    )
+    show = Show.NOTHING if options.quiet else Show.AUTO
+    return Progress(jobs[0].name, total, unit=unit, show=show, money=money)
 
 
 async def _run_all(executions: Sequence[Execution], shared: Shared) -> list[BatchrunError | None]:

@@ -1,4 +1,4 @@
-"""The end of an execution: the outputs, `summary.json`, and how the run stands."""
+"""The end of an execution: output files, `summary.json` and the report."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ MOST_DAMAGED = 5
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """How a run stands after an execution.
+    """The state of a run after an execution.
 
     Attributes:
         totals: counts, tokens and money over all executions of the run.
         directory: the run directory.
         files: the outputs that were written.
-        error: what ended the execution early or kept the outputs from being written; None when it
-            went through, whether or not single items failed.
-        score: what the answers are worth, when the job has a `[score]`.
+        error: what ended the execution early, or why the outputs could not be written; None when it
+            finished, whether or not rows failed.
+        score: of the answers, when the job has a `[score]`.
     """
 
     totals: RunTotals
@@ -61,7 +61,7 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 all succeeded, 3 some items errored, otherwise the error's."""
+        """0 when all rows succeeded, 3 when some failed, otherwise the exit code of the error."""
         if self.error is not None:
             return self.error.exit_code
         return 3 if self.totals.errored or self.totals.pending else 0
@@ -73,37 +73,37 @@ class RunReport:
 
     @property
     def shortfall(self) -> str | None:
-        """Which rows have no answer, and most often why, in one line; None when all have one."""
+        """How many rows have no answer, with the most frequent reason; None without any."""
         return report.shortfall([self.totals])
 
     @property
     def is_resumable(self) -> bool:
-        """Whether running it again would go on."""
+        """Whether the same command would continue it."""
         is_cut_short = isinstance(self.error, Interrupted)
         is_left = bool(self.totals.pending or self.totals.to_retry)
         return self.error is not None and (is_cut_short or is_left)
 
     @property
     def results(self) -> pl.LazyFrame:
-        """The result table, read when it is collected: every input row with our columns beside it.
+        """The result table: every input row with its columns and ours. It is read when it is collected.
 
         Raises:
-            OutputError: when it has not been written.
+            OutputError: when it was not written.
         """
         return output.scan_results(self.directory, [path.name for path in self.result_files])
 
     @property
     def usage(self) -> pl.LazyFrame:
-        """One row for each attempt, failed ones included, read when it is collected.
+        """One row for each attempt, also failed ones. It is read when it is collected.
 
         Raises:
-            OutputError: when it has not been written.
+            OutputError: when it was not written.
         """
         return output.scan_results(self.directory, [USAGE_FILE])
 
     @property
     def result_files(self) -> tuple[Path, ...]:
-        """The files with results among those that were written."""
+        """Those of the written files that have results."""
         return tuple(p for p in self.files if p.name not in (USAGE_FILE, SUMMARY_FILE))
 
     def summary(self) -> dict[str, Any]:
@@ -111,13 +111,13 @@ class RunReport:
         return report.summary(self.totals, self.score)
 
     def summary_text(self, *, colour: bool = False) -> str:
-        """Return the summary that a person reads after a run."""
+        """Return the summary for the terminal."""
         return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The outputs of a run, what they add up to, and what the answers are worth where asked."""
+    """The output files of a run, its totals and its score."""
 
     files: tuple[Path, ...] = ()
     score: ScoreTotals | None = None
@@ -166,10 +166,10 @@ def conclude(
     error: BatchrunError | None,
     is_placed: bool,
 ) -> RunReport:
-    """Write what is there, also after a stop; the results are safe whatever happens here.
+    """Write the outputs, also after a stop. An error here does not affect the checkpoint.
 
-    Outputs of an earlier execution are better than ones that lack answers which are there but were
-    not matched to their rows before the stop: then the files stay as they are.
+    If the run stopped before all stored answers were matched to their rows (`is_placed` is false), the
+    files of the earlier execution stay: new ones would lack these answers.
     """
     written = Written()
     try:
@@ -184,7 +184,7 @@ def conclude(
         error = error or OutputError(str(problem))
     except RecordsDamaged as problem:
         error = problem
-    # To add up a large run takes seconds.
+    # The totals of a large run take seconds to compute.
     totals = written.totals or checkpoint.totals(store)
     return RunReport(totals, plan.directory, written.files, error, written.score)
 
@@ -201,12 +201,12 @@ def write_files(
 ) -> Written:
     """Score the answers, and write the outputs and `summary.json`.
 
-    `rows` may stand in for the checkpoint's. Without `score_again`, scores that are kept are used.
+    `rows` replace those of the checkpoint. Without `score_again`, stored scores are used.
 
     Raises:
-        RecordsDamaged: when something that was paid for is; nothing is written then.
-        OutputError: when a file cannot be written, or the input is no longer the one that was run.
-        JobError: when a file of somebody else's is in the place of one.
+        RecordsDamaged: when a stored record is damaged; then nothing is written.
+        OutputError: when a file cannot be written, or the input changed during the run.
+        JobError: when a file that no run wrote has the name of an output.
     """
     if not source.is_unchanged():
         raise OutputError(
@@ -230,10 +230,10 @@ def write_files(
 
 
 def check_intact(store: checkpoint.Checkpoint, directory: Path, config: OutputConfig) -> None:
-    """See that everything that was paid for is as it was written.
+    """Check that all stored answers, attempts and turns match their checksums.
 
     Raises:
-        RecordsDamaged: saying what is not, where the right copy is, and what to do.
+        RecordsDamaged: naming the damaged records, where a correct copy is, and what to do.
     """
     try:
         checkpoint.check_intact(store)
@@ -249,7 +249,7 @@ def check_intact(store: checkpoint.Checkpoint, directory: Path, config: OutputCo
 def described(
     store: checkpoint.Checkpoint, damage: Damage, directory: Path, config: OutputConfig | None
 ) -> list[tuple[DamagedRecord, str]]:
-    """Say of damaged records what they are, and which output has the right copy."""
+    """Describe damaged records, and say which output file has a correct copy."""
     return [(record, _described(store, record, directory, config)) for record in damage.first]
 
 

@@ -1,4 +1,4 @@
-"""Running a matrix: a run for each cell, side by side, under one budget and shared limits."""
+"""Runs a matrix: one run for each cell, at the same time, with one budget and shared limits."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ WORST_FIRST = (130, 143, 129, 5, 4, 6, 3, 0)
 
 @dataclass(frozen=True, slots=True)
 class MatrixReport:
-    """How the runs of a matrix stand after an execution.
+    """The state of the runs of a matrix after an execution.
 
     Attributes:
         directory: holds a folder for each cell.
-        cells: how each stands, by the name of its folder, in order.
+        cells: by the name of the folder, in order.
     """
 
     directory: Path
@@ -51,12 +51,12 @@ class MatrixReport:
 
     @property
     def exit_code(self) -> int:
-        """The worst of the cells: see `WORST_FIRST`."""
+        """The worst exit code of the cells, by `WORST_FIRST`."""
         return min((cell.exit_code for cell in self.cells.values()), key=WORST_FIRST.index)
 
     @property
     def error(self) -> BatchrunError | None:
-        """What ended the worst of the cells early, None when all went through."""
+        """What ended the worst cell early; None when all finished."""
         worst = min(self.cells.values(), key=lambda cell: WORST_FIRST.index(cell.exit_code))
         return worst.error
 
@@ -74,16 +74,16 @@ class MatrixReport:
 
     @property
     def shortfall(self) -> str | None:
-        """Which rows of all cells have no answer, and most often why; None when all have one."""
+        """How many rows of all cells have no answer, with the most frequent reason; None without any."""
         return report.shortfall([cell.totals for cell in self.cells.values()])
 
     @property
     def is_resumable(self) -> bool:
-        """Whether running it again would go on."""
+        """Whether the same command would continue it."""
         return any(cell.is_resumable for cell in self.cells.values())
 
     def summary_text(self, *, colour: bool = False) -> str:
-        """Return the table that a person reads after the runs, which has no colours."""
+        """Return the table for the terminal. It has no colours."""
         del colour
         rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
         lines = [harmless(line) for line in _table(rows)]
@@ -124,7 +124,7 @@ async def _run_matrix(job: Job, options: RunOptions, interrupts: Interrupts) -> 
 
 
 def _spent_by_others(directory: Path, jobs: Sequence[Job]) -> int:
-    """Return what the cells cost that this execution leaves alone, in pico-dollars."""
+    """Return the cost of the cells that this execution does not run, in pico-dollars."""
     names = {job.cell.name for job in jobs if job.cell is not None}
     spent = 0
     for cell in read_cells(directory):
@@ -141,7 +141,7 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
         CheckpointError: when one of them has no usable checkpoint.
     """
     running = checkpoint.is_locked(directory)
-    found = dict(_standing(directory, running=running))
+    found = dict(_cell_totals(directory, running=running))
     damaged = {name: 0 if running else count_damaged(directory / name) for name in found}
     if not as_json:
         state = "running" if running else "not running"
@@ -166,32 +166,32 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
 
 
 def count_damaged(directory: Path) -> int:
-    """Return how many records of a run that nobody works on are no longer what was written."""
+    """Return how many records of a run do not match their checksums. The run must not be running."""
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         return checkpoint.find_damage(store).count
 
 
 def damage_hint(count: int, directory: Path) -> str:
-    """Return what `batchrun status` says about damaged records."""
+    """Return the message of `batchrun status` about damaged records."""
     return f"{count:,} stored records do not match their checksums: batchrun verify {directory}"
 
 
-def as_it_stands(totals: RunTotals, *, running: bool) -> RunTotals:
-    """Return the totals of a run, which nobody may be working on any more."""
+def settled_totals(totals: RunTotals, *, running: bool) -> RunTotals:
+    """Return the totals of a run; of one that is not running, nothing is in flight any more."""
     if running:
         return totals
-    # Nobody waits for these answers any more: what was in flight may have been billed.
+    # These answers will not arrive, but they may have been billed.
     lost = totals.maybe_billed + totals.in_flight
     return replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
 
 
-def _standing(
+def _cell_totals(
     directory: Path, *, running: bool
 ) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
     for cell in read_cells(directory):
         with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
             score = checkpoint.score_totals(store, labels=False, folded=False)
-            totals = as_it_stands(checkpoint.totals(store), running=running)
+            totals = settled_totals(checkpoint.totals(store), running=running)
             yield cell.name, (totals, score if score.scored else None)
 
 
@@ -210,7 +210,7 @@ def _added(rows: Sequence[tuple[RunTotals, ScoreTotals | None]]) -> dict[str, An
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    """Add up tokens; None when there are only counts that nobody made."""
+    """Add up token counts; None when all are unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
@@ -259,7 +259,7 @@ def is_matrix(directory: Path) -> bool:
 
 
 def read_cells(directory: Path) -> list[Cell]:
-    """Return the cells that have been begun in a directory, in order; none when it is no matrix.
+    """Return the cells that were begun in a directory, in order; none when it is not a matrix.
 
     Raises:
         CheckpointError: when the list cannot be read.
@@ -272,16 +272,16 @@ def read_cells(directory: Path) -> list[Cell]:
         return []
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}); remove it, and run the matrix again: the cells "
-            "are beside it, and what they hold is not sent again"
+            f"{path}: cannot be read ({error}); remove it and run the matrix again. The cells in "
+            "the same directory are kept, and their answers are not sent again"
         ) from None
     return [cell for cell in cells if (directory / cell.name / checkpoint.FILE_NAME).is_file()]
 
 
 def write_cells(directory: Path, jobs: Sequence[Job]) -> None:
-    """List the cells of a matrix, and behind them those of earlier runs that it no longer has.
+    """Write the list of cells: those of the matrix, then those that only earlier runs had.
 
-    A run of some cells keeps the order that there was.
+    A run of some of the cells keeps the earlier order.
 
     Raises:
         OutputError: when it cannot be written.
@@ -298,13 +298,13 @@ def write_cells(directory: Path, jobs: Sequence[Job]) -> None:
 
 
 def runs_in(directory: Path) -> list[Path]:
-    """Return the run directories of a matrix, or the directory itself when it is none."""
+    """Return the run directories of a matrix, or the directory itself."""
     if not is_matrix(directory):
         return [directory]
     return [directory / cell.name for cell in read_cells(directory)]
 
 
 def is_simulated(directory: Path) -> bool:
-    """Say whether a run directory, which may be that of a cell, is for simulated answers."""
+    """Say whether a run directory, also that of a cell, is for simulated answers."""
     place = directory.resolve()
     return (place.parent if is_matrix(place.parent) else place).name.endswith(SIMULATED_SUFFIX)

@@ -1,4 +1,4 @@
-"""The tqdm bar, on a terminal or in a notebook; elsewhere a line now and then."""
+"""The tqdm bar, on a terminal or in a notebook; otherwise a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
 
+    from batchrun.limits import CostBudget
     from batchrun.records import Attempt, Result
 
 
@@ -39,7 +41,7 @@ def _format(bar: str, times: str = _TIMES[0]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """Something to say beside the bar; `rank` 0 must not be overlooked, a higher one may be."""
+    """A fact beside the bar. One of `rank` 0 is always shown, others if there is room."""
 
     text: str
     rank: int = 0
@@ -50,7 +52,7 @@ class _Fact:
 
 
 class _Display:
-    """A stream that may go away (`2>&1 | head`, a closed window) without ending a run."""
+    """A stream that may close (`2>&1 | head`, a closed window) without ending a run."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -59,7 +61,9 @@ class _Display:
         return getattr(self._stream, name)
 
     def isatty(self) -> bool:
-        return self._stream is not None and self._stream.isatty()
+        with suppress(OSError, ValueError):
+            return self._stream is not None and self._stream.isatty()
+        return False  # it was closed
 
     def write(self, text: str) -> None:
         with suppress(OSError, ValueError):
@@ -73,7 +77,7 @@ class _Display:
 
 
 class _Skipping:
-    """What our bars can do beside those of tqdm; none is drawn by a thread of tqdm's."""
+    """Adds to a bar of tqdm; tqdm's own thread does not draw it."""
 
     monitor_interval = 0
     n: float
@@ -81,7 +85,7 @@ class _Skipping:
     last_print_n: float
 
     def skip(self, count: int) -> None:
-        """Count what took no time, and so says nothing about the rate and the time left."""
+        """Count rows that took no time: rate and remaining time ignore them."""
         self.n += count
         self.initial += count
         self.last_print_n += count
@@ -99,23 +103,30 @@ def _in_notebook() -> bool:
 
 
 def _notebook_bar(**facts: Any) -> Any:  # noqa: ANN401 - a class that is made here
-    """Return the bar that tqdm has for notebooks: a widget, or text where there are none."""
+    """Return tqdm's bar for notebooks: a widget, or text where there are no widgets."""
     widget = import_module("tqdm.auto").tqdm
     return type("_NotebookBar", (_Skipping, widget), {})(**facts)
+
+
+class Show(Enum):
+    """How to show progress."""
+
+    AUTO = "auto"  # a bar if stderr can redraw a line, otherwise lines
+    BAR = "bar"
+    LINES = "lines"
+    NOTHING = "nothing"
 
 
 class Progress:
     """Shows how far a run is, on stderr.
 
     Args:
+        name: of the run.
         total: items in the run.
-        unit: what an item is called.
-        quiet: show nothing.
-        terminal: draw a bar; otherwise print lines. Default: whether stderr is a terminal
-            that can redraw a line.
-        cap: the most that the run may cost, over all its executions, in pico-dollars.
-        spent: what earlier executions have cost of that.
-        clock: returns seconds that never go back.
+        unit: the name of an item.
+        show: how to show it.
+        money: the cost cap of the run, and what earlier executions have spent of it.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -124,21 +135,18 @@ class Progress:
         total: int,
         *,
         unit: str = "row",
-        cap: int | None = None,
-        spent: int = 0,
-        quiet: bool = False,
-        terminal: bool | None = None,
+        show: Show = Show.AUTO,
+        money: CostBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self.unit = unit
         self._total = total
-        self._quiet = quiet
+        self._quiet = show is Show.NOTHING
         self._clock = clock
         self._display = _Display(sys.stderr)
-        if terminal is None:
-            terminal = self._display.isatty() and not is_dumb()
-        self._terminal = terminal
+        can_redraw = self._display.isatty() and not is_dumb()
+        self._terminal = show is Show.BAR or (show is Show.AUTO and can_redraw)
         self._is_notebook = _in_notebook()
         self._bar: _Bar | None = None
         self._done = 0
@@ -146,8 +154,8 @@ class Progress:
         self._errors = 0
         self._endings: Counter[str] = Counter()
         self._tokens = 0
-        self._cap = cap
-        self._pico = spent if cap is not None else 0
+        self._cap = None if money is None else money.cap
+        self._pico = 0 if money is None or money.cap is None else money.spent
         self._unpriced = 0
         self._start = clock()
         self._next = self._start
@@ -157,13 +165,13 @@ class Progress:
         if self._quiet:
             pass
         elif self._is_notebook:
-            self._bar = _notebook_bar(**self._look(bar_format=_format("{bar}")))
+            self._bar = _notebook_bar(**self._bar_options(bar_format=_format("{bar}")))
         elif self._terminal:
-            self._bar = _Bar(file=self._display, dynamic_ncols=True, **self._look())
+            self._bar = _Bar(file=self._display, dynamic_ncols=True, **self._bar_options())
         self._next = self._clock() + (LINE_EVERY_S if self._bar is None else REFRESH_EVERY_S)
         return self
 
-    def _look(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - what tqdm takes
+    def _bar_options(self, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - what tqdm takes
         return {
             "total": self._total,
             "desc": self._name,
@@ -181,7 +189,7 @@ class Progress:
             self._bar = None
 
     def reused(self, count: int) -> None:
-        """Count items that were done before."""
+        """Count items that were already done."""
         self._done += count
         if self._bar is not None:
             self._bar.skip(count)
@@ -193,13 +201,13 @@ class Progress:
         self.reused(count)
 
     def used(self, attempt: Attempt) -> None:
-        """Count what an attempt used, also one that failed."""
+        """Count what an attempt used, also if it failed."""
         usage, cost = attempt.usage, attempt.cost
         self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._pico += cost.total if cost is not None else 0
 
     def finished(self, result: Result, *, is_counted: bool = False) -> None:
-        """Count a result, and what its last attempt used unless that is counted already."""
+        """Count a result, and what its last attempt used unless that was counted before."""
         if not is_counted:
             self.used(result.last)
         self._sent += 1
@@ -213,12 +221,12 @@ class Progress:
         self._show()
 
     def waiting(self, reason: str | None) -> None:
-        """Say what the run is waiting for, if anything."""
+        """Show what the run is waiting for; None for nothing."""
         self._waiting = reason and harmless(reason)
         self._show()
 
     def note(self, message: str) -> None:
-        """Print a message without tearing the bar."""
+        """Print a message above the bar."""
         if self._quiet:
             return
         message = harmless(message)
@@ -250,10 +258,10 @@ class Progress:
         self._bar.set_postfix_str(", ".join(fact.text for fact in facts), refresh=True)
 
     def _fitted(self, bar: _Bar, columns: int, facts: list[_Fact]) -> tuple[str, list[_Fact]]:
-        """Return a format and the facts that a line of so many columns has room for.
+        """Return the format and the facts that fit on a line.
 
-        What must not be overlooked takes the room of the bar, and then of the rate; of the other
-        facts those are shown beside which the bar is still one.
+        Facts of rank 0 take the room of the bar and then of the rate. Other facts are shown if the bar
+        does not become too short.
         """
         state = {**bar.format_dict, "postfix": None, "ncols": None}
         shown = [fact for fact in facts if fact.rank == 0]
@@ -270,7 +278,7 @@ class Progress:
         return _format(f"{{bar:{width}}}", times), [fact for fact in facts if fact in shown]
 
     def _facts(self) -> list[_Fact]:
-        """What there is to say beside the bar."""
+        """Return the facts beside the bar."""
         facts = [_Fact(f"{_short(self._tokens)} tokens", 3), _Fact(self._cost(), 2)]
         if self._errors:
             facts.append(_Fact(f"{self._errors} errors"))

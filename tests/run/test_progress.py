@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.records import Attempt, Completion, Cost, Ending, Result, Status, Usage
-from batchrun.run.progress import LINE_EVERY_S, Progress
+from batchrun.run.progress import LINE_EVERY_S, Progress, Show
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r")
 
@@ -58,11 +58,10 @@ def progress_on(
     total: int,
     clock: Clock,
     *,
-    quiet: bool = False,
-    terminal: bool | None = None,
+    show: Show = Show.AUTO,
 ) -> Progress:
     with redirect_stderr(stderr):
-        return Progress("triage", total, quiet=quiet, terminal=terminal, clock=clock)
+        return Progress("triage", total, show=show, clock=clock)
 
 
 def result(
@@ -224,22 +223,22 @@ def test_a_note_without_a_terminal_is_a_line(pipe: io.StringIO, clock: Clock) ->
 def test_what_is_no_terminal_can_be_treated_as_one_and_the_other_way_round(
     terminal: Terminal, clock: Clock
 ) -> None:
-    with progress_on(terminal, 10, clock, terminal=False):
+    with progress_on(terminal, 10, clock, show=Show.LINES):
         pass
     assert terminal.getvalue() == ""
-    with progress_on(terminal, 10, clock, terminal=True):
+    with progress_on(terminal, 10, clock, show=Show.BAR):
         pass
     assert "0/10" in terminal.text
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_quiet_shows_nothing_at_all(terminal: Terminal, clock: Clock, *, is_terminal: bool) -> None:
-    with progress_on(terminal, 10, clock, quiet=True, terminal=is_terminal) as progress:
+@pytest.mark.parametrize("stderr", [Terminal(), io.StringIO()])
+def test_quiet_shows_nothing_at_all(stderr: io.StringIO, clock: Clock) -> None:
+    with progress_on(stderr, 10, clock, show=Show.NOTHING) as progress:
         progress.note("note")
         clock.now += 2 * LINE_EVERY_S
         progress.finished(result())
         progress.waiting("retry")
-    assert terminal.getvalue() == ""
+    assert stderr.getvalue() == ""
 
 
 # The display is not what the run is for
@@ -255,12 +254,12 @@ def everything(progress: Progress, clock: Clock) -> None:
             progress.waiting("retry")
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_a_reader_that_goes_away_does_not_end_the_run(clock: Clock, *, is_terminal: bool) -> None:
+@pytest.mark.parametrize("show", [Show.AUTO, Show.BAR, Show.LINES])
+def test_a_reader_that_goes_away_does_not_end_the_run(clock: Clock, *, show: Show) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", buffering=1) as stream:
-        everything(progress_on(stream, 4, clock, terminal=is_terminal), clock)
+        everything(progress_on(stream, 4, clock, show=show), clock)
         # What is left in the buffer shall not fail when the file is closed either.
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), writing)
@@ -272,16 +271,16 @@ def closed_stream() -> io.StringIO:
     return stream
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("show", [Show.AUTO, Show.BAR, Show.LINES])
 @pytest.mark.parametrize("stderr", [closed_stream(), None], ids=["closed", "none"])
 def test_a_missing_stderr_does_not_end_the_run(
     clock: Clock,
     capsys: pytest.CaptureFixture[str],
     stderr: io.StringIO | None,
     *,
-    is_terminal: bool,
+    show: Show,
 ) -> None:
-    everything(progress_on(stderr, 4, clock, terminal=is_terminal), clock)
+    everything(progress_on(stderr, 4, clock, show=show), clock)
     assert capsys.readouterr().out == ""
 
 
