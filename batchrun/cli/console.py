@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrun.errors import JobError, harmless
-from batchrun.formats.credentials import without_credentials
-from batchrun.report.formatting import wants_color
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from batchrun.errors import BatchrunError
 
 
@@ -24,8 +24,22 @@ def ask(question: str) -> bool:
     return click.confirm(harmless(question), err=True)
 
 
+def wants_color(stream: TextIO | None) -> bool:
+    """Return whether to print in colour to a stream.
+
+    `NO_COLOR` (https://no-color.org) has priority over `FORCE_COLOR`, and both over the terminal.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "0") not in ("", "0", "false"):
+        return True
+    return stream is not None and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
 def fail(error: BatchrunError | str) -> None:
     """Print an error."""
+    from batchrun.formats.credentials import without_credentials  # noqa: PLC0415 - slow to load
+
     label = "error: "
     if wants_color(sys.stderr):
         label = click.style(label, fg="red", bold=True)

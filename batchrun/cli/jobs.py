@@ -11,11 +11,16 @@ import click
 
 import batchrun
 from batchrun.cli import options
-from batchrun.cli.console import echo, fail, say
-from batchrun.cli.options import JOB, completing, overrides, request_options, run_options
+from batchrun.cli.console import echo, fail, say, wants_color
+from batchrun.cli.options import (
+    JOB,
+    FormatChoice,
+    completing,
+    overrides,
+    request_options,
+    run_options,
+)
 from batchrun.errors import harmless_but_coloured, harmless_json
-from batchrun.formats import DEFAULT, FORMATS
-from batchrun.report.formatting import wants_color
 
 if TYPE_CHECKING:
     from datetime import date
@@ -138,12 +143,12 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
 @click.option(
     "--format",
     "wire_format",
-    type=click.Choice([*FORMATS]),
-    default=DEFAULT,
-    show_default=True,
-    help="API format.",
+    type=FormatChoice(),
+    help="API format. Default: messages.",
 )
-def init(table: str, output: Path | None, model: str | None, wire_format: FormatName) -> None:
+def init(
+    table: str, output: Path | None, model: str | None, wire_format: FormatName | None
+) -> None:
     """Write a job file for TABLE.
 
     Chooses an id column, a prompt and, if a column has the right answers, a score. The job can be run unchanged. Never overwrites a file.

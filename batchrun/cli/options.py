@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from click.shell_completion import CompletionItem
 
 import batchrun
 from batchrun.cli.console import ask
-from batchrun.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +96,22 @@ class RunDirectory(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FormatChoice(click.Choice[str]):
+    """The names of the wire formats, which are loaded when a command needs them."""
+
+    case_sensitive = True
+
+    def __init__(self) -> None:
+        """Leave `choices` to the property."""
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names."""
+        from batchrun.formats import FORMATS  # noqa: PLC0415 - too slow for every `--help`
+
+        return tuple(FORMATS)
+
+
 DIRECTORY = click.argument(
     "directory",
     type=RunDirectory(),
@@ -113,7 +129,7 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
             metavar="MODEL",
             help="Model to use. Repeat to compare several models (a matrix).",
         ),
-        click.option("--format", "wire_format", type=click.Choice([*FORMATS]), help="API format."),
+        click.option("--format", "wire_format", type=FormatChoice(), help="API format."),
         click.option("--base-url", metavar="URL", help="API base URL, without /v1."),
         click.option(
             "--limit",

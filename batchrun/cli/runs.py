@@ -10,10 +10,9 @@ import click
 
 import batchrun
 from batchrun.cli import options
-from batchrun.cli.console import say
+from batchrun.cli.console import say, wants_color
 from batchrun.cli.options import DIRECTORY, completing
 from batchrun.errors import harmless, harmless_but_coloured, harmless_json
-from batchrun.report.formatting import wants_color
 
 if TYPE_CHECKING:
     from collections.abc import Callable

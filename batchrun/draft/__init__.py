@@ -56,7 +56,7 @@ def init_job(
     to: Path | None = None,
     *,
     model: str | None = None,
-    wire_format: FormatName = formats.DEFAULT,
+    wire_format: FormatName | None = None,
 ) -> Draft:
     """Write a job file for a table. Never overwrites a file.
 
@@ -64,12 +64,13 @@ def init_job(
         table: a table, or a glob of several.
         to: the job file; default: `<table>.toml` in the current directory.
         model: the model; default: a small model of the vendor of the format.
-        wire_format: `messages` or `chat`.
+        wire_format: `messages` (default) or `chat`.
 
     Raises:
         JobError: when the table cannot be read, has no rows or no column for a prompt, or the file
             exists.
     """
+    wire_format = wire_format or formats.DEFAULT
     path = to or Path(f"{_plain_name(table)}.toml")
     _refuse_existing(path)
     place = table if is_remote(table) else str(Path(table).absolute())

@@ -12,7 +12,6 @@ from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
 
 def short(text: str, most: int) -> str:
@@ -121,15 +120,3 @@ def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def is_dumb() -> bool:
     """Say whether the terminal can do no more than print lines (`TERM=dumb`)."""
     return os.environ.get("TERM") == "dumb"
-
-
-def wants_color(stream: TextIO | None) -> bool:
-    """Say whether to print in colour there.
-
-    `NO_COLOR` (https://no-color.org) goes before `FORCE_COLOR`, and both before the terminal.
-    """
-    if os.environ.get("NO_COLOR"):
-        return False
-    if os.environ.get("FORCE_COLOR", "0") not in ("", "0", "false"):
-        return True
-    return stream is not None and not is_dumb() and stream.isatty()

@@ -242,3 +242,14 @@ def test_the_completion_of_a_process(folder: Path) -> None:
     )
     code, stdout, _ = batchrun(cwd=folder, env=env)
     assert (code, stdout.split()) == (0, ["plain", "triage.toml", "_"])
+
+
+def test_help_loads_no_library_that_it_does_not_need() -> None:
+    code = "import sys, batchrun.cli; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = set(done.stdout.split())
+    ours = {name for name in loaded if name.startswith("batchrun.") and ".cli" not in name}
+    assert ours == {"batchrun.errors"}
+    assert not loaded & {"anyio", "httpx", "jinja2", "orjson", "polars", "sqlite_utils"}
