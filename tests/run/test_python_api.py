@@ -179,7 +179,7 @@ def test_what_stops_a_run_is_raised_and_calling_again_goes_on(folder: Path) -> N
         (words(), {"temprature": 0.5}, 'temprature: unknown key (did you mean "temperature"?)'),
         (words(), {"prompt": None}, "set exactly one of prompt"),
         (words(), {"limits": {"max_cost": 1}}, '[limits] max_cost: unknown key (did you mean "max'),
-        (words(), {"id": "txt"}, '[input] id names the column "txt"'),
+        (words(), {"id": "txt"}, '[input] id = "txt" is not a column'),
         (words().rename({"text": "status"}), {"prompt": "{{ status }}"}, "prefix"),
         (pl.DataFrame({"text": [object()]}), {}, "cannot be kept as Parquet"),
         (words().head(0).select(), {}, "no column"),
