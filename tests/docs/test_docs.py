@@ -247,3 +247,33 @@ def test_anchors_of_links_exist(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
         linked = page.parent / target if target else page
         assert anchor in anchors(linked), f"{target}#{anchor}"
+
+
+def test_make_targets_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / ".ci" / "run"]
+    pages += (ROOT / ".github").rglob("*.yml")
+    named = {
+        target
+        for page in pages
+        for words in re.findall(
+            r"(?:`|\$ |run: |^)make ((?:[a-z]+ ?)+)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for target in words.split()
+    }
+    assert {"check", "test", "demo", "dist", "bench"} <= named <= targets
+    phony = makefile.partition(".PHONY:")[2].partition("\n")[0].split()
+    assert set(phony) == targets
+
+
+def test_what_the_makefile_runs_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    modules = set(re.findall(r"-m ((?:benchmarks|tests)[.\w]*)", makefile))
+    assert {"benchmarks.throughput", "tests.support.chaos"} <= modules
+    for module in modules:
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    files = re.findall(r"\btests/[\w/]+\.py\b", makefile)
+    assert files
+    assert [file for file in files if not (ROOT / file).is_file()] == []
