@@ -1,31 +1,38 @@
-"""What holds requests back: rates, concurrency, pauses, money, and errors that are too many.
+"""Limits requests: rates, concurrency, pauses, money, and too many errors.
 
 Limits are kept for each base URL, model and key: an *endpoint*. What the job sets is an upper bound; below
-it, the provider's own limits are followed. A request passes these, in this order:
+it, the provider's own limits are followed. `Limits` is the `Admission` of live dispatch. A request passes, in
+this order:
 
-1. **Money** (`stops.py`): what it can cost at most has to be left of `max_cost_usd`.
+1. **Money** (`stops.py`): its highest possible cost must be left of `max_cost_usd`.
 2. **Configured requests per minute** (`buckets.ConfiguredRequests`): aiolimiter.
-3. **The circuit breaker** (`breaker.py`): when nearly all requests fail, all pause together, then one
-   probe is sent, then twice as many in each step in which none failed.
+3. **The circuit breaker** (`breaker.py`): when nearly all requests fail, all pause. Then one probe is sent,
+   then twice as many after each step in which none failed.
 4. **Concurrency** (`concurrency.py`): grows while more in flight brings more answers.
-5. **Rates** (`allowances.py`): token buckets at the tightest of what the job configures, what headers
-   report and what refusals taught (`load.py`).
+5. **Rates** (`allowances.py`): token buckets with the lowest of the configured, reported and learned rates
+   (`load.py`).
 
-The control loop of learned rates. (a) A refusal without an explanation in the headers is counted; below
-`TOLERATED` of all requests nothing follows. (b) Beyond that, the endpoint pauses until something is accepted
-again, and what was accepted from one such pause to the next is *measured* (`rates.py`). (c) When a
-measure is exact enough, a *trial* (`trials.py`) sends 95 % of it for as many requests as would have
-brought eight refusals. (d) If at most a third of them come, the rate is a limit: it is kept to, 5 % below
-it after a refusal, then along a cubic curve back to it and beyond (as CUBIC and the adaptive retry mode
-of the AWS SDKs do), so that a limit that grows is found. (e) If as many come, the number in flight is
-tried in the same way. (f) If that changes nothing either, these refusals have nothing to do with the load:
-the load goes back to what it was, and refused requests wait by themselves. The trial is repeated after ten
-times as long, then after twice as long each time. Storms are told from limits because the number accepted
-between two of them differs each time.
+How a rate is learned:
 
-Lowering the concurrency at each refusal, as many limiters do, was measured and left out: 2 % of random
-refusals then cost 90 % of the goodput. The reasons for each constant stand beside it; `tests/limits/test_load.py`
-holds the result against simulated providers, and `python -m benchmarks.limits --simulated` prints it.
+a. Refusals that the headers do not explain are counted. Below `TOLERATED` of all requests they have no effect.
+b. Above that, the endpoint pauses until something is accepted again. What is accepted from one such pause to
+   the next is a *measure* (`rate_estimator.py`).
+c. When a measure is exact enough, a *trial* (`trials.py`) sends 95 % of its rate, for as many requests as would
+   have had eight refusals.
+d. If at most a third of these occur, the rate is a limit. After each refusal the run sends 5 % less, and then
+   returns along a cubic curve to the limit and beyond it, so that a limit that grows is found. CUBIC and the
+   adaptive retry mode of the AWS SDKs do the same.
+e. If more occur, the number in flight is tested in the same way.
+f. If that changes nothing either, these refusals do not depend on the load. The load returns to what it was,
+   and refused requests pause one at a time. The trial is repeated after ten times as long as it took, then after
+   twice as long each time.
+
+Outages differ from limits: the number of accepted requests between two of them varies.
+
+Many limiters lower the concurrency at each refusal. That was measured and not used: with 2 % of random refusals
+it lost 90 % of the throughput. The reason for each constant is in a comment beside it.
+`tests/limits/test_load.py` checks the result against simulated providers, and
+`python -m benchmarks.limits --simulated` prints it.
 """
 
 from __future__ import annotations
@@ -59,9 +66,9 @@ if TYPE_CHECKING:
 
     from batchrun.job import LimitsConfig
 
-# Requests that may wait for one model while others are looked for behind them.
+# Requests to a pausing endpoint that are held while requests to others are looked for.
 LOOKAHEAD = 64
-# Shorter waits than the loop's own precision would only keep it busy.
+# Waits below the precision of the event loop would only keep it busy.
 SHORTEST_WAIT_S = 0.001
 
 
@@ -109,13 +116,13 @@ class Limits:
         return next(self._ranks)
 
     def unsendable(self, asked: Demand) -> tuple[str, str] | None:
-        """Return the type and the message of the error that keeps a request from being sent."""
+        """Return error type and message when a request can never be admitted."""
         if (reason := self._endpoint(asked.key)[0].rates.too_large(asked)) is not None:
             return "over_token_limit", reason
         if self.caps_cost and asked.most_cost is None:
             return "unknown_price", (
                 f"[limits] max_cost_usd: the price of {asked.key[1]} is not known, or max_tokens is "
-                "missing, so there is no highest cost to hold against it"
+                "missing, so the highest cost of the request is not known"
             )
         return None
 
@@ -128,16 +135,16 @@ class Limits:
         return any(each.succeeded_at > since for each, _ in self._endpoints.values())
 
     def has_in_flight(self, asked: Demand) -> bool:
-        """Say whether anything is in flight that goes where this request goes."""
+        """Say whether anything is in flight to the endpoint of this request."""
         return self._endpoint(asked.key)[0].concurrency.in_flight > 0
 
     def admit_now(self, asked: Demand) -> EndpointPermit | None:
-        """Admit a request that has nothing to wait for, which is the most frequent case.
+        """Admit a request that has nothing to wait for; None when it has, or when money is short.
 
-        Returns None when there is something, or no money for it: then `admit` says what.
+        Most requests are admitted here.
         """
         endpoint, lock = self._endpoint(asked.key)
-        if lock.is_held or endpoint.is_paced:
+        if lock.is_held or endpoint.limits_requests:
             return None
         try:
             if self._obstacle(endpoint, asked) is not None:
@@ -173,17 +180,17 @@ class Limits:
             lock.release()
 
     def workers_wanted(self) -> int:
-        """How many workers can have something to do: more than that would only wait."""
+        """Return how many requests could be worked on now: more would only wait."""
         endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
         if not endpoints:
             return self._config.concurrency or START
-        # Behind the requests to a model that has to wait there may be some to another.
+        # Behind requests to an endpoint that pauses there may be requests to another one.
         held_up = max(len(endpoints) - 1, sum(endpoint.pause_s > 0 for endpoint in endpoints))
         limit = sum(endpoint.limit for endpoint in endpoints)
         return min(limit, self._cap) + LOOKAHEAD * held_up
 
     def waiting_for(self) -> str | None:
-        """Say what requests are waiting for at this moment: a limit, or else the server."""
+        """Return what requests are waiting for now: a limit, or the server."""
         endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
         current = self._waits.current
         if current in {None, PAUSE, OUTAGE, RETRY}:
@@ -221,7 +228,7 @@ class Limits:
         return endpoint.obstacle(asked)
 
     async def _wait_for(self, cause: str, seconds: float, waits: Waits) -> None:
-        """Wait until something was settled, and no longer than so many seconds."""
+        """Wait until a request was settled, but not longer than `seconds`."""
         with waits.waiting_for(cause), anyio.move_on_after(max(seconds, SHORTEST_WAIT_S)):
             await self._in_flight.changed()
 

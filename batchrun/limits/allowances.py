@@ -1,4 +1,4 @@
-"""What requests take of the rates of one endpoint: those configured, reported and learned."""
+"""The rates of one endpoint (configured, reported and learned), and what requests take of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 REQUESTS, TOKENS = "request rate", "token rate"
 INPUT, OUTPUT = "input token rate", "output token rate"
 RATES = (REQUESTS, TOKENS, INPUT, OUTPUT)
-LEARNED_UNITS = {REQUESTS: RateUnit.REQUESTS, TOKENS: RateUnit.TOKENS}  # rates that refusals teach
+LEARNED_UNITS = {
+    REQUESTS: RateUnit.REQUESTS,
+    TOKENS: RateUnit.TOKENS,
+}  # rates that are learned from refusals
 
 # Headers explain a refusal when less than this share of what they allow was left.
 EXHAUSTED_SHARE = 0.05
-# How much the learned size of prompts weighs against a new one.
+# The weight of the learned size of prompts against that of a new one.
 MEMORY_SHARE = 0.98
 PRIOR_TOKENS = 200.0
 
@@ -31,7 +34,7 @@ NOTHING: Mapping[str, float] = {REQUESTS: 0.0, TOKENS: 0.0, INPUT: 0.0, OUTPUT: 
 
 
 def is_answer(http_status: int | None) -> bool:
-    """Say whether a status is one of success: gateways answer 201 and 202, too."""
+    """Say whether a status means success: gateways also send 201 and 202."""
     return http_status is not None and 200 <= http_status < 300
 
 
@@ -62,11 +65,11 @@ class Allowances:
 
     @property
     def are_reported(self) -> bool:
-        """Whether the provider's headers say any limit that is believed."""
+        """Whether the provider's headers report a limit that is believed."""
         return any(reported.limit is not None for reported in self._reported.values())
 
     def amounts(self, asked: Demand, factor: float | None = None) -> dict[str, float]:
-        """Return what a request takes of each rate, with the size of prompts as it was learned."""
+        """Return what a request takes of each rate, by the learned size of prompts."""
         if factor is None:
             factor = self._counted / self._estimated
         input_tokens = max(1.0, asked.input_tokens * factor)
@@ -78,7 +81,7 @@ class Allowances:
         }
 
     def too_large(self, asked: Demand) -> str | None:
-        """Return why a request could never be admitted, None when it can."""
+        """Return why a request can never be admitted; None when it can."""
         amounts = self.amounts(asked, factor=1.0)
         for name, limit in self._configured.items():
             if amounts[name] > limit:
@@ -88,7 +91,7 @@ class Allowances:
         return None
 
     def above_reported(self, asked: Demand) -> str | None:
-        """Return why a provider that refused a request always will, by what its headers say."""
+        """Return why the provider will always refuse a request, by the limits in its headers."""
         for name, amount in self.amounts(asked).items():
             limit = self._reported[name].limit
             if name != REQUESTS and limit is not None and amount > limit:
@@ -96,7 +99,7 @@ class Allowances:
         return None
 
     def waits_for(self, asked: Demand) -> tuple[float, str]:
-        """Return for how long a request has to wait for a rate, and for which; 0.0 for none."""
+        """Return how long a request has to wait for a rate, and for which one; 0.0 for none."""
         if not self._binding:
             return 0.0, REQUESTS
         amounts = self.amounts(asked)
@@ -112,7 +115,7 @@ class Allowances:
         )
 
     def take(self, amounts: Mapping[str, float]) -> None:
-        """Take what a request needs as it leaves."""
+        """Take what a request needs when it is sent."""
         for name in self._binding:
             self._buckets[name].take(amounts[name])
             self._reported[name].take(amounts[name])
@@ -120,7 +123,7 @@ class Allowances:
     def refund(
         self, amounts: Mapping[str, float], used: Mapping[str, float], taken_at: float
     ) -> None:
-        """Put back what was taken and not used."""
+        """Return what was taken and not used."""
         for name in self._binding:
             if unused := amounts[name] - used[name]:
                 self._buckets[name].refund(unused, taken_at)
@@ -129,10 +132,10 @@ class Allowances:
     def used(
         self, asked: Demand, amounts: Mapping[str, float], attempt: Attempt
     ) -> Mapping[str, float]:
-        """Return what an attempt took of the rates in the end: all, when nobody knows."""
+        """Return what an attempt used of the rates: everything, when that is unknown."""
         usage = attempt.usage
         if attempt.maybe_billed:
-            return amounts  # an answer that broke off used more than it reported
+            return amounts  # an incomplete answer used more than it reported
         if usage.input_tokens is None or usage.output_tokens is None:
             is_refused = attempt.http_status is not None and not is_answer(attempt.http_status)
             return REFUSED if is_refused else amounts
@@ -145,7 +148,7 @@ class Allowances:
         return {REQUESTS: 1.0, TOKENS: counted + output, INPUT: counted, OUTPUT: output}
 
     def explain(self, amounts: Mapping[str, float]) -> bool:
-        """Say whether the headers show that what was asked for was not there."""
+        """Say whether the headers explain a refusal: what was asked for was not available."""
         return any(
             reported.limit is not None
             and reported.wait_for(amounts[name] + EXHAUSTED_SHARE * reported.limit) > 0
@@ -153,13 +156,13 @@ class Allowances:
         )
 
     def disprove(self, used: Mapping[str, float]) -> None:
-        """Stop believing limits that a single accepted request exceeded."""
+        """Ignore reported limits that a single accepted request exceeded."""
         for name in self._binding:
             if self._reported[name].disprove(used[name]):
                 self._set_bucket(name)
 
     def update(self, state: LimitState | None) -> None:
-        """Follow what the provider's headers say."""
+        """Use the limits in the provider's headers."""
         if state is None:
             return
         said = (state.requests, state.tokens, state.input_tokens, state.output_tokens)
@@ -171,19 +174,19 @@ class Allowances:
                     self._set_bucket(name)
 
     def learn(self, name: str, per_s: float) -> None:
-        """Keep to a rate that was learned; infinite for none."""
+        """Use a learned rate; infinite for none."""
         self._learned_per_s[name] = per_s
         self._set_bucket(name)
 
     def _set_bucket(self, name: str) -> None:
-        """Go as fast as the tightest of what was configured, reported and learned allows."""
+        """Use the lowest of the configured, reported and learned rates."""
         configured, reported = self._configured.get(name, math.inf), self._reported[name].limit
         learned = 60 * self._learned_per_s.get(name, math.inf)
         self._buckets[name].set(min(configured, reported or math.inf, learned))
         self._binding = self._binding_rates()
 
     def _binding_rates(self) -> tuple[str, ...]:
-        """Return the rates that hold requests back: the others need no account."""
+        """Return the rates that are limited: the others are not counted."""
         return tuple(
             name
             for name in RATES

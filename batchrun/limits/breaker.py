@@ -1,4 +1,4 @@
-"""The circuit breaker of one endpoint: when nearly everything fails, all pause together and probe."""
+"""The circuit breaker of one endpoint: when nearly all requests fail, all pause, then one probes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 MEMORY = 7 / 8
 ALL_FAIL = 0.8
 FORGOTTEN = 0.001
-# A pause lasts at least a tenth of the trouble so far: however long it lasts, probing adds a tenth
-# at most to it, and a trouble of a minute gets about forty probes.
+# A pause lasts at least a tenth of the outage so far: so probing adds at most a tenth to an outage, and one
+# of a minute gets about forty probes.
 PAUSE_SHARE = 0.1
 LONGEST_PAUSE_S = 60.0
-PAUSE_SPREAD = 0.2  # so that clients that paused together do not come back together
-# While probing, twice as many requests leave in each step in which none failed. A step is as long
+PAUSE_SPREAD = 0.2  # so that clients that paused together do not return together
+# While probing, twice as many requests are sent after each step in which none failed. A step lasts as long
 # as two failures take to arrive, within bounds.
 SHORTEST_STEP_S, LONGEST_STEP_S = 0.1, 5.0
 DELAY_MEMORY = 0.75
@@ -34,10 +34,10 @@ class State(Enum):
 
 
 class CircuitBreaker:
-    """Knows which share of the latest requests failed, and holds all back when it is nearly all.
+    """Knows the share of the latest requests that failed, and pauses all when nearly all fail.
 
-    Requests have numbers in the order in which they are sent. Failures arrive sooner than answers,
-    so what counts as not failed is every number between two failures.
+    Requests are numbered in the order of sending. Failures arrive sooner than answers, so every number
+    between two failures counts as not failed.
 
     Args:
         clock: monotonic, in seconds.
@@ -63,7 +63,7 @@ class CircuitBreaker:
 
     @property
     def is_closed(self) -> bool:
-        """Whether requests may leave without regard to earlier failures."""
+        """Whether requests may be sent regardless of earlier failures."""
         return self.state is State.CLOSED
 
     @property
@@ -73,20 +73,20 @@ class CircuitBreaker:
 
     @property
     def pause_s(self) -> float:
-        """Seconds until the next probe may leave."""
+        """Seconds until the next probe may be sent."""
         return max(0.0, self._until - self._clock()) if self.state is State.OPEN else 0.0
 
     @property
     def delay_s(self) -> float:
-        """How long a failure takes to arrive."""
+        """How long a failure takes to arrive, in seconds."""
         return self._delay_s
 
     def wait_s(self, next_number: int, most: int) -> float:
-        """Return the seconds until one more request may leave, 0.0 for now.
+        """Return the seconds until one more request may be sent; 0.0 for now.
 
         Args:
             next_number: the number that it would have.
-            most: how many may be in flight, when all is well.
+            most: how many may be in flight without trouble.
         """
         now = self._clock()
         if self.state is State.OPEN:
@@ -97,15 +97,15 @@ class CircuitBreaker:
             return 0.0
         if now < self._step_until:
             return self._step_until - now
-        # Whatever failed would have said so by now.
+        # A failure would have arrived by now.
         self._note_passed(next_number - 1)
         self._widen(next_number, most)
         return 0.0
 
     def note_sent(self) -> bool:
-        """One more request leaves; say whether it is one that shows if anything succeeds at all."""
+        """One more request is sent; say whether it is the single probe."""
         self._sent += 1
-        # Counted from the last one: before it there was nothing that could have failed.
+        # Counted from the last request: before it nothing could have failed.
         step_s = min(LONGEST_STEP_S, max(SHORTEST_STEP_S, 2 * self._delay_s))
         self._step_until = self._clock() + step_s
         return self._allowed == 1
@@ -124,7 +124,7 @@ class CircuitBreaker:
                 self._widen(next_number, most)
 
     def note_failure(self, number: int, delay_s: float) -> None:
-        """A request failed, so long after it was sent."""
+        """A request failed `delay_s` seconds after it was sent."""
         self._delay_s = DELAY_MEMORY * self._delay_s + (1 - DELAY_MEMORY) * delay_s
         if self._first_failed is None:
             self._first_failed = number
@@ -134,7 +134,7 @@ class CircuitBreaker:
         self.failing_share += (1 - MEMORY) * (1 - self.failing_share)
 
     def should_open(self, number: int) -> bool:
-        """Say whether the failure of a request shows that all should pause, or go on to."""
+        """Say whether, after the failure of a request, all should pause or continue to pause."""
         if self.state is State.CLOSED:
             return self.all_fail
         is_probe = self.state is State.HALF_OPEN and number >= self._step_from
@@ -145,8 +145,8 @@ class CircuitBreaker:
 
         Args:
             least_s: the shortest pause.
-            asked_s: what the provider asked for; the first time it is taken at its word.
-            strict: one probe decides, since a limit that is known was reached.
+            asked_s: what the provider asked for; the first time exactly that is used.
+            strict: one successful probe ends the pause, since a known limit was reached.
         """
         now = self._clock()
         is_first = self.is_closed
@@ -158,13 +158,13 @@ class CircuitBreaker:
         if asked_s is not None:
             pause = asked_s if is_first else max(asked_s, pause)
         self.state = State.OPEN
-        # Once nearly all fail it is more than a limit, and what is beyond it begins gently.
+        # If nearly all fail it is more than a limit: then requests return step by step.
         self._is_strict = strict or (self._is_strict and not is_first and not self.all_fail)
         self._obeys = asked_s is not None
         self._until = max(self._until, now + pause)
 
     def extend(self, asked_s: float) -> None:
-        """A request that left before the pause was told to wait for longer."""
+        """The provider asked a request that was sent before the pause to wait longer."""
         if self.state is State.OPEN:
             self._obeys = True
             self._until = max(self._until, self._clock() + asked_s)
@@ -186,7 +186,7 @@ class CircuitBreaker:
         self.has_recovered = self.has_recovered or allowed > 1
 
     def _note_passed(self, number: int) -> None:
-        """Nothing up to this number failed that is not known by now."""
+        """All failures up to this number are known."""
         if number > self._latest:
             self.failing_share *= MEMORY ** (number - self._latest)
             self._latest = number

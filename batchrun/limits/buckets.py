@@ -1,4 +1,4 @@
-"""Token buckets that requests are paid from, and the provider's own buckets as its headers show them.
+"""Token buckets for requests and tokens, and the provider's own buckets as its headers show them.
 
 Amounts are requests or tokens, times are seconds.
 """
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
     from batchrun.records import Allowance
 
-# aiolimiter lets its burst through at once: with one second of the rate, as is usual, twice the
-# rate passes in the first second and earns refusals.
+# aiolimiter sends its burst at once: with the usual burst of one second, twice the rate is sent in the
+# first second and some of it is refused.
 BURST_S = 0.1
-# Kept back from what a provider says is left, for what its headers did not know of yet.
+# Share of a reported limit that is not used: its headers do not count the latest requests.
 MARGIN_SHARE = 0.015
-# Longer periods than a minute (a day, mostly) are no rate to keep to.
+# Limits with a longer period than a minute (mostly a day) are not used as a rate.
 LONGEST_RESET_S = 61.5
-# A header that allows less than one request a minute is not believed: providers send such values
-# by mistake, and obeying one would stop the run without anybody noticing.
+# A header that allows less than one request a minute is ignored: providers send such values by mistake,
+# and the run would stop without a message.
 FEWEST_REQUESTS_PER_MINUTE = 1.0
 _EPSILON = 1e-9
 
 
 class ConfiguredRequests:
-    """The configured requests per minute, rated by aiolimiter; for one waiter at a time.
+    """The configured requests per minute, by aiolimiter; for one waiter at a time.
 
-    aiolimiter has no refund, cannot change its rate and serves the smallest first, so whatever is
-    counted in tokens or changes while a run goes on is a `TokenBucket`.
+    aiolimiter has no refund, cannot change its rate and serves the smallest request first. So token rates and
+    rates that change during a run use `TokenBucket`.
     """
 
     def __init__(self, per_minute: float) -> None:
         per_second = per_minute / 60
-        # With half a burst at a time the bucket never runs dry, so that the time by which the
-        # loop wakes late is not lost; a request is at most half of the burst, or all of it.
+        # Taking half a burst at a time never empties the bucket, so no time is lost when the event loop
+        # wakes late. A request is at most half of the burst, or all of it.
         burst = max(1.0, per_second * BURST_S)
         self._part = min(1.0, burst / 2)
         self._limiter = AsyncLimiter(burst, burst / per_second)
@@ -53,10 +53,10 @@ class ConfiguredRequests:
 
 
 class TokenBucket:
-    """Lets amounts through evenly: each is saved up for before it leaves, and may be refunded.
+    """Spreads amounts evenly: each is saved before it is sent, and may be refunded.
 
     Args:
-        per_minute: the rate; infinite lets everything through.
+        per_minute: the rate; infinite is no limit.
         clock: monotonic, in seconds.
     """
 
@@ -75,7 +75,7 @@ class TokenBucket:
         return self._per_s * 60
 
     def set(self, per_minute: float) -> None:
-        """Go on at another rate; what has been saved or is owed stays."""
+        """Change the rate; what is saved or owed stays."""
         self._fill()
         was_open, self._per_s = math.isinf(self._per_s), per_minute / 60
         if was_open:
@@ -84,26 +84,26 @@ class TokenBucket:
         self._level = self._burst if was_open else min(self._level, max(self._burst, per_minute))
 
     def wait_for(self, amount: float) -> float:
-        """Return the seconds until so much is saved up, if nobody else takes from it."""
+        """Return the seconds until this amount is saved, if nothing else is taken."""
         if math.isinf(self._per_s):
             return 0.0
-        # Who wakes late finds what came in meanwhile: the time is not lost.
+        # A waiter that wakes late still gets what was saved meanwhile.
         self._most = amount + self._burst
         self._fill()
         missing = amount - self._level
         return missing / self._per_s if missing > _EPSILON * amount else 0.0
 
     def take(self, amount: float) -> None:
-        """Take an amount that has been saved up."""
+        """Take a saved amount."""
         if not math.isinf(self._per_s):
             self._fill()
             self._level -= amount
             self._most = self._burst
 
     def refund(self, amount: float, taken_at: float) -> None:
-        """Put back what was not used (negative: take what was used beyond it).
+        """Return what was not used; a negative amount was used in addition.
 
-        At most a minute's worth is kept, and nothing of what was taken before there was a rate.
+        At most the amount of a minute is kept. What was taken before there was a rate is not returned.
         """
         if not math.isinf(self._per_s) and taken_at >= self._since:
             self._fill()
@@ -122,13 +122,13 @@ class TokenBucket:
 
 
 class ReportedLimit:
-    """A provider's own bucket, as its headers showed it last.
+    """A provider's own bucket, as its latest headers showed it.
 
-    It refills evenly, or at once at its reset: whichever the headers fit.
+    It refills evenly, or at once at its reset, depending on the headers.
 
     Args:
         clock: monotonic, in seconds.
-        least: a limit below this is not believed.
+        least: a lower limit is ignored.
     """
 
     def __init__(self, clock: Callable[[], float] = anyio.current_time, least: float = 0.0) -> None:
@@ -140,7 +140,7 @@ class ReportedLimit:
         self.limit: float | None = None
 
     def update(self, allowance: Allowance) -> None:
-        """Take over what an answer said."""
+        """Use the headers of an answer."""
         reset = allowance.reset_s
         is_no_rate = reset is not None and reset > LONGEST_RESET_S
         if is_no_rate or allowance.limit < self._least:
@@ -153,9 +153,9 @@ class ReportedLimit:
         self._reset_at = self._at + (reset or 0.0) if by_window else None
 
     def disprove(self, amount: float) -> bool:
-        """Stop believing a limit that a single accepted request exceeded; say whether it did.
+        """Ignore a limit that a single accepted request exceeded; say whether it did.
 
-        It would allow less than one such request a minute.
+        It would allow less than one such request per minute.
         """
         if self.limit is None or amount <= self.limit:
             return False
@@ -164,7 +164,7 @@ class ReportedLimit:
         return True
 
     def wait_for(self, amount: float) -> float:
-        """Return the seconds until the provider can be expected to have so much."""
+        """Return the seconds until the provider should have this amount."""
         if self.limit is None:
             return 0.0
         self._fill()
@@ -177,7 +177,7 @@ class ReportedLimit:
         return missing * 60 / self.limit
 
     def take(self, amount: float) -> None:
-        """Count what was admitted since; a negative amount is a refund."""
+        """Count what was admitted since the headers; a negative amount is a refund."""
         if self.limit is not None:
             self._fill()
             self._level = min(self._level - amount, self.limit)

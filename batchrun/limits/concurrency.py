@@ -1,4 +1,4 @@
-"""How many requests are in flight at most, found out while they are."""
+"""How many requests may be in flight: a limit that adapts while they are."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 START = 16
 MOST = 4_000
-USED_SHARE = 0.8  # so much of the limit must be in use for it to grow
-ROUND_S = 1.0  # a doubling takes at least so long
+USED_SHARE = 0.8  # share of the limit that must be in use for it to grow
+ROUND_S = 1.0  # a doubling takes at least this long
 DOUBLING = 1.0
 PROBING = 0.25
-# More in flight must bring more answers: so much of the growth, or it is taken back.
+# More in flight must bring more answers: at least this share of the growth, or the growth is undone.
 LEAST_GAIN = 0.25
 PATIENCE_ROUNDS = 8
 MOST_PATIENCE_ROUNDS = 64
@@ -60,7 +60,7 @@ class InFlight:
 
 
 class Concurrency:
-    """A limit that grows for as long as more in flight brings more answers.
+    """A limit that grows while more requests in flight bring more answers.
 
     Args:
         cap: the most that it may grow to.
@@ -97,12 +97,12 @@ class Concurrency:
         if not succeeded or self._limit >= self._cap:
             return
         if not is_used:
-            # The limit did not hold anything back; what comes now says nothing about it.
+            # The limit was not reached, so this answer says nothing about it.
             self.begin_round()
             return
         self._done += 1
         if self._growth:
-            # By one at least: a tenth of very few would take for ever.
+            # By one at least: a share of a small number would take too long.
             most = self._base + max(1.0, self._base * self._growth)
             step = max(self._growth, 1 / self._base)
             self._limit = min(self._limit + step, most, float(self._cap))
@@ -112,14 +112,14 @@ class Concurrency:
             self._judge(self._done / (now - (self._since or 0.0)))
 
     def begin_round(self, rate: float | None = None) -> None:
-        """Compare what comes from now on with this rate of answers, or with nothing."""
+        """Begin a round; compare its rate of answers with this one, if there is one."""
         self._rate = rate
         self._base = self._limit
         self._since = self._clock()
         self._done = 0
 
     def _judge(self, rate: float) -> None:
-        """A round is over: did more in flight bring more answers?"""
+        """End a round: keep the growth if more in flight brought more answers."""
         needed = None
         if self._rate is not None and self._growth:
             needed = self._rate * (1 + LEAST_GAIN * self._growth)
@@ -127,7 +127,7 @@ class Concurrency:
             self._hold -= 1
             self._growth = 0.0 if self._hold else PROBING
         elif needed is not None and rate < needed:
-            # The server's own queue grew, no more.
+            # Only the server's queue grew.
             self._limit = self._base
             self.limit = int(self._limit)
             self._growth, self._hold = 0.0, self._patience

@@ -1,4 +1,4 @@
-"""What a request asks of the limits, before anything is known of its answer."""
+"""What a request asks of the limits, before its answer is known."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 1_600
 DEFAULT_OUTPUT_TOKENS = 256
 
-# No tokenizer makes more than one token of a byte. Images and documents that are given by address
-# are not in the body; these are the most that any model counts for one of them.
+# No tokenizer makes more than one token of a byte. Images and documents given by URL are not in the body:
+# these are the most tokens that any model counts for one of them.
 MOST_TOKENS_PER_IMAGE = 50_000
 MOST_TOKENS_PER_DOCUMENT = 1_000_000
-# What a provider's template, and its instructions for tools, add to what was sent.
+# Tokens that a provider's template, and its instructions for tools, add to the request.
 MOST_TOKENS_ADDED = 200
 MOST_TOKENS_FOR_TOOLS = 1_000
 _IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
@@ -32,7 +32,7 @@ LimitKey = tuple[str, str, str]
 class Demand:
     """What one request asks of the limits, in tokens; the output is an upper estimate.
 
-    `most_cost` is the highest cost that it can have, in pico-dollars; None when nobody counts.
+    `most_cost` is the highest possible cost in pico-dollars; None without a cost cap.
     """
 
     input_tokens: int
@@ -45,7 +45,7 @@ class Demand:
 def demand(planned: PlannedRequest, most_cost: int | None = None, account: str = "") -> Demand:
     """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output.
 
-    Images count by number, not by the bytes that they are written as.
+    Images count by their number, not by the bytes of their base64 text.
     """
     request = planned.request
     tokens = _text_bytes(planned) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE
@@ -56,7 +56,7 @@ def demand(planned: PlannedRequest, most_cost: int | None = None, account: str =
 
 
 def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
-    """Return upper bounds of the input and output tokens, None when the output has none."""
+    """Return upper bounds of the input and output tokens; None when the output is unbounded."""
     request, body = planned.request, planned.wire.body
     output = most_output(request)
     if output is None:
@@ -70,7 +70,7 @@ def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
 
 
 def most_output(request: Request) -> int | None:
-    """Return the longest answer that a request allows, in tokens; None when it has no bound."""
+    """Return the longest answer that a request allows, in tokens; None when it is unbounded."""
     parameters = request.parameters
     if parameters.max_tokens is None:
         return None

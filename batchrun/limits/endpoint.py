@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 PAUSE, CONCURRENCY, MONEY = "rate-limit pause", "concurrency", "max_cost_usd"
 OUTAGE, RETRY = "outage", "retry"
 
-# A pause at a limit that is known: what was sent beyond it is little.
+# A pause at a known limit: little was sent beyond it.
 LIMIT_PAUSE_S = 0.25
-# At a limit that is only supposed yet the pause is no longer than two answers take: refusals may have
-# another reason, and a run of a thousand requests a second would miss the time.
+# At a limit that is not confirmed the pause is no longer than two answers take: refusals may have another
+# reason, and a run of a thousand requests per second would lose much time.
 SHORTEST_PAUSE_S = 0.05
 PAUSE_ANSWERS = 2.0
-# A learned rate is brought up to date this often.
+# A learned rate is updated this often.
 UPDATE_S = 0.25
-# Refusals that headers explain are left to them, until they come so often within so long all the same.
+# Refusals that the headers explain do not begin a measure, unless DISTRUST_REFUSALS come within DISTRUST_S.
 DISTRUST_REFUSALS = 3
 DISTRUST_S = 60.0
-LONGEST_TROUBLE = 100  # characters that say on one line why requests wait
+LONGEST_TROUBLE = 100  # characters of the line that says why requests wait
 
-# The endpoint answered, be it only that the request is wrong or the answer not what was asked for.
+# The endpoint answered, even if the request is wrong or the answer was rejected.
 _ANSWERED_CAUSES = {Cause.NO.value, Cause.UNDECIDED.value, Cause.INVALID.value}
 _PASSING_CAUSES = {Cause.TRANSIENT.value, Cause.RATE_LIMIT.value}
 _ABOUT_TOKENS = re.compile(r"token", re.IGNORECASE)
@@ -63,8 +63,8 @@ class Backoff:
     """What a request that failed has to wait for.
 
     Attributes:
-        is_shared: all requests to this endpoint pause, and admission sees to it; otherwise this
-            request rests by itself.
+        is_shared: all requests to this endpoint pause, and admission waits for the end of the pause;
+            otherwise only this request pauses.
         pause_s: how long the shared pause lasts from now.
     """
 
@@ -95,7 +95,7 @@ class EndpointPermit:
         self.endpoint.settle(self, attempt, reported)
 
     def withdraw(self) -> None:
-        """Give everything back: the request was not sent."""
+        """Return everything: the request was not sent."""
         self.endpoint.withdraw(self)
 
     def cool_down(
@@ -125,7 +125,7 @@ class EndpointPermit:
 
 
 class EndpointLimiter:
-    """Lets requests to one endpoint through, one after another.
+    """Admits requests to one endpoint, one after another.
 
     Args:
         config: upper bounds.
@@ -157,7 +157,7 @@ class EndpointLimiter:
         self.breaker = CircuitBreaker(clock, jitter)
         start = START if config.concurrency is None else cap
         self.concurrency = Concurrency(min(cap, config.concurrency or MOST), start, clock)
-        self._paced_at = 0.0
+        self._updated_at = 0.0
         self._succeeded_number = 0
         self.succeeded_at = -math.inf
         self._unsuspected = 0  # failures since the last success
@@ -173,17 +173,17 @@ class EndpointLimiter:
 
     @property
     def _knows_limit(self) -> bool:
-        """Whether a rate is kept to that was reported or learned."""
+        """Whether a reported or learned rate is used."""
         return self.rates.are_reported or self._load.is_rate_known
 
     @property
     def pause_cause(self) -> str:
-        """What a pause is for."""
+        """The reason of a pause."""
         return PAUSE if self._last_cause == Cause.RATE_LIMIT.value else OUTAGE
 
     @property
     def trouble(self) -> str | None:
-        """What all requests wait for while most of them fail, in words; None when all is well."""
+        """What all requests wait for while most of them fail; None without trouble."""
         if self.breaker.is_closed:
             return None
         said = f"{self.pause_cause}: {self._last_error or 'refused'}"[:LONGEST_TROUBLE]
@@ -205,7 +205,7 @@ class EndpointLimiter:
         return int(min(self.concurrency.limit, self._load.in_flight.most))
 
     @property
-    def is_paced(self) -> bool:
+    def limits_requests(self) -> bool:
         """Whether every request has to wait for the configured rate of requests."""
         return self._requests is not None
 
@@ -216,14 +216,14 @@ class EndpointLimiter:
                 await self._requests.take_one()
 
     def obstacle(self, asked: Demand) -> tuple[str, float] | None:
-        """Return what a request has to wait for, and for how long at most; None when for nothing.
+        """Return what a request has to wait for, and for how long at most; None for nothing.
 
         Raises:
-            CapReached: when it could only be sent beyond the cost cap.
+            CapReached: when it could exceed the cost cap.
         """
         if asked.most_cost is not None and not self._fits(asked.most_cost):
             return MONEY, math.inf
-        # Asked first, so that a large request is saved up for whatever else it waits for.
+        # Asked first: tokens for a large request are saved while it waits for something else.
         rate_s, rate = self.rates.waits_for(asked)
         if self.breaker.state is not State.CLOSED:
             seconds = self.breaker.wait_s(self._load.number + 1, self.limit)
@@ -235,15 +235,15 @@ class EndpointLimiter:
         return (rate, rate_s) if rate_s > 0 else None
 
     def _fits(self, most_cost: int) -> bool:
-        """Say whether a request can be paid for, whatever it costs.
+        """Say whether the highest cost of a request fits.
 
-        The first goes alone: its answer shows whether this server keeps to `max_tokens`.
+        The first request is sent alone: its answer shows whether this server respects `max_tokens`.
         """
         alone = self._keeps_bound or not self.concurrency.in_flight
         return self._money.fits(most_cost) and alone
 
     def grant(self, asked: Demand) -> EndpointPermit:
-        """Let a request through that nothing stands in the way of."""
+        """Admit a request that has nothing to wait for."""
         amounts = self.rates.amounts(asked)
         self.rates.take(amounts)
         self._load.note_sent(amounts[TOKENS])
@@ -307,7 +307,7 @@ class EndpointLimiter:
         if asked_s is not None:
             asked_s = retry_delays.with_jitter(asked_s, self._jitter)
         if self._is_limit(permit, fault, decision):
-            # A limit that is only supposed yet is no reason to hold others back for as long.
+            # An unconfirmed limit is no reason for a long pause of all.
             knows = self._knows_limit
             pause_s = LIMIT_PAUSE_S if knows else self._short_pause_s
             breaker.open(pause_s, asked_s if knows else None, strict=True)
@@ -327,7 +327,7 @@ class EndpointLimiter:
             return False
         if self._succeeded_number > permit.number or (is_suspect and not self._unsuspected):
             return True
-        # An answer to what left earlier shows less: it may have been under way as trouble began.
+        # An answer to an earlier request shows less: it may have been in flight when trouble began.
         is_likely = self.succeeded_at >= permit.sent_at
         is_open = self.concurrency.in_flight > 0 and (is_last or not is_likely)
         return None if is_open else is_likely
@@ -335,7 +335,7 @@ class EndpointLimiter:
     def _is_limit(
         self, permit: EndpointPermit, fault: ProviderFault, decision: retry_delays.RetryDecision
     ) -> bool:
-        """Say whether a refusal means that a limit, reported or learned, is used up for now."""
+        """Say whether a refusal means that a reported or learned limit is used up now."""
         if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:
             return False
         counts = self.breaker.state is not State.OPEN and not permit.is_probe
@@ -352,7 +352,7 @@ class EndpointLimiter:
             permit.was_full,
         )
         is_limit = self._load.note_refusal(refused, counts=counts)
-        self._pace()
+        self._apply_learned_rates()
         return is_limit
 
     def _note_success(self, permit: EndpointPermit, used: Mapping[str, float]) -> None:
@@ -360,11 +360,11 @@ class EndpointLimiter:
         self._note_alive(permit)
         self._load.note_success(now - permit.sent_at, was_full=permit.was_full)
         self.rates.disprove(used)
-        if self._load.is_active and now - self._paced_at >= UPDATE_S:
-            self._pace()
+        if self._load.is_active and now - self._updated_at >= UPDATE_S:
+            self._apply_learned_rates()
 
     def _note_alive(self, permit: EndpointPermit) -> None:
-        """The endpoint answered, be it only that the request is wrong."""
+        """The endpoint answered, even if only to say that the request is wrong."""
         self.succeeded_at = self._clock()
         self._unsuspected = 0
         self._succeeded_number = max(self._succeeded_number, permit.number)
@@ -376,18 +376,18 @@ class EndpointLimiter:
         if self.breaker.has_recovered:
             self.breaker.has_recovered = False
             self._load.note_recovered()
-            self._pace()
+            self._apply_learned_rates()
 
-    def _pace(self) -> None:
-        """Go at the rates that were learned."""
-        self._paced_at = self._clock()
-        self._load.look_at_trial(self.breaker.delay_s)
+    def _apply_learned_rates(self) -> None:
+        """Use the learned rates."""
+        self._updated_at = self._clock()
+        self._load.end_complete_trial(self.breaker.delay_s)
         for name, unit in LEARNED_UNITS.items():
-            self.rates.learn(name, self._load.pace_per_s(unit))
+            self.rates.learn(name, self._load.rate_per_s(unit))
 
 
 def _succeeded(attempt: Attempt) -> bool:
-    """Say whether an answer came, be it one that is not accepted."""
+    """Say whether an answer arrived, even if it was rejected."""
     if not is_answer(attempt.http_status):
         return False
     is_whole = not attempt.maybe_billed and attempt.usage.output_tokens is not None
@@ -395,13 +395,13 @@ def _succeeded(attempt: Attempt) -> bool:
 
 
 def _unit_of(fault: ProviderFault) -> RateUnit:
-    """Return the rate that a refusal is about, as far as it says so."""
+    """Return what a refusal says exceeds its limit: tokens, or else requests."""
     says_tokens = _ABOUT_TOKENS.search(f"{fault.error_type} {fault.message}")
     return RateUnit.TOKENS if says_tokens else RateUnit.REQUESTS
 
 
 def _spent(attempt: Attempt, reserved: int) -> int:
-    """What counts as spent: what it cost, or as much as it can have cost when nobody knows."""
+    """Return what counts as spent: the cost, or the highest possible cost if it is unknown."""
     if attempt.cost is not None:
         least = reserved if attempt.maybe_billed else 0
         return max(least, attempt.cost.total)

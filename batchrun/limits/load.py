@@ -1,10 +1,10 @@
-"""What load a provider accepts, learned from its refusals: how fast, and how many at a time.
+"""Learns from refusals what load a provider accepts: how fast, and how many at a time.
 
-The refusals of a provider that does not report its limits are of two kinds. Some depend on the load: with
-less of it they are gone. Others come at any load, and going slower only costs time. A refusal does not
-show which unit it is; an experiment does. When enough is refused to be worth it, a trial sends for a
-while a little less than what was accepted before. Fewer refusals prove a limit; as many as before prove
-that there is none, and the load goes back to what it was.
+Refusals of a provider that does not report its limits are of two kinds. Some depend on the load: with less
+load they end. Others occur at any load, and to send more slowly only costs time. A refusal does not show its
+kind; an experiment does. When enough requests are refused, a trial sends a little less for a while than was
+accepted before. Fewer refusals prove a limit. As many as before prove that there is none, and the load
+returns to what it was.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from batchrun.limits.trials import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# So many refusals beyond those that are tolerated are looked into. Of those that come at any load, half
-# as many again are tolerated.
+# This many refusals beyond those that are tolerated begin a measure or a trial. Of refusals that occur at
+# any load, half as many again are tolerated.
 NOTICED = 3.0
 BACKGROUND_FACTOR = 1.5
 # A trial of the rate sends this share of what was accepted before, for at least a second, and then waits
@@ -35,29 +35,29 @@ BACKGROUND_FACTOR = 1.5
 TRIAL_FACTOR = 0.95
 SHORTEST_TRIAL_S = 1.0
 SHORTEST_DELAY_S = 0.25
-# A trial that found nothing is repeated if refusals go on: after ten times as long as it took, so
-# that trials cost little, and after twice as long each time.
+# A trial that found nothing is repeated if refusals continue: after ten times as long as it took, so
+# that trials cost little, and then after twice as long each time.
 REST_FACTOR = 10.0
 SHORTEST_REST_S, LONGEST_REST_S = 30.0, 600.0
 REST_REQUESTS = 300
 MOST_DOUBLINGS = 10
-# Whether it is rather the number in flight that is limited shows with a little more of it than a limit
-# of the rate could bear. That number is a guess; where it is too high, it is lowered by a step at each
-# refusal, so many times.
+# To see whether the number in flight is limited and not the rate, a trial allows a little more in flight
+# than a limit of the rate would accept. That number is a guess: a refusal lowers it by a step, at most this
+# many times.
 MORE_IN_FLIGHT = 1.05
 CLOSE_GUESS, ROUGH_GUESS = 4, 8
 SHRINK_SHARE = 0.025
-# A search for a limit that got so much further than was accepted on average may have met another one.
+# A search that reached this multiple of the average accepted rate may have met another limit.
 FAR = 1.2
-# Refusal so often below a limit that was confirmed, it is another one that limits, or it has fallen.
+# After this many refusals below a confirmed limit, the limit has fallen or another one applies.
 EARLY_REFUSALS = 3
-# Counts that differ by no more than this are those of one limit, used up each time.
+# Counts that differ by at most this share belong to one limit that was used up each time.
 EQUAL_COUNT = 0.1
-# A pause that was longer shows an allowance that comes back at once, a shorter one that it flows in.
+# After a longer pause the allowance had returned all at once; after a shorter one it had flowed in.
 LONG_PAUSE_S = 2.0
-# The average latency looks back over some twenty answers.
+# The average latency is that of about twenty answers.
 LATENCY_MEMORY = 0.95
-SETTLED_FACTOR = 5.0  # a measure of tokens lasts for so many answers, one after another
+SETTLED_FACTOR = 5.0  # a measure of tokens takes at least this many latencies
 
 
 class LoadControl:
@@ -80,12 +80,12 @@ class LoadControl:
         self._marked = 0  # number of the last request before the mark
         self._refused = 0  # requests since then
         self._early = 0  # refusals below the limit in a row
-        self._accepted_before: float | None = None  # between the two marks before
-        self._exhausted: RateUnit | None = None  # what seems to be used up for now
+        self._accepted_before: float | None = None  # in the measure before
+        self._exhausted: RateUnit | None = None  # what seems to be used up now
         self._exhausted_at = 0.0
-        self._reached_per_s = 0.0  # the pace at that time
+        self._reached_per_s = 0.0  # the rate at that time
         self._paused_s = 0.0  # from then until something was accepted
-        self._is_periodic = False  # an allowance comes back at once, as with a window per minute
+        self._is_periodic = False  # an allowance returns all at once, as with a window per minute
         self._trial: Trial | None = None
         self._background = 0.0  # share that is refused at any load
         self._rest_until = self._in_flight_rest_until = -math.inf
@@ -96,15 +96,15 @@ class LoadControl:
         """Whether a rate was found that the provider accepts, and no more."""
         return self.is_active and self._trial is None
 
-    def pace_per_s(self, unit: RateUnit) -> float:
-        """Return the rate to send at now; infinite when there is none.
+    def rate_per_s(self, unit: RateUnit) -> float:
+        """Return the rate to send at; infinite without a limit.
 
         What is refused at any load comes on top of what is accepted.
         """
-        return self.rates[unit].pace_per_s() / (1 - self._background)
+        return self.rates[unit].rate_per_s() / (1 - self._background)
 
     def note_sent(self, tokens: float) -> None:
-        """A request leaves."""
+        """A request is sent."""
         self.number += 1
         self.tokens += tokens
         if self.is_active:
@@ -119,11 +119,11 @@ class LoadControl:
             self.in_flight.grow()
 
     def note_refusal(self, refused: Refusal, *, counts: bool) -> bool:
-        """Learn from a refusal; say whether all should pause, since a limit seems to be used up.
+        """Learn from a refusal; say whether all requests should pause because a limit is used up.
 
         Args:
             refused: what, and when.
-            counts: it left while nothing was known of trouble, so it is news.
+            counts: it was sent before any pause began, so it says something new.
         """
         self.rates[RateUnit.REQUESTS].note_refused(1, refused.sent_at)
         self.rates[RateUnit.TOKENS].note_refused(refused.tokens, refused.sent_at)
@@ -134,50 +134,50 @@ class LoadControl:
             self._judge(self._trial, refused)
             return False
         if not self._is_noticed(refused):
-            self._look_again(refused.unit)
+            self._repeat_trial(refused.unit)
             return False
         if self.in_flight.is_known and refused.was_full and self.in_flight.shrink(self.latency_s):
             self._score = 0.0
             return False
         if self.rates[refused.unit].limit_per_s is None:
             measure = self._measure(refused.unit)
-            if measure is not None and not measure.is_ripe:
+            if measure is not None and not measure.is_sufficient:
                 return False
         self.note_exhausted(refused.unit)
         return True
 
     def note_exhausted(self, unit: RateUnit) -> None:
-        """All pause until something is accepted again."""
+        """All requests pause until one is accepted again."""
         if self._exhausted is None:
             self._exhausted, self._exhausted_at = unit, self._clock()
-            self._reached_per_s = self.rates[unit].pace_per_s()
-            # An answer gives back tokens that were reserved for it, so what is sent until the pause
-            # ends says less than what was sent when they were used up.
+            self._reached_per_s = self.rates[unit].rate_per_s()
+            # Answers return tokens that were reserved for them: the sum at this moment is more exact than
+            # the sum at the end of the pause.
             self.rates[RateUnit.TOKENS].freeze(self.tokens)
 
     def note_recovered(self) -> None:
-        """After a pause something is accepted again: see what was accepted since the last time."""
+        """After a pause something was accepted again: use what was accepted since the last pause."""
         unit, self._exhausted = self._exhausted, None
         if unit is not None and self._trial is None:
             self._paused_s = self._clock() - self._exhausted_at
-            self._look_at_measure(unit)
+            self._use_measure(unit)
         self.rates[RateUnit.TOKENS].thaw()
 
-    def _look_at_measure(self, unit: RateUnit) -> None:
+    def _use_measure(self, unit: RateUnit) -> None:
         measure = self._measure(unit)
         if measure is None:
             self._accepted_before = self.number - self._refused
             self._mark()
         elif self.rates[unit].limit_per_s is not None:
             self._keep_to_limit(unit, measure)
-        elif measure.is_ripe:
-            # A refusal that names tokens is about a limit of them.
+        elif measure.is_sufficient:
+            # A refusal that names tokens is due to a limit of tokens.
             if unit is RateUnit.TOKENS or not self._is_storm(measure):
-                self._try_rate(unit, measure)
+                self._begin_rate_trial(unit, measure)
             self._mark()
 
-    def look_at_trial(self, delay_s: float) -> None:
-        """End a trial that has seen enough without failing; a refusal takes so long to arrive."""
+    def end_complete_trial(self, delay_s: float) -> None:
+        """End a trial that sent enough without failing; a refusal takes `delay_s` to arrive."""
         trial = self._trial
         if trial is None or self.number < trial.first - 1 + trial.needed:
             return
@@ -193,7 +193,7 @@ class LoadControl:
                 self._pass(trial)
 
     def _is_noticed(self, refused: Refusal) -> bool:
-        """Count a refusal; say whether there are too many by now."""
+        """Count a refusal; say whether there are too many."""
         tolerated = TOLERATED + BACKGROUND_FACTOR * self._background
         gap = max(0, refused.number - self._latest)
         self._latest = max(self._latest, refused.number)
@@ -202,12 +202,12 @@ class LoadControl:
         is_expected = is_rate_known or (self.in_flight.is_known and refused.was_full)
         return self._score >= (1.0 if is_expected and not self._background else NOTICED)
 
-    def _look_again(self, unit: RateUnit) -> None:
-        """After a rest, repeat the trial that found that refusals come at any load."""
+    def _repeat_trial(self, unit: RateUnit) -> None:
+        """Repeat a trial that found refusals at any load, once its rest is over."""
         if self._background and self._clock() >= self._rest_until:
             measure = self._measure(unit)
-            if measure is not None and measure.is_ripe:
-                self._try_rate(unit, measure)
+            if measure is not None and measure.is_sufficient:
+                self._begin_rate_trial(unit, measure)
 
     def _measure(self, unit: RateUnit) -> Measure | None:
         """Return what was accepted since the mark; None without one."""
@@ -216,7 +216,7 @@ class LoadControl:
         accepted, estimator = requests - self._refused, self.rates[unit]
         if unit is RateUnit.REQUESTS:
             return estimator.measure(self.number, accepted, share, 0.0)
-        # Tokens are known only with the answer: those under way have to be few among them.
+        # Tokens are known only with the answer: few of them may be in flight.
         return estimator.measure(self.tokens, accepted, share, SETTLED_FACTOR * self.latency_s)
 
     def _mark(self) -> None:
@@ -225,9 +225,9 @@ class LoadControl:
         self._marked, self._refused, self._score = self.number, 0, 0.0
 
     def _is_storm(self, measure: Measure) -> bool:
-        """Tell long pauses that come once in a while from a limit that is used up each time.
+        """Say whether long pauses are outages of the provider rather than a limit.
 
-        Up to a limit the same number is accepted each time, and between storms any number.
+        Between pauses at a limit the same number is accepted each time, between outages any number.
         """
         before, self._accepted_before = self._accepted_before, measure.requests
         if self._paused_s < LONG_PAUSE_S or measure.seconds < LONG_MEASURE_S or before is None:
@@ -235,7 +235,7 @@ class LoadControl:
         return abs(measure.requests / max(before, 1) - 1) > EQUAL_COUNT
 
     def _keep_to_limit(self, unit: RateUnit, measure: Measure) -> None:
-        """A limit that is known was reached, or something else: correct it when that is due."""
+        """Refusals came at a known limit: correct it if the measure is exact enough."""
         estimator = self.rates[unit]
         self._score = 0.0
         if estimator.is_searching:
@@ -247,7 +247,7 @@ class LoadControl:
                 return
             self._correct(unit, measure)
             if self._may_try_in_flight(unit):
-                self._try_in_flight(unit, measure, MORE_IN_FLIGHT * measure.requests_per_s)
+                self._begin_in_flight_trial(unit, measure, MORE_IN_FLIGHT * measure.requests_per_s)
         else:
             self._early += 1
             if self._early > 1 and (self._early < EARLY_REFUSALS or not measure.is_rough):
@@ -260,57 +260,57 @@ class LoadControl:
         self._mark()
 
     def _doubt(self, unit: RateUnit, measure: Measure) -> None:
-        """Refusals come below a limit: it is the number in flight that is limited, or it has fallen."""
+        """Refusals came below the limit: the number in flight is limited, or the limit has fallen."""
         self._early = 0
         if not self._may_try_in_flight(unit):
-            self._try_rate(unit, measure)
+            self._begin_rate_trial(unit, measure)
             return
         estimator = self.rates[unit]
         estimator.limit(
             min(estimator.limit_per_s or math.inf, measure.per_s), measure.requests_per_s
         )
-        self._try_in_flight(unit, measure, MORE_IN_FLIGHT * measure.requests_per_s)
+        self._begin_in_flight_trial(unit, measure, MORE_IN_FLIGHT * measure.requests_per_s)
 
     def _end_search(self, unit: RateUnit, measure: Measure) -> None:
-        """A search met a refusal: take what was accepted, or see if the number in flight is limited."""
+        """A search met a refusal: use what was accepted, or test if the number in flight is limited."""
         estimator = self.rates[unit]
-        # A short measure is off by more than what the trial before showed to be accepted.
+        # A short measure is less exact than what the trial before has shown.
         shown = 0.0 if measure.is_long else TRIAL_FACTOR * estimator.confirmed_per_s
         estimator.limit(max(shown, measure.per_s), measure.requests_per_s)
         if self._reached_per_s > FAR * measure.per_s and self._may_try_in_flight(unit):
-            self._try_in_flight(unit, measure, self._reached_per_s, ROUGH_GUESS)
+            self._begin_in_flight_trial(unit, measure, self._reached_per_s, ROUGH_GUESS)
 
     def _correct(self, unit: RateUnit, measure: Measure) -> None:
-        """Take over what was accepted as the limit, after another trial when it is far less."""
+        """Use what was accepted as the limit; if it is far less, after another trial."""
         estimator = self.rates[unit]
         if measure.per_s < NEAR * estimator.confirmed_per_s:
-            self._try_rate(unit, measure)
+            self._begin_rate_trial(unit, measure)
             return
         estimator.limit(measure.per_s, measure.requests_per_s)
         estimator.confirmed_per_s = max(estimator.confirmed_per_s, measure.per_s)
 
     def _may_try_in_flight(self, unit: RateUnit) -> bool:
-        """Say whether to ask again if it is the number in flight that is limited, not the rate."""
+        """Say whether it is time to test again if the number in flight is limited, not the rate."""
         is_due = self._clock() >= self._in_flight_rest_until and not self._is_periodic
         return self._trial is None and is_due and unit is RateUnit.REQUESTS
 
-    def _try_rate(self, unit: RateUnit, measure: Measure) -> None:
+    def _begin_rate_trial(self, unit: RateUnit, measure: Measure) -> None:
         estimator = self.rates[unit]
         is_known = estimator.limit_per_s is not None
         before = estimator.confirmed_per_s if is_known else None
         self._trial = self._new_trial(Lowered.RATE, unit, measure, before)
         estimator.hold(TRIAL_FACTOR * measure.per_s)
 
-    def _try_in_flight(
+    def _begin_in_flight_trial(
         self, unit: RateUnit, measure: Measure, requests_per_s: float, shrinks: int = CLOSE_GUESS
     ) -> Trial:
-        """Lift the rate and limit the number in flight, to see which of them explains refusals.
+        """Limit the number in flight instead of the rate, to see which of them explains refusals.
 
         Args:
             unit: of rate.
             measure: what was accepted before.
-            requests_per_s: as many are allowed in flight as this takes, by Little's law.
-            shrinks: how often that may have to be lowered.
+            requests_per_s: by Little's law, this rate takes the number that is allowed in flight.
+            shrinks: how often that number may be lowered.
         """
         estimator = self.rates[unit]
         self._trial = trial = self._new_trial(
@@ -345,13 +345,13 @@ class LoadControl:
             self._fail(trial)
 
     def _pass(self, trial: Trial) -> None:
-        """The load matters: what was accepted before the trial is the limit, or close to it."""
+        """The load matters: the limit is about what was accepted before the trial."""
         self._trial = None
         self._background, self._rests, self._early = 0.0, 0, 0
         estimator, measure = self.rates[trial.unit], trial.measure
         if trial.lowers is Lowered.RATE:
-            # A pause that was long shows the whole allowance of a period: nothing is left to find.
-            # Of tokens it shows nothing: many of them are saved up for one large request.
+            # After a long pause the whole allowance of a period was measured: there is no need to search.
+            # Not so for tokens: many of them are saved for one large request.
             is_long = self._paused_s >= LONG_PAUSE_S and trial.unit is RateUnit.REQUESTS
             self._is_periodic = self._is_periodic or is_long
             is_new = trial.rate_before is None and trial.unit is RateUnit.REQUESTS
@@ -362,7 +362,7 @@ class LoadControl:
         self._note_activity()
 
     def _fail(self, trial: Trial) -> None:
-        """As many are refused as before, or less is accepted: go back, and rest before another."""
+        """As many were refused as before, or less was accepted: return to the load before, and rest."""
         self._trial = None
         estimator = self.rates[trial.unit]
         self.in_flight.set(trial.in_flight_before)
@@ -372,7 +372,9 @@ class LoadControl:
             estimator.limit(trial.rate_before, trial.measure.requests_per_s)
         self._mark()
         if trial.lowers is Lowered.RATE and trial.unit is RateUnit.REQUESTS:
-            second = self._try_in_flight(trial.unit, trial.measure, trial.measure.requests_per_s, 0)
+            second = self._begin_in_flight_trial(
+                trial.unit, trial.measure, trial.measure.requests_per_s, 0
+            )
             second.is_second = True
         else:
             self._rest(trial)

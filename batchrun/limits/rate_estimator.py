@@ -1,8 +1,8 @@
-"""The rate that a provider accepts: measured between recoveries, and then kept to.
+"""The rate that a provider accepts: it is measured between recoveries, and then kept.
 
-At a refusal the provider's allowance is used up. So from one recovery after refusals to the next, what
-was accepted is what the allowance was filled up with: its rate, whether it flows in evenly or is
-there at once with every minute of the clock.
+At a refusal the provider's allowance is used up. So what is accepted from one recovery after refusals to
+the next is what was added to the allowance: its rate, whether it flows in evenly or is there all at once
+with every minute of the clock.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ SHORTEST_MEASURE_S = 1.0
 # A measure of fewer requests is off by more than a tenth; with few refusals it takes more of them.
 FEWEST_REQUESTS = 10
 FEWEST_REFUSALS = 5
-# A measure that is as long as this is exact to 1 %, and begins anew at the next refusal.
+# A measure of this length is exact to 1 %; the next refusal begins a new one.
 LONG_MEASURE_S = 10.0
 MANY_REQUESTS = 100
-# After a refusal the pace is DIP below the limit, a period later at the limit, then beyond it, along a
-# cubic curve: flat near the limit, ever steeper the longer nothing is refused. So a steady limit is
-# used to 98 %, refuses once a period, and one that doubles is reached after three and a half periods.
+# After a refusal the rate is DIP below the limit, a period later at the limit, then above it, along a
+# cubic curve: flat near the limit, and steeper the longer nothing is refused. So a steady limit is used to
+# 98 % with one refusal per period, and a limit that doubles is reached after three and a half periods.
 DIP = 0.05
 PERIOD_S = 30.0
 PERIOD_REQUESTS = 100  # in a period, at least: one refusal for each of them is 1 %
-# While a limit may be far above what was accepted until now, the pace doubles with so many requests,
-# and no sooner than in so many seconds, until something is refused.
+# While a limit may be far above what was accepted so far, the rate doubles with this number of requests, and
+# not sooner than in this number of seconds, until something is refused.
 DOUBLING_REQUESTS = 10
 DOUBLING_S = 3.0
 GONE_FACTOR = 4.0  # a limit that was exceeded this far without a refusal is gone
@@ -40,10 +40,10 @@ class Measure:
 
     Attributes:
         seconds: between them.
-        amount: that was accepted, in requests or tokens.
-        requests: that were accepted.
-        share: of all requests that were refused.
-        shortest_s: what it has to last to say anything.
+        amount: accepted requests or tokens.
+        requests: accepted requests.
+        share: refused requests of all requests.
+        shortest_s: a shorter measure says nothing.
     """
 
     seconds: float
@@ -69,7 +69,7 @@ class Measure:
         return is_enough and self.seconds >= self.shortest_s
 
     @property
-    def is_ripe(self) -> bool:
+    def is_sufficient(self) -> bool:
         """Whether it is exact enough for a trial to show that the share of refusals falls."""
         return self.is_rough and self.requests * max(self.share, 0.01) >= FEWEST_REFUSALS
 
@@ -81,7 +81,7 @@ class Measure:
 
 
 class RateEstimator:
-    """The rate of one unit of thing, requests or tokens, that a provider accepts.
+    """The rate of requests or of tokens that a provider accepts.
 
     Args:
         clock: monotonic, in seconds.
@@ -103,7 +103,7 @@ class RateEstimator:
         self.confirmed_per_s = 0.0
 
     def note_refused(self, amount: float, sent_at: float) -> None:
-        """An amount was refused, which had been sent at some time."""
+        """An amount that was sent at `sent_at` was refused."""
         if self._frozen is not None and sent_at > self._frozen[0]:
             self._refused_later += amount
         elif self._marked_at is not None and sent_at >= self._marked_at:
@@ -114,12 +114,12 @@ class RateEstimator:
         self._frozen, self._refused_later = (self._clock(), sent), 0.0
 
     def thaw(self) -> None:
-        """Measure on, as if nothing had been frozen."""
+        """Continue to measure as if nothing had been frozen."""
         self._refused += self._refused_later
         self._frozen, self._refused_later = None, 0.0
 
     def mark(self, sent: float) -> None:
-        """Measure from now on, or from where it was frozen; `sent` is the sum of all ever sent."""
+        """Begin a measure now, or where it was frozen; `sent` is the sum of all that was sent."""
         self._marked_at, self._sent_before = self._frozen or (self._clock(), sent)
         self._refused = self._refused_later
         self._frozen, self._refused_later = None, 0.0
@@ -127,7 +127,7 @@ class RateEstimator:
     def measure(
         self, sent: float, requests: float, share: float, shortest_s: float
     ) -> Measure | None:
-        """Return what was accepted since the mark; None without one."""
+        """Return what was accepted since the measure began; None before the first one."""
         if self._marked_at is None:
             return None
         now, sent = self._frozen or (self._clock(), sent)
@@ -136,16 +136,16 @@ class RateEstimator:
         return Measure(seconds, amount, requests, share, max(SHORTEST_MEASURE_S, shortest_s))
 
     def hold(self, per_s: float) -> None:
-        """Keep to a rate, neither more nor less."""
+        """Use exactly this rate."""
         self.limit_per_s, self._is_held = per_s, True
 
     def limit(self, per_s: float, requests_per_s: float, *, search: bool = False) -> None:
-        """Keep just below a rate, and try more of it as time passes.
+        """Stay just below a rate, and try more as time passes.
 
         Args:
             per_s: the rate.
             requests_per_s: the same in requests.
-            search: try more sooner, since the limit may be far above.
+            search: try more sooner: the limit may be far above.
         """
         self.limit_per_s, self._is_held, self.is_searching = per_s, False, search
         self._period_s = max(PERIOD_S, PERIOD_REQUESTS / max(requests_per_s, 1e-3))
@@ -156,20 +156,20 @@ class RateEstimator:
         self._dipped_at, self._requests = self._clock(), 0
 
     def note_sent(self) -> None:
-        """A request leaves."""
+        """A request is sent."""
         self._requests += 1
 
     def lift(self) -> None:
-        """Keep to no rate."""
+        """Use no limit."""
         self.limit_per_s, self._is_held = None, False
 
     @property
     def is_below_limit(self) -> bool:
-        """Whether the pace has not come back to the limit since it was refused last."""
+        """Whether the rate is still below the limit after the last refusal."""
         return self._factor() < 1
 
-    def pace_per_s(self) -> float:
-        """Return the rate to go at now; infinite when there is none."""
+    def rate_per_s(self) -> float:
+        """Return the rate to send at; infinite without a limit."""
         if self.limit_per_s is None:
             return math.inf
         if self._is_held:

@@ -95,11 +95,11 @@ class ErrorBudget:
 
 
 class CapReached(Exception):
-    """What is left of `max_cost_usd` cannot cover the next request, even if all others are free."""
+    """The rest of `max_cost_usd` cannot cover the next request, even if all others cost nothing."""
 
 
 class CostBudget:
-    """Holds `max_cost_usd`: nothing is sent unless its highest cost still fits.
+    """Keeps `max_cost_usd`: a request is sent only if its highest cost still fits.
 
     Args:
         cap: in pico-dollars; None for none.
@@ -112,10 +112,10 @@ class CostBudget:
         self.reserved = 0
 
     def fits(self, amount: int) -> bool:
-        """Say whether an amount can be reserved now; when not, it may be later.
+        """Say whether an amount can be reserved now; if not, it may be possible later.
 
         Raises:
-            CapReached: when it cannot be later either.
+            CapReached: when it will not be possible later either.
         """
         if self.cap is None:
             return True
@@ -127,17 +127,17 @@ class CostBudget:
         return self.spent + self.reserved + amount <= self.cap
 
     def reserve(self, amount: int) -> None:
-        """Set an amount aside."""
+        """Reserve an amount."""
         self.reserved += amount
 
     def settle(self, reserved: int, spent: int) -> None:
-        """Replace what was set aside by what was spent."""
+        """Replace a reserved amount by what was spent."""
         self.reserved -= reserved
         self.spent += spent
 
 
 def above_bound(attempt: Attempt, bound: int | None) -> Stop | None:
-    """Return why `max_cost_usd` cannot be held any more, None while it can.
+    """Return why `max_cost_usd` can no longer be kept; None while it can.
 
     Args:
         attempt: with its cost.
@@ -160,7 +160,7 @@ def above_bound(attempt: Attempt, bound: int | None) -> Stop | None:
         )
     else:
         return None
-    return Stop(RunEnd.MAX_COST, f"max_cost_usd cannot be held: {reason}")
+    return Stop(RunEnd.MAX_COST, f"max_cost_usd cannot be kept: {reason}")
 
 
 def _usd(pico: int) -> str:

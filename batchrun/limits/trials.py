@@ -1,4 +1,4 @@
-"""Trials: sending less for a while to see whether refusals depend on the load."""
+"""Trials: send less for a while, to see whether refusals depend on the load."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from batchrun.limits.rate_estimator import PERIOD_REQUESTS, PERIOD_S, Measure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# A refusal counts one, and each request that is sent takes TOLERATED off again: single refusals below
-# 1 % are nobody's business.
+# A refusal counts one, and each sent request subtracts TOLERATED: refusals of less than 1 % have no effect.
 TOLERATED = 0.01
-# A trial sends as many requests as would have brought TRIAL_REFUSALS at the earlier share. When at most
-# a third of these come, the load matters: without its help that happens once in a hundred trials.
+# A trial sends as many requests as would have had TRIAL_REFUSALS at the earlier share. If at most a third of
+# these occur, the load matters: by chance that happens once in a hundred trials.
 TRIAL_REFUSALS = 8
 PASSING_SHARE = 1 / 3
 FEWEST_IN_TRIAL, MOST_IN_TRIAL = 20, 400
-HIGHEST_SHARE = 0.8  # of refusals before a trial: more of them say nothing more
-# A limit of the number in flight that accepts less than this, compared with a limit of the rate, is not
-# what explains the refusals.
+HIGHEST_SHARE = 0.8  # of refusals before a trial; a higher share counts as this
+# A limit of the number in flight does not explain refusals if it accepts less than this share of what a limit
+# of the rate accepts.
 EQUAL_RATE = 0.98
-# Less than NEAR of what a trial confirmed takes another trial.
+# Less than this share of a confirmed rate needs another trial.
 NEAR = 0.9
-# The most in flight grows by one with so many answers while it is used: a refusal for each twenty
-# answers at four slots, and seldom at many.
+# The limit of the number in flight grows by one after this many answers while it is used: at a limit of
+# four that is one refusal per twenty answers, and at a large limit few refusals.
 SUCCESSES_PER_STEP = 20
 
 
@@ -47,14 +46,14 @@ class RateUnit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One refusal: what was taken for it, and how things were when it left.
+    """One refused request.
 
     Attributes:
-        unit: what the provider says that there is too much of; requests if it does not say.
+        unit: what the provider says exceeds its limit; requests if it does not say.
         number: in the order of sending.
         sent_at: seconds.
         tokens: taken for it.
-        was_full: as many were in flight as might be.
+        was_full: the limit of the number in flight was reached.
     """
 
     unit: RateUnit
@@ -74,13 +73,13 @@ class Trial:
         measure: what was accepted before, and which share refused.
         first: number of its first request.
         begun_at: seconds.
-        restarted_at: when the first one left.
-        rate_before: the limit to go back to; None for none.
+        restarted_at: when its first request was sent.
+        rate_before: the limit to return to; None for none.
         in_flight_before: the same for those in flight; infinite for none.
         is_second: a trial of the rate failed before.
         shrinks: how often the number in flight may still be lowered.
         refused: of its requests so far.
-        complete_at: when a refusal of the last one has had its time.
+        complete_at: when a refusal of its last request would have arrived.
     """
 
     lowers: Lowered
@@ -108,11 +107,11 @@ class Trial:
 
     @property
     def has_failed(self) -> bool:
-        """Whether too many are refused for the load to matter."""
+        """Whether so many requests were refused that the load does not matter."""
         return self.refused > self.needed * self.share * PASSING_SHARE
 
     def explains_less(self, requests_per_s: float) -> bool:
-        """Say whether so many in flight accept less than the rate that they would replace."""
+        """Say whether the limit of the number in flight accepts less than the limit of the rate."""
         if self.lowers is Lowered.RATE:
             return False
         if self.rate_before is None or self.is_second:
@@ -121,14 +120,14 @@ class Trial:
         return requests_per_s * per_request < EQUAL_RATE * self.rate_before
 
     def shrink(self, first: int, now: float) -> None:
-        """Begin anew with fewer in flight."""
+        """Start the trial again with fewer in flight."""
         self.shrinks -= 1
         self.first, self.restarted_at = first, now
         self.refused, self.complete_at = 0, None
 
 
 class InFlightLimit:
-    """The most in flight that a provider accepts, when it limits that.
+    """The number in flight that a provider accepts, if it limits that.
 
     Args:
         clock: monotonic, in seconds.
@@ -146,12 +145,12 @@ class InFlightLimit:
         return self.most < math.inf
 
     def set(self, most: float) -> None:
-        """Allow so many, and more of them as answers arrive; infinite for any number."""
+        """Allow `most` in flight, and more as answers arrive; infinite is no limit."""
         self.most = self._confirmed = most
         self._held_until = -math.inf
 
     def shrink(self, latency_s: float) -> bool:
-        """Allow one fewer for a while; False when that is far from what was confirmed."""
+        """Allow one fewer for a while; return False if that is far below what was confirmed."""
         most = math.ceil(self.most) - 1
         if most < min(NEAR * self._confirmed, self._confirmed - 2):
             return False
@@ -161,7 +160,7 @@ class InFlightLimit:
         return True
 
     def grow(self) -> None:
-        """An answer arrived while as many as allowed were in flight."""
+        """An answer arrived while the limit was reached."""
         if self._clock() >= self._held_until:
             self.most += 1 / SUCCESSES_PER_STEP
             self._confirmed = max(self._confirmed, math.floor(self.most))

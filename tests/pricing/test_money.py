@@ -316,7 +316,7 @@ def test_reasoning_beside_the_completion_stops_a_capped_run_at_its_first_answer(
         )
         code, _, stderr = command("run", job, "--model", "grok-4")
         assert code == 4, stderr
-        assert "max_cost_usd cannot be held: an answer of grok-4 cost 0.750138 USD" in stderr
+        assert "max_cost_usd cannot be kept: an answer of grok-4 cost 0.750138 USD" in stderr
         assert len(provider.calls) == 1
         found = summary(tmp_path / "out")
         # 11 × 3 + 50,007 × 15 millionths.
