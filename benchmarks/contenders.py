@@ -1,9 +1,9 @@
-"""One client sending so many chat requests, so many at a time; prints the seconds that it took.
+"""Send chat requests with one client and a fixed concurrency; print the seconds it takes.
 
 Usage: python benchmarks/contenders.py NAME BASE_URL REQUESTS IN_FLIGHT
 
 All send the same prompts and read the answer's text. Importing and reading the command line is not
-counted; for batchrun everything else is: it reads the table, renders, sends, parses, commits every
+measured. Of batchrun everything else is: it reads the table, renders, sends, parses, commits every
 answer with `synchronous=FULL` and writes the results.
 """
 
@@ -51,7 +51,7 @@ def body(number: int) -> dict[str, Any]:
 
 
 async def drive(send: Callable[[int], Awaitable[None]], requests: int, in_flight: int) -> float:
-    """Send numbers 0 … requests-1 by so many workers; return the seconds."""
+    """Send the numbers 0 … requests-1 with concurrent workers; return the seconds."""
     numbers = iter(range(requests))
 
     async def work() -> None:

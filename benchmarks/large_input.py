@@ -1,7 +1,7 @@
-"""How soon the first request leaves, and how much memory a run takes, by the size of the input.
+"""Measure the time until the first request, and the memory of a run, by the size of the input.
 
-A run over so many rows of Parquet is interrupted (SIGINT) after 20,000 answers; it then writes all
-its rows, answered and pending. Usage: python -m benchmarks.large_input [ROWS …]
+A run over a Parquet file is interrupted (SIGINT) after 20,000 answers; it then writes all rows,
+answered and pending. Usage: python -m benchmarks.large_input [ROWS …]
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def main(sizes: list[int]) -> None:
 
 
 def measure(size: int, directory: Path) -> None:
-    """Make a table of so many rows, run it, print a line."""
-    # In a process of its own: a child's peak memory counts from that of the process it was
+    """Write a table, run a job over it and print a line."""
+    # In a separate process: a child's peak memory counts from that of the process it was
     # forked from, so this one has to stay small.
     subprocess.run([sys.executable, "-c", _MAKE_TABLE, str(size), directory], check=True)
     server = subprocess.Popen(

@@ -67,17 +67,17 @@ async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, secon
         else (tokens, limits.tokens_per_minute or 0)
     )
     what = "requests" if limits.requests_per_minute else "tokens"
-    told = "told in headers" if limits.limit_headers else "not told"
+    headers = "with headers" if limits.limit_headers else "no headers"
     share = used * 60 / (seconds - WARM_UP_S) / allowed
     refused = usage.statuses.get(429, 0) / usage.requests
     print(
-        f"{wire_format:9} {allowed:7} {what:9} {told:16} {share:6.1%} used  {refused:.2%} refused",
+        f"{wire_format:9} {allowed:7} {what:9} {headers:16} {share:6.1%} used  {refused:.2%} refused",
         flush=True,
     )
 
 
 def accepted(checkpoint: Path, begin: float, end: float) -> tuple[int, int]:
-    """Return the answers that came between two times, and the tokens they used."""
+    """Return the number of answers between two times, and their tokens."""
     with closing(sqlite3.connect(checkpoint)) as db:
         answers, tokens = db.execute(_ACCEPTED, (begin * 1e6, end * 1e6)).fetchone()
     return answers, tokens or 0
@@ -90,10 +90,10 @@ def main(seconds: float) -> None:
         text = pl.select(pl.lit("some words to read " * 10))["literal"][0]
         table = pl.DataFrame({"number": range(20_000), "text": [text] * 20_000})
         table.write_parquet(folder / "rows.parquet")
-        for told in (True, False):
+        for has_headers in (True, False):
             for wire_format in ("messages", "chat"):
                 for limits in LIMITS:
-                    config = replace(limits, limit_headers=told)
+                    config = replace(limits, limit_headers=has_headers)
                     anyio.run(measure, folder, wire_format, config, seconds)
 
 

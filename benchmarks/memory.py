@@ -2,8 +2,8 @@
 
 Usage: python -m benchmarks.memory [--rows 512] [--mb 1.5] [--latency-ms 500]
 
-Every command is a process of its own, and its peak is what the system says of it (VmHWM). The
-server is another process.
+Every command runs in a separate process, whose peak the system reports (VmHWM). The server is
+another process.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ dir = "run"
 
 
 def main(rows: int) -> None:
-    """Make a finished run of so many rows, then time a resume and an export of it."""
+    """Create a finished run, and time a resume and an export of it."""
     with tempfile.TemporaryDirectory() as directory:
         job = make_job(Path(directory), rows)
         started = time.perf_counter()

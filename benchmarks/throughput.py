@@ -3,10 +3,10 @@
 Usage: python -m benchmarks.throughput [--rounds 5] [--requests 10000] [--in-flight 256 1000]
        [--latency-ms 0] [--peers PYTHON] [--only NAME …]
 
-Every round runs each client once, in turn, each in a process of its own on the first core, against
-one server on the second core. What is told are medians of the rounds, and of the ratios to the bare
-aiohttp loop of the same round. Clients that are not installed are left out; `--peers` names the
-Python of an environment with those that this project does not depend on.
+Every round runs each client once, each in a separate process on the first core, against one server
+on the second core. Prints medians of the rounds, and of the ratios to the plain aiohttp loop of the
+same round. Skips clients that are not installed; `--peers` is the Python of an environment with
+clients that this project does not depend on.
 """
 
 from __future__ import annotations

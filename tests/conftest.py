@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def write_job(tmp_path: Path) -> Callable[..., Path]:
-    """Write a table of so many rows and a job over it; return the job file."""
+    """Write a table and a job over it; return the job file."""
 
     def write(
         base_url: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 
-# What one turn of the event loop takes, so that time never stands still.
+# The time of one turn of the event loop, so that time always passes.
 A_MOMENT_S = 1e-6
 
 

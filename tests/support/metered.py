@@ -171,7 +171,7 @@ async def dispatch(
     limits: LimitsConfig | None = None,
     **parts: Any,
 ) -> tuple[LiveDispatcher, Memory]:
-    """Send rows for so many seconds of the loop's clock, or until they are through."""
+    """Send rows for a number of seconds of the clock of the loop, or until all have an answer."""
     journal, waits = Memory(), Waits(anyio.current_time)
     dispatcher = LiveDispatcher(
         provider,

@@ -45,7 +45,7 @@ def main() -> None:
     """Write both pictures."""
     program = browser.find()
     if program is None:
-        sys.exit("there is no Chromium here")
+        sys.exit("Chromium is not installed")
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -85,14 +85,14 @@ def steady() -> Iterator[Scenario]:
         )
     yield Scenario("bucket 1/s, burst 60", lambda: SimulatedProvider(Bucket(1, 60)), 1)
     yield Scenario(
-        "bucket 10/s, burst 600, told retry-after",
+        "bucket 10/s, burst 600, with retry-after",
         lambda: SimulatedProvider(Bucket(10, 600, tells_wait=True)),
         10,
     )
     # Measured over whole minutes of the provider, after the first of them.
     for per_minute, tells in ((60, False), (60, True), (600, False), (600, True)):
         yield Scenario(
-            f"window {per_minute}/min{', told retry-after' if tells else ''}",
+            f"window {per_minute}/min{', with retry-after' if tells else ''}",
             lambda n=per_minute, t=tells: SimulatedProvider(FixedWindow(n, 17, t)),  # type: ignore[misc]
             per_minute / 60,
             since=103,
@@ -107,10 +107,10 @@ def steady() -> Iterator[Scenario]:
         )
 
 
-def told() -> Iterator[Scenario]:
-    """A limit that headers tell."""
+def reported_limits() -> Iterator[Scenario]:
+    """A limit that headers report."""
     yield Scenario(
-        "bucket 10/s, told in headers",
+        "bucket 10/s, with headers",
         lambda: SimulatedProvider(Bucket(10, 600, tells_wait=True, tells_limits=True)),
         10,
         least_share=0.988,
@@ -119,11 +119,11 @@ def told() -> Iterator[Scenario]:
 
 
 def random_refusals() -> Iterator[Scenario]:
-    """Refusals that come at any load. What is possible is what comes without them, times 1 - p."""
+    """Refusals at any load. The possible rate is the one without them, times 1 - p."""
     for share in (0.005, 0.02, 0.05, 0.1, 0.2):
         for retry_after_s in (None, 0.05):
             refusal = Refusal(retry_after_s=retry_after_s)
-            said = "" if retry_after_s is None else f", told retry-after {retry_after_s:g}"
+            said = "" if retry_after_s is None else f", with retry-after {retry_after_s:g}"
             yield Scenario(
                 f"random {share:.1%}{said}",
                 lambda p=share, r=refusal: SimulatedProvider(RandomRefusals(p, r), latency_s=0.5),  # type: ignore[misc]
@@ -176,7 +176,7 @@ def changing() -> Iterator[Scenario]:
 def all_scenarios() -> Iterator[Scenario]:
     """Every scenario that is measured by a share."""
     yield from steady()
-    yield from told()
+    yield from reported_limits()
     yield from random_refusals()
     yield from changing()
 
@@ -212,8 +212,8 @@ class Recovery:
 
 TROUBLES = (
     *(Trouble(f"429 for {seconds} s", seconds, Refusal()) for seconds in (5, 10, 30, 60)),
-    Trouble("429 for 10 s, told retry-after 0.05", 10, Refusal(retry_after_s=0.05)),
-    Trouble("429 for 60 s, told retry-after 10", 60, Refusal(retry_after_s=10)),
+    Trouble("429 for 10 s, with retry-after 0.05", 10, Refusal(retry_after_s=0.05)),
+    Trouble("429 for 60 s, with retry-after 10", 60, Refusal(retry_after_s=10)),
     Trouble("529 for 30 s", 30, Refusal(529, "overloaded_error")),
     Trouble("503 for 60 s", 60, DOWN),
     Trouble("connection refused for 60 s", 60, UNREACHABLE),

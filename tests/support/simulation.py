@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batchrun.records import FormatName, WireRequest
     from tests.support.metered import Memory
 
-# What one turn of the event loop takes, so that time never stands still.
+# The time of one turn of the event loop, so that time always passes.
 A_MOMENT_S = 1e-6
 ROW = Row(prompt_tokens=10, max_tokens=10, answer_tokens=6)
 _ANSWER = Completion(("yes",), "stop", MODEL, "id", Usage(input_tokens=10, output_tokens=6))
@@ -136,7 +136,7 @@ class FixedWindow:
 
 @dataclass
 class ConcurrencyCap:
-    """At most so many requests at a time."""
+    """A limit on concurrent requests."""
 
     most: int
 
@@ -185,7 +185,7 @@ class SimulatedProvider:
         rules: any of them may refuse a request.
         latency_s: of an answer, by how many requests are being worked on.
         spread: latencies vary by so much of themselves, up and down.
-        refusal_s: how soon a refusal comes.
+        refusal_s: seconds until a refusal.
     """
 
     wire_format: FormatName = "chat"
@@ -247,7 +247,7 @@ class SimulatedProvider:
         return refused / max(1, refused + count(self.accepted, since, until))
 
     def recovery_s(self, storm_end: float, rate: float, window_s: float = 2.0) -> float:
-        """Seconds from the end of a storm until so many a second are accepted for a while."""
+        """Seconds from the end of a storm until requests are accepted at a rate for a while."""
         for step in range(600):
             since = storm_end + step / 10
             if self.accepted_per_s(since, since + window_s) >= rate:
@@ -268,7 +268,7 @@ def simulate(
     rows: int = 10**9,
     **parts: Any,
 ) -> tuple[LiveDispatcher, Memory]:
-    """Send rows for so many virtual seconds, or until they are through."""
+    """Send rows for a number of virtual seconds, or until all have an answer."""
 
     async def main() -> tuple[LiveDispatcher, Memory]:
         return await dispatch(

@@ -168,7 +168,7 @@ def child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def soak(place: Path, seconds: float, most_requests: int) -> tuple[list[Sample], int]:
-    """Run for a time, or for so many rows; return the samples and the exit code."""
+    """Run for a time, or for a number of rows; return the samples and the exit code."""
     rows = min(most_requests, int(seconds * MOST_ROWS_A_SECOND))
     table = pl.DataFrame({"text": pl.int_range(rows, eager=True).cast(pl.String)})
     table.write_parquet(place / "rows.parquet")
@@ -187,7 +187,7 @@ def soak(place: Path, seconds: float, most_requests: int) -> tuple[list[Sample],
 
 
 def main() -> None:
-    """Soak, and tell what grew."""
+    """Run, and print what grew."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--requests", type=int, default=2_000_000)

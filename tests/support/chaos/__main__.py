@@ -1,4 +1,4 @@
-"""`python -m tests.support.chaos`: kill a run so many times, over so many rows.
+"""`python -m tests.support.chaos`: kill a run many times, and check every row.
 
 Prints the seed and what happened in each round; ends with a traceback at the first broken promise.
 """
@@ -44,7 +44,7 @@ def main() -> None:
     print(
         f"{len(stories)} rounds, {rows(stories)} rows, {kills(stories)} kills: 0 lost, 0 twice; "
         f"billed twice {sum(s.extra_bills for s in stories)}, "
-        f"told {sum(s.told for s in stories)}; "
+        f"reported {sum(s.reported for s in stories)}; "
         f"{sum(s.snapshots for s in stories)} snapshots, {sum(s.torn for s in stories)} torn, "
         f"{sum(s.resumed for s in stories)} resumed; {time.monotonic() - started:.0f} s"
     )

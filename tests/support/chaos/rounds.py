@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.chaos.points import Point
 
 CONCURRENCY = 16
-COPY_EVERY = 40  # each so many-th row asks the same as the one before it
+COPY_EVERY = 40  # every 40th row has the same request as the previous one
 LONGEST_S = 2.5
 LOOK_EVERY_S = 0.0005
 # What differs from run to run, or when requests come in another order.
@@ -56,7 +56,7 @@ class Story:
     Attributes:
         kills: how many at each kind of point.
         extra_bills: answers that the provider billed beyond the first of each request.
-        told: what the tool itself counted as possibly double-billed.
+        reported: requests that the summary reports as possibly double-billed.
         snapshots: copies that were opened, torn ones among them.
         resumed: a copy was resumed to its end.
     """
@@ -64,7 +64,7 @@ class Story:
     rows: int
     kills: Counter[str] = field(default_factory=Counter)
     extra_bills: int = 0
-    told: int = 0
+    reported: int = 0
     snapshots: int = 0
     torn: int = 0
     resumed: bool = False
@@ -73,7 +73,7 @@ class Story:
         at = ", ".join(f"{count} at {kind}" for kind, count in sorted(self.kills.items()))
         return (
             f"{self.rows} rows, {self.kills.total()} kills ({at}); billed twice {self.extra_bills}, "
-            f"told {self.told}; {self.snapshots} snapshots, {self.torn} torn"
+            f"reported {self.reported}; {self.snapshots} snapshots, {self.torn} torn"
             f"{', one resumed' if self.resumed else ''}"
         )
 
@@ -224,10 +224,12 @@ class Round:
         assert books.billed.keys() == self._asked.keys()
         assert all(books.billed[prompt] >= count for prompt, count in self._asked.items())
         story.extra_bills = books.extra_bills(self._asked)
-        story.told = json.loads((self._out / "summary.json").read_bytes())["possibly_double_billed"]
+        story.reported = json.loads((self._out / "summary.json").read_bytes())[
+            "possibly_double_billed"
+        ]
         # What was in flight when it was killed; what waits for its commit is part of that.
         assert story.extra_bills <= CONCURRENCY * story.kills.total()
-        assert story.told >= story.extra_bills
+        assert story.reported >= story.extra_bills
 
     def _resume_snapshot(self) -> None:
         """A copy is resumed to the same end; only what it lacks is sent."""
