@@ -4,12 +4,12 @@ BatchrunError
 ├── JobError              exit 2   the job file, an option or the input is wrong; nothing was sent
 ├── RunStopped            exit 4   stopped on purpose: credentials, quota, too many errors
 ├── CheckpointError       exit 5   the checkpoint is unusable or locked by another process
-│   ├── CheckpointFull             … for want of room, which may pass
-│   └── RecordsDamaged             … what was paid for does not match its checksums
+│   ├── CheckpointFull             … the disk is full or failed, which may pass
+│   └── RecordsDamaged             … paid records do not match their checksums
 ├── OutputError           exit 6   outputs could not be written; the results are safe
 ├── Interrupted           exit 128 + signal number; resumable
 ├── RenderError           never ends a run: the item becomes an errored result
-└── ProviderError         never ends a run by itself: one failed attempt, judged by `dispatch.judgement`
+└── ProviderError         does not end a run: one failed attempt, judged by `dispatch.judgement`
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class RunEnd(StrEnum):
-    """What ended an execution of a run; a sentence beside it says why."""
+    """What ended an execution of a run; `Stop.reason` says why."""
 
-    UNFINISHED = "unfinished"  # it is still going on, or its process died
+    UNFINISHED = "unfinished"  # it is still running, or its process died
     FINISHED = "finished"  # every row has its result
     SAMPLED = "sampled"  # only some rows were to be sent; no outputs were written
     INTERRUPTED = "interrupted"  # by a signal
@@ -39,11 +39,11 @@ class RunEnd(StrEnum):
     NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
     MAX_ERRORS = "max_errors"  # too many rows failed
     MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
-    FAILED = "failed"  # the input, the checkpoint or the disk failed under it
+    FAILED = "failed"  # the input, the checkpoint or the disk failed
 
     @classmethod
     def _missing_(cls, _value: object) -> RunEnd:
-        """Read a word that a damaged checkpoint holds: nobody knows how that execution ended."""
+        """Read an unknown word of a damaged checkpoint: how that execution ended is unknown."""
         return cls.UNFINISHED
 
 
@@ -89,11 +89,11 @@ class CheckpointError(BatchrunError):
 
 
 class CheckpointFull(CheckpointError):
-    """The checkpoint cannot be written for want of room, or by a fault of the disk."""
+    """The checkpoint cannot be written: the disk is full or failed."""
 
 
 class RecordsDamaged(CheckpointError):
-    """Some of what was paid for does not match the checksums that were written with it."""
+    """Paid records of the checkpoint do not match the checksums that were written with them."""
 
     def __init__(self, message: str, damage: Damage) -> None:
         super().__init__(message)
@@ -117,19 +117,19 @@ class Interrupted(BatchrunError):
 
 
 def keyboard_interrupt(message: str) -> KeyboardInterrupt:
-    """Return what Ctrl-C raises in a call that has no report to return `Interrupted` in.
+    """Return what a call without a report raises after Ctrl-C, in place of `Interrupted`.
 
-    `except Exception` around such calls in a loop must not begin the next one, and only a
-    KeyboardInterrupt itself, not a class derived from it, ends Python as the signal would.
+    `except Exception` around such calls in a loop must not start the next one. Only a
+    KeyboardInterrupt, not a subclass of it, ends Python like the signal.
     """
     error = KeyboardInterrupt(message)
-    # IPython shows these lines in place of a traceback, which would say nothing more.
+    # IPython prints these lines in place of a traceback, which would not add anything.
     setattr(error, "_render_traceback_", lambda: [f"KeyboardInterrupt: {message}"])  # noqa: B010
     return error
 
 
 class RenderError(BatchrunError):
-    """One item cannot become a request. It turns into an errored result with this reason."""
+    """An item cannot be rendered into a request. It gets an errored result with this reason."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -141,19 +141,18 @@ class ProviderFault:
     """What is known about one failed HTTP attempt.
 
     Attributes:
-        error_type: the provider's own word (`rate_limit_error`, `invalid_api_key` …) or, when no
-            usable answer arrived, ours: `connection_error`, `timeout`, `invalid_response`.
+        error_type: the provider's (`rate_limit_error`, `invalid_api_key` …) or, if no usable answer
+            arrived, ours: `connection_error`, `timeout`, `invalid_response`.
         message: the provider's message or a description of what happened.
         http_status: None when no status line arrived.
         request_id: the provider's id of this exchange, from a header or the error body.
-        retry_after_s: seconds that the provider asked to wait, already clamped to what is sane.
+        retry_after_s: seconds that the provider asked to wait, at most one day.
         should_retry: the provider's explicit `x-should-retry`, when it sent one.
         maybe_billed: True when the request may have been processed although no answer arrived.
-        limits: what the limit headers said, when there were any.
-        model: as it answered, when the failed answer named it.
-        usage: what the failed answer said that it used; of a stream that broke off, the output may
-            have been more.
-        billing: what the failed answer said about its price.
+        limits: the limit headers, if there were any.
+        model: the model that the failed answer named.
+        usage: tokens of the failed answer; of a broken stream, the output may have been more.
+        billing: what the failed answer says about its price.
     """
 
     error_type: str
@@ -186,12 +185,12 @@ DAMAGE_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something that is wrong in a file.
+    """A problem in a file.
 
     Attributes:
-        problem: what it is.
-        row: the first row that has it, by its `custom_id`; None when it is no single row's.
-        others: how many further rows have it.
+        problem: the problem.
+        row: the `custom_id` of the first row that has it; None if it does not belong to one row.
+        others: number of further rows that have it.
     """
 
     problem: str
@@ -200,21 +199,21 @@ class Flaw:
 
 
 class Record(StrEnum):
-    """What a checkpoint keeps, each with a checksum."""
+    """The kinds of records in a checkpoint, each with a checksum."""
 
     ANSWER = "answer"
     STATUS = "status"  # of an answer
-    ATTEMPT = "attempt"  # its tokens, and what the provider called it
+    ATTEMPT = "attempt"  # its tokens, and the provider's ids
     TURN = "turn"  # of a conversation with tools
     ROW = "row"  # of the input: its id, and its request
     REQUEST = "request"  # what was asked
 
 
-# Which records follow from which others, and so need not be paid for again.
+# Records that can be computed from others, and need not be paid for again.
 FOLLOWS_FROM = {
-    Record.STATUS: "the stored attempts have what it follows from",
-    Record.ROW: "the input has the right copy",
-    Record.REQUEST: "the job and its input have what it follows from",
+    Record.STATUS: "it can be restored from the stored attempts",
+    Record.ROW: "it can be restored from the input",
+    Record.REQUEST: "it can be restored from the job and its input",
 }
 
 
@@ -223,10 +222,10 @@ class DamagedRecord:
     """A record that does not match the checksum that was written with it.
 
     Attributes:
-        record: what it is.
-        request_id: of its request, None where a row has none.
-        number: of its attempt; of a row where it stands in the input, from 1.
-        custom_id: of its row, as far as that is known.
+        record: its kind.
+        request_id: number of its request; None for a row without one.
+        number: of its attempt, or of its row in the input, from 1.
+        custom_id: of its row, if known.
     """
 
     record: Record
@@ -247,7 +246,7 @@ class DamagedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """How many records of a checkpoint are damaged, and some of them."""
+    """The number of damaged records of a checkpoint, and some of them."""
 
     count: int
     first: tuple[DamagedRecord, ...] = ()
@@ -258,9 +257,9 @@ class Rejection:
     """Why an answer that arrived is not accepted.
 
     Attributes:
-        error_type: of the errored row, or of the attempt that is followed by another.
+        error_type: of the errored row, or of the attempt that is retried.
         message: for the user.
-        most_retries: how often to ask again for this reason; None as often as `[retry]` allows.
+        most_retries: maximum number of retries for this reason; None for that of `[retry]`.
     """
 
     error_type: str
@@ -268,48 +267,41 @@ class Rejection:
     most_retries: int | None = None
 
 
+# Characters that change the direction of text, and characters that control a terminal.
 _DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029, *_DIRECTIONS)
 
 
-_STEERING = (*range(32), *range(127, 160), 0x2028, 0x2029, *_DIRECTIONS)
-
-
-_ON_A_LINE = dict.fromkeys(_STEERING, "�")
-
-
+_ON_A_LINE = dict.fromkeys(_CONTROLS, "�")
 _IN_TEXT = {code: mark for code, mark in _ON_A_LINE.items() if chr(code) not in "\n\t"}
-
-
 _COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
-
-
 _IN_JSON = {code: f"\\u{code:04x}" for code in _IN_TEXT}
 
 
 def printable(text: str) -> str:
-    """Return text on one line, without characters that steer a terminal."""
+    """Return text on one line, without characters that control a terminal."""
     return " ".join(text.split()).translate(_ON_A_LINE)
 
 
 def harmless(text: str) -> str:
-    """Return text as it stands, without characters that steer a terminal."""
+    """Return text with its line breaks, without characters that control a terminal."""
     return text.translate(_IN_TEXT)
 
 
 def harmless_but_coloured(text: str) -> str:
-    """Return text as `harmless` does, but with its colours."""
-    # What is split by a group has the group at the odd places.
+    """Return text without characters that control a terminal, except colours."""
+    # re.split returns the matches of a group at the odd positions.
     parts = enumerate(_COLOURS.split(text))
     return "".join(part if n % 2 else harmless(part) for n, part in parts)
 
 
 def harmless_json(text: str) -> str:
-    """Return JSON of the same value in which characters that steer a terminal are escaped."""
+    """Return the JSON with characters that control a terminal escaped; its value is the same."""
     return text.translate(_IN_JSON)
 
 
 def sentences(first: str, second: str) -> str:
-    """Join what somebody else said and what follows from it, with the punctuation of one text."""
+    """Join two sentences: with a semicolon if the first has no punctuation at its end."""
     if first.endswith((".", "!", "?", "…")):
         return f"{first} {second[:1].upper()}{second[1:]}"
     return f"{first}; {second}"

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 # The name of a wire format in `batchrun.formats.FORMATS`.
 FormatName = str
 
-# Answers that a job can refuse to accept: an ending, or nothing in the answer.
+# Answers that a job can reject: by their ending, or because they are empty.
 RejectReason = Literal["length", "refusal", "filtered", "empty"]
 
-# What a column of the outputs holds. On the way there, `texts` are a JSON list, `money` is
-# pico-dollars, `time` microseconds since 1970 UTC, and a `flag` is 0 or 1.
+# Types of output columns. In the checkpoint, `texts` are a JSON list, `money` is pico-dollars, `time`
+# is microseconds since 1970 UTC, and a `flag` is 0 or 1.
 Kind = Literal["text", "texts", "integer", "number", "money", "time", "flag"]
 
 # Money is counted in whole pico-dollars, so that sums are exact.
 PICO_PER_USD = 10**12
-# Characters of a provider's message in a line of ours.
+# Characters of a provider's message in one line.
 LONGEST_ERROR = 500
-# An answer that claims to cost more, a million USD, counts as this much: sums have to fit in 64 bits,
-# and no cap is higher.
+# Upper bound of the cost of an answer, one million USD: sums must fit in 64 bits, and no cap is
+# higher.
 MOST_COST = 10**6 * PICO_PER_USD
 
 
 class Status(StrEnum):
-    """Where an item stands."""
+    """The state of an item."""
 
     SUCCEEDED = "succeeded"  # the provider answered; never sent again
     ERRORED = "errored"  # no usable answer; sent again by the next run only if that may help
@@ -43,20 +43,20 @@ class Status(StrEnum):
 
 
 class Ending(StrEnum):
-    """How an answer ended, in words of neither format."""
+    """How an answer ended, in neutral words."""
 
-    STOP = "stop"  # the model was done, or reached a stop sequence
+    STOP = "stop"  # the model finished, or reached a stop sequence
     LENGTH = "length"  # cut at max_tokens or at the end of the context window
     TOOL_CALLS = "tool_calls"  # the model calls tools and waits for their results
     REFUSAL = "refusal"  # the model, or the provider in its place, declined to answer
     FILTERED = "filtered"  # a content filter removed the answer or a part of it
     PAUSED = "paused"  # the provider interrupted its own tools; the turn can be continued
     ERROR = "error"  # the provider failed while it was answering: not an answer
-    UNKNOWN = "unknown"  # no reason, or one that is not known
+    UNKNOWN = "unknown"  # no reason, or an unknown one
 
 
 def unusual_endings(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return the counts of those endings that a person should know of."""
+    """Return the counts of the endings that a person should know about."""
     usual = {Ending.STOP, Ending.TOOL_CALLS}
     return {ending: count for ending, count in counts.items() if ending not in usual}
 
@@ -90,7 +90,7 @@ class Message:
 
     @property
     def is_tool_result(self) -> bool:
-        """Whether a tool speaks here, and not a person."""
+        """Whether this is the result of a tool, not text of a person."""
         blocks = self.content if isinstance(self.content, list) else []
         has_results = any(block.get("type") == "tool_result" for block in blocks)
         return self.role == "tool" or (self.role == "user" and has_results)
@@ -98,9 +98,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Everything in a request that is neither addressing nor conversation, by neutral name.
+    """The parameters of a request, by neutral name. None means: not sent.
 
-    Rows whose parameters do not depend on a column share one instance. None means: not sent.
+    Rows whose parameters do not depend on a column share one instance.
     """
 
     max_tokens: int | None = None
@@ -121,9 +121,9 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image by its address, or as base64 `data` with its media type.
+    """An image: its URL, or base64 `data` with its media type.
 
-    `size` is the length of `data`, which is dropped once the request's body holds it.
+    `size` is the length of `data`, which is dropped once it is part of the request's body.
     """
 
     url: str | None = None
@@ -134,7 +134,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that the model may call: described by a JSON schema, or a vendor's own as it is."""
+    """A tool that the model may call: with a JSON schema, or a vendor's own as in the job file."""
 
     name: str
     description: str | None = None
@@ -144,7 +144,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Which tool the model should call: mode `auto`, `any`, `none`, or `tool` with its name."""
+    """Which tool the model should call: mode `auto`, `any`, `none`, or `tool` with a name."""
 
     mode: str
     name: str | None = None
@@ -152,9 +152,10 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSchema:
-    """What the answer must be: JSON by a schema, or any JSON object when `schema` is None.
+    """The answer must be JSON that matches `schema`, or any JSON object if it is None.
 
-    `as_tool` asks for it by a tool that the model must call, for servers without structured output.
+    With `as_tool`, the request has a tool that the model must call, for servers without structured
+    output.
     """
 
     schema: Mapping[str, Any] | None
@@ -163,10 +164,14 @@ class AnswerSchema:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A rendered call, the same for either wire format.
+    """A rendered call, independent of the wire format.
 
-    `provider` is who answers, `base_url` where. `system` is text or text blocks. `images` go before the text of the last user turn. `cache_ttl` asks to cache the system prompt
-    for `5m` or `1h`.
+    Attributes:
+        format: name of the wire format.
+        provider: name of the provider, a part of the request's identity.
+        system: text or text blocks.
+        images: placed before the text of the last user turn.
+        cache_ttl: how long to cache the system prompt: `5m` or `1h`.
     """
 
     format: FormatName
@@ -191,9 +196,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """One HTTP request without its credentials: those are added by the client alone.
+    """One HTTP request without credentials, which only the client adds.
 
-    `stream` says that the body asks for a streamed answer.
+    `stream`: whether the body asks for a streamed answer.
     """
 
     url: str
@@ -206,7 +211,7 @@ class WireRequest:
 class RenderedItem:
     """An item with its request, or with the reason why it has none.
 
-    `fingerprint` (16 bytes) identifies what is asked: format, provider and body, nothing else.
+    `fingerprint` (16 bytes) identifies the request by format, provider and body.
     """
 
     ordinal: int
@@ -220,12 +225,12 @@ class RenderedItem:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A turn of the model that calls tools, and what the calls gave.
+    """A turn of the model that calls tools, and the results of the calls.
 
     Attributes:
         key: the request.
-        number: the attempt that brought the turn.
-        said: the assistant's message as JSON, as it has to be sent back.
+        number: the attempt whose answer is the turn.
+        said: the assistant's message as JSON, as it must be sent back.
         calls: JSON list of `{id, name, input}`.
         results: the calls with their `output`, and `is_error` where one failed; None until the
             tools have run.
@@ -245,7 +250,7 @@ class PlannedRequest:
     Attributes:
         key: the checkpoint's number for this request.
         attempts_made: attempts by earlier executions; the next one is numbered after them.
-        turns: how far a conversation with tools has come.
+        turns: the turns so far of a conversation with tools.
     """
 
     key: int
@@ -263,7 +268,7 @@ class Usage:
     `input_tokens` counts all input; the cache counts are parts of it, and the 5-minute and 1-hour
     writes are parts of `cache_write_tokens`. `reasoning_tokens` is part of `output_tokens`. The
     audio counts are parts of the input, the cache reads and the output.
-    None means that the provider did not say.
+    None: the provider did not say.
     """
 
     input_tokens: int | None = None
@@ -286,8 +291,8 @@ class Billing:
             `default`, `standard` …).
         speed: `fast` or `standard`, as sent.
         inference_geo: where it was computed, as sent (`us`, `global` …).
-        web_search_requests: searches by the provider's own tool, billed one by one.
-        stated_cost: what the provider says that it charged, in pico-dollars (OpenRouter, xAI …).
+        web_search_requests: searches by the provider's own tool, billed individually.
+        stated_cost: the cost that the provider states, in pico-dollars (OpenRouter, xAI …).
     """
 
     service_tier: str | None = None
@@ -301,14 +306,14 @@ class Billing:
 class Completion:
     """What the model returned: one text per choice, in order of their index.
 
-    Where nothing else is said, a field is that of the first choice.
+    Fields are those of the first choice unless stated otherwise.
 
     Attributes:
         stop_reason: as the provider sent it; `ending` is its neutral form.
         tool_calls: JSON list of `{id, name, input}`.
-        turn: the assistant's message (JSON value) as it has to be sent back to go on; there when
-            tools are called or the turn is paused.
-        refusal: the text of a refusal, where the provider has a field of its own for it.
+        turn: the assistant's message (JSON value) to send back, if tools are called or the turn is
+            paused.
+        refusal: the text of a refusal, if the provider has a field for it.
         citations: JSON list of citations (messages) or annotations (chat), as received.
         logprobs: JSON, as received.
         stop_sequence: the stop sequence that ended the answer.
@@ -338,19 +343,19 @@ class Completion:
 
 
 class CostSource(StrEnum):
-    """Where a cost is from."""
+    """How a cost was determined."""
 
-    PRICE_LIST = "price_list"  # counted from tokens by genai-prices' list
-    JOB = "job"  # counted from tokens by `[price]` of the job file
-    STATED = "stated"  # the provider said what it charged
+    PRICE_LIST = "price_list"  # from tokens and genai-prices' list
+    JOB = "job"  # from tokens and `[price]` of the job file
+    STATED = "stated"  # stated by the provider
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """An amount of money in whole pico-dollars (1e-12 USD), so that sums are exact.
 
-    The parts are those of the input (uncached, cache read, cache write), the output, and all else:
-    web searches, fees per request, and a cost that the provider states as a whole.
+    The parts are the input (uncached, cache read, cache write), the output, and the rest: web
+    searches, fees per request, and a total that the provider states.
     """
 
     uncached_input: int
@@ -370,12 +375,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """One limit as a provider's headers show it.
+    """One limit as reported by a provider's headers.
 
     Attributes:
-        limit: how much it allows in its period, mostly a minute.
-        remaining: how much of that could be taken when the answer was written.
-        reset_s: seconds until all of it is there again; None when it did not say.
+        limit: the amount allowed in its period, usually one minute.
+        remaining: the amount that was left when the answer was written.
+        reset_s: seconds until all of it is available again; None if unknown.
     """
 
     limit: float
@@ -385,7 +390,7 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class LimitState:
-    """The limits of one answer's headers. None: no word about that one."""
+    """The limits that the headers of one answer report. None: not reported."""
 
     requests: Allowance | None = None
     tokens: Allowance | None = None
@@ -395,9 +400,9 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True)
 class AttemptStart:
-    """An attempt that is about to be sent. Committed before its first byte leaves.
+    """An attempt that is about to be sent. It is committed before its first byte is sent.
 
-    `reserved` is the most that it can cost, in pico-dollars; None when nobody asked.
+    `reserved` is its maximum cost in pico-dollars; None if the job has no cost limit.
     """
 
     key: int
@@ -423,9 +428,9 @@ class UnfinishedAttempt:
 class Attempt:
     """One finished HTTP exchange, numbered from 1 within its request.
 
-    `cause` says what kind of failure it was (`transient`, `rate_limit`, `fatal`, `no`), None for a
-    success. `latency_s` runs from the first byte sent to the last byte received. `model` is the model
-    as answered, `asked_model` as asked for.
+    `cause` is the kind of failure (`transient`, `rate_limit`, `fatal`, `no`), None for a success.
+    `latency_s` is from the first byte sent to the last byte received. `model` is the model named in
+    the answer, `asked_model` the requested one.
     """
 
     key: int
@@ -445,11 +450,11 @@ class Attempt:
 
     @property
     def error(self) -> str | None:
-        """What failed, on one line; None for a success."""
+        """The error on one line; None for a success."""
         if self.error_type is None:
             return None
         message = " ".join((self.error_message or "").split())[:LONGEST_ERROR]
-        # What our own types say is in the message already.
+        # For our own types, the message is enough.
         is_said = self.error_type in {"connection_error", "timeout"} and message
         return message if is_said else f"{self.error_type}: {message}".removesuffix(": ")
 
@@ -458,8 +463,8 @@ class Attempt:
 class Result:
     """The final outcome of one request, with its last attempt.
 
-    `retryable` marks an errored result that a later execution should try again: the failure was
-    the network's or the server's, not the request's.
+    `retryable`: a later execution should try this errored result again, because the network or the
+    server failed, not the request.
     """
 
     key: int
@@ -472,13 +477,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What a changed plan uses again of earlier answers.
+    """How many earlier answers a changed plan reuses.
 
     Attributes:
-        reused: rows that have their result already.
-        new: requests that have to be sent.
-        paid: answers that rows hold now, and that were paid for.
-        left_behind: those of them that no row would hold any more.
+        reused: rows that already have a result.
+        new: requests to send.
+        paid: paid answers that rows have now.
+        left_behind: those of them that no row would have any more.
     """
 
     reused: int
