@@ -9,19 +9,21 @@ several checkouts are measured alternately.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 STARTS = 20
+FEW, MANY = 2, 22  # rows; one at a time
 STARTED = {
     "batchrun --help": ["-m", "batchrun", "--help"],
     "import batchrun": ["-c", "import batchrun"],
-    "import batchrun.run": ["-c", "import batchrun; batchrun.run_job"],
 }
 JOB = """
 [input]
@@ -33,13 +35,15 @@ api_key_env = ""
 model = "claude-haiku-4-5-20251001"
 prompt = "{{{{ text }}}}"
 max_tokens = 10
+[limits]
+concurrency = 1
 [output]
 dir = "run"
 """
 
 
-def trace(folder: Path, refusals: int) -> None:
-    """Run one row with some refusals first; print the exit code and the functions that ran."""
+def trace(folder: Path, rows: int, refusals: int) -> None:
+    """Run rows, each after some refusals; print how often each function of batchrun was called."""
     import importlib.util
     import threading
 
@@ -49,23 +53,20 @@ def trace(folder: Path, refusals: int) -> None:
     is_old = importlib.util.find_spec("tests.support") is None
     provider = importlib.import_module("tests.provider" if is_old else "tests.support.provider")
     package = str(Path(batchrun.__file__).parent)
-    seen: set[tuple[str, str]] = set()
-    left = refusals
+    calls: Counter[str] = Counter()
 
     def reply(call: object) -> object:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        if call.seen >= refusals:
             return provider.answer(call)
         body = b'{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}'
-        return provider.Reply(429, body, {"retry-after": "0.1"})
+        return provider.Reply(429, body, {"retry-after": "0.05"})
 
     def profile(frame: object, event: str, _argument: object) -> None:
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(package):
-            seen.add((code.co_filename[len(package) + 1 :], code.co_qualname))
+            calls[f"{code.co_filename[len(package) + 1 :]}:{code.co_qualname}"] += 1
 
-    (folder / "in.csv").write_text("text\nhello\n")
+    (folder / "in.csv").write_text("text\n" + "".join(f"hello {n}\n" for n in range(rows)))
     with provider.serving(reply) as server:
         (folder / "job.toml").write_text(JOB.format(url=server.url))
         threading.setprofile(profile)
@@ -73,16 +74,28 @@ def trace(folder: Path, refusals: int) -> None:
         arguments = ["run", str(folder / "job.toml"), "--quiet"]
         code = batchrun.cli.cli.main(arguments, standalone_mode=False)
         sys.setprofile(None)
-    names = [(file, name) for file, name in seen if name[0] != "<" and "simulator" not in file]
-    print(code, len({file for file, _ in names}), len(names))
+    print(json.dumps({"code": code, "calls": calls}))
 
 
-def passed_through(checkout: Path, refusals: int) -> str:
-    """Return the files and functions that a row passes through."""
+def passed_through(checkout: Path) -> dict[str, str]:
+    """Return the files and functions that are called once more for each further row, and 429."""
+    few, many = _calls(checkout, FEW, 0), _calls(checkout, MANY, 0)
+    row = {name for name in many if many[name] - few[name] >= MANY - FEW}
+    refused = _calls(checkout, MANY, 1)
+    refusal = {name for name in refused if refused[name] - many[name] >= MANY}
+    found = {"one row": row, "one 429": refusal, "one run": set(many)}
+    return {
+        name: f"{len({each.partition(':')[0] for each in names})} files, {len(names)} functions"
+        for name, names in found.items()
+    }
+
+
+def _calls(checkout: Path, rows: int, refusals: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
-        done = _python(checkout, [__file__, "--trace", folder, str(refusals)])
-    _, files, functions = done.split()[-3:]
-    return f"{files} files, {functions} functions"
+        arguments = [__file__, "--trace", folder, str(rows), str(refusals)]
+        found = json.loads(_python(checkout, arguments))
+    assert found["code"] == 0
+    return Counter({k: n for k, n in found["calls"].items() if "simulator" not in k})
 
 
 def size(checkout: Path) -> dict[str, object]:
@@ -115,8 +128,7 @@ def size(checkout: Path) -> dict[str, object]:
         "constructors with more than 6 arguments": sum(count > 6 for count in arguments),
         "most constructor arguments": arguments[-1],
         "files and lines of tests": (len(tests), sum(tests)),
-        "one row": passed_through(checkout, 0),
-        "one row with a 429": passed_through(checkout, 1),
+        **passed_through(checkout),
     }
 
 
@@ -155,7 +167,7 @@ def _python(checkout: Path, arguments: list[str]) -> str:
 def main() -> None:
     """Measure."""
     if sys.argv[1:2] == ["--trace"]:
-        trace(Path(sys.argv[2]), int(sys.argv[3]))
+        trace(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
         return
     checkouts = [Path(each).resolve() for each in sys.argv[1:]] or [Path(__file__).parent.parent]
     for checkout in checkouts:
