@@ -79,7 +79,7 @@ from .inspection.comparison import (
     write_comparison as write_comparison,
 )
 from .inspection.reporting import write_report as write_report
-from .inspection.verification import Verdict as Verdict
+from .inspection.verification import Verification as Verification
 from .inspection.verification import verify as verify
 from .job import Job as Job
 from .job import parse_setting as parse_setting

@@ -87,7 +87,7 @@ def finish(plan: Prepared) -> None:
                 response, stop_reason, response_id) SELECT id, 'succeeded', 0, 1, 1000000,
                 'An answer of some words to number ' || id, 'end_turn', 'msg_' || id FROM requests"""
             )
-            for table in (encoding.ANSWERS, encoding.RECEIVED):
+            for table in (encoding.ANSWERS, encoding.SENT):
                 store.db.execute(f"UPDATE {table.table} AS d SET checksum = {table.value('d')}")
         store.close()
 

@@ -1,12 +1,12 @@
 """The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
 
-`Checkpoint` is the file, `Journal` its asynchronous side, `Patience` waits for room on a full disk,
+`Checkpoint` is the file, `CheckpointJournal` its asynchronous side, `FullDiskRetry` waits for room on a full disk,
 `DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
 `scores` keeps what the answers are worth, `compare_rows` and `differing_rows` compare runs, `file_flaws` and
 `state_flaws` verify one.
 """
 
-from batchrun.checkpoint.answers import Asked, Census, Counted, census
+from batchrun.checkpoint.answers import RequestCounter, RequestCounts, RequestSize, request_counter
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
 from batchrun.checkpoint.directory import FILES, check_directory, open_directory, other_files
 from batchrun.checkpoint.integrity import (
@@ -21,18 +21,24 @@ from batchrun.checkpoint.integrity import (
     score_flaws,
     state_flaws,
 )
-from batchrun.checkpoint.journal import Journal
+from batchrun.checkpoint.journal import CheckpointJournal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
     DirectoryLock,
-    held_still,
     is_locked,
     refuse_locked,
+    shared_lock,
 )
-from batchrun.checkpoint.pairs import compare_rows, differing_rows, judge, judgeable, judged_by
-from batchrun.checkpoint.planning import Comparison, answers_without_body, begun_as, has_answers
+from batchrun.checkpoint.pairs import (
+    applied_reject,
+    compare_rows,
+    differing_rows,
+    replace_statuses,
+    reviewable_answers,
+)
+from batchrun.checkpoint.planning import Comparison, answers_without_body, has_answers, latest_plan
 from batchrun.checkpoint.repair import Repair, forget_damaged_requests, repair
-from batchrun.checkpoint.sqlite import Patience
+from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.checkpoint.statistics import (
     GivenPrice,
     attempts_to_count,
@@ -60,21 +66,20 @@ __all__ = [
     "FILES",
     "FILE_NAME",
     "MATRIX_FILE",
-    "Asked",
-    "Census",
     "Checkpoint",
+    "CheckpointJournal",
     "Comparison",
-    "Counted",
     "DirectoryLock",
+    "FullDiskRetry",
     "GivenPrice",
-    "Journal",
-    "Patience",
     "Repair",
+    "RequestCounter",
+    "RequestCounts",
+    "RequestSize",
     "answers",
     "answers_without_body",
+    "applied_reject",
     "attempts_to_count",
-    "begun_as",
-    "census",
     "check_directory",
     "check_intact",
     "check_places",
@@ -86,18 +91,15 @@ __all__ = [
     "forget_prices",
     "given_price",
     "has_answers",
-    "held_still",
     "history",
     "is_locked",
     "is_planned",
     "is_right_copy",
     "is_scored",
-    "judge",
-    "judgeable",
-    "judged_by",
     "keep_given_price",
     "last_outcome",
     "last_version",
+    "latest_plan",
     "note_price",
     "open_directory",
     "other_files",
@@ -105,10 +107,14 @@ __all__ = [
     "providers",
     "refuse_locked",
     "repair",
+    "replace_statuses",
+    "request_counter",
     "result_kinds",
+    "reviewable_answers",
     "score_flaws",
     "score_rows",
     "score_totals",
+    "shared_lock",
     "state_flaws",
     "totals",
     "write_costs",

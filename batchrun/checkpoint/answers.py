@@ -39,7 +39,7 @@ _COUNTED = """SELECT a.number, a.model, a.low, a.expected, a.high, a.system, a.m
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestSize:
     """One row's request: its fingerprint and its size in tokens.
 
     `system` is the part of `expected` that is the system prompt; `most_output` is the longest answer
@@ -56,7 +56,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class RequestCounts:
     """Rows that ask the same, and what the answers to them took that are there already.
 
     Attributes:
@@ -83,14 +83,14 @@ class Counted:
     longest: int | None
 
 
-class Census:
-    """Counts what is asked; made by `census`."""
+class RequestCounter:
+    """Counts what is asked; made by `request_counter`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._db.execute(_ASKED)
 
-    def add(self, rows: Iterable[Asked]) -> None:
+    def add(self, rows: Iterable[RequestSize]) -> None:
         """Count rows."""
         with temporary_space(), self._db.atomic():
             self._db.conn.executemany(
@@ -101,17 +101,17 @@ class Census:
                 ],
             )
 
-    def counted(self, *, retry_errored: bool) -> Iterator[Counted]:
+    def counts(self, *, retry_errored: bool) -> Iterator[RequestCounts]:
         """Yield what was asked, once for rows that ask the same."""
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
         with temporary_space():
             for row in self._db.execute(_COUNTED.format(again=again)):
-                yield Counted(*row)
+                yield RequestCounts(*row)
 
 
 @contextmanager
-def census(directory: Path) -> Iterator[Census]:
-    """Open a census beside the checkpoint of a run directory, or beside none where there is none.
+def request_counter(directory: Path) -> Iterator[RequestCounter]:
+    """Open a request_counter beside the checkpoint of a run directory, or beside none where there is none.
 
     Raises:
         CheckpointError: when there is one that cannot be used.
@@ -120,12 +120,12 @@ def census(directory: Path) -> Iterator[Census]:
     if not path.exists():
         nothing = Database(memory=True)
         migrations.apply(nothing)
-        yield Census(nothing)
+        yield RequestCounter(nothing)
         nothing.close()
         return
     store = Checkpoint(directory, writable=False)
     try:
         with usable(path):
-            yield Census(store.db)
+            yield RequestCounter(store.db)
     finally:
         store.close()

@@ -1,12 +1,16 @@
-"""The columns of the outputs, each declared once: its name, its kind, and the SQL that gives it.
+"""The columns of results and attempts, each declared once.
 
-SQLite makes one JSON list of each column. A table comes over in half of the time that its rows would
-take, and nearly all of that outside of Python's lock, so that somebody else can work meanwhile.
+The tables of the checkpoint, what is written to them, their checksums, the outputs, the views for
+people and the checks of `verify` follow from these declarations by name.
+
+SQLite makes one JSON list of each column of an output. A table is read in half of the time that its
+rows would take, mostly without Python's lock, so that other threads can work.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -17,21 +21,38 @@ import orjson
 from batchrun.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from batchrun.checkpoint.sqlite import Database
-    from batchrun.records import Kind
+    from batchrun.records import Attempt, Completion, Kind
 
 
 # How the values of a row's samples become one: that of the first sample, of the first that errored,
 # the latest, their sum, the row's status, the list of all responses.
 OfSamples = Literal["first", "failed", "latest", "sum", "status", "responses"]
 
-COST = "cost_uncached_input + cost_cache_read + cost_cache_write + cost_output + cost_other"
-# An attempt that used something whose cost is not known.
-# Attempts that brought an answer, whether or not it is accepted.
+# Attempts with an answer, whether or not it is accepted.
 ANSWERED = "latency_s IS NOT NULL AND (error_type IS NULL OR cause = 'invalid_answer')"
-UNPRICED = "cost_output IS NULL AND latency_s IS NOT NULL AND (error_type IS NULL OR output_tokens NOT NULL)"
+# Attempts that used something whose cost is not known.
+UNPRICED = (
+    "cost IS NULL AND latency_s IS NOT NULL AND (error_type IS NULL OR output_tokens NOT NULL)"
+)
+# The state of an item `i` whose result is `r`, and whether it errored.
+STATUS = "CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END"
+ERRORED = "(i.error_type IS NOT NULL OR r.status = 'errored')"
+# The results `r` of items `i`, and their last attempts `a`.
+RESULTS_OF_ITEMS = "LEFT JOIN results r ON r.request_id = i.request_id"
+LAST_ATTEMPTS = "LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts"
+
+_SQL_TYPES: dict[Kind, str] = {
+    "text": "TEXT",
+    "texts": "TEXT",
+    "integer": "INTEGER",
+    "number": "REAL",
+    "money": "INTEGER",
+    "time": "INTEGER",
+    "flag": "INTEGER NOT NULL DEFAULT 0",
+}
 
 
 def exact_sum(amount: str) -> str:
@@ -40,29 +61,54 @@ def exact_sum(amount: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of an output.
+class ColumnOf:
+    """A column of results or attempts: in the outputs, in a table of the checkpoint, or both.
 
     Attributes:
-        name: as in the outputs.
-        kind: of its values.
-        value: SQL over `items i`, `results r` and `attempts a` (of results the last attempt).
+        name: in the outputs.
+        kind: of its values; amounts of money are pico-dollars in the checkpoint.
+        stored: what the table keeps of a record: a path of attributes or a function, of the
+            `Completion` of a result and of the `Attempt`. None when the table has no such column,
+            or keeps it apart from the record.
+        column: its name in the table, where that is another.
+        sql: SQL over `items i`, `results r` and `attempts a` (of results the last attempt); by
+            default, its column of the table.
         of_samples: how the samples of a row become one value.
         amount: SQL over one attempt, where a row has the sum over its attempts.
         is_optional: whether only a job that asks for the column has it. It is kept compressed, which
             other programs cannot read.
+        is_output: whether the outputs have it.
     """
 
     name: str
     kind: Kind
-    value: str
+    stored: str | Callable[[Any], Any] | None = None
+    column: str = ""
+    sql: str = ""
     of_samples: OfSamples = "first"
     amount: str | None = None
     is_optional: bool = False
+    is_output: bool = True
+
+    @property
+    def table_column(self) -> str:
+        """Its name in the table."""
+        return self.column or self.name
+
+    @property
+    def definition(self) -> str:
+        """Its definition in the table, as SQL."""
+        return f"{self.table_column} {'BLOB' if self.is_optional else _SQL_TYPES[self.kind]}"
+
+    def value(self, table: str) -> str:
+        """Return SQL for its value, with the alias of its table."""
+        if self.is_optional:
+            return f"unpacked({table}.{self.table_column})"
+        return self.sql or f"{table}.{self.table_column}"
 
 
 def total_of(kind: Kind, amount: str) -> str:
-    """Return SQL for what the attempts at a row used or cost together."""
+    """Return SQL for what the attempts of a row used or cost together."""
     if kind != "money":
         return f"sum({amount})"
     # Unknown when the cost of one of them is; at most what fits in 64 bits.
@@ -70,79 +116,139 @@ def total_of(kind: Kind, amount: str) -> str:
     return f"CASE WHEN count(*) FILTER (WHERE {UNPRICED}) = 0 THEN {known} END"
 
 
-def _amount(name: str, kind: Kind, amount: str) -> Column:
-    """What a row used or cost: that of all its attempts, which is mostly one."""
-    value = f"""CASE WHEN r.attempts = 1 THEN a.{amount.replace(" + ", " + a.")} ELSE
+def _sum_of(name: str, kind: Kind, amount: str) -> ColumnOf:
+    """What a row used or cost: the sum over its attempts, of which there is mostly one."""
+    sql = f"""CASE WHEN r.attempts = 1 THEN a.{amount} ELSE
         (SELECT {total_of(kind, amount)} FROM attempts s WHERE s.request_id = r.request_id)
         END"""  # noqa: S608
-    return Column(name, kind, value, "sum", amount)
+    return ColumnOf(name, kind, sql=sql, of_samples="sum", amount=amount)
+
+
+def packed(content: bytes) -> bytes:
+    """Return bytes compressed: JSON that repeats itself takes a tenth of its length."""
+    return zlib.compress(content)
+
+
+def unpacked(content: bytes | None) -> str | None:
+    """Return as text what `packed` gave; what is not UTF-8 becomes replacement characters.
+
+    Raises:
+        zlib.error: when the bytes are not those that `packed` gave.
+    """
+    return None if content is None else zlib.decompress(content).decode("utf-8", "replace")
+
+
+def _responses(completion: Completion) -> str | None:
+    texts = completion.texts
+    return orjson.dumps(texts).decode() if len(texts) > 1 else None
+
+
+def _logprobs(completion: Completion) -> bytes | None:
+    return None if completion.logprobs is None else packed(completion.logprobs.encode())
+
+
+def _raw(completion: Completion) -> bytes | None:
+    return None if completion.raw is None else packed(completion.raw)
+
+
+def _latency(attempt: Attempt) -> float:
+    return round(attempt.latency_s, 6)  # microseconds survive being written as JSON
+
+
+def _asked_model(attempt: Attempt) -> str | None:
+    """The model as asked for; mostly it is the one that answered, and not worth a copy."""
+    return None if attempt.asked_model == attempt.model else attempt.asked_model
+
+
+def _internal(name: str, kind: Kind, stored: str | Callable[[Any], Any]) -> ColumnOf:
+    return ColumnOf(name, kind, stored, is_output=False)
 
 
 RESULTS = (
-    Column("custom_id", "text", "i.custom_id"),
-    Column(
-        "status",
+    ColumnOf("custom_id", "text", sql="i.custom_id"),
+    ColumnOf("status", "text", sql=STATUS, of_samples="status"),
+    ColumnOf("response", "text", lambda completion: completion.texts[0]),
+    ColumnOf("responses", "texts", _responses, of_samples="responses"),
+    ColumnOf("reasoning", "text", "reasoning"),
+    ColumnOf("tool_calls", "text", "tool_calls"),
+    ColumnOf("stop_reason", "text", "stop_reason"),
+    ColumnOf("model", "text", sql="a.model"),
+    ColumnOf("ending", "text", "ending.value"),
+    ColumnOf("refusal", "text", "refusal"),
+    ColumnOf("citations", "text", "citations"),
+    ColumnOf("logprobs", "text", _logprobs, is_optional=True),
+    ColumnOf("raw", "text", _raw, is_optional=True),
+    ColumnOf("stop_sequence", "text", "stop_sequence"),
+    ColumnOf("choices", "text", "choices"),
+    ColumnOf("server_tools", "text", "server_tools"),
+    ColumnOf("response_id", "text", "response_id"),
+    ColumnOf("request_id", "text", column="provider_request_id", sql="a.provider_request_id"),
+    _sum_of("input_tokens", "integer", "input_tokens"),
+    _sum_of("output_tokens", "integer", "output_tokens"),
+    _sum_of("cache_read_tokens", "integer", "cache_read_tokens"),
+    _sum_of("cache_write_tokens", "integer", "cache_write_tokens"),
+    _sum_of("reasoning_tokens", "integer", "reasoning_tokens"),
+    _sum_of("cost_usd", "money", "cost"),
+    ColumnOf("attempts", "integer", of_samples="sum", amount="1"),
+    ColumnOf("latency_s", "number", sql="a.latency_s"),
+    ColumnOf("finished_at", "time", column="finished_us", of_samples="latest"),
+    ColumnOf("http_status", "integer", sql="a.http_status", of_samples="failed"),
+    ColumnOf("error_type", "text", sql="coalesce(i.error_type, a.error_type)", of_samples="failed"),
+    ColumnOf(
+        "error_message",
         "text",
-        "CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END",
-        "status",
+        sql="coalesce(i.error_message, a.error_message)",
+        of_samples="failed",
     ),
-    Column("response", "text", "r.response"),
-    Column("responses", "texts", "r.responses", "responses"),
-    Column("reasoning", "text", "r.reasoning"),
-    Column("tool_calls", "text", "r.tool_calls"),
-    Column("stop_reason", "text", "r.stop_reason"),
-    Column("model", "text", "a.model"),
-    Column("ending", "text", "r.ending"),
-    Column("refusal", "text", "r.refusal"),
-    Column("citations", "text", "r.citations"),
-    Column("logprobs", "text", "unpacked(r.logprobs)", is_optional=True),
-    Column("raw", "text", "unpacked(r.raw)", is_optional=True),
-    Column("stop_sequence", "text", "r.stop_sequence"),
-    Column("choices", "text", "r.choices"),
-    Column("server_tools", "text", "r.server_tools"),
-    Column("response_id", "text", "r.response_id"),
-    Column("request_id", "text", "a.provider_request_id"),
-    _amount("input_tokens", "integer", "input_tokens"),
-    _amount("output_tokens", "integer", "output_tokens"),
-    _amount("cache_read_tokens", "integer", "cache_read_tokens"),
-    _amount("cache_write_tokens", "integer", "cache_write_tokens"),
-    _amount("reasoning_tokens", "integer", "reasoning_tokens"),
-    _amount("cost_usd", "money", COST),
-    Column("attempts", "integer", "r.attempts", "sum", "1"),
-    Column("latency_s", "number", "a.latency_s"),
-    Column("finished_at", "time", "r.finished_us", "latest"),
-    Column("http_status", "integer", "a.http_status", "failed"),
-    Column("error_type", "text", "coalesce(i.error_type, a.error_type)", "failed"),
-    Column("error_message", "text", "coalesce(i.error_message, a.error_message)", "failed"),
 )
 ATTEMPTS = (
-    Column("custom_id", "text", "q.custom_id"),
-    Column("attempt", "integer", "a.number"),
-    Column("execution", "integer", "a.execution"),
-    Column("started_at", "time", "a.started_us"),
-    Column("latency_s", "number", "a.latency_s"),
-    Column("http_status", "integer", "a.http_status"),
-    Column("error_type", "text", "a.error_type"),
-    Column("error_message", "text", "a.error_message"),
-    Column("request_id", "text", "a.provider_request_id"),
-    Column("model", "text", "a.model"),
-    Column("input_tokens", "integer", "a.input_tokens"),
-    Column("output_tokens", "integer", "a.output_tokens"),
-    Column("cache_read_tokens", "integer", "a.cache_read_tokens"),
-    Column("cache_write_tokens", "integer", "a.cache_write_tokens"),
-    Column("reasoning_tokens", "integer", "a.reasoning_tokens"),
-    Column("cost_usd", "money", "a." + COST.replace(" + ", " + a.")),
-    Column("cost_source", "text", "a.cost_source"),
-    Column("service_tier", "text", "a.service_tier"),
-    Column("web_searches", "integer", "a.web_searches"),
-    Column("maybe_billed", "flag", "a.maybe_billed"),
+    ColumnOf("custom_id", "text", sql="q.custom_id"),
+    ColumnOf("attempt", "integer", column="number"),
+    ColumnOf("execution", "integer"),
+    ColumnOf("started_at", "time", column="started_us"),
+    ColumnOf("latency_s", "number", _latency),
+    ColumnOf("http_status", "integer", "http_status"),
+    ColumnOf("error_type", "text", "error_type"),
+    ColumnOf("error_message", "text", "error_message"),
+    ColumnOf("request_id", "text", "request_id", column="provider_request_id"),
+    ColumnOf("model", "text", "model"),
+    ColumnOf("input_tokens", "integer", "usage.input_tokens"),
+    ColumnOf("output_tokens", "integer", "usage.output_tokens"),
+    ColumnOf("cache_read_tokens", "integer", "usage.cache_read_tokens"),
+    ColumnOf("cache_write_tokens", "integer", "usage.cache_write_tokens"),
+    ColumnOf("reasoning_tokens", "integer", "usage.reasoning_tokens"),
+    ColumnOf("cost_usd", "money", sql="a.cost"),
+    ColumnOf("cost_source", "text", "cost.source.value"),
+    ColumnOf("service_tier", "text", "billing.service_tier"),
+    ColumnOf("web_searches", "integer", "billing.web_search_requests"),
+    ColumnOf("maybe_billed", "flag", "maybe_billed"),
+    _internal("cause", "text", "cause"),
+    _internal("asked_model", "text", _asked_model),
+    _internal("cache_write_1h_tokens", "integer", "usage.cache_write_1h_tokens"),
+    _internal("audio_input_tokens", "integer", "usage.audio_input_tokens"),
+    _internal("audio_cache_read_tokens", "integer", "usage.audio_cache_read_tokens"),
+    _internal("audio_output_tokens", "integer", "usage.audio_output_tokens"),
+    _internal("speed", "text", "billing.speed"),
+    _internal("inference_geo", "text", "billing.inference_geo"),
+    _internal("stated_cost", "integer", "billing.stated_cost"),
+    _internal("cost_uncached_input", "money", "cost.uncached_input"),
+    _internal("cost_cache_read", "money", "cost.cache_read"),
+    _internal("cost_cache_write", "money", "cost.cache_write"),
+    _internal("cost_output", "money", "cost.output"),
+    _internal("cost_other", "money", "cost.other"),
+    _internal("cache_saved", "money", "cost.cache_saved"),
 )
-ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in ATTEMPTS}
-_RESULT = {column.name: column for column in RESULTS}
+# What the cost of an attempt is the sum of: its column `cost` in the table.
+COST_PARTS = tuple(
+    column.name
+    for column in ATTEMPTS
+    if column.kind == "money" and column.stored and column.name != "cache_saved"
+)
+USAGE_COLUMNS = tuple(column for column in ATTEMPTS if column.is_output)
+ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in USAGE_COLUMNS}
+RESULT = {column.name: column for column in RESULTS}
 
-_FROM_ITEMS = """FROM {items} i
-    LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
+_FROM_ITEMS = f"""FROM {{items}} i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
 # Of rows that share a request the first has what it took, the others took nothing: sums stay true.
 _SHARED_ITEMS = """(SELECT o.*, o.ordinal IS (
@@ -154,11 +260,8 @@ _FROM_ATTEMPTS = """FROM attempts a JOIN requests q ON q.id = a.request_id
 
 def result_kinds(optional: Collection[str] = ()) -> dict[str, Kind]:
     """Return the columns of results by name, in order, of the optional ones only these."""
-    return {
-        column.name: column.kind
-        for column in RESULTS
-        if not column.is_optional or column.name in optional
-    }
+    wanted = (c for c in RESULTS if not c.is_optional or c.name in optional)
+    return {column.name: column.kind for column in wanted}
 
 
 def _as_lists(expressions: Sequence[str], source: str) -> str:
@@ -169,25 +272,27 @@ def _as_lists(expressions: Sequence[str], source: str) -> str:
 
 @cache
 def _result_query(names: tuple[str, ...], *, shared: bool) -> str:
-    columns = [_RESULT[name] for name in names]
     values = [
-        f"({column.value}) * i.is_first" if shared and column.amount else column.value
-        for column in columns
+        f"({column.value('r')}) * i.is_first" if shared and column.amount else column.value("r")
+        for column in (RESULT[name] for name in names)
     ]
     items = _SHARED_ITEMS if shared else "items"
     return _as_lists(["i.ordinal", *values], _FROM_ITEMS.format(items=items))
 
 
-_ATTEMPT_QUERY = _as_lists(["a.request_id", *(c.value for c in ATTEMPTS)], _FROM_ATTEMPTS)
+_ATTEMPT_QUERY = _as_lists(
+    ["a.request_id", *(column.value("a") for column in USAGE_COLUMNS)], _FROM_ATTEMPTS
+)
 
 
-# What a row holds as text; what is packed swells when it is read.
-_SIZES = """SELECT i.ordinal, coalesce(length(r.response), 0) + coalesce(length(r.responses), 0)
-    + coalesce(length(r.reasoning), 0) + coalesce(length(r.tool_calls), 0)
-    + coalesce(length(r.citations), 0) + coalesce(length(r.choices), 0)
-    + 8 * (coalesce(length(r.logprobs), 0) + coalesce(length(r.raw), 0))
-    FROM items i JOIN results r ON r.request_id = i.request_id
-    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
+# What a row holds as text; what is packed takes several times its length when it is read.
+_LENGTHS = " + ".join(
+    f"{8 if column.is_optional else 1} * coalesce(length(r.{column.name}), 0)"
+    for column in RESULTS
+    if column.stored
+)
+_SIZES = f"""SELECT i.ordinal, {_LENGTHS} FROM items i JOIN results r ON r.request_id = i.request_id
+    WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""  # noqa: S608 - our own names
 
 
 def items_within(db: Database, first: int, end: int, most_bytes: int) -> int:
@@ -247,7 +352,7 @@ NEEDED = ("status", "response")
 _OF_SAMPLES = {column.name: column.of_samples for column in RESULTS}
 
 
-def together(found: Mapping[str, list[Any]], samples: int) -> dict[str, list[Any]]:
+def combine_samples(found: Mapping[str, list[Any]], samples: int) -> dict[str, list[Any]]:
     """Return columns of results with one value for each row of the input.
 
     A row succeeded when all of its samples did, and errored when one of them did. `responses` has the
@@ -304,7 +409,7 @@ def _spans(ordinals: Sequence[int], samples: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def answers_together(items: Iterable[tuple[Any, ...]], samples: int) -> list[tuple[Any, ...]]:
+def combine_answers(items: Iterable[tuple[Any, ...]], samples: int) -> list[tuple[Any, ...]]:
     """Return (ordinal, custom_id, response, responses) of the rows whose samples all succeeded."""
     rows = ((row, list(group)) for row, group in groupby(items, key=lambda i: i[0] // samples))
     return [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.checkpoint import encoding
-from batchrun.checkpoint.encoding import unpacked
+from batchrun.checkpoint.columns import unpacked
 from batchrun.checkpoint.lock import MATRIX_FILE, FileLock, is_locked, refuse_hard_links
 from batchrun.checkpoint.schema import DEVELOPMENT, migrate, migrations
 from batchrun.checkpoint.sqlite import Database

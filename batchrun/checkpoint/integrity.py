@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint import encoding
-from batchrun.checkpoint.columns import ATTEMPTS, RESULTS, Column
+from batchrun.checkpoint.columns import ATTEMPTS, RESULTS, ColumnOf, packed
 from batchrun.checkpoint.file import usable
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Flaw, Record, RecordsDamaged
 
@@ -29,7 +29,7 @@ MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class RecordKind:
     """Records of one kind: where they are, and which columns of the outputs repeat them.
 
     `number`, `key` (of the request) and `custom_id` are SQL over a record `d`.
@@ -37,7 +37,7 @@ class Kind:
 
     table: Checked
     number: str
-    columns: tuple[Column, ...] = ()
+    columns: tuple[ColumnOf, ...] = ()
     also: str = ""
     key: str = "d.request_id"
     custom_id: str = "(SELECT q.custom_id FROM requests q WHERE q.id = d.request_id)"
@@ -49,19 +49,19 @@ class Kind:
 
 
 KINDS = {
-    Record.ANSWER: Kind(encoding.ANSWERS, "d.attempts", RESULTS),
-    Record.STATUS: Kind(
+    Record.ANSWER: RecordKind(encoding.ANSWERS, "d.attempts", RESULTS),
+    Record.STATUS: RecordKind(
         encoding.STATUSES,
         "d.attempts",
         also=" OR d.status NOT IN ('succeeded', 'errored') OR d.retryable NOT IN (0, 1)"
         " OR (d.retryable AND d.status = 'succeeded')",
     ),
-    Record.ATTEMPT: Kind(encoding.RECEIVED, "d.number", ATTEMPTS),
-    Record.TURN: Kind(encoding.TURNS, "d.number"),
-    Record.ROW: Kind(
+    Record.ATTEMPT: RecordKind(encoding.SENT, "d.number", ATTEMPTS),
+    Record.TURN: RecordKind(encoding.TURNS, "d.number"),
+    Record.ROW: RecordKind(
         encoding.ITEMS, "d.ordinal / (SELECT samples FROM run) + 1", custom_id="d.custom_id"
     ),
-    Record.REQUEST: Kind(
+    Record.REQUEST: RecordKind(
         encoding.REQUESTS,
         "0",
         key="d.id",
@@ -147,10 +147,9 @@ def is_right_copy(store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, 
     """
     kind = KINDS[damaged.record]
     names = kind.table.columns
-    values = ", ".join(f"CAST(d.{name} AS BLOB)" for name in names)
     with usable(store.path):
         row = store.db.execute(
-            f"""SELECT d.checksum, {values} FROM {kind.table.table} d
+            f"""SELECT d.checksum, {kind.table.stored("d")} FROM {kind.table.table} d
             WHERE d.request_id = ? AND {kind.number} IS ?""",  # noqa: S608 - our own names
             (damaged.request_id, damaged.number),
         ).fetchone()
@@ -163,15 +162,16 @@ def is_right_copy(store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, 
     return any(kind.table.of(one) == expected for one in tries)
 
 
-def _candidates(kind: Kind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _candidates(kind: RecordKind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield which columns of a record a row of an output may know, and with which value."""
-    covered = {f".{name}": name for name in kind.table.columns}
     for column in kind.columns:
-        name = covered.get(column.value[1:])  # behind the alias of its table
-        if name is not None and column.name in copy:
-            yield name, _stored(copy[column.name])
-        elif column.is_optional and isinstance(text := copy.get(column.name), str):
-            yield column.name, encoding.packed(text.encode())
+        name, value = column.table_column, copy.get(column.name)
+        if name not in kind.table.columns or column.name not in copy:
+            continue
+        if column.is_optional and isinstance(value, str):
+            yield name, packed(value.encode())
+        else:
+            yield name, _stored(value)
     if "response" in kind.table.columns:
         # Of several samples an output has all texts in one list.
         yield from (("response", text) for text in _texts(copy.get("responses")))

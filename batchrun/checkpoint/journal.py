@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from batchrun.checkpoint.file import usable
-from batchrun.checkpoint.sqlite import Patience
+from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class _Group:
         return not (self.starts or self.attempts or self.results or self.turns)
 
 
-class Journal:
+class CheckpointJournal:
     """Groups commits, and lends the connection to one caller at a time.
 
     Use: start `run` in a task group, report events, `close` at the end. What was reported is
@@ -55,9 +55,9 @@ class Journal:
         patience: waits for room on a full disk; by default nothing does.
     """
 
-    def __init__(self, checkpoint: Checkpoint, patience: Patience | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, patience: FullDiskRetry | None = None) -> None:
         self._checkpoint = checkpoint
-        self._patience = patience or Patience(0.0)
+        self._patience = patience or FullDiskRetry(0.0)
         # One thread at a time, so that everything happens in the order in which it was asked for.
         self._thread = anyio.CapacityLimiter(1)
         self._group = _Group()
@@ -102,7 +102,7 @@ class Journal:
 
         # While one waits for room, the others wait behind it, so the order stays.
         return await anyio.to_thread.run_sync(
-            lambda: self._patience.insist(call), limiter=self._thread
+            lambda: self._patience.call(call), limiter=self._thread
         )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -20,7 +20,7 @@ _PAUSE_S = 0.02
 
 
 @contextmanager
-def held_still(directory: Path) -> Iterator[None]:
+def shared_lock(directory: Path) -> Iterator[None]:
     """Keep executions out of a run directory while it is looked at. Changes nothing there.
 
     Raises:

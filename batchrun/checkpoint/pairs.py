@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.encoding import STATUSES
+from batchrun.checkpoint.columns import LAST_ATTEMPTS, RESULT, RESULTS_OF_ITEMS, STATUS
+from batchrun.checkpoint.encoding import SENT, STATUSES
 from batchrun.checkpoint.file import attached, usable
 from batchrun.evaluation import Pairs
 from batchrun.evaluation.history import Differing, DifferingRow, SideAnswer
@@ -55,12 +56,10 @@ _CHOOSE = """SELECT custom_id FROM (SELECT i.ordinal, i.custom_id FROM temp.diff
 # How much of a text is read.
 _LONGEST = 4_000
 _SIDES = f"""SELECT i.custom_id,
-    CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END,
-    substr(r.response, 1, {_LONGEST}), coalesce(i.error_type, x.error_type),
-    substr(coalesce(i.error_message, x.error_message), 1, {_LONGEST}),
+    {STATUS}, substr(r.response, 1, {_LONGEST}), {RESULT["error_type"].sql},
+    substr({RESULT["error_message"].sql}, 1, {_LONGEST}),
     s.score, substr(s.predicted, 1, {_LONGEST}), substr(s.expected, 1, {_LONGEST})
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts x ON x.request_id = r.request_id AND x.number = r.attempts
+    FROM items i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
     LEFT JOIN scores s ON s.ordinal = i.ordinal / (SELECT samples FROM run)
     WHERE i.ordinal % (SELECT samples FROM run) = 0
     AND i.custom_id IN (SELECT value FROM json_each(?))"""  # noqa: S608 - no values
@@ -150,9 +149,11 @@ _ANSWERS = """SELECT r.request_id, a.error_type, r.response, r.tool_calls, r.end
         OR r.response NOT GLOB '*[0-9A-Za-z]*')))
     ORDER BY r.request_id LIMIT ?"""
 _RESULT = "UPDATE results SET status = ?, retryable = 0 WHERE request_id = ?"
-_IS_DAMAGED = f"SELECT {STATUSES.differs('d')} FROM results d WHERE request_id = ?"  # noqa: S608
-_ATTEMPT = """UPDATE attempts SET error_type = ?, error_message = ?, cause = ?
-    WHERE request_id = ? AND number = (SELECT attempts FROM results r WHERE r.request_id = ?)"""
+_IS_DAMAGED = f"""SELECT {STATUSES.differs("r")} OR {SENT.differs("a")} FROM results r
+    {LAST_ATTEMPTS} WHERE r.request_id = ?"""  # noqa: S608 - our own names
+_ATTEMPT = "UPDATE attempts AS d SET error_type = ?, error_message = ?, cause = ? WHERE {}"
+_IS_LAST = """d.request_id = ? AND d.number = (SELECT attempts FROM results r
+    WHERE r.request_id = d.request_id)"""
 _RULE = "SELECT job -> '$.request.reject' FROM run"
 
 
@@ -165,14 +166,14 @@ class StoredAnswer:
     completion: Completion
 
 
-def judged_by(store: Checkpoint) -> frozenset[str] | None:
+def applied_reject(store: Checkpoint) -> frozenset[str] | None:
     """Return the `[request] reject` that stored answers were judged by; None before any run."""
     with usable(store.path):
         row = store.db.execute(_RULE).fetchone()
     return None if row is None else frozenset(orjson.loads(row[0] or "[]"))
 
 
-def judgeable(store: Checkpoint) -> Iterator[list[StoredAnswer]]:
+def reviewable_answers(store: Checkpoint) -> Iterator[list[StoredAnswer]]:
     """Yield the answers, in chunks, that `[request] reject` may concern.
 
     Those that another rule found invalid are left out.
@@ -187,7 +188,9 @@ def judgeable(store: Checkpoint) -> Iterator[list[StoredAnswer]]:
         last = rows[-1][0]
 
 
-def judge(store: Checkpoint, verdicts: Sequence[tuple[int, Rejection | None]], cause: str) -> None:
+def replace_statuses(
+    store: Checkpoint, verdicts: Sequence[tuple[int, Rejection | None]], cause: str
+) -> None:
     """Make answers errored or succeeded, by the key of their requests.
 
     `cause` is that of the attempts whose answers are rejected.
@@ -205,7 +208,8 @@ def judge(store: Checkpoint, verdicts: Sequence[tuple[int, Rejection | None]], c
                 continue  # a new checksum would hide it
             store.db.execute(_RESULT, (status, key))
             store.db.execute(STATUSES.seal("request_id = ?"), (key,))
-            store.db.execute(_ATTEMPT, (*error, key, key))
+            store.db.execute(_ATTEMPT.format(_IS_LAST), (*error, key))
+            store.db.execute(SENT.seal(_IS_LAST), (key,))
 
 
 def _completion(

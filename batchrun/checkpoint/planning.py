@@ -38,7 +38,7 @@ _TRY_AGAIN = {True: "status = 'errored'", False: "retryable"}
 
 
 @dataclass(slots=True)
-class _Stock:
+class _RequestPool:
     """The requests that ask the same: those that no row holds, the best last."""
 
     free: list[int] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Planner:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._large: dict[bytes | None, _Stock] = {}
+        self._large: dict[bytes | None, _RequestPool] = {}
 
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool
@@ -79,7 +79,7 @@ class Planner:
         """Return the request of each row by ordinal, writing what changed."""
         held = self._held(rendered)
         assigned: dict[int, int] = {}
-        homeless: list[RenderedItem] = []
+        unassigned: list[RenderedItem] = []
         changed: list[tuple[Any, ...]] = []
         for item in rendered:
             custom_id, key, fingerprint, error, is_damaged = held.get(item.ordinal, (None,) * 5)
@@ -90,12 +90,12 @@ class Planner:
                 assigned[item.ordinal] = key
             elif item.fingerprint is not None:
                 self._large.pop(fingerprint, None)
-                homeless.append(item)
+                unassigned.append(item)
             elif error != item.error_message or not same_id:
                 self._large.pop(fingerprint, None)
                 changed.append(encoding.item_row(item, None))
-        self._free(homeless)
-        for item, key in self._find_homes(homeless, dedupe=dedupe):
+        self._free(unassigned)
+        for item, key in self._find_requests(unassigned, dedupe=dedupe):
             assigned[item.ordinal] = key
             changed.append(encoding.item_row(item, key))
         self._db.conn.executemany(encoding.REPLACE_ITEM, changed)
@@ -133,39 +133,39 @@ class Planner:
             "DELETE FROM items WHERE ordinal = ?", [(item.ordinal,) for item in items]
         )
 
-    def _find_homes(
+    def _find_requests(
         self, items: Sequence[RenderedItem], *, dedupe: bool
     ) -> Iterator[tuple[RenderedItem, int]]:
         """Find or make a request for each row."""
-        stocks = self._stocks({item.fingerprint for item in items})
+        pools = self._pools({item.fingerprint for item in items})
         (next_key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
         new: list[tuple[Any, ...]] = []
         moved: list[tuple[str, int]] = []
         for item in items:
-            stock = stocks[item.fingerprint]
-            if dedupe and stock.best is not None:
-                key = stock.best
-            elif stock.free:
-                key = stock.best = stock.free.pop()
+            pool = pools[item.fingerprint]
+            if dedupe and pool.best is not None:
+                key = pool.best
+            elif pool.free:
+                key = pool.best = pool.free.pop()
                 moved.append((item.custom_id, key))
             else:
-                key = stock.best = next_key + len(new)
-                stock.highest += 1
+                key = pool.best = next_key + len(new)
+                pool.highest += 1
                 fingerprint = item.fingerprint or b""
-                new.append(encoding.request_row(key, fingerprint, stock.highest, item.custom_id))
+                new.append(encoding.request_row(key, fingerprint, pool.highest, item.custom_id))
             yield item, key
         self._db.conn.executemany(encoding.INSERT_REQUEST, new)
         self._db.conn.executemany("UPDATE requests SET custom_id = ? WHERE id = ?", moved)
         seal = encoding.REQUESTS.seal("id = ?")
         self._db.conn.executemany(seal, [(key,) for _, key in moved])
 
-    def _stocks(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _Stock]:
+    def _pools(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _RequestPool]:
         """Return the requests of each fingerprint, the best last.
 
         The best is one that succeeded; then comes the order of occurrence.
         """
         unknown = fingerprints - self._large.keys()
-        stocks = {fingerprint: _Stock() for fingerprint in unknown}
+        pools = {fingerprint: _RequestPool() for fingerprint in unknown}
         rows = self._db.execute(
             f"""SELECT q.fingerprint, q.id, q.occurrence, i.ordinal IS NULL
             FROM requests q LEFT JOIN items i ON i.request_id = q.id
@@ -175,14 +175,14 @@ class Planner:
             list(unknown),
         )
         for fingerprint, key, occurrence, is_free in rows:
-            stock = stocks[fingerprint]
-            stock.highest = max(stock.highest, occurrence)
+            pool = pools[fingerprint]
+            pool.highest = max(pool.highest, occurrence)
             if is_free:
-                stock.free.append(key)
+                pool.free.append(key)
             else:
-                stock.best = key
-        self._large.update((f, stock) for f, stock in stocks.items() if stock.highest >= MANY)
-        return {**self._large, **stocks}
+                pool.best = key
+        self._large.update((f, pool) for f, pool in pools.items() if pool.highest >= MANY)
+        return {**self._large, **pools}
 
     def _first_rows(self, keys: Iterable[int]) -> dict[int, int]:
         """Return the first row of each request: it sends for the others too."""
@@ -237,7 +237,7 @@ class Planner:
         return RecordsDamaged(message, Damage(1, (record,)))
 
 
-def count_standing(db: Database, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
+def count_unsettled(db: Database, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
     """Return how many rows from `first` up to `end` have to be sent, and cannot be rendered."""
     again = _TRY_AGAIN[retry_errored]
     to_send, unrenderable = db.execute(
@@ -331,7 +331,7 @@ def answers_without_body(store: Checkpoint) -> int:
         return int(row.fetchone()[0])
 
 
-def begun_as(store: Checkpoint) -> tuple[str, int, str] | None:
+def latest_plan(store: Checkpoint) -> tuple[str, int, str] | None:
     """Return the plan that the latest execution worked on (signature, rows) and its version."""
     with usable(store.path):
         row = store.db.execute(

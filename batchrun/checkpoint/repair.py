@@ -111,9 +111,8 @@ def _restore(
     candidates: Iterable[Mapping[str, Any]],
 ) -> None:
     """Give a damaged row the values among these that its checksum was written with."""
-    values = ", ".join(f"CAST({name} AS BLOB)" for name in checked.columns)
     expected, *stored = store.db.execute(
-        f"SELECT {checked.checksum}, {values} FROM {checked.table} WHERE {key_column} = ?",  # noqa: S608
+        f"SELECT {checked.checksum}, {checked.stored('d')} FROM {checked.table} d WHERE {key_column} = ?",  # noqa: S608
         (key,),
     ).fetchone()
     row = dict(zip(checked.columns, stored, strict=True))
@@ -138,7 +137,7 @@ def _give_up(store: Checkpoint) -> None:
         f"{name} = NULL" for name in (*encoding.USAGE, *encoding.BILLING, *encoding.MONEY)
     )
     db.execute(
-        f"""UPDATE attempts AS d SET {unknown}, checksum = NULL, maybe_billed = 1,
+        f"""UPDATE attempts AS d SET {unknown}, maybe_billed = 1,
         error_type = '{ERROR_TYPE}', error_message = 'its record was damaged on the disk'
         WHERE {KINDS[Record.ATTEMPT].condition}"""  # noqa: S608 - our own names
     )
@@ -148,6 +147,7 @@ def _give_up(store: Checkpoint) -> None:
         WHERE error_type IS NULL AND latency_s IS NOT NULL
         AND request_id IN (SELECT request_id FROM given_up)"""  # noqa: S608 - our own names
     )
+    db.execute(encoding.SENT.seal("request_id IN (SELECT request_id FROM given_up)"))
     for table in ("results", "turns"):
         db.execute(f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)")  # noqa: S608
     db.execute("DROP TABLE given_up")

@@ -9,16 +9,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
+from batchrun.checkpoint.columns import (
+    COST_PARTS,
+    ERRORED,
+    LAST_ATTEMPTS,
+    RESULT,
+    RESULTS_OF_ITEMS,
+    USAGE_COLUMNS,
+    total_of,
+)
 from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
-from batchrun.checkpoint.columns import total_of
 from batchrun.checkpoint.sqlite import Migrations
 
 if TYPE_CHECKING:
-    from batchrun.checkpoint.columns import Column
+    from collections.abc import Iterable
+
+    from batchrun.checkpoint.columns import ColumnOf
     from batchrun.checkpoint.sqlite import Database
 
 
 migrations = Migrations("batchrun")
+
+
+def _definitions(columns: Iterable[ColumnOf]) -> str:
+    return ", ".join(column.definition for column in columns if column.stored is not None)
+
 
 SCORES = """CREATE TABLE scores (
     ordinal INTEGER PRIMARY KEY,
@@ -78,65 +93,24 @@ _TABLES = (
         checksum INTEGER
     ) STRICT""",
     "CREATE INDEX items_by_request ON items (request_id)",
-    """CREATE TABLE attempts (
+    f"""CREATE TABLE attempts (
         request_id INTEGER NOT NULL REFERENCES requests (id),
         number INTEGER NOT NULL,
         execution INTEGER NOT NULL REFERENCES executions (id),
         started_us INTEGER NOT NULL,
         reserved INTEGER,
-        latency_s REAL,
-        http_status INTEGER,
-        error_type TEXT,
-        error_message TEXT,
-        cause TEXT,
-        maybe_billed INTEGER NOT NULL DEFAULT 0,
-        provider_request_id TEXT,
-        model TEXT,
-        asked_model TEXT,
-        input_tokens INTEGER,
-        output_tokens INTEGER,
-        cache_read_tokens INTEGER,
-        cache_write_tokens INTEGER,
-        cache_write_1h_tokens INTEGER,
-        reasoning_tokens INTEGER,
-        audio_input_tokens INTEGER,
-        audio_cache_read_tokens INTEGER,
-        audio_output_tokens INTEGER,
-        service_tier TEXT,
-        speed TEXT,
-        inference_geo TEXT,
-        web_searches INTEGER,
-        stated_cost INTEGER,
-        cost_uncached_input INTEGER,
-        cost_cache_read INTEGER,
-        cost_cache_write INTEGER,
-        cost_output INTEGER,
-        cost_other INTEGER,
-        cache_saved INTEGER,
-        cost_source TEXT,
+        {_definitions(ATTEMPT_COLUMNS)},
+        cost INTEGER AS ({" + ".join(COST_PARTS)}),
         checksum INTEGER,
         PRIMARY KEY (request_id, number)
     ) STRICT, WITHOUT ROWID""",
-    """CREATE TABLE results (
+    f"""CREATE TABLE results (
         request_id INTEGER PRIMARY KEY REFERENCES requests (id),
         status TEXT NOT NULL,
         retryable INTEGER NOT NULL,
         attempts INTEGER NOT NULL,
         finished_us INTEGER NOT NULL,
-        response TEXT,
-        responses TEXT,
-        reasoning TEXT,
-        tool_calls TEXT,
-        stop_reason TEXT,
-        ending TEXT,
-        refusal TEXT,
-        citations TEXT,
-        logprobs BLOB,
-        raw BLOB,
-        stop_sequence TEXT,
-        choices TEXT,
-        server_tools TEXT,
-        response_id TEXT,
+        {_definitions(RESULT_COLUMNS)},
         checksum INTEGER,
         status_checksum INTEGER
     ) STRICT""",
@@ -198,10 +172,10 @@ def _over_attempts(amount: str) -> str:
         THEN 0 ELSE (SELECT {amount} FROM attempts x WHERE x.request_id = i.request_id) END"""  # noqa: S608 - no values
 
 
-def _shown(column: Column) -> str:
+def _shown(column: ColumnOf, table: str = "r") -> str:
     """Return a column as people read it."""
-    value = column.value
-    if column.amount is not None:
+    value = column.value(table)
+    if table == "r" and column.amount is not None:
         value = _over_attempts(total_of(column.kind, column.amount))
     if column.kind == "money":
         value = f"({value}) / 1e12"
@@ -210,38 +184,33 @@ def _shown(column: Column) -> str:
     return f"{value} AS {column.name}"
 
 
-# One row for each sample of each row of the input, as far as they have been planned.
-RESULTS = f"""CREATE VIEW result_rows AS SELECT
+def _columns(*names: str) -> str:
+    return ", ".join(f"{RESULT[name].value('r')} AS {name}" for name in names)
+
+
+_ROWS = f"""FROM items i CROSS JOIN run {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}"""
+# One row for each sample of each row of the input that has been planned.
+_RESULTS = f"""CREATE VIEW result_rows AS SELECT
     i.ordinal / run.samples + 1 AS "row",
     i.ordinal % run.samples + 1 AS sample,
     {", ".join(_shown(column) for column in RESULT_COLUMNS if not column.is_optional)},
     s.score AS score,
     s.predicted AS predicted
-FROM items i CROSS JOIN run
-LEFT JOIN results r ON r.request_id = i.request_id
-LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-LEFT JOIN scores s ON s.ordinal = i.ordinal / run.samples"""  # noqa: S608 - no values
+{_ROWS} LEFT JOIN scores s ON s.ordinal = i.ordinal / run.samples"""
 
 # One row for each HTTP exchange, failed ones included.
-ATTEMPTS = f"""CREATE VIEW attempt_rows AS SELECT
-    {", ".join(map(_shown, ATTEMPT_COLUMNS))},
+_ATTEMPTS = f"""CREATE VIEW attempt_rows AS SELECT
+    {", ".join(_shown(column, "a") for column in USAGE_COLUMNS)},
     a.cause AS cause
 FROM attempts a JOIN requests q ON q.id = a.request_id"""  # noqa: S608
 
 # The rows without an answer, with the reason, and whether the next run tries them again.
-ERRORS = f"""CREATE VIEW errors AS SELECT
+_ERRORS = f"""CREATE VIEW errors AS SELECT
     i.ordinal / run.samples + 1 AS "row",
-    i.custom_id,
-    coalesce(i.error_type, a.error_type) AS error_type,
-    coalesce(i.error_message, a.error_message) AS error_message,
-    a.http_status,
-    a.model,
+    {_columns("custom_id", "error_type", "error_message", "http_status", "model")},
     coalesce(r.attempts, 0) AS attempts,
     coalesce(r.retryable, 0) AS tried_again,
     {_moment("r.finished_us")} AS finished_at
-FROM items i CROSS JOIN run
-LEFT JOIN results r ON r.request_id = i.request_id
-LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-WHERE i.error_type IS NOT NULL OR r.status = 'errored'"""  # noqa: S608
+{_ROWS} WHERE {ERRORED}"""
 
-VIEWS = {"result_rows": RESULTS, "attempt_rows": ATTEMPTS, "errors": ERRORS}
+VIEWS = {"result_rows": _RESULTS, "attempt_rows": _ATTEMPTS, "errors": _ERRORS}

@@ -66,7 +66,7 @@ T = TypeVar("T")
 PAUSE_S = 0.5
 
 
-class Patience:
+class FullDiskRetry:
     """Tries again what failed for want of room, for so many seconds in all.
 
     Meanwhile whoever reports to the checkpoint waits, so nothing more is sent, and the answers that
@@ -86,7 +86,7 @@ class Patience:
         """Wait no longer, now and later."""
         self._over.set()
 
-    def insist(self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[[], T]) -> T:
         """Call a function until it does not fail for want of room; return what it returns.
 
         Raises:

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.columns import ANSWERED, COST, UNPRICED, exact_sum
-from batchrun.checkpoint.encoding import BILLING, MONEY, USAGE, money_row
+from batchrun.checkpoint.columns import (
+    ANSWERED,
+    ERRORED,
+    LAST_ATTEMPTS,
+    RESULT,
+    RESULTS_OF_ITEMS,
+    UNPRICED,
+    exact_sum,
+)
+from batchrun.checkpoint.encoding import BILLING, MONEY, SENT, USAGE, money_row
 from batchrun.checkpoint.file import usable
 from batchrun.errors import RunEnd
 from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunTotals
@@ -30,18 +38,17 @@ _TOKENS = (
     "cache_write_tokens",
     "reasoning_tokens",
 )
-_COUNTS = """SELECT
+_COUNTS = f"""SELECT
     count(*) FILTER (WHERE r.status = 'succeeded'),
-    count(*) FILTER (WHERE r.status = 'errored' OR i.error_type IS NOT NULL),
+    count(*) FILTER (WHERE {ERRORED}),
     count(*) FILTER (WHERE r.retryable)
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id"""
+    FROM items i {RESULTS_OF_ITEMS}"""  # noqa: S608 - no values, as below
 # With several samples a row is as good as all of them.
-_ROW_COUNTS = """SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
+_ROW_COUNTS = f"""SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
     count(*) FILTER (WHERE again) FROM (
         SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
-            max(r.status = 'errored' OR i.error_type IS NOT NULL) AS bad
-        FROM items i LEFT JOIN results r ON r.request_id = i.request_id
-        GROUP BY i.ordinal / :samples)"""
+            max({ERRORED}) AS bad
+        FROM items i {RESULTS_OF_ITEMS} GROUP BY i.ordinal / :samples)"""  # noqa: S608
 _COST_PARTS = ("uncached_input", "cache_read", "cache_write", "output")
 _ATTEMPTS = f"""SELECT
     count(*), coalesce(sum(maybe_billed), 0),
@@ -53,13 +60,13 @@ _ATTEMPTS = f"""SELECT
     FROM attempts"""  # noqa: S608 - our own names, as below
 # Failed attempts that reported what they used count as well.
 _BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE {ANSWERED}),
-    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}
+    sum(input_tokens), sum(output_tokens), {exact_sum("cost")}
     FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
-    AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost_output IS NOT NULL)
+    AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost IS NOT NULL)
     GROUP BY model ORDER BY 5 DESC, 2 DESC"""  # noqa: S608
 # What rows used to hold, before the job or the input changed, says nothing about the rows of now.
 _HELD = "SELECT count(*) FROM items i JOIN results r ON r.request_id = i.request_id"
-_LEFT_BEHIND = f"""SELECT coalesce({exact_sum(COST)}, 0) FROM attempts a WHERE NOT EXISTS
+_LEFT_BEHIND = f"""SELECT coalesce({exact_sum("cost")}, 0) FROM attempts a WHERE NOT EXISTS
     (SELECT 1 FROM items i WHERE i.request_id = a.request_id)"""  # noqa: S608
 _RESULTS = "SELECT count(*) FROM results"
 _BUSY = "SELECT DISTINCT execution FROM attempts"
@@ -68,7 +75,7 @@ _LAST = f"""SELECT
     count(DISTINCT a.request_id) FILTER (WHERE a.http_status IS NOT NULL OR a.maybe_billed
         OR a.latency_s IS NULL OR (a.latency_s > 0 AND a.error_type <> 'cancelled')),
     count(*) FILTER (WHERE r.status = 'succeeded'), count(*) FILTER (WHERE r.status = 'errored'),
-    sum(input_tokens), sum(output_tokens), {exact_sum(COST)}, count(*) FILTER (WHERE {ANSWERED}),
+    sum(input_tokens), sum(output_tokens), {exact_sum("cost")}, count(*) FILTER (WHERE {ANSWERED}),
     count(*) FILTER (WHERE {UNPRICED})
     FROM attempts a LEFT JOIN results r ON r.request_id = a.request_id AND r.attempts = a.number
     WHERE a.execution = (SELECT max(id) FROM executions)"""  # noqa: S608
@@ -77,12 +84,11 @@ _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
 _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
     WHERE EXISTS (SELECT 1 FROM attempts b WHERE b.request_id = a.request_id
     AND b.number = a.number + 1) AND a.error_type IS NOT NULL GROUP BY 1"""
-_ERRORS = """SELECT type, count(*), max(message) FROM (
-    SELECT coalesce(i.error_type, a.error_type, 'unknown') AS type,
-        coalesce(i.error_message, a.error_message, 'its attempt is missing') AS message
-    FROM items i LEFT JOIN results r ON r.request_id = i.request_id
-    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-    WHERE i.error_type IS NOT NULL OR r.status = 'errored') GROUP BY type ORDER BY 2 DESC"""
+_ERRORS = f"""SELECT type, count(*), max(message) FROM (
+    SELECT coalesce({RESULT["error_type"].sql}, 'unknown') AS type,
+        coalesce({RESULT["error_message"].sql}, 'its attempt is missing') AS message
+    FROM items i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
+    WHERE {ERRORED}) GROUP BY type ORDER BY 2 DESC"""  # noqa: S608
 _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
@@ -109,10 +115,10 @@ def totals(checkpoint: Checkpoint) -> RunTotals:
         CheckpointError: when the checkpoint cannot be used.
     """
     with checkpoint.transaction():
-        return _added_up(checkpoint)
+        return _totals(checkpoint)
 
 
-def _added_up(checkpoint: Checkpoint) -> RunTotals:
+def _totals(checkpoint: Checkpoint) -> RunTotals:
     db = checkpoint.db
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
     succeeded, errored, to_retry = _counts(checkpoint)
@@ -265,12 +271,13 @@ _INSERT = """INSERT INTO prices (execution, model, conditions, source, as_of_us,
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
 CHUNK = 5_000
 _TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, model, asked_model,
-    {", ".join((*USAGE, *BILLING))} FROM attempts
-    WHERE (request_id, number) > (?, ?) AND latency_s IS NOT NULL
+    {", ".join((*USAGE, *BILLING))} FROM attempts d
+    WHERE NOT ({SENT.differs("d")}) AND (request_id, number) > (?, ?) AND latency_s IS NOT NULL
     AND (output_tokens IS NOT NULL OR stated_cost IS NOT NULL)
     ORDER BY request_id, number LIMIT ?"""  # noqa: S608 - our own names, as below
 _REPLACE_COST = f"""UPDATE attempts SET {", ".join(f"{name} = ?" for name in MONEY)}
     WHERE request_id = ? AND number = ?"""  # noqa: S608
+_SEAL_COST = SENT.seal("request_id = ? AND number = ?")
 
 
 def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
@@ -335,7 +342,7 @@ def providers(db: Database) -> dict[int, tuple[str | None, str | None]]:
 
 
 def attempts_to_count(db: Database) -> Iterator[list[PricedAttempt]]:
-    """Yield the attempts that used something, in chunks."""
+    """Yield the attempts that used something, in chunks; damaged ones are left out."""
     last = (0, 0)
     while rows := db.execute(_TO_COUNT, (*last, CHUNK)).fetchall():
         last = rows[-1][:2]
@@ -353,7 +360,7 @@ def _priced(row: tuple[Any, ...]) -> PricedAttempt:
         datetime.fromtimestamp(ended_us / 1e6, UTC),
         model,
         asked_model or model,
-        Usage(*rest[: len(USAGE)]),
+        Usage(**dict(zip(USAGE.values(), rest, strict=False))),
         Billing(**facts),
     )
 
@@ -363,6 +370,7 @@ def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]
     db.conn.executemany(
         _REPLACE_COST, [(*money_row(cost), one.key, one.number) for one, cost in costs]
     )
+    db.conn.executemany(_SEAL_COST, [(one.key, one.number) for one, _ in costs])
 
 
 def forget_prices(db: Database) -> None:

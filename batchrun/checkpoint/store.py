@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint import columns, encoding, file
-from batchrun.checkpoint.columns import NEEDED, together
+from batchrun.checkpoint.columns import NEEDED, combine_samples
 from batchrun.checkpoint.file import usable
-from batchrun.checkpoint.planning import Planner, count_standing
+from batchrun.checkpoint.planning import Planner, count_unsettled
 from batchrun.errors import CheckpointError
 from batchrun.job.paths import PRIVATE_FILE, flush_directory
 from batchrun.records import UnfinishedAttempt
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 FILE_NAME = "checkpoint.db"
 _SPENT = f"""SELECT coalesce({
     columns.exact_sum(
-        f'''CASE
-    WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce({columns.COST}, 0))
-    WHEN cost_output IS NOT NULL THEN {columns.COST}
+        '''CASE
+    WHEN maybe_billed THEN max(coalesce(reserved, 0), coalesce(cost, 0))
+    WHEN cost IS NOT NULL THEN cost
     WHEN error_type IS NULL OR output_tokens NOT NULL THEN coalesce(reserved, 0) ELSE 0 END'''
     )
 }, 0) FROM attempts"""  # noqa: S608 - no values
@@ -94,7 +94,7 @@ class Checkpoint:
         except OSError:
             return False
 
-    def put_back(self) -> None:
+    def restore_file(self) -> None:
         """Write the checkpoint anew to its place, after somebody removed or moved it.
 
         The file that is open still has everything, though no name leads to it any more.
@@ -262,10 +262,10 @@ class Checkpoint:
             (planned,) = self.db.execute("SELECT planned FROM run").fetchone()
         return mark is not None and planned == mark
 
-    def standing(self, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
+    def count_unsettled(self, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
         """Return how many planned rows from `first` up to `end` are to be sent, and cannot be."""
         with usable(self.path):
-            return count_standing(self.db, first, end, retry_errored=retry_errored)
+            return count_unsettled(self.db, first, end, retry_errored=retry_errored)
 
     def record(
         self,
@@ -305,7 +305,7 @@ class Checkpoint:
             found = columns.result_columns(
                 self.db, first * samples, end * samples, tuple(asked), shared=self._is_shared()
             )
-        return found if samples == 1 else together(found, samples)
+        return found if samples == 1 else combine_samples(found, samples)
 
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
         """Return how many rows from ordinal `first`, at most up to `end`, to read at once.
@@ -332,7 +332,7 @@ class Checkpoint:
         with usable(self.path):
             yield from columns.attempt_columns(self.db, chunk_rows)
 
-    def has_unplaced_results(self) -> bool:
+    def has_unused_results(self) -> bool:
         """Say whether there are results that no row of the input holds (yet, or any more)."""
         with usable(self.path):
             (found,) = self.db.execute(

@@ -12,11 +12,11 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from batchrun.checkpoint.columns import answers_together
+from batchrun.checkpoint.columns import combine_answers
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.schema import SCORES
 from batchrun.checkpoint.statistics import scored_endings
-from batchrun.evaluation import ClassCount, ClassTotals, Confusion, Mark, ScoreTotals, fold
+from batchrun.evaluation import ClassCount, ClassTotals, Confusion, RowScore, ScoreTotals, fold
 from batchrun.evaluation.scores import NONE, OTHER
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 CHUNK_ROWS = 5_000
-_row = attrgetter(*(field.name for field in fields(Mark)))  # `astuple` copies every value
+_row = attrgetter(*(field.name for field in fields(RowScore)))  # `astuple` copies every value
 MOST_CLASSES = 50
 
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
@@ -65,18 +65,18 @@ def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
     with usable(store.path):
         samples = store.samples
         found = store.db.execute(_ANSWERS, (first * samples, end * samples)).fetchall()
-    return found if samples == 1 else answers_together(found, samples)
+    return found if samples == 1 else combine_answers(found, samples)
 
 
-def write_scores(store: Checkpoint, marks: Iterable[Mark], scored_by: str) -> None:
-    """Put these marks in the place of all earlier ones, in one transaction.
+def write_scores(store: Checkpoint, scores: Iterable[RowScore], scored_by: str) -> None:
+    """Put these scores in the place of all earlier ones, in one transaction.
 
     Args:
         store: the checkpoint.
-        marks: may read from the store meanwhile.
+        scores: may read from the store meanwhile.
         scored_by: identifies what they follow from beside the answers; see `is_scored`.
     """
-    rest = iter(marks)
+    rest = iter(scores)
     with store.transaction():
         if store.is_writable:
             store.db.execute("DELETE FROM scores")

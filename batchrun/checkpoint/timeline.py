@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.columns import ANSWERED, COST, exact_sum
+from batchrun.checkpoint.columns import ANSWERED, ERRORED, RESULTS_OF_ITEMS, exact_sum
 from batchrun.checkpoint.statistics import executions
 from batchrun.evaluation.history import Histogram, History, SampledRow, Series, Span
 
@@ -74,15 +74,15 @@ _ENDS = f"""{_TIMED} SELECT ended / :step AS bin, count(*),
 _STARTS = f"""{_TIMED} SELECT started / :step AS bin, count(*), sum(:step - started % :step)
     FROM timed GROUP BY bin"""  # noqa: S608 - no values
 _COSTS = f"""{_TIMED} SELECT ended / :step AS bin,
-    CASE WHEN model IN (SELECT value FROM json_each(:models)) THEN model END AS name, {exact_sum(COST)}
-    FROM timed WHERE cost_output IS NOT NULL GROUP BY bin, name"""  # noqa: S608 - no values
-_DEAREST = f"""SELECT model FROM attempts WHERE cost_output IS NOT NULL GROUP BY model
-    ORDER BY total({COST}) DESC LIMIT ?"""  # noqa: S608 - no values
+    CASE WHEN model IN (SELECT value FROM json_each(:models)) THEN model END AS name, {exact_sum("cost")}
+    FROM timed WHERE cost IS NOT NULL GROUP BY bin, name"""  # noqa: S608 - no values
+_COSTLIEST = """SELECT model FROM attempts WHERE cost IS NOT NULL GROUP BY model
+    ORDER BY total(cost) DESC LIMIT ?"""
 
 # Spread over the input, and always the same: a product with an odd number mixes the low digits.
 _MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"
-_ERRORED = f"""SELECT i.ordinal / ? FROM items i LEFT JOIN results r ON r.request_id = i.request_id
-    WHERE i.error_type IS NOT NULL OR r.status = 'errored' {_MIXED}"""  # noqa: S608 - no values
+_ERRORED = f"""SELECT i.ordinal / ? FROM items i {RESULTS_OF_ITEMS}
+    WHERE {ERRORED} {_MIXED}"""  # noqa: S608 - no values
 _WRONG = f"SELECT i.ordinal FROM scores i WHERE i.score < 1 {_MIXED}"  # noqa: S608 - no values
 # Of the columns of results, those of which a report shows something.
 _SHOWN = (
@@ -191,7 +191,7 @@ def _in_flight(
 
 
 def _costs(db: Database, given: dict[str, Any], count: int) -> dict[str, tuple[int, ...]]:
-    models = [name for (name,) in db.execute(_DEAREST, (MOST_MODELS,))]
+    models = [name for (name,) in db.execute(_COSTLIEST, (MOST_MODELS,))]
     found = {name: [0] * count for name in [*models, OTHERS]}
     for n, name, cost in db.execute(_COSTS, {**given, "models": orjson.dumps(models).decode()}):
         found[OTHERS if name is None else name][n] += cost

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchrun import checkpoint
-from batchrun.checkpoint import Asked
+from batchrun.checkpoint import RequestSize
 from batchrun.estimation.estimator import Estimator
 from batchrun.estimation.ranges import Estimate
 from batchrun.estimation.text import estimate_json, estimate_text
@@ -69,20 +69,20 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
     source.check_ids()
     directory = run_directory(job, options)
     estimator = Estimator(job, price_book(job), service_tier(job))
-    with checkpoint.census(directory) as census:
+    with checkpoint.request_counter(directory) as counter:
         for rendered in renderer.table_chunks(source):
             estimator.add_rows(rendered)
-            census.add(_asked(rendered))
-        for counted in census.counted(retry_errored=options.retry_errored):
+            counter.add(_asked(rendered))
+        for counted in counter.counts(retry_errored=options.retry_errored):
             estimator.add_requests(counted)
     return estimator.estimate(directory)
 
 
-def _asked(rendered: list[RenderedItem]) -> Iterator[Asked]:
+def _asked(rendered: list[RenderedItem]) -> Iterator[RequestSize]:
     for item in rendered:
         if item.request is not None and item.fingerprint is not None:
             tokens, system = prompt_tokens(item.request)
-            yield Asked(
+            yield RequestSize(
                 item.fingerprint,
                 item.request.model,
                 tokens.low,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from batchrun.checkpoint import Counted
+    from batchrun.checkpoint import RequestCounts
     from batchrun.job import Job
     from batchrun.pricing import PriceBook, Rates
     from batchrun.records import RenderedItem
@@ -40,7 +40,7 @@ class RequestSums:
     system: float = 0.0
     most_output: int | None = 0
 
-    def add(self, counted: Counted, requests: int) -> None:
+    def add(self, counted: RequestCounts, requests: int) -> None:
         """Add a number of identical requests."""
         if not requests:
             return
@@ -98,7 +98,7 @@ class Estimator:
                 self._unrenderable += 1
                 self._example = self._example or f"{item.custom_id}: {item.error_message}"
 
-    def add_requests(self, counted: Counted) -> None:
+    def add_requests(self, counted: RequestCounts) -> None:
         """Add identical requests, and the answers to them that exist."""
         request = self._job.request
         wanted = counted.number * request.samples
@@ -113,7 +113,7 @@ class Estimator:
         self._answers_by_model.setdefault(counted.model, AnswerSums()).add(counted)
         self._answers.add(counted)
 
-    def _group(self, counted: Counted) -> PriceGroup:
+    def _group(self, counted: RequestCounts) -> PriceGroup:
         size = round(counted.expected)
         rates = self._prices.rates(size, counted.model, billing=self._billing)
         return self._groups.setdefault((counted.model, rates), PriceGroup(counted.model, rates))

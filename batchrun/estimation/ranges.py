@@ -13,7 +13,7 @@ from batchrun.records import PICO_PER_USD
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchrun.checkpoint import Counted
+    from batchrun.checkpoint import RequestCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class AnswerSums:
     latency_s: float = 0.0
     longest: int = 0
 
-    def add(self, counted: Counted) -> None:
+    def add(self, counted: RequestCounts) -> None:
         """Add the answers to identical requests."""
         n, x = counted.answers, counted.expected
         if not n or counted.input is None or counted.output is None:

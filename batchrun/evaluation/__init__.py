@@ -1,6 +1,6 @@
 """What answers are worth: comparing them with what is expected, and adding that up. Pure.
 
-`Judge` scores one row, `score_facts` and `score_lines` tell of many.
+`Scorer` scores one row, `score_facts` and `score_lines` tell of many.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from batchrun.evaluation.metrics import (
     score_lines,
     score_notes,
 )
-from batchrun.evaluation.scorer import Judge
+from batchrun.evaluation.scorer import Scorer
 from batchrun.evaluation.scores import (
+    AnswerScore,
     ClassCount,
     ClassTotals,
     Confusion,
-    Mark,
     Pairs,
+    RowScore,
     ScoreTotals,
-    Verdict,
 )
 
 __all__ = [
+    "AnswerScore",
     "ClassCount",
     "ClassTotals",
     "Confusion",
-    "Judge",
-    "Mark",
     "Pairs",
+    "RowScore",
     "ScoreTotals",
-    "Verdict",
+    "Scorer",
     "fold",
     "interval",
     "mean_score",

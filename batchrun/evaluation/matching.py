@@ -16,44 +16,44 @@ import orjson
 import re2
 
 from batchrun.evaluation.choices import Number, as_number, choices_of, find_number
-from batchrun.evaluation.scores import CannotScore, Verdict
+from batchrun.evaluation.scores import AnswerScore, CannotScore
 
-# (what the answer says, what is expected, the choices) → verdict
-Matcher = Callable[[str, Any, tuple[str, ...]], Verdict]
+# (what the answer says, what is expected, the choices) → answer_score
+Matcher = Callable[[str, Any, tuple[str, ...]], AnswerScore]
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
 
 
-def _exact(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
+def _exact(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
     said = text.strip()
-    return Verdict(float(said == as_text(expected)), said)
+    return AnswerScore(float(said == as_text(expected)), said)
 
 
-def _casefold(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
+def _casefold(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
     said, right = text.strip(), as_text(expected)
     if fold(said) == fold(right):
-        return Verdict(1.0, right)  # in the spelling of the table
-    return Verdict(0.0, said)
+        return AnswerScore(1.0, right)  # in the spelling of the table
+    return AnswerScore(0.0, said)
 
 
-def _contains(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
-    return Verdict(float(as_text(expected) in text), text.strip())
+def _contains(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
+    return AnswerScore(float(as_text(expected) in text), text.strip())
 
 
-def _regex(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
+def _regex(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
     try:
         pattern = pattern_of(str(expected))
     except ValueError as error:
         raise CannotScore(f"expected {error}") from None
-    return Verdict(float(pattern.is_in(text)), text.strip())
+    return AnswerScore(float(pattern.is_in(text)), text.strip())
 
 
-def _number(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
+def _number(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
     right = _expected_number(expected)
     said = find_number(text)
     if said is None:
-        return Verdict(0.0, None)
-    return Verdict(float(said.equals(right)), str(said))
+        return AnswerScore(0.0, None)
+    return AnswerScore(float(said.equals(right)), str(said))
 
 
 def _expected_number(expected: object) -> Number:
@@ -63,7 +63,7 @@ def _expected_number(expected: object) -> Number:
     return right
 
 
-def _json(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
+def _json(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
     try:
         right = orjson.loads(expected) if isinstance(expected, str) else _plain_json(expected)
     except ValueError as error:
@@ -71,17 +71,17 @@ def _json(text: str, expected: object, _choices: tuple[str, ...]) -> Verdict:
     try:
         said = find_json(text)
     except ValueError:
-        return Verdict(0.0, None)
+        return AnswerScore(0.0, None)
     predicted = orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
-    return Verdict(float(is_same_json(said, right)), predicted)
+    return AnswerScore(float(is_same_json(said, right)), predicted)
 
 
-def _choice(text: str, expected: object, choices: tuple[str, ...]) -> Verdict:
+def _choice(text: str, expected: object, choices: tuple[str, ...]) -> AnswerScore:
     known = choices_of(choices)
     right, said = known.of(expected), known.find(text)
     if right is None:
         raise CannotScore(f"expected is none of the choices: {expected!r:.80}")
-    return Verdict(float(said == right), said)
+    return AnswerScore(float(said == right), said)
 
 
 MATCHERS: Mapping[str, Matcher] = {
@@ -95,7 +95,7 @@ MATCHERS: Mapping[str, Matcher] = {
 }
 
 
-def compare(match: str, text: str, expected: object, choices: tuple[str, ...] = ()) -> Verdict:
+def compare(match: str, text: str, expected: object, choices: tuple[str, ...] = ()) -> AnswerScore:
     """Compare what an answer says with what is expected.
 
     Args:
@@ -112,8 +112,8 @@ def compare(match: str, text: str, expected: object, choices: tuple[str, ...] = 
         return matcher(text, expected, choices)
     if not expected:
         raise CannotScore("expected is an empty list")
-    verdicts = [matcher(text, each, choices) for each in expected]
-    return max(verdicts, key=lambda verdict: verdict.score)
+    answer_scores = [matcher(text, each, choices) for each in expected]
+    return max(answer_scores, key=lambda answer_score: answer_score.score)
 
 
 def label_of(match: str, expected: object, choices: tuple[str, ...]) -> str:

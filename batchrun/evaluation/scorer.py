@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
 from batchrun.evaluation.matching import Pattern, compare, label_of
-from batchrun.evaluation.scores import CannotScore, Mark, Verdict
+from batchrun.evaluation.scores import AnswerScore, CannotScore, RowScore
 from batchrun.job.paths import import_file
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _KEYS = {"score", "predicted"}
 
 
-class Judge:
+class Scorer:
     """Says what a row's answers are worth, by the section `[score]` of a job.
 
-    A function's file runs with the user's rights when it is imported: by `load` or the first `mark`.
+    A function's file runs with the user's rights when it is imported: by `load` or the first `score_row`.
 
     Raises:
         JobError: when the pattern is wrong.
@@ -49,9 +49,9 @@ class Judge:
         """
         assert self._function is not None or self._config.function is None  # noqa: S101
 
-    def mark(
+    def score_row(
         self, ordinal: int, row: Mapping[str, Any], expected: object, texts: Sequence[str]
-    ) -> Mark:
+    ) -> RowScore:
         """Score a row.
 
         Args:
@@ -61,14 +61,14 @@ class Judge:
             texts: what the model answered, once or several times.
         """
         if _is_missing(expected) and self._function is None:
-            return Mark(ordinal, answers=len(texts), problem="expected is empty for this row")
+            return RowScore(ordinal, answers=len(texts), problem="expected is empty for this row")
         try:
-            verdicts = [self._verdict(row, expected, text) for text in texts]
+            answer_scores = [self._score_answer(row, expected, text) for text in texts]
         except CannotScore as problem:
-            return Mark(ordinal, answers=len(texts), problem=str(problem))
-        predicted, majority = _vote(verdicts)
-        scores = [verdict.score for verdict in verdicts]
-        return Mark(
+            return RowScore(ordinal, answers=len(texts), problem=str(problem))
+        predicted, majority = _vote(answer_scores)
+        scores = [answer_score.score for answer_score in answer_scores]
+        return RowScore(
             ordinal,
             score=sum(scores) / len(scores),
             predicted=predicted,
@@ -78,10 +78,10 @@ class Judge:
             majority=majority,
         )
 
-    def _verdict(self, row: Mapping[str, Any], expected: object, text: str) -> Verdict:
+    def _score_answer(self, row: Mapping[str, Any], expected: object, text: str) -> AnswerScore:
         said = text if self._answer is None else self._answer.find(text)
         if said is None:
-            return Verdict(0.0, None)
+            return AnswerScore(0.0, None)
         if self._function is None:
             return compare(self._config.match, said, expected, self._config.choices)
         try:
@@ -101,17 +101,23 @@ class Judge:
         return label_of(match, expected, self._config.choices)
 
 
-def _vote(verdicts: Sequence[Verdict]) -> tuple[str | None, float]:
+def _vote(answer_scores: Sequence[AnswerScore]) -> tuple[str | None, float]:
     """Return what most answers say, and what that is worth."""
-    if len(verdicts) == 1:
-        return verdicts[0].predicted, verdicts[0].score
-    votes = Counter(verdict.predicted for verdict in verdicts if verdict.predicted is not None)
+    if len(answer_scores) == 1:
+        return answer_scores[0].predicted, answer_scores[0].score
+    votes = Counter(
+        answer_score.predicted
+        for answer_score in answer_scores
+        if answer_score.predicted is not None
+    )
     winner = votes.most_common(1)[0][0] if votes else None
-    said_so = next(verdict for verdict in verdicts if verdict.predicted == winner)
+    said_so = next(
+        answer_score for answer_score in answer_scores if answer_score.predicted == winner
+    )
     return winner, said_so.score
 
 
-def _as_verdict(value: object, predicted: str | None) -> Verdict:
+def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
     """Read what a function returned.
 
     Raises:
@@ -134,7 +140,7 @@ def _as_verdict(value: object, predicted: str | None) -> Verdict:
         score = float("nan")
     if isinstance(value, str) or not isfinite(score):
         raise CannotScore(f"the function returned {value!r:.80}, which is not a finite number")
-    return Verdict(score, predicted)
+    return AnswerScore(score, predicted)
 
 
 def _is_missing(expected: object) -> bool:

@@ -1,4 +1,4 @@
-"""What scoring hands on: the verdict on one answer, the mark of one row, the sums over a run."""
+"""What scoring hands on: the answer_score on one answer, the mark of one row, the sums over a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CannotScore(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AnswerScore:
     """What one answer is worth: mostly 0 or 1, and what was compared.
 
     `predicted` is None when the text holds no answer of the wanted kind.
@@ -30,7 +30,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class RowScore:
     """What a row is worth, over all its answers.
 
     Attributes:

@@ -60,7 +60,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """What `verify` found.
 
     Attributes:
@@ -102,7 +102,7 @@ class Verdict:
         return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def verify(directory: Path) -> Verdict:
+def verify(directory: Path) -> Verification:
     """Check a run's checkpoint and outputs against each other, and its requests against its input.
 
     Of a matrix, the runs of its cells.
@@ -110,20 +110,20 @@ def verify(directory: Path) -> Verdict:
     Raises:
         CheckpointError: when there is no checkpoint that can be opened, or the run goes on now.
     """
-    with checkpoint.held_still(directory):
+    with checkpoint.shared_lock(directory):
         if not is_matrix(directory):
             return _verify_run(directory)
         with ExitStack() as stack:
             cells = runs_in(directory)
             for cell in cells:
-                stack.enter_context(checkpoint.held_still(cell))
-            return _together(directory, [_verify_run(cell) for cell in cells])
+                stack.enter_context(checkpoint.shared_lock(cell))
+            return _combined(directory, [_verify_run(cell) for cell in cells])
 
 
-def _together(directory: Path, cells: Sequence[Verdict]) -> Verdict:
+def _combined(directory: Path, cells: Sequence[Verification]) -> Verification:
     """Make one verdict of those on the cells of a matrix; files are named with their cell."""
     named = [(f"{cell.directory.name}/", cell) for cell in cells]
-    return Verdict(
+    return Verification(
         directory,
         tuple(replace(f, file=name + f.file) for name, cell in named for f in cell.findings),
         tuple(name + note for name, cell in named for note in cell.notes),
@@ -131,18 +131,18 @@ def _together(directory: Path, cells: Sequence[Verdict]) -> Verdict:
     )
 
 
-def _verify_run(directory: Path) -> Verdict:
-    found = _Found()
+def _verify_run(directory: Path) -> Verification:
+    found = _Findings()
     with closing(checkpoint.Checkpoint(directory, writable=False, still=True)) as store:
         try:
             _check_everything(directory, store, found)
         except CheckpointError as error:
             problem = str(error).removeprefix(f"{store.path}: ")
             found.wrong(checkpoint.FILE_NAME, [Flaw(problem)])
-    return Verdict(directory, tuple(found.findings), tuple(found.notes), tuple(found.checked))
+    return Verification(directory, tuple(found.findings), tuple(found.notes), tuple(found.checked))
 
 
-def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Found) -> None:
+def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Findings) -> None:
     if found.wrong(checkpoint.FILE_NAME, checkpoint.file_flaws(store), _RESTORE):
         found.notes.append("everything else, because the checkpoint is damaged")
         return
@@ -154,12 +154,14 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fou
     found.check(checkpoint.FILE_NAME, states, _RESTORE)
     source = None if job is None else _source_of(job, store, found)
     if job is not None and source is not None:
-        with found.told("requests"):
+        with found.as_note("requests"):
             _check_requests(job, source, store, found)
     _check_outputs(directory, store, job, source, found)
 
 
-def _damaged(directory: Path, store: checkpoint.Checkpoint, job: Job | None, found: _Found) -> bool:
+def _damaged(
+    directory: Path, store: checkpoint.Checkpoint, job: Job | None, found: _Findings
+) -> bool:
     """Say whether stored answers are damaged; then the outputs may be the right ones."""
     damage = checkpoint.find_damage(store)
     shown = described(store, damage, directory, None if job is None else job.output)
@@ -179,23 +181,23 @@ def _check_outputs(
     store: checkpoint.Checkpoint,
     job: Job | None,
     source: Source | None,
-    found: _Found,
+    found: _Findings,
 ) -> None:
     outputs = _Outputs(directory, store, found)
     score = None
     if job is not None and source is not None:
-        with found.told("results and scores"):
+        with found.as_note("results and scores"):
             score = outputs.check_results(job, source)
     elif job is not None:
-        with found.told("results"):
+        with found.as_note("results"):
             outputs.check_own_columns(job)
-    with found.told(f"{USAGE} and {SUMMARY}"):
+    with found.as_note(f"{USAGE} and {SUMMARY}"):
         outputs.check_usage()
         outputs.check_summary(score)
 
 
 @dataclass
-class _Found:
+class _Findings:
     """What has been found so far."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -210,12 +212,12 @@ class _Found:
 
     def check(self, file: str, flaws: Iterable[Flaw], remedy: str) -> None:
         """Add the flaws of a file, and that it was checked."""
-        with self.told(file):
+        with self.as_note(file):
             self.wrong(file, flaws, remedy)
             self.checked.append(file)
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def as_note(self, what: str) -> Iterator[None]:
         """Turn what keeps something from being checked into a note.
 
         Raises:
@@ -233,7 +235,7 @@ class _Found:
             self.notes.append(f"{what}, because of what is wrong already ({error!r:.80})")
 
 
-def _job_of(store: checkpoint.Checkpoint, found: _Found) -> Job | None:
+def _job_of(store: checkpoint.Checkpoint, found: _Findings) -> Job | None:
     """Return the job that the run keeps, as far as it can still be used."""
     document, base, _ = store.job()
     try:
@@ -243,7 +245,7 @@ def _job_of(store: checkpoint.Checkpoint, found: _Found) -> Job | None:
         return None
 
 
-def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Found) -> Source | None:
+def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Findings) -> Source | None:
     """Open the input when it is still the one that was run."""
     _, _, signature = store.job()
     try:
@@ -260,7 +262,9 @@ def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Found) -> Source 
     return None
 
 
-def _check_requests(job: Job, source: Source, store: checkpoint.Checkpoint, found: _Found) -> None:
+def _check_requests(
+    job: Job, source: Source, store: checkpoint.Checkpoint, found: _Findings
+) -> None:
     """See that each row has the request, by its fingerprint, that is rendered from it now."""
     flaws = list(_request_flaws(job, source, store))
     version = checkpoint.last_version(store)
@@ -314,7 +318,7 @@ def _request_problems(
 class _Outputs:
     """The files of a run directory, held against what would be written now."""
 
-    def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: _Found) -> None:
+    def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: _Findings) -> None:
         self._directory = directory
         self._store = store
         self._totals = checkpoint.totals(store)
@@ -362,7 +366,7 @@ class _Outputs:
             planned = checkpoint.planned_rows(store, first * samples, end * samples)
             return [planned[row * samples][0] for row in range(first, end)]
 
-        table = output.Ids(self._totals.total, ids)
+        table = output.IdTable(self._totals.total, ids)
         scores = None if job.score is None else partial(checkpoint.score_rows, store)
         kinds = checkpoint.result_kinds(job.request.optional_columns)
         results = output.Results(table, store, kinds, table.column, scores)
@@ -378,7 +382,7 @@ class _Outputs:
         if self._is_expected(SUMMARY):
             self._found.check(SUMMARY, self._summary_flaws(score), self._export)
 
-    def _compare(self, name: str, contents: output.Contents) -> None:
+    def _compare(self, name: str, contents: output.FileContents) -> None:
         if self._is_expected(name):
             flaws = output.differences(self._directory / name, contents)
             self._found.check(name, flaws, self._export)

@@ -35,12 +35,12 @@ from batchrun.output.frames import (
     CHUNK_ROWS,
     SCORES,
     UNNESTED,
-    Contents,
-    Ids,
+    FileContents,
+    IdTable,
+    InputTable,
     Results,
     Rows,
     Scores,
-    Table,
     column_type,
     joined_frames,
     schema_of,
@@ -134,7 +134,7 @@ def write_results(
     return path
 
 
-def results_contents(config: OutputConfig, suffix: str, results: Results) -> Contents:
+def results_contents(config: OutputConfig, suffix: str, results: Results) -> FileContents:
     """Return what a file of results with this suffix holds."""
     columns = results.table.schema
     names = result_names(list(columns), config.prefix, config.unnest, results.all_kinds)
@@ -144,10 +144,10 @@ def results_contents(config: OutputConfig, suffix: str, results: Results) -> Con
     return _contents(schema, frames, suffix, key=(names["custom_id"],), escape=escape)
 
 
-def own_contents(config: OutputConfig, path: Path, results: Results) -> Contents:
+def own_contents(config: OutputConfig, path: Path, results: Results) -> FileContents:
     """Return which of a file's columns are ours and what they hold, without the input beside them.
 
-    The table of `results` is one of `Ids`. A name that the file has with the prefix is one that the
+    The table of `results` is one of `IdTable`. A name that the file has with the prefix is one that the
     input had, too.
     """
     there = columns_in(path)
@@ -169,7 +169,7 @@ def _our_schema(config: OutputConfig, names: Mapping[str, str], results: Results
     return {names[name]: kind for name, kind in types.items()}
 
 
-def usage_contents(rows: Rows, kinds: Mapping[str, Kind]) -> Contents:
+def usage_contents(rows: Rows, kinds: Mapping[str, Kind]) -> FileContents:
     """Return what the usage table holds, with columns of these kinds."""
     frames = partial(usage_frames, rows, kinds)
     return _contents(pl.Schema(schema_of(kinds)), frames, ".parquet", key=("custom_id", "attempt"))
@@ -182,7 +182,7 @@ def _contents(
     *,
     key: tuple[str, ...],
     escape: bool = False,
-) -> Contents:
+) -> FileContents:
     kinds = {name: _file_type(kind, suffix) for name, kind in schema.items()}
     named = escaped_names(kinds) if escape else {name: name for name in kinds}
     finished = escaped if escape else dict
@@ -196,10 +196,10 @@ def _contents(
                 )
             )
 
-    return Contents(pl.Schema({n: kinds[named[n]] for n in named}), in_file, key)
+    return FileContents(pl.Schema({n: kinds[named[n]] for n in named}), in_file, key)
 
 
-def write_contents(path: Path, contents: Contents, *, in_run_directory: bool = True) -> None:
+def write_contents(path: Path, contents: FileContents, *, in_run_directory: bool = True) -> None:
     """Write a file of the outputs; its suffix says the format.
 
     Raises:
@@ -216,7 +216,7 @@ def write_contents(path: Path, contents: Contents, *, in_run_directory: bool = T
             _lazy(contents, contents.frames).sink_ndjson(temporary, maintain_order=True)
 
 
-def _write_parquet(path: Path, contents: Contents, group_rows: int) -> int | None:
+def _write_parquet(path: Path, contents: FileContents, group_rows: int) -> int | None:
     """Write Parquet; return how many rows a row group may have, when so many are too large.
 
     polars holds a row group in memory until it is complete, and knows its size only in rows.
@@ -238,7 +238,7 @@ def _write_parquet(path: Path, contents: Contents, group_rows: int) -> int | Non
 
 
 def _lazy(
-    contents: Contents, frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
+    contents: FileContents, frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
 ) -> pl.LazyFrame:
     def produce(
         with_columns: list[str] | None,
@@ -329,12 +329,12 @@ def _json_ready(value: object) -> object:
 
 __all__ = [
     "SCORES",
-    "Contents",
-    "Ids",
+    "FileContents",
+    "IdTable",
+    "InputTable",
     "Results",
     "Rows",
     "Scores",
-    "Table",
     "differences",
     "own_contents",
     "parquet_bytes",

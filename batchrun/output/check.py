@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from batchrun.output.frames import Contents
+    from batchrun.output.frames import FileContents
 
 _FILE_ERRORS = (PolarsError, PanicException, OSError, ValueError)
 LONGEST_VALUE = 60
@@ -46,7 +46,7 @@ class _Reader(Protocol):
         """Return how many rows are left."""
 
 
-def differences(path: Path, contents: Contents) -> Iterator[Flaw]:
+def differences(path: Path, contents: FileContents) -> Iterator[Flaw]:
     """Yield what is wrong with a file: one flaw for each column that differs, or for the file.
 
     Raises:
@@ -155,7 +155,9 @@ def columns_in(path: Path) -> list[str]:
         return []
 
 
-def _columns_flaw(wanted: Sequence[str], found: Sequence[str], contents: Contents) -> str | None:
+def _columns_flaw(
+    wanted: Sequence[str], found: Sequence[str], contents: FileContents
+) -> str | None:
     missing = [name for name in wanted if name not in found]
     if missing:
         return f"lacks the columns {listed(missing)}"
@@ -170,7 +172,7 @@ def _columns_flaw(wanted: Sequence[str], found: Sequence[str], contents: Content
 class _Parquet:
     is_written = False
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path, contents: FileContents) -> None:
         self._lazy = pl.scan_parquet(path, glob=False)
         self._contents = contents
         self._taken = 0
@@ -194,7 +196,7 @@ class _Parquet:
 class _Csv:
     is_written = False
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path, contents: FileContents) -> None:
         lazy = _scan(path)
         self._contents, self._header = contents, lazy.collect_schema()
         self._batches = lazy.collect_batches(maintain_order=True, lazy=True)
@@ -229,7 +231,7 @@ def _scan(source: Path | BytesIO) -> pl.LazyFrame:
 class _JsonLines:
     is_written = True
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path, contents: FileContents) -> None:
         self._lines = _lines(path)
         self._contents, self._columns = contents, list(contents.schema)
 

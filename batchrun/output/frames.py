@@ -48,7 +48,7 @@ Scores = Callable[[int, int], "list[tuple[Any, ...]]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class FileContents:
     """What belongs into a file.
 
     Attributes:
@@ -80,7 +80,7 @@ class Rows(Protocol):
         """Yield the columns of the attempts in chunks."""
 
 
-class Table(Protocol):
+class InputTable(Protocol):
     """The input: its columns, and its rows in order."""
 
     @property
@@ -91,7 +91,7 @@ class Table(Protocol):
         """Yield the rows in bounded frames."""
 
 
-class Ids:
+class IdTable:
     """The rows' ids in place of an input that is not at hand.
 
     Args:
@@ -125,7 +125,7 @@ class Results:
         scores: what the answers are worth, for a job with a `[score]`.
     """
 
-    table: Table
+    table: InputTable
     rows: Rows
     kinds: Mapping[str, Kind]
     id_column: str | None = None

@@ -298,7 +298,7 @@ def _concluded(
 ) -> RunReport:
     if options.rows is not None:
         return RunReport(checkpoint.totals(run.store), run.plan.directory, error=error)
-    place = execution.is_planned or not run.store.has_unplaced_results()
+    place = execution.is_planned or not run.store.has_unused_results()
     return conclude(run.plan, run.store, rows, error, place)
 
 

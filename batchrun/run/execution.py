@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectSendStream
 
-    from batchrun.checkpoint import Checkpoint, Journal
+    from batchrun.checkpoint import Checkpoint, CheckpointJournal
     from batchrun.client import TransportPort
     from batchrun.dispatch import DispatcherFactory
     from batchrun.limits import ErrorTally, Limits
@@ -108,8 +108,8 @@ class Execution:
         self._run = run
         self._shared = shared
         self.log = RunLog(shared.events, shared.progress, run.plan.job.name, run.label)
-        self._patience = checkpoint.Patience(PATIENCE_S, self._note_from_thread)
-        self._journal = checkpoint.Journal(run.store, self._patience)
+        self._patience = checkpoint.FullDiskRetry(PATIENCE_S, self._note_from_thread)
+        self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
         self._waits = Waits(parent=shared.waits)
         request = run.plan.job.request
         self._peer = orjson.dumps(
@@ -288,7 +288,7 @@ class Execution:
             return
         gone = f"{self._store.path}: was removed or moved during the run, which stopped"
         try:
-            self._store.put_back()
+            self._store.restore_file()
         except CheckpointError as error:
             raise CheckpointError(f"{gone}, and could not be written again: {error}") from error
         self._error = CheckpointError(
@@ -362,7 +362,7 @@ class ObservedJournal:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: CheckpointJournal,
         *,
         store: Checkpoint,
         prices: PriceBook,

@@ -79,7 +79,7 @@ class Feed:
     def __init__(
         self,
         run: OpenRun,
-        journal: checkpoint.Journal,
+        journal: checkpoint.CheckpointJournal,
         options: RunOptions,
         progress: Progress,
         log: RunLog,
@@ -205,7 +205,7 @@ class Feed:
         """
         first, end = first * self._samples, end * self._samples
         to_send, bad = await self._journal.call(
-            self._store.standing, first, end, retry_errored=self._options.retry_errored
+            self._store.count_unsettled, first, end, retry_errored=self._options.retry_errored
         )
         if not to_send:
             self._count(end - first, bad, 0)
@@ -218,7 +218,7 @@ class Feed:
         their rows: the outputs would lack them otherwise.
         """
         if self._has_unplaced is None:
-            self._has_unplaced = await self._journal.call(self._store.has_unplaced_results)
+            self._has_unplaced = await self._journal.call(self._store.has_unused_results)
         return self._has_unplaced
 
     def _count(self, rows: int, unrenderable: int, to_send: int) -> None:
@@ -257,7 +257,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
 
     Renders every row. Reads only.
     """
-    begun = checkpoint.begun_as(store)
+    begun = checkpoint.latest_plan(store)
     same = begun is not None and begun[:2] == (plan.signature, plan.total)
     # Another version may render the same rows in another way.
     is_known = begun == (plan.signature, plan.total, __version__) and plan.mark is not None
@@ -300,17 +300,17 @@ def ask_consent(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None)
 def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
     """Judge stored answers by a changed `[request] reject`; return a message if it has changed."""
     reject = plan.job.request.reject
-    if checkpoint.judged_by(store) in {None, frozenset(reject)}:
+    if checkpoint.applied_reject(store) in {None, frozenset(reject)}:
         return None
     accepted = refused = 0
-    for answers in checkpoint.judgeable(store):
+    for answers in checkpoint.reviewable_answers(store):
         judged = [(one, rejected(one.completion, reject)) for one in answers]
         changed = [
             (one.key, rejection)
             for one, rejection in judged
             if one.error_type != (rejection and rejection.error_type)
         ]
-        checkpoint.judge(store, changed, Cause.INVALID.value)
+        checkpoint.replace_statuses(store, changed, Cause.INVALID.value)
         refused += sum(rejection is not None for _, rejection in changed)
         accepted += sum(rejection is None for _, rejection in changed)
     return (

@@ -9,7 +9,7 @@ import orjson
 
 from batchrun import __version__, checkpoint
 from batchrun.errors import RenderError
-from batchrun.evaluation import Judge, Mark
+from batchrun.evaluation import RowScore, Scorer
 from batchrun.render import Expression
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Evaluation:
     def __init__(self, config: ScoreConfig, columns: Sequence[str]) -> None:
         self._config = config
         self.runs_code = config.function is not None
-        self._judge = Judge(config)
+        self._scorer = Scorer(config)
         self._expected = None
         self._columns: Sequence[str] = columns
         if config.expected is not None:
@@ -67,10 +67,10 @@ class Evaluation:
         Raises:
             JobError: when it cannot be imported or does not fit.
         """
-        self._judge.load()
+        self._scorer.load()
 
     def score(self, source: Source, store: checkpoint.Checkpoint, *, again: bool = True) -> None:
-        """Judge every row that succeeded.
+        """Scorer every row that succeeded.
 
         Args:
             source: the input.
@@ -83,7 +83,7 @@ class Evaluation:
         """
         if again or not checkpoint.is_scored(store, self._scored_by):
             self.load()
-            checkpoint.write_scores(store, self._marks(source, store), self._scored_by)
+            checkpoint.write_scores(store, self._row_scores(source, store), self._scored_by)
 
     @property
     def _scored_by(self) -> str:
@@ -98,7 +98,7 @@ class Evaluation:
             store, labels=labels, folded=self._config.match == "casefold"
         )
 
-    def _marks(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[Mark]:
+    def _row_scores(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[RowScore]:
         for items in self._chunks(source, store):
             found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
             by_row = {row[0]: row[1:] for row in found}
@@ -106,7 +106,7 @@ class Evaluation:
                 custom_id, *answer = by_row.get(item.ordinal, (None,))
                 # Another id: the table has changed, which the writing of the outputs tells about.
                 if custom_id == item.custom_id:
-                    yield self._mark(item, _texts(*answer))
+                    yield self._row_score(item, _texts(*answer))
 
     def _chunks(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[list[Item]]:
         """Yield the rows, no more at once than have answers of a few megabytes."""
@@ -117,12 +117,12 @@ class Evaluation:
                 yield rest[:count]
                 rest = rest[count:]
 
-    def _mark(self, item: Item, texts: list[str]) -> Mark:
+    def _row_score(self, item: Item, texts: list[str]) -> RowScore:
         try:
             expected = None if self._expected is None else self._expected.value(item.values)
         except RenderError as error:
-            return Mark(item.ordinal, answers=len(texts), problem=f"[score] {error}")
-        return self._judge.mark(item.ordinal, item.values, expected, texts)
+            return RowScore(item.ordinal, answers=len(texts), problem=f"[score] {error}")
+        return self._scorer.score_row(item.ordinal, item.values, expected, texts)
 
 
 def _texts(response: str | None, responses: str | None) -> list[str]:

@@ -12,7 +12,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from batchrun.checkpoint import Checkpoint, Journal, Patience, totals
+from batchrun.checkpoint import Checkpoint, CheckpointJournal, FullDiskRetry, totals
 from batchrun.errors import CheckpointError, CheckpointFull
 from batchrun.records import (
     Attempt,
@@ -57,12 +57,12 @@ def store(tmp_path: Path) -> Iterator[Checkpoint]:
 
 
 @pytest.fixture
-def journal(store: Checkpoint) -> Journal:
-    return Journal(store)
+def journal(store: Checkpoint) -> CheckpointJournal:
+    return CheckpointJournal(store)
 
 
 @asynccontextmanager
-async def running(journal: Journal) -> AsyncIterator[None]:
+async def running(journal: CheckpointJournal) -> AsyncIterator[None]:
     async with anyio.create_task_group() as group:
         await group.start(journal.run)
         yield
@@ -91,7 +91,9 @@ def commits(store: Checkpoint) -> list[str]:
     return found
 
 
-async def test_concurrent_reports_share_commits(store: Checkpoint, journal: Journal) -> None:
+async def test_concurrent_reports_share_commits(
+    store: Checkpoint, journal: CheckpointJournal
+) -> None:
     seen = commits(store)
     async with running(journal), anyio.create_task_group() as workers:
         for key in range(1, ROWS + 1):
@@ -101,7 +103,7 @@ async def test_concurrent_reports_share_commits(store: Checkpoint, journal: Jour
 
 
 async def test_a_worker_alone_gets_a_commit_for_every_report(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     seen = commits(store)
     async with running(journal):
@@ -113,7 +115,7 @@ async def test_a_worker_alone_gets_a_commit_for_every_report(
 
 
 async def test_what_was_awaited_is_on_disk(
-    store: Checkpoint, journal: Journal, tmp_path: Path
+    store: Checkpoint, journal: CheckpointJournal, tmp_path: Path
 ) -> None:
     with closing(Checkpoint(tmp_path, writable=False)) as other:
         async with running(journal):
@@ -128,7 +130,7 @@ async def test_what_was_awaited_is_on_disk(
 
 
 async def test_an_attempt_is_begun_before_it_ends_however_they_are_grouped(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     async def work(key: int) -> None:
         await journal.begin(begun(key))
@@ -154,7 +156,7 @@ class Busy:
         self._released = threading.Event()
         self.started = anyio.Event()
 
-    async def hold(self, journal: Journal) -> None:
+    async def hold(self, journal: CheckpointJournal) -> None:
         def work() -> None:
             anyio.from_thread.run_sync(self.started.set)
             self._released.wait(10)
@@ -166,7 +168,7 @@ class Busy:
 
 
 async def test_what_arrives_during_a_commit_is_committed_next_and_together(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     busy = Busy()
     seen = commits(store)
@@ -185,7 +187,7 @@ async def test_what_arrives_during_a_commit_is_committed_next_and_together(
 
 
 async def test_closing_commits_what_is_left_and_lets_run_end(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     async with anyio.create_task_group() as group:
         await group.start(journal.run)
@@ -197,7 +199,7 @@ async def test_closing_commits_what_is_left_and_lets_run_end(
 
 
 async def test_a_report_without_a_writer_is_committed_all_the_same(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     await journal.begin(begun(1))
     async with running(journal):
@@ -208,7 +210,7 @@ async def test_a_report_without_a_writer_is_committed_all_the_same(
 
 
 async def test_functions_are_called_in_the_order_in_which_they_were_asked_for(
-    journal: Journal,
+    journal: CheckpointJournal,
 ) -> None:
     order: list[int] = []
     async with anyio.create_task_group() as group:
@@ -223,7 +225,7 @@ def disk_is_full(store: Checkpoint) -> None:
     store.db.conn.execute(f"PRAGMA max_page_count = {pages}")
 
 
-async def report(journal: Journal, told: list[str], key: int) -> None:
+async def report(journal: CheckpointJournal, told: list[str], key: int) -> None:
     """Save an answer, as a worker does whatever happens around it; note what it is told."""
     try:
         with anyio.CancelScope(shield=True), anyio.fail_after(5):
@@ -232,7 +234,7 @@ async def report(journal: Journal, told: list[str], key: int) -> None:
         told.append(str(error))
 
 
-async def report_all(journal: Journal, told: list[str], *keys: int) -> None:
+async def report_all(journal: CheckpointJournal, told: list[str], *keys: int) -> None:
     """Run the journal and report at the same time."""
     async with anyio.create_task_group() as group:
         await group.start(journal.run)
@@ -241,7 +243,7 @@ async def report_all(journal: Journal, told: list[str], *keys: int) -> None:
 
 
 async def test_a_commit_that_fails_is_told_to_everyone_who_waits_for_it(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     disk_is_full(store)
     told: list[str] = []
@@ -253,7 +255,7 @@ async def test_a_commit_that_fails_is_told_to_everyone_who_waits_for_it(
 
 
 async def test_what_is_reported_during_or_after_a_failure_is_refused_not_kept_waiting(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     disk_is_full(store)
     told: list[str] = []
@@ -288,7 +290,7 @@ async def test_what_the_disk_has_no_room_for_waits_until_it_has(store: Checkpoin
         store.db.conn.execute("PRAGMA max_page_count = 1000000")
 
     disk_is_full(store)
-    journal = Journal(store, Patience(5, make_room))
+    journal = CheckpointJournal(store, FullDiskRetry(5, make_room))
     async with running(journal), anyio.create_task_group() as workers:
         for key in (1, 2, 3):
             workers.start_soon(report, journal, told, key)
@@ -300,13 +302,13 @@ async def test_what_the_disk_has_no_room_for_waits_until_it_has(store: Checkpoin
 async def test_patience_ends_by_itself_and_does_not_begin_again(store: Checkpoint) -> None:
     told: list[str] = []
     noted: list[str] = []
-    patience = Patience(0.01, noted.append)
+    patience = FullDiskRetry(0.01, noted.append)
     disk_is_full(store)
     with pytest.raises(ExceptionGroup) as caught:
-        await report_all(Journal(store, patience), told, 1)
+        await report_all(CheckpointJournal(store, patience), told, 1)
     assert caught.group_contains(CheckpointFull)
     with pytest.raises(ExceptionGroup):
-        await report_all(Journal(store, patience), told, 2)
+        await report_all(CheckpointJournal(store, patience), told, 2)
     assert len(told) == 2
     assert len(noted) == 1
 
@@ -337,14 +339,14 @@ async def test_a_bug_in_writing_does_not_pass_for_a_commit(tmp_path: Path) -> No
     careless: Any = Careless(tmp_path / "checkpoint.db")
     told: list[str] = []
     with pytest.raises(ExceptionGroup) as caught:
-        await report_all(Journal(careless), told, 1, 2)
+        await report_all(CheckpointJournal(careless), told, 1, 2)
     assert len(told) == 2
     assert all("checkpoint.db: could not be written" in message for message in told)
     assert caught.group_contains(OverflowError)
 
 
 async def test_a_cancelled_run_still_saves_what_is_reported_under_a_shield(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     await journal.begin(begun(1))
     await journal.begin(begun(2))
@@ -367,7 +369,7 @@ async def test_a_cancelled_run_still_saves_what_is_reported_under_a_shield(
 
 
 async def test_cancelling_at_the_moment_of_a_report_loses_nothing(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     await journal.begin(begun(1))
 
@@ -384,7 +386,7 @@ async def test_cancelling_at_the_moment_of_a_report_loses_nothing(
 
 
 async def test_errors_of_sqlite_become_checkpoint_errors(
-    store: Checkpoint, journal: Journal
+    store: Checkpoint, journal: CheckpointJournal
 ) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoint\.db"):
         await journal.call(store.db.execute, "SELECT * FROM nowhere")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from batchrun.checkpoint import Counted
+    from batchrun.checkpoint import RequestCounts
 
 FAST = RunOptions(simulate=SimulatorConfig(latency_ms=0), quiet=True)
 PRICE = "[price]\ninput = 1.0\noutput = 10.0\n"
@@ -341,10 +341,10 @@ def test_the_interval_holds_what_comes_as_often_as_it_says() -> None:
     assert 0.90 < held["output"] / runs < 0.99
 
 
-def counted(size: float, taken_in: int, given_out: int) -> Counted:
-    from batchrun.checkpoint import Counted
+def counted(size: float, taken_in: int, given_out: int) -> RequestCounts:
+    from batchrun.checkpoint import RequestCounts
 
-    return Counted(
+    return RequestCounts(
         number=1, model="m", low=size, expected=size, high=size, system=0.0, most_output=None,
         held=1, answers=1, input=taken_in, output=given_out, cache_read=0, cache_write=0,
         latency_s=1.0, longest=given_out,

@@ -16,7 +16,7 @@ from batchrun import Job, RunOptions, run_job
 from batchrun.checkpoint import Checkpoint, score_rows, write_scores
 from batchrun.checkpoint.stored_scores import MOST_CLASSES
 from batchrun.errors import JobError
-from batchrun.evaluation import Mark
+from batchrun.evaluation import RowScore
 from tests.conftest import batchrun
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
@@ -355,7 +355,7 @@ def test_scores_of_a_table_that_has_changed_are_forgotten(tmp_path: Path) -> Non
 
     with closing(Checkpoint(tmp_path, writable=True)) as store:
         start("one")
-        write_scores(store, [Mark(0, 1.0, "a", "a"), Mark(1, 0.0, "b", "a")], "exact")
+        write_scores(store, [RowScore(0, 1.0, "a", "a"), RowScore(1, 0.0, "b", "a")], "exact")
         start("one")
         assert score_rows(store, 0, 2) == [(0, 1.0, "a"), (1, 0.0, "b")]
         start("two")

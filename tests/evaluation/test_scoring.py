@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.errors import JobError
-from batchrun.evaluation import Judge, ScoreTotals, score_facts, score_line, score_lines
+from batchrun.evaluation import Scorer, ScoreTotals, score_facts, score_line, score_lines
 from batchrun.evaluation.choices import Choices, as_number, find_number
 from batchrun.evaluation.matching import LONGEST_TEXT, Pattern, compare, find_json, is_same_json
 from batchrun.evaluation.metrics import mean_interval, pass_at, wilson
@@ -21,14 +21,14 @@ from batchrun.job import ScoreConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchrun.evaluation import Mark
+    from batchrun.evaluation import RowScore
 
 LABELS = ("billing", "bug", "how_to")
 
 
-def judged(right: object, *texts: str, row: dict[str, Any] | None = None, **keys: Any) -> Mark:
+def judged(right: object, *texts: str, row: dict[str, Any] | None = None, **keys: Any) -> RowScore:
     config = ScoreConfig(**{"expected": "{{ label }}", **keys})
-    return Judge(config).mark(0, row or {}, right, texts)
+    return Scorer(config).score_row(0, row or {}, right, texts)
 
 
 def function_file(folder: Path, body: str) -> tuple[Path, str]:
@@ -395,14 +395,14 @@ def test_a_function_sees_the_row_and_the_answer_that_was_found(tmp_path: Path) -
     ],
 )
 def test_functions_that_are_refused(tmp_path: Path, body: str, reason: str) -> None:
-    judge = Judge(ScoreConfig(function=function_file(tmp_path, body)))
+    judge = Scorer(ScoreConfig(function=function_file(tmp_path, body)))
     with pytest.raises(JobError, match=rf"\[score\] function: .*{reason}"):
         judge.load()
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
     with pytest.raises(JobError, match=r"\[score\] answer: '\(' is not a pattern in RE2 syntax"):
-        Judge(ScoreConfig(expected="x", answer="("))
+        Scorer(ScoreConfig(expected="x", answer="("))
 
 
 # statistics

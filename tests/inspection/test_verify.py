@@ -17,7 +17,7 @@ import pytest
 
 import batchrun as library
 from batchrun import checkpoint
-from batchrun.inspection.verification import Verdict
+from batchrun.inspection.verification import Verification
 from tests.conftest import command, resume
 from tests.support.checkpoints import later_version
 from tests.support.provider import Call, Provider, Reply, answer, refusal, serving
@@ -398,12 +398,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a part of a cost": (
-        sql(f"UPDATE attempts SET cost_output = NULL WHERE request_id = {ANSWERED}"),
+        sql(
+            f"UPDATE attempts SET cost_output = NULL, checksum = NULL WHERE request_id = {ANSWERED}"
+        ),
         "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
     ),
     "a cost in the checkpoint": (
-        sql(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
+        sql(f"UPDATE attempts SET cost_output = 1, checksum = NULL WHERE request_id = {ANSWERED}"),
         "summary.json: cost_usd.total is ",
+    ),
+    "a cost that changed": (
+        sql(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
+        "checkpoint.db: row r1: the stored attempt 1 is damaged: it does not match its checksum",
     ),
     "a score in the checkpoint": (
         sql("UPDATE scores SET score = 0 WHERE ordinal = 1"),
@@ -613,7 +619,7 @@ def test_a_live_run_is_left_alone(directory: Path) -> None:
 
 def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
     refused = pytest.raises(library.errors.CheckpointError, match="another batchrun process")
-    with checkpoint.held_still(directory), checkpoint.held_still(directory), refused:
+    with checkpoint.shared_lock(directory), checkpoint.shared_lock(directory), refused:
         checkpoint.open_directory(directory, new=False)
     checkpoint.open_directory(directory, new=False).release()
 
@@ -647,4 +653,4 @@ def test_a_checkpoint_of_an_earlier_version_is_not_changed(directory: Path) -> N
 
 
 def test_a_verdict_counts_what_else_is_wrong() -> None:
-    assert Verdict(Path("x"), (), (), ()).text() == "x: no problems found; checked nothing"
+    assert Verification(Path("x"), (), (), ()).text() == "x: no problems found; checked nothing"

@@ -279,12 +279,24 @@ def test_answers_that_were_judged_after_damage_stay_damaged(job: Path, provider:
     assert len(provider.calls) == ROWS
 
 
+@pytest.mark.parametrize("column", sorted({*encoding.SENT.columns} - {"request_id", "number"}))
+def test_every_column_of_an_attempt_counts(job: Path, column: str) -> None:
+    value = f"coalesce({column}, '') || 1"
+    if column == "latency_s":
+        value = "latency_s + 0.000002"
+    change(job.parent / "out", f"UPDATE attempts SET {column} = {value} WHERE request_id = 3")
+    code, _, stderr = command("export", job.parent / "out")
+    assert code == 5
+    assert "row r00002: the stored attempt 1 is damaged" in stderr
+
+
 @pytest.mark.parametrize(
-    "column", ["input_tokens", "output_tokens", "model", "provider_request_id"]
+    "column", ["input_tokens", "output_tokens", "model", "provider_request_id", "latency_s"]
 )
-def test_tokens_that_changed_are_noticed(job: Path, column: str) -> None:
+def test_an_attempt_that_changed_is_noticed_and_has_its_right_copy(job: Path, column: str) -> None:
     out = job.parent / "out"
-    change(out, f"UPDATE attempts SET {column} = coalesce({column}, '') || 1 WHERE request_id = 3")
+    value = "7.5" if column == "latency_s" else f"coalesce({column}, '') || 1"
+    change(out, f"UPDATE attempts SET {column} = {value} WHERE request_id = 3")
     for arguments in (("export", out), ("run", job), ("report", out)):
         code, _, stderr = command(*arguments)
         assert code == 5
@@ -297,6 +309,20 @@ def test_answers_that_are_judged_again_are_not_damaged(job: Path, provider: Prov
         assert command("run", job, *options)[0] == 0
     assert command("verify", job.parent / "out")[0] == 0
     assert len(provider.calls) == ROWS
+
+
+def test_recost_leaves_a_damaged_attempt_damaged(job: Path) -> None:
+    out = job.parent / "out"
+    change(out, "UPDATE attempts SET output_tokens = output_tokens + 64 WHERE request_id = 3")
+    for arguments in (("recost", out), ("verify", out)):
+        code, stdout, stderr = command(*arguments)
+        assert code == 5
+        assert "the stored attempt 1 is damaged" in stdout + stderr
+
+
+def test_costs_that_are_counted_again_are_not_damaged(job: Path) -> None:
+    assert command("recost", job.parent / "out")[0] == 0
+    assert command("verify", job.parent / "out")[0] == 0
 
 
 def test_rows_without_a_checksum_are_read_as_before(job: Path, provider: Provider) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from batchrun.checkpoint import Checkpoint, open_directory
 from batchrun.job import Job
 from batchrun.limits import ByteBudget
-from batchrun.output.frames import Contents
+from batchrun.output.frames import FileContents
 from batchrun.records import Item
 from batchrun.render import CHUNK_BYTES, CHUNK_ROWS, Renderer
 from batchrun.source import parquet
@@ -234,7 +234,7 @@ def test_row_groups_of_the_outputs_are_small_where_rows_are_large(tmp_path: Path
 
     schema = pl.Schema({"n": pl.Int64(), "text": pl.String()})
     path = tmp_path / "t.parquet"
-    write_contents(path, Contents(schema, frames, ("n",)))
+    write_contents(path, FileContents(schema, frames, ("n",)))
     assert pl.scan_parquet(path).select("n").collect()["n"].to_list() == list(range(5_100))
     groups = row_groups(path) or []
     assert max(group.rows for group in groups) * IMAGE_BYTES <= 64 * 2**20

@@ -224,7 +224,7 @@ def test_a_file_that_took_the_place_of_the_checkpoint_is_left_as_it_is(tmp_path:
         (tmp_path / FILE_NAME).write_text("somebody else's")
         assert not store.is_in_place()
         with pytest.raises(CheckpointError, match="File exists"):
-            store.put_back()
+            store.restore_file()
         assert (tmp_path / FILE_NAME).read_text() == "somebody else's"
         assert not (tmp_path / f".{FILE_NAME}.partial").exists()
 
