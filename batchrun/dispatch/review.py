@@ -1,4 +1,4 @@
-"""What of an answer is looked at before it counts: its ending, and whether there is anything in it.
+"""Reviews answers: by their ending, whether they are empty, and by a JSON schema.
 
 Pure, so that stored answers can be judged again by the same rules.
 """
@@ -32,9 +32,9 @@ _WORDING: Mapping[RejectReason, str] = {
 
 
 def rejected(completion: Completion, reject: Sequence[RejectReason]) -> Rejection | None:
-    """Return why an answer is not accepted, by the first reason that holds; None when it is.
+    """Return the first reason to reject an answer; None when it is accepted.
 
-    With several choices, one of them is enough.
+    With several choices, one rejected choice is enough.
     """
     choices = list(_choices(completion))
     for reason in reject:
@@ -47,7 +47,7 @@ def rejected(completion: Completion, reject: Sequence[RejectReason]) -> Rejectio
 
 
 def rejecting(review: Review, reject: Sequence[RejectReason]) -> Review:
-    """Return a review that rejects by `reject` what another one finds nothing wrong with."""
+    """Return a review that also rejects the answers that `reject` names."""
 
     def both(completion: Completion) -> tuple[Completion, Rejection | None]:
         completion, rejection = review(completion)
@@ -77,14 +77,14 @@ def _is_for(reason: RejectReason, choice: Mapping[str, Any]) -> bool:
 
 
 def _has_open_calls(calls: object) -> bool:
-    """Say whether there are calls that batchrun has not carried out, which led to this answer."""
+    """Say whether there are calls that batchrun did not carry out."""
     found = orjson.loads(calls) if isinstance(calls, str) else calls
     return isinstance(found, list) and any("output" not in as_dict(call) for call in found)
 
 
 MAX_PROBLEM_CHARACTERS = 500
-# By how an answer ended that does not satisfy its schema: the type of the error, what is said behind
-# the problem, and how often to ask again.
+# For an answer that does not match its schema, by its ending: the error type, the end of the message, and how
+# often to ask again.
 _BY_ENDING: Mapping[str, tuple[str, str, int | None]] = {
     Ending.LENGTH: ("cut_answer", " (the answer was cut: max_tokens is too low)", 1),
     Ending.REFUSAL: ("refused_answer", " (the model refused to answer)", 0),
@@ -93,7 +93,7 @@ _BY_ENDING: Mapping[str, tuple[str, str, int | None]] = {
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """Return why a schema cannot be used, None when it can."""
+    """Return why a schema cannot be used; None when it can."""
     try:
         _validator(schema)
     except (ValueError, RecursionError) as error:
@@ -102,11 +102,11 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
 
 
 class SchemaReview:
-    """Judges answers by a JSON schema.
+    """Reviews answers by a JSON schema.
 
     Args:
         schema: what every choice of an answer must satisfy; None accepts any JSON object.
-        as_tool: the answer comes as the input of a tool that the model was made to call.
+        as_tool: the answer is the input of a tool that the model had to call.
     """
 
     def __init__(self, schema: Mapping[str, Any] | None, *, as_tool: bool) -> None:
@@ -114,7 +114,7 @@ class SchemaReview:
         self._as_tool = as_tool
 
     def __call__(self, completion: Completion) -> tuple[Completion, Rejection | None]:
-        """Return the completion, its text being the JSON, and why it is rejected, if it is."""
+        """Return the completion with the JSON as its text, and why it is rejected, if it is."""
         if self._as_tool:
             completion = _unwrapped(completion)
         for text, ending in zip(completion.texts, _endings(completion), strict=False):
@@ -144,10 +144,9 @@ def _endings(completion: Completion) -> list[str]:
 
 
 def _rejection(problem: str, ending: str) -> Rejection:
-    """Say what is wrong with an answer that is not what the schema asks for, and how it ended.
+    """Return why an answer that does not match its schema is rejected.
 
-    To ask again costs as much as the first time: a refusal is mostly repeated, and what was cut is
-    mostly cut again.
+    Each retry costs as much as the first request, and most refusals and cut answers occur again.
     """
     error_type, reason, most_retries = _BY_ENDING.get(ending, ("invalid_answer", "", None))
     room = MAX_PROBLEM_CHARACTERS - len(reason)
@@ -155,7 +154,7 @@ def _rejection(problem: str, ending: str) -> Rejection:
 
 
 def _unwrapped(completion: Completion) -> Completion:
-    """Take the answer out of the call of the tool that stood for it."""
+    """Move the answer from the input of the schema tool to the text."""
     calls = loads(completion.tool_calls or "[]")
     inputs = [as_dict(call).get("input") for call in calls if call.get("name") == SCHEMA_TOOL]
     if not inputs:

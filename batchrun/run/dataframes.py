@@ -1,4 +1,4 @@
-"""`complete`: a DataFrame in, the same DataFrame with answers beside it out."""
+"""`complete`: takes a DataFrame and returns it with the answers as new columns."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ def complete(
     quiet: bool = False,
     **request: Any,  # noqa: ANN401 - any key of [request]
 ) -> pl.DataFrame:
-    """Ask a model about every row, and return the rows with what it answered beside them.
+    """Send every row to a model, and return the rows with its answers as new columns.
 
-    Every answer is kept in a checkpoint under `directory` before it counts. Calling this again,
-    also with more rows, other rows or another prompt in between, sends only what has no answer
-    there. It works in a notebook, where an event loop is running already.
+    Each answer is stored in a checkpoint under `directory`. Another call, also with more rows, other rows
+    or another prompt, sends only requests without a stored answer. It works in a notebook, where an event
+    loop is already running.
 
     Args:
         frame: the rows; its columns are the variables of the templates.
         prompt: template of the user turn, such as `"Translate: {{ text }}"`.
-        model: whom to ask; may be a template, too.
-        messages: turns with `role` and `content` templates, in place of a prompt.
-        id: a column with another value in every row; without it, `custom_id` is the row number.
-        directory: where the checkpoint is; made when it is not there.
-        prefix: put before our column names that the frame has already.
-        limits: keys of `[limits]`, such as `{"max_cost_usd": 5.0}`, which counts everything that
-            was ever paid for in this directory.
+        model: name of the model; may be a template.
+        messages: turns with `role` and `content` templates, instead of a prompt.
+        id: a column with unique values; without it, `custom_id` is the row number.
+        directory: of the checkpoint; created if it does not exist.
+        prefix: put before those of our column names that the frame already has.
+        limits: keys of `[limits]`, such as `{"max_cost_usd": 5.0}`, which counts all costs in this
+            directory.
         retry: keys of `[retry]`.
         price: keys of `[price]`.
         score: keys of `[score]`; adds the columns `score` and `predicted`.
-        unnest: make columns of the properties of `json_schema`.
-        simulate: answer with a simulator: no key, no cost. Its answers are kept apart.
-        retry_errored: send rows again that failed for good.
-        quiet: no progress.
+        unnest: add a column for each property of `json_schema`.
+        simulate: use the simulator (no key, no cost). Its answers are stored separately.
+        retry_errored: also retry rows that failed permanently.
+        quiet: show no progress.
         request: any key of `[request]`: `format`, `system`, `max_tokens` (1024 by default),
             `temperature`, `json_schema`, `base_url`, `api_key_env` and so on.
 
@@ -78,13 +78,13 @@ def complete(
         `cost_usd` and the others of `results.parquet`. A row that failed has the status `errored`.
 
     Raises:
-        JobError: when something is wrong with what was asked; nothing was sent.
-        RunStopped: when the run was stopped by a refused key, a quota or a limit, or when no row that
-            was sent succeeded. As with the following, what was answered is kept: calling this again goes on.
-        CheckpointError: when the directory cannot be used, or another run uses it right now.
+        JobError: when an argument or the frame is wrong; nothing was sent.
+        RunStopped: when a refused key, a quota or a limit stopped the run, or when no row that was sent
+            succeeded. As with the errors below, all answers are saved: call it again to continue.
+        CheckpointError: when the directory cannot be used, or another run is using it.
         OutputError: when the results cannot be written.
-        KeyboardInterrupt: after Ctrl-C or a notebook's stop button: requests in flight may finish (a
-            second one cancels them), and what was answered is kept.
+        KeyboardInterrupt: after Ctrl-C or a notebook's stop button. Requests in flight are finished; a
+            second interrupt cancels them.
         Interrupted: when another signal ended it.
     """
     rows = _collected(frame)
@@ -119,7 +119,7 @@ def complete(
 
 
 def _raised(error: BatchrunError) -> BaseException:
-    """Return what Ctrl-C raises in any other Python function; another error as it is."""
+    """Return KeyboardInterrupt for Ctrl-C, as other Python functions raise it; any other error unchanged."""
     if isinstance(error, Interrupted) and error.signum == signal.SIGINT:
         return keyboard_interrupt(str(error))
     return error

@@ -1,4 +1,4 @@
-"""Everything that is checked before the first request leaves: input, templates, key, directory."""
+"""Checks everything before the first request is sent: input, templates, key, directory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GRACE_S = 30.0
 # Open files beside the connections; on a small system as few as can be.
 SPARE_FILES, FEWEST_FILES = 128, 48
 SIMULATED_SUFFIX = ".simulated"
-# Of a body passed through: the provider searches, and charges for that, without telling how often.
+# Keys of extra_body: the provider searches and charges for that, but does not report how often.
 FEE_KEYS = frozenset({"web_search_options", "search_parameters", "plugins"})
 
 
@@ -93,14 +93,14 @@ class Prepared:
 
     @property
     def signature(self) -> str:
-        """Changes when rows may have to be matched to requests anew."""
+        """Changes when rows may have to be matched to requests again."""
         return plan_signature(self.job, self.source)
 
     @property
     def mark(self) -> str | None:
-        """Identifies the plan as a whole: a row's request is the same as long as this is.
+        """Identifies the whole plan: while it is the same, each row has the same request.
 
-        None when that depends on more than the job and the input, such as on files of images.
+        None when requests depend on more than the job and the input, such as on image files.
         """
         if self.job.request.images:
             return None
@@ -108,10 +108,10 @@ class Prepared:
 
 
 def check_places(job: Job, options: RunOptions) -> None:
-    """See that a run, or each of a matrix, writes to no file of the user's and among none.
+    """Check that no run of a job writes to a file or directory of the user.
 
     Raises:
-        JobError: naming the file, what says that it is to be written, and the way out.
+        JobError: naming the file, the key that names it, and how to continue.
     """
     protected = Protected([*input_files(job.input), *job.files])
     jobs = (job, *job.cells)
@@ -128,20 +128,20 @@ def check_places(job: Job, options: RunOptions) -> None:
 def _check_run_directory(job: Job, options: RunOptions, protected: Protected) -> None:
     directory = run_directory(job, options)
     checkpoint.check_directory(directory, besides=options.log_file)
-    elsewhere = "name another directory with [output] dir or --output-dir"
+    other = "name another directory with [output] dir or --output-dir"
     if options.new:
-        protected.refuse_moving(directory, "--new", elsewhere)
+        protected.refuse_moving(directory, "--new", other)
         _refuse_moving_others(directory, job, options)
     for name in _written(job):
         key = "[output] files" if name in job.output.files else "[output] dir"
         for path in (directory / name, directory / f".{name}.partial"):
-            protected.refuse_overwriting(path, key, elsewhere)
+            protected.refuse_overwriting(path, key, other)
     for name in job.output.files:
         output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
 
 
 def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> None:
-    """See that `--new` moves only what a run wrote.
+    """Check that `--new` moves only files that a run wrote.
 
     Raises:
         JobError: naming the other files in the run directory.
@@ -170,7 +170,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     Args:
         job: what to run.
         options: how.
-        like: another job whose input has been checked: the same one is not read again for that.
+        like: a job that was already checked; if it has the same input, that is not read again.
 
     Raises:
         JobError: when something is wrong.
@@ -200,7 +200,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
 
 
 def our_columns(job: Job) -> list[str]:
-    """Return the columns that stand beside the input's in the results of a job."""
+    """Return the columns that are added to those of the input in the results of a job."""
     scores = output.SCORES if job.score is not None else {}
     return [*result_kinds(job.request.optional_columns), *scores]
 
@@ -214,21 +214,21 @@ def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | N
 
 
 def review_of(job: Job) -> Review:
-    """Return what judges the answers of a job.
+    """Return the review of the answers of a job.
 
     Raises:
-        JobError: when its JSON schema is none.
+        JobError: when its JSON schema is not valid.
     """
     answer, reject = job.request.answer, job.request.reject
     if answer is None:
         return rejecting(accept, reject)
     if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
-        raise JobError(f"[request] json_schema: is not a JSON schema: {problem}")
+        raise JobError(f"[request] json_schema: not a valid JSON schema: {problem}")
     return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)
 
 
 def toolbox_of(job: Job) -> Toolbox | None:
-    """Return what carries out the calls of a job's tools, None when that is left to the user.
+    """Return the tools of a job; None when the user carries out their calls.
 
     Raises:
         JobError: when the module cannot be imported or lacks a function.
@@ -241,7 +241,7 @@ def toolbox_of(job: Job) -> Toolbox | None:
 
 
 def check_price(job: Job) -> None:
-    """See that a cap on the cost can be held. A model that differs by row is judged by row.
+    """Check that a cost cap can be kept. If the model differs by row, each row is checked when it is sent.
 
     Raises:
         JobError: when the model's price is not known.
@@ -250,13 +250,13 @@ def check_price(job: Job) -> None:
     if job.limits.max_cost_usd is not None and model is not None:
         raise JobError(
             f"[limits] max_cost_usd: the price of {model} is not known{_why_unpriced(job, model)}, so "
-            "the cap could not be held; give the price in [price], or use a model that the price list "
+            "the cap could not be kept; give the price in [price], or use a model that the price list "
             "has"
         )
 
 
 def model_hint(job: Job) -> str | None:
-    """Return a hint when a job's model may be a misspelt one: servers may have models of their own."""
+    """Return a hint when the model may be misspelt. It may also be a model of the server only."""
     model, request = _unpriced_model(job), job.request
     if model is None:
         return None
@@ -288,7 +288,7 @@ def service_tier(job: Job) -> str | None:
 
 
 def _why_unpriced(job: Job, model: str) -> str:
-    """Say what may be wrong, or which part of the price is missing."""
+    """Return the probable reason why the price is not known."""
     request, tier = job.request, service_tier(job)
     if (
         near := near_model(model, request.provider, request.base_url)
@@ -303,12 +303,12 @@ def _why_unpriced(job: Job, model: str) -> str:
 
 
 def price_book(job: Job, provider: str | None = None, base_url: str | None = None) -> PriceBook:
-    """Return the prices that a job's costs are counted by: its own, or those of the price list.
+    """Return the prices of a job: its own, or those of the price list.
 
     Args:
         job: the job.
-        provider: who answers, where that is not for the job to say.
-        base_url: where requests went; None for where the job sends them.
+        provider: replaces the provider of the job.
+        base_url: replaces the address of the job.
     """
     if provider is None and base_url is None:
         provider = job.request.provider
@@ -353,7 +353,7 @@ def allow_open_files(job: Job) -> int:
 
 
 def most_requests(files: int) -> int:
-    """Return how many requests may be in flight with so many open files."""
+    """Return how many requests may be in flight with this many open files."""
     spare = SPARE_FILES if files >= 4 * SPARE_FILES else max(FEWEST_FILES, files // 4)
     return (files - spare) // 2
 
@@ -361,8 +361,8 @@ def most_requests(files: int) -> int:
 def run_directory(job: Job, options: RunOptions) -> Path:
     """Return where the run keeps its files; simulated answers are kept apart from real ones.
 
-    They lie beside the directory of the real ones, or in it when what is beside it is none of the
-    user's business here: `dir = "."` must not write to the folder above.
+    Their directory is next to that of the real answers, or inside it if that contains the job file or the
+    current folder: `dir = "."` must not write to the parent folder.
 
     Raises:
         JobError: when it is the root of the file system.
@@ -370,7 +370,7 @@ def run_directory(job: Job, options: RunOptions) -> Path:
     directory = job.output.dir.resolve()
     if directory == directory.parent:
         raise JobError(
-            f"[output] dir: {directory} cannot be a run directory; name a directory of its own"
+            f"[output] dir: {directory} cannot be a run directory; name another directory"
         )
     if options.simulate is not None:
         is_around = any(place.is_relative_to(directory) for place in _working_places(job))

@@ -157,7 +157,7 @@ def test_a_schema_that_is_none_is_an_error_before_anything_is_sent(
         job = write_job(provider.url, request='json_schema = { type = "nope" }')
         code, _, stderr = batchrun("run", job)
     assert code == 2
-    assert "[request] json_schema: is not a JSON schema" in stderr
+    assert "[request] json_schema: not a valid JSON schema" in stderr
     assert provider.calls == []
 
 
