@@ -1,4 +1,4 @@
-# Everything runs in the project's own virtual environment; each target sets it up when needed.
+# Every target runs in the virtual environment of the project, and creates it if needed.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -26,13 +26,13 @@ check: $(READY)  ## formatting, lint, types, architecture
 test: $(READY)  ## the whole test suite, on every core
 	$(BIN)/pytest -n auto --dist worksteal
 
-audit: $(READY)  ## known vulnerabilities of what is installed; needs the network
+audit: $(READY)  ## check the installed packages for known vulnerabilities (needs the network)
 	$(BIN)/python -m pip install --quiet --group audit
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
 	@$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt || { \
-	echo "audit: a package is vulnerable, or could not be looked up (which needs the network): see above" >&2; exit 1; }
+	echo "audit: a package is vulnerable, or the check failed (it needs the network); see above" >&2; exit 1; }
 
-bench: $(READY)  ## the figures of docs/performance.md
+bench: $(READY)  ## measure the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.large_input
 	$(BIN)/python -m benchmarks.resume
 	$(BIN)/python -m benchmarks.memory
@@ -43,16 +43,16 @@ bench: $(READY)  ## the figures of docs/performance.md
 chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N"
 	$(BIN)/python -m tests.support.chaos $(CHAOS)
 
-storms: $(READY)  ## what refusals and outages of a real server cost (two minutes)
+storms: $(READY)  ## measure refusals and outages of a local server (two minutes)
 	$(BIN)/python -m tests.support.storms
 
-soak: $(READY)  ## run for 15 minutes with faults and look for leaks; SOAK="--minutes N"
+soak: $(READY)  ## run for 15 minutes with faults and check for leaks; SOAK="--minutes N"
 	$(BIN)/python -m tests.support.soak $(SOAK)
 
-fuzz: $(READY)  ## look for inputs, answers and files that the command does not expect; FUZZ=N examples
+fuzz: $(READY)  ## generate job files, tables, responses and damaged runs; FUZZ=N examples
 	FUZZ_EXAMPLES=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/run/test_fuzz.py tests/run/test_fuzz_runs.py tests/client/test_fuzz_servers.py
 
-pictures: $(READY)  ## draw docs/images again, which takes a Chromium
+pictures: $(READY)  ## draw docs/images again (needs Chromium)
 	$(BIN)/python -m tests.support.pictures
 
 dist: $(READY)  ## build the wheel and the sdist, install each in a clean environment, and run the demo from there
