@@ -149,6 +149,15 @@ def m001_schema(db: Database) -> None:
         db.execute(statement)
 
 
+def add_missing_columns(db: Database) -> None:
+    """Add the declared columns that the tables of an earlier version lack; for migrations."""
+    for table, columns in (("attempts", ATTEMPT_COLUMNS), ("results", RESULT_COLUMNS)):
+        there = {row[1] for row in db.execute(f"PRAGMA table_xinfo({table})")}
+        for column in columns:
+            if column.stored is not None and column.table_column not in there:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column.definition}")
+
+
 def migrate(db: Database) -> None:
     """Apply the missing migrations, and create the views again if they differ."""
     migrations.apply(db)

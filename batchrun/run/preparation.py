@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import resource
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -398,8 +399,21 @@ def plan_signature(job: Job, source: Source) -> str:
         keep_raw=False,
         reject=(),
     )
-    asked = hashlib.blake2b(repr(request).encode(), digest_size=8).hexdigest()
-    return f"{asked}:{input_signature(job, source)}"
+    return f"{_digest(asdict(request))}:{input_signature(job, source)}"
+
+
+def _digest(facts: object) -> str:
+    """Return a digest of values as JSON: records by the names of their fields.
+
+    The order of keys counts, as it does in the body of a request.
+    """
+    text = json.dumps(facts, default=_plain, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Return a value that JSON does not have as one that it has: sets sorted, others as text."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 
 def input_signature(job: Job, source: Source) -> str:
@@ -407,4 +421,4 @@ def input_signature(job: Job, source: Source) -> str:
     facts: tuple[object, ...] = (job.input.id, source.stamps)
     if job.input.where is not None:
         facts = (*facts, job.input.where)
-    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+    return _digest(facts)

@@ -153,6 +153,20 @@ def test_a_run_goes_on_in_a_checkpoint_of_an_earlier_version(
     assert table(next_version / "checkpoint.db", "SELECT * FROM next").height == 0
 
 
+def test_columns_that_an_earlier_version_lacked_are_added(next_version: Path) -> None:
+    before = pl.read_parquet(next_version / "results.parquet")
+    assert before["server_tools"].null_count() == 8
+    with closing(sqlite3.connect(next_version / "checkpoint.db")) as db, db:
+        db.execute("DROP VIEW result_rows")
+        db.execute("ALTER TABLE results DROP COLUMN server_tools")
+        db.execute("ALTER TABLE attempts DROP COLUMN speed")
+    assert command("export", next_version)[0] == 0
+    assert pl.read_parquet(next_version / "results.parquet").equals(before)
+    assert command("verify", next_version)[0] == 0
+    shown = table(next_version / "checkpoint.db", "SELECT server_tools FROM result_rows")
+    assert shown["server_tools"].null_count() == 8
+
+
 def test_a_view_of_an_earlier_version_is_made_anew(run: Path) -> None:
     with closing(sqlite3.connect(run / "checkpoint.db")) as db, db:
         db.execute("DROP VIEW result_rows")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.columns import result_kinds
-from batchrun.checkpoint.schema import migrations
+from batchrun.checkpoint.schema import add_missing_columns, migrations
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -123,6 +123,7 @@ def later_version() -> Iterator[None]:
     @migrations()
     def m002_next(db: Any) -> None:
         db.execute("CREATE TABLE next (id)")
+        add_missing_columns(db)
 
     try:
         yield
