@@ -153,6 +153,8 @@ class Execution:
 
     def _begin(self) -> None:
         plan = self._plan
+        # First: an unknown dispatcher must leave the checkpoint as it is.
+        lost = lost_attempts(self._store.unfinished_attempts(), self._shared.options.dispatcher)
         repair = None
         if self._shared.options.retry_errored:
             repair = checkpoint.repair(self._store)
@@ -161,7 +163,6 @@ class Execution:
         # Before the job is kept: a process that dies here does it again.
         judged = judge_again(plan, self._store)
         missing = missing_bodies(plan, self._store)
-        lost = lost_attempts(self._store.unfinished_attempts(), self._shared.options.dispatcher)
         self._store.start_execution(
             name=plan.job.name,
             job=plan.job.document,

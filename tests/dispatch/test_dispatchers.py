@@ -208,6 +208,9 @@ def test_what_live_dispatch_left_unfinished_is_lost_whoever_continues(tmp_path: 
 def test_attempts_of_an_unknown_dispatcher_are_an_error_that_names_it(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
-    leave_unfinished(tmp_path / "out", "carrier-pigeon")
+    keys = leave_unfinished(tmp_path / "out", "carrier-pigeon")
     with pytest.raises(CheckpointError, match="carrier-pigeon"):
         run(write_job(NOWHERE, rows=3), LIVE, yes=True)
+    store = Checkpoint(tmp_path / "out", writable=False)
+    assert [attempt.key for attempt in store.unfinished_attempts()] == keys
+    store.close()
