@@ -114,7 +114,7 @@ class PriceBook:
     def highest(
         self, input_tokens: int, output_tokens: int, model: str, service_tier: str | None = None
     ) -> int | None:
-        """Return the most that so many tokens can cost, in pico-dollars; None when unknown.
+        """Return the highest possible cost of tokens, in pico-dollars; None when unknown.
 
         A request for a tier may be served by the standard one as well.
         """

@@ -298,8 +298,8 @@ def _concluded(
 ) -> RunReport:
     if options.rows is not None:
         return RunReport(checkpoint.totals(run.store), run.plan.directory, error=error)
-    place = execution.is_planned or not run.store.has_unused_results()
-    return conclude(run.plan, run.store, rows, error, place)
+    is_placed = execution.is_planned or not run.store.has_unused_results()
+    return conclude(run.plan, run.store, rows, error, is_placed)
 
 
 __all__ = ["RunOptions", "RunReport", "arun_job", "run_job", "run_together"]

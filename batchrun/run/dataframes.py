@@ -93,10 +93,10 @@ def complete(
     wire_format = formats.FORMATS.get(request.get("format", formats.DEFAULT))
     if "max_tokens" in request or (wire_format and wire_format.capabilities.needs_max_tokens):
         request = {"max_tokens": MAX_TOKENS, **request}
-    place = _stored(rows, folder)
+    path = _stored(rows, folder)
     document = {
         "name": folder.name.strip(".") or "batchrun",
-        "input": {"path": str(place), **({} if id is None else {"id": id})},
+        "input": {"path": str(path), **({} if id is None else {"id": id})},
         "request": _without_nones({**given, "model": model, **request}),
         "output": {"dir": str(folder), "prefix": prefix, "unnest": unnest},
         **_without_nones({"limits": limits, "retry": retry, "price": price, "score": score}),
@@ -114,7 +114,7 @@ def complete(
     if report.error is not None:
         raise _raised(report.error)
     found = report.results.collect()
-    _tidy(folder, place)
+    _tidy(folder, path)
     return rows.hstack(found.select(found.columns[rows.width :]))
 
 

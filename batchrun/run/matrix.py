@@ -306,5 +306,5 @@ def runs_in(directory: Path) -> list[Path]:
 
 def is_simulated(directory: Path) -> bool:
     """Say whether a run directory, also that of a cell, is for simulated answers."""
-    place = directory.resolve()
-    return (place.parent if is_matrix(place.parent) else place).name.endswith(SIMULATED_SUFFIX)
+    path = directory.resolve()
+    return (path.parent if is_matrix(path.parent) else path).name.endswith(SIMULATED_SUFFIX)

@@ -374,13 +374,13 @@ def run_directory(job: Job, options: RunOptions) -> Path:
             f"[output] dir: {directory} cannot be a run directory; name another directory"
         )
     if options.simulate is not None:
-        is_around = any(place.is_relative_to(directory) for place in _working_places(job))
+        is_around = any(path.is_relative_to(directory) for path in _working_folders(job))
         name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX
         directory = directory / name if is_around else directory.with_name(name)
     return directory if job.cell is None else directory / job.cell.name
 
 
-def _working_places(job: Job) -> list[Path]:
+def _working_folders(job: Job) -> list[Path]:
     """Return the folder of the job file and the current one, as far as there is one."""
     places = [job.base.resolve()]
     with suppress(OSError):  # it may have been removed
