@@ -96,7 +96,7 @@ def _response_format(answer: AnswerSchema | None) -> dict[str, Any] | None:
 
 
 def _model(request: Request) -> str:
-    """Return the model's name; here thinking is turned on by a suffix of it."""
+    """Return the model's name; in this format, a suffix turns thinking on."""
     thinks = request.parameters.thinking_tokens is not None
     return request.model.removesuffix(THINKING) + THINKING if thinks else request.model
 
@@ -105,7 +105,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """Read a whole (not streamed) answer.
 
     Raises:
-        InvalidResponse: when it holds no choice, or one that failed.
+        InvalidResponse: if it has no choice, or one that failed.
     """
     choices = [choice for choice in as_dicts(payload.get("choices")) if _is_answered(choice)]
     # Servers may list choices in the order in which they finished.
@@ -161,7 +161,7 @@ class _Answer:
         self.ending = Ending.ERROR if choice.get("error") else found
 
     def record(self) -> dict[str, Any]:
-        """Return what `Completion.choices` says of it."""
+        """Return its entry in `Completion.choices`."""
         found = {
             "response": self.text,
             "reasoning": self.reasoning,
@@ -175,7 +175,7 @@ class _Answer:
 
 
 def _citations(message: Mapping[str, Any], payload: Mapping[str, Any]) -> list[Any]:
-    """Return annotations, or what stands in for them at Mistral, LiteLLM, Perplexity and xAI."""
+    """Return annotations, or their equivalents of Mistral, LiteLLM, Perplexity and xAI."""
     extra = as_dict(message.get("provider_specific_fields"))
     found = (
         message.get("annotations")
@@ -194,12 +194,12 @@ def _stop_sequence(choice: Mapping[str, Any]) -> str | None:
 
 _TEXTS = frozenset({"reasoning_content", "reasoning", "thinking", "refusal"})
 _READ_FIELDS = frozenset({"delta", "message", "index"})
-# Fields of a chunk that are not the completion's.
+# Fields of a chunk that a completion does not have.
 _CHUNK_ONLY = frozenset({"object", "choices", "usage", "x_groq"})
 
 
 class ChatAssembler:
-    """Takes chunks in, gives a completion body out."""
+    """Assembles chunks into a completion body."""
 
     def __init__(self) -> None:
         self._head: dict[str, Any] = {}
@@ -209,17 +209,17 @@ class ChatAssembler:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is a choice, and each has a reason for its end."""
+        """Whether there is a choice, and each has a finish reason."""
         return bool(self._choices) and all(choice.is_whole for choice in self._choices.values())
 
     @property
     def choices(self) -> int:
-        """How many choices have begun."""
+        """The number of choices that have begun."""
         return len(self._choices)
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of an answer has come."""
+        """Whether a part of an answer has arrived."""
         return bool(self._choices)
 
     def add(self, payload: dict[str, Any]) -> None:
@@ -240,11 +240,11 @@ class ChatAssembler:
         self.is_ended = True
 
     def head(self) -> dict[str, Any]:
-        """Return the completion without its choices, as far as it has come."""
+        """Return the completion so far, without its choices."""
         return {**self._head, "object": "chat.completion", "usage": self._usage or None}
 
     def body(self) -> dict[str, Any]:
-        """Return the completion as it would have come in one piece."""
+        """Return the completion as in an answer that is not streamed."""
         choices = [self._choices[index].body(index) for index in sorted(self._choices)]
         return {**self.head(), "choices": choices}
 
@@ -267,7 +267,7 @@ class _Choice:
         return stop_reason(found.get("finish_reason")) is not None or bool(found.get("error"))
 
     def add(self, choice: dict[str, Any]) -> None:
-        # A few servers put the last piece, or all of it, under the name of a whole answer's.
+        # A few servers send the last piece, or all of it, as `message`.
         delta = as_dict(choice.get("delta")) or as_dict(choice.get("message"))
         for name, value in delta.items():
             if value is not None:
@@ -315,7 +315,7 @@ class _Choice:
 
 
 def _extend(known: dict[str, Any], piece: dict[str, Any]) -> None:
-    """Put the lists of a piece behind those that are known, as log probabilities come."""
+    """Append the lists of a piece to the known ones: log probabilities arrive this way."""
     for name, value in piece.items():
         if isinstance(value, list) and isinstance(known.get(name), list):
             known[name].extend(value)

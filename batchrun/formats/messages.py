@@ -98,14 +98,14 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """Read a whole (not streamed) answer.
 
     Raises:
-        InvalidResponse: when it is no message, or one that failed.
+        InvalidResponse: if it is not a message, or one that failed.
     """
     counts = as_dict(payload.get("usage"))
     usage, bill = messages_usage(counts), billing(payload, counts)
     content = payload.get("content")
-    if isinstance(content, str) and payload.get("stop_reason"):  # so compatible servers write text
+    if isinstance(content, str) and payload.get("stop_reason"):  # some compatible servers send text
         content = [{"type": "text", "text": content}]
-    elif content is None and payload.get("stop_reason"):  # and no text at all: a refusal, say
+    elif content is None and payload.get("stop_reason"):  # or nothing, such as for a refusal
         content = []
     if not isinstance(content, list):
         raise unusable(payload, "the answer has no content blocks", usage, bill)
@@ -137,7 +137,7 @@ def _refusal(payload: Mapping[str, Any]) -> str | None:
     return first_text(details.get("explanation")) if details.get("type") == "refusal" else None
 
 
-# A delta's type → the block's field that it extends, and the block's type where it was not said.
+# Type of a delta → its field, the block's field that it extends, the block's type if unknown.
 _DELTAS = {
     "text_delta": ("text", "text", "text"),
     "thinking_delta": ("thinking", "thinking", "thinking"),
@@ -147,7 +147,7 @@ _DELTAS = {
 
 
 class MessagesAssembler:
-    """Takes events in, gives a message body out."""
+    """Assembles events into a message body."""
 
     def __init__(self) -> None:
         self._message: dict[str, Any] = {}
@@ -168,7 +168,7 @@ class MessagesAssembler:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of an answer has come."""
+        """Whether a part of an answer has arrived."""
         return bool(self._message or self._blocks)
 
     def add(self, payload: dict[str, Any]) -> None:
@@ -191,11 +191,11 @@ class MessagesAssembler:
         self.is_ended = True
 
     def head(self) -> dict[str, Any]:
-        """Return the message without its content, as far as it has come."""
+        """Return the message so far, without its content."""
         return {**self._message, "usage": self._usage or None}
 
     def body(self) -> dict[str, Any]:
-        """Return the message as it would have come in one piece."""
+        """Return the message as in an answer that is not streamed."""
         for (index, field), pieces in self._pieces.items():
             block = self._blocks[index]
             text = "".join(pieces)
@@ -228,7 +228,7 @@ class MessagesAssembler:
             self._add_unknown(index, delta)
 
     def _add_unknown(self, index: int, delta: dict[str, Any]) -> None:
-        """Keep what a delta of a kind to come brings, under the names that it has there."""
+        """Keep the fields of an unknown kind of delta under their own names."""
         for name, value in delta.items():
             if name != "type" and isinstance(value, str):
                 self._pieces.setdefault((index, name), []).append(value)
@@ -246,7 +246,7 @@ def _tool_input(text: str, block: dict[str, Any]) -> Any:  # noqa: ANN401 - any 
     try:
         return loads(text)
     except ValueError:
-        # Cut by max_tokens: keep what there is, as chat does with its `arguments`.
+        # Cut by max_tokens: keep the text, as for `arguments` of the chat format.
         return text
 
 

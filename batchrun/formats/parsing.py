@@ -1,4 +1,4 @@
-"""Read what a server sent, defensively: bodies, and error bodies in every shape."""
+"""Reads JSON of any server defensively: answers, and errors in every known shape."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchrun.records import Billing, Usage
 
 
-# A larger number is no count of tokens, and a column of them would overflow its 64-bit sum.
+# A larger number is not a count of tokens, and sums of a column must fit in 64 bits.
 MAX_COUNT = 10**12
 # The smallest integer above 64 bits has 20 digits; Python reads up to 4,300 digits as an integer.
 _LONG_NUMBER = b"0" * 19
@@ -30,10 +30,9 @@ _DIGITS_AS_ZEROS = bytes(0x30 if chr(byte).isdigit() else byte for byte in range
 
 
 class InvalidResponse(BatchrunError):
-    """A body of a successful status that is no completion, or an answer that failed.
+    """A body with a successful status that is not a completion, or an answer that failed.
 
-    `fault` is what is known about it, without the HTTP exchange: its `http_status` is the one that
-    the body itself gives.
+    `fault` is what the body says. Its `http_status` is the one in the body.
     """
 
     def __init__(
@@ -48,12 +47,12 @@ class InvalidResponse(BatchrunError):
 
     @property
     def error_type(self) -> str:
-        """The provider's word where the body reports an error, otherwise ours."""
+        """The provider's type if the body reports an error, otherwise ours."""
         return self.fault.error_type
 
 
 def too_large(what: str, most_bytes: int) -> InvalidResponse:
-    """Return what ends an answer that is too large: the next one would be, too, and paid for."""
+    """Return the error of a too large answer. It is not retried: the next one would cost again."""
     message = f"{what} is larger than {most_bytes // 2**20} MiB"
     fault = ProviderFault("response_too_large", message, should_retry=False, maybe_billed=True)
     return InvalidResponse(message, fault=fault)
@@ -62,8 +61,8 @@ def too_large(what: str, most_bytes: int) -> InvalidResponse:
 def read_json(content: bytes) -> Any:  # noqa: ANN401 - JSON
     """Read a body as JSON.
 
-    An answer that was paid for is not thrown away over what a laxer reader takes: NaN becomes
-    null, half a surrogate pair and bytes that are no UTF-8 become a replacement character.
+    A paid answer is not rejected for small violations: NaN becomes null; half a surrogate pair and
+    bytes that are not UTF-8 become a replacement character.
 
     Raises:
         InvalidResponse: when it is not JSON.
@@ -74,7 +73,7 @@ def read_json(content: bytes) -> Any:  # noqa: ANN401 - JSON
         pass
     try:
         value = _lax_loads(content.decode("utf-8-sig", "replace"))
-        # Encoded once more, because half a surrogate pair shows only then.
+        # Encode again: only this finds half a surrogate pair.
         return _lax_loads(dumps(value).decode())
     except (ValueError, RecursionError):
         raise InvalidResponse(f"the body is not JSON: {glimpse(content)}") from None
@@ -141,7 +140,7 @@ def as_count(value: object) -> int | None:
     """Return a token count; null, a negative number or another type is unknown."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    # A boolean is an int, too, and is no count.
+    # `type`, because a boolean is an int, too.
     return value if type(value) is int and 0 <= value < MAX_COUNT else None
 
 
@@ -167,7 +166,7 @@ def json_or_none(value: object) -> str | None:
 
 MAX_ERROR_CHARACTERS = 2_000
 MAX_NAME_CHARACTERS = 200
-# After these the provider may have gone on, and billed: it or a proxy gave up waiting.
+# A timeout of the provider or of a proxy: the request may have been processed and billed.
 BILLED_STATUSES = frozenset({408, 504, 522, 524})
 _STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status")
 
@@ -177,10 +176,10 @@ class ErrorBody:
     """What an error body says.
 
     Attributes:
-        error_type: the provider's word; None where it has none.
+        error_type: the provider's type; None if it has none.
         message: its text, or the beginning of the body.
         request_id: the provider's id of the exchange.
-        status: the HTTP status that the body itself gives, from 400 to 599.
+        status: the HTTP status in the body, from 400 to 599.
         retry_after_s: seconds that the body asks to wait.
     """
 
@@ -197,8 +196,8 @@ def describe_error(content: bytes, now: float | None = None) -> ErrorBody:
     Known shapes: Claude's `{"type":"error","error":{…},"request_id"}`, OpenAI's
     `{"error":{"message","type","code"}}`, gateways' `{"success":false,"error":{"code","message"},
     "trace_id"}`, `error` as a string, `detail` instead of it, `{"object":"error","message","code"}`,
-    any of them as the only item of a list, and anything that is not JSON. A `code` says more than a
-    `type`, so it wins where both are there; a number stands for a status.
+    any of them as the only item of a list, and anything that is not JSON. A `code` is more specific
+    than a `type` and is preferred; a number is a status.
 
     Args:
         content: the body.
@@ -228,7 +227,7 @@ def read_error(payload: Mapping[str, Any], content: bytes, now: float | None = N
 
 
 def only_item(payload: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return the item of a list that has just one, as Gemini wraps its errors; else the value."""
+    """Return the item of a list with one item, which Gemini uses for errors, else the value."""
     return payload[0] if isinstance(payload, list) and len(payload) == 1 else payload
 
 
@@ -248,12 +247,12 @@ def reports_error(payload: Mapping[str, Any]) -> bool:
 def reported(
     body: ErrorBody, *, unnamed: str = "invalid_response", began: bool = False
 ) -> InvalidResponse:
-    """Return the failure of an attempt whose successful status turned out to be an error.
+    """Return the failure of an attempt with a successful status and an error in its body.
 
     Args:
         body: the error.
-        unnamed: its type where the provider gives neither a name nor a status.
-        began: whether parts of an answer had come, so that it may have been billed.
+        unnamed: its type if the provider gives neither a name nor a status.
+        began: whether parts of an answer had arrived, so that it may have been billed.
     """
     status = body.status
     name = body.error_type or (f"http_{status}" if status else None)
@@ -276,7 +275,7 @@ def failed_choice(
     usage: Usage,
     billing: Billing,
 ) -> InvalidResponse:
-    """Return the failure of an answer that the provider broke off: it has an `error` ending."""
+    """Return the failure of an answer that the provider aborted, with an `error` ending."""
     error = choice.get("error")
     if isinstance(error, str):
         error = {"message": error}
@@ -289,7 +288,7 @@ def failed_choice(
 def unusable(
     payload: Mapping[str, Any], message: str, usage: Usage, billing: Billing
 ) -> InvalidResponse:
-    """Return the failure of a body that is JSON and no answer; what it says was used is kept."""
+    """Return the failure of a JSON body that is not an answer, with the usage that it reports."""
     error = InvalidResponse(f"{message}: {glimpse(dumps(payload))}")
     return _with_facts(error, payload, usage, billing)
 
@@ -308,7 +307,7 @@ def _with_facts(
 
 
 def _message(fields: Mapping[str, Any]) -> str | None:
-    """Return the message; behind a router's own stands what the provider said."""
+    """Return the message, followed by that of the provider behind a router."""
     message = text_or_none(fields.get("message")) or text_or_none(fields.get("detail"))
     details = [text_or_none(as_dict(fields.get("metadata")).get("raw")), *_quotas(fields)]
     found = [text for text in (message, *details) if text]
@@ -316,7 +315,7 @@ def _message(fields: Mapping[str, Any]) -> str | None:
 
 
 def _quotas(fields: Mapping[str, Any]) -> list[str | None]:
-    """Return the names of the quotas that were used up: Gemini's tell a day's from a minute's."""
+    """Return the names of the exhausted quotas, which show whether they are daily (Gemini)."""
     violations = (
         violation
         for detail in as_dicts(fields.get("details"))
@@ -343,7 +342,7 @@ def _status(fields: Mapping[str, Any]) -> int | None:
 
 
 def _wait_s(fields: Mapping[str, Any], now: float) -> float | None:
-    """Return the wait that an error asks for, from any of the places where it may stand."""
+    """Return the wait that an error asks for, from any of its known places."""
     metadata = as_dict(fields.get("metadata"))
     headers = {
         str(name).lower(): str(value) for name, value in as_dict(metadata.get("headers")).items()

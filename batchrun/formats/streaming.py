@@ -1,9 +1,9 @@
-"""Streamed answers: bytes in any chunks → the same `Completion` that a whole answer gives.
+"""Streamed answers: bytes in any chunks → the same `Completion` as from a whole answer.
 
-A stream is whole when every choice has a finish reason (a message a stop reason) and the body ended
-cleanly; the end marker (`message_stop`, `[DONE]`) only allows not to wait for that end. Anything else is
-a failed attempt, however much text it brought: a cut answer must not pass for a short one. Where neither
-the marker nor the end comes, a whole answer is not waited for longer than a while without events.
+A stream is complete when every choice has a finish reason (a message has a stop reason) and the body
+ended cleanly. The end marker (`message_stop`, `[DONE]`) ends it earlier. Anything else is a failed
+attempt, however much text arrived: a cut answer must not be taken for a short one. If a complete answer
+has neither marker nor end, it is taken after a while without events.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ if TYPE_CHECKING:
 
 
 _DONE = b"[DONE]"
-# A long answer comes in a million events of some hundred bytes, of which a few characters are kept;
-# so events count by what is kept of a small one, and by their size where they are larger.
+# A long answer can have a million events of a few hundred bytes, of which a few characters are kept.
+# A small event therefore counts as what is kept of it, a larger one by its size.
 MAX_HELD_BYTES = 128 * 1024 * 1024
 KEPT_BYTES = 64
 ENVELOPE_BYTES = 512
-# A whole answer under the type of a stream is read like one, up to this size.
+# Largest whole answer that is read although its content type is that of a stream.
 MAX_PLAIN_BYTES = 32 * 1024 * 1024
 GLIMPSE_BYTES = 300
-# Behind the last finish reason come the end marker and, in the chat format, the usage, within
-# milliseconds. A server that sends neither, and keeps the connection open, would be waited for until
-# `timeout_s`; the usage is worth a longer wait than the marker.
+# The end marker and, in the chat format, the usage follow the last finish reason within milliseconds.
+# If a server sends neither and keeps the connection open, the client waits this long, and longer for
+# the usage than for the marker.
 QUIET_S = 2.0
 QUIET_WITHOUT_USAGE_S = 10.0
 
 
 class StreamAssembler(Protocol):
-    """Puts the payloads of events together into the body of a whole answer."""
+    """Assembles the payloads of events into the body of a whole answer."""
 
     is_ended: bool
 
     @property
     def is_whole(self) -> bool:
-        """Whether every part of the answer has a reason for its end."""
+        """Whether every choice has a reason for its end."""
 
     @property
     def choices(self) -> int:
-        """How many choices have begun."""
+        """The number of choices that have begun."""
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of an answer has come."""
+        """Whether a part of an answer has arrived."""
 
     def add(self, payload: dict[str, Any]) -> None:
         """Take one payload."""
@@ -73,7 +73,7 @@ class StreamAssembler(Protocol):
         """Take `[DONE]`."""
 
     def head(self) -> dict[str, Any]:
-        """Return the body without its content, as far as it has come."""
+        """Return the body so far, without its content."""
 
     def body(self) -> dict[str, Any]:
         """Return the body."""
@@ -113,27 +113,27 @@ class StreamReader:
 
     @property
     def held(self) -> int:
-        """About how many bytes are kept of what has come."""
+        """Approximate number of bytes that are kept in memory."""
         return self._held + self._decoder.held + len(self._start)
 
     @property
     def is_ended(self) -> bool:
-        """Whether the end marker has come: nothing more belongs to the answer."""
+        """Whether the end marker has arrived: nothing after it belongs to the answer."""
         return self._assembler.is_ended
 
     @property
     def quiet_s(self) -> float | None:
-        """How long to wait for a further event; None as long as a part of the answer is missing."""
+        """Seconds to wait for a further event; None while a part of the answer is missing."""
         assembler = self._assembler
         if not assembler.is_whole or assembler.choices < self._choices or self._decoder.held:
             return None
         return QUIET_S if as_dict(assembler.head().get("usage")) else QUIET_WITHOUT_USAGE_S
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes; what follows the end marker is ignored.
+        """Take the next bytes; those after the end marker are ignored.
 
         Raises:
-            InvalidResponse: when an event is no JSON, too large, or reports an error.
+            InvalidResponse: if an event is not JSON, is too large, or reports an error.
         """
         if len(self._start) < GLIMPSE_BYTES or self._is_plain():
             self._start += chunk
@@ -143,10 +143,10 @@ class StreamReader:
             self._take(event)
 
     def finish(self) -> Completion:
-        """Return the completion, when the body has ended or the end marker has come.
+        """Return the completion, after the body has ended or the end marker has arrived.
 
         Raises:
-            InvalidResponse: when the answer is not whole, or failed.
+            InvalidResponse: if the answer is incomplete or failed.
         """
         if self._is_plain():
             return read_whole_answer(self._read_answer, bytes(self._start), keep_raw=self._keep_raw)
@@ -163,7 +163,7 @@ class StreamReader:
         return replace(completion, raw=dumps(body)) if self._keep_raw else completion
 
     def with_facts(self, fault: ProviderFault) -> ProviderFault:
-        """Return a fault with what the stream said of model and price before it: that is paid for."""
+        """Return a fault with the model and usage that the stream reported before: they are billed."""
         if fault.usage is not None:
             return fault
         head = self._assembler.head()
@@ -178,13 +178,13 @@ class StreamReader:
         )
 
     def _is_plain(self) -> bool:
-        """Whether this is a JSON body under the type of a stream, as far as one can see."""
+        """Whether this looks like a JSON body although its content type is that of a stream."""
         if self.events or len(self._start) > MAX_PLAIN_BYTES:
             return False
         return bytes(self._start[:GLIMPSE_BYTES]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
 
     def _take_last(self, event: Event) -> None:
-        """Take an event that lacks its empty line, when nothing else of it is missing."""
+        """Take an event without its empty line, if it is complete otherwise."""
         try:
             is_complete = event.data.strip() == _DONE or bool(read_json(event.data))
         except InvalidResponse:
@@ -218,7 +218,7 @@ def read_whole_answer(
     """Read the body of a whole answer.
 
     Raises:
-        InvalidResponse: when it is not JSON, no completion, or reports an error.
+        InvalidResponse: if it is not JSON, not a completion, or reports an error.
     """
     payload = only_item(read_json(content))
     if not isinstance(payload, dict):
@@ -242,7 +242,7 @@ class Event:
 
 
 class Decoder:
-    """Turns chunks of bytes into events; holds at most one unfinished event.
+    """Splits chunks of bytes into events; keeps at most one unfinished event.
 
     Args:
         limit: the largest event accepted, in bytes.
@@ -259,20 +259,20 @@ class Decoder:
 
     @property
     def held(self) -> int:
-        """How many bytes of an unfinished event there are."""
+        """The size of the unfinished event in bytes."""
         return self._held + len(self._line)
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Yield the events that a chunk completes.
 
         Raises:
-            InvalidResponse: when an event grows beyond the limit.
+            InvalidResponse: if an event is larger than the limit.
         """
         if self._after_return and chunk:
             # The \n of a \r\n that was split between two chunks.
             chunk = chunk.removeprefix(b"\n")
             self._after_return = False
-        # bytes.splitlines knows just the three line ends; str.splitlines would know more.
+        # bytes.splitlines has only the three line ends of the standard; str.splitlines has more.
         for piece in chunk.splitlines(keepends=True):
             line = piece.rstrip(b"\r\n")
             self._line += line
@@ -285,7 +285,7 @@ class Decoder:
         self._after_return = chunk.endswith(b"\r")
 
     def end(self) -> Event | None:
-        """Return the event that the end of the stream left without its empty line, if any."""
+        """Return the event that has no empty line at the end of the stream, if any."""
         event = self._end_line() if self._line else None
         return event or self._end_event()
 

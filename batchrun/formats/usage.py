@@ -1,7 +1,7 @@
-"""Token counts and what else an answer says about its price, in the dialects of both formats.
+"""Token counts and other facts about the price of an answer, in the dialects of both formats.
 
-Everything becomes the inclusive counts of `Usage`. What nobody said is None, never 0. The dialects are
-from public API references and bug reports (DeepSeek, Moonshot, Kimi, Groq, xAI, Gemini, LiteLLM,
+They become the inclusive counts of `Usage`. A missing count is None, never 0. The dialects are from
+public API references and bug reports (DeepSeek, Moonshot, Kimi, Groq, xAI, Gemini, LiteLLM,
 OpenRouter, Perplexity and gateways that serve Claude).
 """
 
@@ -17,10 +17,10 @@ from batchrun.records import PICO_PER_USD, Billing, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# More than anybody pays for one answer: such a number is not an amount of money.
+# A larger number is not the price of one answer.
 _MOST_USD = 10**6
 _XAI_TICKS_PER_USD = 10**10
-# Not what Decimal reads besides: "nan", "inf", "1_000", digits of other scripts, endless exponents.
+# Decimal also reads "nan", "inf", "1_000", digits of other scripts and very large exponents.
 _DECIMAL = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?|\.[0-9]{1,40}")
 _GATEWAY_WRITES = ("claude_cache_creation_5_m_tokens", "claude_cache_creation_1_h_tokens")
 
@@ -28,11 +28,11 @@ _GATEWAY_WRITES = ("claude_cache_creation_5_m_tokens", "claude_cache_creation_1_
 def messages_usage(usage: object) -> Usage:
     """Turn exclusive token counts into inclusive ones.
 
-    Here `input_tokens` leaves out what was read from or written to the cache.
+    Here `input_tokens` does not include tokens read from or written to the cache.
     """
     counts = as_dict(usage)
     if "input_tokens" not in counts and "prompt_tokens" in counts:
-        return chat_usage(counts)  # a gateway that leaves the chat format's names
+        return chat_usage(counts)  # a gateway that uses the chat format's names
     read = as_count(counts.get("cache_read_input_tokens"))
     write = as_count(counts.get("cache_creation_input_tokens"))
     uncached = as_count(counts.get("input_tokens"))
@@ -51,7 +51,7 @@ def messages_usage(usage: object) -> Usage:
 
 
 def chat_usage(usage: object) -> Usage:
-    """Read token counts; here `prompt_tokens` includes what the cache served."""
+    """Read token counts; here `prompt_tokens` includes tokens read from the cache."""
     counts = as_dict(usage)
     prompt, completion = _prompt_details(counts), _completion_details(counts)
     if "prompt_tokens" not in counts and _is_exclusive(counts):
@@ -59,7 +59,7 @@ def chat_usage(usage: object) -> Usage:
     read, (write, write_1h) = _cache_read(counts, prompt), _cache_write(counts, prompt)
     total_input = _first(counts.get("prompt_tokens"), counts.get("input_tokens"))
     if total_input is not None and (read or 0) + (write or 0) > total_input:
-        # Parts cannot exceed the whole: this server counts the cache beside the prompt.
+        # Parts cannot exceed the total: this server does not count the cache in the prompt.
         total_input += (read or 0) + (write or 0)
     return Usage(
         input_tokens=total_input,
@@ -90,7 +90,7 @@ def chat_counts(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def billing(payload: Mapping[str, Any], counts: Mapping[str, Any]) -> Billing:
-    """Read what decides the price beside the tokens, or is the price.
+    """Read what determines the price besides the tokens, or the price itself.
 
     Args:
         payload: the body of an answer.
@@ -110,9 +110,9 @@ def billing(payload: Mapping[str, Any], counts: Mapping[str, Any]) -> Billing:
 
 
 def updated(counts: dict[str, Any], later: Mapping[str, Any]) -> None:
-    """Take later counts of a stream: they replace earlier ones field by field.
+    """Update counts with later ones of a stream, which replace them field by field.
 
-    Some servers begin with zeros, and some count the input once and send 0 from then on.
+    Some servers start with zeros; others send the input once and 0 afterwards.
     """
     for name, value in later.items():
         is_input = "input" in name or "prompt" in name
@@ -121,7 +121,7 @@ def updated(counts: dict[str, Any], later: Mapping[str, Any]) -> None:
 
 
 def _output(counts: Mapping[str, Any], total_input: int | None) -> int | None:
-    """Return all output; where the total is more than prompt and completion, reasoning is outside.
+    """Return all output tokens, including reasoning that only the total counts.
 
     Source: the usage of xAI and of Gemini's compatible endpoint.
     """
@@ -144,7 +144,7 @@ def _cache_read(counts: Mapping[str, Any], prompt: Mapping[str, Any]) -> int | N
 def _cache_write(
     counts: Mapping[str, Any], prompt: Mapping[str, Any]
 ) -> tuple[int | None, int | None]:
-    """Return the tokens written to the cache, and those of them that are kept for an hour."""
+    """Return the tokens written to the cache, and those of them written for one hour."""
     write_5m, write_1h = (as_count(counts.get(name)) for name in _GATEWAY_WRITES)
     for details in (
         counts.get("cache_creation"),
@@ -177,7 +177,7 @@ def _completion_details(counts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_exclusive(counts: Mapping[str, Any]) -> bool:
-    """Whether these are the counts of the messages format, whose input leaves the cache out."""
+    """Whether these are counts of the messages format, whose input excludes the cache."""
     names = ("cache_read_input_tokens", "cache_creation_input_tokens")
     return "input_tokens" in counts and any(name in counts for name in names)
 
@@ -190,9 +190,9 @@ def _writes(details: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _stated_cost(counts: Mapping[str, Any]) -> int | None:
-    """Return what the provider says that it charged, in pico-dollars.
+    """Return the cost that the provider states, in pico-dollars.
 
-    OpenRouter: `cost`, and for a key of the user's own the upstream's cost beside it; Perplexity:
+    OpenRouter: `cost`, plus the upstream's cost if the user brings their own key; Perplexity:
     `cost.total_cost`; xAI: `cost_in_usd_ticks`, of which 10 billion are a dollar.
     """
     cost = counts.get("cost")
@@ -205,9 +205,9 @@ def _stated_cost(counts: Mapping[str, Any]) -> int | None:
 
 
 def _amount(value: object) -> Decimal | None:
-    """Return an amount of money, which some gateways send as text; anything else is None.
+    """Return an amount of money, which some gateways send as text, or None for anything else.
 
-    A number is read by its text, so that 0.1 is a tenth.
+    A number is read from its text, so that 0.1 is exactly a tenth.
     """
     is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
     text = str(value).strip() if is_number else ""
@@ -225,7 +225,7 @@ def _first(*values: object) -> int | None:
 
 
 def _most(*values: object) -> int | None:
-    """Return the largest count: servers leave a 0 in the fields that they do not use."""
+    """Return the largest count: servers send 0 in fields that they do not use."""
     most: int | None = None
     for value in values:
         if value is not None and (count := as_count(value)) is not None:

@@ -42,7 +42,7 @@ class Capabilities:
 
     Attributes:
         parameters: the request parameters that the format has, each with its range (both ends
-            included); `ANY` for those that are no numbers.
+            included); `ANY` for those that are not numbers.
         needs_max_tokens: whether a request without `max_tokens` is refused.
         max_tokens_keys: the names under which the format takes `max_tokens`.
         thinking_within_max_tokens: whether `thinking_tokens` is a part of `max_tokens`; otherwise
