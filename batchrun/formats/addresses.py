@@ -1,6 +1,6 @@
-"""Where requests go and what they carry beside the body: base URL, key variable, extra headers.
+"""Checks of what a request has besides its body: base URL, key variable, extra headers.
 
-Every message leaves the value out where it may hold a secret.
+Error messages do not contain values that may be secret.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _KEY_LIKE = re.compile(r"(?=.*\d)[A-Za-z0-9]{32,}\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _ENDPOINTS = ("/messages", "/chat/completions", "/completions", "/responses")
-# These say how the bytes of a request travel; a wrong one breaks every request.
+# These describe the transfer of a request; a wrong one breaks every request.
 _TRANSPORT_HEADERS = frozenset({"content-length", "transfer-encoding", "connection"})
 
 
@@ -29,7 +29,7 @@ def check_base_url(given: str, *, allow_http: bool) -> str:
     """Return the part of a URL before `/v1`.
 
     Raises:
-        ValueError: when it is no base URL, or would send the key unencrypted.
+        ValueError: if it is not a base URL, or would send the key unencrypted.
     """
     check_url(given)
     url = given.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -60,9 +60,9 @@ def _split(url: str) -> SplitResult:
 
 
 def provider_of(base_url: str) -> str:
-    """Return who answers at a base URL: its host, with a port where that is not the usual one.
+    """Return the provider of a base URL: its host, with the port if it is not the default.
 
-    A server on this machine is `localhost`, whatever its port: that changes from start to start.
+    A server on this machine is `localhost` without its port, which can change at each start.
     """
     parts = urlsplit(base_url)
     host, port = parts.hostname or "", parts.port
@@ -82,20 +82,20 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_key_variable(name: str) -> None:
-    """Make sure that a name can be one of an environment variable; empty means: no key.
+    """Check the name of an environment variable; empty means: no key.
 
     Raises:
-        ValueError: when it cannot be, or may be a key itself.
+        ValueError: if it is not a valid name, or may be the key itself.
     """
     if name and (not _VARIABLE.match(name) or is_credential(name) or _KEY_LIKE.match(name)):
         raise ValueError(
-            "must be the name of an environment variable, such as ANTHROPIC_API_KEY, and never "
-            "the key itself"
+            "must be the name of an environment variable, such as ANTHROPIC_API_KEY, not the key "
+            "itself"
         )
 
 
 def check_headers(headers: Mapping[str, object]) -> None:
-    """Make sure that headers can be sent as they are.
+    """Check that headers can be sent.
 
     Raises:
         ValueError: naming the header, never its value.
@@ -103,7 +103,7 @@ def check_headers(headers: Mapping[str, object]) -> None:
     seen: set[str] = set()
     for name, value in headers.items():
         if not _HEADER_NAME.match(name):
-            raise ValueError(f"{name!r:.80} is not the name of a header")
+            raise ValueError(f"{name!r:.80} is not a valid header name")
         if name.lower() in _TRANSPORT_HEADERS:
             raise ValueError(f"{name} is set by batchrun; remove it")
         if name.lower() in seen:

@@ -1,8 +1,8 @@
-"""What a message of the chat format holds: its text and its reasoning, in every shape they come in.
+"""Reads the text and reasoning of an answer, in every shape that servers use.
 
-Content is text, a list of parts (Mistral), or, from some servers, an object or a number. Reasoning
-stands under several names, or among the parts. What a part holds that is neither goes into the text as
-JSON: it was paid for.
+The content of a chat message is text, a list of parts (Mistral), or, from some servers, an object or a
+number. Reasoning has several names, or is among the parts. Unknown parts become JSON in the text: they
+were paid for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PART_TYPES = (_TEXT, "output_text", _THINKING, _REASONING, _REFUSAL, _REFERENCE
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """Return the text of a message; "" when there is none."""
+    """Return the text of a message; "" if there is none."""
     content = message.get("content")
     if isinstance(content, str) and content:
         return content
@@ -45,7 +45,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:
-    """Return the reasoning of a message, from the first of its places that holds some."""
+    """Return the reasoning of a message, from the first of its known places."""
     for name in ("reasoning_content", "reasoning", "thinking"):
         if found := as_text(message.get(name)):
             return found
@@ -64,7 +64,7 @@ def refusal_of(message: Mapping[str, Any]) -> str | None:
 
 
 def references(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the parts that say where something was found."""
+    """Return the parts that are references to sources."""
     return _of_type(message, _REFERENCE)
 
 
@@ -76,9 +76,9 @@ def _of_type(message: Mapping[str, Any], *kinds: str) -> list[dict[str, Any]]:
 
 
 def merged_parts(pieces: Iterable[Any]) -> Any:  # noqa: ANN401 - any content
-    """Put the contents of deltas together: text where all are text, else a list of parts.
+    """Join the contents of deltas: to text if all are text, otherwise to a list of parts.
 
-    Pieces of text and of thinking become one part each, as in a whole answer.
+    Consecutive pieces of text or of thinking become one part, as in a whole answer.
     """
     listed = list(pieces)
     if all(isinstance(piece, str) for piece in listed):
@@ -93,7 +93,7 @@ def merged_parts(pieces: Iterable[Any]) -> Any:  # noqa: ANN401 - any content
 
 
 def _merged(kind: str | None, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return parts of one type that follow each other as one part, where they are pieces."""
+    """Return consecutive parts of one type as one part, if they are pieces."""
     if len(parts) == 1 or kind == _REFERENCE:
         return parts
     fields = {name: value for part in parts for name, value in part.items()}
@@ -110,7 +110,7 @@ def _merged(kind: str | None, parts: list[dict[str, Any]]) -> list[dict[str, Any
 
 
 def _parts(content: object) -> list[Any] | None:
-    """Return the parts of a content, None when it is a value: text, or what a model wrote as JSON."""
+    """Return the parts of a content; None if it is text or another JSON value."""
     if isinstance(content, dict):
         return [content] if _is_part(content) else None
     if isinstance(content, list) and any(_is_part(item) for item in content):
@@ -131,12 +131,12 @@ def _part_text(part: object) -> str:
 
 
 def _as_text(value: object) -> str:
-    """Return text as it is, and anything else as JSON."""
+    """Return text unchanged, and anything else as JSON."""
     return value if isinstance(value, str) else dumps(value).decode()
 
 
 def _thought(part: Mapping[str, Any]) -> str:
-    """Return what a part of thinking says, as text or as a list of text parts."""
+    """Return the text of a thinking part, whose content is text or a list of text parts."""
     said = part.get("thinking") or part.get("summary")
     if isinstance(said, str):
         return said
@@ -151,12 +151,12 @@ def _joined(blocks: object, names: tuple[str, ...]) -> str:
     return "".join(text for text in texts if text)
 
 
-# Every other block belongs to a tool that the provider ran, or is of a kind to come: it is kept.
+# Other blocks belong to a tool that the provider ran, or are of an unknown type; they are kept.
 _OWN_BLOCKS = ("text", "thinking", "redacted_thinking", "tool_use")
 
 
 class BlockTexts(TypedDict):
-    """The fields of a completion that its content blocks make up."""
+    """Fields of a completion that are read from its content blocks."""
 
     texts: tuple[str, ...]
     reasoning: str | None
@@ -165,7 +165,7 @@ class BlockTexts(TypedDict):
 
 
 def block_texts(blocks: Sequence[Mapping[str, Any]]) -> BlockTexts:
-    """Return the fields of a completion that its content blocks make up."""
+    """Return the fields of a completion that are read from its content blocks."""
     texts = [as_text(block.get("text")) for block in blocks if block.get("type") == "text"]
     thoughts = [thought for block in blocks if (thought := _thought_of_block(block)) is not None]
     citations = [
@@ -183,7 +183,7 @@ def block_texts(blocks: Sequence[Mapping[str, Any]]) -> BlockTexts:
 
 
 def _thought_of_block(block: Mapping[str, Any]) -> str | None:
-    """Return what a thinking block says; a redacted one is encrypted and only said to be there."""
+    """Return the text of a thinking block; a redacted one is encrypted: "[redacted]"."""
     if block.get("type") == "thinking":
         return as_text(block.get("thinking"))
     return "[redacted]" if block.get("type") == "redacted_thinking" else None
@@ -237,7 +237,7 @@ _ENDINGS = {reason: ending for ending, reasons in _REASONS.items() for reason in
 
 
 def stop_reason(value: object) -> str | None:
-    """Return a stop reason; some servers send an object with a type, or "null" until the end."""
+    """Return a stop reason. Some servers send an object with a type, or "null" before the end."""
     found = text_or_none(value) or text_or_none(as_dict(value).get("type"))
     return None if found in {"", "null"} else found
 
@@ -245,7 +245,7 @@ def stop_reason(value: object) -> str | None:
 def ending(reason: str | None, *, refusal: str | None, calls: Any) -> Ending:  # noqa: ANN401 - there or not
     """Return how an answer ended.
 
-    What it holds says more than a reason of `stop`: servers send that with refusals and with calls.
+    A refusal or tool calls are more specific than `stop`, which servers send with both.
     """
     found = _ENDINGS.get((reason or "").lower(), Ending.UNKNOWN)
     if refusal and found in {Ending.STOP, Ending.LENGTH, Ending.UNKNOWN}:

@@ -1,8 +1,7 @@
-"""Conversations of a table, in either format's shape, written as the wanted format has them.
+"""Converts conversations of a table, in the shape of either format, to the format of the request.
 
-What the format knows passes as it is. Of the other format's shapes, tool calls, their results and
-images are translated; what cannot be expressed raises ValueError, with the other format as the way
-out. Turns are mappings with `role`, `content` and what their format puts beside these.
+Content that the format supports is unchanged. Tool calls, their results and images of the other format
+are converted; anything else of it raises ValueError, which suggests the other format. Turns are mappings with `role`, `content` and what their format puts beside these.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     Block = Mapping[str, Any]
 
-# Keys that a turn may have beside role and content. All of them are the chat format's.
+# Keys of a turn besides role and content. All of them are the chat format's.
 EXTRA_KEYS = ("name", "tool_calls", "tool_call_id")
 
 _DATA_URL = re.compile(
@@ -54,7 +53,7 @@ def turns_for_messages(turns: Sequence[Block]) -> tuple[Message, ...]:
     """
     for turn in turns:
         _check_place(turn)
-    # Results of calls that were made together go back together, in one turn of the user.
+    # Results of parallel calls belong in one turn of the user.
     groups = itertools.groupby(turns, key=lambda turn: turn["role"] == "tool")
     return tuple(
         message
@@ -68,7 +67,7 @@ def turns_for_messages(turns: Sequence[Block]) -> tuple[Message, ...]:
 
 
 def _check_place(turn: Block) -> None:
-    """Raise ValueError when a turn has what only another role can have."""
+    """Raise ValueError if a turn has content that only another role can have."""
     role, content = turn["role"], turn.get("content")
     if turn.get("tool_calls") and role != "assistant":
         raise ValueError(f"tool_calls: only the assistant calls tools, not {role}")
@@ -160,7 +159,7 @@ def _result_block(turn: Block) -> dict[str, Any]:
 
 
 def _chat_messages(turn: Block) -> Iterator[Message]:
-    """Yield a turn as one message, and before it one for each result of a tool in it."""
+    """Yield a message for each tool result of a turn, then one for the rest of it."""
     role, content = turn["role"], turn.get("content")
     extra = {key: turn[key] for key in EXTRA_KEYS if turn.get(key) is not None}
     if role == "tool":
@@ -211,7 +210,7 @@ def _chat_call(block: Block) -> dict[str, Any]:
 
 
 def _tool_message(block: Block) -> Message:
-    """Write a result; the chat format has no mark for errors, so the text says it."""
+    """Convert a tool result; in the chat format, an error is marked in its text."""
     if not isinstance(block.get("tool_use_id"), str):
         message = "a tool_result needs the tool_use_id of the call that it answers"
         raise ValueError(message)  # noqa: TRY004 - one type
@@ -239,7 +238,7 @@ def _listed(key: str, value: object) -> list[Block]:
 
 
 def turns(request: Request, block: Callable[[Image], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the conversation as both formats write it, the images in their place.
+    """Return the conversation in the common shape of both formats, with its images.
 
     Args:
         request: whose messages and images.

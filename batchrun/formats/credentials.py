@@ -1,8 +1,7 @@
-"""What looks like a credential: by the name that it has, or by the value itself.
+"""Finds literal credentials in job files, by their names or by their values.
 
-A job is kept with its run and may be shared, so a literal key in it is refused. What is here errs on
-the side of letting pass: names that are used for keys alone, and the marks that vendors put into
-theirs so that they can be found.
+A job is stored with its run and may be shared, so a literal key in it is refused. To avoid false alarms,
+only names that are used for nothing else count, and the prefixes by which vendors mark their keys.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _HEADER = re.compile(
         | .*(?:secret|passw(?:or)?d|passphrase|apikey).*""",
     re.VERBOSE | re.IGNORECASE,
 )
-# These end like names of credentials and are none.
+# These look like names of credentials but are not.
 _HARMLESS = re.compile(r"idempotency-key|(?:.*-)?cache-key|x-partition-key", re.IGNORECASE)
 _BODY_KEY = re.compile(
     r"""(?:x[-_]?)?api[-_]?key | (?:access|secret|private|subscription|auth|virtual)[-_]?key
@@ -50,24 +49,24 @@ _PARAMETER = re.compile(
         | authori[sz]ation | jwt | code)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_FEWEST_LETTERS = 4  # fewer are no credential
+_FEWEST_LETTERS = 4  # a shorter value is not a credential
 
 
 def without_credentials(text: str) -> str:
-    """Return a text with everything masked that looks like a credential by itself."""
+    """Return a text in which everything that looks like a credential is masked."""
     return _BEHIND_SCHEME.sub(rf"\1 {MASK}", _MARKED.sub(MASK, text))
 
 
 def is_credential(value: str) -> bool:
-    """Say whether a text holds what vendors mark as a key, or is one behind `Bearer` or the like."""
+    """Whether a text contains a vendor's key, or is a scheme such as `Bearer` with a value."""
     return _MARKED.search(value) is not None or _SCHEME.fullmatch(value) is not None
 
 
 def check_header_values(headers: Mapping[str, object]) -> None:
-    """Make sure that no header is a literal credential.
+    """Check that no header is a literal credential.
 
     Raises:
-        ValueError: naming the header and the way out, never the value.
+        ValueError: naming the header and the alternative, never the value.
     """
     for name, value in headers.items():
         if isinstance(value, str) and (_is_secret_header(name, value) or is_credential(value)):
@@ -84,23 +83,23 @@ def _is_secret_header(name: str, value: str) -> bool:
 
 
 def _may_be_secret(value: str) -> bool:
-    """Say whether a value can be one: a word or a template, as all of it, cannot."""
+    """Whether a value can be a credential: not if it is very short or only a template."""
     text = value.strip()
     is_template = text.startswith("{{") and text.endswith("}}")
     return len(text) >= _FEWEST_LETTERS and text.lower() != "false" and not is_template
 
 
 def secret_header_example(name: str) -> str:
-    """Return the key of a job file that takes a header from the environment."""
+    """Return an example of a job file's key that takes a header from the environment."""
     variable = re.sub(r"\W", "_", name).upper().lstrip("0123456789_") or "GATEWAY_KEY"
     return f'secret_headers = {{ "{name}" = "{variable}" }}'
 
 
 def check_body_values(body: Mapping[str, object]) -> None:
-    """Make sure that no value in a body is a literal credential.
+    """Check that no value in a body is a literal credential.
 
     Raises:
-        ValueError: naming its place and the way out, never the value.
+        ValueError: naming its place and the alternative, never the value.
     """
     for place, name, text in _texts(body, ""):
         is_named = _BODY_KEY.fullmatch(name) is not None and _may_be_secret(text)
@@ -113,7 +112,7 @@ def check_body_values(body: Mapping[str, object]) -> None:
 
 
 def _texts(value: object, place: str, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the texts in a value with their places and the keys that they have."""
+    """Yield the texts in a value with their places and keys."""
     if isinstance(value, dict):
         for key, part in value.items():
             if is_credential(str(key)):
@@ -127,10 +126,10 @@ def _texts(value: object, place: str, name: str = "") -> Iterator[tuple[str, str
 
 
 def check_url(url: str) -> None:
-    """Make sure that an address holds no credential: as user, parameter, or part of the path.
+    """Check that a URL contains no credential: as user, parameter, or part of the path.
 
     Raises:
-        ValueError: naming the place and the way out, never the value.
+        ValueError: naming the place and the alternative, never the value.
     """
     found = _in_url(url)
     if found is not None:
@@ -153,5 +152,5 @@ def _in_url(url: str) -> str | None:
             return f"its parameter {name}"
     if any(is_credential(unquote(part)) for part in parts.path.split("/")):
         return "a part of its path"
-    # What urlsplit does not take for a part of its own, such as the host.
+    # Other parts, such as the host.
     return "a part of it" if _MARKED.search(unquote(url)) else None

@@ -23,22 +23,22 @@ _MESSAGES = {
     "output_tokens": "anthropic-ratelimit-output-tokens",
 }
 _CHAT = ("requests", "tokens")
-# The longest wait that is believed.
+# Longer waits are cut to this.
 MAX_WAIT_S = 24 * 3600.0
-# Numbers from here on are times, not durations: a duration of 30 years is none.
+# Larger numbers are times, not durations (30 years).
 _UNIX_S, _UNIX_MS = 1e9, 1e11
 
 
 def limit_state(headers: Mapping[str, str], now: float | None = None) -> LimitState | None:
-    """Read the limit headers of a response, whichever vendor's they are; None without any.
+    """Read the limit headers of a response, of any vendor; None without any.
 
-    A limit below 1, such as the -1 or 0 that some servers send, is not believed: it would let
-    nothing through. What cannot be read counts as not said.
+    A limit below 1, such as -1 or 0 of some servers, is ignored: it would allow nothing. Unreadable
+    values are ignored, too.
 
     Args:
         headers: with lower-case names.
-        now: Unix time in seconds, for resets that are told as a time; a `date` header goes first,
-            because the clocks of both sides may differ.
+        now: Unix time in seconds, for resets given as a time; the `date` header is preferred, because
+            the clocks of both sides may differ.
     """
     found: dict[str, Allowance | None] = {}
     for name, prefix in _MESSAGES.items():
@@ -72,11 +72,11 @@ def _number(text: str | None) -> float | None:
 
 
 def seconds_until_reset(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return how long to wait where a limit is used up: the longest of the resets that are given.
+    """Return how long to wait if a limit is exhausted: the longest of its resets, in seconds.
 
     Args:
         headers: with lower-case names, of a refused request.
-        now: Unix time in seconds, for resets that are given as a time (OpenRouter: milliseconds).
+        now: Unix time in seconds, for resets given as a time (OpenRouter: milliseconds).
     """
     waits = []
     for suffix, unsaid in (("", "0"), ("-requests", ""), ("-tokens", "")):

@@ -1,9 +1,9 @@
-"""Objects of a streamed answer that arrive in pieces, and the tool calls of the chat format among them.
+"""Assembles objects of a streamed answer that arrive in pieces, such as tool calls of the chat format.
 
-Servers disagree on what tells one call from the next. OpenAI: an index, and an id in the first piece
-alone. Ollama and Gemini: the same index for all, an id each. Others: no index, or id and name repeated
-in every piece. So a new id opens a call, whatever the index; a piece without an id continues the call
-of its index, or the last one where it has none.
+Servers separate calls differently. OpenAI: an index, and an id in the first piece only. Ollama and
+Gemini: the same index for all, and an id each. Others: no index, or id and name in every piece.
+Therefore a new id starts a call, whatever its index. A piece without an id continues the call of its
+index, or the last call if it has no index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Pieces:
-    """An object in pieces: its texts are put together, of any other field the latest value counts.
+    """An object in pieces: some texts are joined; of any other field the latest value is kept.
 
     Args:
         texts: the names of the fields that arrive in pieces.
@@ -28,7 +28,7 @@ class Pieces:
         self.fields: dict[str, Any] = {}
 
     def __bool__(self) -> bool:
-        """Whether anything has come."""
+        """Whether anything has arrived."""
         return bool(self.fields) or any(self._texts.values())
 
     def add(self, piece: Mapping[str, Any]) -> None:
@@ -40,17 +40,17 @@ class Pieces:
                 self.fields[name] = value
 
     def text(self, name: str) -> str:
-        """Return a text as far as it has come."""
+        """Return a text so far."""
         return "".join(self._texts[name])
 
     def whole(self) -> dict[str, Any]:
-        """Return the object as it would have come in one piece."""
+        """Return the complete object."""
         texts = {name: "".join(pieces) for name, pieces in self._texts.items() if pieces}
         return {**self.fields, **texts}
 
 
 class CallPieces:
-    """Takes pieces of tool calls in, gives whole calls out."""
+    """Assembles pieces of tool calls into complete calls."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
@@ -100,7 +100,7 @@ class _Call:
         return bool(self._fields.fields.get("id"))
 
     def is_over(self, piece: Mapping[str, Any]) -> bool:
-        """Whether a piece without an id names a function again although this call is complete."""
+        """Whether a piece without an id starts another call: it has a name, and this one is complete."""
         function = as_dict(piece.get("function")) or piece
         arguments = self._function.text("arguments")
         if not (function.get("name") and function.get("arguments") and arguments.endswith("}")):
@@ -114,13 +114,13 @@ class _Call:
         """Take a piece."""
         rest = {name: value for name, value in piece.items() if name not in _PARTS}
         self._fields.add(rest)
-        # A few servers put name and arguments beside the id.
+        # A few servers send name and arguments next to the id.
         loose = {name: piece[name] for name in ("name", "arguments") if name in piece}
         self._add_part(self._function, as_dict(piece.get("function")) or loose)
         self._add_part(self._custom, as_dict(piece.get("custom")))
 
     def whole(self) -> dict[str, Any]:
-        """Return the call as it would have come in one piece."""
+        """Return the complete call."""
         call = {"type": "function", **self._fields.whole()}
         if self._custom:
             return {**call, "custom": {"input": "", **self._custom.whole()}}
@@ -131,7 +131,7 @@ class _Call:
         before = as_text(part.fields.get("name"))
         part.add(piece)
         name = as_text(piece.get("name"))
-        # The name itself may come in pieces; a server that repeats it sends it whole each time.
+        # The name can arrive in pieces; a server that repeats it sends all of it each time.
         if before and name not in ("", before):
             part.fields["name"] = before + name
 
@@ -140,10 +140,10 @@ _PARTS = frozenset({"index", "function", "custom", "name", "arguments"})
 
 
 def merged_blocks(blocks: Iterable[Any]) -> list[Any]:
-    """Put pieces of reasoning together that belong to one block.
+    """Join pieces of reasoning that belong to one block.
 
-    OpenRouter's `reasoning_details` belong together by their index, LiteLLM's `thinking_blocks` up to
-    the signature. Everything else is a block of its own.
+    OpenRouter's `reasoning_details` belong together by index, LiteLLM's `thinking_blocks` up to the
+    signature. Anything else is a separate block.
     """
     merged: list[Any] = []
     for block in blocks:

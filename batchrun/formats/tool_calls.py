@@ -1,7 +1,7 @@
-"""Tools in both formats: definitions, the choice among them, and the calls that come back.
+"""Tools in both formats: definitions, tool choice, calls and their results.
 
-A tool is written once, as `name`, `description` and `input_schema`; a vendor's own tool (computer,
-text editor, bash …) has a `type` and passes as it is, in the messages format alone.
+A job defines a tool once, by `name`, `description` and `input_schema`. A vendor's own tool (computer,
+text editor, bash …) has a `type` and is sent unchanged, in the messages format only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Results = Sequence[Mapping[str, Any]]
 
 
-# The tool that stands for the answer where a server has no structured output of its own.
+# The tool whose input is the answer, for servers without structured output.
 SCHEMA_TOOL = "answer"
 
 
@@ -46,7 +46,7 @@ def chat_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 
 
 def messages_choice(choice: ToolChoice | None, parallel: bool | None) -> dict[str, Any] | None:
-    """Return `tool_choice` for the messages format, which also says whether calls may be several."""
+    """Return `tool_choice` for the messages format, which includes whether calls are parallel."""
     if choice is None and parallel is None:
         return None
     choice = choice or ToolChoice("auto")
@@ -89,7 +89,7 @@ def _read_call(call: Mapping[str, Any]) -> dict[str, Any]:
     given = function.get("arguments")
     arguments: Any = given
     if isinstance(given, str):
-        # Arguments that max_tokens cut short are no JSON: then what there is stays text.
+        # Arguments cut by max_tokens are not JSON and stay text.
         with suppress(ValueError):
             arguments = loads(given or "{}")
     return {"id": call_id, "name": function.get("name"), "input": arguments}
@@ -103,8 +103,8 @@ def _described(tool: Tool, schema_key: str) -> dict[str, Any]:
     return described
 
 
-# Of a chat message, what providers take back; `refusal`, `annotations` and the like they may not.
-# DeepSeek, Moonshot, OpenRouter, LiteLLM and Gemini refuse or forget a turn without its reasoning.
+# Fields of a chat message that providers accept back; others, such as `annotations`, they may not.
+# DeepSeek, Moonshot, OpenRouter, LiteLLM and Gemini need the reasoning of a turn.
 _CHAT_KEYS = (
     "role",
     "content",
@@ -119,21 +119,21 @@ _CHAT_KEYS = (
 
 
 def messages_turn(blocks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the assistant's message that goes back; the provider refuses empty text blocks."""
+    """Return the assistant's message to send back; the provider refuses empty text blocks."""
     kept = [block for block in blocks if block.get("type") != "text" or block.get("text")]
     return {"role": "assistant", "content": kept}
 
 
 def chat_turn(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the assistant's message that goes back."""
+    """Return the assistant's message to send back."""
     kept = {key: message[key] for key in _CHAT_KEYS if message.get(key) is not None}
     return {"role": "assistant", "content": None, **kept}
 
 
 def turn(key: int, number: int, completion: Completion) -> Turn:
-    """Return the record of an answer that another request has to follow.
+    """Return the record of an answer that needs another request.
 
-    It calls tools, which have not run yet; or it is a paused turn, in which there is nothing to run.
+    It calls tools, which have not run yet, or it is a paused turn without tools to run.
     """
     said = dumps(completion.turn).decode()
     if completion.tool_calls is None:
@@ -144,10 +144,10 @@ def turn(key: int, number: int, completion: Completion) -> Turn:
 def with_turns(
     completion: Completion, turns: Sequence[Turn], *, is_json: bool = False
 ) -> Completion:
-    """Return the last answer of a conversation with what its turns before it brought.
+    """Return the last answer of a conversation, completed from its earlier turns.
 
-    It has the calls of all turns and what they gave, and what stood in the pieces of its own turn
-    that the provider paused; but the text of an answer that is to be JSON is its last piece.
+    It has the tool calls of all turns with their results, and the content of the parts of its own turn
+    that the provider paused. The text of a JSON answer is that of the last part only.
     """
     if not turns:
         return completion
@@ -221,7 +221,7 @@ def _messages_results(results: Results) -> list[dict[str, Any]]:
 
 
 def _chat_results(results: Results) -> list[dict[str, Any]]:
-    """Return one message for each result; the format has no mark for errors, so the text says it.
+    """Return one message for each result; an error is marked in its text.
 
     A call without an id is the legacy `function_call`, which is answered by name.
     """
@@ -241,7 +241,7 @@ def _is_forced(choice: object) -> bool:
 
 
 def _free_messages_choice(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `auto`, with what else the choice says about parallel calls."""
+    """Return `auto` with the other settings of the choice, such as parallel calls."""
     return {**{key: value for key, value in choice.items() if key != "name"}, "type": "auto"}
 
 

@@ -202,7 +202,7 @@ def test_an_output_directory_that_cannot_be_printed_is_refused(write_job: WriteJ
     job = write_job("http://127.0.0.1:9")
     job.write_text(job.read_text().replace('dir = "out"', 'dir = "out\\u001b[2J"'))
     code, _, stderr = command("run", job)
-    assert (code, "[output] dir: 'out\\x1b[2J' holds characters" in stderr) == (2, True)
+    assert (code, "[output] dir: 'out\\x1b[2J' contains characters" in stderr) == (2, True)
 
 
 def test_ids_are_never_paths(write_job: WriteJob, tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_a_rehearsal_needs_no_secret(write_job: WriteJob) -> None:
     [
         ({"x-gateway-key": ""}, "needs the name of an environment variable"),
         ({"x-gateway-key": "a b"}, "x-gateway-key must be the name of an environment variable"),
-        ({"bad name": "A"}, "is not the name of a header"),
+        ({"bad name": "A"}, "is not a valid header name"),
         ({"content-length": "A"}, "is set by batchrun"),
         ({"x-a": "A", "X-A": "B"}, "appears twice"),
         ({"x-team": "TEAM"}, "is also in extra_headers"),

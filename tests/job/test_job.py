@@ -577,11 +577,11 @@ def test_a_key_in_place_of_its_variable_is_not_repeated(key: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({"x y": "secret"}, "'x y' is not the name of a header"),
-        ({"x:": "secret"}, "'x:' is not the name of a header"),
-        ({"": "secret"}, "'' is not the name of a header"),
-        ({"x\r\ny": "secret"}, "is not the name of a header"),
-        ({"é": "secret"}, "is not the name of a header"),
+        ({"x y": "secret"}, "'x y' is not a valid header name"),
+        ({"x:": "secret"}, "'x:' is not a valid header name"),
+        ({"": "secret"}, "'' is not a valid header name"),
+        ({"x\r\ny": "secret"}, "is not a valid header name"),
+        ({"é": "secret"}, "is not a valid header name"),
         ({"x": "secret\r\nInjected: 1"}, "x must be one line of printable ASCII text"),
         ({"x": "sécret"}, "x must be one line of printable ASCII text"),
         ({"x": 5}, "x must be one line of printable ASCII text"),

@@ -55,7 +55,7 @@ def test_what_is_sent_comes_from_the_job_s_own_project(
         Job.load(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: [request] {key}: '{given}' is outside of {path.parent}")
-    assert message.endswith(f"or allow it yourself: --set request.{key}=…")
+    assert message.endswith(f"or allow it with --set request.{key}=…")
     assert "private" not in message
 
 
@@ -65,7 +65,7 @@ def test_a_job_in_a_jobs_folder_may_use_what_is_beside_it(tmp_path: Path, secret
     path = write_job(tmp_path / "project" / "jobs", 'prompt_file = "../prompts/p.md"')
     assert Job.load(path).request.turns == (("user", "Say {{ a }}"),)
     path = write_job(tmp_path / "project" / "jobs", f'prompt_file = "{secret}"')
-    with pytest.raises(JobError, match=r"is outside of .*project; a job file"):
+    with pytest.raises(JobError, match=r"is outside of .*project; for security, a job file"):
         Job.load(path)
 
 
