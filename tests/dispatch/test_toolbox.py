@@ -396,7 +396,7 @@ def test_the_sample_job_with_tools_can_be_rehearsed(
     [
         ('module = "none.py"', TOOLS, "[tools] module: 'none.py' is not a Python file"),
         ('module = "rows.csv"', TOOLS, "[tools] module: 'rows.csv' is not a Python file"),
-        ('module = "my_tools.py"', "", "[tools] module: there are no tools to carry out"),
+        ('module = "my_tools.py"', "", "[tools] module: there are no tools to run"),
         ("timeout_s = 3", TOOLS, "[tools] module: is missing"),
         ('module = "my_tools.py"\nmax_turns = 0', TOOLS, "[tools] max_turns: must be a finite"),
         ('module = "my_tools.py"\ntimeout_s = 0', TOOLS, "[tools] timeout_s: must be a finite"),

@@ -107,7 +107,7 @@ def test_the_choice_among_tools(choice: str, in_messages: object, in_chat: objec
     [
         ({"tools": [WEATHER], "tool_choice": "get_wether"}, "one of get_weather"),
         ({"tool_choice": "auto"}, "there are no tools"),
-        ({"tools": [WEATHER, WEATHER]}, "two tools named get_weather"),
+        ({"tools": [WEATHER, WEATHER]}, "two tools have the name get_weather"),
         ({"tools": ["x"]}, "must be a table"),
         ({"tools": [{"name": "x"}]}, "input_schema must be a JSON schema"),
         ({"tools": [{**WEATHER, "parameters": {}}]}, "unknown key parameters"),
