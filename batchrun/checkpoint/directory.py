@@ -1,7 +1,7 @@
 """The run directory: telling it from the user's own folders, making it, moving it aside.
 
-A run may use a directory that is empty or that a run made. What tells that a run made it is a file
-that nothing else writes: a checkpoint, or what batchrun wrote of one.
+A run may use a directory that is empty or that a run made. A run made it if it has a file
+that nothing else writes: a checkpoint, or an output with a key that only batchrun writes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def check_directory(directory: Path, *, besides: Path | None = None) -> None:
     except FileNotFoundError:
         return
     except OSError:
-        return  # whoever opens it says what is wrong
+        return  # opening it says what is wrong
     foreign = [name for name in names if not _LEFTOVER.fullmatch(name)]
     # The cells of a matrix are runs, too, when the file that lists them is gone.
     foreign = [name for name in foreign if not _has_mark(directory / name)]

@@ -84,8 +84,8 @@ def _refuse_running(path: Path) -> None:
     """Leave the file alone while an earlier version works on it, with tables that it knows."""
     if is_locked(path.parent):
         raise CheckpointError(
-            f"{path}: an earlier version of batchrun is working on this run; wait until it is "
-            "through, or look at it with that version"
+            f"{path}: an earlier version of batchrun is working on this run; wait until it has "
+            "ended, or use that version to read it"
         )
 
 
@@ -171,7 +171,7 @@ def _is_full(error: Exception) -> bool:
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: is damaged or no SQLite file ({reason}); it was left as it is. "
+        f"{path}: is damaged or not a SQLite file ({reason}); it was left as it is. "
         "Restore it from a backup, or start over with --new"
     )
 
@@ -182,7 +182,7 @@ def _connect(path: Path, options: str) -> Database:
         uri=True,
         check_same_thread=False,
         timeout=BUSY_TIMEOUT_S,
-        # A transaction that sqlite3 begins by itself would swallow every commit after it.
+        # A transaction that sqlite3 begins implicitly would swallow every commit after it.
         isolation_level=None,
     )
     connection.create_function("unpacked", 1, unpacked, deterministic=True)
@@ -199,7 +199,7 @@ def _connect_reader(path: Path) -> Database:
         db.close()
         if _has_wal(path):
             raise
-        # SQLite wants to write beside the file even to read it. An archived run lies still, so
+        # SQLite wants to write beside the file even to read it. Nothing changes an archived run, so
         # it can be read from a folder that nobody may write to.
         return _connect(path, "immutable=1")
     except BaseException:

@@ -1,4 +1,4 @@
-"""Records that are no longer what was written: finding them.
+"""Find records that have changed since they were written.
 
 A disk that fails, or a program that writes where it should not, changes bytes of a file that is as
 sound as before to SQLite. The checksums show it.
@@ -16,6 +16,7 @@ from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import ATTEMPTS, RESULTS, ColumnOf, packed
 from batchrun.checkpoint.file import usable
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Flaw, Record, RecordsDamaged
+from batchrun.records import RenderedItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from batchrun.checkpoint.store import Checkpoint
 
 
-# Damaged records that are looked at one by one; more are only counted.
+# Damaged records that are described; more are only counted.
 MOST = 20
 
 
@@ -69,7 +70,7 @@ KINDS = {
         "d.custom_id)",
     ),
 }
-# What decides which rows are sent: looked at before anything is.
+# What decides which rows are sent: checked before anything is sent.
 PLACES = (Record.ROW, Record.REQUEST, Record.STATUS)
 
 
@@ -193,7 +194,7 @@ MOST_PROBLEMS = 20
 # Each gives the first row that is wrong and how many are: (its custom_id, their number).
 _STATES: tuple[tuple[str, str], ...] = (
     (
-        "is to have a request, or the reason why it has none",
+        "must have either a request or an error",
         """SELECT custom_id, count(*) OVER () FROM items
         WHERE (request_id IS NULL) = (error_type IS NULL) ORDER BY ordinal LIMIT 1""",
     ),
@@ -228,7 +229,7 @@ _STATES: tuple[tuple[str, str], ...] = (
         GROUP BY q.id HAVING min(number) <> 1 OR max(number) <> count(*) ORDER BY q.id LIMIT 1""",
     ),
     (
-        "has an attempt whose tokens or cost cannot be",
+        "has an attempt with impossible tokens or costs",
         """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
         WHERE min(coalesce(input_tokens, 0), coalesce(output_tokens, 0),
             coalesce(cache_read_tokens, 0), coalesce(cache_write_tokens, 0),
@@ -247,7 +248,7 @@ _STATES: tuple[tuple[str, str], ...] = (
             OR json_type(r.responses) <> 'array') ORDER BY q.id LIMIT 1""",
     ),
 )
-# Without `dedupe` each row has a request of its own.
+# Without `dedupe` each row has a separate request.
 _SHARED = (
     "has the same request as another row",
     """SELECT min(custom_id), count(*) OVER () FROM items WHERE request_id IS NOT NULL
@@ -312,18 +313,18 @@ def _place_flaws(store: Checkpoint) -> Iterator[Flaw]:
         yield Flaw(f"holds {count:,} rows or samples of rows, and the input has {total:,}")
 
 
-def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, tuple[Any, ...]]:
-    """Return what rows or samples from ordinal `first` up to `end` ask.
+def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, RenderedItem]:
+    """Return the planned rows or samples from ordinal `first` up to `end`, by ordinal.
 
-    By ordinal: custom_id, fingerprint, and the type and message of the error in its place.
+    Of their requests they have the fingerprint only.
     """
     with usable(store.path):
         rows = store.db.execute(_PLAN, (first, end)).fetchall()
-    return {row[0]: row[1:] for row in rows}
+    return {key: RenderedItem(key, name, None, None, *rest) for key, name, *rest in rows}
 
 
 def is_planned(store: Checkpoint) -> bool:
-    """Say whether it is known that every row of the input has been looked at."""
+    """Say whether the plan covers every row of the input."""
     with usable(store.path):
         row = store.db.execute(_IS_PLANNED).fetchone()
     return bool(row and row[0])
@@ -341,4 +342,4 @@ def score_flaws(store: Checkpoint) -> Iterator[Flaw]:
     with usable(store.path):
         row, count = store.db.execute(_SCORES).fetchone()
     if count:
-        yield Flaw("is kept with another score than its answer has", row, count - 1)
+        yield Flaw("has another score than its answer gives", row, count - 1)

@@ -1,6 +1,6 @@
 """The asynchronous side of the checkpoint: events are committed in groups by one writer.
 
-Whoever reports an event waits until it is on disk. While one group is being committed the next one
+A call that reports an event returns when it is on disk. While one group is being committed the next one
 gathers, so that the cost of a commit is shared by everything that arrived meanwhile.
 """
 
@@ -108,7 +108,7 @@ class CheckpointJournal:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until `close`; a failure is raised here and in everyone who waits.
 
-        When this task is cancelled nothing is lost: from then on events are committed one by one
+        When this task is cancelled nothing is lost: from then on events are committed separately
         by those who report them, such as a worker that saves an answer under a shield.
         """
         self._is_running = True
@@ -164,7 +164,7 @@ class CheckpointJournal:
 
 
 def _failure(checkpoint: Checkpoint, error: BaseException) -> CheckpointError:
-    """What those are told who wait for a commit that failed."""
+    """Return the error for those who wait for a commit that failed."""
     if isinstance(error, CheckpointError):
         return error
     return CheckpointError(f"{checkpoint.path}: could not be written: {error!r}")

@@ -21,7 +21,7 @@ _PAUSE_S = 0.02
 
 @contextmanager
 def shared_lock(directory: Path) -> Iterator[None]:
-    """Keep executions out of a run directory while it is looked at. Changes nothing there.
+    """Keep executions out of a run directory while it is read. Changes nothing there.
 
     Raises:
         CheckpointError: when a process works on it.
@@ -64,8 +64,8 @@ class DirectoryLock:
 class FileLock:
     """An exclusive lock on a checkpoint, under whatever name it is opened, held until `close`.
 
-    A second name for the file (a link, a mount of it elsewhere) has a write-ahead log of its own, and
-    whoever writes through that destroys the checkpoint; the lock on the directory does not see it.
+    A second name for the file (a link, a mount of it elsewhere) has a separate write-ahead log. A
+    process that writes through it destroys the checkpoint, and the directory lock does not prevent that.
 
     Raises:
         CheckpointError: when the file has several names, or another process holds it.
@@ -103,7 +103,7 @@ def refuse_hard_links(path: Path) -> None:
     leftover = path.with_name(f".{path.name}.partial")
     with suppress(FileNotFoundError):
         if leftover.samefile(path):
-            leftover.unlink()  # whoever put the file back was killed before this
+            leftover.unlink()  # the process that restored the file was killed before this
     if (names := path.stat().st_nlink) > 1:
         copy = f"{path}.copy"
         raise CheckpointError(
@@ -130,7 +130,7 @@ def is_locked(directory: Path) -> bool:
 
 
 def refuse_locked(directory: Path) -> None:
-    """Say at once that another process works on a run, before the input is looked at.
+    """Refuse a run that another process works on, before the input is read.
 
     Raises:
         CheckpointError: when one does.
@@ -150,7 +150,7 @@ def _locked(directory: Path) -> int:
                 # Somebody moved it aside after we had opened it; what is there now is another.
             elif not _try_lock(fd, fcntl.LOCK_SH):
                 break
-            # Otherwise somebody was only looking (`is_locked`), and is gone in a moment.
+            # Otherwise another process only checked the lock (`is_locked`), and releases it at once.
         finally:
             os.close(fd)
         time.sleep(_PAUSE_S)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrun.errors import Rejection
 
 
-# So many differences are handed out one by one; of more, their sums say as much.
+# Up to this many differences are listed; with more, their sums are enough.
 MOST_DIFFERENCES = 2_000
 
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id

@@ -67,14 +67,14 @@ PAUSE_S = 0.5
 
 
 class FullDiskRetry:
-    """Tries again what failed for want of room, for so many seconds in all.
+    """Repeats what failed because the disk was full, up to a number of seconds.
 
-    Meanwhile whoever reports to the checkpoint waits, so nothing more is sent, and the answers that
+    Meanwhile all reports to the checkpoint wait, so nothing more is sent, and the answers that
     arrive are kept in memory.
 
     Args:
         seconds: how long to wait; 0 gives up at once.
-        tell: is told what is being waited for, once each time, in the thread that waits.
+        tell: receives a message when a wait begins, in the thread that waits.
     """
 
     def __init__(self, seconds: float, tell: Callable[[str], None] | None = None) -> None:
@@ -87,10 +87,10 @@ class FullDiskRetry:
         self._over.set()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function until it does not fail for want of room; return what it returns.
+        """Call a function until the disk has room for it; return what it returns.
 
         Raises:
-            CheckpointFull: when the patience is over.
+            CheckpointFull: when the time is over.
         """
         deadline: float | None = None
         while True:

@@ -210,7 +210,7 @@ def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
 
 
 def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:
-    """The latency that so many per cent of the successful attempts stayed within (nearest rank)."""
+    """Return percentiles of the latency of successful attempts (nearest rank), in seconds."""
     counts = checkpoint.db.execute(_BY_MS).fetchall()
     total = sum(count for _, count in counts)
     if not total:
@@ -235,7 +235,7 @@ def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
 
 def _execution(row: tuple[Any, ...]) -> dict[str, Any]:
     key, started, finished, outcome, reason, version, waits, last_attempt = row
-    # An execution that died has no end of its own; its last attempt is the last sign of life.
+    # An execution that died has no recorded end; the end of its last attempt counts.
     end = finished or last_attempt or started
     return {
         "execution": key,
@@ -281,7 +281,7 @@ _SEAL_COST = SENT.seal("request_id = ? AND number = ?")
 
 
 def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
-    """Record by which price an execution counts the costs of a model; by default, the latest."""
+    """Record the price that an execution uses for a model; by default, of the latest execution."""
     rates = None
     if price.rates is not None:
         rates = orjson.dumps({**price.rates, "tiers": price.tiers}).decode()
@@ -374,7 +374,7 @@ def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]
 
 
 def forget_prices(db: Database) -> None:
-    """Forget by which prices costs were counted."""
+    """Delete the recorded prices."""
     db.execute("DELETE FROM prices")
 
 

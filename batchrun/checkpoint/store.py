@@ -57,7 +57,7 @@ class Checkpoint:
     Args:
         directory: the run directory, which exists.
         writable: False opens an existing checkpoint for reading beside its writer.
-        still: there is no writer; reading leaves no trace beside the file.
+        still: there is no writer; reading creates no files beside it.
 
     Raises:
         CheckpointError: when the file cannot be used.
@@ -95,12 +95,12 @@ class Checkpoint:
             return False
 
     def restore_file(self) -> None:
-        """Write the checkpoint anew to its place, after somebody removed or moved it.
+        """Write the checkpoint to its path again, after it was removed or moved.
 
-        The file that is open still has everything, though no name leads to it any more.
+        The open file still has everything, although it has no name any more.
 
         Raises:
-            CheckpointError: when another file is there now, which is left as it is, or when it
+            CheckpointError: when another file is there now, which stays unchanged, or when it
                 cannot be written.
         """
         copy = self.path.with_name(f".{FILE_NAME}.partial")
@@ -211,7 +211,7 @@ class Checkpoint:
         return bool(found)
 
     def note_waiting(self, reason: str | None) -> None:
-        """Record what this execution is waiting for, for those who look at it meanwhile."""
+        """Record what this execution is waiting for, for `batchrun status`."""
         with self.transaction():
             self.db.execute(
                 "UPDATE executions SET waiting = ? WHERE id = ?", (reason, self.execution)

@@ -106,7 +106,7 @@ def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotal
 
     Args:
         store: the checkpoint.
-        labels: whether answers are labels, to be counted one by one.
+        labels: whether answers are labels, which are counted for each label.
         folded: whether labels that differ in case only are the same.
     """
     with store.transaction():

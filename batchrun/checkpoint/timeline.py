@@ -1,4 +1,4 @@
-"""How a run went: over time, in distributions, in examples. In memory that its size does not touch.
+"""The history of a run: over time, as distributions and as examples. Uses bounded memory.
 
 Time is the time that the run was at work: executions follow each other without the pauses between
 them, so that a run that was resumed a month later still shows what happened.
@@ -109,7 +109,7 @@ _SCORED = "SELECT score, predicted, expected FROM scores WHERE ordinal = ?"
 
 
 def history(store: Checkpoint) -> History:
-    """Tell how a run went so far. Reads only; works beside a running writer.
+    """Return the history of a run so far. Reads only; works beside a running writer.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.

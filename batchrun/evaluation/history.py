@@ -1,4 +1,4 @@
-"""What a run has been: by which prices it was counted, and what each model did. All frozen."""
+"""The history of a run: series over time, distributions, samples. All frozen."""
 
 from __future__ import annotations
 

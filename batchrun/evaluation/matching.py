@@ -210,7 +210,9 @@ class Pattern:
                 f"references: {_reason(error)}"
             ) from None
         except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which is no character") from None
+            raise ValueError(
+                "contains half of a surrogate pair, which is not a character"
+            ) from None
 
     def is_in(self, text: str) -> bool:
         """Say whether the pattern matches anywhere in a text."""
@@ -236,7 +238,7 @@ def pattern_of(source: str) -> Pattern:
 
 
 def _readable(text: str) -> str:
-    """Return the end of a text, with what is no character replaced."""
+    """Return the end of a text, with invalid characters replaced."""
     return text[-LONGEST_TEXT:].encode(errors="replace").decode()
 
 

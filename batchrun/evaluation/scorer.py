@@ -1,4 +1,4 @@
-"""Scoring a row: its answers, one by one, and what they come to together."""
+"""Scores a row: each of its answers, then all of them together."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Scorer:
             return compare(self._config.match, said, expected, self._config.choices)
         try:
             value = self._function(dict(row), said)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's; told as data
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code; reported as data
             raise CannotScore(f"the function raised {type(error).__name__}: {error}") from None
         predicted = None if self._answer is None else said.strip()
         return _as_verdict(value, predicted)
@@ -121,7 +121,7 @@ def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
     """Read what a function returned.
 
     Raises:
-        CannotScore: when it is no score.
+        CannotScore: when it is not a score.
     """
     if isinstance(value, dict):
         if not value.keys() <= _KEYS or "score" not in value:

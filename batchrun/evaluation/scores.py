@@ -1,4 +1,4 @@
-"""What scoring hands on: the answer_score on one answer, the mark of one row, the sums over a run."""
+"""Records of scoring: the score of one answer, of one row, and the sums over a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CannotScore(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """What one answer is worth: mostly 0 or 1, and what was compared.
+    """The score of one answer, mostly 0 or 1, and what was compared.
 
     `predicted` is None when the text holds no answer of the wanted kind.
     """
@@ -31,7 +31,7 @@ class AnswerScore:
 
 @dataclass(frozen=True, slots=True)
 class RowScore:
-    """What a row is worth, over all its answers.
+    """The score of a row, over all its answers.
 
     Attributes:
         ordinal: the row.
@@ -41,7 +41,7 @@ class RowScore:
         answers: how many answers there are.
         correct: how many of them have a score of 1 or more.
         majority: the score of `predicted`.
-        problem: why there is no score.
+        problem: the reason for a missing score.
     """
 
     ordinal: int
@@ -109,7 +109,7 @@ class ClassTotals:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTotals:
-    """What a run's answers are worth, over all rows that succeeded.
+    """The sums of the scores of a run, over all rows that succeeded.
 
     Attributes:
         scored: rows with a score.

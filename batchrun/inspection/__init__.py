@@ -1,4 +1,4 @@
-"""Looking at a job before it runs and at a run directory afterwards; nothing here sends anything."""
+"""Commands on a job or a run directory that send nothing: preview, status, export, score, recost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
 
 
 def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
-    """Load a job file, or make the job that a table is by itself.
+    """Load a job file, or make a job for a table.
 
     Args:
         path: the job file or the table.
@@ -198,7 +198,7 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
         job_file: take the section `[score]` from this job file, and keep it with the run.
 
     Raises:
-        CheckpointError: when the checkpoint cannot be used, or the run goes on right now.
+        CheckpointError: when the checkpoint cannot be used, or the run is active.
         JobError: when there is no `[score]`, it is wrong, or the input is gone.
         OutputError: when a file cannot be written or the input has changed.
     """
@@ -276,7 +276,7 @@ def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
             run keeps its `[price]`. Otherwise the run's own `[price]` or the price list holds.
 
     Raises:
-        CheckpointError: when the checkpoint cannot be used, or the run goes on right now.
+        CheckpointError: when the checkpoint cannot be used, or the run is active.
         JobError: when the job file is wrong, or the input is gone.
         OutputError: when the input has changed, and nothing is counted; or when a file cannot be
             written.

@@ -95,9 +95,9 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
         prompts = _Prompts(job, source)
     except JobError as problem:
         notes.append(f"Prompts and scores are not shown: {problem}")
-    told = checkpoint.history(store)
+    history = checkpoint.history(store)
     if prompts is not None:
-        told = replace(told, samples=tuple(prompts.added(told.samples)))
+        history = replace(history, samples=tuple(prompts.added(history.samples)))
     totals = checkpoint.totals(store)
     running = checkpoint.is_locked(directory)
     info = RunPageInfo(
@@ -107,7 +107,7 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
         notes=notes,
         written_us=time.time_ns() // 1_000,
     )
-    return run_page(totals, told, score, info)
+    return run_page(totals, history, score, info)
 
 
 def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotals | None:

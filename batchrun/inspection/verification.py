@@ -1,7 +1,7 @@
-"""`batchrun verify`: does a run directory hold together? Reads only, and sends nothing.
+"""`batchrun verify`: checks a run directory. Reads only, and sends nothing.
 
-The checkpoint is held against itself, against what its job asks of its input, and against the
-outputs, each of which is compared with what would be written now.
+It compares the checkpoint with its checksums, the requests with those that the job renders from the
+input, and each output with what an export would write now.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 USAGE = "usage.parquet"
 SUMMARY = "summary.json"
-# What values that cannot be end in.
+# The errors that impossible values cause.
 _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _BESIDE_INPUT = "requests, scores and the input's columns in the results"
 _RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
@@ -108,7 +108,7 @@ def verify(directory: Path) -> Verification:
     Of a matrix, the runs of its cells.
 
     Raises:
-        CheckpointError: when there is no checkpoint that can be opened, or the run goes on now.
+        CheckpointError: when there is no checkpoint that can be opened, or the run is active.
     """
     with checkpoint.shared_lock(directory):
         if not is_matrix(directory):
@@ -218,7 +218,7 @@ class _Findings:
 
     @contextmanager
     def as_note(self, what: str) -> Iterator[None]:
-        """Turn what keeps something from being checked into a note.
+        """Add a note about what prevents a check.
 
         Raises:
             CheckpointError: which ends the checking.
@@ -305,25 +305,25 @@ def _request_problems(
     held = checkpoint.planned_rows(store, items[0].ordinal, items[-1].ordinal + 1)
     is_planned = checkpoint.is_planned(store)
     for item in items:
-        asked = (item.fingerprint, item.error_type, item.error_message)
-        custom_id, *kept = held.get(item.ordinal, (None,))
-        if not kept and is_planned:
-            yield item, "has no request"
-        elif kept and custom_id != item.custom_id:
+        planned = held.get(item.ordinal)
+        if planned is None:
+            if is_planned:
+                yield item, "has no request"
+        elif planned.custom_id != item.custom_id:
             yield item, "is kept under another id"
-        elif kept and tuple(kept) != asked:
+        elif planned != replace(item, request=None, wire=None):
             yield item, "asks something else than what was sent: its fingerprint differs"
 
 
 class _Outputs:
-    """The files of a run directory, held against what would be written now."""
+    """The files of a run directory, compared with what would be written now."""
 
     def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: _Findings) -> None:
         self._directory = directory
         self._store = store
         self._totals = checkpoint.totals(store)
         self._found = found
-        # Damaged records are found before, and then this is not looked at.
+        # Damaged records are found before, and then this is not used.
         right = "the checkpoint matches its checksums"
         self._export = f"{right}; write it again from there with: batchrun export {directory}"
 
@@ -358,13 +358,13 @@ class _Outputs:
         store, samples = self._store, job.request.samples
         if not checkpoint.is_planned(store):
             self._found.notes.append(
-                "results: it is not known whether the run has looked at every row"
+                "results: it is not known whether the run has planned every row"
             )
             return
 
         def ids(first: int, end: int) -> list[str]:
             planned = checkpoint.planned_rows(store, first * samples, end * samples)
-            return [planned[row * samples][0] for row in range(first, end)]
+            return [planned[row * samples].custom_id for row in range(first, end)]
 
         table = output.IdTable(self._totals.total, ids)
         scores = None if job.score is None else partial(checkpoint.score_rows, store)

@@ -50,7 +50,7 @@ def differences(path: Path, contents: FileContents) -> Iterator[Flaw]:
     """Yield what is wrong with a file: one flaw for each column that differs, or for the file.
 
     Raises:
-        BatchrunError: when what belongs into it cannot be told.
+        BatchrunError: when the expected content cannot be determined.
     """
     wanted = contents.frames(list(contents.schema))
     try:
@@ -139,7 +139,7 @@ def _differing(wanted: pl.Series, found: pl.Series) -> list[int]:
     if wanted.equals(found):
         return []
     pairs = zip(wanted.to_list(), found.to_list(), strict=True)
-    # As text, a value that is no number equals itself.
+    # As text, NaN equals itself.
     return [n for n, (one, other) in enumerate(pairs) if repr(one) != repr(other)]
 
 
@@ -236,7 +236,7 @@ class _JsonLines:
         self._contents, self._columns = contents, list(contents.schema)
 
     def schema_flaw(self) -> str | None:
-        return None  # each line has names of its own
+        return None  # each line has its own names
 
     def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         lines = list(islice(self._lines, wanted.height))

@@ -92,7 +92,7 @@ class InputTable(Protocol):
 
 
 class IdTable:
-    """The rows' ids in place of an input that is not at hand.
+    """The rows' ids in place of an input that is not available.
 
     Args:
         total: how many rows there are.

@@ -709,7 +709,7 @@ def test_a_foreign_wal_file_is_refused_without_tidying_it_up(tmp_path: Path) -> 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"custom_id,response\n" * 1_000)
-    refused(tmp_path, "damaged or no SQLite file .* start over with --new")
+    refused(tmp_path, "damaged or not a SQLite file .* start over with --new")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.999])
@@ -718,7 +718,7 @@ def test_a_database_that_was_cut_short_is_refused(tmp_path: Path, share: float) 
     path = tmp_path / FILE_NAME
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    refused(tmp_path, "damaged or no SQLite file")
+    refused(tmp_path, "damaged or not a SQLite file")
 
 
 def test_damage_that_shows_only_later_is_a_checkpoint_error_too(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a fingerprint": (
         sql(f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}"),
-        "checkpoint.db: row r1: the stored request is damaged: it does not match its checksum; the job",
+        "checkpoint.db: row r1: the stored request is damaged: it does not match its checksum; it can",
     ),
     "another fingerprint": (
         sql(f"UPDATE requests SET fingerprint = x'00', checksum = NULL WHERE id = {ANSWERED}"),
@@ -358,11 +358,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a row with neither request nor error": (
         sql("UPDATE items SET request_id = NULL, checksum = NULL WHERE custom_id = 'r2'"),
-        "checkpoint.db: row r2: is to have a request, or the reason why it has none",
+        "checkpoint.db: row r2: must have either a request or an error",
     ),
     "a status": (
         sql(f"UPDATE results SET status = 'fine' WHERE request_id = {ANSWERED}"),
-        "checkpoint.db: row r1: the stored status is damaged: it does not match its checksum; the st",
+        "checkpoint.db: row r1: the stored status is damaged: it does not match its checksum; it can",
     ),
     "a status that cannot be": (
         sql(
@@ -395,13 +395,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         sql(
             f"UPDATE attempts SET output_tokens = -7, checksum = NULL WHERE request_id = {ANSWERED}"
         ),
-        "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
+        "checkpoint.db: row r1: has an attempt with impossible tokens or costs",
     ),
     "a part of a cost": (
         sql(
             f"UPDATE attempts SET cost_output = NULL, checksum = NULL WHERE request_id = {ANSWERED}"
         ),
-        "checkpoint.db: row r1: has an attempt whose tokens or cost cannot be",
+        "checkpoint.db: row r1: has an attempt with impossible tokens or costs",
     ),
     "a cost in the checkpoint": (
         sql(f"UPDATE attempts SET cost_output = 1, checksum = NULL WHERE request_id = {ANSWERED}"),
@@ -413,13 +413,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a score in the checkpoint": (
         sql("UPDATE scores SET score = 0 WHERE ordinal = 1"),
-        "scores: row r1: is kept with another score than its answer has; work them out again with",
+        "scores: row r1: has another score than its answer gives; work them out again with",
     ),
     "the job in the checkpoint": (
         sql("UPDATE run SET job = replace(job, 'Say', 'Tell')"),
         "fingerprints: the job that is kept is not the one that was run",
     ),
-    "the job is no JSON": (sql("UPDATE run SET job = 'x'"), "is damaged or no SQLite file"),
+    "the job is no JSON": (sql("UPDATE run SET job = 'x'"), "is damaged or not a SQLite file"),
     "a cell of results.parquet": (
         cell("results.parquet", 8, "response", "no"),
         "results.parquet: row r8: response is 'no', and the checkpoint gives 'ok 8'",
@@ -628,7 +628,7 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
     ("change", "reason"),
     [
         (lambda d: (d / "checkpoint.db").unlink(), "holds no checkpoint.db"),
-        (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "no SQLite file"),
+        (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "not a SQLite file"),
         (lambda d: (d / "checkpoint.db").write_bytes(b""), "holds no run yet"),
         (sql("UPDATE _sqlite_migrations SET name = 'm999'"), "newer version"),
         (sql("UPDATE _sqlite_migrations SET name = 'm001_initial'"), "development version"),

@@ -92,7 +92,7 @@ def test_what_never_began_is_told(write_job: WriteJob, tmp_path: Path) -> None:
     assert command("run", job, "--log-file", log)[0] == 5
     assert [(line["event"], line["exit_code"]) for line in lines(log)] == [("end", 2), ("end", 5)]
     assert "the input has no column 'txt'" in lines(log)[0]["error"]
-    assert "damaged or no SQLite file" in lines(log)[1]["error"]
+    assert "damaged or not a SQLite file" in lines(log)[1]["error"]
 
 
 def test_a_stop_is_told(write_job: WriteJob, tmp_path: Path) -> None:
