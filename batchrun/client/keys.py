@@ -1,7 +1,7 @@
-"""Keys and secret headers: read from the environment, and struck out of what a server sends back.
+"""Reads keys and secret headers from the environment, and redacts them in what a server sends.
 
 Some providers repeat a key that they refuse, and debugging servers repeat whole requests, in bodies,
-headers and answers, escaped or in base64. What is recorded holds `***` instead.
+headers and answers, escaped or in base64. Records contain `***` instead.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from batchrun.job import RequestConfig
 
 MIN_KEY_PART = 4
-# Shorter keys, such as "EMPTY" for a server of one's own, are no secrets but words.
+# Shorter keys, such as "EMPTY" for a local server, are words and not secrets.
 MIN_SECRET = 12
-# What a job names as a secret is one, unless it is as short as a word.
+# The value of a secret header is secret unless it is as short as a word.
 MIN_HEADER_SECRET = 6
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What is sent along to be let in. It is kept in memory alone, and in no description.
+    """The key and secret headers of a job. They are kept in memory only and not in `repr`.
 
     Attributes:
         key: the API key; None sends none.
@@ -65,7 +65,7 @@ class Credentials:
 
     @cached_property
     def redaction(self) -> Redaction:
-        """What strikes them out of texts."""
+        """Removes them from texts."""
         secrets = [self.key] if self.key is not None and len(self.key) >= MIN_SECRET else []
         for _, value in self.headers:
             secrets += [part for part in _parts(value) if len(part) >= MIN_HEADER_SECRET]
@@ -129,7 +129,7 @@ def _secret_header(name: str, variable: str) -> str:
 
 
 class Redaction:
-    """Strikes secrets out of texts: as they are, escaped for JSON or a URL, and within base64."""
+    """Removes secrets from texts: literal, escaped for JSON or a URL, and in base64."""
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         self._secrets = secrets
@@ -156,7 +156,7 @@ class Redaction:
         return re.compile("|".join(patterns))
 
     def _may_hold(self, text: str) -> bool:
-        """Say whether the pattern, which is slow, has to be tried."""
+        """Whether the slow pattern must be tried."""
         if any(sign in text for sign in self._signs):
             return True
         plain = unquote(text) if "%" in text else text
@@ -174,7 +174,7 @@ class Redaction:
         return text
 
     def fault(self, fault: ProviderFault) -> ProviderFault:
-        """Return a failure without the secrets, and without anything that looks like a key."""
+        """Return a fault without the secrets, and without anything that looks like a key."""
         return replace(
             fault,
             error_type=without_credentials(self.cut(fault.error_type)),
@@ -184,7 +184,7 @@ class Redaction:
         )
 
     def completion(self, completion: Completion) -> Completion:
-        """Return an answer without the secrets; nearly always it is the same one."""
+        """Return an answer without the secrets: nearly always the same object."""
         if not self._secrets or not self._may_hold("\n".join(_every_text(completion))):
             return completion
         changed = self._changed(completion)
@@ -215,9 +215,9 @@ def _letter_of(escape: re.Match[str]) -> str:
 
 
 def _in_base64(secret: str) -> Iterator[str]:
-    """Yield what a secret looks like in base64, by how many bytes stand before it in its group.
+    """Yield a secret in base64, for each number of bytes before it in its group.
 
-    The letters at both ends also depend on what is around, and are left out.
+    The letters at both ends, which depend on the surrounding bytes, are omitted.
     """
     content = secret.encode()
     for before in range(3):
@@ -233,7 +233,7 @@ def _longest_run(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    """Return a pattern for a text, each letter as it is or escaped."""
+    """Return a pattern for a text in which each letter is literal or escaped."""
     return "".join(map(_letter, text))
 
 

@@ -95,7 +95,7 @@ class Job:
             overrides: dotted keys and their values, such as `{"request.model": "m"}`.
 
         Raises:
-            JobError: naming the file, the key, the value and the way out, for every problem.
+            JobError: naming the file, the key, the value and the fix, for every problem.
         """
         path = Path(path)
         given, base = read_toml(path), path.resolve().parent
@@ -113,10 +113,10 @@ class Job:
     def for_table(
         cls, table: Path, columns: Sequence[str], overrides: Mapping[str, Any] | None = None
     ) -> Job:
-        """Make the job that a table with a `prompt` or `messages` column is by itself.
+        """Make the job of a table with a `prompt` or `messages` column, without a job file.
 
         Raises:
-            JobError: when it has neither column, or the options do not fit.
+            JobError: if it has neither column, or an option is wrong.
         """
         document = {
             "name": table.name.split(".")[0] or table.name,
@@ -202,7 +202,7 @@ def _raise_all(problems: Sequence[str], origin: str) -> None:
 
 
 def _unstorable(document: Mapping[str, Any]) -> list[str]:
-    """Say why a run directory could not keep the document; it keeps JSON."""
+    """Return why a run directory could not store the document as JSON."""
     try:
         orjson.dumps(document, default=str)
     except (TypeError, RecursionError) as error:
@@ -213,7 +213,7 @@ def _unstorable(document: Mapping[str, Any]) -> list[str]:
 def _with_texts(document: Mapping[str, Any], base: Path, problems: list[str]) -> dict[str, Any]:
     """Return a copy with the content of `prompt_file` and `system_file` in their place.
 
-    A run keeps what it was asked with, also when those files change later.
+    A run keeps these texts, even if the files change later.
     """
     request = document.get("request")
     if not isinstance(request, dict):
@@ -257,7 +257,7 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
 
 def _read_name(section: Section) -> str:
     name = section.text("name") or "job"
-    # It names the run's folder and stands on the progress line.
+    # It is the name of the run's folder, and is shown in the progress line.
     if Path(name).name != name or name == ".." or not name.isprintable():
         section.problem("name", f"must be a valid folder name, not {name!r:.80}")
     return name

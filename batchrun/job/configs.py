@@ -1,4 +1,4 @@
-"""What a job is made of: one frozen record for each section of the job file."""
+"""The parts of a job: one frozen record for each section of the job file."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ class RequestConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """`[limits]`: upper bounds, per minute where named so. None means: no bound of ours.
+    """`[limits]`: upper bounds, per minute where named so. None: no configured bound.
 
-    A `concurrency` of None is found out while running. `max_errors` below 1 is a share of the
+    A `concurrency` of None adapts to the provider. `max_errors` below 1 is a share of the
     finished items, otherwise a count.
     """
 
@@ -115,7 +115,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """`[retry]`: how long to insist. Times in seconds."""
+    """`[retry]`: how often and how long to retry. Times in seconds."""
 
     max_attempts: int = 6
     max_wait_s: float = 600.0
@@ -139,8 +139,8 @@ class ToolsConfig:
 class PriceConfig:
     """`[price]`: USD per million tokens, and per thousand web searches, in place of the price list.
 
-    What caches do costs as the input unless it is given, `cache_write_1h` as `cache_write`. Audio and
-    web searches have no price unless they are given one.
+    Cache tokens cost as much as the input unless set, `cache_write_1h` as much as `cache_write`. Audio
+    and web searches have no price unless set.
     """
 
     input: float

@@ -70,7 +70,7 @@ def project_of(base: Path) -> Path:
 
 
 def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) -> list[str]:
-    """Say which files a job file wants to have sent from outside of its project.
+    """Return a problem for each file outside of its project that a job file would send.
 
     Args:
         document: the job file as parsed.
@@ -101,7 +101,7 @@ def _is_outside(base: Path, text: str) -> bool:
         path = absolute(base, text).resolve()
         return not path.is_relative_to(project_of(base).resolve())
     except (OSError, ValueError, RuntimeError):
-        return False  # no such path at all, which is told where it is used
+        return False  # not a valid path, which is an error where it is used
 
 
 def read_beside(base: Path, file: str) -> str:
@@ -118,7 +118,7 @@ def read_beside(base: Path, file: str) -> str:
         raise ValueError(f"{file} {error}") from None
 
 
-# What a run writes is for its owner alone, whoever else may read the directory.
+# Only the owner can read the files of a run, even if others can read the directory.
 PRIVATE_FILE = 0o600
 
 _NAMED = (
@@ -136,7 +136,7 @@ _NAMED = (
 
 @dataclass(frozen=True, slots=True)
 class UserFile:
-    """A file or folder of the user's that a run must leave as it is.
+    """A file or folder of the user that a run must not change.
 
     Attributes:
         path: where it is.

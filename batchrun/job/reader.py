@@ -1,6 +1,6 @@
-"""Typed reading of TOML: every key is asked for once, and what is left over is an error.
+"""Typed reading of TOML: keys that nothing reads are errors.
 
-Problems are gathered, not raised one at a time, so that a job file is mended in one go.
+Problems are collected, not raised one at a time, so that a job file can be corrected at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class TooLargeError(ValueError):
 
 
 def read_small_file(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Read a regular file; a pipe or a device, which could make us wait for ever, is none.
+    """Read a regular file; a pipe or a device, which could block forever, is refused.
 
     Raises:
         TooLargeError: when it is larger than `most_bytes`.
@@ -126,7 +126,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     """Split `key=value`; the value is read as TOML, and as plain text when it is not TOML.
 
     Raises:
-        JobError: when there is no `=`.
+        JobError: if there is no `=`.
     """
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():

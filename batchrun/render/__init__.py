@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batchrun.render.prompt import System
 
 
-# A chunk of requests is full with so many rows, or with so many bytes of their bodies.
+# Maximum rows of a chunk of requests, and bytes of their bodies after which it ends.
 CHUNK_ROWS = 512
 CHUNK_BYTES = 8 * 1024 * 1024
 # Answers that may be longer outlive the time limits of proxies unless they are streamed; the
@@ -38,10 +38,10 @@ LONGEST_WHOLE_ANSWER = 21_333
 
 
 class InputTable(Protocol):
-    """The input: its rows in bounded chunks."""
+    """The input table."""
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
-        """Yield the rows in order with these columns, at most so many at a time."""
+        """Yield the rows in order with these columns, in chunks of at most `chunk_rows`."""
 
 
 class Renderer:
@@ -52,7 +52,7 @@ class Renderer:
         columns: the input's columns, to check the templates against.
 
     Raises:
-        JobError: when a template is invalid or needs a column that no row has.
+        JobError: if a template is invalid or needs a column that the input does not have.
     """
 
     def __init__(self, job: Job, columns: Sequence[str]) -> None:
@@ -83,8 +83,7 @@ class Renderer:
     def chunks(self, items: Iterable[Item], samples: int = 1) -> Iterator[list[RenderedItem]]:
         """Turn items into requests, a bounded number of rows and bytes at a time.
 
-        Each row is there as often as it is asked, in consecutive items; all of its samples are in
-        one chunk.
+        Each row appears `samples` times, in consecutive items of one chunk.
         """
         chunk: list[RenderedItem] = []
         size = 0
@@ -194,7 +193,7 @@ class Renderer:
         return parameters
 
     def _checked(self, name: str, value: object) -> Any:  # noqa: ANN401 - a parameter
-        """Return a parameter's value for a row; an empty cell, as a null, leaves it out."""
+        """Return a parameter's value for a row; None for an empty or null cell."""
         if _is_empty(value):
             return None
         try:
@@ -203,7 +202,7 @@ class Renderer:
             raise RenderError("invalid_parameter", f"{name}: {error}") from None
 
     def _override(self, key: str, row: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a cell
-        """The cell that takes a key's place in this row; an empty one does not."""
+        """Return the cell that replaces a key in this row, unless it is empty."""
         if key not in self._config.from_columns or _is_empty(row[key]):
             return None
         return row[key]
@@ -241,7 +240,7 @@ class Renderer:
 
 
 def _sampled(row: RenderedItem, samples: int) -> Iterable[RenderedItem]:
-    """Return a rendered row as often as it is asked, in consecutive items."""
+    """Return a rendered row `samples` times, in consecutive items."""
     if samples == 1:
         return (row,)
     return [replace(row, ordinal=row.ordinal * samples + number) for number in range(samples)]

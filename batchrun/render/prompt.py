@@ -36,7 +36,7 @@ def read_messages(column: str, values: Mapping[str, Any]) -> list[Turn]:
     """Read a conversation from a cell: JSON text, or a list of structs from Parquet.
 
     Raises:
-        RenderError: when it is no list of turns with role and content.
+        RenderError: if it is not a list of turns with role and content.
     """
     cell = values[column]
     if isinstance(cell, str | bytes):
@@ -167,11 +167,11 @@ def read_images(value: object, folder: Path) -> list[Image]:
     """Read what a cell or template gives: one image, a list of them, or none.
 
     Args:
-        value: text, bytes, or a list of these; null and empty text are no image.
+        value: text, bytes, or a list of these; null and empty text mean no image.
         folder: where file names start, and what they stay below.
 
     Raises:
-        RenderError: when it is no image that both formats can carry.
+        RenderError: if it is not an image that both formats support.
     """
     if value is None or value == "":
         return []

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-# The whole row as a mapping, for columns whose names are no identifiers: {{ row["unit price"] }}.
+# The whole row as a mapping, for columns whose names are not identifiers: {{ row["unit price"] }}.
 ROW = "row"
 
 _BARE_NAME = re.compile(r"\A\s*\{\{-?\s*([A-Za-z_]\w*)\s*-?\}\}\s*\Z")
 
-# What compiling or evaluating a stranger's expression over a stranger's value can raise.
+# Errors that compiling or evaluating any expression over any value can raise.
 _TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
@@ -43,12 +43,12 @@ class Text:
     """A string of the job file: constant, a bare `{{ column }}`, or a template.
 
     Args:
-        key: where it stands in the job file, for messages.
+        key: its key in the job file, for messages.
         source: the string.
         section: of the job file, for messages.
 
     Raises:
-        JobError: when it is no valid template.
+        JobError: if it is not a valid template.
     """
 
     def __init__(self, key: str, source: str, section: str = "request") -> None:
@@ -168,13 +168,13 @@ class Expression:
     """One template of the job file.
 
     Args:
-        section: where it stands: `score`.
+        section: of the job file: `score`.
         key: under which key there.
         source: the template.
         columns: the input's columns.
 
     Raises:
-        JobError: when it is no template, or needs a column that the input has not.
+        JobError: if it is not a template, or needs a column that the input does not have.
     """
 
     def __init__(self, section: str, key: str, source: str, columns: Sequence[str]) -> None:
