@@ -69,7 +69,6 @@ _TABLES = (
         version TEXT NOT NULL,
         provider TEXT,
         base_url TEXT,
-        peer TEXT,
         dispatcher TEXT NOT NULL DEFAULT 'live',
         waits TEXT,
         waiting TEXT

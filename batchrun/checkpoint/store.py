@@ -35,9 +35,6 @@ _SPENT = f"""SELECT coalesce({
     )
 }, 0) FROM attempts"""  # noqa: S608 - no values
 
-_HAS_ANSWERED = """SELECT EXISTS (SELECT 1 FROM executions e JOIN attempts a
-    ON a.execution = e.id WHERE e.peer = ? AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
-
 _UNFINISHED = """SELECT a.request_id, a.number, a.execution, e.dispatcher
     FROM attempts a JOIN executions e ON e.id = a.execution
     WHERE a.latency_s IS NULL AND a.error_type IS NULL"""
@@ -144,15 +141,13 @@ class Checkpoint:
         samples: int = 1,
         provider: str | None = None,
         base_url: str | None = None,
-        peer: str = "",
         dispatcher: str = "live",
         lost: Sequence[UnfinishedAttempt] = (),
     ) -> None:
         """Begin an execution: record the job, and close the attempts whose outcome is lost.
 
         `total` counts rows; with several `samples` each has as many consecutive items. `provider` and
-        `base_url` say who answers, and so whose prices hold; `peer` names provider, key and model, for
-        `has_answered`.
+        `base_url` say who answers, and so whose prices hold.
         `dispatcher` names the way to dispatch. The `lost` attempts may have been billed; other unfinished
         attempts stay open. When the plan's signature has changed, rows are matched to requests anew.
         """
@@ -181,9 +176,9 @@ class Checkpoint:
             )
             self._connection.executemany(_LOST, [(each.key, each.number) for each in lost])
             cursor = self.db.execute(
-                """INSERT INTO executions (started_us, version, provider, base_url, peer, dispatcher)
-                VALUES (?, ?, ?, ?, ?, ?)""",
-                (now_us(), version, provider, base_url, peer, dispatcher),
+                """INSERT INTO executions (started_us, version, provider, base_url, dispatcher)
+                VALUES (?, ?, ?, ?, ?)""",
+                (now_us(), version, provider, base_url, dispatcher),
             )
             self.execution = int(cursor.lastrowid or 0)
 
@@ -203,12 +198,6 @@ class Checkpoint:
                 WHERE id = ?""",
                 (now_us(), outcome, reason, orjson.dumps(waits).decode(), self.execution),
             )
-
-    def has_answered(self, peer: str) -> bool:
-        """Say whether an execution with the same provider, key and model got an answer."""
-        with usable(self.path):
-            (found,) = self.db.execute(_HAS_ANSWERED, (peer,)).fetchone()
-        return bool(found)
 
     def note_waiting(self, reason: str | None) -> None:
         """Record what this execution is waiting for, for `batchrun status`."""

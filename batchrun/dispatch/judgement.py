@@ -75,7 +75,8 @@ _EXHAUSTED_TYPES = frozenset(
     }
 )
 _EXHAUSTED_NAME = re.compile(r"spend(?:ing)?_limit|usage_limit_(?:exceeded|reached)")
-# A message may quote the row, so these are whole phrases that providers use, of short messages.
+# A message may quote the row, so these are whole phrases that providers use, of short messages. They
+# stop a run only if no request succeeds that is sent afterwards.
 _EXHAUSTED_MESSAGE_OF_400 = re.compile(
     r"credit balance is too low"  # Anthropic
     r"|budget has been exceeded|exceededbudget"  # LiteLLM
@@ -86,10 +87,13 @@ _EXHAUSTED_MESSAGE = re.compile(
     r"key limit exceeded"  # OpenRouter, 403
     r"|used all available credits|reached (?:its|your) monthly spending limit"  # xAI, 403
     r"|insufficient (?:account )?(?:balance|credits?\b)"  # DeepSeek, OpenRouter
-    r"|account (?:is in arrears|balance is insufficient)"
-    r"|\w*PerDay\w*",  # Gemini's QuotaFailure names the quota
+    r"|account (?:is in arrears|balance is insufficient)",
     re.IGNORECASE,
 )
+# Gemini's QuotaFailure names the quota. Only refusals that depend on the rate name one.
+_DAILY_QUOTA = re.compile(r"\b[A-Z]\w*PerDay\w*")
+# What a moderation quotes. A quoted value of JSON is the message of a provider behind a router.
+_QUOTED = re.compile(r"""(?<!":)(?<!": )"[^"]*"|(?<!\w)'[^']*'(?!\w)|“[^”]*”|«[^»]*»|`[^`]*`""")
 _LONGEST_MESSAGE = 1_000
 # Ids that providers put into messages: without them, messages for one reason are the same.
 _AN_ID = re.compile(r"\b(?=\w*\d)[\w-]{12,}\b")
@@ -113,7 +117,7 @@ class Judgement:
     Attributes:
         action: what follows.
         decision: the kind of failure, and how long to wait before the next attempt.
-        end: what a run ends with that stops.
+        end: what a run ends with that stops, or that would stop if no later request succeeds.
     """
 
     action: Action
@@ -155,7 +159,6 @@ class TrackRecord:
 
     Attributes:
         answered: it has answered a request, or rows were found to be at fault in another way.
-        answered_before: it answered in an earlier execution of the run.
         in_flight: requests that were sent or are about to be, without an outcome.
         held: requests that it refused for whatever reason.
         refused: held requests that it may have refused because of key, model or address.
@@ -164,7 +167,6 @@ class TrackRecord:
     """
 
     answered: bool = False
-    answered_before: bool = False
     in_flight: int = 0
     held: int = 0
     refused: int = 0
@@ -181,7 +183,10 @@ class TrackRecord:
 
 
 def judge(
-    problem: ProviderFault | Rejection, record: TrackRecord, tries: Tries | None = None
+    problem: ProviderFault | Rejection,
+    record: TrackRecord,
+    tries: Tries | None = None,
+    sent: bytes = b"",
 ) -> Judgement:
     """Judge a failed attempt, or an answer that is rejected.
 
@@ -191,22 +196,29 @@ def judge(
         problem: how the attempt failed, or why its answer is rejected.
         record: what the provider has done so far.
         tries: of the request; None when it may be sent again in any case.
+        sent: the body of the request, which a message may quote.
     """
     if isinstance(problem, ProviderFault):
-        return _judge_fault(problem, record)
+        return _judge_fault(problem, record, sent)
     return _judge_rejection(problem, tries)
 
 
-def _judge_fault(fault: ProviderFault, record: TrackRecord) -> Judgement:
+def _judge_fault(fault: ProviderFault, record: TrackRecord, sent: bytes) -> Judgement:
     status = _status(fault)
     if status == 401:
         return Judgement(Action.STOP, RetryDecision(Cause.FATAL), RunEnd.REFUSED)
-    if status == 402 or _is_exhausted(fault, status):
+    if status == 402 or _is_exhausted(fault):
         return Judgement(Action.STOP, RetryDecision(Cause.FATAL), RunEnd.EXHAUSTED)
+    if _sounds_exhausted(fault, status, sent):
+        return Judgement(Action.HOLD, RetryDecision(Cause.UNDECIDED), RunEnd.EXHAUSTED)
     if status in {_RATE_LIMITED, _OVERLOADED}:
         base_s = BASE_DELAY_S if status == _RATE_LIMITED else OVERLOADED_BASE_DELAY_S
         decision = RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, base_s)
         return Judgement(Action.RETRY, decision)
+    return _judge_other(fault, status, record)
+
+
+def _judge_other(fault: ProviderFault, status: int | None, record: TrackRecord) -> Judgement:
     may_pass = _may_pass(status) if fault.should_retry is None else fault.should_retry
     if may_pass:
         return Judgement(Action.RETRY, RetryDecision(Cause.TRANSIENT, fault.retry_after_s))
@@ -240,7 +252,7 @@ def blame(record: TrackRecord, *, is_over: bool = False) -> Blame:
         return Blame.RUN
     if is_over or record.held >= MOST_HELD:
         is_run = record.refused > 0 if is_over else 2 * record.refused > record.held
-        return Blame.RUN if is_run and not record.answered_before else Blame.ROWS
+        return Blame.RUN if is_run else Blame.ROWS
     return Blame.UNKNOWN
 
 
@@ -300,14 +312,23 @@ def _status(fault: ProviderFault) -> int | None:
     return _STATUS_OF_TYPE.get(fault.error_type, status)
 
 
-def _is_exhausted(fault: ProviderFault, status: int | None) -> bool:
+def _is_exhausted(fault: ProviderFault) -> bool:
     name = fault.error_type.lower()
-    if name in _EXHAUSTED_TYPES or _EXHAUSTED_NAME.search(name):
-        return True
+    return name in _EXHAUSTED_TYPES or _EXHAUSTED_NAME.search(name) is not None
+
+
+def _sounds_exhausted(fault: ProviderFault, status: int | None, sent: bytes) -> bool:
+    """Whether the message of a refusal speaks of used-up credit in words that are not the row's."""
+    if status not in {400, 403, _RATE_LIMITED}:
+        return False
     text = fault.message[:_LONGEST_MESSAGE]
-    if status in {400, 403, _RATE_LIMITED} and _EXHAUSTED_MESSAGE_OF_400.search(text):
+    if status == _RATE_LIMITED and _DAILY_QUOTA.search(text):
         return True
-    return status in {403, _RATE_LIMITED} and _EXHAUSTED_MESSAGE.search(text) is not None
+    text = _QUOTED.sub("…", text)
+    found = _EXHAUSTED_MESSAGE_OF_400.search(text)
+    if found is None and status != 400:
+        found = _EXHAUSTED_MESSAGE.search(text)
+    return found is not None and found[0].lower().encode() not in sent.lower()
 
 
 def _may_pass(status: int | None) -> bool:

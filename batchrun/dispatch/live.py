@@ -116,7 +116,9 @@ class LiveDispatcher:
             self.stop(stop)
 
     async def settle_refusals(self, *, is_over: bool = False) -> None:
-        """Decide about refusals before the first answer, once it is known whose fault they are."""
+        """Decide about refusals that are held, once it is known whose fault they are."""
+        if self.refusals.credit.held:
+            await self._settle_credit(is_over=is_over)
         if self.first.sampler is not None and self.refusals.wants_spread:
             await self._try_sample(self.first.sampler)
         blame = self.refusals.blame(is_over=is_over)
@@ -126,6 +128,17 @@ class LiveDispatcher:
             for held in self.refusals.take():
                 attempt = replace(held, cause=Cause.NO.value)
                 await self.journal.finish(errored(attempt, retryable=False))
+
+    async def _settle_credit(self, *, is_over: bool) -> None:
+        blame = self.refusals.credit.blame(is_over=is_over)
+        if blame is Blame.RUN:
+            self.stop(self.refusals.stop_for_credit())
+        elif blame is Blame.ROWS:
+            for held in self.refusals.take_credit():
+                attempt = replace(held.attempt, cause=Cause.NO.value)
+                # Too many requests may mean anything: the next execution tries again.
+                is_passing = attempt.http_status == 429
+                await self.finish(errored(attempt, retryable=is_passing))
 
     async def _complete(self, request: PlannedRequest) -> None:
         if request.key not in self._sent_early:

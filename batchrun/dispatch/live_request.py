@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from batchrun import formats
 from batchrun.dispatch.judgement import Action, judge, stop_for
+from batchrun.dispatch.refusals import HeldRefusal
 from batchrun.dispatch.retries import RequestState
 from batchrun.dispatch.toolbox import concluded
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
@@ -108,8 +109,8 @@ class LiveRequest:
             try:
                 step = await self._attempt() if await self._admitted(asked) else CLOSED
             finally:
-                live.refusals.leave()
-            if live.refusals.held or not live.refusals.is_answered:
+                live.refusals.leave(self._request.key)
+            if live.refusals.are_open:
                 await live.settle_refusals()
             if isinstance(step, NextTurn):
                 return step.request
@@ -130,7 +131,7 @@ class LiveRequest:
     async def _may_send(self) -> bool:
         """Wait for the first answers of the provider; False when nothing more is sent."""
         live = self._live
-        if live.refusals.enter_now():
+        if live.refusals.enter_now(self._request.key):
             return True
         return await live.draining.interruptible(partial(live.refusals.enter, self._request.key))
 
@@ -203,7 +204,7 @@ class LiveRequest:
 
     async def _answered(self, exchange: Exchange, latency_s: float) -> Step:
         live, request, rejection = self._live, self._request, None
-        live.refusals.answered()
+        live.refusals.answered(request.key)
         completion = exchange.completion
         continues = live.conversation.continues(completion)
         if not continues:
@@ -270,22 +271,30 @@ class LiveRequest:
 
     async def _failed(self, fault: ProviderFault, latency_s: float) -> Step:
         live, request = self._live, self._request
-        judgement = judge(fault, live.refusals.record)
+        judgement = judge(fault, live.refusals.record, sent=request.wire.body)
         attempt = self._failed_attempt(fault, latency_s, judgement.cause)
         attempt, permit = self._settled(attempt, fault.limits)
+        if judgement.action is Action.HOLD:
+            return await self._held(attempt, fault, judgement)
         if judgement.end is not None:
             # Not the row's failure: it stays pending until the cause is removed.
             await live.journal.fail(attempt)
             live.stop(stop_for(fault, judgement.end, request.request, live.first.variable))
             return CLOSED
-        if judgement.action is Action.HOLD:
-            await live.journal.fail(attempt)
-            live.refusals.hold(request, attempt, fault)
-            live.count(attempt.error)
-            return CLOSED
         if judgement.action is Action.FAIL or permit is None:
             return await self._finish(errored(attempt, retryable=judgement.cause is not Cause.NO))
         return await self._retry(attempt, fault, judgement, permit)
+
+    async def _held(self, attempt: Attempt, fault: ProviderFault, judgement: Judgement) -> Step:
+        """Keep a refusal until it is known whose fault it is."""
+        live = self._live
+        await live.journal.fail(attempt)
+        if judgement.end is not None:
+            live.refusals.credit.hold(HeldRefusal(self._request, attempt, fault))
+        else:
+            live.refusals.hold(self._request, attempt, fault)
+            live.count(attempt.error)
+        return CLOSED
 
     async def _retry(
         self, attempt: Attempt, fault: ProviderFault, judgement: Judgement, permit: Permit

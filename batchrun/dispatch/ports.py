@@ -292,12 +292,10 @@ class FirstRequests:
 
     Attributes:
         variable: the environment variable with the key; empty when no key is sent.
-        answered_before: the provider answered in an earlier execution, with the same key and model.
         sampler: returns requests from all over the input, if the first ones are refused.
     """
 
     variable: str = ""
-    answered_before: bool = False
     sampler: Sampler | None = None
 
 

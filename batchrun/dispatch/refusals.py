@@ -3,6 +3,9 @@
 Until the first answer only a few requests are sent, and rows that are refused meanwhile are held: they
 fail when another row succeeds, and stay pending when none does. When all of the first rows are refused,
 rows from all over the input are tried next.
+
+A refusal whose text alone speaks of used-up credit may quote its row. It is held, too, and a few more
+requests show whether the credit is used up.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 # A wrong key is refused at once, an answer may take minutes. Without any response, requests are held
 # back no longer than this: a run with many in flight must not wait for its first answer.
 MOST_HELD_BACK_S = 3.0
+# Requests that are sent after a refusal that speaks of used-up credit. When credit is gone, no more
+# than these and what is in flight are wasted.
+CREDIT_PROBES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,58 @@ class HeldRefusal:
     fault: ProviderFault
 
 
+class CreditDoubts:
+    """Decides by a few later requests whether credit is used up, or a refusal quotes its row.
+
+    Attributes:
+        held: refusals that speak of used-up credit.
+    """
+
+    def __init__(self) -> None:
+        self.held: list[HeldRefusal] = []
+        self._probes: set[int] = set()  # in flight, sent after the first refusal was held
+        self._refused = 0
+        self._is_refuted = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may be sent."""
+        is_open = not self.held or self._is_refuted
+        return is_open or len(self._probes) + self._refused < CREDIT_PROBES
+
+    def sent(self, key: int) -> None:
+        """A request is about to be sent."""
+        if self.held:
+            self._probes.add(key)
+
+    def answered(self, key: int) -> None:
+        """A request was answered."""
+        self._is_refuted = self._is_refuted or key in self._probes
+
+    def hold(self, refusal: HeldRefusal) -> None:
+        """Hold a refusal until it is known what it means."""
+        self._refused += refusal.request.key in self._probes
+        self.held.append(refusal)
+
+    def left(self, key: int) -> None:
+        """A request has its outcome."""
+        self._probes.discard(key)
+
+    def blame(self, *, is_over: bool = False) -> Blame:
+        """Say whose fault the held refusals are."""
+        if self._is_refuted:
+            return Blame.ROWS
+        is_known = self._refused >= CREDIT_PROBES or is_over
+        return Blame.RUN if self.held and is_known else Blame.UNKNOWN
+
+    def take(self) -> list[HeldRefusal]:
+        """Return the refusals of rows at fault."""
+        held, self.held = self.held, []
+        self._probes.clear()
+        self._refused, self._is_refuted = 0, False
+        return held
+
+
 class Refusals:
     """Keeps the track record of a provider, and what it refused before its first answer.
 
@@ -53,6 +111,7 @@ class Refusals:
 
     Attributes:
         held: refused requests; nobody knows yet whose fault that is.
+        credit: refusals that speak of used-up credit.
         is_answered: the provider has answered a request.
         is_spread: rows from all over the input were tried, or cannot be.
     """
@@ -66,6 +125,7 @@ class Refusals:
         self._is_spreading = False
         self._started_at: float | None = None
         self._news = anyio.Event()
+        self.credit = CreditDoubts()
         self.is_answered = False
         self.is_spread = first.sampler is None
 
@@ -74,7 +134,6 @@ class Refusals:
         """What the provider has done so far."""
         return TrackRecord(
             answered=self.is_answered,
-            answered_before=self._first.answered_before,
             in_flight=self._in_flight + len(self._preferred),
             held=len(self.held),
             refused=sum(is_about_access(one.fault) for one in self.held),
@@ -88,10 +147,17 @@ class Refusals:
         is_open = not (self.is_answered or self.is_spread or self._is_spreading)
         return is_open and not self._in_flight and len(self.held) >= FIRST
 
-    def enter_now(self) -> bool:
+    @property
+    def are_open(self) -> bool:
+        """Whether refusals are held, or may be."""
+        return bool(self.held or self.credit.held or not self.is_answered)
+
+    def enter_now(self, key: int) -> bool:
         """Send a request without waiting; return False when it has to wait with `enter`."""
-        self._in_flight += self.is_answered
-        return self.is_answered
+        if not (self.is_answered and self.credit.has_room):
+            return False
+        self._enter(key)
+        return True
 
     def begin_spread(self) -> None:
         """Rows from all over the input are being looked for."""
@@ -120,13 +186,16 @@ class Refusals:
                 break
             with anyio.move_on_after(left_s if left_s > 0 else None):
                 await self._news.wait()
+        while not self.credit.has_room:
+            await self._news.wait()
         self._preferred.discard(key)
-        self._in_flight += 1
+        self._enter(key)
 
-    def leave(self) -> None:
+    def leave(self, key: int) -> None:
         """A request has its outcome, or was not sent."""
         self._in_flight -= 1
-        if not self.is_answered:
+        self.credit.left(key)
+        if self.are_open:
             self._notify()
 
     def hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
@@ -134,9 +203,11 @@ class Refusals:
         self.held.append(HeldRefusal(request, attempt, fault))
         self._reasons[reason_of(fault)] += 1
 
-    def answered(self) -> None:
+    def answered(self, key: int | None = None) -> None:
         """The provider has answered a request."""
-        if not self.is_answered:
+        if key is not None and self.credit.held:
+            self.credit.answered(key)
+        if self.are_open:
             self.is_answered = True
             self._notify()
 
@@ -151,12 +222,27 @@ class Refusals:
         self.answered()
         return [one.attempt for one in held]
 
+    def take_credit(self) -> list[HeldRefusal]:
+        """Return refusals that quoted their rows: the credit is not used up."""
+        held = self.credit.take()
+        self._notify()
+        return held
+
+    def stop_for_credit(self) -> Stop:
+        """Return why the run stops: credit is used up."""
+        one = self.credit.held[0]
+        return stop_for(one.fault, RunEnd.EXHAUSTED, one.request.request, self._first.variable)
+
     def stop(self) -> Stop:
         """Return why the run stops: for the most frequent refusal."""
         (reason, _), *_ = self._reasons.most_common(1)
         one = next(one for one in self.held if reason_of(one.fault) == reason)
         end = RunEnd.REFUSED if is_about_access(one.fault) else RunEnd.REJECTED
         return stop_for(one.fault, end, one.request.request, self._first.variable)
+
+    def _enter(self, key: int) -> None:
+        self._in_flight += 1
+        self.credit.sent(key)
 
     def _notify(self) -> None:
         self._news.set()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
-import orjson
 
 from batchrun import __version__, checkpoint
 from batchrun.checkpoint import note_price
@@ -111,10 +110,6 @@ class Execution:
         self._patience = checkpoint.FullDiskRetry(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
         self._waits = Waits(parent=shared.waits)
-        request = run.plan.job.request
-        self._peer = orjson.dumps(
-            [request.provider_name, request.api_key_env, request.model]
-        ).decode()
         self._feed = Feed(run, self._journal, shared.options, shared.progress, self.log)
         self._dispatcher = shared.options.dispatcher.create(self._assignment())
         self._work_scope = anyio.CancelScope()
@@ -173,7 +168,6 @@ class Execution:
             samples=plan.job.request.samples,
             provider=plan.job.request.provider,
             base_url=plan.job.request.base_url,
-            peer=self._peer,
             dispatcher=self._shared.options.dispatcher.name,
             lost=lost,
         )
@@ -236,14 +230,13 @@ class Execution:
             log=self.log,
         )
         errors = ErrorBudget(job.limits.max_errors, shared.errors)
-        answered_before = self._store.has_answered(self._peer)
         return Assignment(
             job=job,
             journal=journal,
             admission=shared.limits,
             accounts=Accounts(self._waits, errors, prices),
             rules=Rules(job.retry, plan.review, plan.tools, job.tools.max_turns),
-            first=FirstRequests(job.request.api_key_env, answered_before, self._feed),
+            first=FirstRequests(job.request.api_key_env, self._feed),
             provider=Provider(plan.credentials, shared.transport, shared.simulator),
         )
 

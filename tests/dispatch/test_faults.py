@@ -252,18 +252,24 @@ def test_rejections_that_differ_by_row_are_errors_of_the_rows(
     assert counts(results) == {"succeeded": 80, "errored": 70}
 
 
-def test_what_the_provider_answered_before_counts(write_job: WriteJob, results: Results) -> None:
+@pytest.mark.parametrize("reply", [error(403, FLAGGED), error(404, NO_MODEL)])
+def test_rows_stay_pending_that_are_all_refused_in_a_later_execution(
+    write_job: WriteJob, results: Results, reply: Reply
+) -> None:
+    """A model may have been retired, or a permission withdrawn, since it answered."""
     with serving() as provider:
         job = write_job(provider.url, rows=5)
         assert command("run", job)[0] == 0
-        provider.decide = refusing({5}, refusal(403, "permission_error", "flagged"))
+        provider.decide = lambda _: reply
         with (job.parent / "rows.csv").open("a") as table:
-            table.write("r00005,text 5\n")
-        # The row is to blame; nothing else was sent, so somebody should look all the same.
-        assert command("run", job)[0] == 4
-        assert counts(results) == {"succeeded": 5, "errored": 1}
-        assert command("run", job)[0] == 3
-    assert len(provider.calls) == 6
+            table.writelines(f"r0000{row},text {row}\n" for row in range(5, 8))
+        code, _, stderr = command("run", job)
+        assert code == 4
+        assert "other rows were answered" not in stderr
+        assert counts(results) == {"succeeded": 5, "pending": 3}
+        provider.decide = answer
+        assert command("run", job)[0] == 0
+    assert counts(results) == {"succeeded": 8}
 
 
 # Credit
@@ -305,6 +311,42 @@ def test_credit_that_runs_out_loses_nothing(
     again = [call.body for call in provider.calls[399 + len(after) :]]
     assert len(again) == len(set(again)) == 2_000 - 399
     assert not answered & set(again), "what was answered is not sent again"
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(403, {"error": {"code": 403, "message": "Flagged: insufficient credits, they said"}}),
+        refusal(400, "invalid_request_error", "Rejected: their credit balance is too low, it says"),
+    ],
+)
+def test_one_row_that_speaks_of_credit_does_not_stop_the_others(
+    write_job: WriteJob, results: Results, reply: Reply, concurrency: int
+) -> None:
+    with serving(refusing({0, 50, 51}, reply, delay_s=0.01)) as provider:
+        extra = LIMIT.format(concurrency)
+        job = write_job(provider.url, rows=100, wire_format="chat", extra=extra)
+        code, _, stderr = command("run", job)
+        assert code == 3, stderr
+        assert counts(results) == {"succeeded": 97, "errored": 3}
+        assert results().row(50, named=True)["http_status"] == reply.status
+        assert command("run", job)[0] == 3
+    assert len(provider.calls) == 100
+
+
+def test_credit_that_is_gone_from_the_start_stops_the_run(
+    write_job: WriteJob, results: Results
+) -> None:
+    with serving(lambda _: refusal(400, "invalid_request_error", CREDIT)) as provider:
+        job = write_job(provider.url, rows=200, extra=LIMIT.format(32))
+        code, _, stderr = command("run", job)
+        assert code == 4
+        assert "credit, quota or spend limit is used up" in stderr
+        assert len(provider.calls) <= 32 + 5
+        provider.decide = answer
+        assert command("run", job)[0] == 0
+    assert counts(results) == {"succeeded": 200}
 
 
 # Nothing succeeded

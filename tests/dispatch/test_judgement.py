@@ -154,7 +154,8 @@ def test_an_error_under_success_is_judged_by_its_own_code(error_type: str, cause
 )
 def test_exhausted_credit_in_the_words_of_providers(status: int, message: str) -> None:
     judgement = judge(fault(status, f"http_{status}", message), ANSWERED)
-    assert (judgement.cause, judgement.end) == (FATAL, RunEnd.EXHAUSTED)
+    # Words alone stop no run: requests that are sent afterwards decide.
+    assert (judgement.action, judgement.end) == (Action.HOLD, RunEnd.EXHAUSTED)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +166,29 @@ def test_exhausted_credit_in_the_words_of_providers(status: int, message: str) -
         (400, 'Your input was flagged: "insufficient balance"', NO),
         (403, "x" * 2_000 + "insufficient balance", NO),
         (500, "Insufficient balance", TRANSIENT),
+        (403, 'Your input was flagged: "I have insufficient credits on my phone"', NO),
+        (403, "Flagged: the victim walked kmPerDay = 40", NO),
+        (400, 'Invalid content: "My credit balance is too low"', NO),
+        (400, "Invalid content: 'My credit balance is too low'", NO),
+        (429, "kmPerDay = 40", RATE_LIMIT),
     ],
 )
 def test_what_only_sounds_like_exhausted_credit(status: int, message: str, cause: Cause) -> None:
     assert judge(fault(status, f"http_{status}", message), ANSWERED).cause is cause
+
+
+def test_words_of_the_request_itself_say_nothing_about_credit() -> None:
+    problem = fault(403, "http_403", "Flagged: I have Insufficient credits on my phone")
+    sent = b'{"messages":[{"content":"I have insufficient credits on my phone"}]}'
+    assert judge(problem, ANSWERED, sent=sent).action is Action.FAIL
+    assert judge(problem, ANSWERED, sent=b"{}").action is Action.HOLD
+
+
+def test_the_message_of_a_provider_behind_a_router_is_no_quotation() -> None:
+    raw = (
+        'Provider returned error: {"error":{"message": "Your credit balance is too low to go on"}}'
+    )
+    assert judge(fault(400, "http_400", raw), ANSWERED).end is RunEnd.EXHAUSTED
 
 
 @pytest.mark.parametrize(
@@ -225,7 +245,6 @@ def test_an_overloaded_provider_is_given_more_time() -> None:
 @pytest.mark.parametrize("status", [301, 400, 403, 404, 405, 413, 422])
 def test_before_the_first_answer_it_is_open_whose_fault_a_refusal_is(status: int) -> None:
     assert judge(fault(status), NEW).cause is Cause.UNDECIDED
-    assert judge(fault(status), TrackRecord(answered_before=True)).cause is Cause.UNDECIDED
     assert judge(fault(status), ANSWERED).cause is NO
 
 
@@ -235,13 +254,7 @@ def test_before_the_first_answer_it_is_open_whose_fault_a_refusal_is(status: int
         (TrackRecord(answered=True, held=3, refused=3, alike=3), Blame.ROWS, Blame.ROWS),
         (TrackRecord(held=1, refused=1, alike=1), Blame.UNKNOWN, Blame.RUN),
         (TrackRecord(held=1, alike=1), Blame.UNKNOWN, Blame.ROWS),
-        (
-            TrackRecord(answered_before=True, held=1, refused=1, alike=1),
-            Blame.UNKNOWN,
-            Blame.ROWS,
-        ),
         (TrackRecord(held=ALIKE, alike=ALIKE), Blame.RUN, Blame.RUN),
-        (TrackRecord(answered_before=True, held=ALIKE, alike=ALIKE), Blame.RUN, Blame.RUN),
         # an answer may still come
         (TrackRecord(in_flight=1, held=ALIKE, alike=ALIKE), Blame.UNKNOWN, Blame.RUN),
         (TrackRecord(held=MOST_HELD, refused=MOST_HELD, alike=2), Blame.RUN, Blame.RUN),
@@ -260,13 +273,10 @@ def test_whose_fault_refusals_before_the_first_answer_are(
     in_flight=st.integers(0, 100),
     held=st.integers(0, 100),
     share=st.floats(0, 1),
-    before=st.booleans(),
 )
-def test_at_most_60_requests_decide(in_flight: int, held: int, share: float, before: bool) -> None:
+def test_at_most_60_requests_decide(in_flight: int, held: int, share: float) -> None:
     alike = max(int(held * share), min(held, 1))
-    record = TrackRecord(
-        answered_before=before, in_flight=in_flight, held=held, alike=alike, refused=held
-    )
+    record = TrackRecord(in_flight=in_flight, held=held, alike=alike, refused=held)
     if record.has_room:
         assert in_flight + held < 60
     elif not in_flight:
