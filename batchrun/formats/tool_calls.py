@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from batchrun.formats.content import block_texts
+from batchrun.formats.content import BlockTexts, block_texts, reasoning_of, text_of
 from batchrun.formats.parsing import as_dict, as_dicts, dumps, json_or_none, loads
 from batchrun.records import Tool, ToolChoice, Turn
 
@@ -135,7 +134,10 @@ def turn(key: int, number: int, completion: Completion) -> Turn:
 
     It calls tools, which have not run yet, or it is a paused turn without tools to run.
     """
-    said = dumps(completion.turn).decode()
+    message = dict(completion.turn or {})
+    if completion.citations is not None and _is_chat(message):
+        message["citations"] = loads(completion.citations)  # kept for the results only
+    said = dumps(message).decode()
     if completion.tool_calls is None:
         return Turn(key, number, said, calls="[]", results="[]")
     return Turn(key, number, said, completion.tool_calls)
@@ -146,32 +148,54 @@ def with_turns(
 ) -> Completion:
     """Return the last answer of a conversation, completed from its earlier turns.
 
-    It has the tool calls of all turns with their results, and the content of the parts of its own turn
-    that the provider paused. The text of a JSON answer is that of the last part only.
+    It has the reasoning, the citations and the tool calls of all turns, and the text of the parts of
+    its own turn that the provider paused. What the model wrote before a call is the `text` of the call.
+    The text of a JSON answer is that of the last part only.
     """
     if not turns:
         return completion
-    lists = [turn.results or turn.calls for turn in turns]
-    calls = [call for listed in lists for call in loads(listed)]
+    said = [_content(loads(turn.said)) for turn in turns]
+    pairs = zip(turns, said, strict=True)
+    calls = [call for turn, content in pairs for call in _calls_with_text(turn, content)]
     calls += loads(completion.tool_calls or "[]")
-    joined = _unpaused(replace(completion, tool_calls=json_or_none(calls)), turns)
-    return replace(joined, texts=completion.texts) if is_json else joined
-
-
-def _unpaused(completion: Completion, turns: Sequence[Turn]) -> Completion:
-    paused = list(takewhile(lambda turn: loads(turn.calls) == [], reversed(turns)))
-    if not paused:
-        return completion
-    blocks = [block for turn in reversed(paused) for block in as_dicts(loads(turn.said)["content"])]
-    before = block_texts(blocks)
-    thoughts = [text for text in (before["reasoning"], completion.reasoning) if text]
+    thoughts = [content["reasoning"] for content in said] + [completion.reasoning]
+    own = ""  # the parts of the last turn that the provider paused
+    for turn, content in zip(turns, said, strict=True):
+        own = own + content["texts"][0] if turn.calls == "[]" else ""
+    first = completion.texts[0] if is_json else own + completion.texts[0]
     return replace(
         completion,
-        texts=(before["texts"][0] + completion.texts[0], *completion.texts[1:]),
-        reasoning="\n\n".join(thoughts) or None,
-        citations=_joined(before["citations"], completion.citations),
-        server_tools=_joined(before["server_tools"], completion.server_tools),
+        tool_calls=json_or_none(calls),
+        texts=(first, *completion.texts[1:]),
+        reasoning="\n\n".join(filter(None, thoughts)) or None,
+        citations=_joined(*(content["citations"] for content in said), completion.citations),
+        server_tools=_joined(
+            *(content["server_tools"] for content in said), completion.server_tools
+        ),
     )
+
+
+def _is_chat(said: Mapping[str, Any]) -> bool:
+    return "tool_calls" in said or "function_call" in said
+
+
+def _content(said: Mapping[str, Any]) -> BlockTexts:
+    """Return what an assistant's message contains beside its calls."""
+    if not _is_chat(said):
+        return block_texts(as_dicts(said["content"]))
+    return {
+        "texts": (text_of(said),),
+        "reasoning": reasoning_of(said),
+        "citations": json_or_none(said.get("citations")),
+        "server_tools": None,
+    }
+
+
+def _calls_with_text(turn: Turn, content: BlockTexts) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = loads(turn.results or turn.calls)
+    if calls and content["texts"][0]:
+        calls[0] = {**calls[0], "text": content["texts"][0]}
+    return calls
 
 
 def _joined(*lists: str | None) -> str | None:
@@ -189,6 +213,7 @@ def continue_chat(
     body: dict[str, Any], said: Mapping[str, Any], results: Results
 ) -> dict[str, Any]:
     """Return the body of the chat format that follows a turn."""
+    said = {name: value for name, value in said.items() if name in _CHAT_KEYS}
     return _continued(body, [said, *_chat_results(results)], _free_chat_choice)
 
 

@@ -743,6 +743,32 @@ def test_the_turn_goes_back_unchanged_in_every_dialect(
     assert results()["response"].to_list() == ["done"]
 
 
+def test_what_earlier_turns_contain_is_in_the_row(
+    write_tools_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    note = {"type": "url_citation", "url_citation": {"url": "http://x"}}
+    said = {"content": "I look.", "reasoning_content": "think", "annotations": [note]}
+
+    def decide(call: Call) -> Reply:
+        if len(told(call)) == 2:
+            last = {"role": "assistant", "content": "done", "reasoning_content": "at last"}
+            choice = {"index": 0, "message": last, "finish_reason": "stop"}
+        else:
+            choice = {"index": 0, "message": with_call(said), "finish_reason": "tool_calls"}
+        return Reply(body=json.dumps({"model": "m", "choices": [choice]}).encode())
+
+    with serving(decide) as provider:
+        job = write_tools_job(provider.url, rows=1, wire_format="chat")
+        code, _, stderr = command("run", job)
+        assert code == 0, stderr
+        assert all(set(turn) <= {"role", "content", "reasoning_content", "tool_calls"}
+                   for turn in sent_back(provider.calls[-1]))  # fmt: skip
+    row = results().row(0, named=True)
+    assert (row["response"], row["reasoning"]) == ("done", "think\n\nthink\n\nat last")
+    assert json.loads(row["citations"]) == [note, note]
+    assert [call["text"] for call in json.loads(row["tool_calls"])] == ["I look.", "I look."]
+
+
 BLOCKS: list[dict[str, Any]] = [
     {"type": "thinking", "thinking": "I should look.", "signature": "c2lnbmF0dXJl"},
     {"type": "redacted_thinking", "data": "ZW5jcnlwdGVk"},
