@@ -37,7 +37,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 LONGEST_WHOLE_ANSWER = 21_333
 
 
-class InputTable(Protocol):
+class ItemTable(Protocol):
     """The input table."""
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
@@ -97,11 +97,11 @@ class Renderer:
         if chunk:
             yield chunk
 
-    def read(self, table: InputTable, samples: int = 1) -> Iterator[list[Item]]:
+    def read(self, table: ItemTable, samples: int = 1) -> Iterator[list[Item]]:
         """Yield the rows of a table with the columns that the templates need, in bounded chunks."""
         return table.items(self.columns, max(1, CHUNK_ROWS // samples))
 
-    def table_chunks(self, table: InputTable, samples: int = 1) -> Iterator[list[RenderedItem]]:
+    def table_chunks(self, table: ItemTable, samples: int = 1) -> Iterator[list[RenderedItem]]:
         """Turn all rows of a table into requests; see `chunks`."""
         for items in self.read(table, samples):
             yield from self.chunks(items, samples)
