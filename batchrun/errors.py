@@ -39,6 +39,9 @@ class RunEnd(StrEnum):
     NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
     MAX_ERRORS = "max_errors"  # too many rows failed
     MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
+    COST_ABOVE_BOUND = (
+        "cost_above_bound"  # an answer cost more than it could: the cap cannot be kept
+    )
     FAILED = "failed"  # the input, the checkpoint or the disk failed
 
     @classmethod

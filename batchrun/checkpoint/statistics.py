@@ -54,6 +54,8 @@ _ATTEMPTS = f"""SELECT
     count(*), coalesce(sum(maybe_billed), 0),
     count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
     count(*) FILTER (WHERE {UNPRICED}), count(*) FILTER (WHERE {ANSWERED}),
+    count(*) FILTER (WHERE {UNPRICED} AND output_tokens IS NULL),
+    count(*) FILTER (WHERE stated_cost IS NOT NULL),
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
     sum(reasoning_tokens), {", ".join(exact_sum(f"cost_{part}") for part in _COST_PARTS)},
     {exact_sum("cache_saved")}, {exact_sum("cost_other")}
@@ -122,9 +124,8 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
     db = checkpoint.db
     name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
     succeeded, errored, to_retry = _counts(checkpoint)
-    attempts, maybe_billed, in_flight, unpriced, answers, *amounts = db.execute(
-        _ATTEMPTS
-    ).fetchone()
+    counts = db.execute(_ATTEMPTS).fetchone()
+    attempts, maybe_billed, in_flight, unpriced, answers, unreported, stated, *amounts = counts
     tokens = zip(_TOKENS, amounts[:5], strict=True)
     uncached, read, write, output, saved, other = (int(amount or 0) for amount in amounts[5:])
     cost = Cost(uncached, read, write, output, saved, other)
@@ -142,6 +143,8 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
         maybe_billed=maybe_billed,
         in_flight=in_flight,
         unpriced=unpriced,
+        unreported=unreported,
+        stated=stated,
         usage=Usage(**{name: _counted(amount, answers) for name, amount in tokens}),
         cost=cost,
         cost_by_model={one.model: one.cost for one in models if one.cost is not None},

@@ -35,6 +35,8 @@ _SPENT = f"""SELECT coalesce({
     )
 }, 0) FROM attempts"""  # noqa: S608 - no values
 
+_KNOWN_COST = f"SELECT coalesce({columns.exact_sum('cost')}, 0) FROM attempts"  # noqa: S608
+
 _UNFINISHED = """SELECT a.request_id, a.number, a.execution, e.dispatcher
     FROM attempts a JOIN executions e ON e.id = a.execution
     WHERE a.latency_s IS NULL AND a.error_type IS NULL"""
@@ -214,6 +216,12 @@ class Checkpoint:
         with usable(self.path):
             (spent,) = self.db.execute(_SPENT).fetchone()
         return int(spent)
+
+    def known_cost(self) -> int:
+        """Return the part of `spent` that answers are known to have cost."""
+        with usable(self.path):
+            (known,) = self.db.execute(_KNOWN_COST).fetchone()
+        return int(known)
 
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False

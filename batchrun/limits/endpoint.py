@@ -278,7 +278,9 @@ class EndpointLimiter:
             self._last_cause, self._last_error = attempt.cause, attempt.error
         self.rates.update(reported)
         if permit.cost is not None:
-            self._money.settle(permit.cost, _spent(attempt, permit.cost))
+            spent = _spent(attempt, permit.cost)
+            known = 0 if attempt.cost is None else attempt.cost.total
+            self._money.settle(permit.cost, spent, spent - known)
             self._keeps_bound = self._keeps_bound or succeeded
         self._all_in_flight.leave()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batchrun.errors import RunEnd, Stop
-from batchrun.records import PICO_PER_USD
+from batchrun.records import PICO_PER_USD, CostSource
 
 if TYPE_CHECKING:
     from batchrun.records import Attempt
@@ -104,11 +104,13 @@ class CostBudget:
     Args:
         cap: in pico-dollars; None for none.
         spent: what the run has cost before, in all its executions.
+        unsure: the part of it that may not have been billed.
     """
 
-    def __init__(self, cap: int | None = None, spent: int = 0) -> None:
+    def __init__(self, cap: int | None = None, spent: int = 0, unsure: int = 0) -> None:
         self.cap = cap
         self.spent = spent
+        self.unsure = unsure
         self.reserved = 0
 
     def fits(self, amount: int) -> bool:
@@ -121,8 +123,7 @@ class CostBudget:
             return True
         if self.spent + amount > self.cap:
             raise CapReached(
-                f"max_cost_usd = {_usd(self.cap)} is reached: {_usd(self.spent)} USD are spent, "
-                f"and the next request may cost up to {_usd(amount)} USD"
+                f"max_cost_usd = {_usd(self.cap)} is reached: {self._described()}, and the next request may cost up to {_usd(amount)} USD"
             )
         return self.spent + self.reserved + amount <= self.cap
 
@@ -130,10 +131,20 @@ class CostBudget:
         """Reserve an amount."""
         self.reserved += amount
 
-    def settle(self, reserved: int, spent: int) -> None:
-        """Replace a reserved amount by what was spent."""
+    def settle(self, reserved: int, spent: int, unsure: int = 0) -> None:
+        """Replace a reserved amount by what was spent, of which a part may not have been billed."""
         self.reserved -= reserved
         self.spent += spent
+        self.unsure += unsure
+
+    def _described(self) -> str:
+        if not self.unsure:
+            return f"{_usd(self.spent)} USD are spent"
+        known, unsure = _usd(self.spent - self.unsure), _usd(self.unsure)
+        return (
+            f"{_usd(self.spent)} USD are spent or possibly billed ({known} USD of known cost, up to "
+            f"{unsure} USD for requests whose cost is unknown)"
+        )
 
 
 def above_bound(attempt: Attempt, bound: int | None) -> Stop | None:
@@ -154,13 +165,16 @@ def above_bound(attempt: Attempt, bound: int | None) -> Stop | None:
         output = (
             "" if usage.output_tokens is None else f" for {usage.output_tokens:,} output tokens"
         )
+        way_out = "if answers may be this long, raise max_tokens"
+        if cost.source is CostSource.STATED:
+            way_out = "the provider stated this cost: check the model's price in [price]"
         reason = (
             f"an answer of {model} cost {_usd(cost.total)} USD{output}, and at most {_usd(bound)} USD "
-            "were possible by max_tokens and the prices; if answers may be this long, raise max_tokens"
+            f"were possible by max_tokens and the prices; {way_out}"
         )
     else:
         return None
-    return Stop(RunEnd.MAX_COST, f"max_cost_usd cannot be kept: {reason}")
+    return Stop(RunEnd.COST_ABOVE_BOUND, f"max_cost_usd cannot be kept: {reason}")
 
 
 def _usd(pico: int) -> str:

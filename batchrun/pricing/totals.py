@@ -81,6 +81,8 @@ class RunTotals:
     are None when there are answers and none of them counted these.
 
     Attributes:
+        unreported: those of the unpriced answers for which the provider reported no tokens.
+        stated: attempts whose cost the provider stated: what their tokens cost by kind is unknown.
         results: requests that got a result, of all executions, also those that no row uses any more.
         busy_s: wall time of the executions that sent something.
         held_rows: rows of the input that hold such a result now, and `held_cost` what they cost.
@@ -117,6 +119,8 @@ class RunTotals:
     held_rows: float = 0
     held_cost: int = 0
     last_execution: ExecutionTotals | None = None
+    unreported: int = 0
+    stated: int = 0
 
     @property
     def is_unpriced(self) -> bool:

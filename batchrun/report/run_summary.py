@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,11 +24,14 @@ _EACH = ("web_search", "request")  # priced one by one, not by the token
 
 @dataclass(frozen=True, slots=True)
 class KindCost:
-    """The tokens of one kind, and their cost in pico-dollars, which is 0 if no price is known."""
+    """The tokens of one kind, and their cost in pico-dollars, which is 0 if no price is known.
+
+    The cost is None if it is part of costs that the provider stated, which are `other`.
+    """
 
     name: str
     tokens: int
-    cost: int
+    cost: int | None
 
 
 def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
@@ -89,6 +92,8 @@ def cost_by_kind(totals: RunTotals) -> list[KindCost]:
         KindCost("output", usage.output_tokens or 0, cost.output),
         KindCost("other", 0, cost.other),
     ]
+    if totals.stated:
+        kinds = [replace(kind, cost=kind.cost or None) for kind in kinds]
     return [kind for kind in kinds if kind.tokens or kind.cost]
 
 
@@ -119,7 +124,10 @@ def _money(totals: RunTotals) -> dict[str, Any]:
     return {
         "total": known(cost.total),
         "by_model": {model: _usd(pico) for model, pico in totals.cost_by_model.items()},
-        "by_kind": {kind: known(pico) for kind, pico in kinds.items()},
+        "by_kind": {
+            kind: None if totals.stated and not pico else known(pico)
+            for kind, pico in kinds.items()
+        },
         "saved_by_cache": known(cost.cache_saved),
         "answers_without_price": totals.unpriced,
         "cap": _usd(totals.cap),

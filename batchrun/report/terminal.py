@@ -124,7 +124,9 @@ def _costs(totals: RunTotals) -> list[str]:
     }
     is_cached = usage.cache_read_tokens or usage.cache_write_tokens
     names = {} if is_cached else {"uncached input": "input"}
-    rows = [(names.get(k.name, k.name), k.tokens, k.cost, notes.get(k.name, "")) for k in kinds]
+    rows: list[tuple[str, int, int | None, str]] = [
+        (names.get(k.name, k.name), k.tokens, k.cost, notes.get(k.name, "")) for k in kinds
+    ]
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
     average = totals.cost_of_rows(1_000)
     # The average of a single row says nothing about others.
@@ -137,7 +139,7 @@ def _costs(totals: RunTotals) -> list[str]:
         (
             name,
             f"{n:,}" if n else "",
-            "unknown" if totals.is_unpriced else part + dollars(pico),
+            _amount(pico, totals, part),
             note,
         )
         for name, n, pico, note in rows
@@ -145,10 +147,20 @@ def _costs(totals: RunTotals) -> list[str]:
     return _table(("", "tokens", "cost", ""), cells, "<>><")
 
 
+def _amount(pico: int | None, totals: RunTotals, part: str) -> str:
+    if totals.is_unpriced:
+        return "unknown"
+    return "" if pico is None else part + dollars(pico)
+
+
 def _unpriced(totals: RunTotals, directory: Path) -> list[str]:
     if not totals.unpriced:
         return []
-    answers = counted(totals.unpriced, "answer")
+    if totals.unreported == totals.unpriced:
+        answers = counted(totals.unpriced, "answer")
+        reason = f"the provider reported no tokens for {answers}, so their cost is unknown"
+        return [f"  {paint(reason, YELLOW)}"]
+    answers = counted(totals.unpriced - totals.unreported, "answer")
     unknown = f"the price of {answers} is unknown: set [price], then recalculate:"
     again = f"batchrun recost {shlex.quote(str(directory))} --job JOB"
     return [f"  {paint(line, YELLOW)}" for line in (unknown, again)]

@@ -241,7 +241,8 @@ async def _shared(
 def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
     cap = runs[0].plan.job.limits.max_cost_usd
     spent = spent_before + sum(run.store.spent() for run in runs)
-    return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent)
+    unsure = sum(run.store.spent() - run.store.known_cost() for run in runs)
+    return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent, unsure)
 
 
 def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -> Progress:

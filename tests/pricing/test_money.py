@@ -321,12 +321,57 @@ def test_reasoning_beside_the_completion_stops_a_capped_run_at_its_first_answer(
         found = summary(tmp_path / "out")
         # 11 × 3 + 50,007 × 15 millionths.
         assert found["cost_usd"]["total"] == 0.750138
-        assert found["executions"][-1]["outcome"] == "max_cost_usd"
+        assert found["executions"][-1]["outcome"] == "cost_above_bound"
+        assert "To continue" not in stderr
         assert (found["counts"]["succeeded"], found["counts"]["pending"]) == (1, 299)
         code, _, stderr = command("run", job, "--model", "grok-4")
         assert code == 4
         assert "max_cost_usd = 0.05 is reached" in stderr
         assert len(provider.calls) == 1
+
+
+PRICED = "[limits]\nconcurrency = 1\nmax_cost_usd = 0.05\n[price]\ninput = 1.0\noutput = 10.0\n"
+
+
+def test_a_stated_cost_above_the_price_names_the_price(write_job: WriteJob) -> None:
+    def decide(call: Call) -> Reply:
+        return saying(call, {"prompt_tokens": 11, "completion_tokens": 7, "cost": 0.02})
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=20, wire_format="chat", extra=PRICED)
+        code, _, stderr = command("run", job)
+    assert code == 4
+    assert "check the model's price in [price]" in stderr
+    assert "raise max_tokens" not in stderr
+
+
+def test_unreported_tokens_are_named_and_the_cap_tells_what_is_only_possible(
+    write_job: WriteJob,
+) -> None:
+    with serving(lambda call: saying(call, {})) as provider:
+        job = write_job(
+            provider.url, rows=50, wire_format="chat", extra=PRICED.replace("0.05", "0.005")
+        )
+        for _ in range(2):
+            code, _, stderr = command("run", job)
+            assert code == 4
+            text = " ".join(stderr.split())
+            assert "the provider reported no tokens for" in text
+            assert "recost" not in text
+            assert "USD are spent or possibly billed (0 USD of known cost, up to 0.00" in text
+
+
+def test_stated_costs_are_not_split_by_kind(write_job: WriteJob, tmp_path: Path) -> None:
+    def decide(call: Call) -> Reply:
+        return saying(call, {"prompt_tokens": 11, "completion_tokens": 7, "cost": 0.02})
+
+    with serving(decide) as provider:
+        code, _, stderr = command("run", write_job(provider.url, rows=20, wire_format="chat"))
+    assert code == 0
+    assert "$0.000000" not in stderr
+    assert "$0.400000" in stderr
+    kinds = summary(tmp_path / "out")["cost_usd"]["by_kind"]
+    assert (kinds["uncached_input"], kinds["output"], kinds["other"]) == (None, None, 0.4)
 
 
 def test_a_server_that_ignores_max_tokens_later_ends_the_run_then(
@@ -505,4 +550,4 @@ def test_tokens_that_nobody_counted_are_null(write_job: WriteJob, tmp_path: Path
     assert found["last_execution"]["cost_usd"] is None
     (model,) = found["models"]
     assert (model["input_tokens"], model["output_tokens"], model["cost_usd"]) == (None,) * 3
-    assert "the price of 2 answers is unknown" in stderr
+    assert "the provider reported no tokens for 2 answers" in stderr
