@@ -349,12 +349,15 @@ def _without_secrets(target: str) -> str:
 
 
 def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> float | None:
-    """Return the wait that an error asks for: in `retry-after`, in its body, or until a reset."""
+    """Return the wait that an error asks for: in `retry-after`, in its body, or until a reset.
+
+    None without one, and for a day or more: such values are sent by mistake.
+    """
     waits = [retry_after(headers), body_s]
     if status == 429:
         waits.append(formats.seconds_until_reset(headers))
     found = next((wait for wait in waits if wait is not None), None)
-    return None if found is None else min(found, MAX_RETRY_AFTER_S)
+    return None if found is None or found >= MAX_RETRY_AFTER_S else found
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:

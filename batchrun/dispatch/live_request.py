@@ -109,7 +109,7 @@ class LiveRequest:
             try:
                 step = await self._attempt() if await self._admitted(asked) else CLOSED
             finally:
-                live.refusals.leave(self._request.key)
+                live.refusals.leave(self._request.key, self._request.request.model)
             if live.refusals.are_open:
                 await live.settle_refusals()
             if isinstance(step, NextTurn):
@@ -131,13 +131,17 @@ class LiveRequest:
     async def _may_send(self) -> bool:
         """Wait for the first answers of the provider; False when nothing more is sent."""
         live = self._live
-        if live.refusals.enter_now(self._request.key):
+        key, model = self._request.key, self._request.request.model
+        if live.refusals.enter_now(key, model):
             return True
-        return await live.draining.interruptible(partial(live.refusals.enter, self._request.key))
+        return await live.draining.interruptible(partial(live.refusals.enter, key, model))
 
     async def _admitted(self, asked: Demand) -> bool:
         """Wait until the request may be sent; False when it is not sent any more."""
         live, state = self._live, self._state
+        if (fault := live.refusals.verdict(self._request)) is not None:
+            await self._give_up_unsent(fault.error_type, fault.message)
+            return False
         if not live.draining.has_begun:
             state.permit = live.admission.admit_now(asked)
             if state.permit is not None:
@@ -204,7 +208,7 @@ class LiveRequest:
 
     async def _answered(self, exchange: Exchange, latency_s: float) -> Step:
         live, request, rejection = self._live, self._request, None
-        live.refusals.answered(request.key)
+        live.refusals.answered(request)
         completion = exchange.completion
         continues = live.conversation.continues(completion)
         if not continues:
@@ -272,6 +276,7 @@ class LiveRequest:
     async def _failed(self, fault: ProviderFault, latency_s: float) -> Step:
         live, request = self._live, self._request
         judgement = judge(fault, live.refusals.record, sent=request.wire.body)
+        live.refusals.models.refused(request.request.model, fault)
         attempt = self._failed_attempt(fault, latency_s, judgement.cause)
         attempt, permit = self._settled(attempt, fault.limits)
         if judgement.action is Action.HOLD:
@@ -347,6 +352,9 @@ class LiveRequest:
         look = partial(live.retries.others_succeeded, self._state, asked)
         is_own = await self._known(look)
         if is_own:
+            if asked_s is not None and asked_s > live.retries.max_wait_s:
+                wait = f"the provider asked to wait {asked_s:g} s, longer than [retry] max_wait_s"
+                attempt = replace(attempt, error_message=f"{attempt.error_message}; {wait}")
             await live.finish(errored(attempt, retryable=True), timed_out=True)
         elif is_own is not None:
             live.stop(live.retries.stop(attempt, asked_s or 0.0))

@@ -11,12 +11,13 @@ requests show whether the credit is used up.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
 
 from batchrun.dispatch.judgement import (
+    ALIKE,
     FIRST,
     Blame,
     TrackRecord,
@@ -25,7 +26,7 @@ from batchrun.dispatch.judgement import (
     reason_of,
     stop_for,
 )
-from batchrun.errors import RunEnd
+from batchrun.errors import RunEnd, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +104,47 @@ class CreditDoubts:
         return held
 
 
+class ModelRefusals:
+    """Finds models that cannot be used although the provider answers for others."""
+
+    def __init__(self) -> None:
+        self._answered: set[str] = set()
+        self._in_flight: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._last: dict[str, ProviderFault] = {}
+
+    def has_room(self, model: str) -> bool:
+        """Whether one more request for a model may be sent, or is known to be in vain."""
+        refused = self._refused[model]
+        if not refused or model in self._answered or refused >= ALIKE:
+            return True
+        return refused + self._in_flight[model] < ALIKE
+
+    def sent(self, model: str) -> None:
+        """A request is about to be sent."""
+        self._in_flight[model] += 1
+
+    def answered(self, model: str) -> None:
+        """A request was answered: from now on each refusal is its row's fault."""
+        self._answered.add(model)
+
+    def refused(self, model: str, fault: ProviderFault) -> None:
+        """A request was refused."""
+        if model not in self._answered and is_about_access(fault):
+            self._refused[model] += 1
+            self._last[model] = fault
+
+    def left(self, model: str) -> None:
+        """A request has its outcome."""
+        self._in_flight[model] -= 1
+
+    def verdict(self, model: str) -> ProviderFault | None:
+        """Return why no further request for a model is sent; None when one may be."""
+        if model in self._answered or self._refused[model] < ALIKE:
+            return None
+        return self._last[model]
+
+
 class Refusals:
     """Keeps the track record of a provider, and what it refused before its first answer.
 
@@ -111,6 +153,7 @@ class Refusals:
 
     Attributes:
         held: refused requests; nobody knows yet whose fault that is.
+        models: what the provider refused by model.
         credit: refusals that speak of used-up credit.
         is_answered: the provider has answered a request.
         is_spread: rows from all over the input were tried, or cannot be.
@@ -125,6 +168,8 @@ class Refusals:
         self._is_spreading = False
         self._started_at: float | None = None
         self._news = anyio.Event()
+        self._waiting = 0
+        self.models = ModelRefusals()
         self.credit = CreditDoubts()
         self.is_answered = False
         self.is_spread = first.sampler is None
@@ -152,11 +197,11 @@ class Refusals:
         """Whether refusals are held, or may be."""
         return bool(self.held or self.credit.held or not self.is_answered)
 
-    def enter_now(self, key: int) -> bool:
+    def enter_now(self, key: int, model: str) -> bool:
         """Send a request without waiting; return False when it has to wait with `enter`."""
-        if not (self.is_answered and self.credit.has_room):
+        if not (self.is_answered and self.credit.has_room and self.models.has_room(model)):
             return False
-        self._enter(key)
+        self._enter(key, model)
         return True
 
     def begin_spread(self) -> None:
@@ -176,7 +221,7 @@ class Refusals:
         self._preferred.discard(key)
         return was_awaited
 
-    async def enter(self, key: int) -> None:
+    async def enter(self, key: int, model: str) -> None:
         """Wait until a request may be sent; `leave` has to follow."""
         if self._started_at is None:
             self._started_at = anyio.current_time()
@@ -186,16 +231,21 @@ class Refusals:
                 break
             with anyio.move_on_after(left_s if left_s > 0 else None):
                 await self._news.wait()
-        while not self.credit.has_room:
-            await self._news.wait()
+        while not (self.credit.has_room and (not self.is_answered or self.models.has_room(model))):
+            self._waiting += 1
+            try:
+                await self._news.wait()
+            finally:
+                self._waiting -= 1
         self._preferred.discard(key)
-        self._enter(key)
+        self._enter(key, model)
 
-    def leave(self, key: int) -> None:
+    def leave(self, key: int, model: str) -> None:
         """A request has its outcome, or was not sent."""
         self._in_flight -= 1
         self.credit.left(key)
-        if self.are_open:
+        self.models.left(model)
+        if self.are_open or self._waiting:
             self._notify()
 
     def hold(self, request: PlannedRequest, attempt: Attempt, fault: ProviderFault) -> None:
@@ -203,11 +253,12 @@ class Refusals:
         self.held.append(HeldRefusal(request, attempt, fault))
         self._reasons[reason_of(fault)] += 1
 
-    def answered(self, key: int | None = None) -> None:
+    def answered(self, request: PlannedRequest | None = None) -> None:
         """The provider has answered a request."""
-        if key is not None and self.credit.held:
-            self.credit.answered(key)
-        if self.are_open:
+        if request is not None:
+            self.models.answered(request.request.model)
+            self.credit.answered(request.key)
+        if self.are_open or self._waiting:
             self.is_answered = True
             self._notify()
 
@@ -221,6 +272,17 @@ class Refusals:
         self._reasons.clear()
         self.answered()
         return [one.attempt for one in held]
+
+    def verdict(self, request: PlannedRequest) -> ProviderFault | None:
+        """Return why a request is not sent: its model cannot be used; None when it may be."""
+        model = request.request.model
+        fault = self.models.verdict(model) if self.is_answered else None
+        if fault is None:
+            return None
+        reason = (
+            f"not sent, because all {ALIKE} earlier requests for {printable(model)} were refused"
+        )
+        return replace(fault, message=f"{reason}: {fault.message}")
 
     def take_credit(self) -> list[HeldRefusal]:
         """Return refusals that quoted their rows: the credit is not used up."""
@@ -240,8 +302,9 @@ class Refusals:
         end = RunEnd.REFUSED if is_about_access(one.fault) else RunEnd.REJECTED
         return stop_for(one.fault, end, one.request.request, self._first.variable)
 
-    def _enter(self, key: int) -> None:
+    def _enter(self, key: int, model: str) -> None:
         self._in_flight += 1
+        self.models.sent(model)
         self.credit.sent(key)
 
     def _notify(self) -> None:

@@ -111,6 +111,11 @@ class Retries:
         state.failures += bool(is_own)
         return state.failures >= self.max_attempts
 
+    @property
+    def max_wait_s(self) -> float:
+        """The longest that a request may wait."""
+        return self._config.max_wait_s
+
     def pause_s(
         self, state: RequestState, decision: retry_delays.RetryDecision, backoff: Backoff
     ) -> float | None:

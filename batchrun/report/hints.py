@@ -113,9 +113,15 @@ class Problem:
 def error_problems(totals: RunTotals) -> list[Problem]:
     """Return the errors of rows that failed permanently, the most frequent first."""
     return [
-        Problem(error_type, count, example or "", hint(error_type))
+        Problem(error_type, count, example or "", _hint(error_type, totals))
         for error_type, (count, example) in totals.errors_by_type.items()
     ]
+
+
+def _hint(error_type: str, totals: RunTotals) -> str | None:
+    # A server that answers other rows does use the format.
+    is_other = error_type == "invalid_response" and totals.succeeded
+    return _AGAIN if is_other else hint(error_type)
 
 
 def ending_problems(totals: RunTotals) -> list[Problem]:

@@ -220,6 +220,51 @@ def test_a_model_that_has_few_rows_is_tried_too(write_job: WriteJob, results: Re
     assert counts(results) == {"succeeded": 10, "errored": 190}
 
 
+def test_a_model_that_is_refused_is_not_tried_for_each_of_its_rows(
+    write_job: WriteJob, results: Results
+) -> None:
+    def decide(call: Call) -> Reply:
+        is_good = call.json["model"] == "good"
+        return answer(call, delay_s=0.01) if is_good else error(404, NO_MODEL)
+
+    with serving(decide) as provider:
+        extra = "[limits]\nmax_errors = 5000\nconcurrency = 16\n"
+        job = write_job(provider.url, rows=400, wire_format="chat", extra=extra)
+        model = "{{ 'good' if (text[5:] | int) % 2 else 'bad' }}"
+        job.write_text(
+            re.sub('model = ".*"', lambda _: f'model = "{model}"', job.read_text(), count=1)
+        )
+        code, _, stderr = command("run", job)
+        assert code == 3, stderr
+        assert sum(call.json["model"] == "bad" for call in provider.calls) <= 60
+    assert counts(results) == {"succeeded": 200, "errored": 200}
+    unsent = results().row(398, named=True)
+    assert (
+        "not sent, because all 20 earlier requests for bad were refused" in unsent["error_message"]
+    )
+    assert unsent["error_type"] == "model_not_found"
+
+
+@pytest.mark.parametrize(("asked", "code"), [("1e9", 0), ("3600", 3)])
+def test_a_wait_that_nobody_means_is_not_obeyed(
+    write_job: WriteJob, results: Results, asked: str, code: int
+) -> None:
+    refused: set[int] = set()
+
+    def decide(call: Call) -> Reply:
+        row = row_of(call)
+        if row % 10 or row in refused:
+            return answer(call, delay_s=0.05)
+        refused.add(row)
+        return Reply(429, b"", {"retry-after": asked})
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=30, extra="[retry]\nmax_wait_s = 60")
+        assert command("run", job)[0] == code
+    for row in results().filter(results()["status"] == "errored").iter_rows(named=True):
+        assert "the provider asked to wait 3600 s, longer than" in row["error_message"]
+
+
 @pytest.mark.parametrize("more", ["samples = 3", "dedupe = true"])
 def test_rows_that_were_tried_out_of_turn_are_counted_once(
     write_job: WriteJob, results: Results, more: str
