@@ -448,3 +448,9 @@ def test_every_unusual_ending_is_listed() -> None:
         "unknown": 7,
     }
     assert "more error type" not in text
+
+
+def test_a_server_that_answers_other_rows_is_not_said_to_use_another_format() -> None:
+    failed = replace(TOTALS, errors_by_type={"invalid_response": (1, "not JSON")})
+    assert "does not use this" not in summary_text(failed, DIRECTORY)
+    assert "does not use this" in summary_text(replace(failed, succeeded=0), DIRECTORY)
