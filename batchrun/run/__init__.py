@@ -23,6 +23,7 @@ from batchrun.client import PyreqwestTransport
 from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.records import PICO_PER_USD
+from batchrun.report.formatting import counted
 from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.run.events import EventFile, event_file
 from batchrun.run.execution import REFRESH_S, Execution, Shared, first_batchrun_error
@@ -281,9 +282,10 @@ async def _handle_signals(executions: Sequence[Execution], shared: Shared) -> No
     """After the first signal, finish what is in flight; after the second, cancel it."""
     await shared.interrupts.stop_requested.wait()
     in_flight = sum(execution.in_flight for execution in executions)
+    requests = counted(in_flight, "request")
     shared.progress.note(
-        f"stopping: waiting up to {shared.options.grace_s:g} s for {in_flight} requests in "
-        "flight; interrupt again (Ctrl-C) to cancel them"
+        f"stopping: waiting up to {shared.options.grace_s:g} s for {requests} in flight; "
+        f"interrupt again (Ctrl-C) to cancel {'it' if in_flight == 1 else 'them'}"
     )
     async with anyio.create_task_group() as group:
         for execution in executions:

@@ -16,6 +16,7 @@ from batchrun.dispatch import LIVE, Accounts, Assignment, FirstRequests, Provide
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
 from batchrun.limits import MOST, ErrorBudget, Waits
 from batchrun.pricing import NewPrices
+from batchrun.report.formatting import counted
 from batchrun.run.events import RunLog
 from batchrun.run.pipeline import Feed, change_message, hints, judge_again, missing_bodies
 from batchrun.run.preparation import price_book
@@ -187,9 +188,10 @@ class Execution:
         if repair is not None:
             self._note_repair(repair)
         if lost:
+            were = "was" if len(lost) == 1 else "were"
             self.log.note(
-                f"{len(lost)} requests were in flight when an earlier execution ended; "
-                "they may have been billed, and are sent again"
+                f"{counted(len(lost), 'request')} {were} in flight when an earlier execution ended "
+                "and may have been billed; sending again"
             )
 
     def _note_repair(self, repair: checkpoint.Repair) -> None:
