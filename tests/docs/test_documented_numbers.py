@@ -76,7 +76,7 @@ DOCUMENTED = [
     ("docs/limits.md", f"while at least {concurrency.USED_SHARE * 100:g} % of them are used"),
     ("docs/limits.md", f"when more than {trials.TOLERATED * 100:g} % are refused"),
     ("docs/limits.md", f"and sends {100 - load.TRIAL_FACTOR * 100:g} % less for a short while"),
-    ("docs/limits.md", f"The run keeps {rate_estimator.DIP * 100:g} % below it, then goes back"),
+    ("docs/limits.md", f"The run keeps {rate_estimator.DIP * 100:g} % below it, then returns"),
     (
         "docs/limits.md",
         f"least a {part(breaker.PAUSE_SHARE)} of the time that the failures have",
@@ -89,7 +89,7 @@ DOCUMENTED = [
         "docs/limits.md",
         f"failed {WORDS[retries.FAILURES_BEFORE_LAST_RANK]} times in a row is sent after the others",
     ),
-    ("docs/limits.md", f"It ends at {concurrency.MOST:,}"),
+    ("docs/limits.md", f"The maximum is {concurrency.MOST:,}"),
     ("docs/estimating.md", f"an image counts as {tokens.IMAGE_TOKENS[1]:,}"),
     (
         "docs/estimating.md",
