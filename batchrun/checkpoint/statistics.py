@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from batchrun.checkpoint.columns import (
 )
 from batchrun.checkpoint.encoding import BILLING, MONEY, SENT, USAGE, money_row
 from batchrun.checkpoint.file import usable
-from batchrun.errors import RunEnd
+from batchrun.errors import CheckpointError, RunEnd
 from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunTotals
 from batchrun.records import PICO_PER_USD, Billing, Cost, Usage
 
@@ -402,7 +403,15 @@ def given_price(store: Checkpoint) -> GivenPrice:
     """Return what a run's costs are to be counted by, where `recost` was given something."""
     with usable(store.path):
         row = store.db.execute("SELECT given_price FROM run").fetchone()
-    return GivenPrice(**orjson.loads(row[0])) if row is not None and row[0] else GivenPrice()
+    if row is None or not row[0]:
+        return GivenPrice()
+    try:
+        return GivenPrice(**orjson.loads(row[0]))
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{store.path}: the price given to batchrun recost is damaged; replace it with: "
+            f"batchrun recost {shlex.quote(str(store.path.parent))} --job JOB"
+        ) from None
 
 
 _ANSWERS = """JOIN results r ON r.request_id = i.request_id LEFT JOIN json_each(r.choices) c

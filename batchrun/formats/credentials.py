@@ -37,11 +37,11 @@ _HEADER = re.compile(
 # These look like names of credentials but are not.
 _HARMLESS = re.compile(r"idempotency-key|(?:.*-)?cache-key|x-partition-key", re.IGNORECASE)
 _BODY_KEY = re.compile(
-    r"""(?:x[-_]?)?api[-_]?key | (?:access|secret|private|subscription|auth|virtual)[-_]?key
-        | (?:access|auth|refresh|id|bearer|session|security)[-_]?token | token
+    r"""(?:x[-_]?)?api[-_]?key | (?:access|secret|private|subscription|auth|virtual|gateway|signing)[-_]?key
+        | (?:access|auth|refresh|id|bearer|session|security|api|private|gateway)[-_]?token | token
         | (?:aws|azure|vertex|google)[-_]\w*(?:secret|key|token|credentials)\w*
-        | (?:proxy-)?authori[sz]ation | passw(?:or)?d | (?:client[-_]?)?secret | credentials?
-        | cookie""",
+        | (?:proxy-)?authori[sz]ation | (?:\w+[-_])?passw(?:or)?d | (?:\w+[-_])?(?:client)?secret
+        | credentials? | cookie""",
     re.VERBOSE | re.IGNORECASE,
 )
 _PARAMETER = re.compile(

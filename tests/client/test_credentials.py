@@ -134,6 +134,9 @@ def test_headers_named_like_credentials_are_refused_with_the_way_out(name: str) 
         {"a": [{"access_token": "hunter2"}]},
         {"provider": {"aws_secret_access_key": "hunter2"}},
         {"client_secret": "hunter2"},
+        {"api_token": "abcd1234efgh5678"},
+        {"account": {"gateway_key": "abcd1234efgh5678"}},
+        {"db_password": "hunter2"},
         {"Authorization": "hunter2"},
     ],
 )

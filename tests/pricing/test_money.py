@@ -226,6 +226,17 @@ def test_a_price_that_was_given_holds_until_another_is(write_job: WriteJob, tmp_
         assert len(provider.calls) == 6
 
 
+def test_a_given_price_that_is_damaged_is_named(varied_run: Path, tmp_path: Path) -> None:
+    database = tmp_path / "out" / "checkpoint.db"
+    with closing(sqlite3.connect(database)) as db, db:
+        db.execute("""UPDATE run SET given_price = '{"input": 100.0}'""")
+    code, _, stderr = batchrun("run", varied_run)
+    assert code == 5, stderr
+    assert f"{database}: the price given to batchrun recost is damaged" in stderr
+    assert command("recost", tmp_path / "out", "--job", varied_run)[0] == 0
+    assert batchrun("run", varied_run)[0] == 0
+
+
 def test_a_provider_that_was_given_holds_too(write_job: WriteJob, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with serving() as provider:
