@@ -296,7 +296,7 @@ _SIZES = f"""SELECT i.ordinal, {_LENGTHS} FROM items i JOIN results r ON r.reque
 
 
 def items_within(db: Database, first: int, end: int, most_bytes: int) -> int:
-    """Return how many items from ordinal `first` have answers of so many bytes together, or 1."""
+    """Return how many items from ordinal `first` have answers of at most this size together, or 1."""
     total = 0
     for ordinal, size in db.execute(_SIZES, (first, end)):
         total += size

@@ -45,7 +45,7 @@ class _Group:
 
 
 class CheckpointJournal:
-    """Groups commits, and lends the connection to one caller at a time.
+    """Groups commits, and gives one caller at a time the connection.
 
     Use: start `run` in a task group, report events, `close` at the end. What was reported is
     committed even when the one who reports it is cancelled and does not wait for that.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrun.records import RenderedItem
 
 
-# From so many identical rows on, their requests are kept in memory instead of being read again for
+# From this number of identical rows on, their requests are kept in memory instead of being read again for
 # every chunk, which would take time in the square of their number.
 MANY = 1_000
 

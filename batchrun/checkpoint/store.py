@@ -307,7 +307,7 @@ class Checkpoint:
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
         """Return how many rows from ordinal `first`, at most up to `end`, to read at once.
 
-        Their answers have so many bytes together, when one of them alone is not larger.
+        Their answers have at most this size together, unless one of them alone is larger.
         """
         with usable(self.path):
             samples = self.samples

@@ -100,7 +100,7 @@ class Retries:
     def has_used_up(self, state: RequestState) -> bool | None:
         """Decide about a doubtful failure; None when it is still too early.
 
-        Only before a request is given up is it worth waiting for.
+        Only the last attempt waits for the answer: before that, another attempt costs less time.
         """
         if state.doubtful is None:
             return False

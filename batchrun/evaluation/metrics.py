@@ -186,8 +186,8 @@ def score_notes(totals: ScoreTotals) -> list[str]:
     """Return the sentences about the scores."""
     lines = [score_line(totals)]
     if unusual := unusual_endings(totals.endings):
-        told = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
-        lines.append(f"among the scored answers: {told}")
+        counts = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
+        lines.append(f"among the scored answers: {counts}")
     if totals.unanswered:
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:

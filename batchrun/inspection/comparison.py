@@ -86,12 +86,7 @@ def _facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
         "directory": str(run.directory),
         "name": totals.name,
         "model": run.model,
-        "counts": {
-            "total": totals.total,
-            "succeeded": totals.succeeded,
-            "errored": totals.errored,
-            "pending": totals.pending,
-        },
+        "counts": totals.counts,
         "endings": dict(totals.endings),
         "scored": score.scored,
         "correct": score.correct,

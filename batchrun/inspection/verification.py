@@ -354,7 +354,7 @@ class _Outputs:
             self._found.check("scores", flaws, f"work them out again with: {again}")
 
     def check_own_columns(self, job: Job) -> None:
-        """Compare what of the results is ours, when the input that stands beside it is not there."""
+        """Compare the columns that batchrun adds, when the input is missing."""
         store, samples = self._store, job.request.samples
         if not checkpoint.is_planned(store):
             self._found.notes.append(

@@ -56,7 +56,7 @@ class TokenBucket:
     """Spreads amounts evenly: each is saved before it is sent, and may be refunded.
 
     Args:
-        per_minute: the rate; infinite is no limit.
+        per_minute: the rate; infinite means no limit.
         clock: monotonic, in seconds.
     """
 

@@ -309,7 +309,7 @@ class EndpointLimiter:
         if asked_s is not None:
             asked_s = retry_delays.with_jitter(asked_s, self._jitter)
         if self._is_limit(permit, fault, decision):
-            # An unconfirmed limit is no reason for a long pause of all.
+            # An unconfirmed limit does not justify a long pause of all requests.
             knows = self._knows_limit
             pause_s = LIMIT_PAUSE_S if knows else self._short_pause_s
             breaker.open(pause_s, asked_s if knows else None, strict=True)

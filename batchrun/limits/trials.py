@@ -107,7 +107,7 @@ class Trial:
 
     @property
     def has_failed(self) -> bool:
-        """Whether so many requests were refused that the load does not matter."""
+        """Whether the share of refusals is too high to be caused by the load."""
         return self.refused > self.needed * self.share * PASSING_SHARE
 
     def explains_less(self, requests_per_s: float) -> bool:
@@ -145,7 +145,7 @@ class InFlightLimit:
         return self.most < math.inf
 
     def set(self, most: float) -> None:
-        """Allow `most` in flight, and more as answers arrive; infinite is no limit."""
+        """Allow `most` in flight, and more as answers arrive; infinite means no limit."""
         self.most = self._confirmed = most
         self._held_until = -math.inf
 

@@ -63,7 +63,7 @@ MOST_GROUP_BYTES = 64 * 1024 * 1024
 def result_names(
     columns: Sequence[str], prefix: str, properties: Iterable[str], ours: Iterable[str]
 ) -> dict[str, str]:
-    """Return our column names as they will stand beside the input's.
+    """Return our column names as they appear beside the input's.
 
     A name that the input already has gets the prefix; so does an answer's property that is named
     like one of our columns. Properties stand in the result behind an `UNNESTED` mark.
@@ -217,7 +217,7 @@ def write_contents(path: Path, contents: FileContents, *, in_run_directory: bool
 
 
 def _write_parquet(path: Path, contents: FileContents, group_rows: int) -> int | None:
-    """Write Parquet; return how many rows a row group may have, when so many are too large.
+    """Write Parquet; return a smaller number of rows for a group if `group_rows` was too many.
 
     polars holds a row group in memory until it is complete, and knows its size only in rows.
     """

@@ -74,7 +74,7 @@ class Rows(Protocol):
         """
 
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
-        """Return how many rows from ordinal `first` have about so many bytes, at least one."""
+        """Return how many rows from ordinal `first` have about this many bytes, at least one."""
 
     def attempt_columns(self, chunk_rows: int) -> Iterator[Mapping[str, list[Any]]]:
         """Yield the columns of the attempts in chunks."""

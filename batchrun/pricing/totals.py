@@ -86,7 +86,7 @@ class RunTotals:
         results: requests that got a result, of all executions, also those that no row uses any more.
         busy_s: wall time of the executions that sent something.
         held_rows: rows of the input that hold such a result now, and `held_cost` what they cost.
-        last_execution: what the latest one did by itself.
+        last_execution: what the latest execution alone did.
     """
 
     name: str
@@ -121,6 +121,16 @@ class RunTotals:
     last_execution: ExecutionTotals | None = None
     unreported: int = 0
     stated: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by status, and all of them."""
+        return {
+            "total": self.total,
+            "succeeded": self.succeeded,
+            "errored": self.errored,
+            "pending": self.pending,
+        }
 
     @property
     def is_unpriced(self) -> bool:

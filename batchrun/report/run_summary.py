@@ -43,12 +43,7 @@ def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, An
     return {
         "schema_version": SCHEMA_VERSION,
         "name": totals.name,
-        "counts": {
-            "total": totals.total,
-            "succeeded": totals.succeeded,
-            "errored": totals.errored,
-            "pending": totals.pending,
-        },
+        "counts": totals.counts,
         "endings": dict(totals.endings),
         "tokens": _tokens(totals),
         "cost_usd": _money(totals),

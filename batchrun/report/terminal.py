@@ -214,7 +214,7 @@ def _speed(totals: RunTotals) -> list[str]:
 
 
 def _last_execution(totals: RunTotals) -> list[str]:
-    """What the latest of several executions did by itself."""
+    """What the latest of several executions alone did."""
     last = totals.last_execution
     if last is None or len(totals.executions) < 2:
         return []

@@ -272,7 +272,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
 
 
 def needs_consent(reuse: Reuse, options: RunOptions) -> bool:
-    """Say whether so many paid answers would be unused that the user has to agree."""
+    """Say whether too many paid answers would be unused to go on without the user's consent."""
     is_much = reuse.left_behind > MOST_LEFT_SHARE * reuse.paid
     return is_much and not options.yes and options.simulate is None
 

@@ -188,6 +188,6 @@ class PrefixCache:
             self._ends_at.move_to_end(prefix.digest)
         while len(self._ends_at) > _MOST_PREFIXES:
             self._ends_at.popitem(last=False)
-        # What a server caches by itself (a lifetime of "") is not billed as written.
+        # What a server caches without being asked (a lifetime of "") is not billed as written.
         paid = read + written["5m"] + written["1h"]
         return InputUsage(input_tokens - paid, read, written["5m"], written["1h"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAGIC = b"PAR1"
-# A larger footer lists so many row groups that each of them is small.
+# A larger footer lists many row groups, so each of them is small.
 MAX_FOOTER_BYTES = 16 * 1024 * 1024
 HEADER_BYTES = 4 * 1024  # more if its statistics contain long values
 MAX_HEADER_BYTES = 64 * 1024 * 1024
