@@ -180,7 +180,7 @@ def export(directory: Path, to: Path | None) -> list[Path]:
                 evaluation.score(source, store, again=not evaluation.runs_code)
                 scores = partial(checkpoint.score_rows, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
-            results = output.Results(source, store, kinds, job.input.id, scores)
+            results = output.Results(source, store, kinds, scores)
             return [output.write_results(job.output, to, results, in_run_directory=False)]
         with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code

@@ -335,7 +335,7 @@ class _Outputs:
             self._check_scores(evaluation, source)
             scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
         kinds = checkpoint.result_kinds(job.request.optional_columns)
-        results = output.Results(source, store, kinds, job.input.id, scores)
+        results = output.Results(source, store, kinds, scores)
         for name in job.output.files:
             self._compare(name, output.results_contents(job.output, Path(name).suffix, results))
         return score
@@ -369,7 +369,7 @@ class _Outputs:
         table = output.IdTable(self._totals.total, ids)
         scores = None if job.score is None else partial(checkpoint.score_rows, store)
         kinds = checkpoint.result_kinds(job.request.optional_columns)
-        results = output.Results(table, store, kinds, table.column, scores)
+        results = output.Results(table, store, kinds, scores)
         for name in job.output.files:
             self._compare(name, output.own_contents(job.output, self._directory / name, results))
 

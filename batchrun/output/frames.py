@@ -90,6 +90,9 @@ class InputTable(Protocol):
     def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows in bounded frames."""
 
+    def ids(self, frame: pl.DataFrame, start: int) -> Sequence[str]:
+        """Return the ids of the rows of a frame; its first row has the ordinal `start`."""
+
 
 class IdTable:
     """The rows' ids in place of an input that is not available.
@@ -112,6 +115,10 @@ class IdTable:
             ids = self._ids(first, min(first + CHUNK_ROWS, self._total))
             yield pl.DataFrame({self.column: ids}, schema=self.schema)
 
+    def ids(self, frame: pl.DataFrame, _start: int) -> Sequence[str]:
+        """Return the ids of the rows of a frame."""
+        return frame.get_column(self.column).to_list()
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -121,14 +128,12 @@ class Results:
         table: the input.
         rows: what is known of its rows.
         kinds: our columns, in their order.
-        id_column: the input's column that names a row; None for its number.
         scores: what the answers are worth, for a job with a `[score]`.
     """
 
     table: InputTable
     rows: Rows
     kinds: Mapping[str, Kind]
-    id_column: str | None = None
     scores: Scores | None = None
 
     @property
@@ -212,11 +217,7 @@ def _result_columns(
     part: pl.DataFrame, start: int, found: Mapping[str, list[Any]], results: Results
 ) -> dict[str, pl.Series]:
     """Make our columns for one part of the input; rows without a record are pending."""
-    if results.id_column is None:
-        ids = [str(start + n + 1) for n in range(part.height)]
-    else:
-        # As they were made: `str` of the Python value, which is not what polars' cast gives.
-        ids = [str(value) for value in part.get_column(results.id_column).to_list()]
+    ids = list(results.table.ids(part, start))
     if len(found["ordinal"]) < part.height:
         found = _with_pending(start, ids, found)
     if found["custom_id"] != ids:

