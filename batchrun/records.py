@@ -398,6 +398,10 @@ class LimitState:
     output_tokens: Allowance | None = None
 
 
+# The key of a request, and the number of one of its attempts.
+AttemptId = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptStart:
     """An attempt that is about to be sent. It is committed before its first byte is sent.

@@ -17,7 +17,7 @@ from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -91,6 +91,23 @@ class CheckpointJournal:
         if attempt is not None:
             self._group.attempts.append(attempt)
         self._group.turns.append(turn)
+        await self._commit()
+
+    async def keep(
+        self,
+        begun: Sequence[AttemptStart],
+        failed: Sequence[Attempt],
+        turns: Sequence[tuple[Turn, Attempt | None]],
+        finished: Sequence[Result],
+    ) -> None:
+        """Record several events together; returns when they are on disk."""
+        group = self._group
+        group.starts += begun
+        group.attempts += failed
+        group.attempts += [attempt for _, attempt in turns if attempt is not None]
+        group.attempts += [result.last for result in finished]
+        group.turns += [turn for turn, _ in turns]
+        group.results += finished
         await self._commit()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -22,7 +22,8 @@ from batchrun.dispatch.ports import (
     Tools,
     accept,
 )
-from batchrun.dispatch.review import rejected, rejecting
+from batchrun.dispatch.review import rejected, rejecting, review_of
+from batchrun.dispatch.toolbox import toolbox_of
 
 __all__ = [
     "LIVE",
@@ -44,4 +45,6 @@ __all__ = [
     "accept",
     "rejected",
     "rejecting",
+    "review_of",
+    "toolbox_of",
 ]

@@ -22,7 +22,7 @@ from batchrun.limits import RETRY, CapReached, Cause, above_bound, demand, most_
 from batchrun.records import Attempt, AttemptStart, Billing, Result, Status, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from batchrun.client import Exchange
     from batchrun.dispatch.judgement import Judgement
@@ -162,7 +162,12 @@ class LiveRequest:
         live, state = self._live, self._state
         state.permit = None
         try:
-            state.permit = await live.admission.admit(asked, state.rank, live.accounts.waits)
+            state.permit = await live.admission.admit(
+                asked,
+                state.rank,
+                live.accounts.waits,
+                (self._request.key, state.number + 1),
+            )
         except CapReached as reason:
             live.stop(Stop(RunEnd.MAX_COST, str(reason)))
 
@@ -308,12 +313,12 @@ class LiveRequest:
         live, state = self._live, self._state
         is_suspect = state.failures > 0
         if judgement.cause is Cause.RATE_LIMIT:
-            if (reason := live.admission.above_reported(permit.asked)) is not None:
+            if (reason := await live.admission.above_reported(permit.asked)) is not None:
                 attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
                 return await self._finish(errored(attempt, retryable=True))
-        elif live.retries.uses_up(state, permit, fault):
+        elif await live.retries.uses_up(state, permit, fault):
             return await self._finish(errored(attempt, retryable=True))
-        backoff = permit.cool_down(fault, judgement.decision, is_suspect=is_suspect)
+        backoff = await permit.cool_down(fault, judgement.decision, is_suspect=is_suspect)
         if state.failed is None:
             state.failing_since = permit.sent_at
         state.failed = attempt
@@ -324,9 +329,9 @@ class LiveRequest:
         live.pool.add()
         return Retry(pause_s)
 
-    async def _known(self, look: Callable[[], bool | None]) -> bool | None:
+    async def _known(self, look: Callable[[], Awaitable[bool | None]]) -> bool | None:
         """Look until the answer is known; None when the run drains before that."""
-        while (found := look()) is None and await self._pause(CHECK_EVERY_S):
+        while (found := await look()) is None and await self._pause(CHECK_EVERY_S):
             pass
         return found
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from batchrun.client import Credentials, Exchange, TransportPort
     from batchrun.errors import ProviderFault, Stop
     from batchrun.job import Job, RetryConfig
-    from batchrun.limits import Backoff, ByteBudget, Demand, ErrorBudget, RetryDecision, Waits
+    from batchrun.limits import Backoff, ByteBudget, Demand, RetryDecision, Waits
     from batchrun.pricing import PriceBook
     from batchrun.records import (
         Attempt,
+        AttemptId,
         AttemptStart,
         LimitState,
         PlannedRequest,
@@ -136,6 +137,15 @@ class Journal(Protocol):
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         """A conversation has a turn of the model, with its attempt; later, with its results."""
 
+    async def keep(
+        self,
+        begun: Sequence[AttemptStart],
+        failed: Sequence[Attempt],
+        turns: Sequence[tuple[Turn, Attempt | None]],
+        finished: Sequence[Result],
+    ) -> None:
+        """Keep the arguments of several such calls at once, in this order."""
+
 
 class Permit(Protocol):
     """Permission to send one request. It must be settled or withdrawn, once."""
@@ -158,7 +168,7 @@ class Permit(Protocol):
     def withdraw(self) -> None:
         """Return everything: the request was not sent."""
 
-    def cool_down(
+    async def cool_down(
         self, fault: ProviderFault, decision: RetryDecision, *, is_suspect: bool = False
     ) -> Backoff:
         """Learn from a failure that may pass; return what the request has to wait for.
@@ -169,7 +179,7 @@ class Permit(Protocol):
             is_suspect: it failed before while others succeeded, so it may be its own fault.
         """
 
-    def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
+    async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
         """Say whether the attempt failed while others succeeded; None when it is too early.
 
         Args:
@@ -199,23 +209,35 @@ class Admission(Protocol):
     def unsendable(self, asked: Demand) -> tuple[str, str] | None:
         """Return error type and message when a request can never be admitted."""
 
-    def above_reported(self, asked: Demand) -> str | None:
+    async def above_reported(self, asked: Demand) -> str | None:
         """Return why the provider will always refuse a request, by the limits in its headers."""
 
     def admit_now(self, asked: Demand) -> Permit | None:
         """Admit a request that has nothing to wait for; None when it has."""
 
-    async def admit(self, asked: Demand, rank: int | None, waits: Waits | None) -> Permit:
+    async def admit(
+        self,
+        asked: Demand,
+        rank: int | None,
+        waits: Waits | None,
+        attempt: AttemptId | None = None,
+    ) -> Permit:
         """Wait until a request may be sent. The lowest rank is served first.
+
+        Args:
+            asked: what it asks for.
+            rank: its place among the others.
+            waits: count how long it waits.
+            attempt: what is sent then. An admission in another process may begin it at once.
 
         Raises:
             CapReached: when what is left of the cost cap cannot cover it.
         """
 
-    def succeeded_since(self, since: float) -> bool:
+    async def succeeded_since(self, since: float) -> bool:
         """Say whether any request was answered since then."""
 
-    def has_in_flight(self, asked: Demand) -> bool:
+    async def has_in_flight(self, asked: Demand) -> bool:
         """Say whether anything is in flight to the endpoint of this request."""
 
     def workers_wanted(self) -> int:
@@ -243,12 +265,24 @@ class Tools(Protocol):
         """Carry out calls, as `Completion.tool_calls` has them; return `Turn.results`."""
 
 
+class ErrorCount(Protocol):
+    """Decides when too many rows have failed."""
+
+    def count(self, error: str | None = None, *, timed_out: bool = False) -> Stop | None:
+        """Count a finished row; return why to stop, or None.
+
+        Args:
+            error: why it has no usable answer; None for a success.
+            timed_out: the provider refused it for the whole of `max_wait_s`.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Accounts:
     """Where a dispatcher counts what its requests wait for, how they fail and what they cost."""
 
     waits: Waits
-    errors: ErrorBudget
+    errors: ErrorCount
     prices: PriceBook
 
 
@@ -293,10 +327,12 @@ class FirstRequests:
     Attributes:
         variable: the environment variable with the key; empty when no key is sent.
         sampler: returns requests from all over the input, if the first ones are refused.
+        is_answered: the provider has answered this run before.
     """
 
     variable: str = ""
     sampler: Sampler | None = None
+    is_answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ class Refusals:
         self._waiting = 0
         self.models = ModelRefusals()
         self.credit = CreditDoubts()
-        self.is_answered = False
+        self.is_answered = first.is_answered
         self.is_spread = first.sampler is None
 
     @property

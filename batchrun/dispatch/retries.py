@@ -85,26 +85,26 @@ class Retries:
         """Return the seconds that a request may still wait."""
         return self._config.max_wait_s - state.waited_s
 
-    def uses_up(self, state: RequestState, permit: Permit, fault: ProviderFault) -> bool:
+    async def uses_up(self, state: RequestState, permit: Permit, fault: ProviderFault) -> bool:
         """Count a failure if it is the request's own; say whether that was the last attempt.
 
         An attempt that may have been billed always counts. Another counts only if it failed while
         other requests succeeded. If that is not known yet, `has_used_up` decides before the next
         attempt.
         """
-        is_own = True if fault.maybe_billed else self._is_own_fault(state, permit)
+        is_own = True if fault.maybe_billed else await self._is_own_fault(state, permit)
         state.doubtful = permit if is_own is None else None
         state.failures += bool(is_own)
         return state.failures >= self.max_attempts
 
-    def has_used_up(self, state: RequestState) -> bool | None:
+    async def has_used_up(self, state: RequestState) -> bool | None:
         """Decide about a doubtful failure; None when it is still too early.
 
         Only the last attempt waits for the answer: before that, another attempt costs less time.
         """
         if state.doubtful is None:
             return False
-        is_own = self._is_own_fault(state, state.doubtful)
+        is_own = await self._is_own_fault(state, state.doubtful)
         if is_own is None and self._is_last(state):
             return None
         state.doubtful = None
@@ -134,11 +134,11 @@ class Retries:
         state.waited_s += pause_s
         return pause_s
 
-    def others_succeeded(self, state: RequestState, asked: Demand) -> bool | None:
+    async def others_succeeded(self, state: RequestState, asked: Demand) -> bool | None:
         """Say whether other requests succeeded while this one failed; None when it is too early."""
-        if self._admission.succeeded_since(state.failing_since):
+        if await self._admission.succeeded_since(state.failing_since):
             return True
-        return None if self._admission.has_in_flight(asked) else False
+        return None if await self._admission.has_in_flight(asked) else False
 
     def stop(self, attempt: Attempt, asked_s: float) -> Stop:
         """Return why a run stops in which nothing succeeded for as long as a request may wait.
@@ -159,5 +159,7 @@ class Retries:
     def _is_last(self, state: RequestState) -> bool:
         return state.failures + 1 >= self.max_attempts
 
-    def _is_own_fault(self, state: RequestState, permit: Permit) -> bool | None:
-        return permit.is_own_fault(is_suspect=state.failures > 0, is_last=self._is_last(state))
+    async def _is_own_fault(self, state: RequestState, permit: Permit) -> bool | None:
+        return await permit.is_own_fault(
+            is_suspect=state.failures > 0, is_last=self._is_last(state)
+        )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import orjson
 
-from batchrun.errors import Rejection
+from batchrun.dispatch.ports import accept
+from batchrun.errors import JobError, Rejection
 from batchrun.formats import SCHEMA_TOOL
 from batchrun.formats.parsing import as_dict, dumps, glimpse, loads
 from batchrun.records import Ending
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from batchrun.dispatch.ports import Review
+    from batchrun.job import Job
     from batchrun.records import Completion, RejectReason
 
 
@@ -174,3 +176,17 @@ def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
 def _refuse(uri: str) -> Any:  # noqa: ANN401 - it never returns
     # A job file from a stranger must not make this machine fetch or read anything.
     raise ValueError(f"$ref to {uri}: only references within the schema are followed")
+
+
+def review_of(job: Job) -> Review:
+    """Return the review of the answers of a job.
+
+    Raises:
+        JobError: when its JSON schema is not valid.
+    """
+    answer, reject = job.request.answer, job.request.reject
+    if answer is None:
+        return rejecting(accept, reject)
+    if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
+        raise JobError(f"[request] json_schema: not a valid JSON schema: {problem}")
+    return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.dispatch.ports import Journal, Tools
+    from batchrun.job import Job
     from batchrun.records import Completion, PlannedRequest, Tool, Turn
 
 
@@ -127,6 +128,19 @@ async def _in_thread(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what
     if errors:
         raise errors[0]
     return values[0]
+
+
+def toolbox_of(job: Job) -> Toolbox | None:
+    """Return the tools of a job; None when the user carries out their calls.
+
+    Raises:
+        JobError: when the module cannot be imported or lacks a function.
+    """
+    config = job.tools
+    if config.module is None:
+        return None
+    functions = load_functions(config.module, job.request.tools)
+    return Toolbox(functions, timeout_s=config.timeout_s)
 
 
 def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[..., Any]]:

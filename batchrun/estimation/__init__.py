@@ -17,10 +17,11 @@ from batchrun.estimation.ranges import Estimate
 from batchrun.estimation.text import estimate_json, estimate_text
 from batchrun.estimation.tokens import prompt_tokens
 from batchrun.limits import most_output
+from batchrun.pricing import price_book
 from batchrun.render import Renderer
 from batchrun.run import run_job
 from batchrun.run.matrix import run_matrix
-from batchrun.run.preparation import RunOptions, price_book, run_directory, service_tier
+from batchrun.run.preparation import RunOptions, run_directory, service_tier
 from batchrun.source import Source
 
 if TYPE_CHECKING:

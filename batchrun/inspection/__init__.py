@@ -17,7 +17,7 @@ from batchrun.errors import JobError, OutputError, harmless
 from batchrun.evaluation import score_facts, score_lines
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.job.paths import Protected, user_files
-from batchrun.pricing import NewPrices
+from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
 from batchrun.render import Renderer
 from batchrun.run.conclusion import check_intact, write_files
@@ -29,7 +29,7 @@ from batchrun.run.matrix import (
     runs_in,
     settled_totals,
 )
-from batchrun.run.preparation import input_signature, our_columns, price_book
+from batchrun.run.preparation import input_signature, our_columns
 from batchrun.run.scoring import Evaluation
 from batchrun.source import Source, input_files, is_table
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrun.job import LimitsConfig
+    from batchrun.records import AttemptId
 
 # Requests to a pausing endpoint that are held while requests to others are looked for.
 LOOKAHEAD = 64
@@ -126,15 +127,15 @@ class Limits:
             )
         return None
 
-    def above_reported(self, asked: Demand) -> str | None:
+    async def above_reported(self, asked: Demand) -> str | None:
         """Return why the provider will always refuse a request, by the limits in its headers."""
         return self._endpoint(asked.key)[0].rates.above_reported(asked)
 
-    def succeeded_since(self, since: float) -> bool:
+    async def succeeded_since(self, since: float) -> bool:
         """Say whether any request was answered since then."""
         return any(each.succeeded_at > since for each, _ in self._endpoints.values())
 
-    def has_in_flight(self, asked: Demand) -> bool:
+    async def has_in_flight(self, asked: Demand) -> bool:
         """Say whether anything is in flight to the endpoint of this request."""
         return self._endpoint(asked.key)[0].concurrency.in_flight > 0
 
@@ -155,7 +156,11 @@ class Limits:
         return endpoint.grant(asked)
 
     async def admit(
-        self, asked: Demand, rank: int | None = None, waits: Waits | None = None
+        self,
+        asked: Demand,
+        rank: int | None = None,
+        waits: Waits | None = None,
+        attempt: AttemptId | None = None,
     ) -> EndpointPermit:
         """Wait until everything allows one more request.
 
@@ -163,10 +168,12 @@ class Limits:
             asked: what it asks for.
             rank: the lowest is served first; None for behind all others.
             waits: count the waits of its run; None for those of all runs.
+            attempt: not used here.
 
         Raises:
             CapReached: when what is left of the cost cap cannot cover it.
         """
+        del attempt
         endpoint, lock = self._endpoint(asked.key)
         waits = waits or self._waits
         await lock.acquire(self.next_rank() if rank is None else rank)

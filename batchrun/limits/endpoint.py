@@ -98,7 +98,7 @@ class EndpointPermit:
         """Return everything: the request was not sent."""
         self.endpoint.withdraw(self)
 
-    def cool_down(
+    async def cool_down(
         self,
         fault: ProviderFault,
         decision: retry_delays.RetryDecision,
@@ -114,7 +114,7 @@ class EndpointPermit:
         """
         return self.endpoint.note_failure(self, fault, decision, is_suspect=is_suspect)
 
-    def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
+    async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
         """Say whether this attempt failed while others succeeded; None when it is too early.
 
         Args:

@@ -4,7 +4,7 @@ If the provider states a cost, that is the cost. Otherwise it is computed with `
 with genai-prices' offline list. Without a known price the cost is unknown, never 0.
 """
 
-from batchrun.pricing.book import NewPrices, PriceBook
+from batchrun.pricing.book import NewPrices, PriceBook, price_book
 from batchrun.pricing.price_list import near_model, near_provider
 from batchrun.pricing.rates import FROM_JOB, Rates, cost_of, rates_of_job
 
@@ -16,5 +16,6 @@ __all__ = [
     "cost_of",
     "near_model",
     "near_provider",
+    "price_book",
     "rates_of_job",
 ]

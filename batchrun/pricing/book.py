@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from batchrun.pricing.price_list import PriceList, Tier, conditions_of, rates_for
-from batchrun.pricing.rates import FROM_JOB, cost_of
+from batchrun.pricing.rates import FROM_JOB, cost_of, rates_of_job
 from batchrun.pricing.totals import PriceUse
 from batchrun.records import MOST_COST, Billing, Cost, CostSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchrun.job import Job
     from batchrun.pricing.price_list import Conditions, Entry
     from batchrun.pricing.rates import Rates
     from batchrun.records import Usage
@@ -27,6 +28,8 @@ MOST_KNOWN = 1_000
 # Some prices change with the hour of the day: they are looked up again after this time.
 PERIOD_S = 1_800
 STATED = "stated by the provider"
+# Keys of extra_body: the provider searches and charges for that, but does not report how often.
+FEE_KEYS = frozenset({"web_search_options", "search_parameters", "plugins"})
 _NOTHING = Billing()
 
 
@@ -71,6 +74,7 @@ class PriceBook:
         by_model: Mapping[str, Rates] | None = None,
         adds_fees: bool = False,
     ) -> None:
+        self.provider = provider
         self._list = PriceList(provider, base_url)
         self._at = at
         self._fixed = fixed
@@ -252,3 +256,22 @@ def _list_version() -> str:
 
 def _named(models: Sequence[str | None]) -> tuple[str, ...]:
     return tuple(name for name in models if name)
+
+
+def price_book(job: Job, provider: str | None = None, base_url: str | None = None) -> PriceBook:
+    """Return the prices of a job: its own, or those of the price list.
+
+    Args:
+        job: the job.
+        provider: replaces the provider of the job.
+        base_url: replaces the address of the job.
+    """
+    if provider is None and base_url is None:
+        provider = job.request.provider
+    return PriceBook(
+        provider,
+        base_url or job.request.base_url,
+        fixed=None if job.price is None else rates_of_job(**asdict(job.price)),
+        by_model={name: rates_of_job(**asdict(each)) for name, each in job.model_prices.items()},
+        adds_fees=bool(FEE_KEYS & job.request.extra_body.keys()),
+    )

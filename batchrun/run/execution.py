@@ -15,11 +15,10 @@ from batchrun.checkpoint import note_price
 from batchrun.dispatch import LIVE, Accounts, Assignment, FirstRequests, Provider, Rules
 from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
 from batchrun.limits import MOST, ErrorBudget, Waits
-from batchrun.pricing import NewPrices
+from batchrun.pricing import NewPrices, price_book
 from batchrun.report.formatting import counted
 from batchrun.run.events import RunLog
 from batchrun.run.pipeline import Feed, change_message, hints, judge_again, missing_bodies
-from batchrun.run.preparation import price_book
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -381,6 +380,9 @@ class ObservedJournal:
     async def fail(self, attempt: Attempt) -> None:
         """An attempt failed; its request is sent again or stays pending."""
         await self._journal.fail(attempt)
+        await self._has_failed(attempt)
+
+    async def _has_failed(self, attempt: Attempt) -> None:
         self._progress.used(attempt)
         self._counted[attempt.key] = attempt.number
         self._log.failed(attempt)
@@ -389,14 +391,36 @@ class ObservedJournal:
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         """A conversation has a turn of the model."""
         await self._journal.turn(turn, attempt)
+        await self._has_turn(attempt)
+
+    async def _has_turn(self, attempt: Attempt | None) -> None:
         if attempt is not None:
             self._progress.used(attempt)
             self._counted[attempt.key] = attempt.number
         await self._note_price(attempt)
 
+    async def keep(
+        self,
+        begun: Sequence[AttemptStart],
+        failed: Sequence[Attempt],
+        turns: Sequence[tuple[Turn, Attempt | None]],
+        finished: Sequence[Result],
+    ) -> None:
+        """Several events at once."""
+        await self._journal.keep(begun, failed, turns, finished)
+        for attempt in failed:
+            await self._has_failed(attempt)
+        for _, answered in turns:
+            await self._has_turn(answered)
+        for result in finished:
+            await self._has_result(result)
+
     async def finish(self, result: Result) -> None:
         """A request has its result."""
         await self._journal.finish(result)
+        await self._has_result(result)
+
+    async def _has_result(self, result: Result) -> None:
         is_counted = self._counted.pop(result.key, None) == result.last.number
         self._progress.finished(result, is_counted=is_counted)
         self._log.finished(result)

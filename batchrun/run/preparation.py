@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING
 from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
 from batchrun.client import Credentials
-from batchrun.dispatch import LIVE, DispatcherFactory, Review, accept, rejecting
-from batchrun.dispatch.review import SchemaReview, schema_problem
-from batchrun.dispatch.toolbox import Toolbox, load_functions
+from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
 from batchrun.errors import JobError
 from batchrun.formats.parameters import is_template
 from batchrun.job.paths import Protected, is_same_file
 from batchrun.job.reader import listed
 from batchrun.limits import MOST
-from batchrun.pricing import PriceBook, near_model, near_provider, rates_of_job
+from batchrun.pricing import near_model, near_provider, price_book
 from batchrun.render import Renderer
 from batchrun.run.events import is_log
 from batchrun.run.scoring import Evaluation
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrun.client import TransportPort
+    from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
     from batchrun.simulator import SimulatorConfig
 
@@ -39,8 +38,6 @@ GRACE_S = 30.0
 # Open files beside the connections; on a small system as few as can be.
 SPARE_FILES, FEWEST_FILES = 128, 48
 SIMULATED_SUFFIX = ".simulated"
-# Keys of extra_body: the provider searches and charges for that, but does not report how often.
-FEE_KEYS = frozenset({"web_search_options", "search_parameters", "plugins"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,33 +211,6 @@ def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | N
     return evaluation
 
 
-def review_of(job: Job) -> Review:
-    """Return the review of the answers of a job.
-
-    Raises:
-        JobError: when its JSON schema is not valid.
-    """
-    answer, reject = job.request.answer, job.request.reject
-    if answer is None:
-        return rejecting(accept, reject)
-    if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
-        raise JobError(f"[request] json_schema: not a valid JSON schema: {problem}")
-    return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)
-
-
-def toolbox_of(job: Job) -> Toolbox | None:
-    """Return the tools of a job; None when the user carries out their calls.
-
-    Raises:
-        JobError: when the module cannot be imported or lacks a function.
-    """
-    config = job.tools
-    if config.module is None:
-        return None
-    functions = load_functions(config.module, job.request.tools)
-    return Toolbox(functions, timeout_s=config.timeout_s)
-
-
 def check_price(job: Job) -> None:
     """Check that a cost cap can be kept. If the model differs by row, each row is checked when it is sent.
 
@@ -301,25 +271,6 @@ def _why_unpriced(job: Job, model: str) -> str:
     if not book.knows_provider:
         return f" at {request.provider_name}"
     return ""
-
-
-def price_book(job: Job, provider: str | None = None, base_url: str | None = None) -> PriceBook:
-    """Return the prices of a job: its own, or those of the price list.
-
-    Args:
-        job: the job.
-        provider: replaces the provider of the job.
-        base_url: replaces the address of the job.
-    """
-    if provider is None and base_url is None:
-        provider = job.request.provider
-    return PriceBook(
-        provider,
-        base_url or job.request.base_url,
-        fixed=None if job.price is None else rates_of_job(**asdict(job.price)),
-        by_model={name: rates_of_job(**asdict(each)) for name, each in job.model_prices.items()},
-        adds_fees=bool(FEE_KEYS & job.request.extra_body.keys()),
-    )
 
 
 def allow_open_files(job: Job) -> int:

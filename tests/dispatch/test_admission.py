@@ -19,7 +19,7 @@ from tests.support.metered import Memory
 
 if TYPE_CHECKING:
     from batchrun.limits import Demand, RetryDecision
-    from batchrun.records import Attempt, LimitState
+    from batchrun.records import Attempt, AttemptId, LimitState
 
 pytestmark = pytest.mark.anyio
 
@@ -40,13 +40,13 @@ class Grant:
     def withdraw(self) -> None:
         self.outcomes.append("withdrawn")
 
-    def cool_down(
+    async def cool_down(
         self, fault: ProviderFault, decision: RetryDecision, *, is_suspect: bool = False
     ) -> Backoff:
         del fault, decision, is_suspect
         return Backoff(is_shared=True, pause_s=0.0)
 
-    def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
+    async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
         del is_suspect, is_last
         return True
 
@@ -69,7 +69,7 @@ class Grants:
         del asked
         return None
 
-    def above_reported(self, asked: Demand) -> str | None:
+    async def above_reported(self, asked: Demand) -> str | None:
         del asked
         return None
 
@@ -80,8 +80,14 @@ class Grants:
         self.given.append(Grant(asked, anyio.current_time()))
         return self.given[-1]
 
-    async def admit(self, asked: Demand, rank: int | None, waits: Waits | None) -> Grant:
-        del rank, waits
+    async def admit(
+        self,
+        asked: Demand,
+        rank: int | None,
+        waits: Waits | None,
+        attempt: AttemptId | None = None,
+    ) -> Grant:
+        del rank, waits, attempt
         while (grant := self.admit_now(asked)) is None:
             await self.more.wait()
         return grant
@@ -91,11 +97,11 @@ class Grants:
         self.more.set()
         self.more = anyio.Event()
 
-    def succeeded_since(self, since: float) -> bool:
+    async def succeeded_since(self, since: float) -> bool:
         del since
         return True
 
-    def has_in_flight(self, asked: Demand) -> bool:
+    async def has_in_flight(self, asked: Demand) -> bool:
         del asked
         return False
 

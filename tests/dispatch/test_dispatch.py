@@ -121,6 +121,9 @@ class Journal:
         self.attempts.append(result.last)
         await self._write(self.results.append, result)
 
+    async def keep(self, *events: Any) -> None:
+        raise NotImplementedError
+
     async def _write(self, keep: Callable[[Any], None], event: Any) -> None:
         if self.fails:
             raise CheckpointError("disk full")

@@ -152,6 +152,9 @@ class Memory:
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         raise NotImplementedError
 
+    async def keep(self, *events: Any) -> None:
+        raise NotImplementedError
+
 
 def planned(key: int, row: Row, wire_format: FormatName) -> PlannedRequest:
     parameters = Parameters(max_tokens=row.max_tokens)
