@@ -181,8 +181,8 @@ class ProviderError(BatchrunError):
 
 DAMAGE_REMEDY = (
     "keep the outputs as they are. Restore checkpoint.db from a backup, or run: batchrun run JOB "
-    "--retry-errored. It restores what follows from the rest, and sends the other damaged rows again "
-    "(and they are billed again)"
+    "--retry-errored. It restores what follows from the rest or from the outputs, and sends the other "
+    "damaged rows again (and they are billed again)"
 )
 
 
@@ -210,6 +210,10 @@ class Record(StrEnum):
     TURN = "turn"  # of a conversation with tools
     ROW = "row"  # of the input: its id, and its request
     REQUEST = "request"  # what was asked
+    COST = "cost"  # of an attempt
+    PRICE = "price"  # that an execution used
+    EXECUTION = "execution"  # its start, its end, and who answered
+    RUN = "run"  # its job, and what is known of its plan
 
 
 # Records that can be computed from others, and need not be paid for again.
@@ -217,6 +221,10 @@ FOLLOWS_FROM = {
     Record.STATUS: "it can be restored from the stored attempts",
     Record.ROW: "it can be restored from the input",
     Record.REQUEST: "it can be restored from the job and its input",
+    Record.COST: "it can be counted again from the stored tokens",
+    Record.PRICE: "it can be looked up again",
+    Record.EXECUTION: "no answer depends on it",
+    Record.RUN: "it can be restored from the job and its input, except a price given to recost",
 }
 
 
@@ -227,7 +235,7 @@ class DamagedRecord:
     Attributes:
         record: its kind.
         request_id: number of its request; None for a row without one.
-        number: of its attempt, or of its row in the input, from 1.
+        number: of its attempt, of its row in the input or of the execution, from 1.
         custom_id: of its row, if known.
     """
 
@@ -238,13 +246,22 @@ class DamagedRecord:
 
     def __str__(self) -> str:
         which = str(self.record)
-        if self.record in {Record.ATTEMPT, Record.TURN}:
+        if self.record is Record.COST:
+            which = f"cost of attempt {self.number}"
+        elif self.record is Record.RUN:
+            which = "description of the run"
+        elif self.record in {Record.ATTEMPT, Record.TURN, Record.PRICE, Record.EXECUTION}:
             which = f"{self.record} {self.number}"
         elif self.record is Record.ROW:
             which = f"row (number {self.number} in the input)"
         problem = f"the stored {which} is damaged: it does not match its checksum"
         source = FOLLOWS_FROM.get(self.record)
         return f"{problem}; {source}" if source else problem
+
+    @property
+    def where(self) -> str:
+        """The start of a message that names the row, where there is one."""
+        return "" if self.custom_id is None else f"row {self.custom_id}: "
 
 
 @dataclass(frozen=True, slots=True)

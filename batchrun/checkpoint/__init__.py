@@ -10,14 +10,16 @@ from batchrun.checkpoint.answers import RequestCounter, RequestCounts, RequestSi
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
 from batchrun.checkpoint.directory import FILES, check_directory, open_directory, other_files
 from batchrun.checkpoint.integrity import (
+    COUNTED,
     check_intact,
     check_places,
     file_flaws,
     find_damage,
     is_planned,
-    is_right_copy,
     last_version,
     planned_rows,
+    restore_values,
+    right_values,
     score_flaws,
     state_flaws,
 )
@@ -37,7 +39,12 @@ from batchrun.checkpoint.pairs import (
     reviewable_answers,
 )
 from batchrun.checkpoint.planning import Comparison, answers_without_body, has_answers, latest_plan
-from batchrun.checkpoint.repair import Repair, forget_damaged_requests, repair
+from batchrun.checkpoint.repair import (
+    Repair,
+    forget_damaged_costs,
+    forget_damaged_requests,
+    repair,
+)
 from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.checkpoint.statistics import (
     GivenPrice,
@@ -63,6 +70,7 @@ from batchrun.checkpoint.timeline import history
 
 __all__ = [
     "ATTEMPT_KINDS",
+    "COUNTED",
     "FILES",
     "FILE_NAME",
     "MATRIX_FILE",
@@ -87,6 +95,7 @@ __all__ = [
     "differing_rows",
     "file_flaws",
     "find_damage",
+    "forget_damaged_costs",
     "forget_damaged_requests",
     "forget_prices",
     "given_price",
@@ -94,7 +103,6 @@ __all__ = [
     "history",
     "is_locked",
     "is_planned",
-    "is_right_copy",
     "is_scored",
     "keep_given_price",
     "last_outcome",
@@ -109,8 +117,10 @@ __all__ = [
     "repair",
     "replace_statuses",
     "request_counter",
+    "restore_values",
     "result_kinds",
     "reviewable_answers",
+    "right_values",
     "score_flaws",
     "score_rows",
     "score_totals",

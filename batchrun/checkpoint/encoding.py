@@ -1,7 +1,8 @@
 """Records as rows of the tables, each with a checksum that shows later changes on the disk.
 
 The checksum covers everything that is known once an attempt or a request has ended. Of an attempt it
-leaves out what was written when it began (execution, start, reserved cost).
+leaves out what was written when it began (execution, start, reserved cost). Costs have a separate
+one, because they can be counted again from the tokens.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Checked:
         columns: those that the checksum covers: text, numbers or bytes.
         checksum: the column that has it.
         reals: the columns of seconds, which count in microseconds.
+        is_written: SQL over a row `{0}` that is complete, and so has a checksum.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Checked:
         columns: Iterable[str],
         checksum: str = "checksum",
         reals: Collection[str] = (),
+        is_written: str = "1",
     ) -> None:
         self.table = table
         self.checksum = checksum
         self.columns = tuple(sorted(columns))
         self._reals = reals
+        self._is_written = is_written
 
     def pick(self, names: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
         """Return what picks the covered values out of a row of these columns, for `checksum`."""
@@ -74,8 +78,8 @@ class Checked:
         return f"{FUNCTION}({self.stored(alias)})"
 
     def differs(self, alias: str) -> str:
-        """Return SQL that says whether a row has changed since it was written; false if unknown."""
-        return f"""CASE WHEN {alias}.{self.checksum} IS NULL THEN 0
+        """Return SQL that says whether a row has changed since it was written."""
+        return f"""CASE WHEN {alias}.{self.checksum} IS NULL THEN {self._is_written.format(alias)}
             ELSE {alias}.{self.checksum} <> {self.value(alias)} END"""
 
     def seal(self, condition: str) -> str:
@@ -154,18 +158,36 @@ _ATTEMPT_COLUMNS = (*_names(_ATTEMPT), *MONEY, "request_id", "number")
 _TURN_COLUMNS = ("request_id", "number", "said", "calls", "results")
 _ITEM_COLUMNS = ("ordinal", "custom_id", "request_id", "error_type", "error_message")
 REQUEST_COLUMNS = ("id", "fingerprint", "occurrence", "custom_id")
+RUN_COLUMNS = (
+    *("name", "job", "base", "plan_signature", "planned", "total", "samples", "scored"),
+    *("given_price", "created_us"),
+)
+EXECUTION_COLUMNS = (
+    *("id", "started_us", "finished_us", "outcome", "reason", "version", "provider", "base_url"),
+    *("dispatcher", "waits"),
+)
+PRICE_COLUMNS = ("execution", "model", "conditions", "source", "as_of_us", "matched", "rates")
 
 _OF_STATUS = ("request_id", "status", "retryable")
 ANSWERS = Checked("results", {*_RESULT_COLUMNS} - {"status", "retryable"})
 # Apart from the answer, because a changed `[request] reject` may change it.
 STATUSES = Checked("results", _OF_STATUS, "status_checksum")
 _REALS = _names(column for column in _ATTEMPT if column.kind == "number")
-SENT = Checked("attempts", _ATTEMPT_COLUMNS, reals=_REALS)
+_HAS_ENDED = "({0}.latency_s IS NOT NULL OR {0}.error_type IS NOT NULL)"
+SENT = Checked("attempts", {*_ATTEMPT_COLUMNS} - {*MONEY}, reals=_REALS, is_written=_HAS_ENDED)
+COSTS = Checked(
+    "attempts", ("request_id", "number", *MONEY), "cost_checksum", is_written=_HAS_ENDED
+)
 TURNS = Checked("turns", _TURN_COLUMNS)
 ITEMS = Checked("items", _ITEM_COLUMNS)
 REQUESTS = Checked("requests", REQUEST_COLUMNS)
+RUN = Checked("run", RUN_COLUMNS)
+# Without `waiting`, which changes all the time and which only `status` shows.
+EXECUTIONS = Checked("executions", EXECUTION_COLUMNS)
+PRICES = Checked("prices", ("id", *PRICE_COLUMNS))
 _of_result = ANSWERS.pick(_RESULT_COLUMNS)
 _of_attempt = SENT.pick(_ATTEMPT_COLUMNS)
+_of_cost = COSTS.pick(_ATTEMPT_COLUMNS)
 _of_turn = TURNS.pick(_TURN_COLUMNS)
 _of_status = STATUSES.pick(_RESULT_COLUMNS)
 _of_item = ITEMS.pick(_ITEM_COLUMNS)
@@ -184,7 +206,7 @@ INSERT_START = _insert(
     "INSERT", "attempts", "request_id", "number", "execution", "started_us", "reserved"
 )
 UPDATE_ATTEMPT = f"""UPDATE attempts SET {
-    ", ".join(f"{name} = ?" for name in ("checksum", *_ATTEMPT_COLUMNS[:-2]))
+    ", ".join(f"{name} = ?" for name in ("checksum", "cost_checksum", *_ATTEMPT_COLUMNS[:-2]))
 } WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
 REPLACE_RESULT = _insert(
     "INSERT OR REPLACE", "results", "checksum", "status_checksum", *_RESULT_COLUMNS
@@ -203,7 +225,7 @@ def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     """Return what `UPDATE_ATTEMPT` takes."""
     attempt = _with_fitting_bill(attempt)
     row = (*_read_attempt(attempt), *money_row(attempt.cost), attempt.key, attempt.number)
-    return (checksum(_of_attempt(row)), *row)
+    return (checksum(_of_attempt(row)), checksum(_of_cost(row)), *row)
 
 
 def _with_fitting_bill(attempt: Attempt) -> Attempt:

@@ -69,13 +69,21 @@ KINDS = {
         custom_id="coalesce((SELECT min(i.custom_id) FROM items i WHERE i.request_id = d.id), "
         "d.custom_id)",
     ),
+    Record.COST: RecordKind(encoding.COSTS, "d.number"),
+    Record.PRICE: RecordKind(encoding.PRICES, "d.id", key="NULL", custom_id="NULL"),
+    Record.EXECUTION: RecordKind(encoding.EXECUTIONS, "d.id", key="NULL", custom_id="NULL"),
+    Record.RUN: RecordKind(encoding.RUN, "0", key="NULL", custom_id="NULL"),
 }
 # What decides which rows are sent: checked before anything is sent.
-PLACES = (Record.ROW, Record.REQUEST, Record.STATUS)
+PLACES = (Record.ROW, Record.REQUEST, Record.STATUS, Record.EXECUTION, Record.RUN)
+# What `recost` makes anew.
+COUNTED = (Record.COST, Record.PRICE)
 
 
-def find_damage(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) -> Damage:
-    """Look through what is kept, or only records of these kinds.
+def find_damage(
+    store: Checkpoint, records: Iterable[Record] = tuple(KINDS), most: int = MOST
+) -> Damage:
+    """Look through what is kept, or only records of these kinds; describe at most so many.
 
     Takes seconds for each million of rows.
 
@@ -91,11 +99,11 @@ def find_damage(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) -> 
                 f"""SELECT count(*) OVER (), {kind.key}, {kind.number},
                 CAST({kind.custom_id} AS BLOB)
                 FROM {kind.table.table} d WHERE {kind.condition} LIMIT ?""",  # noqa: S608 - our own names
-                (MOST,),
+                (most,),
             ).fetchall()
             count += rows[0][0] if rows else 0
             found += [DamagedRecord(record, row[1], row[2], _readable(row[3])) for row in rows]
-    return Damage(count, tuple(found[:MOST]))
+    return Damage(count, tuple(found[:most]))
 
 
 def _readable(custom_id: bytes | None) -> str | None:
@@ -113,54 +121,70 @@ def check_places(store: Checkpoint) -> None:
         first, more = damage.first[0], damage.count - 1
         others = f" (and {more:,} more)" if more else ""
         raise RecordsDamaged(
-            f"{store.path}: row {first.custom_id}: {first}{others}. Nothing was sent; "
-            f"{DAMAGE_REMEDY}",
+            f"{store.path}: {first.where}{first}{others}. Nothing was sent; {DAMAGE_REMEDY}",
             damage,
         )
 
 
-def check_intact(store: Checkpoint) -> None:
-    """See that everything that is kept is as it was written.
+def check_intact(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) -> None:
+    """See that everything that is kept, or records of these kinds, is as it was written.
 
     Raises:
         RecordsDamaged: when something is not.
         CheckpointError: when the file cannot be read.
     """
-    if (damage := find_damage(store)).count:
+    if (damage := find_damage(store, records)).count:
         first, directory = damage.first[0], store.path.parent
         raise RecordsDamaged(
-            f"{store.path}: row {first.custom_id}: {first}. For all that is damaged, and the right "
+            f"{store.path}: {first.where}{first}. For all that is damaged, and the right "
             f"copies: batchrun verify {directory}",
             damage,
         )
 
 
-def is_right_copy(store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, Any]) -> bool:
-    """Say whether a row of an output has what a damaged record has lost.
+def right_values(
+    store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return what a damaged record has lost, by column, where a row of an output has it.
 
-    It does when its values, in the place of those that are stored, give the checksum that was
+    It has it when its values, in the place of those that are stored, give the checksum that was
     written with the record.
 
     Args:
         store: the checkpoint.
-        damaged: the record.
+        damaged: the record, of an answer or an attempt.
         copy: the row, by the names of the outputs.
     """
     kind = KINDS[damaged.record]
-    names = kind.table.columns
     with usable(store.path):
         row = store.db.execute(
             f"""SELECT d.checksum, {kind.table.stored("d")} FROM {kind.table.table} d
-            WHERE d.request_id = ? AND {kind.number} IS ?""",  # noqa: S608 - our own names
+            WHERE {_THE_RECORD.format(kind.number)}""",  # noqa: S608 - our own names
             (damaged.request_id, damaged.number),
         ).fetchone()
     if row is None:
-        return False
+        return None
     expected, *stored = row
-    by_name = dict(zip(names, stored, strict=True))
+    by_name = dict(zip(kind.table.columns, stored, strict=True))
     known = list(_candidates(kind, copy))
-    tries = [{**by_name, name: value} for name, value in known] + [{**by_name, **dict(known)}]
-    return any(kind.table.of(one) == expected for one in tries)
+    tries = [*({name: value} for name, value in known), dict(known)]
+    right = (one for one in tries if kind.table.of({**by_name, **one}) == expected)
+    return next(right, None)
+
+
+_THE_RECORD = "d.request_id = ? AND {} IS ?"
+
+
+def restore_values(store: Checkpoint, damaged: DamagedRecord, values: Mapping[str, Any]) -> None:
+    """Give a damaged answer or attempt the values that `right_values` found."""
+    kind = KINDS[damaged.record]
+    names = ", ".join(f"{name} = ?" for name in values)
+    with store.transaction():
+        store.db.execute(
+            f"""UPDATE {kind.table.table} AS d SET {names}
+            WHERE {_THE_RECORD.format(kind.number)}""",  # noqa: S608 - our own names
+            (*values.values(), damaged.request_id, damaged.number),
+        )
 
 
 def _candidates(kind: RecordKind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -84,7 +84,7 @@ class Planner:
         for item in rendered:
             custom_id, key, fingerprint, error, is_damaged = held.get(item.ordinal, (None,) * 5)
             same_id = custom_id == item.custom_id
-            if is_damaged and item.fingerprint is not None and self._repair(key, item.fingerprint):
+            if is_damaged and key is not None and self._is_repaired(key, item.fingerprint):
                 fingerprint = item.fingerprint
             if item.fingerprint is not None and item.fingerprint == fingerprint and same_id:
                 assigned[item.ordinal] = key
@@ -105,9 +105,11 @@ class Planner:
         rows = self._db.execute(_HELD, (rendered[0].ordinal, rendered[-1].ordinal))
         return {row[0]: row[1:] for row in rows}
 
-    def _repair(self, key: int, fingerprint: bytes) -> bool:
+    def _is_repaired(self, key: int, fingerprint: bytes | None) -> bool:
         """Give a damaged request the fingerprint that its checksum was written with, if it is this."""
         names = ", ".join(("checksum", *encoding.REQUEST_COLUMNS))
+        if fingerprint is None:
+            return False
         expected, *row = self._db.execute(
             f"SELECT {names} FROM requests WHERE id = ?",  # noqa: S608 - our own names
             (key,),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint import encoding
-from batchrun.checkpoint.integrity import KINDS, find_damage
+from batchrun.checkpoint.integrity import COUNTED, KINDS, find_damage
 from batchrun.errors import Record
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ class Repair:
         restored: how many follow from others, and are right again, or will be once every row has
             been matched to its request again.
         given_up: how many were given up; their rows are sent again.
+        uncounted: how many costs and prices are unknown until they are counted again.
     """
 
     restored: int
     given_up: int
+    uncounted: int = 0
 
 
 def repair(store: Checkpoint) -> Repair:
@@ -47,13 +49,17 @@ def repair(store: Checkpoint) -> Repair:
         _restore_attempt_numbers(store)
         given_up = find_damage(store, _PAID).count
         _give_up(store)
+        uncounted = find_damage(store, COUNTED).count
+        forget_damaged_costs(store)
+        _restore_executions(store)
+        _restore_run(store)
         _restore_statuses(store)
         _restore_ids(store)
         if find_damage(store, (Record.ROW, Record.REQUEST)).count:
             # To be matched again: a row finds its request by what it asks.
             store.db.execute(f"DELETE FROM items AS d WHERE {KINDS[Record.ROW].condition}")  # noqa: S608
-            store.db.execute("UPDATE run SET planned = NULL")
-    return Repair(count - given_up, given_up)
+            store.update_run("planned = NULL")
+    return Repair(count - given_up - uncounted, given_up, uncounted)
 
 
 def forget_damaged_requests(store: Checkpoint) -> None:
@@ -95,6 +101,47 @@ def _restore_ids(store: Checkpoint) -> None:
         ).fetchall()
         candidates = [{"custom_id": custom_id} for (custom_id,) in ids]
         _restore(store, encoding.REQUESTS, "id", key, candidates)
+
+
+def forget_damaged_costs(store: Checkpoint) -> None:
+    """Make damaged costs unknown, and delete damaged prices: `recost` makes both anew."""
+    costs, prices = KINDS[Record.COST], KINDS[Record.PRICE]
+    keys = store.db.execute(
+        f"SELECT d.request_id, d.number FROM attempts d WHERE {costs.condition}"  # noqa: S608
+    ).fetchall()
+    unknown = ", ".join(f"{name} = NULL" for name in encoding.MONEY)
+    one = "request_id = ? AND number = ?"
+    for statement in (f"UPDATE attempts SET {unknown} WHERE {one}", encoding.COSTS.seal(one)):  # noqa: S608
+        store.db.conn.executemany(statement, keys)
+    store.db.execute(f"DELETE FROM prices AS d WHERE {prices.condition}")  # noqa: S608
+
+
+def _restore_executions(store: Checkpoint) -> None:
+    """Of a damaged execution only what its attempts show is kept."""
+    damaged = KINDS[Record.EXECUTION]
+    rows = store.db.execute(
+        f"SELECT d.id FROM executions d WHERE {damaged.condition}"  # noqa: S608
+    ).fetchall()
+    for (key,) in rows:
+        store.db.execute(
+            """UPDATE executions AS d SET started_us = coalesce((SELECT min(started_us)
+            FROM attempts a WHERE a.execution = d.id), (SELECT created_us FROM run)),
+            finished_us = NULL, outcome = NULL, reason = NULL, provider = NULL, base_url = NULL,
+            waits = NULL, version = 'unknown', dispatcher = iif(dispatcher IN
+            (SELECT dispatcher FROM executions e WHERE e.id <> d.id), dispatcher, 'live')
+            WHERE id = ?""",
+            (key,),
+        )
+        store.db.execute(encoding.EXECUTIONS.seal("id = ?"), (key,))
+
+
+def _restore_run(store: Checkpoint) -> None:
+    """The execution that follows writes job and plan anew; the rest is unknown."""
+    if find_damage(store, (Record.RUN,)).count:
+        store.update_run(
+            "job = '{}', plan_signature = '', planned = NULL, scored = NULL, given_price = NULL, "
+            "created_us = coalesce((SELECT min(started_us) FROM executions), created_us)"
+        )
 
 
 def _damaged_keys(store: Checkpoint, record: Record) -> list[tuple[int]]:
@@ -147,7 +194,8 @@ def _give_up(store: Checkpoint) -> None:
         WHERE error_type IS NULL AND latency_s IS NOT NULL
         AND request_id IN (SELECT request_id FROM given_up)"""  # noqa: S608 - our own names
     )
-    db.execute(encoding.SENT.seal("request_id IN (SELECT request_id FROM given_up)"))
+    for checked in (encoding.SENT, encoding.COSTS):
+        db.execute(checked.seal("request_id IN (SELECT request_id FROM given_up)"))
     for table in ("results", "turns"):
         db.execute(f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)")  # noqa: S608
     db.execute("DROP TABLE given_up")

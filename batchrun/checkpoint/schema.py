@@ -58,7 +58,8 @@ _TABLES = (
         samples INTEGER NOT NULL DEFAULT 1,
         scored TEXT,
         given_price TEXT,
-        created_us INTEGER NOT NULL
+        created_us INTEGER NOT NULL,
+        checksum INTEGER
     ) STRICT""",
     """CREATE TABLE executions (
         id INTEGER PRIMARY KEY,
@@ -71,7 +72,8 @@ _TABLES = (
         base_url TEXT,
         dispatcher TEXT NOT NULL DEFAULT 'live',
         waits TEXT,
-        waiting TEXT
+        waiting TEXT,
+        checksum INTEGER
     ) STRICT""",
     # A request is what is asked, however often and wherever it is in the input.
     """CREATE TABLE requests (
@@ -101,6 +103,7 @@ _TABLES = (
         {_definitions(ATTEMPT_COLUMNS)},
         cost INTEGER AS ({" + ".join(COST_PARTS)}),
         checksum INTEGER,
+        cost_checksum INTEGER,
         PRIMARY KEY (request_id, number)
     ) STRICT, WITHOUT ROWID""",
     f"""CREATE TABLE results (
@@ -132,7 +135,8 @@ _TABLES = (
         source TEXT NOT NULL,
         as_of_us INTEGER NOT NULL,
         matched TEXT,
-        rates TEXT
+        rates TEXT,
+        checksum INTEGER
     ) STRICT""",
     # The score of each row's answer. A null score means: not scored.
     SCORES,

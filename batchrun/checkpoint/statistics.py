@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,18 @@ from batchrun.checkpoint.columns import (
     UNPRICED,
     exact_sum,
 )
-from batchrun.checkpoint.encoding import BILLING, MONEY, SENT, USAGE, money_row
+from batchrun.checkpoint.encoding import (
+    BILLING,
+    COSTS,
+    MONEY,
+    PRICE_COLUMNS,
+    PRICES,
+    SENT,
+    USAGE,
+    money_row,
+)
 from batchrun.checkpoint.file import usable
-from batchrun.errors import CheckpointError, RunEnd
+from batchrun.errors import RunEnd
 from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunTotals
 from batchrun.records import PICO_PER_USD, Billing, Cost, Usage
 
@@ -271,8 +279,9 @@ def last_outcome(checkpoint: Checkpoint) -> RunEnd | None:
 # The same price in several executions is listed once, as of its latest use.
 _PRICES = """SELECT model, conditions, source, max(as_of_us), matched, rates FROM prices
     GROUP BY model, conditions, source, matched, rates ORDER BY max(execution), model, conditions"""
-_INSERT = """INSERT INTO prices (execution, model, conditions, source, as_of_us, matched, rates)
-    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_INSERT = f"""INSERT INTO prices ({", ".join(PRICE_COLUMNS)})
+    VALUES ({", ".join("?" for _ in PRICE_COLUMNS)})"""  # noqa: S608 - our own names
+_SEAL_PRICE = PRICES.seal("id = ?")
 CHUNK = 5_000
 _TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, model, asked_model,
     {", ".join((*USAGE, *BILLING))} FROM attempts d
@@ -281,7 +290,7 @@ _TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, mod
     ORDER BY request_id, number LIMIT ?"""  # noqa: S608 - our own names, as below
 _REPLACE_COST = f"""UPDATE attempts SET {", ".join(f"{name} = ?" for name in MONEY)}
     WHERE request_id = ? AND number = ?"""  # noqa: S608
-_SEAL_COST = SENT.seal("request_id = ? AND number = ?")
+_SEAL_COST = COSTS.seal("request_id = ? AND number = ?")
 
 
 def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
@@ -290,7 +299,7 @@ def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None)
     if price.rates is not None:
         rates = orjson.dumps({**price.rates, "tiers": price.tiers}).decode()
     with store.transaction():
-        store.db.execute(
+        cursor = store.db.execute(
             _INSERT,
             (
                 store.execution if execution is None else execution,
@@ -302,6 +311,7 @@ def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None)
                 rates,
             ),
         )
+        store.db.execute(_SEAL_PRICE, (cursor.lastrowid,))
 
 
 def prices(db: Database) -> tuple[PriceUse, ...]:
@@ -396,7 +406,7 @@ def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
     if given != GivenPrice():
         text = orjson.dumps({"section": given.section, "provider": given.provider}).decode()
     with usable(store.path), store.transaction():
-        store.db.execute("UPDATE run SET given_price = ?", (text,))
+        store.update_run("given_price = ?", text)
 
 
 def given_price(store: Checkpoint) -> GivenPrice:
@@ -408,10 +418,7 @@ def given_price(store: Checkpoint) -> GivenPrice:
     try:
         return GivenPrice(**orjson.loads(row[0]))
     except (TypeError, ValueError):
-        raise CheckpointError(
-            f"{store.path}: the price given to batchrun recost is damaged; replace it with: "
-            f"batchrun recost {shlex.quote(str(store.path.parent))} --job JOB"
-        ) from None
+        return GivenPrice()  # what is kept of the run is damaged, which is found before it is used
 
 
 _ANSWERS = """JOIN results r ON r.request_id = i.request_id LEFT JOIN json_each(r.choices) c

@@ -14,7 +14,14 @@ from batchrun.checkpoint import columns, encoding, file
 from batchrun.checkpoint.columns import NEEDED, combine_samples
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.planning import Planner, count_unsettled
-from batchrun.errors import CheckpointError
+from batchrun.errors import (
+    DAMAGE_REMEDY,
+    CheckpointError,
+    Damage,
+    DamagedRecord,
+    Record,
+    RecordsDamaged,
+)
 from batchrun.job.paths import PRIVATE_FILE, flush_directory
 from batchrun.records import UnfinishedAttempt
 
@@ -43,6 +50,13 @@ _UNFINISHED = """SELECT a.request_id, a.number, a.execution, e.dispatcher
 _LOST = """UPDATE attempts SET error_type = 'interrupted', maybe_billed = 1,
     error_message = 'the process ended before the answer arrived'
     WHERE request_id = ? AND number = ? AND latency_s IS NULL AND error_type IS NULL"""
+_SEAL_LOST = [
+    each.seal("request_id = ? AND number = ?") for each in (encoding.SENT, encoding.COSTS)
+]
+_RUN_IS_DAMAGED = f"SELECT count(*) FROM run d WHERE {encoding.RUN.differs('d')}"  # noqa: S608
+_DAMAGED_RUN = DamagedRecord(Record.RUN, None, 0, None)
+_OF_RUN = Damage(1, (_DAMAGED_RUN,))
+_SEAL_EXECUTION = encoding.EXECUTIONS.seal("id = ?")
 
 
 def now_us() -> int:
@@ -176,13 +190,25 @@ class Checkpoint:
                     now_us(),
                 ),
             )
-            self._connection.executemany(_LOST, [(each.key, each.number) for each in lost])
+            self.db.execute(encoding.RUN.seal("1"))
+            self._close_lost(lost)
             cursor = self.db.execute(
                 """INSERT INTO executions (started_us, version, provider, base_url, dispatcher)
                 VALUES (?, ?, ?, ?, ?)""",
                 (now_us(), version, provider, base_url, dispatcher),
             )
             self.execution = int(cursor.lastrowid or 0)
+            self.db.execute(_SEAL_EXECUTION, (self.execution,))
+
+    def _close_lost(self, lost: Sequence[UnfinishedAttempt]) -> None:
+        keys = [(each.key, each.number) for each in lost]
+        for statement in (_LOST, *_SEAL_LOST):
+            self._connection.executemany(statement, keys)
+
+    def update_run(self, assignments: str, *values: object) -> None:
+        """Change what is kept of the run as a whole, within a transaction."""
+        self.db.execute(f"UPDATE run SET {assignments}", values)  # noqa: S608 - our own names
+        self.db.execute(encoding.RUN.seal("1"))
 
     def unfinished_attempts(self) -> list[UnfinishedAttempt]:
         """Return the attempts without an outcome: their process died, or they are still out."""
@@ -200,6 +226,7 @@ class Checkpoint:
                 WHERE id = ?""",
                 (now_us(), outcome, reason, orjson.dumps(waits).decode(), self.execution),
             )
+            self.db.execute(_SEAL_EXECUTION, (self.execution,))
 
     def note_waiting(self, reason: str | None) -> None:
         """Record what this execution is waiting for, for `batchrun status`."""
@@ -251,7 +278,7 @@ class Checkpoint:
         with self.transaction():
             end = total * self.samples
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
-            self.db.execute("UPDATE run SET planned = ?", (mark or "",))
+            self.update_run("planned = ?", mark or "")
 
     def is_planned(self, mark: str | None) -> bool:
         """Say whether every row has its request already, by the plan of this mark."""
@@ -341,11 +368,19 @@ class Checkpoint:
     def replace_job(self, document: Mapping[str, Any]) -> None:
         """Keep a job's document in place of the one that the run had."""
         with self.transaction():
-            self.db.execute("UPDATE run SET job = ?", (_as_json(document),))
+            self.update_run("job = ?", _as_json(document))
 
     def job(self) -> tuple[dict[str, Any], str, str]:
-        """Return the job's document, the folder of its relative paths, and the plan's signature."""
+        """Return the job's document, the folder of its relative paths, and the plan's signature.
+
+        Raises:
+            RecordsDamaged: when what is kept of the run has changed on the disk.
+            CheckpointError: when there is no run, or the file cannot be used.
+        """
         with usable(self.path):
+            (is_damaged,) = self.db.execute(_RUN_IS_DAMAGED).fetchone()
+            if is_damaged:
+                raise RecordsDamaged(f"{self.path}: {_DAMAGED_RUN}; {DAMAGE_REMEDY}", _OF_RUN)
             row = self.db.execute("SELECT job, base, plan_signature FROM run").fetchone()
             if row is None:
                 raise CheckpointError(f"{self.path}: holds no run yet; run the job first")

@@ -80,7 +80,7 @@ def write_scores(store: Checkpoint, scores: Iterable[RowScore], scored_by: str) 
     with store.transaction():
         if store.is_writable:
             store.db.execute("DELETE FROM scores")
-            store.db.execute("UPDATE run SET scored = ?", (scored_by,))
+            store.update_run("scored = ?", scored_by)
         else:
             store.db.execute("DROP TABLE IF EXISTS temp.scores")
             store.db.execute(SCORES.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
-from batchrun.errors import JobError, OutputError, harmless
+from batchrun.errors import JobError, OutputError, Record, harmless
 from batchrun.evaluation import score_facts, score_lines
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.job.paths import Protected, user_files
 from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
 from batchrun.render import Renderer
-from batchrun.run.conclusion import check_intact, write_files
+from batchrun.run.conclusion import write_files
+from batchrun.run.damage import check_intact
 from batchrun.run.matrix import (
     count_damaged,
     damage_hint,
@@ -297,6 +298,7 @@ def _recost(directory: Path, given: Job | None) -> Recosted:
                 document["price"] = given.document["price"]
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = _same_input(job, signature)
+        check_intact(store, directory, job.output, {*Record} - {*checkpoint.COUNTED})
         before = checkpoint.totals(store)
         if given is None:
             provider = checkpoint.given_price(store).provider
@@ -339,6 +341,7 @@ def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -
         for execution, (name, base_url) in checkpoint.providers(store.db).items()
     }
     prices = {execution: NewPrices(book) for execution, book in books.items()}
+    checkpoint.forget_damaged_costs(store)
     checkpoint.forget_prices(store.db)
     for attempts in checkpoint.attempts_to_count(store.db):
         costs = []

@@ -20,7 +20,7 @@ from batchrun.inspection.comparison import side_by_side, write_comparison
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.report.run_page import RunPageInfo, run_page
-from batchrun.run.conclusion import check_intact
+from batchrun.run.damage import check_intact
 from batchrun.run.matrix import is_matrix, is_simulated, runs_in
 from batchrun.run.preparation import input_signature
 from batchrun.run.scoring import Evaluation

@@ -15,10 +15,18 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import __version__, checkpoint, output, report
-from batchrun.errors import DAMAGE_REMEDY, BatchrunError, CheckpointError, Flaw, JobError, RunEnd
+from batchrun.errors import (
+    DAMAGE_REMEDY,
+    BatchrunError,
+    CheckpointError,
+    Flaw,
+    JobError,
+    Record,
+    RunEnd,
+)
 from batchrun.job import Job
 from batchrun.render import Renderer
-from batchrun.run.conclusion import described
+from batchrun.run.damage import described, remedy_for
 from batchrun.run.matrix import is_matrix, runs_in
 from batchrun.run.preparation import input_signature, plan_signature
 from batchrun.run.scoring import Evaluation
@@ -27,6 +35,7 @@ from batchrun.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from batchrun.errors import Damage
     from batchrun.evaluation import ScoreTotals
     from batchrun.records import RenderedItem
 
@@ -146,34 +155,43 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fin
     if found.wrong(checkpoint.FILE_NAME, checkpoint.file_flaws(store), _RESTORE):
         found.notes.append("everything else, because the checkpoint is damaged")
         return
-    job = _job_of(store, found)
+    damage = checkpoint.find_damage(store)
+    is_job_damaged = checkpoint.find_damage(store, (Record.RUN,)).count
+    job = None if is_job_damaged else _job_of(store, found)
     # What is wrong because of damaged records has their way out, and no other.
-    if _damaged(directory, store, job, found):
+    if damage.count:
+        _describe(damage, directory, store, job, found)
         return
     states = checkpoint.state_flaws(store, shared=job is None or job.request.dedupe)
-    found.check(checkpoint.FILE_NAME, states, _RESTORE)
+    is_wrong = found.wrong(checkpoint.FILE_NAME, states, DAMAGE_REMEDY)
     source = None if job is None else _source_of(job, store, found)
     if job is not None and source is not None:
         with found.as_note("requests"):
             _check_requests(job, source, store, found)
+    if is_wrong:
+        found.notes.append("the outputs, because records of the checkpoint are wrong or missing")
+        return
+    found.checked.insert(0, checkpoint.FILE_NAME)
     _check_outputs(directory, store, job, source, found)
 
 
-def _damaged(
-    directory: Path, store: checkpoint.Checkpoint, job: Job | None, found: _Findings
-) -> bool:
-    """Say whether stored answers are damaged; then the outputs may be the right ones."""
-    damage = checkpoint.find_damage(store)
+def _describe(
+    damage: Damage,
+    directory: Path,
+    store: checkpoint.Checkpoint,
+    job: Job | None,
+    found: _Findings,
+) -> None:
+    """Add what is damaged; then the outputs may be the right ones."""
     shown = described(store, damage, directory, None if job is None else job.output)
+    remedy = remedy_for(damage, directory)
     for record, problem in shown:
-        found.wrong(checkpoint.FILE_NAME, [Flaw(problem, record.custom_id)], DAMAGE_REMEDY)
-    if damage.count:
-        more = damage.count - len(shown)
-        others = f" ({more:,} more than are listed)" if more else ""
-        found.notes.append(
-            f"the outputs and all else, because records of the checkpoint are damaged{others}"
-        )
-    return bool(damage.count)
+        found.wrong(checkpoint.FILE_NAME, [Flaw(problem, record.custom_id)], remedy)
+    more = damage.count - len(shown)
+    others = f" ({more:,} more than are listed)" if more else ""
+    found.notes.append(
+        f"the outputs and all else, because records of the checkpoint are damaged{others}"
+    )
 
 
 def _check_outputs(

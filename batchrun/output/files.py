@@ -17,7 +17,7 @@ from batchrun.job.paths import PRIVATE_FILE, flush_directory
 from batchrun.output.check import columns_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
 
@@ -167,27 +167,32 @@ def scan_results(directory: Path, files: Iterable[str]) -> pl.LazyFrame:
     return scan_file(path)
 
 
-def rows_called(path: Path, key: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
-    """Return the rows of an output with these values in our columns; of a damaged file, none.
+def rows_called(
+    path: Path, custom_ids: Collection[str], prefix: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of an output with these ids; of a damaged file, none.
 
     Args:
         path: the file.
-        key: the values, by our names without the prefix.
+        custom_ids: the ids.
         prefix: what may stand before our names.
 
     Returns:
-        The rows, by our names.
+        The rows of each id, by our names without the prefix.
     """
-    there = columns_in(path)
+    name = "custom_id"
+    if prefix + name in columns_in(path):
+        name = prefix + name
     try:
-        names = {name: prefix + name if prefix + name in there else name for name in key}
-        found = scan_file(path, as_text=True)
-        for name, value in key.items():
-            found = found.filter(pl.col(names[name]).cast(pl.String) == str(value))
-        rows = found.head(2).collect().to_dicts()
+        is_wanted = pl.col(name).cast(pl.String).is_in(list(custom_ids))
+        rows = scan_file(path, as_text=True).filter(is_wanted).collect().to_dicts()
     except (PolarsError, PanicException, OSError):
-        return []
-    return [{name.removeprefix(prefix): value for name, value in row.items()} for row in rows]
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        named = {each.removeprefix(prefix): value for each, value in row.items()}
+        found.setdefault(str(row[name]), []).append(named)
+    return found
 
 
 def scan_file(path: Path, *, as_text: bool = False) -> pl.LazyFrame:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from batchrun import checkpoint, output, report
 from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
 from batchrun.errors import (
-    DAMAGE_REMEDY,
     BatchrunError,
     Interrupted,
     JobError,
     OutputError,
-    Record,
     RecordsDamaged,
 )
-from batchrun.job.reader import listed
+from batchrun.run.damage import USAGE_FILE, check_intact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,9 +23,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from batchrun.errors import Damage, DamagedRecord
     from batchrun.evaluation import ScoreTotals
-    from batchrun.job import Job, OutputConfig
+    from batchrun.job import Job
     from batchrun.pricing.totals import RunTotals
     from batchrun.run.interrupts import Interrupts
     from batchrun.run.preparation import Prepared
@@ -35,9 +32,7 @@ if TYPE_CHECKING:
     from batchrun.source import Source
 
 
-USAGE_FILE = "usage.parquet"
 SUMMARY_FILE = "summary.json"
-MOST_DAMAGED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,45 +222,3 @@ def write_files(
     summary = directory / SUMMARY_FILE
     output.write_text(summary, report.summary_json(totals, score))
     return Written((*files, summary), score, totals)
-
-
-def check_intact(store: checkpoint.Checkpoint, directory: Path, config: OutputConfig) -> None:
-    """Check that all stored answers, attempts and turns match their checksums.
-
-    Raises:
-        RecordsDamaged: naming the damaged records, where a correct copy is, and what to do.
-    """
-    try:
-        checkpoint.check_intact(store)
-    except RecordsDamaged as error:
-        shown = described(store, error.damage, directory, config)[:MOST_DAMAGED]
-        rows = "; ".join(f"row {record.custom_id}: {problem}" for record, problem in shown)
-        more = error.damage.count - len(shown)
-        others = f" (and {more:,} more)" if more else ""
-        message = f"{store.path}: {rows}{others}. No output was written; {DAMAGE_REMEDY}"
-        raise RecordsDamaged(message, error.damage) from None
-
-
-def described(
-    store: checkpoint.Checkpoint, damage: Damage, directory: Path, config: OutputConfig | None
-) -> list[tuple[DamagedRecord, str]]:
-    """Describe damaged records, and say which output file has a correct copy."""
-    return [(record, _described(store, record, directory, config)) for record in damage.first]
-
-
-def _described(
-    store: checkpoint.Checkpoint,
-    record: DamagedRecord,
-    directory: Path,
-    config: OutputConfig | None,
-) -> str:
-    if config is None or record.record not in {Record.ANSWER, Record.ATTEMPT}:
-        return str(record)
-    files, key = config.files, dict[str, Any](custom_id=record.custom_id)
-    if record.record is Record.ATTEMPT:
-        files, key = (USAGE_FILE,), {"custom_id": record.custom_id, "attempt": record.number}
-    for name in files:
-        rows = output.rows_called(directory / name, key, config.prefix)
-        if any(checkpoint.is_right_copy(store, record, row) for row in rows):
-            return f"{record}; {name} has the right copy"
-    return f"{record}; {listed(files)} {'does' if len(files) == 1 else 'do'} not have it either"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -17,6 +18,7 @@ from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd,
 from batchrun.limits import MOST, ErrorBudget, Waits
 from batchrun.pricing import NewPrices, price_book
 from batchrun.report.formatting import counted
+from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
 from batchrun.run.pipeline import Feed, change_message, hints, judge_again, missing_bodies
 
@@ -150,8 +152,9 @@ class Execution:
         plan = self._plan
         # First: an unknown dispatcher must leave the checkpoint as it is.
         lost = lost_attempts(self._store.unfinished_attempts(), self._shared.options.dispatcher)
-        repair = None
+        repair, copied = None, 0
         if self._shared.options.retry_errored:
+            copied = restore_copies(self._store, plan.directory, plan.job.output)
             repair = checkpoint.repair(self._store)
         else:
             checkpoint.check_places(self._store)
@@ -185,7 +188,7 @@ class Execution:
         if self._run.reuse is not None:
             self.log.note(change_message(self._run.reuse))
         if repair is not None:
-            self._note_repair(repair)
+            self._note_repair(repair, copied)
         if lost:
             were = "was" if len(lost) == 1 else "were"
             self.log.note(
@@ -193,7 +196,12 @@ class Execution:
                 "and may have been billed; sending again"
             )
 
-    def _note_repair(self, repair: checkpoint.Repair) -> None:
+    def _note_repair(self, repair: checkpoint.Repair, copied: int) -> None:
+        if copied:
+            self.log.note(
+                f"{counted(copied, 'record')} of the checkpoint did not match their checksums and "
+                "were restored from the outputs"
+            )
         if repair.restored:
             self.log.note(
                 f"{repair.restored} records of the checkpoint did not match their checksums and "
@@ -203,6 +211,12 @@ class Execution:
             self.log.note(
                 f"{repair.given_up} records of the checkpoint did not match their checksums and "
                 "were given up; their rows are sent again"
+            )
+        if repair.uncounted:
+            self.log.note(
+                f"{counted(repair.uncounted, 'cost')} or prices in the checkpoint did not match their "
+                "checksums and are unknown; to count them again: batchrun recost "
+                f"{shlex.quote(str(self._plan.directory))}"
             )
 
     async def _with_journal(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import batchrun as library
 from batchrun import checkpoint
+from batchrun.checkpoint import encoding
 from batchrun.inspection.verification import Verification
 from tests.conftest import command, resume
 from tests.support.checkpoints import later_version
@@ -248,6 +249,28 @@ def sql(*statements: str) -> Callable[[Path], None]:
     return change
 
 
+def seal_all(db: sqlite3.Connection) -> None:
+    """Give all records the checksums of their present values."""
+    encoding.register(db)
+    tables = (value for value in vars(encoding).values() if isinstance(value, encoding.Checked))
+    for table in tables:
+        db.execute(table.seal("1"))
+
+
+def resealed(*statements: str) -> Callable[[Path], None]:
+    """Change the checkpoint as a mistake of batchrun would: with checksums that match."""
+
+    def change(directory: Path) -> None:
+        with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
+            for statement in statements:
+                assert db.execute(statement).rowcount != 0, statement
+            seal_all(db)
+            db.commit()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    return change
+
+
 def edit_parquet(file: Path, row: int, column: str, value: object) -> None:
     frame = pl.read_parquet(file)
     values = frame.get_column(column).to_list()
@@ -302,7 +325,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bits of a page": (flipped, "checkpoint.db: is damaged "),
     "a row of results deleted": (
         sql(f"DELETE FROM results WHERE request_id = {ANSWERED}"),
-        "checkpoint.db: row r1: was answered, and the answer is not there; restore checkpoint.db",
+        "checkpoint.db: row r1: was answered, and the answer is not there; keep the outputs as",
     ),
     "an errored result deleted": (
         sql(f"DELETE FROM results WHERE request_id = {REFUSED}"),
@@ -321,7 +344,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r3: has attempts that are not numbered from 1 without a gap",
     ),
     "an attempt moved": (
-        sql(f"UPDATE attempts SET number = 2, checksum = NULL WHERE request_id = {REFUSED}"),
+        resealed(f"UPDATE attempts SET number = 2 WHERE request_id = {REFUSED}"),
         "checkpoint.db: row r7: has attempts that are not numbered from 1",
     ),
     "a row of the input deleted": (
@@ -341,7 +364,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: the stored request is damaged: it does not match its checksum; it can",
     ),
     "another fingerprint": (
-        sql(f"UPDATE requests SET fingerprint = x'00', checksum = NULL WHERE id = {ANSWERED}"),
+        resealed(f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}"),
         "fingerprints: row r1: asks something else than what was sent: its fingerprint differs",
     ),
     "an id": (
@@ -349,15 +372,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row other: the stored row (number 3 in the input) is damaged: it does not match",
     ),
     "another id": (
-        sql("UPDATE items SET custom_id = 'other', checksum = NULL WHERE custom_id = 'r2'"),
+        resealed("UPDATE items SET custom_id = 'other' WHERE custom_id = 'r2'"),
         "fingerprints: row r2: is kept under another id",
     ),
     "two rows with one request": (
-        sql(f"UPDATE items SET request_id = {ANSWERED}, checksum = NULL WHERE custom_id = 'r2'"),
+        resealed(f"UPDATE items SET request_id = {ANSWERED} WHERE custom_id = 'r2'"),
         "checkpoint.db: row r1: has the same request as another row",
     ),
     "a row with neither request nor error": (
-        sql("UPDATE items SET request_id = NULL, checksum = NULL WHERE custom_id = 'r2'"),
+        resealed("UPDATE items SET request_id = NULL WHERE custom_id = 'r2'"),
         "checkpoint.db: row r2: must have either a request or an error",
     ),
     "a status": (
@@ -365,16 +388,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: the stored status is damaged: it does not match its checksum; it can",
     ),
     "a status that cannot be": (
-        sql(
-            f"UPDATE results SET retryable = 1, status_checksum = NULL WHERE request_id = {ANSWERED}"
-        ),
+        resealed(f"UPDATE results SET retryable = 1 WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: the stored status is damaged",
     ),
     "a success that is an error": (
-        sql(
-            "UPDATE results SET status = 'errored', status_checksum = NULL "
-            f"WHERE request_id = {ANSWERED}"
-        ),
+        resealed(f"UPDATE results SET status = 'errored' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: errored, and the attempt that failed is not there",
     ),
     "a response in the checkpoint": (
@@ -382,9 +400,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: the stored answer is damaged: it does not match its checksum; results.",
     ),
     "answers that are no list": (
-        sql(
-            f"UPDATE results SET responses = '{{}}', checksum = NULL WHERE request_id = {ANSWERED}"
-        ),
+        resealed(f"UPDATE results SET responses = '{{}}' WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has answers that are not a list of texts",
     ),
     "tokens in the checkpoint": (
@@ -392,24 +408,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         "checkpoint.db: row r1: the stored attempt 1 is damaged: it does not match its checksum; usage",
     ),
     "tokens below zero": (
-        sql(
-            f"UPDATE attempts SET output_tokens = -7, checksum = NULL WHERE request_id = {ANSWERED}"
-        ),
+        resealed(f"UPDATE attempts SET output_tokens = -7 WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt with impossible tokens or costs",
     ),
     "a part of a cost": (
-        sql(
-            f"UPDATE attempts SET cost_output = NULL, checksum = NULL WHERE request_id = {ANSWERED}"
-        ),
+        resealed(f"UPDATE attempts SET cost_output = NULL WHERE request_id = {ANSWERED}"),
         "checkpoint.db: row r1: has an attempt with impossible tokens or costs",
     ),
     "a cost in the checkpoint": (
-        sql(f"UPDATE attempts SET cost_output = 1, checksum = NULL WHERE request_id = {ANSWERED}"),
+        resealed(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
         "summary.json: cost_usd.total is ",
     ),
     "a cost that changed": (
         sql(f"UPDATE attempts SET cost_output = 1 WHERE request_id = {ANSWERED}"),
-        "checkpoint.db: row r1: the stored attempt 1 is damaged: it does not match its checksum",
+        "stored tokens; count the costs again with: batchrun recost ",
     ),
     "a score in the checkpoint": (
         sql("UPDATE scores SET score = 0 WHERE ordinal = 1"),
@@ -417,9 +429,32 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "the job in the checkpoint": (
         sql("UPDATE run SET job = replace(job, 'Say', 'Tell')"),
+        "checkpoint.db: the stored description of the run is damaged: it does not match its checksum",
+    ),
+    "another job in the checkpoint": (
+        resealed("UPDATE run SET job = replace(job, 'Say', 'Tell')"),
         "fingerprints: the job that is kept is not the one that was run",
     ),
-    "the job is no JSON": (sql("UPDATE run SET job = 'x'"), "is damaged or not a SQLite file"),
+    "the job is no JSON": (
+        sql("UPDATE run SET job = 'x'"),
+        "checkpoint.db: the stored description of the run is damaged",
+    ),
+    "another job that is no JSON": (
+        resealed("UPDATE run SET job = 'x'"),
+        "is damaged or not a SQLite file",
+    ),
+    "the end of an execution": (
+        sql("UPDATE executions SET finished_us = finished_us + 1"),
+        "checkpoint.db: the stored execution 1 is damaged: it does not match its checksum; no answer",
+    ),
+    "a price": (
+        sql("UPDATE prices SET matched = 'other' WHERE id = 1"),
+        "it can be looked up again; count the costs again with: batchrun recost ",
+    ),
+    "a checksum gone": (
+        sql(f"UPDATE results SET checksum = NULL WHERE request_id = {ANSWERED}"),
+        "checkpoint.db: row r1: the stored answer is damaged",
+    ),
     "a cell of results.parquet": (
         cell("results.parquet", 8, "response", "no"),
         "results.parquet: row r8: response is 'no', and the checkpoint gives 'ok 8'",
@@ -490,7 +525,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a score of the summary": (text("summary.json", '"mean"', '"means"'), "summary.json: score."),
     "a summary that is none": (text("summary.json", "{", ""), "summary.json: cannot be read"),
     "an execution since": (
-        sql(
+        resealed(
             "INSERT INTO executions (started_us, version) SELECT started_us, version FROM executions"
         ),
         "summary.json: executions.1.execution is None, and the checkpoint gives 2",
@@ -510,9 +545,9 @@ def test_what_is_damaged_is_named(directory: Path, name: str) -> None:
 
 
 def test_export_and_score_are_the_way_out_that_they_are_said_to_be(directory: Path) -> None:
-    sql(
+    resealed(
         "UPDATE scores SET score = 0 WHERE ordinal = 1",
-        f"UPDATE results SET response = 'no', checksum = NULL WHERE request_id = {ANSWERED}",
+        f"UPDATE results SET response = 'no' WHERE request_id = {ANSWERED}",
     )(directory)
     assert {line.partition(":")[0] for line in wrong(directory)} == {
         *("scores", "results.parquet", "results.csv", "results.jsonl", "summary.json")
@@ -547,7 +582,7 @@ def test_of_an_input_that_changed_the_rest_is_checked(run_of: RunOf) -> None:
 
 
 def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Path) -> None:
-    sql("UPDATE executions SET outcome = NULL, finished_us = NULL")(directory)
+    resealed("UPDATE executions SET outcome = NULL, finished_us = NULL")(directory)
     for file in set(directory.iterdir()) - {directory / "checkpoint.db"}:
         file.unlink()
     verdict = library.verify(directory)
@@ -573,9 +608,8 @@ def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory
 
 def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db, db:
-        db.execute(
-            f"UPDATE results SET response = 'newer', checksum = NULL WHERE request_id = {ANSWERED}"
-        )
+        db.execute(f"UPDATE results SET response = 'newer' WHERE request_id = {ANSWERED}")
+        seal_all(db)
         db.commit()
         copy = Path(shutil.copytree(directory, tmp_path / "as after a crash"))
     assert (copy / "checkpoint.db-wal").stat().st_size > 0
@@ -583,9 +617,9 @@ def test_a_killed_run_is_read_with_its_write_ahead_log(directory: Path, tmp_path
 
 
 def test_requests_of_another_version_are_not_called_wrong(directory: Path) -> None:
-    sql(
+    resealed(
         "UPDATE executions SET version = '0.0.1'",
-        f"UPDATE requests SET fingerprint = x'00', checksum = NULL WHERE id = {ANSWERED}",
+        f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}",
     )(directory)
     verdict = library.verify(directory)
     assert "they were made by batchrun 0.0.1" in verdict.notes[0]

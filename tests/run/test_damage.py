@@ -169,6 +169,8 @@ def test_a_damaged_row_is_asked_again_on_request_and_only_that(
     right = results()["response"].to_list()
     flip(out, "the answer to Say text 4")
     change(out, "UPDATE attempts SET output_tokens = output_tokens + 64 WHERE request_id = 2")
+    for file in ("results.parquet", "results.csv", "results.jsonl", "usage.parquet"):
+        (out / file).unlink()
     code, _, stderr = command("run", job, "--retry-errored")
     assert code == 0, stderr
     assert "2 records of the checkpoint did not match their checksums" in stderr
@@ -178,6 +180,91 @@ def test_a_damaged_row_is_asked_again_on_request_and_only_that(
     summary = pl.read_json(out / "summary.json").row(0, named=True)
     assert summary["possibly_double_billed"] == 1, "the attempt whose tokens were damaged"
     assert summary["attempts"] == ROWS + 2
+
+
+def test_a_damaged_row_is_restored_from_the_outputs_and_not_asked_again(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame]
+) -> None:
+    out, right = job.parent / "out", results()
+    usage = pl.read_parquet(out / "usage.parquet")
+    flip(out, "the answer to Say text 4")
+    change(out, "UPDATE results SET ending = 'length' WHERE request_id = 3")
+    change(out, "UPDATE attempts SET output_tokens = output_tokens + 64 WHERE request_id = 2")
+    (out / "results.parquet").unlink()
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert (
+        "3 records of the checkpoint did not match their checksums and were restored from" in stderr
+    )
+    assert len(provider.calls) == ROWS
+    assert results().equals(right)
+    assert pl.read_parquet(out / "usage.parquet").equals(usage)
+    assert command("verify", out)[0] == 0
+
+
+def test_a_damaged_cost_is_counted_again_and_nothing_is_sent(job: Path, provider: Provider) -> None:
+    out = job.parent / "out"
+    before = json.loads((out / "summary.json").read_text())["cost_usd"]
+    change(out, "UPDATE attempts SET cost_output = cost_output + 1 WHERE request_id = 3")
+    change(out, "UPDATE prices SET rates = replace(rates, '1', '2') WHERE id = 1")
+    for arguments in (("run", job), ("export", out)):
+        code, _, stderr = command(*arguments)
+        assert code == 5
+        assert f"count the costs again with: batchrun recost {out}" in stderr
+    assert command("recost", out)[0] == 0
+    assert json.loads((out / "summary.json").read_text())["cost_usd"] == before
+    assert command("verify", out)[0] == 0
+    assert command("run", job)[0] == 0
+    assert len(provider.calls) == ROWS
+
+
+def test_damaged_costs_are_unknown_until_they_are_counted_again(
+    job: Path, provider: Provider
+) -> None:
+    out = job.parent / "out"
+    change(out, "UPDATE attempts SET cost_output = cost_output + 1 WHERE request_id = 3")
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0
+    assert "are unknown; to count them again: batchrun recost" in stderr
+    assert command("verify", out)[0] == 0
+    assert len(provider.calls) == ROWS
+
+
+DESCRIPTIONS = {
+    "the job": "UPDATE run SET job = replace(job, 'Say', 'Saz')",
+    "a job that cannot be read": "UPDATE run SET job = 'x'",
+    "the plan": "UPDATE run SET plan_signature = 'x'",
+    "the mark of the plan": "UPDATE run SET planned = 'x'",
+    "the number of rows": "UPDATE run SET total = 3",
+    "the samples": "UPDATE run SET samples = 2",
+    "no samples": "UPDATE run SET samples = 0",
+    "the folder": "UPDATE run SET base = '/x'",
+    "the price given": "UPDATE run SET given_price = 'x'",
+    "the start": "UPDATE executions SET started_us = 7",
+    "the outcome": "UPDATE executions SET outcome = 'x'",
+    "the waits": "UPDATE executions SET waits = 'x'",
+    "the provider": "UPDATE executions SET base_url = 'x'",
+}
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_a_damaged_description_of_the_run_is_restored_and_nothing_is_sent(
+    job: Path, provider: Provider, results: Callable[[], pl.DataFrame], name: str
+) -> None:
+    out, right = job.parent / "out", results()
+    change(out, DESCRIPTIONS[name])
+    before = outputs(out)
+    for arguments in (("run", job), ("export", out), ("verify", out), ("recost", out)):
+        code, stdout, stderr = command(*arguments)
+        assert code == 5, (arguments, stdout, stderr)
+        assert "is damaged: it does not match its checksum" in stdout + stderr
+        assert "batchrun run JOB --retry-errored" in stdout + stderr
+        assert outputs(out) == before
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert len(provider.calls) == ROWS
+    assert results().equals(right)
+    assert command("verify", out)[0] == 0
 
 
 @pytest.mark.parametrize("column", encoding.ANSWERS.columns)
@@ -235,7 +322,7 @@ def test_what_follows_from_other_records_is_restored_and_nothing_is_sent_for_it(
         assert outputs(out) == before
     code, _, stderr = command("run", job, "--retry-errored")
     assert code == 0, stderr
-    assert "1 records of the checkpoint did not match their checksums and were restored" in stderr
+    assert "of the checkpoint did not match their checksums and were restored" in stderr
     assert len(provider.calls) == ROWS
     assert results().drop("finished_at").equals(right)
     assert command("verify", out)[0] == 0
@@ -325,11 +412,14 @@ def test_costs_that_are_counted_again_are_not_damaged(job: Path) -> None:
     assert command("verify", job.parent / "out")[0] == 0
 
 
-def test_rows_without_a_checksum_are_read_as_before(job: Path, provider: Provider) -> None:
-    with closing(sqlite3.connect(job.parent / "out" / FILE_NAME)) as connection:
-        for table in ("results", "attempts"):
-            assert connection.execute(f"UPDATE {table} SET checksum = NULL").rowcount == ROWS
-        connection.commit()
-    for arguments in (("run", job), ("verify", job.parent / "out")):
-        assert command(*arguments)[0] == 0
-    assert len(provider.calls) == ROWS
+def test_a_record_without_its_checksum_is_damaged(job: Path) -> None:
+    out = job.parent / "out"
+    tables = ("results", "attempts", "items", "requests", "run", "executions", "prices")
+    for table in tables:
+        with closing(sqlite3.connect(out / FILE_NAME)) as connection:
+            connection.execute(f"UPDATE {table} SET checksum = NULL")
+            connection.commit()
+    code, stdout, _ = command("verify", out, "--json")
+    assert code == 5
+    assert len(json.loads(stdout)["findings"]) >= 4 * ROWS // 2
+    assert "(7 more than are listed)" in stdout

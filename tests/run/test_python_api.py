@@ -132,7 +132,8 @@ def test_it_works_where_a_loop_is_running(folder: Path) -> None:
     assert report.results.select(pl.len()).collect().item() == 40
 
 
-def test_a_notebook_that_is_interrupted_goes_on(folder: Path) -> None:
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_a_notebook_that_is_interrupted_goes_on(folder: Path, *, in_loop: bool) -> None:
     """The kernel raises KeyboardInterrupt in the cell; what was answered is kept."""
 
     def interrupting(call: Call) -> Reply:
@@ -143,10 +144,13 @@ def test_a_notebook_that_is_interrupted_goes_on(folder: Path) -> None:
     async def cell() -> None:
         complete(provider, words(), limits={"concurrency": 1})
 
-    loop = asyncio.new_event_loop()
     with serving(interrupting) as provider:
+        loop = asyncio.new_event_loop()
         with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(cell())
+            if in_loop:
+                loop.run_until_complete(cell())
+            else:
+                complete(provider, words(), limits={"concurrency": 1})
         loop.close()
         assert len(provider.calls) == 3
         provider.decide = answer
