@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import types
+from contextlib import closing
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -141,17 +142,15 @@ def test_a_notebook_that_is_interrupted_goes_on(folder: Path, *, in_loop: bool) 
             return answer(call, delay_s=0.3, then=lambda: os.kill(os.getpid(), signal.SIGINT))
         return answer(call)
 
-    async def cell() -> None:
+    def call() -> None:
         complete(provider, words(), limits={"concurrency": 1})
 
+    async def cell() -> None:
+        call()
+
     with serving(interrupting) as provider:
-        loop = asyncio.new_event_loop()
-        with pytest.raises(KeyboardInterrupt):
-            if in_loop:
-                loop.run_until_complete(cell())
-            else:
-                complete(provider, words(), limits={"concurrency": 1})
-        loop.close()
+        with closing(asyncio.new_event_loop()) as loop, pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell()) if in_loop else call()
         assert len(provider.calls) == 3
         provider.decide = answer
         assert complete(provider, words())["status"].to_list() == ["succeeded"] * 3
