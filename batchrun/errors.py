@@ -10,6 +10,9 @@ BatchrunError
 ├── Interrupted           exit 128 + signal number; resumable
 ├── RenderError           never ends a run: the item becomes an errored result
 └── ProviderError         does not end a run: one failed attempt, judged by `dispatch.judgement`
+    ├── BatchNotCreated            … the vendor refused to create a batch
+    ├── BatchInDoubt               … a batch may exist although no answer said so
+    └── NoBatchEndpoint            … the server has no batches
 """
 
 from __future__ import annotations
@@ -177,6 +180,18 @@ class ProviderError(BatchrunError):
     def __init__(self, fault: ProviderFault) -> None:
         super().__init__(f"{fault.error_type}: {fault.message}")
         self.fault = fault
+
+
+class BatchNotCreated(ProviderError):
+    """A batch surely does not exist: the vendor refused to create it, or was not reached."""
+
+
+class BatchInDoubt(ProviderError):
+    """A batch may exist: the request to create it was sent, and no usable answer arrived."""
+
+
+class NoBatchEndpoint(ProviderError):
+    """The server has no batch endpoint."""
 
 
 DAMAGE_REMEDY = (

@@ -7,18 +7,15 @@ requests in flight.
 
 from __future__ import annotations
 
-import email.utils
-import math
-import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
 
 from batchrun import formats
+from batchrun.client.faults import broken, retry_after, status_fault, transport_fault, unusable
 from batchrun.client.keys import Credentials
 from batchrun.client.transport import (
     HEAD_EXTENSION,
@@ -28,12 +25,12 @@ from batchrun.client.transport import (
     close_quietly,
     drain,
     pieces,
+    plain_headers,
     read_whole,
     reserve_memory,
     until_idle,
 )
 from batchrun.errors import ProviderError, ProviderFault
-from batchrun.formats.credentials import MASK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -50,7 +47,6 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 # Little of a stream is kept, and the reader bounds that.
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
 _EVENT_STARTS = (b"data: ", b"event:", b"data:{")
-MAX_RETRY_AFTER_S = 24 * 3600.0
 # Statuses of a completion; some gateways answer 201 or 202.
 SUCCESS = frozenset({200, 201, 202})
 
@@ -131,6 +127,14 @@ class ClientOptions:
     reroute: tuple[str, str] | None = None
 
 
+def rerouted(url: str, options: ClientOptions) -> str:
+    """Return the address that a URL is sent to: that of the simulator, if it takes its place."""
+    if options.reroute is None:
+        return url
+    original, other = options.reroute
+    return other + url.removeprefix(original) if url.startswith(original) else url
+
+
 class Client:
     """Sends wire requests of one format with one set of credentials.
 
@@ -153,9 +157,7 @@ class Client:
         self._format = wire_format
         self._options = options
         self._redaction = credentials.redaction
-        key = credentials.key
-        self._key_header = () if key is None else (wire_format.key_header(key, options.auth),)
-        self._secret_headers = credentials.headers
+        self._credentials = credentials
         self._memory = memory
         self._transport = transport
         self._transport_keeps_deadlines = getattr(transport, "keeps_deadlines", False)
@@ -191,8 +193,8 @@ class Client:
             with anyio.move_on_after(self._options.timeout_s):
                 return await self._exchange(wire, share)
         except httpx.TransportError as error:
-            raise ProviderError(_transport_fault(error)) from None
-        raise ProviderError(_broken("timeout", f"no answer within {self._options.timeout_s:g} s"))
+            raise ProviderError(transport_fault(error)) from None
+        raise ProviderError(broken("timeout", f"no answer within {self._options.timeout_s:g} s"))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -201,7 +203,7 @@ class Client:
     async def _exchange(self, wire: WireRequest, share: Share | None) -> Exchange:
         request = _Outgoing(self._head(wire), wire, self._options.timeout_s)
         response = await self._transport.handle_async_request(request)
-        headers = _plain(response.headers)
+        headers = plain_headers(response.headers)
         request_id = self._format.request_id(headers)
         request_id = request_id and self._redaction.text(request_id)
         try:
@@ -209,9 +211,9 @@ class Client:
         except formats.InvalidResponse as error:
             status = response.status_code
             if status not in SUCCESS:  # the status counts, even if its body cannot be read
-                fault = self._status_fault(status, headers, str(error).encode(), request_id)
+                fault = status_fault(self._format, status, headers, str(error).encode(), request_id)
                 raise ProviderError(fault) from None
-            raise ProviderError(_unusable(error.fault, status, headers, request_id)) from None
+            raise ProviderError(unusable(error.fault, status, headers, request_id)) from None
         finally:
             await close_quietly(response)
         return Exchange(
@@ -239,7 +241,7 @@ class Client:
             return await self._read_stream(wire, body, share)
         content = await read_whole(response, headers, MAX_BODY_BYTES, share)
         if not is_success:
-            raise ProviderError(self._status_fault(status, headers, content, request_id))
+            raise ProviderError(status_fault(self._format, status, headers, content, request_id))
         if content.lstrip()[:6] in _EVENT_STARTS:
             # Some servers send a stream with the content type of a whole answer.
             return await self._read_stream(wire, _whole(content), share)
@@ -262,26 +264,7 @@ class Client:
             fault = reader.with_facts(error.fault)
             raise formats.InvalidResponse(fault.message, fault=fault) from None
         except httpx.TransportError as error:
-            raise ProviderError(reader.with_facts(_transport_fault(error))) from None
-
-    def _status_fault(
-        self, status: int, headers: Mapping[str, str], content: bytes, request_id: str | None
-    ) -> ProviderFault:
-        body = self._format.describe_error(content)
-        error_type, message = body.error_type, body.message
-        if 300 <= status < 400:
-            target = _without_secrets(headers.get("location", "nowhere"))
-            error_type = "redirect"
-            message = f"the server redirects to {target}; redirects are not followed"
-        return ProviderFault(
-            error_type=error_type or f"http_{status}",
-            message=message,
-            http_status=status,
-            request_id=request_id or body.request_id,
-            retry_after_s=_wait_s(status, headers, body.retry_after_s),
-            should_retry={"true": True, "false": False}.get(headers.get("x-should-retry", "")),
-            maybe_billed=status in formats.BILLED_STATUSES,
-        )
+            raise ProviderError(reader.with_facts(transport_fault(error))) from None
 
     def _head(self, wire: WireRequest) -> _RequestHead:
         """Return URL and headers; all requests of a job share one or a few."""
@@ -298,110 +281,14 @@ class Client:
         return head
 
     def _new_head(self, wire: WireRequest) -> _RequestHead:
-        # A header of the job replaces ours of the same name.
-        given = {name for name, _ in (*wire.headers, *self._secret_headers)}
-        key_header = [header for header in self._key_header if header[0] not in given]
-        replaced = {name for name, _ in self._secret_headers}
-        plain = [header for header in wire.headers if header[0] not in replaced]
-        address = wire.url
-        if self._options.reroute is not None:
-            original, other = self._options.reroute
-            address = other + wire.url.removeprefix(original)
-        request = httpx.Request(
-            "POST", address, headers=[*plain, *self._secret_headers, *key_header]
-        )
+        headers = self._credentials.sent_with(wire.headers, self._format, self._options.auth)
+        request = httpx.Request("POST", rerouted(wire.url, self._options), headers=headers)
         del request.headers["content-length"]
         return _RequestHead(request)
 
 
-def _unusable(
-    fault: ProviderFault, status: int, headers: Mapping[str, str], request_id: str | None
-) -> ProviderFault:
-    """Complete the fault of an unusable answer; a status in its body replaces the HTTP status."""
-    status = fault.http_status or status
-    return replace(
-        fault,
-        http_status=status,
-        request_id=request_id or fault.request_id,
-        retry_after_s=_wait_s(status, headers, fault.retry_after_s),
-    )
-
-
-def _transport_fault(error: httpx.TransportError) -> ProviderFault:
-    kind = "timeout" if isinstance(error, httpx.TimeoutException) else "connection_error"
-    before = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-    return _broken(kind, str(error), maybe_billed=not before)
-
-
-def _broken(error_type: str, message: str, *, maybe_billed: bool = True) -> ProviderFault:
-    """Return the fault of a broken exchange: after its first byte, it may have been billed."""
-    return ProviderFault(error_type, message or error_type, maybe_billed=maybe_billed)
-
-
-def _without_secrets(target: str) -> str:
-    """Return the target of a redirect without user, query and fragment, which may be secret."""
-    try:
-        parts = urlsplit(target)
-    except ValueError:
-        return "an address that is not valid"
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, query=parts.query and MASK, fragment="").geturl()
-
-
-def _wait_s(status: int, headers: Mapping[str, str], body_s: float | None) -> float | None:
-    """Return the wait that an error asks for: in `retry-after`, in its body, or until a reset.
-
-    None without one, and for a day or more: such values are sent by mistake.
-    """
-    waits = [retry_after(headers), body_s]
-    if status == 429:
-        waits.append(formats.seconds_until_reset(headers))
-    found = next((wait for wait in waits if wait is not None), None)
-    return None if found is None or found >= MAX_RETRY_AFTER_S else found
-
-
-def _plain(headers: httpx.Headers) -> dict[str, str]:
-    """Return headers as a dict, whose lookups are faster than httpx's."""
-    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
-
-
 async def _whole(content: bytes) -> AsyncGenerator[bytes]:
     yield content
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return how many seconds the server asks to wait.
-
-    In order of precedence: `retry-after-ms`, `retry-after` in seconds, `retry-after` as an HTTP date,
-    relative to the response's `date` if there is one. Negative, infinite and unreadable values are
-    ignored; the maximum is one day.
-    """
-    milliseconds = _seconds(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return min(milliseconds / 1000, MAX_RETRY_AFTER_S)
-    text = headers.get("retry-after")
-    seconds = _seconds(text)
-    if seconds is None and text is not None:
-        until, since = _http_date(text), _http_date(headers.get("date", ""))
-        if until is not None:
-            start = since if since is not None else (time.time() if now is None else now)
-            seconds = max(0.0, until - start)
-    return None if seconds is None else min(seconds, MAX_RETRY_AFTER_S)
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-def _http_date(text: str) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 __all__ = [

@@ -22,9 +22,10 @@ from batchrun.formats.credentials import MASK, without_credentials
 from batchrun.records import Billing, Completion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from batchrun.errors import ProviderFault
+    from batchrun.formats import WireFormat
     from batchrun.job import RequestConfig
 
 MIN_KEY_PART = 4
@@ -62,6 +63,26 @@ class Credentials:
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)
         return f"Credentials(key={self.key and MASK}, headers=({names}))"
+
+    def sent_with(
+        self, headers: Iterable[tuple[str, str]], wire_format: WireFormat, auth: str | None
+    ) -> list[tuple[str, str]]:
+        """Return headers with the key and the secret headers.
+
+        A header of the job replaces that of the key with the same name.
+
+        Args:
+            headers: of a request, without credentials.
+            wire_format: how the key is sent.
+            auth: how it is sent instead; None for the format's default.
+        """
+        replaced = {name for name, _ in self.headers}
+        plain = [header for header in headers if header[0] not in replaced]
+        found = [*plain, *self.headers]
+        if self.key is not None:
+            name, value = wire_format.key_header(self.key, auth)
+            found += [] if name in dict(found) else [(name, value)]
+        return found
 
     @cached_property
     def redaction(self) -> Redaction:

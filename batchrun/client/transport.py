@@ -8,7 +8,8 @@ import zlib
 from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
-from typing import TYPE_CHECKING, TypeVar, cast
+from os import SEEK_END
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -50,6 +51,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
 SHORT_BODY_BYTES = 1024 * 1024
+_FILE_STEP_BYTES = 256 * 1024
 # httpx's request extensions that the transport reads: whether a stream was asked for, URL and headers
 # as texts (made once for all requests of a job), and the time limit of the whole exchange.
 STREAM_EXTENSION = "batchrun.stream"
@@ -93,7 +95,10 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         extensions = request.extensions
         url, headers = extensions.get(HEAD_EXTENSION) or _head(request)
         builder = self._client.request(request.method, url).headers(headers)
-        builder = builder.body_bytes(request.read())
+        if isinstance(request.stream, FileBody):
+            builder = builder.body_stream(request.stream)
+        elif request.method == "POST":
+            builder = builder.body_bytes(request.read())
         if (timeout_s := extensions.get(TIMEOUT_EXTENSION)) is not None:
             builder = builder.timeout(timedelta(seconds=timeout_s))
         if extensions.get(STREAM_EXTENSION):
@@ -111,6 +116,29 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         await self._client.close()
 
 
+class FileBody(httpx.AsyncByteStream):
+    """The body of a request that is read from a file, piece by piece.
+
+    Args:
+        file: open for reading; it is read from its start.
+        before: bytes that precede it.
+        after: bytes that follow it.
+    """
+
+    def __init__(self, file: BinaryIO, before: bytes = b"", after: bytes = b"") -> None:
+        self._file = file
+        self._before = before
+        self._after = after
+        self.length = len(before) + file.seek(0, SEEK_END) + len(after)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._before
+        self._file.seek(0)
+        while piece := self._file.read(_FILE_STEP_BYTES):
+            yield piece
+        yield self._after
+
+
 def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
     return str(request.url), request.headers.multi_items()
 
@@ -125,6 +153,11 @@ def _received(headers: HeaderMap) -> list[tuple[str, str]]:
             with suppress(ValueError):
                 found += [(name, value) for value in headers.getall(name)]
         return found
+
+
+def plain_headers(headers: httpx.Headers) -> dict[str, str]:
+    """Return headers as a dict, whose lookups are faster than httpx's."""
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
 
 
 def _length(headers: list[tuple[str, str]]) -> int | None:

@@ -7,6 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchrun.formats.batches import (
+    BatchAnswer,
+    BatchFormat,
+    BatchLimits,
+    BatchOutcome,
+    BatchProblem,
+    BatchService,
+    BatchState,
+    RemoteBatch,
+)
 from batchrun.formats.chat import CHAT
 from batchrun.formats.limit_headers import limit_state, seconds_until_reset
 from batchrun.formats.messages import MESSAGES
@@ -42,8 +52,16 @@ __all__ = [
     "DEFAULT",
     "FORMATS",
     "SCHEMA_TOOL",
+    "BatchAnswer",
+    "BatchFormat",
+    "BatchLimits",
+    "BatchOutcome",
+    "BatchProblem",
+    "BatchService",
+    "BatchState",
     "Capabilities",
     "InvalidResponse",
+    "RemoteBatch",
     "StreamReader",
     "WireFormat",
     "describe_error",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrun.formats.chat_batches import CHAT_BATCHES
 from batchrun.formats.content import (
     ending,
     merged_parts,
@@ -361,4 +362,5 @@ CHAT = WireFormat(
     assembler=ChatAssembler,
     write_turns=turns_for_chat,
     continue_body=continue_chat,
+    batches=CHAT_BATCHES,
 )

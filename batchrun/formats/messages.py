@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.content import block_texts, ending, stop_reason
 from batchrun.formats.conversation import messages_block, turns, turns_for_messages
+from batchrun.formats.message_batches import MESSAGE_BATCHES
 from batchrun.formats.parsing import (
     as_count,
     as_dict,
@@ -285,4 +286,5 @@ MESSAGES = WireFormat(
     assembler=MessagesAssembler,
     write_turns=turns_for_messages,
     continue_body=continue_messages,
+    batches=MESSAGE_BATCHES,
 )

@@ -13,8 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.errors import ProviderFault
+from batchrun.formats.batches import BatchAnswer, BatchFormat, BatchLine, BatchOutcome, BatchService
 from batchrun.formats.limit_headers import limit_state
-from batchrun.formats.parsing import ErrorBody, describe_error, dumps, loads
+from batchrun.formats.parsing import (
+    ErrorBody,
+    InvalidResponse,
+    as_dict,
+    describe_error,
+    dumps,
+    loads,
+    read_error,
+    read_json,
+    reported,
+    reports_error,
+)
 from batchrun.formats.streaming import StreamAssembler, StreamReader, read_whole_answer
 from batchrun.formats.tool_calls import SCHEMA_TOOL, answer_tool
 from batchrun.records import (
@@ -90,6 +103,7 @@ class WireFormat:
             tools.
         limit_state: reads the limit headers of a response; names are in lower case.
         describe_error: reads the body of an error.
+        batches: how it writes and reads batches; None if it has none.
     """
 
     name: str
@@ -113,6 +127,7 @@ class WireFormat:
     ]
     limit_state: Callable[[Mapping[str, str]], LimitState | None] = limit_state
     describe_error: Callable[[bytes], ErrorBody] = describe_error
+    batches: BatchFormat | None = None
 
     def encode(self, request: Request) -> WireRequest:
         """Turn a request into URL, headers (without credentials) and body.
@@ -141,13 +156,49 @@ class WireFormat:
         Left out is what cannot change the answer: the port of a server on this machine,
         credentials, extra headers, streaming, limits, outputs.
         """
-        body = wire.body
-        if request.stream:
-            body = body.removesuffix(self.stream_members) + b"}"
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{self.name}\n{request.provider}\n".encode())
-        digest.update(body)
+        digest.update(self._whole_body(wire))
         return digest.digest()
+
+    def _whole_body(self, wire: WireRequest) -> bytes:
+        """Return the body of a request that asks for a whole answer."""
+        if not wire.stream:
+            return wire.body
+        return wire.body.removesuffix(self.stream_members) + b"}"
+
+    def batch_line(self, custom_id: str, wire: WireRequest, service: BatchService) -> bytes:
+        """Return a request as it stands in a batch. Its answer is always whole.
+
+        Args:
+            custom_id: unique in the batch, as `service.limits` allows.
+            wire: the request.
+            service: where the batch is sent.
+        """
+        if self.batches is None:
+            raise ValueError(f"the format {self.name} has no batches")
+        return self.batches.line(custom_id, self._whole_body(wire), service)
+
+    def read_batch_line(self, content: bytes, *, keep_raw: bool = False) -> BatchAnswer:
+        """Read one line of the results of a batch.
+
+        Raises:
+            InvalidResponse: if it is not one. An answer in it that is not one is a fault of its row.
+        """
+        if self.batches is None:
+            raise ValueError(f"the format {self.name} has no batches")
+        line = self.batches.read_line(as_dict(read_json(content)))
+        if line.outcome is not BatchOutcome.ANSWERED:
+            return _batch_answer(line, fault=_batch_fault(line))
+        try:
+            if reports_error(line.body):
+                raise reported(read_error(line.body, dumps(line.body)))
+            completion = self.read_answer(line.body)
+        except InvalidResponse as error:
+            return _batch_answer(line, fault=error.fault)
+        if keep_raw:
+            completion = replace(completion, raw=dumps(line.body))
+        return _batch_answer(line, completion)
 
     def parse(self, content: bytes, *, keep_raw: bool = False) -> Completion:
         """Read the body of an answer with a status of success.
@@ -180,6 +231,35 @@ class WireFormat:
         """Return the request that follows a turn whose tools have run, or that was paused."""
         body = self.continue_body(loads(wire.body), loads(turn.said), loads(turn.results or "[]"))
         return replace(wire, body=dumps(body))
+
+
+_NOT_SENT = {
+    BatchOutcome.CANCELED: "the batch was canceled before this request was answered",
+    BatchOutcome.EXPIRED: "the batch expired before this request was answered",
+}
+
+
+def _batch_answer(
+    line: BatchLine, completion: Completion | None = None, *, fault: ProviderFault | None = None
+) -> BatchAnswer:
+    return BatchAnswer(
+        line.custom_id, line.outcome, completion, fault, line.http_status, line.request_id
+    )
+
+
+def _batch_fault(line: BatchLine) -> ProviderFault:
+    """Return why a request of a batch has no answer. Such requests are not billed."""
+    if (reason := _NOT_SENT.get(line.outcome)) is not None:
+        return ProviderFault(f"batch_{line.outcome}", reason, request_id=line.request_id)
+    error = read_error(line.body, dumps(line.body))
+    status = line.http_status or error.status
+    return ProviderFault(
+        error.error_type or (f"http_{status}" if status else "batch_error"),
+        error.message,
+        status,
+        request_id=line.request_id or error.request_id,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _choices_asked(wire: WireRequest) -> int:

@@ -1,0 +1,244 @@
+"""Batches: records of what a vendor's batch endpoint holds, and `BatchFormat`, how an API writes it.
+
+A batch is a set of requests that the vendor works on within a day, at a lower price. Its requests go
+out as lines of JSON, and its answers come back as lines of JSON, in any order. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from batchrun.formats.parsing import as_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from batchrun.errors import ProviderFault
+    from batchrun.records import Completion
+
+
+_SECOND_US = 1_000_000
+_END_OF_TIME_S = 253_402_300_800  # the year 10000
+
+
+class BatchState(StrEnum):
+    """The state of a batch at the vendor."""
+
+    VALIDATING = "validating"  # its requests are being checked; nothing is billed yet
+    RUNNING = "running"  # its requests are being answered
+    CANCELING = "canceling"  # canceled, but requests that had begun are still being answered
+    ENDED = "ended"  # every request has an answer, or the reason why it has none
+    EXPIRED = "expired"  # its time is over; what was answered can be collected
+    CANCELED = "canceled"  # canceled; what was answered can be collected
+    FAILED = "failed"  # it was refused as a whole; nothing was answered or billed
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the state cannot change any more, so that the results can be collected."""
+        return self not in {self.VALIDATING, self.RUNNING, self.CANCELING}
+
+
+class BatchOutcome(StrEnum):
+    """What became of one request of a batch. Only `ANSWERED` is billed."""
+
+    ANSWERED = "answered"
+    ERRORED = "errored"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProblem:
+    """Why a vendor refused a whole batch.
+
+    Attributes:
+        code: the vendor's, such as `token_limit_exceeded`.
+        message: for people.
+        line: the line of the uploaded file that is wrong, from 1.
+    """
+
+    code: str
+    message: str
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBatch:
+    """A batch as the vendor describes it. Times are microseconds since 1970 UTC.
+
+    Attributes:
+        id: the vendor's.
+        state: its state.
+        rows: number of its requests; None while the vendor does not know it.
+        done: number of requests that were answered so far. Claude counts them at the end only.
+        failed: number of requests that failed.
+        created_us: when it was created.
+        expires_us: when the vendor gives up on the requests that are left.
+        ended_us: when it reached its final state.
+        results_expire_us: when the vendor deletes the results, where it says so.
+        tag: the tag that it was created with, where the vendor keeps one.
+        input_file: the id of the uploaded file.
+        result_files: where its answers are: URLs or the ids of files.
+        problem: why it failed as a whole.
+    """
+
+    id: str
+    state: BatchState
+    rows: int | None = None
+    done: int | None = None
+    failed: int | None = None
+    created_us: int | None = None
+    expires_us: int | None = None
+    ended_us: int | None = None
+    results_expire_us: int | None = None
+    tag: str | None = None
+    input_file: str | None = None
+    result_files: tuple[str, ...] = ()
+    problem: BatchProblem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """One line of results, not interpreted.
+
+    Attributes:
+        custom_id: of the request within its batch.
+        outcome: what became of the request.
+        body: the answer, or the body of the error; empty without one.
+        http_status: that the request would have had as a single one.
+        request_id: the vendor's id of the exchange.
+    """
+
+    custom_id: str
+    outcome: BatchOutcome
+    body: Mapping[str, Any]
+    http_status: int | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """What became of one request of a batch, as a live attempt would have ended.
+
+    Attributes:
+        custom_id: of the request within its batch.
+        outcome: what became of the request.
+        completion: the answer, if it was answered and can be read.
+        fault: how it failed otherwise; judge it like the fault of a live attempt.
+        http_status: that the request would have had as a single one.
+        request_id: the vendor's id of the exchange.
+    """
+
+    custom_id: str
+    outcome: BatchOutcome
+    completion: Completion | None = None
+    fault: ProviderFault | None = None
+    http_status: int | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What a vendor accepts as one batch.
+
+    Attributes:
+        rows: maximum number of requests.
+        size: maximum number of bytes of all requests together.
+        custom_id: maximum length of a `custom_id`: letters, digits, `_` and `-`.
+    """
+
+    rows: int
+    size: int
+    custom_id: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchService:
+    """The batch endpoint of one server.
+
+    Attributes:
+        batches: the URL of its batches, without query.
+        files: the URL of uploaded files; None where batches are created with their requests.
+        query: of every URL, with its question mark; empty for none.
+        limits: what it accepts as one batch.
+        request_url: what each uploaded request names as its address.
+        purpose: what uploads name as their purpose.
+    """
+
+    batches: str
+    files: str | None = None
+    query: str = ""
+    limits: BatchLimits
+    request_url: str = ""
+    purpose: str = "batch"
+
+    def batch(self, batch_id: str, action: str = "") -> str:
+        """Return the URL of one batch, or of an action on it."""
+        return f"{self.batches}/{quote(batch_id, safe='')}{action}{self.query}"
+
+    def file(self, file_id: str, action: str = "") -> str:
+        """Return the URL of one file, or of its content."""
+        return f"{self.files}/{quote(file_id, safe='')}{action}{self.query}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFormat:
+    """How an API writes and reads batches.
+
+    The content of a batch is `head`, its lines with `separator` between them, and `tail`.
+
+    Attributes:
+        head: what precedes the lines.
+        separator: what stands between two lines.
+        tail: what follows the lines.
+        content_type: of the content.
+        page_size: maximum number of batches in one page of a list.
+        after: the parameter that continues a list after a batch.
+        service: returns the batch endpoint that belongs to the URL of single requests.
+        line: writes one request: `custom_id`, body, service.
+        read_batch: reads a batch; raises `InvalidResponse` if it is none.
+        read_line: reads one line of results; raises `InvalidResponse` if it is none.
+        results: returns the URLs of a batch's answers.
+        creation: writes the body that creates a batch from an uploaded file: file id, tag, service;
+            None where a batch is created with its requests.
+    """
+
+    head: bytes
+    separator: bytes
+    tail: bytes
+    content_type: str
+    page_size: int
+    after: str
+    service: Callable[[str], BatchService]
+    line: Callable[[str, bytes, BatchService], bytes]
+    read_batch: Callable[[Mapping[str, Any]], RemoteBatch]
+    read_line: Callable[[Mapping[str, Any]], BatchLine]
+    results: Callable[[RemoteBatch, BatchService], tuple[str, ...]]
+    creation: Callable[[str, str, BatchService], bytes] | None = None
+
+    def size(self, lines: int, content: int) -> int:
+        """Return the bytes of a batch with this number of lines, which have `content` bytes."""
+        return len(self.head) + content + max(0, lines - 1) * len(self.separator) + len(self.tail)
+
+
+def split_url(url: str, end: str) -> tuple[str, str]:
+    """Return a URL without its query and without `end`, and the query with its question mark."""
+    parts = urlsplit(url)
+    query = f"?{parts.query}" if parts.query else ""
+    return parts._replace(query="", fragment="").geturl().removesuffix(end), query
+
+
+def time_us(value: object) -> int | None:
+    """Return a time in microseconds, from RFC 3339 text or a number of seconds since 1970."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(value * _SECOND_US) if 0 < value < _END_OF_TIME_S else None
+    try:
+        read = datetime.fromisoformat(as_text(value))
+    except ValueError:
+        return None
+    aware = read if read.tzinfo else read.replace(tzinfo=UTC)
+    return int(aware.timestamp() * _SECOND_US)
