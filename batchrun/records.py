@@ -251,6 +251,7 @@ class PlannedRequest:
         key: the checkpoint's number for this request.
         attempts_made: attempts by earlier executions; the next one is numbered after them.
         turns: the turns so far of a conversation with tools.
+        batch_error: the error type of its last attempt, if that was in a batch.
     """
 
     key: int
@@ -259,6 +260,7 @@ class PlannedRequest:
     wire: WireRequest
     attempts_made: int = 0
     turns: tuple[Turn, ...] = ()
+    batch_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,20 +479,3 @@ class Result:
     finished_at: datetime
     completion: Completion | None = None
     retryable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reuse:
-    """How many earlier answers a changed plan reuses.
-
-    Attributes:
-        reused: rows that already have a result.
-        new: requests to send.
-        paid: paid answers that rows have now.
-        left_behind: those of them that no row would have any more.
-    """
-
-    reused: int
-    new: int
-    paid: int
-    left_behind: int

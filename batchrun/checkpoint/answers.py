@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.schema import migrations
 from batchrun.checkpoint.sqlite import Database, temporary_space
@@ -26,12 +27,13 @@ _COUNTED = """SELECT a.number, a.model, a.low, a.expected, a.high, a.system, a.m
     coalesce(h.held, 0), coalesce(h.answers, 0), h.input, h.output, h.cache_read, h.cache_write,
     h.latency_s, h.longest
     FROM asked a LEFT JOIN (
-        SELECT q.fingerprint, count(DISTINCT r.request_id) FILTER (WHERE NOT ({again})) AS held,
+        SELECT q.fingerprint, count(DISTINCT q.id) FILTER (WHERE NOT ({again}) OR EXISTS (
+                SELECT 1 FROM attempts WHERE request_id = q.id AND {out})) AS held,
             count(DISTINCT r.request_id) FILTER (WHERE r.status = 'succeeded') AS answers,
             sum(t.input_tokens) AS input, sum(t.output_tokens) AS output,
             sum(t.cache_read_tokens) AS cache_read, sum(t.cache_write_tokens) AS cache_write,
             sum(t.latency_s) AS latency_s, max(t.output_tokens) AS longest
-        FROM requests q JOIN results r ON r.request_id = q.id
+        FROM requests q LEFT JOIN results r ON r.request_id = q.id
         LEFT JOIN attempts t ON t.request_id = q.id AND r.status = 'succeeded'
             AND t.output_tokens IS NOT NULL AND t.input_tokens IS NOT NULL
         WHERE q.fingerprint IN (SELECT fingerprint FROM asked)
@@ -61,7 +63,7 @@ class RequestCounts:
 
     Attributes:
         number: how many rows.
-        held: requests that need not be sent any more.
+        held: requests that need not be sent any more, those in batches included.
         answers: those of them that succeeded; tokens and seconds are sums over them, `longest` is
             the longest answer.
     """
@@ -105,7 +107,7 @@ class RequestCounter:
         """Yield what was asked, once for rows that ask the same."""
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
         with temporary_space():
-            for row in self._db.execute(_COUNTED.format(again=again)):
+            for row in self._db.execute(_COUNTED.format(again=again, out=OUT)):
                 yield RequestCounts(*row)
 
 

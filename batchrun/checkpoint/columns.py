@@ -37,6 +37,8 @@ ANSWERED = "latency_s IS NOT NULL AND (error_type IS NULL OR cause = 'invalid_an
 UNPRICED = (
     "cost IS NULL AND latency_s IS NOT NULL AND (error_type IS NULL OR output_tokens NOT NULL)"
 )
+# An attempt that is in a batch whose results have not been collected.
+OUT = "batch IS NOT NULL AND latency_s IS NULL AND error_type IS NULL"
 # The state of an item `i` whose result is `r`, and whether it errored.
 STATUS = "CASE WHEN i.error_type IS NOT NULL THEN 'errored' ELSE coalesce(r.status, 'pending') END"
 ERRORED = "(i.error_type IS NOT NULL OR r.status = 'errored')"

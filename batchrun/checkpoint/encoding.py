@@ -208,6 +208,7 @@ INSERT_START = _insert(
 UPDATE_ATTEMPT = f"""UPDATE attempts SET {
     ", ".join(f"{name} = ?" for name in ("checksum", "cost_checksum", *_ATTEMPT_COLUMNS[:-2]))
 } WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
+UPDATE_MEMBER = UPDATE_ATTEMPT.replace("SET ", "SET answered_in = ?, ", 1)
 REPLACE_RESULT = _insert(
     "INSERT OR REPLACE", "results", "checksum", "status_checksum", *_RESULT_COLUMNS
 )

@@ -248,6 +248,13 @@ _STATES: tuple[tuple[str, str], ...] = (
         ORDER BY q.id LIMIT 1""",
     ),
     (
+        "is in a batch that has ended, without an outcome",
+        """SELECT custom_id, count(*) OVER () FROM attempts a JOIN batches b ON b.id = a.batch
+        JOIN requests q ON q.id = a.request_id
+        WHERE a.latency_s IS NULL AND a.error_type IS NULL AND b.stage IN ('collected', 'void')
+        ORDER BY q.id LIMIT 1""",
+    ),
+    (
         "has attempts that are not numbered from 1 without a gap",
         """SELECT custom_id, count(*) OVER () FROM attempts a JOIN requests q ON q.id = a.request_id
         GROUP BY q.id HAVING min(number) <> 1 OR max(number) <> count(*) ORDER BY q.id LIMIT 1""",

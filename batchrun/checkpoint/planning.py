@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint import encoding
+from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.sqlite import temporary_space
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Record, RecordsDamaged
-from batchrun.records import PlannedRequest, Reuse, Turn
+from batchrun.records import PlannedRequest, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +38,38 @@ _HIGHEST = "SELECT coalesce(max(occurrence), 0) FROM requests WHERE fingerprint 
 _TRY_AGAIN = {True: "status = 'errored'", False: "retryable"}
 
 
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How many earlier answers a changed plan reuses.
+
+    Attributes:
+        reused: rows that already have a result.
+        new: requests to send.
+        paid: paid answers that rows have now.
+        left_behind: those of them that no row would have any more.
+        out: rows whose requests are in batches.
+    """
+
+    reused: int
+    new: int
+    paid: int
+    left_behind: int
+    out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedChunk:
+    """Consecutive rows that have their requests.
+
+    Attributes:
+        requests: those to send.
+        out: number of rows whose requests are in batches.
+    """
+
+    requests: list[PlannedRequest]
+    out: int = 0
+
+
 @dataclass(slots=True)
 class _RequestPool:
     """The requests that ask the same: those that no row holds, the best last."""
@@ -55,25 +88,29 @@ class Planner:
 
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool
-    ) -> list[PlannedRequest]:
-        """Give consecutive rows their requests; return those that have to be sent."""
+    ) -> PlannedChunk:
+        """Give consecutive rows their requests."""
         assigned = self._assign(rendered, dedupe=dedupe)
         done = self._done(assigned.values(), retry_errored=retry_errored)
-        waiting = {ordinal: key for ordinal, key in assigned.items() if key not in done}
+        out = self._out(assigned.values())
+        settled = done | out
+        waiting = {ordinal: key for ordinal, key in assigned.items() if key not in settled}
         if dedupe:
             first = self._first_rows(waiting.values())
             waiting = {ordinal: key for ordinal, key in waiting.items() if first[key] == ordinal}
         made = self._attempts_made(waiting.values())
         turns = self._turns(made)
-        return [
+        requests = [
             PlannedRequest(
-                key, item.custom_id, item.request, item.wire, made.get(key, 0), turns.get(key, ())
+                key, item.custom_id, item.request, item.wire, number, turns.get(key, ()), error
             )
             for item in rendered
             if (key := waiting.get(item.ordinal)) is not None
             and item.request is not None
             and item.wire is not None
+            for number, error in (made.get(key, (0, None)),)
         ]
+        return PlannedChunk(requests, sum(key in out for key in assigned.values()))
 
     def _assign(self, rendered: Sequence[RenderedItem], *, dedupe: bool) -> dict[int, int]:
         """Return the request of each row by ordinal, writing what changed."""
@@ -164,7 +201,8 @@ class Planner:
     def _pools(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _RequestPool]:
         """Return the requests of each fingerprint, the best last.
 
-        The best is one that succeeded; then comes the order of occurrence.
+        The best is one that succeeded, then one that is in a batch; then comes the order of
+        occurrence.
         """
         unknown = fingerprints - self._large.keys()
         pools = {fingerprint: _RequestPool() for fingerprint in unknown}
@@ -173,7 +211,9 @@ class Planner:
             FROM requests q LEFT JOIN items i ON i.request_id = q.id
             LEFT JOIN results r ON r.request_id = q.id
             WHERE q.fingerprint IN ({_marks(unknown)})
-            ORDER BY r.status IS 'succeeded', q.occurrence DESC""",  # noqa: S608 - marks only
+            ORDER BY r.status IS 'succeeded',
+                EXISTS (SELECT 1 FROM attempts WHERE request_id = q.id AND {OUT}),
+                q.occurrence DESC""",  # noqa: S608 - marks only
             list(unknown),
         )
         for fingerprint, key, occurrence, is_free in rows:
@@ -206,14 +246,27 @@ class Planner:
         )
         return {row[0] for row in rows}
 
-    def _attempts_made(self, keys: Iterable[int]) -> dict[int, int]:
+    def _out(self, keys: Iterable[int]) -> set[int]:
+        """Return which requests are in batches."""
         wanted = list(keys)
         rows = self._db.execute(
-            f"""SELECT request_id, max(number) FROM attempts
+            f"""SELECT request_id FROM attempts
+            WHERE request_id IN ({_marks(wanted)}) AND {OUT}""",  # noqa: S608 - marks only
+            wanted,
+        )
+        return {row[0] for row in rows}
+
+    def _attempts_made(self, keys: Iterable[int]) -> dict[int, tuple[int, str | None]]:
+        """Return how often requests were sent, and how the last attempt failed if it was in a batch."""
+        wanted = list(keys)
+        # Of the row with the maximum, SQLite returns the other columns too.
+        rows = self._db.execute(
+            f"""SELECT request_id, max(number), iif(batch IS NULL, NULL, error_type)
+            FROM attempts
             WHERE request_id IN ({_marks(wanted)}) GROUP BY request_id""",  # noqa: S608 - marks
             wanted,
         )
-        return dict(rows.fetchall())
+        return {key: (number, error) for key, number, error in rows}
 
     def _turns(self, keys: Iterable[int]) -> dict[int, tuple[Turn, ...]]:
         """Return how far conversations came, by request."""
@@ -239,17 +292,28 @@ class Planner:
         return RecordsDamaged(message, Damage(1, (record,)))
 
 
-def count_unsettled(db: Database, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
-    """Return how many rows from `first` up to `end` have to be sent, and cannot be rendered."""
+@dataclass(frozen=True, slots=True)
+class UnsettledRows:
+    """How many rows have to be sent, cannot be rendered, and are in batches."""
+
+    to_send: int
+    unrenderable: int
+    out: int
+
+
+def count_unsettled(db: Database, first: int, end: int, *, retry_errored: bool) -> UnsettledRows:
+    """Count the rows from `first` up to `end` that have no result."""
     again = _TRY_AGAIN[retry_errored]
-    to_send, unrenderable = db.execute(
-        f"""SELECT coalesce(sum(i.request_id IS NOT NULL AND (r.request_id IS NULL OR {again})), 0),
-        coalesce(sum(i.request_id IS NULL), 0)
+    found = db.execute(
+        f"""SELECT coalesce(sum(i.request_id IS NOT NULL AND o.request_id IS NULL
+            AND (r.request_id IS NULL OR {again})), 0),
+        coalesce(sum(i.request_id IS NULL), 0), count(o.request_id)
         FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+        LEFT JOIN (SELECT request_id FROM attempts WHERE {OUT}) o ON o.request_id = i.request_id
         WHERE i.ordinal >= ? AND i.ordinal < ?""",  # noqa: S608 - no values
         (first, end),
     ).fetchone()
-    return to_send, unrenderable
+    return UnsettledRows(*found)
 
 
 def _marks(values: Iterable[object]) -> str:
@@ -260,13 +324,22 @@ _WANTED = """CREATE TEMP TABLE wanted (fingerprint BLOB PRIMARY KEY, number INTE
     WITHOUT ROWID"""
 _COUNT = """INSERT INTO wanted VALUES (?, ?)
     ON CONFLICT (fingerprint) DO UPDATE SET number = number + excluded.number"""
-# Rows that have their answer, and requests to send; of `shared` rows that ask the same, one is sent.
+# Rows that have their answer, rows in batches, and requests to send; of `shared` rows that ask the
+# same, one is sent.
 _USABLE = """SELECT
-    coalesce(sum(CASE WHEN ? THEN number * (held > 0) ELSE min(number, held) END), 0),
-    coalesce(sum(CASE WHEN ? THEN held = 0 ELSE max(0, number - held) END), 0)
-    FROM (SELECT w.number, coalesce(h.number, 0) AS held FROM wanted w LEFT JOIN (
-        SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
-        WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint))"""
+    coalesce(sum(CASE WHEN :shared THEN number * (held > 0) ELSE min(number, held) END), 0),
+    coalesce(sum(CASE WHEN :shared THEN (held = 0 AND sent > 0) * number
+        ELSE min(max(0, number - held), sent) END), 0),
+    coalesce(sum(CASE WHEN :shared THEN held + sent = 0 ELSE max(0, number - held - sent) END), 0)
+    FROM (SELECT w.number, coalesce(h.number, 0) AS held, coalesce(o.number, 0) AS sent
+        FROM wanted w LEFT JOIN (
+            SELECT q.fingerprint, count(*) AS number
+            FROM results r JOIN requests q ON q.id = r.request_id
+            WHERE NOT {again} GROUP BY q.fingerprint) h USING (fingerprint)
+        LEFT JOIN (
+            SELECT q.fingerprint, count(*) AS number
+            FROM attempts a JOIN requests q ON q.id = a.request_id
+            WHERE {out} GROUP BY q.fingerprint) o USING (fingerprint))"""
 # Of an interrupted plan nobody knows what it would have left behind, so all answers count.
 _LEFT = """SELECT coalesce(sum(h.number), 0), coalesce(sum(max(0, h.number -
         CASE WHEN ? THEN min(1, coalesce(w.number, 0)) ELSE coalesce(w.number, 0) END)), 0)
@@ -305,11 +378,11 @@ class Comparison:
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
         with usable(self._store.path), temporary_space():
             db = self._store.db
-            standing = _USABLE.format(again=f"({again})")
-            reused, new = db.execute(standing, (self._shared, self._shared)).fetchone()
+            standing = _USABLE.format(again=f"({again})", out=OUT)
+            reused, out, new = db.execute(standing, {"shared": self._shared}).fetchone()
             paid, left = db.execute(_LEFT, (self._shared,)).fetchone()
             db.execute("DROP TABLE temp.wanted")
-        return Reuse(reused=reused, new=new, paid=paid, left_behind=left)
+        return Reuse(reused=reused, new=new, paid=paid, left_behind=left, out=out)
 
 
 def has_answers(store: Checkpoint) -> bool:

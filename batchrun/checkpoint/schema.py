@@ -13,6 +13,7 @@ from batchrun.checkpoint.columns import (
     COST_PARTS,
     ERRORED,
     LAST_ATTEMPTS,
+    OUT,
     RESULT,
     RESULTS_OF_ITEMS,
     USAGE_COLUMNS,
@@ -94,18 +95,53 @@ _TABLES = (
         checksum INTEGER
     ) STRICT""",
     "CREATE INDEX items_by_request ON items (request_id)",
+    # Requests that are handed to a batch endpoint together. Its members are attempts.
+    """CREATE TABLE batches (
+        id INTEGER PRIMARY KEY,
+        execution INTEGER NOT NULL REFERENCES executions (id),
+        tag TEXT NOT NULL UNIQUE,
+        stage TEXT NOT NULL,
+        account TEXT NOT NULL,
+        base_url TEXT NOT NULL,
+        model TEXT,
+        rows INTEGER NOT NULL,
+        tokens INTEGER NOT NULL,
+        queued_tokens INTEGER NOT NULL,
+        is_primer INTEGER NOT NULL,
+        intended_us INTEGER NOT NULL,
+        input_file TEXT,
+        remote_id TEXT,
+        is_proven INTEGER NOT NULL DEFAULT 1,
+        refused_ids TEXT,
+        state TEXT,
+        done INTEGER,
+        failed INTEGER,
+        created_us INTEGER,
+        expires_us INTEGER,
+        ended_us INTEGER,
+        results_expire_us INTEGER,
+        closed_us INTEGER,
+        reason TEXT
+    ) STRICT""",
     f"""CREATE TABLE attempts (
         request_id INTEGER NOT NULL REFERENCES requests (id),
         number INTEGER NOT NULL,
         execution INTEGER NOT NULL REFERENCES executions (id),
         started_us INTEGER NOT NULL,
         reserved INTEGER,
+        batch INTEGER REFERENCES batches (id),
+        answered_in INTEGER REFERENCES executions (id),
         {_definitions(ATTEMPT_COLUMNS)},
         cost INTEGER AS ({" + ".join(COST_PARTS)}),
         checksum INTEGER,
         cost_checksum INTEGER,
         PRIMARY KEY (request_id, number)
     ) STRICT, WITHOUT ROWID""",
+    # A request is in one batch at a time.
+    f"CREATE UNIQUE INDEX attempts_out ON attempts (request_id) WHERE {OUT}",
+    # Only members without an outcome: these have no checksum yet.
+    """CREATE INDEX attempts_by_batch ON attempts (batch)
+    WHERE batch IS NOT NULL AND checksum IS NULL""",
     f"""CREATE TABLE results (
         request_id INTEGER PRIMARY KEY REFERENCES requests (id),
         status TEXT NOT NULL,

@@ -28,6 +28,7 @@ from batchrun.checkpoint.encoding import (
     money_row,
 )
 from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.stored_batches import stored_batches
 from batchrun.errors import RunEnd
 from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunTotals
 from batchrun.records import PICO_PER_USD, Billing, Cost, Usage
@@ -61,7 +62,7 @@ _ROW_COUNTS = f"""SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTE
 _COST_PARTS = ("uncached_input", "cache_read", "cache_write", "output")
 _ATTEMPTS = f"""SELECT
     count(*), coalesce(sum(maybe_billed), 0),
-    count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL),
+    count(*) FILTER (WHERE latency_s IS NULL AND error_type IS NULL AND batch IS NULL),
     count(*) FILTER (WHERE {UNPRICED}), count(*) FILTER (WHERE {ANSWERED}),
     count(*) FILTER (WHERE {UNPRICED} AND output_tokens IS NULL),
     count(*) FILTER (WHERE stated_cost IS NOT NULL),
@@ -89,7 +90,7 @@ _LAST = f"""SELECT
     sum(input_tokens), sum(output_tokens), {exact_sum("cost")}, count(*) FILTER (WHERE {ANSWERED}),
     count(*) FILTER (WHERE {UNPRICED})
     FROM attempts a LEFT JOIN results r ON r.request_id = a.request_id AND r.attempts = a.number
-    WHERE a.execution = (SELECT max(id) FROM executions)"""  # noqa: S608
+    WHERE coalesce(a.answered_in, a.execution) = (SELECT max(id) FROM executions)"""  # noqa: S608
 _CAP = "SELECT json_extract(job, '$.limits.max_cost_usd') FROM run"
 # A retry is a failed attempt that another one followed; a turn that called tools has not failed.
 _RETRIES = """SELECT coalesce(a.cause, a.error_type), count(*) FROM attempts a
@@ -105,10 +106,10 @@ _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
 # they are kept: to sort a million latencies takes seconds.
 _BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM attempts
-    WHERE {ANSWERED} GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
+    WHERE {ANSWERED} AND batch IS NULL GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
 _BY_US = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
     CAST(round(latency_s * 1e6) AS INTEGER) AS us, count(*) FROM attempts
-    WHERE {ANSWERED} AND ms IN (SELECT value FROM json_each(?))
+    WHERE {ANSWERED} AND batch IS NULL AND ms IN (SELECT value FROM json_each(?))
     GROUP BY ms, us ORDER BY us"""  # noqa: S608 - no values
 _WAITING = "SELECT waiting FROM executions ORDER BY id DESC LIMIT 1"
 _LAST_OUTCOME = "SELECT outcome FROM executions ORDER BY id DESC LIMIT 1"
@@ -174,6 +175,7 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
         held_rows=_one(db, _HELD) / checkpoint.samples,
         held_cost=cost.total - int(_one(db, _LEFT_BEHIND)),
         last_execution=_last_execution(db) if known else None,
+        batches=tuple(stored_batches(db)),
     )
 
 

@@ -13,7 +13,7 @@ import orjson
 from batchrun.checkpoint import columns, encoding, file
 from batchrun.checkpoint.columns import NEEDED, combine_samples
 from batchrun.checkpoint.file import usable
-from batchrun.checkpoint.planning import Planner, count_unsettled
+from batchrun.checkpoint.planning import PlannedChunk, Planner, count_unsettled
 from batchrun.errors import (
     DAMAGE_REMEDY,
     CheckpointError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from batchrun.checkpoint.planning import UnsettledRows
     from batchrun.errors import RunEnd
     from batchrun.records import Attempt, AttemptStart, PlannedRequest, RenderedItem, Result, Turn
 
@@ -46,7 +47,7 @@ _KNOWN_COST = f"SELECT coalesce({columns.exact_sum('cost')}, 0) FROM attempts"  
 
 _UNFINISHED = """SELECT a.request_id, a.number, a.execution, e.dispatcher
     FROM attempts a JOIN executions e ON e.id = a.execution
-    WHERE a.latency_s IS NULL AND a.error_type IS NULL"""
+    WHERE a.latency_s IS NULL AND a.error_type IS NULL AND a.batch IS NULL"""
 _LOST = """UPDATE attempts SET error_type = 'interrupted', maybe_billed = 1,
     error_message = 'the process ended before the answer arrived'
     WHERE request_id = ? AND number = ? AND latency_s IS NULL AND error_type IS NULL"""
@@ -211,7 +212,10 @@ class Checkpoint:
         self.db.execute(encoding.RUN.seal("1"))
 
     def unfinished_attempts(self) -> list[UnfinishedAttempt]:
-        """Return the attempts without an outcome: their process died, or they are still out."""
+        """Return the attempts without an outcome: their process died, or they are still out.
+
+        Members of batches are left out: their batch decides about them.
+        """
         with usable(self.path):
             rows = self.db.execute(_UNFINISHED).fetchall()
         return [UnfinishedAttempt(*row) for row in rows]
@@ -253,14 +257,20 @@ class Checkpoint:
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False
     ) -> list[PlannedRequest]:
-        """Give consecutive items their requests; return those that have to be sent.
+        """As `plan_chunk`; return the requests that have to be sent."""
+        return self.plan_chunk(rendered, retry_errored=retry_errored, dedupe=dedupe).requests
+
+    def plan_chunk(
+        self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False
+    ) -> PlannedChunk:
+        """Give consecutive items their requests.
 
         An item keeps its request while its fingerprint is the same. Otherwise it takes one that
         asks the same and that no item holds (one with an answer first), or a new one. With `dedupe`
         items that ask the same hold one request, and the first of them sends it.
         """
         if not rendered:
-            return []
+            return PlannedChunk([])
         try:
             with self.transaction():
                 return self._planner.plan(rendered, retry_errored=retry_errored, dedupe=dedupe)
@@ -286,8 +296,8 @@ class Checkpoint:
             (planned,) = self.db.execute("SELECT planned FROM run").fetchone()
         return mark is not None and planned == mark
 
-    def count_unsettled(self, first: int, end: int, *, retry_errored: bool) -> tuple[int, int]:
-        """Return how many planned rows from `first` up to `end` are to be sent, and cannot be."""
+    def count_unsettled(self, first: int, end: int, *, retry_errored: bool) -> UnsettledRows:
+        """Count the planned rows from `first` up to `end` that have no result."""
         with usable(self.path):
             return count_unsettled(self.db, first, end, retry_errored=retry_errored)
 

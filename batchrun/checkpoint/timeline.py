@@ -66,7 +66,8 @@ _TIMED = """WITH spans AS MATERIALIZED (
         s.offset + min(max(a.started_us - s.first, 0), s.length) AS started,
         s.offset + min(max(a.started_us + CAST(a.latency_s * 1e6 AS INTEGER) - s.first, 0), s.length)
             AS ended
-        FROM attempts a JOIN spans s ON s.id = a.execution WHERE a.latency_s IS NOT NULL)"""
+        FROM attempts a JOIN spans s ON s.id = a.execution
+        WHERE a.latency_s IS NOT NULL AND a.batch IS NULL)"""
 _ENDS = f"""{_TIMED} SELECT ended / :step AS bin, count(*),
     count(*) FILTER (WHERE {ANSWERED}), count(*) FILTER (WHERE cause = 'rate_limit'),
     coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
@@ -127,7 +128,8 @@ def history(store: Checkpoint) -> History:
 def _series(db: Database) -> Series | None:
     spans = _spans(db)
     total = sum(span.length_us for span in spans)
-    (answers,) = db.execute("SELECT count(*) FROM attempts").fetchone()
+    # A batch has no course over time: its answers arrive together.
+    (answers,) = db.execute("SELECT count(*) FROM attempts WHERE batch IS NULL").fetchone()
     if not total or answers < FEWEST:
         return None
     step = _step_us(total, min(MOST_STEPS, max(12, answers // PER_STEP)))
@@ -205,6 +207,8 @@ def _histogram(db: Database, column: str, *, whole: bool) -> Histogram | None:
     thousandth of what is shown.
     """
     where = f"{ANSWERED} AND {column} IS NOT NULL"
+    if column == "latency_s":
+        where += " AND batch IS NULL"
     total, top = db.execute(
         f"SELECT count(*), max({column}) FROM attempts WHERE {where}"  # noqa: S608 - our own names
     ).fetchone()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batchrun.formats.sent_batches import SentBatch
     from batchrun.records import Cost, Usage
 
 
@@ -87,6 +88,7 @@ class RunTotals:
         busy_s: wall time of the executions that sent something.
         held_rows: rows of the input that hold such a result now, and `held_cost` what they cost.
         last_execution: what the latest execution alone did.
+        batches: all batches of the run, in the order in which they were intended.
     """
 
     name: str
@@ -121,6 +123,12 @@ class RunTotals:
     last_execution: ExecutionTotals | None = None
     unreported: int = 0
     stated: int = 0
+    batches: tuple[SentBatch, ...] = ()
+
+    @property
+    def open_batches(self) -> tuple[SentBatch, ...]:
+        """The batches whose results may still arrive."""
+        return tuple(batch for batch in self.batches if batch.is_open)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -36,8 +36,8 @@ from batchrun.simulator import Simulator
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+    from batchrun.checkpoint import Reuse
     from batchrun.job import Job
-    from batchrun.records import Reuse
 
 
 # In a notebook Ctrl-C is noticed within this time.

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectSendStream
 
-    from batchrun.records import Item, PlannedRequest, RenderedItem, Reuse
+    from batchrun.checkpoint import PlannedChunk, Reuse
+    from batchrun.records import Item, PlannedRequest, RenderedItem
     from batchrun.run.events import RunLog
     from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
@@ -92,7 +93,7 @@ class Feed:
         self._progress = progress
         self._log = log
         self._samples = run.plan.job.request.samples
-        self._reused = 0
+        self._reused = self._out = 0
         self._sent = 0
         self._has_unplaced: bool | None = None
         self._is_through = True
@@ -122,12 +123,13 @@ class Feed:
         self._note_reused()
 
     def _note_reused(self) -> None:
-        if self._reused and self._reuse is None:
+        if (self._reused or self._out) and self._reuse is None:
             requests = "1 request" if self._sent == 1 else f"{self._sent:,} requests"
             rest = f"{requests} to send" if self._sent else "nothing to send"
             shared = " or duplicates" if self._plan.job.request.dedupe else ""
             unit = self._progress.unit
-            self._log.note(f"{self._reused:,} {unit}s already done{shared}, {rest}")
+            out = f"{self._out:,} in batches, " if self._out else ""
+            self._log.note(f"{self._reused:,} {unit}s already done{shared}, {out}{rest}")
 
     async def _plan_rows(self, send: RequestStream, *, is_known: bool) -> None:
         chunks = self._chunks(self._options.rows)
@@ -143,20 +145,20 @@ class Feed:
                     return
 
     async def _plan_chunk(self, rendered: list[RenderedItem], send: RequestStream) -> None:
-        pending = await self._planned(rendered)
+        planned = await self._planned(rendered)
         bad = sum(item.fingerprint is None for item in rendered)
         early = len(self._early & {item.ordinal // self._samples for item in rendered})
-        pending = [request for request in pending if request.key not in self._early_keys]
+        pending = [r for r in planned.requests if r.key not in self._early_keys]
         self._log.unrenderable(rendered)
         self._log.planned(pending)
-        self._count(len(rendered), bad, len(pending) + early)
+        self._count(len(rendered), bad, len(pending) + early, planned.out)
         if pending and not _is_closed(send):
             with suppress(anyio.BrokenResourceError):
                 await send.send(pending)
 
-    async def _planned(self, rendered: list[RenderedItem]) -> list[PlannedRequest]:
+    async def _planned(self, rendered: list[RenderedItem]) -> PlannedChunk:
         return await self._journal.call(
-            self._store.plan,
+            self._store.plan_chunk,
             rendered,
             retry_errored=self._options.retry_errored,
             dedupe=self._plan.job.request.dedupe,
@@ -186,8 +188,8 @@ class Feed:
                 left = left - len(items) if items else 0
                 for item in items or ():
                     for rendered in self._plan.renderer.chunks([item], self._samples):
-                        pending = await self._planned(rendered)
-                        found.update((item.ordinal, request) for request in pending[:1])
+                        planned = await self._planned(rendered)
+                        found.update((item.ordinal, r) for r in planned.requests[:1])
         return found
 
     def _chunks(self, wanted: frozenset[int] | None) -> Iterator[list[Item]]:
@@ -204,12 +206,12 @@ class Feed:
         So a run that is nearly done resumes without rendering the rows that are done.
         """
         first, end = first * self._samples, end * self._samples
-        to_send, bad = await self._journal.call(
+        found = await self._journal.call(
             self._store.count_unsettled, first, end, retry_errored=self._options.retry_errored
         )
-        if not to_send:
-            self._count(end - first, bad, 0)
-        return not to_send
+        if not found.to_send:
+            self._count(end - first, found.unrenderable, 0, found.out)
+        return not found.to_send
 
     async def _must_plan_rest(self) -> bool:
         """Say whether the rest must be planned although nothing more is sent.
@@ -221,11 +223,12 @@ class Feed:
             self._has_unplaced = await self._journal.call(self._store.has_unused_results)
         return self._has_unplaced
 
-    def _count(self, rows: int, unrenderable: int, to_send: int) -> None:
+    def _count(self, rows: int, unrenderable: int, to_send: int, out: int) -> None:
         self._progress.unrenderable(unrenderable)
-        reused = rows - unrenderable - to_send
+        reused = rows - unrenderable - to_send - out
         self._progress.reused(reused)
         self._reused += reused
+        self._out += out
         self._sent += to_send
 
 
@@ -365,9 +368,10 @@ def with_given_price(
 def change_message(reuse: Reuse) -> str:
     """Return the message before the first request of a changed plan."""
     unused = f"{reuse.left_behind:,} no longer used, " if reuse.left_behind else ""
+    out = f"{reuse.out:,} in batches, " if reuse.out else ""
     requests = "1 request" if reuse.new == 1 else f"{reuse.new:,} requests"
     rest = f"{requests} to send" if reuse.new else "nothing to send"
-    return f"the job or its input has changed: {reuse.reused:,} answers reused, {unused}{rest}"
+    return f"the job or its input has changed: {reuse.reused:,} answers reused, {unused}{out}{rest}"
 
 
 def hints(job: Job, options: RunOptions) -> list[str]:

@@ -1,0 +1,208 @@
+"""The batches of a run: each step of a batch is one transaction, which is on the disk before the next.
+
+Intended, sent, collected or void. The members of a batch are attempts without an outcome. While an
+attempt is out, the planner neither sends its request nor counts it as done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from batchrun.checkpoint import encoding
+from batchrun.checkpoint.columns import OUT, exact_sum
+from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.store import now_us
+from batchrun.formats import BatchState
+from batchrun.formats.sent_batches import BatchMember, BatchStage, SentBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from batchrun.checkpoint.sqlite import Database
+    from batchrun.checkpoint.store import Checkpoint
+    from batchrun.formats import RemoteBatch
+    from batchrun.records import Attempt, AttemptStart, Result
+
+_COLUMNS = tuple(f.name for f in fields(SentBatch) if f.name not in {"out", "reserved"})
+_INSERT = f"""INSERT INTO batches (execution, {", ".join(_COLUMNS)})
+    VALUES (?, {", ".join("?" for _ in _COLUMNS)})"""  # noqa: S608 - our own names, as below
+_SELECT = f"""SELECT {", ".join(f"b.{name}" for name in _COLUMNS)},
+    count(a.request_id), {exact_sum("a.reserved")}
+    FROM batches b LEFT JOIN attempts a ON a.batch = b.id AND a.batch IS NOT NULL
+        AND a.checksum IS NULL AND a.latency_s IS NULL AND a.error_type IS NULL
+    {{where}} GROUP BY b.id ORDER BY b.id"""  # noqa: S608
+_OPEN = "b.stage IN ('intended', 'sent')"
+_BATCH = "(SELECT id FROM batches WHERE tag = ?)"
+_ADD_MEMBER = f"""INSERT INTO attempts (batch, request_id, number, execution, started_us, reserved)
+    VALUES ({_BATCH}, ?, ?, ?, ?, ?)"""  # noqa: S608
+# What counts towards `max_attempts`: not refusals by a limit, nor batches that ended too early.
+_MEMBERS = f"""SELECT a.request_id, a.number, a.reserved, (
+        SELECT count(*) FROM attempts f WHERE f.request_id = a.request_id AND f.number < a.number
+        AND f.cause IN ('transient', 'invalid_answer')
+        AND f.error_type NOT IN ('batch_expired', 'batch_canceled'))
+    FROM attempts a WHERE a.batch = {_BATCH} AND a.checksum IS NULL
+    AND a.batch IS NOT NULL AND a.latency_s IS NULL AND a.error_type IS NULL"""  # noqa: S608
+_LEAVE = f"""UPDATE attempts SET error_type = ?, error_message = ?, cause = ?, maybe_billed = ?,
+    latency_s = ?, answered_in = ? WHERE batch = {_BATCH} AND checksum IS NULL AND {OUT}"""  # noqa: S608
+_ENDED = f"batch = {_BATCH} AND batch IS NOT NULL AND checksum IS NULL AND error_type IS NOT NULL"
+_SEALS = (encoding.COSTS.seal(_ENDED), encoding.SENT.seal(_ENDED))
+_REMOTE = ("state", "done", "failed", "created_us", "expires_us", "ended_us", "results_expire_us")
+
+
+def intend_batch(store: Checkpoint, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
+    """Keep a batch that is about to be created, with its members."""
+    row = [_stored(batch, name) for name in _COLUMNS]
+    with store.transaction():
+        store.db.execute(_INSERT, (store.execution, *row))
+        store.db.conn.executemany(
+            _ADD_MEMBER,
+            [(batch.tag, *encoding.start_row(start, store.execution)) for start in starts],
+        )
+
+
+def note_upload(store: Checkpoint, tag: str, file_id: str) -> None:
+    """Keep the vendor's id of the uploaded requests."""
+    _update(store, tag, {"input_file": file_id})
+
+
+def note_sent(store: Checkpoint, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
+    """Keep the vendor's id of a batch."""
+    found = {"stage": BatchStage.SENT, "remote_id": remote.id, "is_proven": is_proven}
+    _update(store, tag, {**found, **_facts(remote)})
+
+
+def note_state(store: Checkpoint, tag: str, remote: RemoteBatch) -> None:
+    """Keep what the vendor says about a batch."""
+    _update(store, tag, _facts(remote))
+
+
+def note_other(store: Checkpoint, tag: str, remote_id: str) -> None:
+    """The batch of this id turned out to be another one: this batch is looked for again."""
+    with store.transaction():
+        (known,) = store.db.execute(
+            "SELECT refused_ids FROM batches WHERE tag = ?", (tag,)
+        ).fetchone()
+        refused = orjson.dumps([*orjson.loads(known or "[]"), remote_id]).decode()
+        nothing = dict.fromkeys(("remote_id", *_REMOTE))
+        _set(store.db, tag, {**nothing, "stage": BatchStage.INTENDED, "refused_ids": refused})
+
+
+def collect_batch(
+    store: Checkpoint, tag: str, attempts: Sequence[Attempt], results: Sequence[Result]
+) -> None:
+    """Keep some results of a batch; `attempts` are those that have no result or failed."""
+    with store.transaction():
+        rows = [encoding.attempt_row(a) for a in (*attempts, *(r.last for r in results))]
+        execute = store.db.conn.executemany
+        execute(encoding.UPDATE_MEMBER, [(store.execution, *row) for row in rows])
+        execute(encoding.REPLACE_RESULT, [encoding.result_row(r) for r in results])
+        _set(store.db, tag, {"is_proven": True})
+
+
+def close_batch(
+    store: Checkpoint,
+    tag: str,
+    error_type: str,
+    message: str,
+    *,
+    maybe_billed: bool,
+    latency_s: float,
+) -> int:
+    """All results of a batch are kept; return how many members had none.
+
+    These get this error, and their requests are pending again.
+    """
+    with store.transaction():
+        cursor = store.db.execute(
+            _LEAVE,
+            (
+                error_type,
+                message,
+                "transient",
+                maybe_billed,
+                max(0.0, latency_s),
+                store.execution,
+                tag,
+            ),
+        )
+        left = cursor.rowcount
+        for seal in _SEALS:
+            store.db.execute(seal, (tag,))
+        _set(store.db, tag, {"stage": BatchStage.COLLECTED, "closed_us": now_us()})
+    return int(left)
+
+
+def void_batch(store: Checkpoint, tag: str, reason: str) -> None:
+    """The vendor does not have a batch, or refused it as a whole: its requests are pending again.
+
+    Nothing was sent to the model, so its attempts are removed.
+    """
+    with store.transaction():
+        store.db.execute(
+            f"DELETE FROM attempts WHERE batch = {_BATCH} AND checksum IS NULL AND {OUT}",  # noqa: S608
+            (tag,),
+        )
+        closed = {"stage": BatchStage.VOID, "closed_us": now_us(), "reason": reason}
+        _set(store.db, tag, closed)
+
+
+def batches(store: Checkpoint, *, open_only: bool = False) -> list[SentBatch]:
+    """Return the batches of a run, in the order in which they were intended."""
+    with usable(store.path):
+        return stored_batches(store.db, open_only=open_only)
+
+
+def stored_batches(db: Database, *, open_only: bool = False) -> list[SentBatch]:
+    """As `batches`, within a transaction of the caller."""
+    where = f"WHERE {_OPEN}" if open_only else ""
+    return [_batch(row) for row in db.execute(_SELECT.format(where=where))]
+
+
+def batch_members(store: Checkpoint, tag: str) -> dict[int, BatchMember]:
+    """Return the requests of a batch whose outcome is not kept, by their key."""
+    with usable(store.path):
+        rows = store.db.execute(_MEMBERS, (tag,))
+        return {
+            key: BatchMember(number, failures, reserved) for key, number, reserved, failures in rows
+        }
+
+
+def remote_ids(store: Checkpoint) -> set[str]:
+    """Return the vendor's ids of all batches of the run."""
+    with usable(store.path):
+        rows = store.db.execute("SELECT remote_id FROM batches WHERE remote_id IS NOT NULL")
+        return {row[0] for row in rows}
+
+
+def _facts(remote: RemoteBatch) -> dict[str, Any]:
+    found = {name: getattr(remote, name) for name in _REMOTE}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _update(store: Checkpoint, tag: str, values: Mapping[str, Any]) -> None:
+    with store.transaction():
+        _set(store.db, tag, values)
+
+
+def _set(db: Database, tag: str, values: Mapping[str, Any]) -> None:
+    names = ", ".join(f"{name} = ?" for name in values)
+    db.execute(f"UPDATE batches SET {names} WHERE tag = ?", (*values.values(), tag))  # noqa: S608
+
+
+def _stored(batch: SentBatch, name: str) -> Any:  # noqa: ANN401 - a value of SQLite
+    value = getattr(batch, name)
+    return orjson.dumps(value).decode() if isinstance(value, tuple) else value
+
+
+def _batch(row: Iterable[Any]) -> SentBatch:
+    *values, out, reserved = row
+    found = dict(zip(_COLUMNS, values, strict=True))
+    found["stage"] = BatchStage(found["stage"])
+    found["state"] = found["state"] and BatchState(found["state"])
+    found["refused_ids"] = tuple(orjson.loads(found["refused_ids"] or "[]"))
+    for name in ("is_primer", "is_proven"):
+        found[name] = bool(found[name])
+    return SentBatch(**found, out=out, reserved=None if reserved is None else int(reserved))

@@ -1,0 +1,95 @@
+"""A batch as its run keeps it: what was handed over, how far that is, and what the vendor says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchrun.formats.batches import BatchState
+
+
+class BatchStage(StrEnum):
+    """How far a batch is, for its run."""
+
+    INTENDED = "intended"  # it is about to be created, or its creation was not confirmed
+    SENT = "sent"  # the vendor has it
+    COLLECTED = "collected"  # all its results are in the checkpoint
+    VOID = "void"  # the vendor does not have it, or refused it as a whole; nothing was billed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentBatch:
+    """A batch of a run. Times are microseconds since 1970 UTC.
+
+    Attributes:
+        tag: begins the `custom_id` of each of its requests.
+        stage: how far it is.
+        account: a digest of the API key that it was sent with.
+        base_url: where it was sent.
+        model: of all its requests; None where they have several.
+        rows: number of its requests.
+        tokens: estimated input tokens of its requests.
+        queued_tokens: those of all batches of its model that were out when it was sent.
+        is_primer: whether other batches wait for it, because it fills the prompt cache.
+        intended_us: when it was about to be created.
+        input_file: the vendor's id of the uploaded requests.
+        remote_id: the vendor's id.
+        is_proven: whether `remote_id` is certainly this batch.
+        refused_ids: batches of the vendor that turned out to be others.
+        state: at the vendor, as of the last look.
+        done: requests that were answered, as of the last look; `failed` those that failed.
+        created_us: when the vendor created it; likewise `expires_us`, `ended_us` and
+            `results_expire_us`.
+        closed_us: when it was collected or found to be void.
+        reason: why it is void.
+        out: number of its requests whose outcome is not in the checkpoint.
+        reserved: highest cost of those, in pico-dollars; None without a cost limit.
+    """
+
+    tag: str
+    stage: BatchStage
+    account: str
+    base_url: str
+    model: str | None
+    rows: int
+    tokens: int
+    queued_tokens: int
+    is_primer: bool
+    intended_us: int
+    input_file: str | None = None
+    remote_id: str | None = None
+    is_proven: bool = True
+    refused_ids: tuple[str, ...] = ()
+    state: BatchState | None = None
+    done: int | None = None
+    failed: int | None = None
+    created_us: int | None = None
+    expires_us: int | None = None
+    ended_us: int | None = None
+    results_expire_us: int | None = None
+    closed_us: int | None = None
+    reason: str | None = None
+    out: int = 0
+    reserved: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its results may still arrive."""
+        return self.stage in {BatchStage.INTENDED, BatchStage.SENT}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMember:
+    """A request of a batch whose outcome is not in the checkpoint.
+
+    Attributes:
+        number: of its attempt.
+        failures: attempts so far that count towards `[retry] max_attempts`.
+        reserved: highest cost in pico-dollars; None without a cost limit.
+    """
+
+    number: int
+    failures: int
+    reserved: int | None
