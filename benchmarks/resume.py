@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrun import __version__
-from batchrun.checkpoint import Checkpoint, encoding, open_directory
+from batchrun.checkpoint import Checkpoint, NewExecution, encoding, open_directory
 from batchrun.job import Job
 from batchrun.run.preparation import Prepared, RunOptions, prepare
 
@@ -71,7 +71,7 @@ def finish(plan: Prepared) -> None:
         store = Checkpoint(plan.directory, writable=True)
         facts = {"name": plan.job.name, "job": plan.job.document, "base": plan.job.base}
         store.start_execution(
-            signature=plan.signature, total=plan.total, version=__version__, **facts
+            NewExecution(signature=plan.signature, total=plan.total, version=__version__, **facts)
         )
         for rendered in plan.renderer.table_chunks(plan.source):
             store.plan(rendered, retry_errored=False)
@@ -87,7 +87,7 @@ def finish(plan: Prepared) -> None:
                 response, stop_reason, response_id) SELECT id, 'succeeded', 0, 1, 1000000,
                 'An answer of some words to number ' || id, 'end_turn', 'msg_' || id FROM requests"""
             )
-            for table in (encoding.ANSWERS, encoding.SENT):
+            for table in (encoding.ANSWERS, encoding.STATUSES, encoding.SENT, encoding.COSTS):
                 store.db.execute(f"UPDATE {table.table} AS d SET checksum = {table.value('d')}")
         store.close()
 

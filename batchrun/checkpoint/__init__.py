@@ -65,7 +65,7 @@ from batchrun.checkpoint.statistics import (
     totals,
     write_costs,
 )
-from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.store import FILE_NAME, Checkpoint, NewExecution
 from batchrun.checkpoint.stored_batches import (
     batch_members,
     batches,
@@ -100,6 +100,7 @@ __all__ = [
     "DirectoryLock",
     "FullDiskRetry",
     "GivenPrice",
+    "NewExecution",
     "PlannedChunk",
     "Repair",
     "RequestCounter",

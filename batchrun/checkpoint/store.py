@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -63,6 +64,34 @@ _SEAL_EXECUTION = encoding.EXECUTIONS.seal("id = ?")
 def now_us() -> int:
     """Return the time in microseconds since 1970 UTC."""
     return time.time_ns() // 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """What is recorded of an execution when it begins.
+
+    Attributes:
+        name: of the job.
+        job: its document.
+        base: the folder of its relative paths.
+        signature: of the plan; see `Prepared`.
+        total: the number of rows; with several `samples` each has as many consecutive items.
+        version: of batchrun.
+        provider: who answers, and so whose prices hold.
+        base_url: the same, where `provider` is not set.
+        dispatcher: the name of the way to dispatch.
+    """
+
+    name: str
+    job: Mapping[str, Any]
+    base: Path
+    signature: str
+    total: int
+    version: str
+    samples: int = 1
+    provider: str | None = None
+    base_url: str | None = None
+    dispatcher: str = "live"
 
 
 class Checkpoint:
@@ -146,32 +175,16 @@ class Checkpoint:
             file.check_integrity(self.db, self.path, error)
             raise
 
-    def start_execution(
-        self,
-        *,
-        name: str,
-        job: Mapping[str, Any],
-        base: Path,
-        signature: str,
-        total: int,
-        version: str,
-        samples: int = 1,
-        provider: str | None = None,
-        base_url: str | None = None,
-        dispatcher: str = "live",
-        lost: Sequence[UnfinishedAttempt] = (),
-    ) -> None:
+    def start_execution(self, new: NewExecution, lost: Sequence[UnfinishedAttempt] = ()) -> None:
         """Begin an execution: record the job, and close the attempts whose outcome is lost.
 
-        `total` counts rows; with several `samples` each has as many consecutive items. `provider` and
-        `base_url` say who answers, and so whose prices hold.
-        `dispatcher` names the way to dispatch. The `lost` attempts may have been billed; other unfinished
-        attempts stay open. When the plan's signature has changed, rows are matched to requests anew.
+        The `lost` attempts may have been billed; other unfinished attempts stay open. When the
+        plan's signature has changed, rows are matched to requests anew.
         """
         self._planner = Planner(self.db)
         with self.transaction():
             previous = self.db.execute("SELECT plan_signature FROM run").fetchone()
-            if previous is not None and previous[0] != signature:
+            if previous is not None and previous[0] != new.signature:
                 self.db.execute("DELETE FROM items")
                 self.db.execute("DELETE FROM scores")  # they are by row
                 self.db.execute("UPDATE run SET planned = NULL")
@@ -182,12 +195,12 @@ class Checkpoint:
                 samples = excluded.samples, plan_signature = excluded.plan_signature,
                 scored = NULL""",
                 (
-                    name,
-                    _as_json(job),
-                    str(base),
-                    signature,
-                    total,
-                    samples,
+                    new.name,
+                    _as_json(new.job),
+                    str(new.base),
+                    new.signature,
+                    new.total,
+                    new.samples,
                     now_us(),
                 ),
             )
@@ -196,7 +209,7 @@ class Checkpoint:
             cursor = self.db.execute(
                 """INSERT INTO executions (started_us, version, provider, base_url, dispatcher)
                 VALUES (?, ?, ?, ?, ?)""",
-                (now_us(), version, provider, base_url, dispatcher),
+                (now_us(), new.version, new.provider, new.base_url, new.dispatcher),
             )
             self.execution = int(cursor.lastrowid or 0)
             self.db.execute(_SEAL_EXECUTION, (self.execution,))

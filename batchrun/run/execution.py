@@ -162,17 +162,19 @@ class Execution:
         judged = judge_again(plan, self._store)
         missing = missing_bodies(plan, self._store)
         self._store.start_execution(
-            name=plan.job.name,
-            job=plan.job.document,
-            base=plan.job.base,
-            signature=plan.signature,
-            total=plan.total,
-            version=__version__,
-            samples=plan.job.request.samples,
-            provider=plan.job.request.provider,
-            base_url=plan.job.request.base_url,
-            dispatcher=self._shared.options.dispatcher.name,
-            lost=lost,
+            checkpoint.NewExecution(
+                name=plan.job.name,
+                job=plan.job.document,
+                base=plan.job.base,
+                signature=plan.signature,
+                total=plan.total,
+                version=__version__,
+                samples=plan.job.request.samples,
+                provider=plan.job.request.provider,
+                base_url=plan.job.request.base_url,
+                dispatcher=self._shared.options.dispatcher.name,
+            ),
+            lost,
         )
         self.log.write("start", **started(plan, self._store.execution, self._shared.options))
         for hint in hints(plan.job, self._shared.options):

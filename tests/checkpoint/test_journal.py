@@ -12,7 +12,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from batchrun.checkpoint import Checkpoint, CheckpointJournal, FullDiskRetry, totals
+from batchrun.checkpoint import Checkpoint, CheckpointJournal, FullDiskRetry, NewExecution, totals
 from batchrun.errors import CheckpointError, CheckpointFull
 from batchrun.records import (
     Attempt,
@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Iterator[Checkpoint]:
     request, wire = Request("chat", "http://x", "m", ()), WireRequest("http://x", (), b"{}")
     with closing(Checkpoint(tmp_path, writable=True)) as opened:
         opened.start_execution(
-            name="job", job={}, base=tmp_path, signature="s", total=ROWS, version="1"
+            NewExecution(name="job", job={}, base=tmp_path, signature="s", total=ROWS, version="1")
         )
         rendered = [
             RenderedItem(n, str(n), request, wire, n.to_bytes(16, "big")) for n in range(ROWS)

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from batchrun import Job, RunOptions, run_job
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, NewExecution
 from batchrun.dispatch import LIVE, Tally
 from batchrun.errors import CheckpointError, RunEnd, Stop
 from batchrun.records import (
@@ -163,13 +163,15 @@ def leave_unfinished(directory: Path, dispatcher: str) -> list[int]:
     directory.mkdir(parents=True)
     store = Checkpoint(directory, writable=True)
     store.start_execution(
-        name="job",
-        job={},
-        base=directory,
-        signature="s",
-        total=3,
-        version="1",
-        dispatcher=dispatcher,
+        NewExecution(
+            name="job",
+            job={},
+            base=directory,
+            signature="s",
+            total=3,
+            version="1",
+            dispatcher=dispatcher,
+        )
     )
     pending = store.plan(items("abc"), retry_errored=False)
     now = datetime.now(UTC)
@@ -186,7 +188,7 @@ def test_only_what_its_dispatcher_calls_lost_is_settled(tmp_path: Path) -> None:
     assert [attempt.key for attempt in lost] == others
     assert {attempt.dispatcher for attempt in factory.asked} == {"table"}
     store.start_execution(
-        name="job", job={}, base=tmp_path, signature="s", total=3, version="1", lost=lost
+        NewExecution(name="job", job={}, base=tmp_path, signature="s", total=3, version="1"), lost
     )
     assert [(each.key, each.dispatcher) for each in store.unfinished_attempts()] == [
         (first, "table")

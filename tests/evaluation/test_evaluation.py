@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from batchrun import Job, RunOptions, run_job
-from batchrun.checkpoint import Checkpoint, score_rows, write_scores
+from batchrun.checkpoint import Checkpoint, NewExecution, score_rows, write_scores
 from batchrun.checkpoint.stored_scores import MOST_CLASSES
 from batchrun.errors import JobError
 from batchrun.evaluation import RowScore
@@ -351,7 +351,7 @@ def test_scores_of_a_table_that_has_changed_are_forgotten(tmp_path: Path) -> Non
 
     def start(signature: str) -> None:
         facts: dict[str, Any] = {"name": "n", "job": {}, "base": tmp_path, "version": "1"}
-        store.start_execution(signature=signature, total=2, **facts)
+        store.start_execution(NewExecution(signature=signature, total=2, **facts))
 
     with closing(Checkpoint(tmp_path, writable=True)) as store:
         start("one")

@@ -594,12 +594,14 @@ def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory
     with closing(checkpoint.Checkpoint(directory, writable=True)) as store:
         document, base, _ = store.job()
         store.start_execution(
-            name="job",
-            job=document,
-            base=Path(base),
-            signature="other:input",
-            total=50,
-            version="0",
+            checkpoint.NewExecution(
+                name="job",
+                job=document,
+                base=Path(base),
+                signature="other:input",
+                total=50,
+                version="0",
+            )
         )
     found = {line.partition(":")[0] for line in wrong(directory)}
     assert not found & {"checkpoint.db", "fingerprints", "scores"}

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from batchrun import Job, RunOptions, run_job
-from batchrun.checkpoint import Checkpoint
+from batchrun.checkpoint import Checkpoint, NewExecution
 from batchrun.errors import JobError
 from tests.conftest import KEY, command, environment
 from tests.support.provider import answer, serving
@@ -148,7 +148,7 @@ def test_answers_that_a_killed_run_had_not_placed_yet_count(write_job: WriteJob)
                 "version": "0",
                 "total": 20,
             }
-            store.start_execution(signature="of another prompt", **began)
+            store.start_execution(NewExecution(signature="of another prompt", **began))
         assert held(job) == {}
         with pytest.raises(JobError, match="20 of 20 paid answers would no longer be used"):
             run(job, prompt="Say anything but {{ text }}")

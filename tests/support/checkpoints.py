@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrun.checkpoint import NewExecution
 from batchrun.checkpoint.columns import result_kinds
 from batchrun.checkpoint.schema import add_missing_columns, migrations
 from batchrun.records import (
@@ -63,13 +64,15 @@ def start(store: Checkpoint, total: int, signature: str = "s") -> int:
     """Begin an execution; return how many unfinished attempts were lost: all of them."""
     lost = store.unfinished_attempts()
     store.start_execution(
-        name="job",
-        job=DOCUMENT,
-        base=Path("/base"),
-        signature=signature,
-        total=total,
-        version="1",
-        lost=lost,
+        NewExecution(
+            name="job",
+            job=DOCUMENT,
+            base=Path("/base"),
+            signature=signature,
+            total=total,
+            version="1",
+        ),
+        lost,
     )
     return len(lost)
 
