@@ -17,10 +17,9 @@ import pytest
 
 import batchrun as library
 from batchrun import checkpoint
-from batchrun.checkpoint import encoding
 from batchrun.inspection.verification import Verification
 from tests.conftest import command, resume
-from tests.support.checkpoints import later_version
+from tests.support.checkpoints import later_version, seal_all
 from tests.support.provider import Call, Provider, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -247,14 +246,6 @@ def sql(*statements: str) -> Callable[[Path], None]:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     return change
-
-
-def seal_all(db: sqlite3.Connection) -> None:
-    """Give all records the checksums of their present values."""
-    encoding.register(db)
-    tables = (value for value in vars(encoding).values() if isinstance(value, encoding.Checked))
-    for table in tables:
-        db.execute(table.seal("1"))
 
 
 def resealed(*statements: str) -> Callable[[Path], None]:

@@ -17,6 +17,7 @@ from batchrun import Job, RunOptions, run_job
 from batchrun.checkpoint import Checkpoint, NewExecution
 from batchrun.errors import JobError
 from tests.conftest import KEY, command, environment
+from tests.support.checkpoints import seal_all
 from tests.support.provider import answer, serving
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def test_another_version_that_asks_the_same_is_no_change_of_the_job(write_job: W
         run(job)
         with closing(sqlite3.connect(job.parent / "out" / "checkpoint.db")) as db:
             db.execute("UPDATE executions SET version = '0.0.1'")
+            seal_all(db)
             db.commit()
         code, _, stderr = command("run", job)
     assert code == 0

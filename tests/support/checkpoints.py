@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrun.checkpoint import NewExecution
+from batchrun.checkpoint import NewExecution, encoding
 from batchrun.checkpoint.columns import result_kinds
 from batchrun.checkpoint.schema import add_missing_columns, migrations
 from batchrun.records import (
@@ -24,6 +24,7 @@ from batchrun.records import (
 )
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Mapping, Sequence
 
     from batchrun.checkpoint import (
@@ -58,6 +59,14 @@ def items(asks: Sequence[str], ids: Sequence[str] | None = None) -> list[Rendere
         item(ordinal, ask, custom_id=ids[ordinal] if ids else None)
         for ordinal, ask in enumerate(asks)
     ]
+
+
+def seal_all(db: sqlite3.Connection) -> None:
+    """Give all records the checksums of their present values."""
+    encoding.register(db)
+    tables = (value for value in vars(encoding).values() if isinstance(value, encoding.Checked))
+    for table in tables:
+        db.execute(table.seal("1"))
 
 
 def start(store: Checkpoint, total: int, signature: str = "s") -> int:
