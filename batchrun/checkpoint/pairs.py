@@ -30,8 +30,8 @@ MOST_DIFFERENCES = 2_000
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
     JOIN main.results r ON r.request_id = i.request_id AND r.status = 'succeeded'
     JOIN other.results s ON s.request_id = j.request_id AND s.status = 'succeeded'
-    LEFT JOIN main.scores a ON a.ordinal = i.ordinal / (SELECT samples FROM main.run)
-    LEFT JOIN other.scores b ON b.ordinal = j.ordinal / (SELECT samples FROM other.run)
+    LEFT JOIN main.scores a ON a.scorer = '' AND a.ordinal = i.ordinal / (SELECT samples FROM main.run)
+    LEFT JOIN other.scores b ON b.scorer = '' AND b.ordinal = j.ordinal / (SELECT samples FROM other.run)
     WHERE i.ordinal % (SELECT samples FROM main.run) = 0
     AND j.ordinal % (SELECT samples FROM other.run) = 0"""
 _COUNTS = f"""SELECT count(*), coalesce(sum(r.response IS s.response), 0),
@@ -60,7 +60,7 @@ _SIDES = f"""SELECT i.custom_id,
     substr({RESULT["error_message"].sql}, 1, {_LONGEST}),
     s.score, substr(s.predicted, 1, {_LONGEST}), substr(s.expected, 1, {_LONGEST})
     FROM items i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
-    LEFT JOIN scores s ON s.ordinal = i.ordinal / (SELECT samples FROM run)
+    LEFT JOIN scores s ON s.scorer = '' AND s.ordinal = i.ordinal / (SELECT samples FROM run)
     WHERE i.ordinal % (SELECT samples FROM run) = 0
     AND i.custom_id IN (SELECT value FROM json_each(?))"""  # noqa: S608 - no values
 

@@ -37,15 +37,17 @@ def _definitions(columns: Iterable[ColumnOf]) -> str:
 
 
 SCORES = """CREATE TABLE scores (
-    ordinal INTEGER PRIMARY KEY,
+    scorer TEXT NOT NULL,
+    ordinal INTEGER NOT NULL,
     score REAL,
     predicted TEXT,
     expected TEXT,
     answers INTEGER NOT NULL,
     correct INTEGER NOT NULL,
     majority REAL,
-    problem TEXT
-) STRICT"""
+    problem TEXT,
+    PRIMARY KEY (scorer, ordinal)
+) STRICT, WITHOUT ROWID"""
 
 _TABLES = (
     """CREATE TABLE run (
@@ -174,7 +176,8 @@ _TABLES = (
         rates TEXT,
         checksum INTEGER
     ) STRICT""",
-    # The score of each row's answer. A null score means: not scored.
+    # The scores of each row's answers by each scorer, and by all of them: the scorer with an empty
+    # name. A null score means: not scored.
     SCORES,
 )
 # The first migration of the versions before the first release, whose tables had other names.
@@ -244,7 +247,7 @@ _RESULTS = f"""CREATE VIEW result_rows AS SELECT
     {", ".join(_shown(column) for column in RESULT_COLUMNS if not column.is_optional)},
     s.score AS score,
     s.predicted AS predicted
-{_ROWS} LEFT JOIN scores s ON s.ordinal = i.ordinal / run.samples"""
+{_ROWS} LEFT JOIN scores s ON s.scorer = '' AND s.ordinal = i.ordinal / run.samples"""
 
 # One row for each HTTP exchange, failed ones included.
 _ATTEMPTS = f"""CREATE VIEW attempt_rows AS SELECT

@@ -431,7 +431,7 @@ _BY_ENDING = f"""SELECT {_ENDING}, count(*) FROM items i {_ANSWERS}
 _SCORED = f"""SELECT {_ENDING}, count(*) FROM scores s CROSS JOIN run
     JOIN items i ON i.ordinal >= s.ordinal * run.samples
         AND i.ordinal < (s.ordinal + 1) * run.samples
-    {_ANSWERS} AND s.score IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""  # noqa: S608 - no values
+    {_ANSWERS} AND s.scorer = ? AND s.score IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""  # noqa: S608 - no values
 
 
 def endings(db: Database) -> dict[str, int]:
@@ -439,6 +439,6 @@ def endings(db: Database) -> dict[str, int]:
     return dict(db.execute(_BY_ENDING).fetchall())
 
 
-def scored_endings(db: Database) -> dict[str, int]:
-    """Return the same of the answers that have a score."""
-    return dict(db.execute(_SCORED).fetchall())
+def scored_endings(db: Database, scorer: str) -> dict[str, int]:
+    """Return the same of the answers that have a score by a scorer."""
+    return dict(db.execute(_SCORED, (scorer,)).fetchall())

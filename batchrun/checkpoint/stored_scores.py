@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from batchrun.checkpoint.store import Checkpoint
+    from batchrun.evaluation import ScoreColumn
 
 
 CHUNK_ROWS = 5_000
@@ -32,29 +33,31 @@ MOST_CLASSES = 50
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
     JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
-_INSERT = "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_ROWS = """SELECT ordinal, score, predicted FROM scores WHERE ordinal >= ? AND ordinal < ?
-    ORDER BY ordinal"""
+_FIELDS = [field.name for field in fields(RowScore)]
+_INSERT = f"""INSERT INTO scores ({", ".join(_FIELDS)})
+    VALUES ({", ".join("?" * len(_FIELDS))})"""  # noqa: S608 - our own names
 _TOTALS = """SELECT count(score), coalesce(sum(score), 0), coalesce(sum(score * score), 0),
     coalesce(sum(score NOT IN (0, 1)), 0) = 0, count(*) FILTER (WHERE score >= 1),
     coalesce(sum(majority), 0), count(*) FILTER (WHERE score IS NOT NULL AND predicted IS NULL),
-    count(*) FILTER (WHERE score IS NULL) FROM scores"""
-_PROBLEM = "SELECT problem FROM scores WHERE problem IS NOT NULL ORDER BY ordinal LIMIT 1"
-_BY_CORRECT = """SELECT answers, correct, count(*) FROM scores WHERE score IS NOT NULL
-    GROUP BY answers, correct"""
+    count(*) FILTER (WHERE score IS NULL) FROM scores WHERE scorer = ?"""
+_PROBLEM = """SELECT problem FROM scores WHERE scorer = ? AND problem IS NOT NULL
+    ORDER BY ordinal LIMIT 1"""
+_BY_CORRECT = """SELECT answers, correct, count(*) FROM scores
+    WHERE scorer = ? AND score IS NOT NULL GROUP BY answers, correct"""
 # `label` makes one of what counts as the same label.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
     FROM (
         SELECT label(expected) AS class, min(expected) AS name, NULL AS said, count(*) AS support,
             0 AS predicted, coalesce(sum(label(predicted) = label(expected)), 0) AS both
-        FROM scores WHERE score IS NOT NULL AND expected IS NOT NULL GROUP BY 1
+        FROM scores
+        WHERE scorer = :scorer AND score IS NOT NULL AND expected IS NOT NULL GROUP BY 1
         UNION ALL
         SELECT label(predicted), NULL, min(predicted), 0, count(*), 0
-        FROM scores WHERE score IS NOT NULL AND expected IS NOT NULL AND predicted IS NOT NULL
-        GROUP BY 1
+        FROM scores WHERE scorer = :scorer AND score IS NOT NULL AND expected IS NOT NULL
+            AND predicted IS NOT NULL GROUP BY 1
     ) GROUP BY class"""
 _PAIRS = """SELECT label(expected), label(predicted), count(*) FROM scores
-    WHERE score IS NOT NULL AND expected IS NOT NULL GROUP BY 1, 2"""
+    WHERE scorer = ? AND score IS NOT NULL AND expected IS NOT NULL GROUP BY 1, 2"""
 
 
 def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
@@ -88,10 +91,21 @@ def write_scores(store: Checkpoint, scores: Iterable[RowScore], scored_by: str) 
             store.db.conn.executemany(_INSERT, chunk)
 
 
-def score_rows(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
-    """Return (ordinal, score, predicted) of rows from ordinal `first` up to `end`, in order."""
+def score_rows(
+    store: Checkpoint, columns: Sequence[ScoreColumn], first: int, end: int
+) -> list[tuple[Any, ...]]:
+    """Return the ordinal and these columns of rows from ordinal `first` up to `end`, in order."""
+    tables = {name: f"s{n}" for n, name in enumerate({"": 0, **{c.scorer: 0 for c in columns}})}
+    wanted = "".join(f", {tables[column.scorer]}.{column.field}" for column in columns)
+    joined = "".join(
+        f" LEFT JOIN scores {table} ON {table}.scorer = ? AND {table}.ordinal = s0.ordinal"
+        for name, table in tables.items()
+        if name
+    )
+    query = f"""SELECT s0.ordinal{wanted} FROM scores s0{joined}
+        WHERE s0.scorer = '' AND s0.ordinal >= ? AND s0.ordinal < ? ORDER BY s0.ordinal"""  # noqa: S608 - our own names
     with usable(store.path):
-        return store.db.execute(_ROWS, (first, end)).fetchall()
+        return store.db.execute(query, [*filter(None, tables), first, end]).fetchall()
 
 
 def is_scored(store: Checkpoint, scored_by: str) -> bool:
@@ -101,17 +115,19 @@ def is_scored(store: Checkpoint, scored_by: str) -> bool:
     return bool(row and row[0] == scored_by)
 
 
-def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotals:
-    """Add the scores up, in bounded memory.
+def score_totals(store: Checkpoint, scorer: str = "", *, labels: bool, folded: bool) -> ScoreTotals:
+    """Add the scores of one scorer up, in bounded memory.
 
     Args:
         store: the checkpoint.
+        scorer: its name; empty for the scores over all scorers.
         labels: whether answers are labels, which are counted for each label.
         folded: whether labels that differ in case only are the same.
     """
     with store.transaction():
-        row = store.db.execute(_TOTALS).fetchone()
-        problem = store.db.execute(_PROBLEM).fetchone()
+        row = store.db.execute(_TOTALS, (scorer,)).fetchone()
+        problem = store.db.execute(_PROBLEM, (scorer,)).fetchone()
+        by_correct = store.db.execute(_BY_CORRECT, (scorer,))
         return ScoreTotals(
             scored=row[0],
             total=row[1],
@@ -122,16 +138,16 @@ def score_totals(store: Checkpoint, *, labels: bool, folded: bool) -> ScoreTotal
             unanswered=row[6],
             unscored=row[7],
             problem=problem[0] if problem else None,
-            by_correct={(n, right): rows for n, right, rows in store.db.execute(_BY_CORRECT)},
-            classes=_classes(store, folded=folded) if labels and row[0] else None,
-            endings=scored_endings(store.db),
+            by_correct={(n, right): rows for n, right, rows in by_correct},
+            classes=_classes(store, scorer, folded=folded) if labels and row[0] else None,
+            endings=scored_endings(store.db, scorer),
         )
 
 
-def _classes(store: Checkpoint, *, folded: bool) -> ClassTotals | None:
+def _classes(store: Checkpoint, scorer: str, *, folded: bool) -> ClassTotals | None:
     store.db.conn.create_function("label", 1, _fold if folded else _same, deterministic=True)
     sums = _Sums()
-    counted = sums.watch(store.db.execute(_CLASSES))
+    counted = sums.watch(store.db.execute(_CLASSES, {"scorer": scorer}))
     largest = nlargest(MOST_CLASSES, counted, key=lambda found: (found[2], found[3], found[0]))
     if not sums.count:
         return None
@@ -141,7 +157,7 @@ def _classes(store: Checkpoint, *, folded: bool) -> ClassTotals | None:
         macro_recall=sums.recall / sums.count,
         macro_f1=sums.f1 / sums.count,
         classes=tuple(ClassCount(*found[1:]) for found in largest),
-        confusion=_confusion(store.db.execute(_PAIRS), [found[:2] for found in largest]),
+        confusion=_confusion(store.db.execute(_PAIRS, (scorer,)), [found[:2] for found in largest]),
     )
 
 

@@ -84,7 +84,7 @@ _COSTLIEST = """SELECT model FROM attempts WHERE cost IS NOT NULL GROUP BY model
 _MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"
 _ERRORED = f"""SELECT i.ordinal / ? FROM items i {RESULTS_OF_ITEMS}
     WHERE {ERRORED} {_MIXED}"""  # noqa: S608 - no values
-_WRONG = f"SELECT i.ordinal FROM scores i WHERE i.score < 1 {_MIXED}"  # noqa: S608 - no values
+_WRONG = f"SELECT i.ordinal FROM scores i WHERE i.scorer = '' AND i.score < 1 {_MIXED}"  # noqa: S608 - no values
 # Of the columns of results, those of which a report shows something.
 _SHOWN = (
     "custom_id",
@@ -106,7 +106,7 @@ _UNUSUAL = """SELECT ordinal FROM (SELECT i.ordinal / ? AS ordinal, row_number()
         PARTITION BY r.ending ORDER BY i.ordinal * 2654435761 % 4294967296) AS place
     FROM items i JOIN results r ON r.request_id = i.request_id
     WHERE r.ending NOT IN ('stop', 'tool_calls')) WHERE place <= ?"""
-_SCORED = "SELECT score, predicted, expected FROM scores WHERE ordinal = ?"
+_SCORED = "SELECT score, predicted, expected FROM scores WHERE scorer = '' AND ordinal = ?"
 
 
 def history(store: Checkpoint) -> History:

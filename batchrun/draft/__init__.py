@@ -19,8 +19,9 @@ from batchrun.checkpoint import result_kinds
 from batchrun.draft.detection import Choice, choose, read_columns
 from batchrun.draft.document import Heading, job_text
 from batchrun.errors import JobError
+from batchrun.evaluation import score_columns
 from batchrun.job import InputConfig, Job, is_remote
-from batchrun.output import SCORES, result_names
+from batchrun.output import result_names
 from batchrun.render import Renderer
 from batchrun.source import Source
 
@@ -123,7 +124,10 @@ def _written_path(place: str, job_file: Path) -> str:
 def _prefix(columns: list[TableColumn], choice: Choice) -> str:
     """Return a prefix with which no result column has the name of a column of the table."""
     names = [column.name for column in columns]
-    results = [*result_kinds(), *(SCORES if choice.label is not None else ())]
+    results = [
+        *result_kinds(),
+        *(column.name for column in score_columns(("",) if choice.label is not None else ())),
+    ]
     for prefix in PREFIXES:
         try:
             result_names(names, prefix, (), results)

@@ -14,7 +14,7 @@ from batchrun.evaluation.metrics import (
     score_lines,
     score_notes,
 )
-from batchrun.evaluation.scorer import Scorer
+from batchrun.evaluation.scorer import Scorer, weighted_mean
 from batchrun.evaluation.scores import (
     AnswerScore,
     ClassCount,
@@ -22,7 +22,9 @@ from batchrun.evaluation.scores import (
     Confusion,
     Pairs,
     RowScore,
+    ScoreColumn,
     ScoreTotals,
+    score_columns,
 )
 
 __all__ = [
@@ -32,13 +34,16 @@ __all__ = [
     "Confusion",
     "Pairs",
     "RowScore",
+    "ScoreColumn",
     "ScoreTotals",
     "Scorer",
     "fold",
     "interval",
     "mean_score",
+    "score_columns",
     "score_facts",
     "score_line",
     "score_lines",
     "score_notes",
+    "weighted_mean",
 ]

@@ -155,6 +155,7 @@ def score_facts(totals: ScoreTotals) -> dict[str, Any]:
         "label_count": classes.count if classes else None,
         "labels": [_class_facts(one) for one in classes.classes] if classes else None,
         "confusion": _confusion(classes) if classes else None,
+        "scorers": {name: score_facts(own) for name, own in totals.scorers.items()},
     }
 
 
@@ -185,6 +186,7 @@ def score_lines(totals: ScoreTotals) -> list[str]:
 def score_notes(totals: ScoreTotals) -> list[str]:
     """Return the sentences about the scores."""
     lines = [score_line(totals)]
+    lines += [f"{name}: {score_line(own)}" for name, own in totals.scorers.items()]
     if unusual := unusual_endings(totals.endings):
         counts = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
         lines.append(f"among the scored answers: {counts}")

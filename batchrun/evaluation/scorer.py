@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from functools import cached_property
-from math import isfinite
+from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
@@ -173,3 +173,19 @@ def _function(config: ScoreConfig) -> Function:
     except ValueError:
         pass  # it does not say what it takes
     return function  # type: ignore[no-any-return]
+
+
+def weighted_mean(scores: Sequence[RowScore], weights: Sequence[float]) -> RowScore:
+    """Return the score of a row over several scorers.
+
+    It has none if one of the scorers gave none: a mean over the others would mean something else.
+    """
+    first = scores[0]
+    parts = []
+    for each, weight in zip(scores, weights, strict=True):
+        if each.score is None:
+            problem = f"{each.scorer}: {each.problem}"
+            return RowScore(first.ordinal, answers=first.answers, problem=problem)
+        parts.append(each.score * weight)
+    score = fsum(parts) / fsum(weights)
+    return RowScore(first.ordinal, score=score, correct=int(score >= 1))

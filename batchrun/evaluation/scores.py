@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from batchrun.records import Kind
 
 
 # A label that stands for all labels beyond the most frequent ones, and one for no label at all.
@@ -31,7 +33,7 @@ class AnswerScore:
 
 @dataclass(frozen=True, slots=True)
 class RowScore:
-    """The score of a row, over all its answers.
+    """The score of a row by one scorer, over all its answers; or by all scorers.
 
     Attributes:
         ordinal: the row.
@@ -42,6 +44,7 @@ class RowScore:
         correct: how many of them have a score of 1 or more.
         majority: the score of `predicted`.
         problem: the reason for a missing score.
+        scorer: the name of the scorer; empty for the mean over all scorers, and for the only one.
     """
 
     ordinal: int
@@ -52,6 +55,45 @@ class RowScore:
     correct: int = 0
     majority: float | None = None
     problem: str | None = None
+    scorer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreColumn:
+    """A column of the results that has a field of the scores of one scorer.
+
+    Attributes:
+        name: of the column.
+        kind: of its values.
+        field: of `RowScore`.
+        scorer: whose scores; empty for those over all scorers.
+    """
+
+    name: str
+    kind: Kind
+    field: str
+    scorer: str = ""
+
+
+# The columns of every scorer; behind their names stands that of the scorer.
+_SCORER_COLUMNS: tuple[tuple[str, Kind], ...] = (("score", "number"), ("predicted", "text"))
+
+
+def score_columns(names: Sequence[str]) -> tuple[ScoreColumn, ...]:
+    """Return the columns of these scorers.
+
+    Of a single scorer without a name they are `score` and `predicted`. Scorers with names have
+    `score_<name>` and `predicted_<name>`, and `score` is the weighted mean of their scores.
+    """
+    if names == ("",):
+        return tuple(ScoreColumn(name, kind, name) for name, kind in _SCORER_COLUMNS)
+    overall = ScoreColumn("score", "number", "score")
+    own = (
+        ScoreColumn(f"{name}_{scorer}", kind, name, scorer)
+        for scorer in names
+        for name, kind in _SCORER_COLUMNS
+    )
+    return (overall, *own) if names else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +166,7 @@ class ScoreTotals:
         by_correct: (answers, correct answers) → rows.
         classes: labels, where answers are labels.
         endings: how the scored answers ended, all samples and choices of a row counted.
+        scorers: the same of each scorer that has a name.
     """
 
     scored: int
@@ -138,6 +181,7 @@ class ScoreTotals:
     by_correct: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: ClassTotals | None = None
     endings: Mapping[str, int] = field(default_factory=dict)
+    scorers: Mapping[str, ScoreTotals] = field(default_factory=dict)
 
     @property
     def right_answers(self) -> int:

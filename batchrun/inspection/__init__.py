@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from batchrun import checkpoint, output, report
 from batchrun.errors import JobError, OutputError, Record, harmless
 from batchrun.evaluation import score_facts, score_lines
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
+from batchrun.job.overrides import SCORE
 from batchrun.job.paths import Protected, user_files
 from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
@@ -31,7 +31,7 @@ from batchrun.run.matrix import (
     settled_totals,
 )
 from batchrun.run.preparation import input_signature, our_columns
-from batchrun.run.scoring import Evaluation
+from batchrun.run.scoring import Evaluation, score_table
 from batchrun.source import Source, input_files, is_table
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def export(directory: Path, to: Path | None) -> list[Path]:
             scores = None
             if evaluation is not None:
                 evaluation.score(source, store, again=not evaluation.runs_code)
-                scores = partial(checkpoint.score_rows, store)
+                scores = score_table(job, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
             results = output.Results(source, store, kinds, scores)
             return [output.write_results(job.output, to, results, in_run_directory=False)]
@@ -400,16 +400,18 @@ def _amount(pico: int | None, unpriced: int) -> str:
     return f"{'at least ' if unpriced else ''}${pico / PICO_PER_USD:,.6f}"
 
 
-def _score_section(path: Path) -> dict[str, Any]:
+def _score_section(path: Path) -> dict[str, Any] | list[dict[str, Any]]:
     """Return the `[score]` of a job file in a form that means the same in any folder."""
     job = Job.load(path)
-    if job.score is None:
+    if not job.scores:
         raise JobError(f"{path}: has no section [score]")
-    section = dict(job.document["score"])
-    if job.score.function is not None:
-        file, name = job.score.function
-        section["function"] = f"{file.resolve()}:{name}"
-    return section
+    given = job.document[SCORE]
+    tables = [dict(table) for table in (given if isinstance(given, list) else [given])]
+    for table, config in zip(tables, job.scores, strict=True):
+        if config.function is not None:
+            file, name = config.function
+            table["function"] = f"{file.resolve()}:{name}"
+    return tables if isinstance(given, list) else tables[0]
 
 
 def _required(evaluation: Evaluation | None, directory: Path) -> Evaluation:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
 from batchrun.run.matrix import is_matrix, runs_in
 from batchrun.run.preparation import input_signature, plan_signature
-from batchrun.run.scoring import Evaluation
+from batchrun.run.scoring import Evaluation, score_table
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -351,7 +350,7 @@ class _Outputs:
         evaluation = Evaluation.of(job, source)
         if evaluation is not None:
             self._check_scores(evaluation, source)
-            scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
+            scores, score = score_table(job, store), evaluation.totals(store)
         kinds = checkpoint.result_kinds(job.request.optional_columns)
         results = output.Results(source, store, kinds, scores)
         for name in job.output.files:
@@ -385,7 +384,7 @@ class _Outputs:
             return [planned[row * samples].custom_id for row in range(first, end)]
 
         table = output.IdTable(self._totals.total, ids)
-        scores = None if job.score is None else partial(checkpoint.score_rows, store)
+        scores = score_table(job, store)
         kinds = checkpoint.result_kinds(job.request.optional_columns)
         results = output.Results(table, store, kinds, scores)
         for name in job.output.files:

@@ -29,7 +29,15 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
-from batchrun.job.overrides import MATRIX, SECTIONS, apply_overrides, read_date, settled, with_dates
+from batchrun.job.overrides import (
+    MATRIX,
+    SCORE,
+    SECTIONS,
+    apply_overrides,
+    read_date,
+    settled,
+    with_dates,
+)
 from batchrun.job.paths import (
     UserFile,
     absolute,
@@ -47,7 +55,8 @@ from batchrun.job.request import (
     read_request,
     request_keys,
 )
-from batchrun.job.sections import check_cap, read_input, read_limits, read_score
+from batchrun.job.scorers import read_scores, score_sections
+from batchrun.job.sections import check_cap, read_input, read_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +88,7 @@ class Job:
     tools: ToolsConfig
     price: PriceConfig | None
     model_prices: Mapping[str, PriceConfig]
-    score: ScoreConfig | None
+    scores: tuple[ScoreConfig, ...]
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
     cell: Cell | None = None
@@ -140,7 +149,8 @@ class Job:
         document = settled(_with_texts(document, base, problems))
         top = Section("", document, problems)
         name, day = _read_name(top), read_date(top)
-        sections = {key: Section(key, top.table(key), problems) for key in SECTIONS}
+        sections = {key: Section(key, top.table(key), problems) for key in SECTIONS if key != SCORE}
+        scorers = score_sections(top, problems)
         request = read_request(sections["request"], base)
         job = cls(
             name=name,
@@ -153,13 +163,14 @@ class Job:
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
             model_prices=_read_model_prices(sections["price"], problems),
-            score=read_score(sections["score"], base),
+            scores=read_scores(scorers, base),
             document=document,
             base=base,
         )
         check_cap(sections["limits"], limits, request)
-        homes = {key: section.name for section in sections.values() for key in section.known}
-        for section in (top, *sections.values()):
+        every = [*sections.values(), *scorers]
+        homes = {key: section.name for section in every for key in section.known}
+        for section in (top, *every):
             section.finish(homes)
         problems += _unstorable(document)
         _raise_all(problems, origin)

@@ -155,8 +155,11 @@ class PriceConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScoreConfig:
-    """`[score]`: what an answer is compared with and how, or the function that judges it.
+    """`[score]` or one of `[[score]]`: what an answer is compared with and how, or the function that judges it.
 
+    `name` is part of the names of its columns; empty for the only scorer, whose columns are `score`
+    and `predicted`. `weight` is that in the mean over all scorers. An answer passes if its score is at
+    least `pass_at`; None means 1, as long as all scores are from 0 to 1.
     `expected` is a template over the row's columns. `answer` is a pattern in RE2 syntax that finds
     the answer in the text. `choices` are the labels of `match = "choice"`; empty means the letters.
     `function` is a Python file and the name of a function in it.
@@ -167,6 +170,9 @@ class ScoreConfig:
     answer: str | None = None
     choices: tuple[str, ...] = ()
     function: tuple[Path, str] | None = None
+    name: str = ""
+    weight: float = 1.0
+    pass_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from batchrun.job.reader import did_you_mean
 from batchrun.job.request import TEXT_SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from batchrun.job.reader import Section
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price", "score")
 TOP_KEYS = ("name", "date")
 MATRIX = "matrix"
+SCORE = "score"  # a table, or several with a name each
 
 # Of these, an override takes the place of the others.
 _ALTERNATIVES = ((*TEXT_SOURCES, "prompt_file"), ("system", "system_file"))
@@ -49,11 +50,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
     changed = copy.deepcopy(dict(document))
     for dotted, value in overrides.items():
         *tables, key = _place(dotted)
-        target = changed
-        for name in tables:
-            target = target.setdefault(name, {})
-            if not isinstance(target, dict):
-                raise JobError(f"--set {dotted}: {name} is not a table in the job file")
+        target = _table(changed, tables, dotted)
         if tables == ["request"]:
             given = {_place(name)[-1] for name in overrides}
             for other in _alternatives(key) - given:
@@ -61,6 +58,33 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
             _narrow(changed, key, value)
         target[key] = value
     return changed
+
+
+def _table(document: dict[str, Any], tables: Sequence[str], dotted: str) -> dict[str, Any]:
+    """Return the table that a dotted key is in; of several scorers, the one that it names."""
+    target: Any = document
+    for name in tables:
+        if isinstance(target, list):
+            target = _named_scorer(target, name, dotted)
+        else:
+            target = target.setdefault(name, {})
+        if not isinstance(target, dict | list):
+            raise JobError(f"--set {dotted}: {name} is not a table in the job file")
+    if isinstance(target, list):
+        names = ", ".join(str(one.get("name", "")) for one in target if isinstance(one, dict))
+        raise JobError(
+            f"--set {dotted}: there are several [[{tables[-1]}]]; write --set "
+            f"{tables[-1]}.NAME.{dotted.rpartition('.')[2]}=… with one of the names {names}"
+        )
+    found: dict[str, Any] = target
+    return found
+
+
+def _named_scorer(scorers: Sequence[Any], name: str, dotted: str) -> dict[str, Any]:
+    for one in scorers:
+        if isinstance(one, dict) and one.get("name") == name:
+            return one
+    raise JobError(f"--set {dotted}: there is no [[score]] with name = {name!r:.80}")
 
 
 def _narrow(document: dict[str, Any], key: str, value: object) -> None:

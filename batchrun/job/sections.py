@@ -1,20 +1,18 @@
-"""The sections `[input]`, `[limits]` and `[score]` of a job file."""
+"""The sections `[input]` and `[limits]` of a job file."""
 
 from __future__ import annotations
 
 import re
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
-from batchrun.job.configs import InputConfig, LimitsConfig, Match, ScoreConfig
+from batchrun.job.configs import InputConfig, LimitsConfig
 from batchrun.job.overrides import with_dates
 from batchrun.job.paths import absolute, check_remote, is_remote
-from batchrun.job.reader import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import date
+    from pathlib import Path
 
     from batchrun.job.configs import RequestConfig
     from batchrun.job.reader import Section
@@ -127,74 +125,3 @@ def check_cap(section: Section, limits: LimitsConfig, request: RequestConfig) ->
                 "max_cost_usd",
                 f"cannot be enforced with the tool {kind}, which the provider runs and bills",
             )
-
-
-MATCHES: tuple[str, ...] = get_args(Match)
-KEYS = ("expected", "match", "answer", "choices", "function")
-
-
-def read_score(section: Section, base: Path) -> ScoreConfig | None:
-    """Read the section, None when there is none; what is wrong goes to its problems."""
-    function = section.get("function", str)
-    config = ScoreConfig(
-        expected=section.get("expected", str),
-        match=_read_match(section),
-        answer=section.get("answer", str),
-        choices=_read_choices(section),
-        function=section.check("function", partial(_function, base, function), None),
-    )
-    if not any(key in section for key in KEYS):
-        return None
-    if not (config.expected or "").strip() and function is None:
-        section.problem(
-            "expected",
-            'is missing; write the correct answer, such as expected = "{{ label }}", or '
-            'function = "my_scores.py:score"',
-        )
-    if function is not None and "match" in section:
-        section.problem("function", "match has no effect with a function; remove one of them")
-    return config
-
-
-def _read_match(section: Section) -> Match:
-    name = section.text("match", "exact")
-    if name not in MATCHES:
-        known = ", ".join(f'"{match}"' for match in MATCHES)
-        hint = did_you_mean(name, MATCHES)
-        section.problem("match", f"must be one of {known}, not {name!r:.80}{hint}")
-        name = "exact"
-    return cast("Match", name)
-
-
-def _read_choices(section: Section) -> tuple[str, ...]:
-    choices = section.strings("choices") or ()
-    if "choices" not in section:
-        return ()
-    if section.raw("match") != "choice":
-        section.problem("choices", 'needs match = "choice"; set it, or remove choices')
-    section.check("choices", partial(_check_choices, choices), None)
-    return tuple(choice.strip() for choice in choices)
-
-
-def _check_choices(choices: Sequence[str]) -> None:
-    folded = [choice.strip().casefold() for choice in choices]
-    if len(folded) < 2 or not all(folded):
-        raise ValueError("needs at least two labels, none of them empty")
-    if len(set(folded)) != len(folded):
-        raise ValueError("contains a label twice; case is ignored")
-
-
-def _function(base: Path, given: str | None) -> tuple[Path, str] | None:
-    """Return the file and the name of `file.py:name`."""
-    if given is None:
-        return None
-    file, _, name = given.rpartition(":")
-    if not file.endswith(".py") or not name.isidentifier() or "\0" in file:
-        raise ValueError(
-            f'must be a Python file and a function in it, as "my_scores.py:score", '
-            f"not {given!r:.80}"
-        )
-    path = base / Path(file)
-    if not path.is_file():
-        raise ValueError(f"{file!r:.80} is not a Python file; expected at {path}")
-    return path, name

@@ -33,14 +33,13 @@ from batchrun.output.files import (
 )
 from batchrun.output.frames import (
     CHUNK_ROWS,
-    SCORES,
     UNNESTED,
     FileContents,
     IdTable,
     InputTable,
     Results,
     Rows,
-    Scores,
+    ScoreTable,
     column_type,
     joined_frames,
     schema_of,
@@ -328,13 +327,12 @@ def _json_ready(value: object) -> object:
 
 
 __all__ = [
-    "SCORES",
     "FileContents",
     "IdTable",
     "InputTable",
     "Results",
     "Rows",
-    "Scores",
+    "ScoreTable",
     "differences",
     "own_contents",
     "parquet_bytes",

@@ -5,7 +5,6 @@ Everything comes in bounded chunks, and the next one is fetched while this one i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,7 +16,7 @@ from batchrun.errors import OutputError
 from batchrun.records import PICO_PER_USD, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batchrun.records import Kind
 
@@ -39,12 +38,19 @@ _TYPES: dict[str, Any] = {
     "time": _TIME,
     "flag": pl.Boolean,
 }
-# After those of the checkpoint, when the job has a [score].
-SCORES: dict[str, Kind] = {"score": "number", "predicted": "text"}
 
 
-# (first, end) → (ordinal, score, predicted) of the rows that have been scored
-Scores = Callable[[int, int], "list[tuple[Any, ...]]"]
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """The columns of scores.
+
+    Attributes:
+        kinds: their names and kinds.
+        read: (first, end) → the ordinal and these columns of the rows that have been scored.
+    """
+
+    kinds: Mapping[str, Kind]
+    read: Callable[[int, int], list[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +140,12 @@ class Results:
     table: InputTable
     rows: Rows
     kinds: Mapping[str, Kind]
-    scores: Scores | None = None
+    scores: ScoreTable | None = None
 
     @property
     def all_kinds(self) -> dict[str, Kind]:
         """Our columns, those of scores behind them."""
-        return {**self.kinds, **(SCORES if self.scores is not None else {})}
+        return {**self.kinds, **(self.scores.kinds if self.scores is not None else {})}
 
 
 def schema_of(kinds: Mapping[str, Kind]) -> dict[str, Any]:
@@ -176,8 +182,8 @@ def _joined(
         answers = unnested(properties, responses, statuses)
     else:
         answers = {}
-    if marks is not None:
-        columns |= _score_columns(start, part.height, marks)
+    if results.scores is not None:
+        columns |= _score_columns(results.scores.kinds, start, part.height, marks or [])
     columns |= {UNNESTED + name: column for name, column in answers.items()}
     return part.hstack([column.alias(names[name]) for name, column in columns.items()])
 
@@ -208,7 +214,7 @@ def _fetched(results: Results, chunks: _Chunks) -> Iterator[_Fetched]:
             part = frame.slice(taken, results.rows.rows_within(start, start + most, CHUNK_BYTES))
             taken += part.height
             end = start + part.height
-            marks = None if scores is None else scores(start, end)
+            marks = None if scores is None else scores.read(start, end)
             yield start, part, results.rows.columns(start, end, names), marks
             start = end
 
@@ -228,10 +234,13 @@ def _result_columns(
     return _typed(found, results.kinds)
 
 
-def _score_columns(start: int, height: int, found: list[tuple[Any, ...]]) -> dict[str, pl.Series]:
+def _score_columns(
+    kinds: Mapping[str, Kind], start: int, height: int, found: list[tuple[Any, ...]]
+) -> dict[str, pl.Series]:
     by_row = {row[0]: row[1:] for row in found}
-    rows = [by_row.get(start + n, (None, None)) for n in range(height)]
-    return _typed(dict(zip(SCORES, zip(*rows, strict=True), strict=True)), SCORES)
+    none = (None,) * len(kinds)
+    rows = [by_row.get(start + n, none) for n in range(height)]
+    return _typed(dict(zip(kinds, zip(*rows, strict=True), strict=True)), kinds)
 
 
 def _with_pending(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchrun import checkpoint, output, report
@@ -16,6 +15,7 @@ from batchrun.errors import (
     RecordsDamaged,
 )
 from batchrun.run.damage import USAGE_FILE, check_intact
+from batchrun.run.scoring import score_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -214,7 +214,7 @@ def write_files(
     scores, score = None, None
     if evaluation is not None:
         evaluation.score(source, store, again=score_again)
-        scores, score = partial(checkpoint.score_rows, store), evaluation.totals(store)
+        scores, score = score_table(job, store), evaluation.totals(store)
     kinds = result_kinds(job.request.optional_columns)
     results = output.Results(source, rows or store, kinds, scores)
     files = output.write_outputs(job.output, directory, results, ATTEMPT_KINDS)

@@ -15,6 +15,7 @@ from batchrun.checkpoint import result_kinds
 from batchrun.client import Credentials
 from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
 from batchrun.errors import JobError
+from batchrun.evaluation import score_columns
 from batchrun.formats.parameters import is_template
 from batchrun.job.paths import Protected, is_same_file
 from batchrun.job.reader import listed
@@ -22,7 +23,7 @@ from batchrun.limits import MOST
 from batchrun.pricing import near_model, near_provider, price_book
 from batchrun.render import Renderer
 from batchrun.run.events import is_log
-from batchrun.run.scoring import Evaluation
+from batchrun.run.scoring import Evaluation, scorer_names
 from batchrun.source import Source, input_files
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
 
 def our_columns(job: Job) -> list[str]:
     """Return the columns that are added to those of the input in the results of a job."""
-    scores = output.SCORES if job.score is not None else {}
+    scores = (column.name for column in score_columns(scorer_names(job)))
     return [*result_kinds(job.request.optional_columns), *scores]
 
 

@@ -1,15 +1,19 @@
-"""`[score]` at work: reads the rows again, judges their answers, keeps the marks in the checkpoint."""
+"""`[score]` at work: reads the rows again, scores their answers, keeps the scores in the checkpoint."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from batchrun import __version__, checkpoint
+from batchrun import __version__, checkpoint, output
 from batchrun.errors import RenderError
-from batchrun.evaluation import RowScore, Scorer
+from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
 from batchrun.render import Expression
 
 if TYPE_CHECKING:
@@ -23,34 +27,108 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 8 * 1024 * 1024
-# The ways of comparing whose answers are labels; what a function judges may be, too.
+# The ways of comparing whose answers are labels; what a function returns may be, too.
 _LABELS = {"exact", "casefold", "choice"}
 
 
-class Evaluation:
-    """What the answers of a job's rows are worth.
+@dataclass(frozen=True, slots=True)
+class AnsweredRow:
+    """A row that succeeded, and the texts of all its answers: samples, or choices."""
+
+    item: Item
+    texts: Sequence[str]
+
+
+class RowScorer(Protocol):
+    """Scores rows.
+
+    It scores from the rows and their answers alone, or from what an earlier step of the run has stored
+    about them, such as the verdicts of a model. Anything slow or costly belongs into that step:
+    `score` sends nothing, and may be called again for the same rows at any time.
+    """
+
+    @property
+    def config(self) -> ScoreConfig:
+        """`[score]`: its name, its weight and what passes."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of a row that it needs."""
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs code of the job's author."""
+
+    def load(self) -> None:
+        """Import what is needed.
+
+        Raises:
+            JobError: when that fails.
+        """
+
+    def score(self, rows: Sequence[AnsweredRow]) -> Sequence[RowScore]:
+        """Score some rows; return one score for each, in order."""
+
+
+class RuleScorer:
+    """Compares answers with the expected value, or calls a function of the job's author.
 
     Args:
-        config: the job's `[score]`.
+        config: one `[score]` of the job.
         columns: the input's columns.
-
-    Attributes:
-        runs_code: whether a function of the job's author judges.
 
     Raises:
         JobError: when the template or the pattern is wrong, or a column is missing.
     """
 
     def __init__(self, config: ScoreConfig, columns: Sequence[str]) -> None:
-        self._config = config
+        self.config = config
         self.runs_code = config.function is not None
+        self.columns: Sequence[str] = columns
         self._scorer = Scorer(config)
         self._expected = None
-        self._columns: Sequence[str] = columns
         if config.expected is not None:
             self._expected = Expression("score", "expected", config.expected, columns)
             if config.function is None:
-                self._columns = self._expected.columns
+                self.columns = self._expected.columns
+
+    def load(self) -> None:
+        """Import the function, if there is one."""
+        self._scorer.load()
+
+    def score(self, rows: Sequence[AnsweredRow]) -> Sequence[RowScore]:
+        """Score some rows."""
+        return [self._score(row) for row in rows]
+
+    def _score(self, row: AnsweredRow) -> RowScore:
+        item, texts = row.item, row.texts
+        try:
+            expected = None if self._expected is None else self._expected.value(item.values)
+        except RenderError as error:
+            return RowScore(item.ordinal, answers=len(texts), problem=f"[score] {error}")
+        return self._scorer.score_row(item.ordinal, item.values, expected, texts)
+
+
+class Evaluation:
+    """The scores of the answers to a job's rows.
+
+    Args:
+        configs: each `[score]` of the job, at least one.
+        columns: the input's columns.
+
+    Attributes:
+        runs_code: whether a function of the job's author scores.
+
+    Raises:
+        JobError: when a template or a pattern is wrong, or a column is missing.
+    """
+
+    def __init__(self, configs: Sequence[ScoreConfig], columns: Sequence[str]) -> None:
+        self._configs = tuple(configs)
+        self._scorers: list[RowScorer] = [RuleScorer(config, columns) for config in configs]
+        self.runs_code = any(scorer.runs_code for scorer in self._scorers)
+        needed = {name for scorer in self._scorers for name in scorer.columns}
+        self._columns = tuple(name for name in columns if name in needed)
 
     @classmethod
     def of(cls, job: Job, source: Source) -> Evaluation | None:
@@ -59,18 +137,19 @@ class Evaluation:
         Raises:
             JobError: see the class.
         """
-        return None if job.score is None else cls(job.score, source.columns)
+        return cls(job.scores, source.columns) if job.scores else None
 
     def load(self) -> None:
-        """Import the function now, if there is one, rather than when the answers are scored.
+        """Import the functions now, if there are any, rather than when the answers are scored.
 
         Raises:
-            JobError: when it cannot be imported or does not fit.
+            JobError: when one cannot be imported or does not fit.
         """
-        self._scorer.load()
+        for scorer in self._scorers:
+            scorer.load()
 
     def score(self, source: Source, store: checkpoint.Checkpoint, *, again: bool = True) -> None:
-        """Scorer every row that succeeded.
+        """Score every row that succeeded.
 
         Args:
             source: the input.
@@ -88,41 +167,88 @@ class Evaluation:
     @property
     def _scored_by(self) -> str:
         """Changes when answers may score differently; not with the content of a function."""
-        digest = hashlib.blake2b(repr(self._config).encode(), digest_size=8).hexdigest()
+        canonical = orjson.dumps(_canonical(self._configs), option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.blake2b(canonical, digest_size=8).hexdigest()
         return f"{__version__}:{digest}"
 
     def totals(self, store: checkpoint.Checkpoint) -> ScoreTotals:
-        """Add up what has been scored."""
-        labels = self._config.match in _LABELS
-        return checkpoint.score_totals(
-            store, labels=labels, folded=self._config.match == "casefold"
-        )
+        """Add up what has been scored: over all scorers, and by each that has a name."""
+        own = {config.name: _totals(store, config) for config in self._configs}
+        if "" in own:
+            return own[""]
+        overall = checkpoint.score_totals(store, labels=False, folded=False)
+        return replace(overall, scorers=own)
 
     def _row_scores(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[RowScore]:
-        for items in self._chunks(source, store):
-            found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
-            by_row = {row[0]: row[1:] for row in found}
-            for item in items:
-                custom_id, *answer = by_row.get(item.ordinal, (None,))
-                # Another id: the table has changed, which the writing of the outputs tells about.
-                if custom_id == item.custom_id:
-                    yield self._row_score(item, _texts(*answer))
+        for rows in answered_rows(source, store, self._columns):
+            found = [self._named(scorer, rows) for scorer in self._scorers]
+            yield from chain.from_iterable(found)
+            if all(scorer.config.name for scorer in self._scorers):
+                weights = [config.weight for config in self._configs]
+                yield from (weighted_mean(each, weights) for each in zip(*found, strict=True))
 
-    def _chunks(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[list[Item]]:
-        """Yield the rows, no more at once than have answers of a few megabytes."""
-        for items in source.items(self._columns, CHUNK_ROWS):
-            rest = items
-            while rest:
-                count = store.rows_within(rest[0].ordinal, rest[-1].ordinal + 1, CHUNK_BYTES)
-                yield rest[:count]
-                rest = rest[count:]
+    @staticmethod
+    def _named(scorer: RowScorer, rows: Sequence[AnsweredRow]) -> list[RowScore]:
+        return [replace(score, scorer=scorer.config.name) for score in scorer.score(rows)]
 
-    def _row_score(self, item: Item, texts: list[str]) -> RowScore:
-        try:
-            expected = None if self._expected is None else self._expected.value(item.values)
-        except RenderError as error:
-            return RowScore(item.ordinal, answers=len(texts), problem=f"[score] {error}")
-        return self._scorer.score_row(item.ordinal, item.values, expected, texts)
+
+def scorer_names(job: Job) -> tuple[str, ...]:
+    """Return the names of a job's scorers; that of the only one may be empty."""
+    return tuple(config.name for config in job.scores)
+
+
+def score_table(job: Job, store: checkpoint.Checkpoint) -> output.ScoreTable | None:
+    """Return the columns of a job's scores for the outputs, None when it has no `[score]`."""
+    if not job.scores:
+        return None
+    columns = score_columns(scorer_names(job))
+    kinds = {column.name: column.kind for column in columns}
+    return output.ScoreTable(kinds, partial(checkpoint.score_rows, store, columns))
+
+
+def answered_rows(
+    source: Source, store: checkpoint.Checkpoint, columns: Sequence[str]
+) -> Iterator[list[AnsweredRow]]:
+    """Yield the rows that succeeded, in order, of a few megabytes at a time."""
+    for items in _row_chunks(source, store, columns):
+        found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
+        by_row = {row[0]: row[1:] for row in found}
+        rows = []
+        for item in items:
+            custom_id, *answer = by_row.get(item.ordinal, (None,))
+            # Another id: the table has changed, which is reported when the outputs are written.
+            if custom_id == item.custom_id:
+                rows.append(AnsweredRow(item, _texts(*answer)))
+        yield rows
+
+
+def _row_chunks(
+    source: Source, store: checkpoint.Checkpoint, columns: Sequence[str]
+) -> Iterator[list[Item]]:
+    """Yield the rows, no more at once than have answers of a few megabytes."""
+    for items in source.items(columns, CHUNK_ROWS):
+        rest = items
+        while rest:
+            count = store.rows_within(rest[0].ordinal, rest[-1].ordinal + 1, CHUNK_BYTES)
+            yield rest[:count]
+            rest = rest[count:]
+
+
+def _totals(store: checkpoint.Checkpoint, config: ScoreConfig) -> ScoreTotals:
+    return checkpoint.score_totals(
+        store, config.name, labels=config.match in _LABELS, folded=config.match == "casefold"
+    )
+
+
+def _canonical(value: Any) -> Any:  # noqa: ANN401 - any configuration
+    """Return a configuration as JSON that stays the same from one version of Python to the next."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _canonical(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_canonical(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _canonical(each) for key, each in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def _texts(response: str | None, responses: str | None) -> list[str]:

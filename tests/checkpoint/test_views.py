@@ -196,13 +196,16 @@ def test_the_page_names_every_column() -> None:
 
 def test_the_page_names_every_column_of_the_outputs() -> None:
     from batchrun.checkpoint.columns import ATTEMPT_KINDS, RESULTS
-    from batchrun.output import SCORES
+    from batchrun.evaluation import score_columns
 
     page = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
     results, usage = (
         re.findall(r"^\| (.*?) \|", part, re.MULTILINE) for part in page.split("\n## ")[1:3]
     )
-    wanted = {*(column.name for column in RESULTS), *SCORES}
+    wanted = {
+        *(column.name for column in RESULTS),
+        *(column.name for column in score_columns(("",))),
+    }
     for cells, names in ((results, wanted), (usage, {*ATTEMPT_KINDS})):
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
         assert named == list(dict.fromkeys(named))

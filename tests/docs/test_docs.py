@@ -97,9 +97,9 @@ def test_the_settings_on_the_page_about_evaluating_load(tmp_path: Path) -> None:
         request = '[input]\npath = "x.csv"\n[request]\nmodel = "m"\nprompt = "p"\nmax_tokens = 9\n'
         path = tmp_path / "job.toml"
         path.write_text(request + section, encoding="utf-8")
-        config = job.Job.load(path).score
-        assert config is not None
-        Evaluation(config, ("label", "answer"))  # raises when something is wrong
+        configs = job.Job.load(path).scores
+        assert configs
+        Evaluation(configs, ("label", "answer"))  # raises when something is wrong
 
 
 def test_the_simulator_serves_as_documented(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ def test_the_readme_job_file_loads(tmp_path: Path) -> None:
     loaded = job.Job.load(path)
     assert loaded.request.format == "messages"
     assert loaded.output.dir == tmp_path / "runs" / "triage"
-    assert loaded.score is not None
-    assert loaded.score.match == "casefold"
+    (score,) = loaded.scores
+    assert score.match == "casefold"
 
 
 def test_make_demo_shows_the_results(tmp_path: Path) -> None:

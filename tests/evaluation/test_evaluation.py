@@ -16,7 +16,7 @@ from batchrun import Job, RunOptions, run_job
 from batchrun.checkpoint import Checkpoint, NewExecution, score_rows, write_scores
 from batchrun.checkpoint.stored_scores import MOST_CLASSES
 from batchrun.errors import JobError
-from batchrun.evaluation import RowScore
+from batchrun.evaluation import RowScore, score_columns
 from tests.conftest import batchrun
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
@@ -40,6 +40,7 @@ def evaluate(tmp_path: Path) -> Callable[..., Path]:
         extra: str = "",
         output: str = "",
         suffix: str = ".parquet",
+        several: bool = False,
     ) -> Path:
         table = tmp_path / f"rows{suffix}"
         if suffix == ".jsonl":
@@ -60,7 +61,7 @@ api_key_env = ""
 model = "m"
 prompt = "{{{{ prompt }}}}"
 {extra}
-[score]
+{"[[score]]" if several else "[score]"}
 {score}
 [output]
 dir = "out"
@@ -221,6 +222,55 @@ def test_a_function_judges_and_what_it_raises_is_told(
     assert "mean 0.750" in (tmp_path / "told.txt").read_text()
 
 
+def test_several_scorers_have_columns_of_their_own_and_a_weighted_mean(
+    evaluate: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": text, "label": label, "number": number}
+        for text, label, number in (("a 1", "a 1", 1), ("a 1", "x", 1), ("a", "a", 2), ("b", "", 3))
+    ]
+    sections = """name = "text"
+expected = "{{ label }}"
+[[score]]
+name = "count"
+expected = "{{ number }}"
+match = "number"
+weight = 3"""
+    directory = evaluate(rows, sections, echo, several=True)
+    table, found = results(directory), facts(directory)
+    assert table.columns[-5:] == [
+        "score",
+        "score_text",
+        "predicted_text",
+        "score_count",
+        "predicted_count",
+    ]
+    assert table["score_text"].to_list() == [1, 0, 1, None]
+    assert table["score_count"].to_list() == [1, 1, 0, 0]
+    assert table["predicted_count"].to_list() == ["1", "1", None, None]
+    assert table["score"].to_list() == [1, 0.75, 0.25, None]
+    assert (found["scored"], found["mean"], found["unscored"]) == (3, pytest.approx(2 / 3), 1)
+    assert found["unscored_example"] == "text: expected is empty for this row"
+    own = found["scorers"]
+    assert [(name, own[name]["scored"], own[name]["correct"]) for name in own] == [
+        ("text", 3, 2),
+        ("count", 4, 2),
+    ]
+    assert own["text"]["label_count"] == 3
+    assert own["count"]["labels"] is None
+    assert "text: accuracy 66.7 %" in (tmp_path / "told.txt").read_text()
+    before = (directory / "results.parquet").read_bytes()
+    assert batchrun("verify", directory)[0] == 0
+    assert batchrun("export", directory)[0] == 0
+    assert (directory / "results.parquet").read_bytes() == before
+    job = tmp_path / "job.toml"
+    job.write_text(job.read_text().replace("weight = 3", "weight = 1"))
+    code, stdout, stderr = batchrun("score", directory, "--job", job, "--json")
+    assert (code, stderr) == (0, "")
+    assert json.loads(stdout)["mean"] == pytest.approx(2 / 3)
+    assert results(directory)["score"].to_list() == [1, 0.5, 0.5, None]
+
+
 def test_several_choices_are_several_answers(evaluate: Callable[..., Path]) -> None:
     def said(call: Call) -> Reply:
         reply = json.loads(answer(call).body)
@@ -265,7 +315,9 @@ def test_scores_are_part_of_every_kind_of_output(
 
 def scored(database: Path) -> list[Any]:
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        return db.execute("SELECT ordinal, score FROM scores ORDER BY ordinal").fetchall()
+        return db.execute(
+            "SELECT ordinal, score FROM scores WHERE scorer = '' ORDER BY ordinal"
+        ).fetchall()
 
 
 def test_an_edited_section_scores_a_run_again_and_sends_nothing(
@@ -353,10 +405,11 @@ def test_scores_of_a_table_that_has_changed_are_forgotten(tmp_path: Path) -> Non
         facts: dict[str, Any] = {"name": "n", "job": {}, "base": tmp_path, "version": "1"}
         store.start_execution(NewExecution(signature=signature, total=2, **facts))
 
+    columns = score_columns(("",))
     with closing(Checkpoint(tmp_path, writable=True)) as store:
         start("one")
         write_scores(store, [RowScore(0, 1.0, "a", "a"), RowScore(1, 0.0, "b", "a")], "exact")
         start("one")
-        assert score_rows(store, 0, 2) == [(0, 1.0, "a"), (1, 0.0, "b")]
+        assert score_rows(store, columns, 0, 2) == [(0, 1.0, "a"), (1, 0.0, "b")]
         start("two")
-        assert score_rows(store, 0, 2) == []
+        assert score_rows(store, columns, 0, 2) == []

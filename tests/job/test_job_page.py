@@ -19,6 +19,7 @@ PAGE = (ROOT / "docs" / "job.md").read_text(encoding="utf-8")
 MINIMAL: dict[str, Any] = {
     "input": {"path": "x.csv"},
     "request": {"model": "m", "prompt": "p", "max_tokens": 9},
+    "score": {"expected": "x"},
 }
 # Read before the sections are: their content takes the place of `prompt` and `system`.
 TEXT_FILES = {"prompt_file", "system_file"}

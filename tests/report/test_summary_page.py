@@ -62,8 +62,10 @@ def keys(found: Any, schema: dict[str, Any], path: str = "") -> Iterator[str]:
             known = schema.get("properties", {}).get(name)
             shown = name if known is not None or "additionalProperties" not in schema else "*"
             at = f"{path}.{shown}" if path else shown
+            inner = known or schema.get("additionalProperties") or {}
             yield at
-            yield from keys(value, known or schema.get("additionalProperties") or {}, at)
+            if "$ref" not in inner:  # documented where it refers to
+                yield from keys(value, inner, at)
 
 
 def decide(call: Call) -> Reply:
@@ -81,6 +83,7 @@ RUNS = {
     "unpriced": ('model = "strange"', ""),
     "scored": ("", '[score]\nexpected = "yes"\nmatch = "exact"'),
     "sampled": ("samples = 2", '[score]\nexpected = "yes"\nmatch = "exact"'),
+    "several": ("", '[[score]]\nname = "a"\nexpected = "yes"'),
     "numbers": ("", '[score]\nexpected = "1"\nmatch = "number"'),
     "tiered": ('model = "claude-sonnet-4-5-20250929"', ""),
     "audio": ('model = "gemini-2.5-pro"\nprovider = "google"', ""),

@@ -22,18 +22,18 @@ def document(**score: Any) -> dict[str, Any]:
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
     (tmp_path / "mine.py").write_text("def score(row, answer): return 1\n")
-    return lambda **score: Job.from_document(document(**score), tmp_path).score
+    return lambda **score: Job.from_document(document(**score), tmp_path).scores
 
 
 def test_a_job_without_the_section_scores_nothing(read: Any) -> None:
-    assert read() is None
+    assert read() == ()
 
 
 def test_every_key(read: Any, tmp_path: Path) -> None:
-    found = read(expected="{{ label }}", match="choice", choices=["a ", "b"], answer="x(.)")
+    (found,) = read(expected="{{ label }}", match="choice", choices=["a ", "b"], answer="x(.)")
     assert found == ScoreConfig("{{ label }}", "choice", "x(.)", ("a", "b"))
-    assert read(expected="{{ label }}").match == "exact"
-    assert read(function="mine.py:score").function == (tmp_path / "mine.py", "score")
+    assert read(expected="{{ label }}")[0].match == "exact"
+    assert read(function="mine.py:score")[0].function == (tmp_path / "mine.py", "score")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,9 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
         ({"function": "mine.py:no-name"}, r'as "my_scores.py:score"'),
         ({"function": "other.py:score"}, "is not a Python file; expected at /"),
         ({"function": "mine.py:score", "match": "exact"}, "match has no effect"),
+        ({"expected": "x", "name": "a b"}, r"name: must be letters, digits and underscores"),
+        ({"expected": "x", "weight": 0}, r"weight: must be a finite number above 0"),
+        ({"expected": "x", "pass_at": float("inf")}, r"pass_at: must be a finite number"),
         (
             {"expected": "x", "answr": "y"},
             r'\[score\] answr: unknown key \(did you mean "answer"\?\)',
@@ -60,6 +63,39 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
 def test_what_is_refused(read: Any, score: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match=message):
         read(**score)
+
+
+def several(*scorers: dict[str, Any]) -> dict[str, Any]:
+    return {**document(), "score": [*scorers]}
+
+
+def test_several_scorers_have_names(tmp_path: Path) -> None:
+    one, other = {"name": "a", "expected": "x"}, {"name": "b", "expected": "y", "weight": 3}
+    found = Job.from_document(several(one, other), tmp_path).scores
+    assert [(config.name, config.expected, config.weight) for config in found] == [
+        ("a", "x", 1.0),
+        ("b", "y", 3.0),
+    ]
+    for scorers, message in (
+        ([one, {"expected": "y"}], r"\[score.2\] name: is missing"),
+        ([one, {**one, "name": "A"}], r"\[score.A\] name: 'A' is the name of another"),
+        ([one, {**other, "mach": "x"}], r"\[score.b\] mach: unknown key"),
+        ([one, 5], "score: must be a table, or an array of tables"),
+        ([{**one, "name": f"n{n}"} for n in range(21)], "at most 20 are allowed"),
+    ):
+        with pytest.raises(JobError, match=message):
+            Job.from_document(several(*scorers), tmp_path)
+
+
+def test_a_key_of_one_of_several_scorers_can_be_set_for_one_run() -> None:
+    scorers = several({"name": "a", "expected": "x"}, {"name": "b", "expected": "y"})
+    changed = apply_overrides(scorers, {"score.b.match": "number"})
+    assert changed["score"][1] == {"name": "b", "expected": "y", "match": "number"}
+    assert "match" not in changed["score"][0]
+    with pytest.raises(JobError, match=r"several \[\[score\]\]; write --set score.NAME.match=…"):
+        apply_overrides(scorers, {"match": "number"})
+    with pytest.raises(JobError, match="no \\[\\[score\\]\\] with name = 'c'"):
+        apply_overrides(scorers, {"score.c.match": "number"})
 
 
 def test_a_key_of_the_section_can_be_set_for_one_run() -> None:
@@ -80,4 +116,4 @@ def test_a_key_of_the_section_can_be_set_for_one_run() -> None:
 )
 def test_the_template_is_checked_against_the_columns(expected: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
-        Evaluation(ScoreConfig(expected=expected), ("text", "label"))
+        Evaluation([ScoreConfig(expected=expected)], ("text", "label"))

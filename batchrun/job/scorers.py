@@ -1,0 +1,143 @@
+"""The section `[score]` of a job file, or several `[[score]]` with a name each."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
+
+from batchrun.job.configs import Match, ScoreConfig
+from batchrun.job.overrides import SCORE
+from batchrun.job.reader import Section, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+MATCHES: tuple[str, ...] = get_args(Match)
+MOST_SCORERS = 20
+MOST_WEIGHT = 1e6
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,49}\Z")
+
+
+def score_sections(top: Section, problems: list[str]) -> list[Section]:
+    """Return a section for each scorer of a job: none, one, or several with names."""
+    given = top.raw(SCORE)
+    if given is None or given == {}:
+        return []
+    tables = given if isinstance(given, list) else [given]
+    if not all(isinstance(table, dict) for table in tables):
+        top.problem(SCORE, f"must be a table, or an array of tables, not {given!r:.80}")
+        return []
+    if len(tables) > MOST_SCORERS:
+        top.problem(SCORE, f"has {len(tables)} scorers; at most {MOST_SCORERS} are allowed")
+        return []
+    if isinstance(given, dict):
+        return [Section(SCORE, given, problems)]
+    labels = (table.get("name") or number for number, table in enumerate(tables, 1))
+    return [
+        Section(f"{SCORE}.{label}", table, problems)
+        for label, table in zip(labels, tables, strict=True)
+    ]
+
+
+def read_scores(sections: Sequence[Section], base: Path) -> tuple[ScoreConfig, ...]:
+    """Read the scorers; what is wrong goes to the problems of their sections."""
+    return tuple(_checked(sections, (_read_score(section, base) for section in sections)))
+
+
+def _checked(sections: Sequence[Section], configs: Iterator[ScoreConfig]) -> Iterator[ScoreConfig]:
+    """Yield the scorers, and check that their names tell them apart."""
+    seen: set[str] = set()
+    for section, config in zip(sections, configs, strict=True):
+        name = config.name.casefold()
+        if not name and len(sections) > 1:
+            section.problem("name", 'is missing; each [[score]] needs one, such as name = "exact"')
+        elif name in seen:
+            section.problem("name", f"{config.name!r} is the name of another [[score]]")
+        seen.add(name)
+        yield config
+
+
+def _read_score(section: Section, base: Path) -> ScoreConfig:
+    function = section.get("function", str)
+    config = ScoreConfig(
+        expected=section.get("expected", str),
+        match=_read_match(section),
+        answer=section.get("answer", str),
+        choices=_read_choices(section),
+        function=section.check("function", partial(_function, base, function), None),
+        name=section.check("name", partial(_name, section.text("name")), ""),
+        weight=section.number("weight", float, 1.0, most=MOST_WEIGHT),
+        pass_at=section.get("pass_at", float),
+    )
+    if not (config.expected or "").strip() and function is None:
+        section.problem(
+            "expected",
+            'is missing; write the correct answer, such as expected = "{{ label }}", or '
+            'function = "my_scores.py:score"',
+        )
+    if function is not None and "match" in section:
+        section.problem("function", "match has no effect with a function; remove one of them")
+    return replace(config, pass_at=section.check("pass_at", partial(_finite, config.pass_at), None))
+
+
+def _name(given: str) -> str:
+    if given and _NAME.match(given) is None:
+        raise ValueError(
+            "must be letters, digits and underscores, at most 50, because it is part of column "
+            f"names; not {given!r:.80}"
+        )
+    return given
+
+
+def _finite(number: float | None) -> float | None:
+    if number is not None and not -1e300 < number < 1e300:
+        raise ValueError(f"must be a finite number, not {number!r}")
+    return number
+
+
+def _read_match(section: Section) -> Match:
+    name = section.text("match", "exact")
+    if name not in MATCHES:
+        known = ", ".join(f'"{match}"' for match in MATCHES)
+        hint = did_you_mean(name, MATCHES)
+        section.problem("match", f"must be one of {known}, not {name!r:.80}{hint}")
+        name = "exact"
+    return cast("Match", name)
+
+
+def _read_choices(section: Section) -> tuple[str, ...]:
+    choices = section.strings("choices") or ()
+    if "choices" not in section:
+        return ()
+    if section.raw("match") != "choice":
+        section.problem("choices", 'needs match = "choice"; set it, or remove choices')
+    section.check("choices", partial(_check_choices, choices), None)
+    return tuple(choice.strip() for choice in choices)
+
+
+def _check_choices(choices: Sequence[str]) -> None:
+    folded = [choice.strip().casefold() for choice in choices]
+    if len(folded) < 2 or not all(folded):
+        raise ValueError("needs at least two labels, none of them empty")
+    if len(set(folded)) != len(folded):
+        raise ValueError("contains a label twice; case is ignored")
+
+
+def _function(base: Path, given: str | None) -> tuple[Path, str] | None:
+    """Return the file and the name of `file.py:name`."""
+    if given is None:
+        return None
+    file, _, name = given.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier() or "\0" in file:
+        raise ValueError(
+            f'must be a Python file and a function in it, as "my_scores.py:score", '
+            f"not {given!r:.80}"
+        )
+    path = base / Path(file)
+    if not path.is_file():
+        raise ValueError(f"{file!r:.80} is not a Python file; expected at {path}")
+    return path, name
