@@ -107,5 +107,6 @@ from .simulator import (
 from .simulator import (
     serve_simulator as serve_simulator,
 )
+from .source import input_notes as input_notes
 
 __version__: str

@@ -93,6 +93,8 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
     loaded = batchrun.load_job(job, overrides(options))
     for line in batchrun.preview(loaded, count):
         click.echo(harmless_json(line))
+    for note in batchrun.input_notes(loaded.input):
+        say(note)
     if (hint := batchrun.model_hint(loaded)) is not None:
         say(hint)
 
@@ -127,6 +129,8 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     """
     loaded = batchrun.load_job(job, overrides(options))
     found = batchrun.estimate(loaded, run_options(options), sample=sample or 0)
+    for note in batchrun.input_notes(loaded.input):
+        say(note)
     text = batchrun.estimate_json(found) if as_json else batchrun.estimate_text(found)
     click.echo(harmless_json(text) if as_json else text)
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 JOB_SUFFIX = ".toml"
 # Those of `source`, which takes too long to import for a completion.
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+TABLE_SUFFIXES = (
+    *(".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".xlsx"),
+)
 CHECKPOINT = "checkpoint.db"
 LARGEST_FOLDER = 2_000
 

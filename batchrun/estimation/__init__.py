@@ -68,6 +68,7 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
     source = Source(job.input)
     renderer = Renderer(job, source.columns)
     source.check_ids()
+    source.count()  # an error in a column that the template does not use stops the run, too
     directory = run_directory(job, options)
     estimator = Estimator(job, price_book(job), service_tier(job))
     with checkpoint.request_counter(directory) as counter:

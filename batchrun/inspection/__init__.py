@@ -17,6 +17,7 @@ from batchrun.evaluation import score_facts, score_lines
 from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
 from batchrun.job.overrides import SCORE
 from batchrun.job.paths import Protected, user_files
+from batchrun.job.sections import table_input
 from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
 from batchrun.render import Renderer
@@ -59,7 +60,7 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Jo
     path, overrides = Path(path), overrides or {}
     if not is_table(path.name):
         return Job.load(path, overrides)
-    columns = Source(InputConfig(str(path.resolve()))).columns
+    columns = Source(table_input(path, overrides)).columns
     if set(columns) & set(checkpoint.result_kinds()):
         # A table that names its request columns (model …) must not need a job file for that.
         overrides = {"output.prefix": TABLE_PREFIX, **overrides}

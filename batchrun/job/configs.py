@@ -25,7 +25,8 @@ class InputConfig:
     """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column.
 
     `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
-    A path may be an address in a cloud; `storage_options` then say how to reach it.
+    A path may be an address in a cloud; `storage_options` then say how to reach it. `separator`, `quote`,
+    `escape` and `encoding` describe a CSV file; None: detected. `sheet` is that of an Excel file.
     """
 
     path: str
@@ -33,6 +34,11 @@ class InputConfig:
     limit: int | None = None
     where: str | None = None
     storage_options: Mapping[str, str | int | float] = field(default_factory=dict)
+    separator: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    encoding: str | None = None
+    sheet: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import JobError
 from batchrun.job.configs import InputConfig, LimitsConfig
 from batchrun.job.overrides import with_dates
 from batchrun.job.paths import absolute, check_remote, is_remote
+from batchrun.job.reader import Section
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import date
     from pathlib import Path
 
     from batchrun.job.configs import RequestConfig
-    from batchrun.job.reader import Section
 
 
 _SECRET = re.compile(
@@ -34,7 +37,62 @@ def read_input(section: Section, base: Path, day: date | None) -> InputConfig:
         limit=section.number("limit", int, 0) or None,
         where=_read_where(section, day),
         storage_options=_read_storage_options(section, given),
+        separator=_read_character(section, "separator"),
+        quote=_read_character(section, "quote", may_be_empty=True),
+        escape=_read_character(section, "escape"),
+        encoding=section.check("encoding", partial(_encoding, section.get("encoding", str)), None),
+        sheet=section.get("sheet", str),
     )
+
+
+def table_input(path: Path, overrides: Mapping[str, Any]) -> InputConfig:
+    """Return the input of a table without a job file.
+
+    Args:
+        path: the table.
+        overrides: dotted keys and their values; those of `[input]` say how to read it.
+
+    Raises:
+        JobError: when one of them is wrong.
+    """
+    given = {
+        name: value
+        for key, value in overrides.items()
+        if (name := key.removeprefix("input.")) != key
+    }
+    problems: list[str] = []
+    section = Section("input", {"path": str(path.resolve()), **given}, problems)
+    config = read_input(section, path.resolve().parent, None)
+    if problems:
+        raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
+    return config
+
+
+def _read_character(section: Section, key: str, *, may_be_empty: bool = False) -> str | None:
+    """Read a key of one ASCII character."""
+    given = section.get(key, str)
+    if given is None or (given == "" and may_be_empty):
+        return given
+    if len(given) != 1 or not given.isascii() or given in "\r\n\0":
+        section.problem(key, f"must be a single ASCII character, not {given!r:.80}")
+        return None
+    return given
+
+
+def _encoding(given: str | None) -> str | None:
+    """Return the name of an encoding of text.
+
+    Raises:
+        ValueError: when Python does not know it.
+    """
+    if given is None:
+        return None
+    try:
+        return codecs.lookup(given).name if "".encode(given) is not None else None
+    except (LookupError, ValueError):
+        raise ValueError(
+            f'{given!r:.80} is not a known encoding; use a name such as "cp1252" or "utf-16"'
+        ) from None
 
 
 def _place(base: Path, given: str) -> str:

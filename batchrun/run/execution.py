@@ -177,7 +177,7 @@ class Execution:
             lost,
         )
         self.log.write("start", **started(plan, self._store.execution, self._shared.options))
-        for hint in hints(plan.job, self._shared.options):
+        for hint in (*plan.source.notes, *hints(plan.job, self._shared.options)):
             self.log.note(hint)
         if plan.job.limits.concurrency is None and plan.most_in_flight < MOST:
             self.log.note(

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 GRACE_S = 30.0
 # Open files beside the connections; on a small system as few as can be.
 SPARE_FILES, FEWEST_FILES = 128, 48
+# Keys of [input] that change what is read from a file.
+READ_AS = ("separator", "quote", "escape", "encoding", "sheet")
 SIMULATED_SUFFIX = ".simulated"
 
 
@@ -373,4 +375,5 @@ def input_signature(job: Job, source: Source) -> str:
     facts: tuple[object, ...] = (job.input.id, source.stamps)
     if job.input.where is not None:
         facts = (*facts, job.input.where)
-    return _digest(facts)
+    given = {key: value for key in READ_AS if (value := getattr(job.input, key)) is not None}
+    return _digest((*facts, given) if given else facts)

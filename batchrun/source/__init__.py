@@ -1,12 +1,13 @@
 """Reads the input: tables as frames and as `Item`s, in chunks that are bounded in rows and bytes.
 
 polars reads the files. Cells of CSV and TSV are text ("007" stays "007", an empty cell is empty
-text); values of Parquet and JSON Lines keep their types.
+text); values of other files keep their types.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import weakref
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
@@ -15,6 +16,7 @@ from batchrun.errors import JobError
 from batchrun.job import is_remote
 from batchrun.records import Item
 from batchrun.source import json_lines, parquet, readers
+from batchrun.source.copies import TemporaryFolder
 from batchrun.source.ids import (
     USE_ROW_NUMBERS,
     check_id_column,
@@ -31,14 +33,15 @@ from batchrun.source.inputs import (
     resolve,
 )
 from batchrun.source.remote import RemoteCopy
+from batchrun.source.tables import input_notes, open_tables
 from batchrun.source.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from batchrun.job import InputConfig
+    from batchrun.source.tables import TableFile
 
 Part = TypeVar("Part", pl.DataFrame, list[bytes])
 
@@ -62,9 +65,16 @@ class Source:
         self._name = config.path
         self._remote = RemoteCopy(config) if is_remote(config.path) else None
         self._config = config = config if self._remote is None else self._remote.config
+        # The paths of copies, and what they are copies of.
+        self._copies = {} if self._remote is None else {config.path: self._name}
         self.paths = resolve(config.path)
-        self._kind = common_kind(self.paths)
+        kind = common_kind(self.paths)
         self.stamps = self._stamps()
+        folder = TemporaryFolder(config.path)
+        weakref.finalize(self, folder.remove)
+        with self._named_as_given():
+            self._tables = open_tables(self.paths, kind, config, folder)
+        self._copies |= {str(t.place): str(t.path) for t in self._tables if t.place != t.path}
         self.schema = self._read_schema()
         if config.id is not None:
             check_id_column(self._name, config.id, self.schema)
@@ -81,6 +91,15 @@ class Source:
         return tuple(self.schema)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was detected of the files, for the user."""
+        return tuple(self._as_given(note) for table in self._tables for note in table.notes)
+
+    @property
+    def _has_lines(self) -> bool:
+        return self._tables[0].kind == ".jsonl"
+
+    @property
     def _condition(self) -> pl.Expr | None:
         return None if self._where is None else self._where.condition
 
@@ -93,7 +112,7 @@ class Source:
         Raises:
             JobError: when the input cannot be parsed.
         """
-        total = sum(self._count_file(path) for path in self.paths)
+        total = sum(self._count_file(table) for table in self._tables)
         return total if self._config.limit is None else min(total, self._config.limit)
 
     def check_ids(self) -> None:
@@ -130,7 +149,7 @@ class Source:
         """
         # Without columns, one is read to know the number of rows.
         names = list(self.schema if columns is None else columns) or list(self.schema)[:1]
-        every = (frame for path in self.paths for frame in self._file_frames(path, names))
+        every = (frame for table in self._tables for frame in self._file_frames(table, names))
         return _first(every, self._config.limit)
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
@@ -144,7 +163,7 @@ class Source:
             JobError: when the input cannot be parsed.
         """
         wanted = list(dict.fromkeys(columns))
-        read = self._read_lines if self._kind == ".jsonl" else self._read_frames
+        read = self._read_lines if self._has_lines else self._read_frames
         start = 0
         for ids, rows in read(wanted, chunk_rows):
             names = ids or numbered(start, len(rows))
@@ -173,24 +192,40 @@ class Source:
         return tuple(FileStamp.of(path) for path in self.paths)
 
     def _read_schema(self) -> pl.Schema:
-        if self._kind == ".jsonl":
-            return json_lines.schema(self.paths)
-        return readers.schema(self.paths, self._kind)
+        with self._named_as_given():
+            if self._has_lines:
+                return json_lines.schema([table.place for table in self._tables])
+            return readers.schema(self._tables)
 
-    def _count_file(self, path: Path) -> int:
-        if self._kind == ".parquet":
-            with self._where_in_errors():
-                return parquet.count(path, self._condition)
+    def _count_file(self, table: TableFile) -> int:
+        if table.kind == ".parquet":
+            with self._where_in_errors(), self._named_as_given():
+                return parquet.count(table.place, self._condition)
         # Reads every cell, to find errors in a text file before anything is sent.
-        return sum(frame.height for frame in self._file_frames(path, list(self.schema)))
+        return sum(frame.height for frame in self._file_frames(table, list(self.schema)))
 
-    def _file_frames(self, path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
-        if self._kind == ".jsonl":
-            found = json_lines.frames(path, self.schema, columns, self._condition)
+    def _file_frames(self, table: TableFile, columns: list[str]) -> Iterator[pl.DataFrame]:
+        if self._has_lines:
+            found = json_lines.frames(table.place, self.schema, columns, self._condition)
         else:
-            found = readers.frames(path, self._kind, columns, self._condition)
-        with self._where_in_errors():
+            found = readers.frames(table, columns, self._condition)
+        with self._where_in_errors(), self._named_as_given():
             yield from found
+
+    @contextmanager
+    def _named_as_given(self) -> Iterator[None]:
+        """Name the user's files in errors of their copies."""
+        try:
+            yield
+        except JobError as error:
+            if (text := self._as_given(str(error))) == str(error):
+                raise
+            raise JobError(text) from error.__cause__
+
+    def _as_given(self, text: str) -> str:
+        for copy, original in reversed(self._copies.items()):
+            text = text.replace(copy, original)
+        return text
 
     def _read_frames(
         self, columns: list[str], chunk_rows: int
@@ -205,7 +240,7 @@ class Source:
     def _read_lines(
         self, columns: list[str], chunk_rows: int
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-        every = (lines for path in self.paths for lines in json_lines.blocks(path))
+        every = (lines for table in self._tables for lines in json_lines.blocks(table.place))
         for lines in _first(map(self._matching, every), self._config.limit):
             for start in range(0, len(lines), chunk_rows):
                 part = lines[start : start + chunk_rows]
@@ -257,4 +292,4 @@ def _first(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:
             return
 
 
-__all__ = ["FileStamp", "Source", "input_files", "is_table"]
+__all__ = ["FileStamp", "Source", "input_files", "input_notes", "is_table"]

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from batchrun.job import InputConfig
 
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+TABLE_SUFFIXES = (
+    *(".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".xlsx"),
+)
+# Other suffixes of a kind of file.
+_SAME_KIND = {".ndjson": ".jsonl", ".feather": ".arrow"}
+TEXT_KINDS = (".csv", ".tsv", ".jsonl", ".json")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 # Errors of polars, the file system and decompression for a damaged file. polars panics over some
@@ -38,6 +43,20 @@ _FILE_ERRORS = (
     OverflowError,
     RecursionError,
 )
+
+
+# How files of other kinds begin, and what they are.
+_STARTS = (
+    (b"PK\x03\x04", ".xlsx", "an Excel workbook (or another ZIP file)"),
+    (b"\xd0\xcf\x11\xe0", ".xls", "an old Excel workbook (.xls)"),
+    (b"PAR1", ".parquet", "a Parquet file"),
+    (b"ARROW1", ".arrow", "an Arrow file"),
+    (b"\x1f\x8b", ".gz", "compressed with gzip"),
+)
+
+
+class TableFault(ValueError):
+    """Why a file is not a table, as a whole sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +90,33 @@ def kind_of(path: str) -> str | None:
     """Return the suffix that decides how to read a file (`.jsonl` for `.ndjson`), None if unknown."""
     name = path.lower()
     text = name.removesuffix(".gz")
-    for suffix in TABLE_SUFFIXES:
-        if text.endswith(suffix):
-            if suffix == ".parquet" and name != text:
-                return None
-            return ".jsonl" if suffix == ".ndjson" else suffix
-    return None
+    suffix = next((suffix for suffix in TABLE_SUFFIXES if text.endswith(suffix)), "")
+    kind = _SAME_KIND.get(suffix, suffix)
+    return kind if kind in TEXT_KINDS or (kind and name == text) else None
+
+
+def check_start(path: Path, kind: str) -> None:
+    """Check that a file is not one of another kind with the wrong suffix.
+
+    Raises:
+        JobError: saying what it is and how to rename it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError:
+        return  # whoever reads it says why it cannot be read
+    expected = ".gz" if path.suffix.lower() == ".gz" else kind
+    for mark, suffix, what in _STARTS:
+        if start.startswith(mark) and suffix != expected:
+            raise JobError(f"{path}: {_not_its_kind(path, suffix, what)}")
+
+
+def _not_its_kind(path: Path, suffix: str, what: str) -> str:
+    if suffix == ".xls":
+        return f"is {what}, not a {path.suffix} file; save it as .xlsx or .csv"
+    name = f"{path.name}.gz" if suffix == ".gz" else f"{path.stem}{suffix}"
+    return f"is {what}, not a {path.suffix} file; rename it to {name}"
 
 
 def resolve(pattern: str) -> list[Path]:
@@ -175,25 +215,34 @@ def _no_constant(name: str) -> None:
 
 
 @contextmanager
-def file_errors(label: str | Path) -> Iterator[None]:
-    """Turn errors of a file into a `JobError` with the file and, where possible, the line."""
+def file_errors(label: str | Path, separator: str | None = None) -> Iterator[None]:
+    """Turn errors of a file into a `JobError` with the file and, where possible, the line.
+
+    Args:
+        label: the file, or what to call it.
+        separator: of the cells of a text; default: that of its kind.
+    """
     try:
         yield
+    except TableFault as found:
+        raise JobError(f"{label}: {found}") from None
     except _FILE_ERRORS as error:
         lines = str(error).strip().splitlines()
-        fault = _fault(label) if isinstance(label, Path) else None
+        fault = _fault(label, separator) if isinstance(label, Path) else None
         reason = fault or (lines[0] if lines else type(error).__name__)
         raise JobError(f"{label}: cannot be read as a table: {reason}") from error
 
 
-def _fault(path: Path) -> str | None:
+def _fault(path: Path, separator: str | None) -> str | None:
     """Return the first wrong line of a text file and the reason, None if it cannot be found."""
     kind = kind_of(path.name)
-    if kind is None or kind == ".parquet":
+    if kind != ".jsonl" and kind not in SEPARATORS:
         return None
     try:
         with open_text(path) as file:
-            return _json_fault(file) if kind == ".jsonl" else _csv_fault(file, SEPARATORS[kind])
+            if kind == ".jsonl":
+                return _json_fault(file)
+            return _csv_fault(file, separator or SEPARATORS[kind])
     except (csv.Error, *_FILE_ERRORS):
         return None
 

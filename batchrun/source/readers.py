@@ -1,4 +1,4 @@
-"""Read CSV, TSV and Parquet with polars: columns, and rows in bounded frames."""
+"""Read CSV, TSV, Parquet and Arrow with polars: columns, and rows in bounded frames."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import polars as pl
 from batchrun.errors import JobError
 from batchrun.job.reader import listed
 from batchrun.source import parquet
-from batchrun.source.inputs import SEPARATORS, file_errors
+from batchrun.source.inputs import file_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from batchrun.source.tables import TableFile
 
 
 PART_BYTES = 8 * 1024 * 1024
@@ -21,35 +24,39 @@ PART_BYTES = 8 * 1024 * 1024
 CSV_OPTIONS: dict[str, Any] = {"infer_schema": False, "empty_string_is_null": False}
 
 
-def schema(paths: Sequence[Path], kind: str) -> pl.Schema:
+def schema(tables: Sequence[TableFile]) -> pl.Schema:
     """Return the columns of the files, which must be the same.
 
     Raises:
         JobError: when a file cannot be read, or the files differ.
     """
-    schemas = [_schema(path, kind) for path in paths]
-    for path, found in zip(paths, schemas, strict=True):
+    schemas = [_schema(table) for table in tables]
+    for table, found in zip(tables, schemas, strict=True):
         if found != schemas[0]:
-            raise JobError(_difference(paths[0], schemas[0], path, found))
+            raise JobError(_difference(tables[0].path, schemas[0], table.path, found))
     return schemas[0]
 
 
 def frames(
-    path: Path, kind: str, columns: list[str], where: pl.Expr | None = None
+    table: TableFile, columns: list[str], where: pl.Expr | None = None
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file in order, or those that satisfy a condition, in bounded frames.
 
     Raises:
         JobError: when it cannot be read.
     """
-    if kind == ".parquet":
-        yield from parquet.frames(path, columns, where)
+    if table.kind == ".parquet":
+        yield from parquet.frames(table.place, columns, where)
         return
-    with file_errors(path):
-        lazy = _scan(path, kind)
+    with _errors(table):
+        lazy = _scan(table)
         kept = lazy if where is None else lazy.filter(where)
         # A batch is a few megabytes.
         yield from kept.select(columns).collect_batches(maintain_order=True, lazy=True)
+
+
+def _errors(table: TableFile) -> AbstractContextManager[None]:
+    return file_errors(table.place, None if table.dialect is None else table.dialect.separator)
 
 
 def parts(frame: pl.DataFrame, most_rows: int) -> Iterator[pl.DataFrame]:
@@ -85,28 +92,31 @@ def _value_bytes(column: pl.Series) -> pl.Series:
     return sizes.fill_null(0).cast(pl.Int64)
 
 
-def _scan(path: Path, kind: str) -> pl.LazyFrame:
-    if kind == ".parquet":
-        return parquet.scan(path)
+def _scan(table: TableFile) -> pl.LazyFrame:
+    if table.dialect is None:
+        scan = parquet.scan if table.kind == ".parquet" else pl.scan_ipc
+        return scan(table.place)
+    quote = table.dialect.quote
     return pl.scan_csv(
-        path,
-        separator=SEPARATORS[kind],
+        table.place,
+        separator=table.dialect.separator,
+        quote_char=quote or None,
         **CSV_OPTIONS,
         glob=False,
-        with_column_names=lambda header: [unescape_quotes(name) for name in header],
+        with_column_names=lambda header: [unescape_quotes(name, quote) for name in header],
     )
 
 
-def unescape_quotes(name: str) -> str:
+def unescape_quotes(name: str, quote: str = '"') -> str:
     """Replace doubled quotes in a column name, which polars keeps."""
-    return name.replace('""', '"')
+    return name.replace(quote * 2, quote) if quote else name
 
 
-def _schema(path: Path, kind: str) -> pl.Schema:
-    with file_errors(path):
-        found = _scan(path, kind).collect_schema()
-    if kind != ".parquet":
-        check_header(path, found)
+def _schema(table: TableFile) -> pl.Schema:
+    with _errors(table):
+        found = _scan(table).collect_schema()
+    if table.dialect is not None:
+        check_header(table.path, found)
     return found
 
 

@@ -1,29 +1,28 @@
 """Copy remote tables to this machine, with polars.
 
 A run reads its input several times. From a copy these passes are local, and a table that changes
-during the run cannot mix rows of two states. Of Parquet and CSV only the rows that `where` and
+during the run cannot mix rows of two states. Of Parquet and Arrow only the rows that `where` and
 `limit` select are copied.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import weakref
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from batchrun.errors import JobError
-from batchrun.source.inputs import SEPARATORS, FileStamp, kind_of, unsupported
-from batchrun.source.readers import CSV_OPTIONS, check_header, unescape_quotes
+from batchrun.source.copies import TemporaryFolder
+from batchrun.source.inputs import TEXT_KINDS, FileStamp, kind_of, unsupported
 from batchrun.source.where import Where
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchrun.job import InputConfig
 
 
@@ -49,33 +48,20 @@ class RemoteCopy:
         kind = kind_of(config.path)
         if kind is None:
             raise unsupported(config.path)
-        folder = _temporary_folder(config.path)
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        if kind == ".xlsx":
+            raise JobError(f"{config.path}: download this file, and name the copy in [input] path")
+        folder = TemporaryFolder(config.path)
+        weakref.finalize(self, folder.remove)
         try:
-            if kind == ".jsonl":
-                copy = _copy_lines(config, folder / "input.jsonl")
-                self.config = replace(config, path=str(copy))
+            if kind in TEXT_KINDS:
+                copy = _copy_text(config, folder.file(f"input{kind}"))
+                self.config = replace(config, path=str(copy), storage_options={})
             else:
-                copy = _copy_table(config, kind, folder / "input.parquet")
+                copy = _copy_table(config, kind, folder.file("input.parquet"))
                 self.config = replace(config, path=str(copy), where=None, limit=None)
         except (PolarsError, PanicException, OSError, ValueError, TypeError) as error:
             raise JobError(_unreachable(config.path, error)) from error
         self.stamp = FileStamp(config.path, copy.stat().st_size, _digest(copy))
-
-
-def _temporary_folder(address: str) -> Path:
-    """Create a folder for the copy of a table.
-
-    Raises:
-        JobError: when there is no writable temporary folder.
-    """
-    try:
-        return Path(tempfile.mkdtemp(prefix="batchrun-"))
-    except OSError as error:
-        raise JobError(
-            f"[input] path: {address} cannot be copied to this machine: {error.strerror}; set the "
-            "environment variable TMPDIR to a writable folder"
-        ) from None
 
 
 def _options(config: InputConfig) -> dict[str, Any]:
@@ -83,26 +69,18 @@ def _options(config: InputConfig) -> dict[str, Any]:
 
 
 def _copy_table(config: InputConfig, kind: str, copy: Path) -> Path:
-    options = _options(config)
-    if kind == ".parquet":
-        lazy = pl.scan_parquet(config.path, **options)
-    else:
-        lazy = pl.scan_csv(config.path, separator=SEPARATORS[kind], **CSV_OPTIONS, **options)
-        # `with_column_names` would make polars look for the file on this machine.
-        lazy = lazy.rename(unescape_quotes)
-    schema = lazy.collect_schema()
-    if kind != ".parquet":
-        check_header(config.path, schema)
+    scan = pl.scan_parquet if kind == ".parquet" else pl.scan_ipc
+    lazy = scan(config.path, **_options(config))
     if config.where is not None:
-        lazy = lazy.filter(Where(config.where, schema, config.path).condition)
+        lazy = lazy.filter(Where(config.where, lazy.collect_schema(), config.path).condition)
     if config.limit is not None:
         lazy = lazy.head(config.limit)
     lazy.sink_parquet(copy, maintain_order=True)
     return copy
 
 
-def _copy_lines(config: InputConfig, copy: Path) -> Path:
-    """Copy JSON Lines unchanged."""
+def _copy_text(config: InputConfig, copy: Path) -> Path:
+    """Copy a text unchanged."""
     lazy = pl.scan_lines(config.path, **_options(config))
     with copy.open("wb") as file:
         for frame in lazy.collect_batches(maintain_order=True, lazy=True, chunk_size=PART_ROWS):

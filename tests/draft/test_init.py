@@ -155,7 +155,7 @@ def test_meagre_tables(tmp_path: Path, table: dict[str, Any]) -> None:
         (lambda path: path.write_text(""), "cannot be read as a table"),
         (lambda path: path.write_text("a,b\n"), "has no rows"),
         (lambda path: path.write_text("a,b\n,\n"), "no column can be used in a prompt"),
-        (lambda path: path.write_bytes(b"\xff\xfe\x00a"), "UTF-8"),
+        (lambda path: path.write_bytes(b"\xff\xff\x00a"), "UTF-8"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: None, "file not found"),
     ],

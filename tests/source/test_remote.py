@@ -180,13 +180,14 @@ def test_a_first_job_file_for_a_remote_table(store: ObjectStore, tmp_path: Path)
         ("bad.parquet", 200, "cannot be read as a table"),
         ("empty.csv", 200, "cannot be read as a table: empty CSV"),
         ("twice.csv", 200, 'the column "a" appears twice'),
-        ("t.xlsx", 200, "unsupported file type"),
+        ("t.xlsx", 200, "download this file"),
+        ("t.zip", 200, "unsupported file type"),
     ],
 )
 def test_what_cannot_be_fetched_is_told(
     store: ObjectStore, name: str, status: int, message: str, *, s3: bool
 ) -> None:
-    store.objects |= {"bad.parquet": b"x" * 99, "empty.csv": b"", "twice.csv": b"a,a\n1,2\n"}
+    store.objects |= {"bad.parquet": b"x" * 99, "empty.csv": b"\n", "twice.csv": b"a,a\n1,2\n"}
     store.status = status
     asked = config(store, name, s3=s3)
     with pytest.raises(JobError) as error:
