@@ -210,6 +210,24 @@ def _share(name: str, help_text: str) -> Callable[[Any], Any]:
 @_share("--stream-error-rate", "Share of broken streams.")
 @_share("--invalid-json-rate", "Share of structured answers that do not satisfy their schema.")
 @click.option(
+    "--batch-seconds",
+    "batch_s",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Time that a batch takes, in seconds.",
+)
+@_share("--batch-expiry-rate", "Share of batches that expire before they are finished.")
+@_share("--lost-create-rate", "Share of created batches whose creation gets no answer.")
+@_share("--torn-download-rate", "Share of downloads of batch results that break off.")
+@click.option(
+    "--enqueued-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Limit on tokens in a model's open batches.",
+)
+@click.option(
     "--limit-headers/--no-limit-headers",
     default=True,
     help="Send rate-limit headers (default), or none.",
@@ -226,7 +244,7 @@ def _share(name: str, help_text: str) -> Callable[[Any], Any]:
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
     """Serve the simulator on this machine.
 
-    Serves both API formats on 127.0.0.1. Prints the base URL and runs until interrupted.
+    Serves both API formats and their batch endpoints on 127.0.0.1. Prints the base URL and runs until interrupted.
 
     \b
     Examples:

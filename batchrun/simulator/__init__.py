@@ -5,6 +5,8 @@
     provider                 settings; the same way without HTTP: admission, outcome, bill, answer
     accounting               bills, rates per minute, prompts seen before
     messages_api, chat_api   the two formats: request schemas, answers, events, errors, headers
+    message_batch_api, chat_batch_api   the batch endpoints of both; `batch_desk` works batches out,
+                             `batch_store` keeps them, `uploads` reads what clients upload
     request_schema           terms of these schemas; how a checked request is read
     calls                    a request and its answer in neutral terms
     composition              what is answered: `labels`, `prose`, `generator` (for JSON Schemas)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from batchrun.simulator.calls import Fault, InputUsage, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from batchrun.simulator.calls import CachedPrefix
 
@@ -37,6 +37,34 @@ class UsageRecord:
     extra_bills: int  # beyond the first of each body
     statuses: dict[int, int]  # HTTP status → number of answers
     max_in_flight: int  # most requests that were being answered at once
+    batches: int = 0  # that were created
+    billed_in_batches: int = 0  # those of the answers that were billed at the price of batches
+    batch_tokens: tuple[int, int] = (0, 0)  # input and output of these answers
+
+
+@dataclass(slots=True)
+class BatchBill:
+    """What a batch is charged for.
+
+    Attributes:
+        billed: answers.
+        input_tokens: of these answers.
+        output_tokens: of these answers.
+        bills: answers, by body.
+        failures: failures on purpose, by body.
+    """
+
+    billed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    bills: Counter[bytes] = field(default_factory=Counter)
+    failures: Counter[bytes] = field(default_factory=Counter)
+
+    def add(self, other: BatchBill) -> None:
+        """Add the sums of another bill."""
+        self.billed += other.billed
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
 
 
 class UsageCounter:
@@ -46,13 +74,23 @@ class UsageCounter:
         bills: answers charged for, by body.
         failures: failures on purpose, by body; the next try draws anew.
         statuses: HTTP statuses of answers.
+        batches: that were created.
+        in_batches: the bills of batches among all bills.
     """
 
     def __init__(self) -> None:
         self.bills: Counter[bytes] = Counter()
         self.failures: Counter[bytes] = Counter()
         self.statuses: Counter[int] = Counter()
+        self.batches = 0
+        self.in_batches = BatchBill()
         self._requests = self._in_flight = self._max_in_flight = 0
+
+    def charge(self, bill: BatchBill) -> None:
+        """Charge for a batch that has ended."""
+        self.bills.update(bill.bills)
+        self.failures.update(bill.failures)
+        self.in_batches.add(bill)
 
     def begin(self) -> int:
         """Count a request as in flight, and return its number, from 1."""
@@ -83,6 +121,9 @@ class UsageCounter:
             extra_bills=billed - len(self.bills),
             statuses=dict(self.statuses),
             max_in_flight=self._max_in_flight,
+            batches=self.batches,
+            billed_in_batches=self.in_batches.billed,
+            batch_tokens=(self.in_batches.input_tokens, self.in_batches.output_tokens),
         )
 
 
@@ -176,18 +217,37 @@ class PrefixCache:
         if not prefixes:
             return InputUsage(input_tokens)
         now = self._clock()
-        known = (p.tokens for p in prefixes if self._ends_at.get(p.digest, now) > now)
-        done = read = max(known, default=0)
-        written = dict.fromkeys(_LIFETIMES_S, 0)
+        found = input_usage(
+            prefixes, input_tokens, lambda digest: self._ends_at.get(digest, now) > now
+        )
+        self.write(prefixes)
+        return found
+
+    def write(self, prefixes: Iterable[CachedPrefix]) -> None:
+        """Write prefixes, or let their life begin anew."""
+        now = self._clock()
         for prefix in prefixes:
-            if prefix.tokens > done:
-                written[prefix.lifetime] += prefix.tokens - done
-                done = prefix.tokens
-            # Written, or its life begins anew.
             self._ends_at[prefix.digest] = now + _LIFETIMES_S[prefix.lifetime]
             self._ends_at.move_to_end(prefix.digest)
         while len(self._ends_at) > _MOST_PREFIXES:
             self._ends_at.popitem(last=False)
-        # What a server caches without being asked (a lifetime of "") is not billed as written.
-        paid = read + written["5m"] + written["1h"]
-        return InputUsage(input_tokens - paid, read, written["5m"], written["1h"])
+
+    def known(self) -> tuple[bytes, ...]:
+        """Return the digests of the prefixes that can be read now."""
+        now = self._clock()
+        return tuple(digest for digest, end in self._ends_at.items() if end > now)
+
+
+def input_usage(
+    prefixes: tuple[CachedPrefix, ...], input_tokens: int, is_known: Callable[[bytes], bool]
+) -> InputUsage:
+    """Return what a prompt costs when the longest known prefix is read, and others are written."""
+    done = read = max((p.tokens for p in prefixes if is_known(p.digest)), default=0)
+    written = dict.fromkeys(_LIFETIMES_S, 0)
+    for prefix in prefixes:
+        if prefix.tokens > done:
+            written[prefix.lifetime] += prefix.tokens - done
+            done = prefix.tokens
+    # What a server caches without being asked (a lifetime of "") is not billed as written.
+    paid = read + written["5m"] + written["1h"]
+    return InputUsage(input_tokens - paid, read, written["5m"], written["1h"])

@@ -12,7 +12,10 @@ import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Generic, TypeVar
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, BinaryIO, Generic, TypeVar
+from urllib.parse import parse_qsl
 
 import anyio
 import h11
@@ -20,17 +23,22 @@ from anyio.abc import SocketAttribute
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
 
     from anyio.abc import SocketStream, TaskStatus
 
     # What is pushed to the stack runs when the response was sent, or cannot be.
     Handler = Callable[["HttpCall", ExitStack], Awaitable["HttpReply"]]
+    # The same with an id of the request.
+    RouteHandler = Callable[["HttpCall", str, ExitStack], Awaitable["HttpReply"]]
 
 T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024  # the limit of the Messages API
+MAX_UPLOAD_BYTES = 256 * 1024 * 1024  # the limit of its batches
+_FILE_STEP = 256 * 1024
 
 _LINGER_S = 1.0
 # Out of descriptors or memory, or the client left first: all pass, and none concerns the others.
@@ -60,6 +68,8 @@ class HttpCall:
     path: str  # without the query
     headers: Mapping[bytes, bytes]  # lower-case names; of repeated ones the last
     body: bytes | None  # None when it was larger than `MAX_BODY_BYTES` and therefore not read
+    query: Mapping[str, str] = field(default_factory=dict)
+    upload: BinaryIO | None = None  # in place of a body where uploads are expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +81,27 @@ class TimedPart:
 
 
 @dataclass(frozen=True, slots=True)
+class FileContent:
+    """A body in a file, and its content type."""
+
+    path: Path
+    content_type: str
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True, slots=True)
 class HttpReply:
     """One response."""
 
     status: int
-    body: bytes | tuple[TimedPart, ...]  # JSON, or an event stream
+    body: bytes | tuple[TimedPart, ...] | FileContent  # JSON, an event stream, or a file
     headers: list[tuple[str, str]] = field(default_factory=list)  # without content type and length
     torn: bool = False  # the connection is closed without an end of the body
+    lost: bool = False  # the connection is closed without an answer
 
 
 class Router(Generic[T]):
@@ -88,7 +112,7 @@ class Router(Generic[T]):
     """
 
     def __init__(self, routes: Mapping[str, T]) -> None:
-        self._exact = routes
+        self._exact = {path: found for path, found in routes.items() if "{" not in path}
         patterns = {path: re.sub(r"{\w+}", "[^/]+", path) for path in routes if "{" in path}
         self._patterns = [(re.compile(text), routes[path]) for path, text in patterns.items()]
 
@@ -99,13 +123,18 @@ class Router(Generic[T]):
 
 
 async def serve_http(
-    handle: Handler, port: int, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED
+    handle: Handler,
+    port: int,
+    task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED,
+    *,
+    uploads: frozenset[str] = frozenset(),
 ) -> None:
     """Serve on 127.0.0.1 until cancelled.
 
     Args:
         handle: answers one request.
         port: 0 takes a free one.
+        uploads: paths where bodies may be large, and are written to a temporary file.
         task_status: receives the base URL as soon as connections are accepted.
     """
 
@@ -115,7 +144,7 @@ async def serve_http(
             async with stream:
                 unread: bytes | None = b""
                 while unread is not None:
-                    unread = await _exchange(stream, unread, handle)
+                    unread = await _exchange(stream, unread, handle, uploads)
 
     listeners = await anyio.create_tcp_listener(local_host=LOOPBACK, local_port=port)
     (listener,) = listeners.listeners
@@ -132,7 +161,9 @@ async def serve_http(
                 await anyio.sleep(_ACCEPT_PAUSE_S)
 
 
-async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> bytes | None:
+async def _exchange(
+    stream: SocketStream, received: bytes, handle: Handler, uploads: frozenset[str]
+) -> bytes | None:
     """Answer one request, whose first bytes may be `received` already.
 
     Returns:
@@ -142,7 +173,7 @@ async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> b
     if received:  # to h11, no bytes are the end of the stream
         reader.receive_data(received)
     try:
-        request = await _read_request(reader, stream)
+        request = await _read_request(reader, stream, uploads)
     except h11.RemoteProtocolError as error:
         await stream.send(_head(HttpReply(error.error_status_hint, _NOT_HTTP), closing=True))
         await stream.send(_NOT_HTTP)
@@ -152,7 +183,11 @@ async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> b
         return None
     closing = reader.their_state is not h11.DONE
     with ExitStack() as until_sent:
+        if request.upload is not None:
+            until_sent.callback(request.upload.close)
         reply = await handle(request, until_sent)
+        if reply.lost:
+            return None
         closing |= reply.torn
         await _send(stream, reply, closing=closing, bodiless=request.method == "HEAD")
     if request.body is None:
@@ -160,34 +195,63 @@ async def _exchange(stream: SocketStream, received: bytes, handle: Handler) -> b
     return None if closing else reader.trailing_data[0]
 
 
-async def _read_request(reader: h11.Connection, stream: SocketStream) -> HttpCall | None:
+async def _read_request(
+    reader: h11.Connection, stream: SocketStream, uploads: frozenset[str]
+) -> HttpCall | None:
     """Return the next request; None when the client is done."""
     head = await _next_event(reader, stream)
     if not isinstance(head, h11.Request):
         return None
     headers = {name.lower(): value for name, value in head.headers.raw_items()}
-    return HttpCall(
-        method=head.method.decode("ascii"),
-        path=head.target.partition(b"?")[0].decode("ascii"),
-        headers=headers,
-        body=await _read_body(reader, stream, int(headers.get(b"content-length", 0))),
-    )
+    path, _, query = head.target.decode("ascii").partition("?")
+    method, body, upload = head.method.decode("ascii"), None, None
+    announced = int(headers.get(b"content-length", 0))
+    if method == "POST" and path in uploads:
+        upload = await _read_upload(reader, stream, announced)
+        body = None if upload is None else b""
+    else:
+        body = await _read_body(reader, stream, announced)
+    return HttpCall(method, path, headers, body, dict(parse_qsl(query)), upload)
 
 
 async def _read_body(reader: h11.Connection, stream: SocketStream, announced: int) -> bytes | None:
     """Return the body; None as soon as it is known to be too large."""
-    if announced > MAX_BODY_BYTES:
-        return None
+    body = BytesIO()
+    is_whole = await _copy_body(reader, stream, body, announced, MAX_BODY_BYTES)
+    return body.getvalue() if is_whole else None
+
+
+async def _read_upload(
+    reader: h11.Connection, stream: SocketStream, announced: int
+) -> BinaryIO | None:
+    """Return the body in a temporary file; None as soon as it is known to be too large."""
+    file = TemporaryFile()  # noqa: SIM115 - closed when the request is answered
+    try:
+        if await _copy_body(reader, stream, file, announced, MAX_UPLOAD_BYTES):
+            file.seek(0)
+            return file
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+async def _copy_body(
+    reader: h11.Connection, stream: SocketStream, target: BinaryIO, announced: int, most: int
+) -> bool:
+    """Write a body to a file; return False as soon as it is known to be larger than `most`."""
+    if announced > most:
+        return False
     if reader.they_are_waiting_for_100_continue:
         await stream.send(_CONTINUE)
-    chunks: list[bytes] = []
     size = 0
     while isinstance(event := await _next_event(reader, stream), h11.Data):
-        chunks.append(event.data)
         size += len(event.data)
-        if size > MAX_BODY_BYTES:
-            return None
-    return b"".join(chunks)
+        if size > most:
+            return False
+        target.write(event.data)
+    return True
 
 
 async def _next_event(reader: h11.Connection, stream: SocketStream) -> object:
@@ -204,28 +268,54 @@ async def _send(stream: SocketStream, reply: HttpReply, *, closing: bool, bodile
     pending = _head(reply, closing=closing)
     if isinstance(reply.body, bytes):
         await stream.send(pending if bodiless else pending + reply.body)
-        return
-    for part in reply.body:
+    elif isinstance(reply.body, FileContent):
+        await stream.send(pending)
+        if not bodiless:
+            await _send_file(stream, reply.body, torn=reply.torn)
+    else:
+        await _send_parts(stream, pending, reply.body, torn=reply.torn)
+
+
+async def _send_file(stream: SocketStream, content: FileContent, *, torn: bool) -> None:
+    """Send a file; half of it if the connection is to be torn."""
+    left = content.size // 2 if torn else content.size
+    with content.path.open("rb") as file:
+        while left and (piece := file.read(min(left, _FILE_STEP))):
+            await stream.send(piece)
+            left -= len(piece)
+
+
+async def _send_parts(
+    stream: SocketStream, pending: bytes, parts: tuple[TimedPart, ...], *, torn: bool
+) -> None:
+    for part in parts:
         if part.wait_s:
             await stream.send(pending)
             await anyio.sleep(part.wait_s)
             pending = b""
         pending += b"%x\r\n%b\r\n" % (len(part.data), part.data)
-    await stream.send(pending if reply.torn else pending + _LAST_CHUNK)
+    await stream.send(pending if torn else pending + _LAST_CHUNK)
 
 
 def _head(reply: HttpReply, *, closing: bool) -> bytes:
     """Return the status line and the headers."""
-    whole = isinstance(reply.body, bytes)
-    framing = ("content-type: application/json", f"content-length: {len(reply.body)}")
     head = [
         f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, '')}",
-        *(framing if whole else _STREAM_FRAMING),
+        *_framing(reply.body),
         *(f"{name}: {value}" for name, value in reply.headers),
     ]
     if closing:
         head.append("connection: close")
     return "\r\n".join((*head, "", "")).encode("ascii")
+
+
+def _framing(body: bytes | tuple[TimedPart, ...] | FileContent) -> tuple[str, ...]:
+    """Return the headers that describe the body."""
+    if isinstance(body, bytes):
+        return "content-type: application/json", f"content-length: {len(body)}"
+    if isinstance(body, FileContent):
+        return f"content-type: {body.content_type}", f"content-length: {body.size}"
+    return _STREAM_FRAMING
 
 
 async def _linger(stream: SocketStream) -> None:

@@ -10,19 +10,27 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.simulator.accounting import PrefixCache, RateLimits, UsageCounter, digest_of
+from batchrun.simulator.accounting import (
+    PrefixCache,
+    RateLimits,
+    UsageCounter,
+    digest_of,
+    input_usage,
+)
 from batchrun.simulator.calls import Fault, RefusedError, SimulatedAnswer
 from batchrun.simulator.composition import compose
 from batchrun.simulator.draws import RandomDraws
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from batchrun.simulator.accounting import Clock
-    from batchrun.simulator.calls import Json, SimulatedFormat
+    from batchrun.simulator.accounting import BatchBill, Clock
+    from batchrun.simulator.calls import InputUsage, Json, SimulatedCall, SimulatedFormat
 
 _DELIVERY = frozenset({"stream", "stream_options"})  # how an answer comes, not what it says
 _RATES = ("error_rate", "rate_limit_rate", "stream_error_rate", "invalid_json_rate")
+_BATCH_RATES = ("batch_expiry_rate", "lost_create_rate", "torn_download_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,12 @@ class SimulatorConfig:
             they are billed.
         invalid_json_rate: share of structured answers that violate their schema.
         limit_headers: whether answers have rate-limit headers; a 429 has `retry-after` in any case.
+        batch_s: mean time that a batch takes, in seconds; each takes 0.5 to 1.5 times that.
+        batch_expiry_rate: share of batches that expire before all of their requests are answered.
+        lost_create_rate: share of batches whose creation gets no answer: they exist all the same.
+        torn_download_rate: share of downloads of results that break off.
+        enqueued_tokens: limit on the tokens of a model's open batches; None for unlimited.
+        batch_directory: keeps batches for the next process; None forgets them.
     """
 
     requests_per_minute: int | None = None
@@ -54,15 +68,22 @@ class SimulatorConfig:
     stream_error_rate: float = 0.0
     invalid_json_rate: float = 0.0
     limit_headers: bool = True
+    batch_s: float = 2.0
+    batch_expiry_rate: float = 0.0
+    lost_create_rate: float = 0.0
+    torn_download_rate: float = 0.0
+    enqueued_tokens: int | None = None
+    batch_directory: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_minute", "tokens_per_minute"):
+        for name in ("requests_per_minute", "tokens_per_minute", "enqueued_tokens"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, got {limit}")
-        if self.latency_ms < 0:
-            raise ValueError(f"latency_ms must not be negative, got {self.latency_ms}")
-        for name in _RATES:
+        for name in ("latency_ms", "batch_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in (*_RATES, *_BATCH_RATES):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if self.error_rate + self.rate_limit_rate > 1:
@@ -119,7 +140,7 @@ class SimulatedProvider:
         self.wall_clock = wall_clock
         self.limits = RateLimits(config.requests_per_minute, config.tokens_per_minute, clock)
         self.counter = UsageCounter()
-        self._cache = PrefixCache(clock)
+        self.cache = PrefixCache(clock)
 
     def answer(
         self, wire: SimulatedFormat, body: bytes, headers: Mapping[bytes, bytes]
@@ -139,18 +160,71 @@ class SimulatedProvider:
             raise outcome.failure
         self.counter.bills[digest] += 1
         bills = self.counter.bills[digest]
+        paid = self.cache.use(call.prompt.prefixes, call.prompt.tokens)
+        return self._compose(call, fields, (digest, bills), paid, spoiled=outcome.spoiled), outcome
+
+    def answer_in_batch(
+        self,
+        wire: SimulatedFormat,
+        fields: Json,
+        headers: Mapping[bytes, bytes],
+        *,
+        bill: BatchBill,
+        is_known: Callable[[bytes], bool],
+        tier: str,
+    ) -> SimulatedAnswer:
+        """Answer a request of a batch. It may run in another thread: only `bill` is changed.
+
+        Args:
+            wire: its format.
+            fields: its body.
+            headers: those of the batch.
+            bill: of the batch.
+            is_known: whether the prompt cache knows a prefix.
+            tier: the service tier that the answer names.
+
+        Raises:
+            RefusedError: it is wrong, or fails on purpose.
+        """
+        call = replace(wire.parse(fields, headers), service_tier=tier)
+        if call.stream:
+            raise RefusedError(Fault.INVALID, "is not supported in batches.", "stream")
+        digest = digest_of(orjson.dumps(fields))
+        tries = self.counter.tries(digest) + bill.bills[digest] + bill.failures[digest]
+        outcome = draw_outcome(self.config, digest, tries)
+        if outcome.failure and outcome.failure.fault is not Fault.RATE_LIMIT:
+            bill.failures[digest] += 1
+            raise outcome.failure
+        bill.bills[digest] += 1
+        bills = self.counter.bills.get(digest, 0) + bill.bills[digest]
+        paid = input_usage(call.prompt.prefixes, call.prompt.tokens, is_known)
+        answer = self._compose(call, fields, (digest, bills), paid, spoiled=outcome.spoiled)
+        bill.billed += 1
+        bill.input_tokens += answer.input.total
+        bill.output_tokens += answer.output_tokens
+        return answer
+
+    def _compose(
+        self,
+        call: SimulatedCall,
+        fields: Json,
+        billed: tuple[bytes, int],
+        paid: InputUsage,
+        *,
+        spoiled: bool,
+    ) -> SimulatedAnswer:
+        """Return the answer to a call; `billed` is the digest of its body and its number of bills."""
         asked = {name: value for name, value in fields.items() if name not in _DELIVERY}
         key: list[bytes | int] = [digest_of(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS))]
-        if fields.get("temperature") and bills > 1:  # another answer each time, as elsewhere
-            key.append(bills)
-        answer = SimulatedAnswer(
+        if fields.get("temperature") and billed[1] > 1:  # another answer each time, as elsewhere
+            key.append(billed[1])
+        return SimulatedAnswer(
             call,
-            compose(call, self.config.seed, *key, spoiled=outcome.spoiled),
-            RandomDraws(self.config.seed, digest, bills).below(1 << 96),
+            compose(call, self.config.seed, *key, spoiled=spoiled),
+            RandomDraws(self.config.seed, *billed).below(1 << 96),
             self.wall_clock(),
-            self._cache.use(call.prompt.prefixes, call.prompt.tokens),
+            paid,
         )
-        return answer, outcome
 
 
 def decode(body: bytes) -> Json:

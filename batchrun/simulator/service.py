@@ -16,31 +16,42 @@ import anyio
 import orjson
 
 from batchrun.errors import JobError
+from batchrun.simulator.batch_desk import BatchDesk
 from batchrun.simulator.calls import Fault, RefusedError
 from batchrun.simulator.chat_api import SimulatedChat
+from batchrun.simulator.chat_batch_api import SimulatedChatBatches
 from batchrun.simulator.draws import RandomDraws
-from batchrun.simulator.http_server import HttpReply, Router, TimedPart, serve_http
+from batchrun.simulator.http_server import (
+    MAX_BODY_BYTES,
+    MAX_UPLOAD_BYTES,
+    HttpReply,
+    Router,
+    TimedPart,
+    serve_http,
+)
+from batchrun.simulator.message_batch_api import SimulatedMessageBatches
 from batchrun.simulator.messages_api import SimulatedMessages
 from batchrun.simulator.provider import SimulatedProvider, SimulatorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
     from anyio.abc import TaskStatus
 
     from batchrun.simulator.accounting import Clock, UsageRecord
     from batchrun.simulator.calls import Headers, SimulatedFormat
-    from batchrun.simulator.http_server import HttpCall
+    from batchrun.simulator.http_server import HttpCall, RouteHandler
 
-    # A request, its id, and a stack whose callbacks run when the response was sent or cannot be.
-    RouteHandler = Callable[[HttpCall, str, ExitStack], Awaitable[HttpReply]]
 
 _MOST_PARTS = 12  # of one stream; each costs a turn of the event loop
 _PART_BYTES = 200
 _FIRST_SHARE = 0.4  # of the latency passes before the first event
 _LEAST_EVENTS = 4  # before a stream breaks off
 _DEFAULTS = SimulatorConfig()
+_UPLOADS = frozenset(
+    prefix + path for prefix in ("", "/v1") for path in ("/messages/batches", "/files")
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +86,19 @@ class Simulator:
     ) -> None:
         self._provider = SimulatedProvider(config, clock, wall_clock)
         self._messages, self._chat = SimulatedMessages(), SimulatedChat()
-        self._router = Router(
-            {
-                path: Route(wire, {"POST": partial(self._complete, wire)})
-                for path, wire in (("/messages", self._messages), ("/chat/completions", self._chat))
-            }
+        self._desk = BatchDesk(self._provider)
+        routes = {
+            path: Route(wire, {"POST": partial(self._complete, wire)})
+            for path, wire in (("/messages", self._messages), ("/chat/completions", self._chat))
+        }
+        self._batches = (
+            SimulatedMessageBatches(self._desk, self._messages),
+            SimulatedChatBatches(self._desk, self._chat),
         )
+        for batches in self._batches:
+            for path, methods in batches.routes.items():
+                routes[path] = Route(batches.wire, methods)
+        self._router = Router(routes)
 
     @property
     def usage(self) -> UsageRecord:
@@ -96,10 +114,15 @@ class Simulator:
             port: on 127.0.0.1; 0 takes a free one.
             task_status: receives the base URL as soon as connections are accepted.
         """
-        await serve_http(self._respond, port, task_status)
+        try:
+            await serve_http(self._respond, port, task_status, uploads=_UPLOADS)
+        finally:
+            self._desk.close()
 
     async def _respond(self, request: HttpCall, until_sent: ExitStack) -> HttpReply:
         if (request.method, request.path) == ("GET", "/usage"):
+            for batches in self._batches:
+                await self._desk.settle(batches)
             return HttpReply(200, orjson.dumps(asdict(self.usage), option=orjson.OPT_NON_STR_KEYS))
         route = self._router.find(request.path.removeprefix("/v1"))
         wire = route.wire if route else self._guess_format(request)
@@ -133,7 +156,9 @@ class Simulator:
         if key is not None and not compare_digest(_sent_key(request), key.encode()):
             raise RefusedError(Fault.CREDENTIALS, "The API key is missing or not the right one.")
         if request.body is None:
-            raise RefusedError(Fault.TOO_LARGE, "The request body is larger than 32 MiB.")
+            most = MAX_UPLOAD_BYTES if request.path in _UPLOADS else MAX_BODY_BYTES
+            message = f"The request body is larger than {most // 2**20} MiB."
+            raise RefusedError(Fault.TOO_LARGE, message)
         return route.methods[request.method]
 
     def _guess_format(self, request: HttpCall) -> SimulatedFormat:

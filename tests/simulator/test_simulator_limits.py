@@ -211,5 +211,8 @@ async def test_the_usage_shows_what_was_billed_twice() -> None:
         "extra_bills": 3,
         "statuses": {"200": 6, "400": 1},
         "max_in_flight": 6,
+        "batches": 0,
+        "billed_in_batches": 0,
+        "batch_tokens": [0, 0],
     }
     assert (usage.requests, usage.extra_bills, usage.statuses) == (7, 3, {200: 6, 400: 1})
