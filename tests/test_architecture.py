@@ -25,7 +25,7 @@ HOMES = {
     "httpx": ("client/",),
     "jinja2": ("render/", "report/"),
     "jsonschema_rs": ("dispatch/review.py", "simulator/"),
-    "lazy_loader": ("__init__.py",),
+    "lazy_loader": ("__init__.py", "pricing/"),
     "polars": ("source/", "output/"),
     "pyreqwest": ("client/",),
     "re2": ("evaluation/",),
@@ -70,6 +70,8 @@ def imported(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy_loader.load":
+            yield ast.literal_eval(node.args[0]).partition(".")[0]
 
 
 @pytest.mark.parametrize("library", HOMES)

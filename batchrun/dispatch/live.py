@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from batchrun.client import Client, ClientOptions
 from batchrun.dispatch.judgement import Blame
 from batchrun.dispatch.live_request import LiveRequest, errored
 from batchrun.dispatch.pool import Draining, TaskPool
@@ -181,6 +180,8 @@ class LiveFactory:
 
     def create(self, assignment: Assignment) -> Dispatcher:
         """Return a live dispatcher for one run."""
+        from batchrun.client import Client, ClientOptions  # noqa: PLC0415 - slow to load
+
         request, provider = assignment.job.request, assignment.provider
         simulator = provider.simulator
         client = Client(

@@ -16,24 +16,22 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
-from genai_prices.types import (
-    ClauseAnd,
-    ClauseContains,
-    ClauseEndsWith,
-    ClauseOr,
-    ClauseStartsWith,
-    TimeOfDateConstraint,
-)
-
 from batchrun.pricing.rates import Rates, per_million, per_thousand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import genai_prices
+    import genai_prices.data_snapshot
     from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, Provider
 
     from batchrun.records import Billing
+
+if not TYPE_CHECKING:
+    import lazy_loader
+
+    # Loading it takes longer than `batchrun status` may take as a whole.
+    genai_prices = lazy_loader.load("genai_prices")
 
 _THINKING = "-thinking"
 _LITELLM = "litellm"
@@ -132,7 +130,10 @@ def _provider(name: str | None, base_url: str | None) -> Provider | None:
 
 
 def _by_id(name: str) -> Provider | None:
-    return next((each for each in get_snapshot().providers if each.id == name), None)
+    return next(
+        (each for each in genai_prices.data_snapshot.get_snapshot().providers if each.id == name),
+        None,
+    )
 
 
 def _by_address(base_url: str) -> Provider | None:
@@ -143,7 +144,7 @@ def _by_address(base_url: str) -> Provider | None:
     host = f"https://{parts.hostname}"
     address = host + parts.path
     try:
-        provider = get_snapshot().find_provider(None, None, address)
+        provider = genai_prices.data_snapshot.get_snapshot().find_provider(None, None, address)
     except LookupError:
         return None
     alone = re.match(provider.api_pattern, host)
@@ -187,15 +188,15 @@ def _means(clause: Any, name: str) -> bool:  # noqa: ANN401 - genai-prices' clau
     """Say whether a clause that a name satisfies means that model, not a neighbour of it."""
     if not clause.is_match(name):
         return False
-    if isinstance(clause, ClauseOr):
+    if isinstance(clause, genai_prices.types.ClauseOr):
         return any(_means(each, name) for each in clause.or_)
-    if isinstance(clause, ClauseAnd):
+    if isinstance(clause, genai_prices.types.ClauseAnd):
         return all(_means(each, name) for each in clause.and_)
-    if isinstance(clause, ClauseStartsWith):
+    if isinstance(clause, genai_prices.types.ClauseStartsWith):
         word, start = clause.starts_with.lower(), 0
-    elif isinstance(clause, ClauseEndsWith):
+    elif isinstance(clause, genai_prices.types.ClauseEndsWith):
         word, start = clause.ends_with.lower(), len(name) - len(clause.ends_with)
-    elif isinstance(clause, ClauseContains):
+    elif isinstance(clause, genai_prices.types.ClauseContains):
         word, start = clause.contains.lower(), name.index(clause.contains.lower())
     else:
         return True
@@ -268,7 +269,7 @@ class Entry:
         windows = [
             datetime.combine(moment, each.start_time)
             for each in constraints
-            if isinstance(each, TimeOfDateConstraint)
+            if isinstance(each, genai_prices.types.TimeOfDateConstraint)
         ]
         return [moment, moment + timedelta(days=1), *windows]
 
@@ -383,5 +384,7 @@ def near_provider(name: str) -> str | None:
     """Return the id in the price list of a provider that goes by another name here, if any."""
     if _by_id(name) is not None or name == _LITELLM:
         return None
-    found = find_provider_by_id(get_snapshot().providers, name)
+    found = genai_prices.data_snapshot.find_provider_by_id(
+        genai_prices.data_snapshot.get_snapshot().providers, name
+    )
     return None if found is None else found.id

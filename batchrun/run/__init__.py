@@ -19,7 +19,6 @@ import anyio.to_thread
 from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
-from batchrun.client import PyreqwestTransport
 from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.records import PICO_PER_USD
@@ -31,12 +30,12 @@ from batchrun.run.interrupts import Interrupts, counted_sigint
 from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
 from batchrun.run.preparation import Prepared, RunOptions, check_places, prepare, run_directory
 from batchrun.run.progress import Progress, Show
-from batchrun.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from batchrun.checkpoint import Reuse
+    from batchrun.client import TransportPort
     from batchrun.job import Job
 
 
@@ -218,13 +217,15 @@ async def _shared(
     async with anyio.create_task_group() as helpers:
         simulator = None
         if options.simulate is not None:
+            from batchrun.simulator import Simulator  # noqa: PLC0415 - slow to load
+
             simulator = await helpers.start(Simulator(options.simulate).serve)
         shared = Shared(
             options=options,
             limits=Limits(runs[0].plan.job.limits, waits, money=money, most=most),
             waits=waits,
             errors=ErrorTally(),
-            transport=options.transport or PyreqwestTransport(connections=most),
+            transport=options.transport or _transport(most),
             simulator=simulator,
             progress=_progress(runs, options, money),
             interrupts=interrupts,
@@ -237,6 +238,12 @@ async def _shared(
             with anyio.CancelScope(shield=True):
                 await shared.transport.aclose()
         helpers.cancel_scope.cancel()
+
+
+def _transport(connections: int) -> TransportPort:
+    from batchrun.client import PyreqwestTransport  # noqa: PLC0415 - slow to load
+
+    return PyreqwestTransport(connections=connections)
 
 
 def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:

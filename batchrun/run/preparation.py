@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
-from batchrun.client import Credentials
 from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
@@ -29,7 +28,7 @@ from batchrun.source import Source, input_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrun.client import TransportPort
+    from batchrun.client import Credentials, TransportPort
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
     from batchrun.simulator import SimulatorConfig
@@ -181,7 +180,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     renderer = Renderer(job, source.columns)
     output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
     is_simulated = options.simulate is not None
-    credentials = Credentials() if is_simulated else Credentials.of(job.request)
+    credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)
     most_in_flight = allow_open_files(job)
     if known is None:
@@ -198,6 +197,12 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         evaluation=_evaluation(job, source, options),
         most_in_flight=most_in_flight,
     )
+
+
+def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
+    from batchrun.client import Credentials  # noqa: PLC0415 - slow to load
+
+    return Credentials() if is_simulated else Credentials.of(job.request)
 
 
 def our_columns(job: Job) -> list[str]:
