@@ -235,8 +235,12 @@ def _check_targets(job: Job, source: Source, directory: Path, to: Path | None) -
     key = "[output] files" if to is None else "--to"
     for path in [directory / name for name in job.output.files] if to is None else [to]:
         protected.refuse_overwriting(path, key, "choose another name")
+        if path.is_dir():  # a dataset, which is replaced as a whole
+            protected.refuse_moving(path, key, "choose another name")
     if to is not None:
         output.refuse_foreign_results(to, key, in_run_directory=False)
+        config = replace(job.output, files=(str(to),), partition_by=())
+        output.check_outputs(config, source.schema, our_columns(job), source.count())
 
 
 def score_text(totals: ScoreTotals, *, as_json: bool) -> str:

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from batchrun.records import AnswerSchema
 
-OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl", ".arrow", ".xlsx")
 MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
 
 
@@ -358,6 +358,7 @@ def _read_output(
         prefix=section.text("prefix"),
         unnest=_read_unnest(section, answer),
         escape_formulas=section.get("escape_formulas", bool) or False,
+        partition_by=section.check("partition_by", partial(_partition_by, section, files), ()),
     )
 
 
@@ -377,6 +378,15 @@ def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, 
         section.problem("unnest", "needs a [request] json_schema with properties")
         return {}
     return properties
+
+
+def _partition_by(section: Section, files: Sequence[str]) -> tuple[str, ...]:
+    columns = section.strings("partition_by") or ()
+    if len(set(columns)) != len(columns):
+        raise ValueError(f"contains a column twice: {', '.join(columns)}")
+    if columns and not any(file.endswith(".parquet") for file in files):
+        raise ValueError("needs a file ending in .parquet in [output] files")
+    return tuple(columns)
 
 
 def _check_files(files: Sequence[str]) -> None:

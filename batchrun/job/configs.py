@@ -194,7 +194,8 @@ class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
-    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet.
+    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. With `partition_by`,
+    files of Parquet are folders with a part for each value of these columns.
     """
 
     dir: Path
@@ -202,3 +203,4 @@ class OutputConfig:
     prefix: str = ""
     unnest: Mapping[str, Any] = field(default_factory=dict)
     escape_formulas: bool = False
+    partition_by: tuple[str, ...] = ()

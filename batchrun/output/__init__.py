@@ -6,20 +6,19 @@ Everything streams in bounded chunks, from the checkpoint and the input into pol
 
 from __future__ import annotations
 
-import base64
 import gc
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import polars as pl
-from polars.io.plugins import register_io_source
 
 from batchrun.errors import JobError
-from batchrun.job.reader import listed
-from batchrun.output.check import columns_in, differences
+from batchrun.job.reader import did_you_mean, listed
+from batchrun.output.check import differences
+from batchrun.output.file_readers import columns_in
+from batchrun.output.file_types import converted, file_type
 from batchrun.output.files import (
     escaped,
     escaped_names,
@@ -31,8 +30,8 @@ from batchrun.output.files import (
     scan_results,
     write_text,
 )
+from batchrun.output.folders import replacing_folder
 from batchrun.output.frames import (
-    CHUNK_ROWS,
     UNNESTED,
     FileContents,
     IdTable,
@@ -45,6 +44,8 @@ from batchrun.output.frames import (
     schema_of,
     usage_frames,
 )
+from batchrun.output.workbooks import check_sheet
+from batchrun.output.writers import write_dataset, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,10 +54,8 @@ if TYPE_CHECKING:
     from batchrun.job import OutputConfig
     from batchrun.records import Kind
 
-# Rows of a row group of Parquet, which has fewer of them where they are large.
-GROUP_ROWS = 2 * CHUNK_ROWS
-GROUP_BYTES = 8 * 1024 * 1024
-MOST_GROUP_BYTES = 64 * 1024 * 1024
+# Types of columns whose values can be names of folders.
+_FOLDER_TYPES = (pl.String, pl.Boolean, pl.Date)
 
 
 def result_names(
@@ -129,6 +128,8 @@ def write_results(
         OutputError: when it cannot be written; what was there before is untouched.
     """
     contents = results_contents(config, path.suffix, results)
+    if not in_run_directory:
+        contents = replace(contents, partition_by=())
     write_contents(path, contents, in_run_directory=in_run_directory)
     return path
 
@@ -140,7 +141,8 @@ def results_contents(config: OutputConfig, suffix: str, results: Results) -> Fil
     schema = pl.Schema({**columns, **_our_schema(config, names, results)})
     escape = config.escape_formulas and suffix == ".csv"
     frames = partial(joined_frames, results, names, config.unnest)
-    return _contents(schema, frames, suffix, key=(names["custom_id"],), escape=escape)
+    found = _contents(schema, frames, suffix, key=(names["custom_id"],), escape=escape)
+    return replace(found, partition_by=config.partition_by if suffix == ".parquet" else ())
 
 
 def own_contents(config: OutputConfig, path: Path, results: Results) -> FileContents:
@@ -182,7 +184,7 @@ def _contents(
     key: tuple[str, ...],
     escape: bool = False,
 ) -> FileContents:
-    kinds = {name: _file_type(kind, suffix) for name, kind in schema.items()}
+    kinds = {name: file_type(kind, suffix) for name, kind in schema.items()}
     named = escaped_names(kinds) if escape else {name: name for name in kinds}
     finished = escaped if escape else dict
 
@@ -191,7 +193,7 @@ def _contents(
             # Names are data: most other methods take "*" or "^a$" for a pattern, or rename "".
             yield pl.DataFrame(
                 finished(
-                    {n: _converted(frame.get_column(named[n]), kinds[named[n]]) for n in columns}
+                    {n: converted(frame.get_column(named[n]), kinds[named[n]]) for n in columns}
                 )
             )
 
@@ -199,131 +201,51 @@ def _contents(
 
 
 def write_contents(path: Path, contents: FileContents, *, in_run_directory: bool = True) -> None:
-    """Write a file of the outputs; its suffix says the format.
+    """Write a file of the outputs, or a dataset; the suffix says the format.
 
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
     """
-    with replacing(path, in_run_directory=in_run_directory) as temporary:
-        if path.suffix == ".parquet":
-            rows: int | None = GROUP_ROWS
-            while rows is not None:
-                rows = _write_parquet(temporary, contents, rows)
-        elif path.suffix == ".csv":
-            _lazy(contents, contents.frames).sink_csv(temporary, maintain_order=True)
-        else:
-            _lazy(contents, contents.frames).sink_ndjson(temporary, maintain_order=True)
+    if contents.partition_by:
+        with replacing_folder(path) as folder:
+            write_dataset(folder, contents)
+    else:
+        with replacing(path, in_run_directory=in_run_directory) as temporary:
+            write_file(temporary, path.suffix, contents)
 
 
-def _write_parquet(path: Path, contents: FileContents, group_rows: int) -> int | None:
-    """Write Parquet; return a smaller number of rows for a group if `group_rows` was too many.
+def check_outputs(
+    config: OutputConfig, columns: Mapping[str, Any], ours: Mapping[str, Kind], rows: int
+) -> None:
+    """Check what can be known of the files before anything is sent.
 
-    polars holds a row group in memory until it is complete, and knows its size only in rows.
+    Args:
+        config: what to write.
+        columns: of the input, with their types.
+        ours: our columns.
+        rows: of the input.
+
+    Raises:
+        JobError: when a format cannot hold the table, or a dataset cannot be divided by a column.
     """
-    smaller: int | None = None
-
-    def bounded(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        nonlocal smaller
-        for frame in contents.frames(columns):
-            row_bytes = max(1, int(frame.estimated_size()) // max(1, frame.height))
-            if group_rows > 1 and group_rows * row_bytes > MOST_GROUP_BYTES:
-                smaller = max(1, GROUP_BYTES // row_bytes)
-                return
-            yield frame
-
-    lazy = _lazy(contents, bounded)
-    lazy.sink_parquet(path, row_group_size=group_rows, maintain_order=True)
-    return smaller
-
-
-def _lazy(
-    contents: FileContents, frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
-) -> pl.LazyFrame:
-    def produce(
-        with_columns: list[str] | None,
-        predicate: object,
-        n_rows: int | None,
-        batch_size: int | None,
-    ) -> Iterator[pl.DataFrame]:
-        yield from frames(with_columns or list(contents.schema))
-
-    return register_io_source(produce, schema=contents.schema)
-
-
-def _file_type(kind: Any, suffix: str) -> Any:  # noqa: ANN401 - polars' types, or their classes
-    """Return the type that a column has in a file: what the format cannot hold becomes text.
-
-    Bytes become base64, durations ISO 8601, and nested values JSON.
-    """
-    if suffix == ".parquet":
-        return pl.String() if _holds_empty_struct(kind) else kind
-    if suffix == ".csv":
-        is_text = kind.is_nested() or kind in (pl.Binary, pl.Duration, pl.Categorical, pl.Enum)
-        return pl.String() if is_text else kind
-    return _without_bytes(kind)
-
-
-def _holds_empty_struct(kind: object) -> bool:
-    if isinstance(kind, pl.Struct):
-        return not kind.fields or any(_holds_empty_struct(field.dtype) for field in kind.fields)
-    return isinstance(kind, pl.List | pl.Array) and _holds_empty_struct(kind.inner)
-
-
-def _without_bytes(kind: Any) -> Any:  # noqa: ANN401 - as above
-    if kind == pl.Binary:
-        return pl.String()
-    if isinstance(kind, pl.List):
-        return pl.List(_without_bytes(kind.inner))
-    if isinstance(kind, pl.Array):
-        return pl.Array(_without_bytes(kind.inner), kind.size)
-    if isinstance(kind, pl.Struct):
-        return pl.Struct({field.name: _without_bytes(field.dtype) for field in kind.fields})
-    return kind
-
-
-def _converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
-    """Return a column as its type in the file wants it."""
-    if column.dtype == kind:
-        return column
-    if column.dtype == pl.Binary:
-        return column.bin.encode("base64")
-    if column.dtype == pl.Duration:
-        return column.dt.to_string("iso")
-    if column.dtype in (pl.Categorical, pl.Enum):
-        return column.cast(pl.String)
-    convert = _json_text if kind == pl.String else _json_ready
-    values = [None if value is None else convert(value) for value in column.to_list()]
-    return pl.Series(column.name, values, dtype=kind)
-
-
-def _json_text(value: object) -> str:
-    ready = _json_ready(value)
-    try:
-        return orjson.dumps(ready, default=str).decode()
-    except TypeError:
-        return orjson.dumps(_large_written(ready), default=str).decode()
-
-
-def _large_written(value: object) -> object:
-    """Write integers out that take more than 64 bits, which orjson refuses."""
-    if isinstance(value, int) and value.bit_length() > 63:
-        return orjson.Fragment(str(value))
-    if isinstance(value, dict):
-        return {name: _large_written(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_large_written(part) for part in value]
-    return value
-
-
-def _json_ready(value: object) -> object:
-    """Replace bytes, at any depth, by base64."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, dict):
-        return {name: _json_ready(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_json_ready(part) for part in value]
-    return value
+    names = result_names(list(columns), config.prefix, config.unnest, ours)
+    for file in config.files:
+        if file.endswith(".xlsx"):
+            check_sheet(f"[output] files: {file}", rows, len(columns) + len(names))
+    types = schema_of(ours)
+    every = {**columns, **{names[name]: types.get(name, pl.String()) for name in names}}
+    for name in config.partition_by:
+        if name not in every or name == names["custom_id"]:
+            known = [each for each in every if each != names["custom_id"]]
+            raise JobError(
+                f"[output] partition_by: {name!r:.80} is not a column to divide by"
+                f"{did_you_mean(name, known)}; the columns are {listed(known)}"
+            )
+        if not (kind := every[name]).is_integer() and kind not in _FOLDER_TYPES:
+            raise JobError(
+                f"[output] partition_by: {name} has the type {kind}; its values would be names of "
+                "folders, so it must be text, a whole number, a date, or true or false"
+            )
 
 
 __all__ = [
@@ -333,6 +255,7 @@ __all__ = [
     "Results",
     "Rows",
     "ScoreTable",
+    "check_outputs",
     "differences",
     "own_contents",
     "parquet_bytes",

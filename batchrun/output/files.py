@@ -14,7 +14,9 @@ from polars.exceptions import PanicException, PolarsError
 
 from batchrun.errors import JobError, OutputError
 from batchrun.job.paths import PRIVATE_FILE, flush_directory
-from batchrun.output.check import columns_in
+from batchrun.output import workbooks
+from batchrun.output.file_readers import columns_in
+from batchrun.output.folders import is_dataset, put_in_place, remove
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # Columns that every table of results has had in every version, behind whatever prefix.
 _ALWAYS_THERE = ("custom_id", "status", "response", "error_type")
+_BY_FIDELITY = (".parquet", ".arrow", ".jsonl", ".csv", ".xlsx")
 _PAGE_MARK = "· batchrun</title>"
 _HEAD_BYTES = 64 * 1024
 
@@ -60,7 +63,7 @@ def replacing(
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
         flush_directory(path.parent)
     except (OSError, PolarsError, PanicException) as error:
         raise OutputError(
@@ -70,14 +73,14 @@ def replacing(
     finally:
         if temporary is not None:
             with suppress(OSError):
-                temporary.unlink()
+                remove(temporary)
 
 
 def _begun(path: Path, *, in_run_directory: bool) -> Path:
     """Make the temporary file: never an existing one, which could be a link to something else."""
     first = path.with_name(f".{path.name}.partial")
     if in_run_directory:
-        first.unlink(missing_ok=True)  # a killed execution left it
+        remove(first)  # a killed execution left it
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     for number in itertools.count(1):
         try:
@@ -100,8 +103,9 @@ def refuse_foreign_results(path: Path, key: str, *, in_run_directory: bool) -> N
     """
     if _is_empty(path):
         return
-    columns = columns_in(path) if path.is_file() else []
-    is_damaged = in_run_directory and path.is_file() and not columns
+    is_file = path.is_file() or is_dataset(path)
+    columns = columns_in(path) if is_file else []
+    is_damaged = in_run_directory and is_file and not columns
     if not (is_damaged or _are_results(columns)):
         raise _foreign(path, key, "table of results")
 
@@ -157,14 +161,13 @@ def scan_results(directory: Path, files: Iterable[str]) -> pl.LazyFrame:
     Raises:
         OutputError: when none of them is there.
     """
-    there = [directory / name for name in files if (directory / name).is_file()]
+    there = [directory / name for name in files if (directory / name).exists()]
     if not there:
         raise OutputError(
             f"{directory}: holds no results yet; run the job, or write them: "
             f"batchrun export {directory}"
         )
-    path = min(there, key=lambda path: (".parquet", ".jsonl", ".csv").index(path.suffix))
-    return scan_file(path)
+    return scan_file(min(there, key=lambda path: _BY_FIDELITY.index(path.suffix)))
 
 
 def rows_called(
@@ -201,7 +204,11 @@ def scan_file(path: Path, *, as_text: bool = False) -> pl.LazyFrame:
     Values of a CSV file stay texts with `as_text`.
     """
     if path.suffix == ".parquet":
-        return pl.scan_parquet(path, glob=False)
+        return pl.scan_parquet(path, glob=False, hive_partitioning=path.is_dir())
+    if path.suffix == ".arrow":
+        return pl.scan_ipc(path)
+    if path.suffix == ".xlsx":
+        return workbooks.read(path).lazy()
     if path.suffix == ".jsonl":
         return pl.scan_ndjson(path, infer_schema_length=None)
     return pl.scan_csv(path, infer_schema=not as_text, infer_schema_length=None, glob=False)

@@ -62,12 +62,14 @@ class FileContents:
         frames: yields these columns of its rows, as they are in the file, in bounded frames.
         key: the columns that name a row.
         is_part: whether the file has other columns, too.
+        partition_by: the columns whose values are the folders of a dataset; empty for a file.
     """
 
     schema: pl.Schema
     frames: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
     key: tuple[str, ...]
     is_part: bool = False
+    partition_by: tuple[str, ...] = ()
 
 
 class Rows(Protocol):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batchrun.client import Credentials, TransportPort
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
+    from batchrun.records import Kind
     from batchrun.simulator import SimulatorConfig
 
 
@@ -136,6 +137,8 @@ def _check_run_directory(job: Job, options: RunOptions, protected: Protected) ->
         key = "[output] files" if name in job.output.files else "[output] dir"
         for path in (directory / name, directory / f".{name}.partial"):
             protected.refuse_overwriting(path, key, other)
+            if path.is_dir():  # a dataset, which is replaced as a whole
+                protected.refuse_moving(path, key, other)
     for name in job.output.files:
         output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
 
@@ -185,11 +188,13 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     most_in_flight = allow_open_files(job)
     if known is None:
         source.check_ids()
+    total = source.count() if known is None else known.total
+    output.check_outputs(job.output, source.schema, our_columns(job), total)
     return Prepared(
         job=job,
         source=source,
         renderer=renderer,
-        total=source.count() if known is None else known.total,
+        total=total,
         credentials=credentials,
         directory=run_directory(job, options),
         review=review_of(job),
@@ -205,10 +210,10 @@ def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
     return Credentials() if is_simulated else Credentials.of(job.request)
 
 
-def our_columns(job: Job) -> list[str]:
+def our_columns(job: Job) -> dict[str, Kind]:
     """Return the columns that are added to those of the input in the results of a job."""
-    scores = (column.name for column in score_columns(scorer_names(job)))
-    return [*result_kinds(job.request.optional_columns), *scores]
+    scores = {column.name: column.kind for column in score_columns(scorer_names(job))}
+    return {**result_kinds(job.request.optional_columns), **scores}
 
 
 def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | None:

@@ -6,6 +6,7 @@ Each is written once in a format that can, so that a run reads its rows in bound
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -113,6 +114,8 @@ def copy_sheet(path: Path, copy: Path, sheet: str | None) -> str | None:
 def _read_sheet(path: Path, sheet: str) -> pl.DataFrame:
     import fastexcel  # noqa: PLC0415 - it is optional
 
+    # It logs a line for each column without values.
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)
     try:
         with file_errors(path):
             return pl.read_excel(

@@ -545,9 +545,10 @@ def test_a_bug_inside_of_polars_is_an_output_error(tmp_path: Path) -> None:
 
 def test_a_directory_in_the_place_of_a_file_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "results.parquet").mkdir()
+    (tmp_path / "results.parquet" / "mine").touch()
     with pytest.raises(OutputError, match="could not be written"):
         written(tmp_path, SMALL, Rows())
-    assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "results.parquet"]
 
 
 def test_a_run_directory_that_is_gone_is_an_output_error(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Datasets are folders: they, too, appear whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from polars.exceptions import PanicException, PolarsError
+
+from batchrun.errors import OutputError
+from batchrun.job.paths import PRIVATE_FILE, flush_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder; when the block succeeds, flush it and move it into place.
+
+    Raises:
+        OutputError: when that is not possible; what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        remove(temporary)  # a killed execution left it
+        temporary.mkdir(mode=0o700)
+        yield temporary
+        _flush(temporary)
+        put_in_place(temporary, path)
+        flush_directory(path.parent)
+    except (OSError, PolarsError, PanicException) as error:
+        raise OutputError(
+            f"{path}: could not be written: {error}. The results are safe in the checkpoint; "
+            f"fix the cause and run: batchrun export {path.parent}"
+        ) from error
+    finally:
+        with suppress(OSError):
+            remove(temporary)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Move a file or folder to a place where a file or a dataset may be, which moves the other way.
+
+    Raises:
+        OSError: when something else is there.
+    """
+    if path.is_dir() and not is_dataset(path):
+        raise FileExistsError(errno.EEXIST, "a folder with other files is there")
+    if not path.is_dir() and not (temporary.is_dir() and os.path.lexists(path)):
+        temporary.replace(path)
+    elif not _exchanged(temporary, path):
+        aside = path.with_name(f".{path.name}.old")
+        remove(aside)
+        path.rename(aside)
+        temporary.rename(path)
+        remove(aside)
+
+
+def is_dataset(path: Path) -> bool:
+    """Say whether a folder holds files of Parquet and nothing else."""
+    return path.is_dir() and all(
+        inner.is_dir() or inner.suffix == ".parquet" for inner in path.rglob("*")
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with everything in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, where the system can."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
+
+
+def _flush(folder: Path) -> None:
+    """Make a folder with all its files durable, and readable by its owner alone."""
+    for inner in folder.rglob("*"):
+        if inner.is_dir():
+            inner.chmod(0o700)
+            flush_directory(inner)
+        else:
+            inner.chmod(PRIVATE_FILE)
+            with inner.open("rb") as file:
+                os.fsync(file.fileno())
+    flush_directory(folder)
