@@ -148,10 +148,19 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     "--format",
     "wire_format",
     type=FormatChoice(),
-    help="API format. Default: messages.",
+    help="API format. Default: that of the provider, or messages.",
+)
+@click.option(
+    "--provider",
+    metavar="NAME",
+    help="Provider, such as openai or groq: writes its address, key variable and header.",
 )
 def init(
-    table: str, output: Path | None, model: str | None, wire_format: FormatName | None
+    table: str,
+    output: Path | None,
+    model: str | None,
+    wire_format: FormatName | None,
+    provider: str | None,
 ) -> None:
     """Write a job file for TABLE.
 
@@ -160,12 +169,16 @@ def init(
     \b
     Examples:
       batchrun init tickets.csv
-      batchrun init data/reviews.parquet -o jobs/reviews.toml --format chat
+      batchrun init data/reviews.parquet -o jobs/reviews.toml --provider openai
     """
-    draft = batchrun.init_job(table, output, model=model, wire_format=wire_format)
+    draft = batchrun.init_job(
+        table, output, model=model, wire_format=wire_format, provider=provider
+    )
     click.echo(draft.path)
     shown = ", ".join(draft.prompt) or "the conversations"
     say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
+    if draft.missing:
+        say(f"replace {' and '.join(draft.missing)} in base_url before you run the job")
     say(f"to print the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -116,9 +117,9 @@ class ClientOptions:
 
     Attributes:
         timeout_s: maximum duration of one attempt, from connecting to the last byte, in seconds.
-        auth: `bearer` or `x-api-key`; None for the format's default.
+        auth: `bearer` or the name of a header; None for the format's default.
         keep_raw: whether completions keep the body as received.
-        reroute: a base URL and the one to use instead (the simulator's).
+        reroute: the beginning of URLs and what to use instead (the simulator's).
     """
 
     timeout_s: float
@@ -132,7 +133,13 @@ def rerouted(url: str, options: ClientOptions) -> str:
     if options.reroute is None:
         return url
     original, other = options.reroute
-    return other + url.removeprefix(original) if url.startswith(original) else url
+    if url.startswith(original):
+        return other + url.removeprefix(original)
+    origin, foreign = urlsplit(original), urlsplit(url)
+    if (foreign.scheme, foreign.netloc) != (origin.scheme, origin.netloc):
+        return url
+    # Nothing reaches the server whose place the simulator takes.
+    return urlsplit(other)._replace(path=foreign.path, query=foreign.query).geturl()
 
 
 class Client:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from batchrun import formats
 from batchrun.errors import ProviderFault, RunEnd, Stop, printable, sentences
 from batchrun.limits.retry_delays import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
 
@@ -279,7 +280,7 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
     said = f"{status}{printable(fault.error_type)}: {printable(fault.message)}"
     way_out = _way_out(fault, end, request, variable)
-    return Stop(end, sentences(f"{request.base_url} refused the request: {said}", way_out))
+    return Stop(end, sentences(f"{_endpoint(request)} refused the request: {said}", way_out))
 
 
 def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> str:
@@ -299,7 +300,11 @@ def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     if status == 403:
         return f"check that {key} may use {model}" if variable else f"check {model} and base_url"
     what = "" if status == 405 or (status or 0) < 400 else f"{model} and "
-    return f"check {what}base_url ({request.base_url})"
+    return f"check {what}base_url ({_endpoint(request)})"
+
+
+def _endpoint(request: Request) -> str:
+    return formats.of(request.format).endpoint(request.base_url)
 
 
 def _status(fault: ProviderFault) -> int | None:

@@ -183,16 +183,17 @@ class LiveFactory:
         from batchrun.client import Client, ClientOptions  # noqa: PLC0415 - slow to load
 
         request, provider = assignment.job.request, assignment.provider
-        simulator = provider.simulator
+        simulator, wire_format = provider.simulator, request.wire_format
+        reroute = simulator and (wire_format.root(request.base_url), wire_format.root(simulator))
         client = Client(
-            request.wire_format,
+            wire_format,
             provider.credentials,
             provider.transport,
             ClientOptions(
                 timeout_s=assignment.job.retry.timeout_s,
                 auth=request.auth,
                 keep_raw=request.keep_raw,
-                reroute=None if simulator is None else (request.base_url, simulator),
+                reroute=reroute or None,
             ),
             assignment.admission.answer_memory,
         )

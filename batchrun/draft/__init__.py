@@ -20,6 +20,7 @@ from batchrun.draft.detection import Choice, choose, read_columns
 from batchrun.draft.document import Heading, job_text
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
+from batchrun.formats.providers import PRESETS, blanks, meant_provider
 from batchrun.job import InputConfig, Job, is_remote
 from batchrun.output import result_names
 from batchrun.render import Renderer
@@ -27,6 +28,7 @@ from batchrun.source import Source
 
 if TYPE_CHECKING:
     from batchrun.draft.detection import TableColumn
+    from batchrun.formats.providers import ProviderPreset
     from batchrun.records import FormatName
 
 PREFIXES = ("", "batchrun_", "llm_", "answer_to_")
@@ -43,6 +45,7 @@ class Draft:
         id: the column that identifies a row; None for the row number.
         prompt: the columns in the prompt; empty for a column with conversations.
         label: the column with the right answers, if any.
+        missing: the words in the address that the user must replace.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class Draft:
     id: str | None
     prompt: tuple[str, ...]
     label: str | None
+    missing: tuple[str, ...] = ()
 
 
 def init_job(
@@ -58,20 +62,23 @@ def init_job(
     *,
     model: str | None = None,
     wire_format: FormatName | None = None,
+    provider: str | None = None,
 ) -> Draft:
     """Write a job file for a table. Never overwrites a file.
 
     Args:
         table: a table, or a glob of several.
         to: the job file; default: `<table>.toml` in the current directory.
-        model: the model; default: a small model of the vendor of the format.
-        wire_format: `messages` (default) or `chat`.
+        model: the model; default: a small model of the provider, or of the vendor of the format.
+        wire_format: `messages` or `chat`; default: the usual one of the provider, or `messages`.
+        provider: an id of the table of providers, whose settings are written to the file.
 
     Raises:
         JobError: when the table cannot be read, has no rows or no column for a prompt, or the file
             exists.
     """
-    wire_format = wire_format or formats.DEFAULT
+    preset = None if provider is None else _preset(provider, wire_format)
+    wire_format = wire_format or (formats.DEFAULT if preset is None else preset.format)
     path = to or Path(f"{_plain_name(table)}.toml")
     _refuse_existing(path)
     place = table if is_remote(table) else str(Path(table).absolute())
@@ -87,12 +94,34 @@ def init_job(
         columns,
         choice,
         wire_format=wire_format,
-        model=model or formats.of(wire_format).example_model,
+        model=model or (preset or formats.of(wire_format)).example_model,
         prefix=_prefix(columns, choice),
+        provider=preset,
     )
     _try_out(text, path, source)
     _write_new(path, text)
-    return Draft(path, rows, choice.id, tuple(c.name for c in choice.prompt), choice.label_name)
+    return Draft(
+        path,
+        rows,
+        choice.id,
+        tuple(c.name for c in choice.prompt),
+        choice.label_name,
+        () if preset is None else blanks(preset.addresses[wire_format]),
+    )
+
+
+def _preset(provider: str, wire_format: FormatName | None) -> ProviderPreset:
+    preset = PRESETS.get(provider)
+    if preset is None:
+        meant = meant_provider(provider)
+        hint = f' (did you mean "{meant}"?)' if meant else f"; known are {', '.join(PRESETS)}"
+        raise JobError(f"--provider {provider!r:.80}: is not a known provider{hint}")
+    if wire_format is not None and wire_format not in preset.addresses:
+        raise JobError(
+            f"--provider {provider}: no address of {preset.title} is known for the {wire_format} "
+            f"format; use --format {preset.format}"
+        )
+    return preset
 
 
 def _plain_name(table: str) -> str:
@@ -146,9 +175,11 @@ def _try_out(text: str, path: Path, source: Source) -> None:
     Raises:
         JobError: when that fails.
     """
-    job = Job.from_document(
-        {"name": path.stem, **tomllib.loads(text)}, path.absolute().parent, origin=str(path)
-    )
+    document = {"name": path.stem, **tomllib.loads(text)}
+    # What the user must fill in is not tried out.
+    document["request"].pop("base_url", None)
+    document["request"].pop("provider", None)
+    job = Job.from_document(document, path.absolute().parent, origin=str(path))
     renderer = Renderer(job, source.columns)
     chunk = next(source.items(renderer.columns, TRIED_ROWS))
     renderer.render(islice(chunk, TRIED_ROWS))

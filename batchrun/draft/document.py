@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import is_plain
 from batchrun.errors import printable
+from batchrun.formats.providers import blanks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.draft.detection import Choice, TableColumn
+    from batchrun.formats.providers import ProviderPreset
 
 
 MOST_LISTED = 30
@@ -35,7 +37,7 @@ path = {table} # relative to the folder of this file
 # limit = 100 # process only the first 100 rows
 
 [request]
-format = {wire_format} # "messages" (Claude) or "chat" (OpenAI-compatible)
+{server}format = {wire_format} # "messages" (Claude) or "chat" (OpenAI-compatible)
 model = {model}
 {system}
 {prompt}
@@ -73,8 +75,9 @@ def job_text(
     wire_format: str,
     model: str,
     prefix: str,
+    provider: ProviderPreset | None = None,
 ) -> str:
-    """Return the job file."""
+    """Return the job file. Without a provider it has no address: that of the format applies."""
     comment = "the table has columns with the names of result columns"
     return JOB_FILE.format(
         file=printable(shlex.quote(heading.name)),
@@ -84,6 +87,7 @@ def job_text(
         id=f"id = {toml_string(choice.id)} # becomes custom_id in the results"
         if choice.id is not None
         else "# id = …  column with a unique value in every row; default: the row number",
+        server="".join(f"{line}\n" for line in _server(provider, wire_format)),
         wire_format=toml_string(wire_format),
         model=toml_string(model),
         system=_system(choice),
@@ -92,6 +96,20 @@ def job_text(
         score="\n".join(_score(choice)),
         prefix=f"prefix = {toml_string(prefix)} # {comment}\n" if prefix else "",
     )
+
+
+def _server(provider: ProviderPreset | None, wire_format: str) -> Iterator[str]:
+    if provider is None:
+        return
+    yield f"provider = {toml_string(provider.id)} # {provider.title}"
+    address = provider.addresses[wire_format]
+    missing = blanks(address)
+    note = f" # replace {' and '.join(missing)}" if missing else ""
+    yield f"base_url = {toml_string(address)}{note}"
+    variable = "environment variable with the API key" if provider.key_env else "sends no key"
+    yield f"api_key_env = {toml_string(provider.key_env)} # {variable}"
+    if provider.auth is not None:
+        yield f"auth = {toml_string(provider.auth)} # how the key is sent"
 
 
 def _listed(columns: Sequence[TableColumn]) -> Iterator[str]:

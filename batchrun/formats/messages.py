@@ -279,6 +279,7 @@ MESSAGES = WireFormat(
     ),
     request_id_headers=("request-id", "x-request-id"),
     stream_members=b',"stream":true}',
+    sdk_adds_version=True,
     headers=headers,
     body=body,
     read_answer=parse,

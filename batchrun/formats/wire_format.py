@@ -30,6 +30,7 @@ from batchrun.formats.parsing import (
 )
 from batchrun.formats.streaming import StreamAssembler, StreamReader, read_whole_answer
 from batchrun.formats.tool_calls import SCHEMA_TOOL, answer_tool
+from batchrun.formats.urls import request_url, root_of
 from batchrun.records import (
     Completion,
     LimitState,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
 POSITIVE: Range = (1, math.inf)
+# The value of `auth` that is not the name of a header.
+BEARER = "bearer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,8 @@ class WireFormat:
         path: what follows the base URL.
         base_url: the default of `[request] base_url`.
         key_env: the default of `[request] api_key_env`.
-        auth: the default of `[request] auth`: `bearer` or `x-api-key`.
+        auth: the default of `[request] auth`: `bearer` or the name of a header.
+        sdk_adds_version: whether the vendor's SDK adds the version to every base URL.
         example_model: the model in a job file that `batchrun init` writes.
         request_id_headers: response headers with the provider's id of an exchange, best first.
         stream_members: what asks for a stream: JSON members that end the body, with the brace.
@@ -127,6 +131,7 @@ class WireFormat:
     ]
     limit_state: Callable[[Mapping[str, str]], LimitState | None] = limit_state
     describe_error: Callable[[bytes], ErrorBody] = describe_error
+    sdk_adds_version: bool = False
     batches: BatchFormat | None = None
 
     def encode(self, request: Request) -> WireRequest:
@@ -147,8 +152,16 @@ class WireFormat:
         if request.stream:
             body = body.removesuffix(b"}") + self.stream_members
         return WireRequest(
-            request.base_url + self.path, tuple(headers.items()), body, request.stream
+            self.endpoint(request.base_url), tuple(headers.items()), body, request.stream
         )
+
+    def endpoint(self, address: str) -> str:
+        """Return the URL of requests at an address, which may be one itself."""
+        return request_url(address, self.path, sdk_adds_version=self.sdk_adds_version)
+
+    def root(self, address: str) -> str:
+        """Return what all URLs of the API at an address have in common."""
+        return root_of(self.endpoint(address), self.path)
 
     def fingerprint(self, request: Request, wire: WireRequest) -> bytes:
         """Return 16 bytes that identify what is asked: format, provider and body.
@@ -219,9 +232,8 @@ class WireFormat:
 
     def key_header(self, key: str, auth: str | None = None) -> tuple[str, str]:
         """Return the header that carries the API key: the format's own, or that of `auth`."""
-        if (auth or self.auth) == "bearer":
-            return "authorization", f"Bearer {key}"
-        return "x-api-key", key
+        name = auth or self.auth
+        return ("authorization", f"Bearer {key}") if name == BEARER else (name, key)
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:
         """Return the provider's id of an exchange from the response headers."""

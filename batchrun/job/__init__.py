@@ -29,6 +29,7 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
+from batchrun.job.connection import literal_credentials
 from batchrun.job.overrides import (
     MATRIX,
     SCORE,
@@ -51,7 +52,6 @@ from batchrun.job.reader import Section, listed, parse_setting, read_toml
 from batchrun.job.request import (
     JOB_WIDE_KEYS,
     ROW_KEYS,
-    literal_credentials,
     read_request,
     request_keys,
 )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from batchrun import formats
-from batchrun.formats.addresses import provider_of
+from batchrun.formats.providers import PRESETS, preset_at
+from batchrun.job.addresses import provider_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from batchrun.formats import WireFormat
+    from batchrun.formats.providers import ProviderPreset
     from batchrun.records import AnswerSchema, FormatName, RejectReason, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
@@ -93,6 +96,18 @@ class RequestConfig:
     def provider_name(self) -> str:
         """Who answers, as a part of the identity of every request."""
         return self.provider or provider_of(self.base_url)
+
+    @property
+    def preset(self) -> ProviderPreset | None:
+        """What is known of the provider, by its name or else by the address."""
+        if self.provider is not None:
+            return PRESETS.get(self.provider)
+        return preset_at(urlsplit(self.base_url).hostname or "")
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of its requests."""
+        return self.wire_format.endpoint(self.base_url)
 
     @property
     def optional_columns(self) -> frozenset[str]:

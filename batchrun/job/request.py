@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import orjson
 
 from batchrun import formats
-from batchrun.formats.addresses import check_base_url, check_headers, check_key_variable
-from batchrun.formats.credentials import check_body_values, check_header_values, check_url
+from batchrun.formats.credentials import check_body_values
 from batchrun.formats.parameters import (
     PARAMETERS,
     check,
@@ -20,13 +19,15 @@ from batchrun.formats.parameters import (
     thinking_conflict,
     unsupported,
 )
+from batchrun.job.addresses import check_headers
 from batchrun.job.configs import RequestConfig
+from batchrun.job.connection import read_connection, read_headers, read_secret_headers
 from batchrun.job.paths import absolute
 from batchrun.job.reader import Section, did_you_mean
 from batchrun.records import AnswerSchema, RejectReason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from batchrun.formats import WireFormat
     from batchrun.records import Tool, ToolChoice
@@ -45,7 +46,6 @@ JOB_WIDE_KEYS = (
     "samples",
 )
 MOST_SAMPLES = 100
-MOST_PROVIDER_LETTERS = 100
 REJECT_REASONS: tuple[RejectReason, ...] = get_args(RejectReason)
 CACHE_TTLS = ("5m", "1h")
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
@@ -61,17 +61,13 @@ def request_keys() -> frozenset[str]:
 
 def read_request(section: Section, base: Path) -> RequestConfig:
     """Read the section; what is wrong goes to its problems. Paths start at `base`."""
-    wire_format = _read_format(section)
-    allow_http = section.get("allow_http", bool) or False
-    base_url = section.text("base_url", wire_format.base_url)
-    examine = partial(check_base_url, base_url, allow_http=allow_http)
-    key_env = section.text("api_key_env", wire_format.key_env)
-    section.check("api_key_env", partial(check_key_variable, key_env), None)
+    connection = read_connection(section)
+    wire_format = connection.wire_format
     from_columns = _read_from_columns(section)
     return RequestConfig(
         format=wire_format.name,
-        base_url=section.check("base_url", examine, base_url),
-        api_key_env=key_env,
+        base_url=connection.base_url,
+        api_key_env=connection.api_key_env,
         model=_read_model(section, from_columns),
         system=_read_system(section),
         turns=_read_turns(section),
@@ -89,29 +85,15 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         cache_ttl=_read_cache(section, wire_format),
         images=section.strings("images") or (),
         answer=_read_answer(section, wire_format),
-        auth=_read_auth(section),
+        auth=connection.auth,
         max_tokens_key=_read_max_tokens_key(section, wire_format),
         image_dir=_read_image_dir(section, base),
         dedupe=section.get("dedupe", bool) or False,
         samples=_read_samples(section),
-        provider=_read_provider(section),
+        provider=connection.provider,
         keep_raw=section.get("keep_raw", bool) or False,
         reject=_read_reject(section),
     )
-
-
-def _read_provider(section: Section) -> str | None:
-    given = section.get("provider", str)
-    if given is None:
-        return None
-    name = given.strip().lower()
-    if not name or not name.isprintable() or len(name) > MOST_PROVIDER_LETTERS:
-        section.problem(
-            "provider",
-            f'must be the name of the provider, such as "openrouter", not {given!r:.80}; remove '
-            "it to use the host of base_url",
-        )
-    return name
 
 
 def _read_image_dir(section: Section, base: Path) -> Path:
@@ -147,13 +129,6 @@ def _read_parallel(
             "parallel_tool_calls", 'has no effect with tool_choice = "none"; remove one of them'
         )
     return wanted
-
-
-def _read_auth(section: Section) -> str | None:
-    auth = section.get("auth", str)
-    if auth not in {None, "bearer", "x-api-key"}:
-        section.problem("auth", f'must be "bearer" or "x-api-key", not {auth!r:.80}')
-    return auth
 
 
 def _read_max_tokens_key(section: Section, wire_format: WireFormat) -> str:
@@ -222,16 +197,6 @@ def _read_stream(section: Section) -> bool | None:
     if value is not None and value != "auto":
         section.problem("stream", f'must be true, false or "auto", not {value!r:.80}')
     return None
-
-
-def _read_format(section: Section) -> WireFormat:
-    name = section.text("format", formats.DEFAULT)
-    if name not in formats.FORMATS:
-        hint = did_you_mean(name, formats.FORMATS)
-        known = " or ".join(f'"{known}"' for known in formats.FORMATS)
-        section.problem("format", f"must be {known}, not {name!r:.80}{hint}")
-        name = formats.DEFAULT
-    return formats.of(name)
 
 
 def _read_from_columns(section: Section) -> tuple[str, ...]:
@@ -394,57 +359,3 @@ def _read_reject(section: Section) -> tuple[RejectReason, ...]:
             hint = did_you_mean(name, REJECT_REASONS)
             section.problem("reject", f"must be a list of {allowed}, not {name!r:.80}{hint}")
     return tuple(reason for reason in REJECT_REASONS if reason in given)
-
-
-def read_headers(section: Section) -> tuple[tuple[str, str], ...]:
-    """Return the headers that a job gives as they are, by lower-case names."""
-    headers = section.table("extra_headers")
-    section.check("extra_headers", partial(_check_extra_headers, headers), None)
-    return tuple((name.lower(), str(value)) for name, value in headers.items())
-
-
-def _check_extra_headers(headers: dict[str, Any]) -> None:
-    check_headers(headers)
-    check_header_values(headers)
-
-
-def read_secret_headers(section: Section) -> tuple[tuple[str, str], ...]:
-    """Return headers and the environment variables that hold their values."""
-    given = section.table("secret_headers")
-    section.check("secret_headers", partial(_check_secret_headers, given), None)
-    literal = {name.lower() for name in section.table("extra_headers")}
-    if both := sorted(literal & {name.lower() for name in given}):
-        section.problem("secret_headers", f"{both[0]} is also in extra_headers; remove one of them")
-    return tuple((name.lower(), str(variable)) for name, variable in given.items())
-
-
-def literal_credentials(matrix: object) -> list[str]:
-    """Say which lists of a `[matrix]` hold credentials."""
-    checks: dict[str, Callable[[Any], None]] = {
-        "base_url": check_url,
-        "extra_headers": check_header_values,
-        "extra_body": check_body_values,
-        "api_key_env": check_key_variable,
-        "secret_headers": _check_secret_headers,
-    }
-    problems: list[str] = []
-    for key, check_value in checks.items():
-        values = matrix.get(key) if isinstance(matrix, dict) else None
-        for value in values if isinstance(values, list) else ():
-            if isinstance(value, str if key in {"base_url", "api_key_env"} else dict):
-                try:
-                    check_value(value)
-                except ValueError as error:
-                    problems.append(f"{key}: {error}")
-    return problems
-
-
-def _check_secret_headers(given: dict[str, Any]) -> None:
-    check_headers(given)
-    for name, variable in given.items():
-        if not variable:
-            raise ValueError(f"{name} needs the name of an environment variable")
-        try:
-            check_key_variable(variable)
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from batchrun.formats.providers import PRESETS, preset_at, price_list_id
 from batchrun.pricing.rates import Rates, per_million, per_thousand
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class PriceList:
 
 def _provider(name: str | None, base_url: str | None) -> Provider | None:
     if name is not None:
-        return _by_id(name)
+        return _by_id(price_list_id(name))
     return None if base_url is None else _by_address(base_url)
 
 
@@ -146,7 +147,8 @@ def _by_address(base_url: str) -> Provider | None:
     try:
         provider = genai_prices.data_snapshot.get_snapshot().find_provider(None, None, address)
     except LookupError:
-        return None
+        preset = preset_at(parts.hostname or "")
+        return None if preset is None else _by_id(price_list_id(preset.id))
     alone = re.match(provider.api_pattern, host)
     if alone is not None:
         # `https://api.openai.com.example` is somebody else.
@@ -382,7 +384,7 @@ def near_model(model: str, provider: str | None, base_url: str | None) -> str | 
 
 def near_provider(name: str) -> str | None:
     """Return the id in the price list of a provider that goes by another name here, if any."""
-    if _by_id(name) is not None or name == _LITELLM:
+    if _by_id(price_list_id(name)) is not None or name in PRESETS:
         return None
     found = genai_prices.data_snapshot.find_provider_by_id(
         genai_prices.data_snapshot.get_snapshot().providers, name

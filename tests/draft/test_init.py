@@ -212,6 +212,43 @@ def test_labels_of_later_rows_are_known(tmp_path: Path) -> None:
     assert drafted(tmp_path, "t.csv")["score"]["choices"] == ["a", "b", "c"]
 
 
+def test_the_settings_of_a_provider_are_written(tmp_path: Path) -> None:
+    pl.DataFrame({"text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
+    request = drafted(tmp_path, "t.csv", "--provider", "groq")["request"]
+    assert request["provider"] == "groq"
+    assert request["format"] == "chat"
+    assert request["base_url"] == "https://api.groq.com/openai"
+    assert request["api_key_env"] == "GROQ_API_KEY"
+    other = drafted(tmp_path, "t.csv", "--provider", "zai", "--format", "messages", "-o", "z.toml")
+    assert other["request"]["base_url"] == "https://api.z.ai/api/anthropic"
+
+
+def test_what_the_user_must_fill_in_is_named(tmp_path: Path) -> None:
+    pl.DataFrame({"text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
+    code, _, stderr = command("init", "t.csv", "--provider", "azure", cwd=tmp_path)
+    assert (code, "replace RESOURCE in base_url" in stderr) == (0, True)
+    code, _, stderr = command("preview", "t.toml", cwd=tmp_path)
+    assert (code, "base_url: replace RESOURCE" in stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--provider", "gemini"), 'did you mean "google"?'),
+        (("--provider", "qqq"), "known are anthropic, openai"),
+        (("--provider", "groq", "--format", "messages"), "use --format chat"),
+    ],
+)
+def test_an_unknown_provider_writes_nothing(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    pl.DataFrame({"text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
+    code, _, stderr = command("init", "t.csv", *arguments, cwd=tmp_path)
+    assert code == 2
+    assert message in stderr
+    assert not (tmp_path / "t.toml").exists()
+
+
 def test_the_chat_format_and_a_model(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text\nhello\n")
     assert drafted(tmp_path, "t.csv", "--format", "chat")["request"]["model"] == "gpt-4o-mini"

@@ -16,9 +16,9 @@ from batchrun.formats import (
     describe_error,
     of,
 )
-from batchrun.formats.addresses import provider_of
 from batchrun.formats.parameters import PARAMETERS, coerce
 from batchrun.formats.usage import chat_usage, messages_usage
+from batchrun.job.addresses import provider_of
 from batchrun.records import FormatName, Message, Parameters, Request, Usage, WireRequest
 from tests.support.examples import GREETING, SECOND_TURN, SMALL, THINKING, VISION
 
