@@ -131,12 +131,13 @@ class BatchClient:
         Raises:
             ProviderError: if it was not uploaded, or no answer says so.
         """
-        if self.service.files is None:
+        if self.service.uploads is None:
             return None
-        form = {"purpose": self.service.purpose}
-        body, content_type = multipart(form, requests, f"{tag}.jsonl", self._batches.content_type)
-        url = f"{self.service.files}{self.service.query}"
-        payload = await self._call(_BatchCall("POST", url, body, content_type))
+        name, form = f"{tag}.jsonl", {"purpose": self.service.purpose}
+        if self.service.names_file:
+            form["file_name"] = name
+        body, content_type = multipart(form, requests, name, self._batches.content_type)
+        payload = await self._call(_BatchCall("POST", self.service.uploads, body, content_type))
         if not (file_id := as_text(payload.get("id"))):
             raise ProviderError(_unexpected(payload))
         return file_id

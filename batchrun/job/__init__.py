@@ -19,6 +19,7 @@ from batchrun.formats.credentials import without_credentials
 from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
     DEFAULT_FILES,
+    FLEX_RETRY,
     Cell,
     InputConfig,
     LimitsConfig,
@@ -158,7 +159,7 @@ class Job:
             input=read_input(sections["input"], base, day),
             request=request,
             limits=(limits := read_limits(sections["limits"])),
-            retry=_read_retry(sections["retry"]),
+            retry=_read_retry(sections["retry"], request),
             output=_read_output(sections["output"], base, name, day, request.answer),
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
@@ -274,8 +275,9 @@ def _read_name(section: Section) -> str:
     return name
 
 
-def _read_retry(section: Section) -> RetryConfig:
-    default = RetryConfig()
+def _read_retry(section: Section, request: RequestConfig) -> RetryConfig:
+    is_flex = request.parameters.get("service_tier") == "flex"
+    default = FLEX_RETRY if is_flex else RetryConfig()
     return RetryConfig(
         max_attempts=section.number("max_attempts", int, default.max_attempts),
         max_wait_s=section.number("max_wait_s", float, default.max_wait_s),

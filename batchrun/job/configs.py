@@ -143,6 +143,11 @@ class RetryConfig:
     timeout_s: float = 600.0
 
 
+# Defaults with `service_tier = "flex"`: such requests are slow, and at times there is no capacity for them.
+# OpenAI recommends 15 minutes for one request.
+FLEX_RETRY = RetryConfig(max_wait_s=3600.0, timeout_s=900.0)
+
+
 @dataclass(frozen=True, slots=True)
 class ToolsConfig:
     """`[tools]`: the Python file whose functions carry out the calls, and its bounds.
