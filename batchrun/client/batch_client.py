@@ -96,8 +96,8 @@ class BatchClient:
         self._credentials = credentials
         self._redaction = credentials.redaction
         self._transport = transport
-        self._options = options
-        self._origin = _origin(rerouted(self.service.batches, options))
+        self._options = _at_simulator(options, self.service.batches)
+        self._origin = _origin(rerouted(self.service.batches, self._options))
 
     @property
     def account(self) -> str:
@@ -406,6 +406,13 @@ def _is_doubtful(fault: ProviderFault) -> bool:
 def _unexpected(payload: object) -> ProviderFault:
     message = f"not the expected answer: {glimpse(dumps(payload))}"
     return ProviderFault("invalid_response", message)
+
+
+def _at_simulator(options: ClientOptions, batches: str) -> ClientOptions:
+    """Return options with which the simulator takes the place of batches that are elsewhere (Azure)."""
+    if options.reroute is None or batches.startswith(options.reroute[0]):
+        return options
+    return replace(options, reroute=(batches.removesuffix("/batches"), options.reroute[1]))
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
