@@ -401,11 +401,28 @@ def _run_directory(base: Path, given: str, day: date | None) -> Path:
 def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
     if not section.get("unnest", bool):
         return {}
-    properties = answer.schema.get("properties") if answer and answer.schema else None
+    schema = (answer.schema if answer else None) or {}
+    properties = schema.get("properties")
     if not isinstance(properties, dict) or not properties:
         section.problem("unnest", "needs a [request] json_schema with properties")
         return {}
-    return properties
+    definitions = {
+        f"#/{key}/{name}": one
+        for key in ("$defs", "definitions")
+        for name, one in (schema.get(key) or {}).items()
+    }
+    return {name: _defined(one, definitions) for name, one in properties.items()}
+
+
+def _defined(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the schema that a property refers to, directly or as one of several."""
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema and isinstance(schema["anyOf"], list):
+        return {**schema, "anyOf": [_defined(one, definitions) for one in schema["anyOf"]]}
+    if "items" in schema:
+        return {**schema, "items": _defined(schema["items"], definitions)}
+    return definitions.get(str(schema.get("$ref")), schema)
 
 
 def _partition_by(section: Section, files: Sequence[str]) -> tuple[str, ...]:
