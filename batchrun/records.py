@@ -6,14 +6,12 @@ in the checkpoint as a `PlannedRequest`, sent in one or more `Attempt`s, and end
 
 from __future__ import annotations
 
+# `workers` reads the types of the fields at run time.
+from collections.abc import Mapping  # noqa: TC003
 from dataclasses import dataclass, field
+from datetime import datetime  # noqa: TC003
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
-
+from typing import Any, Literal
 
 # The name of a wire format in `batchrun.formats.FORMATS`.
 FormatName = str

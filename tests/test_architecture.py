@@ -26,6 +26,7 @@ HOMES = {
     "jinja2": ("render/", "report/"),
     "jsonschema_rs": ("dispatch/review.py", "simulator/"),
     "lazy_loader": ("__init__.py", "pricing/"),
+    "msgspec": ("workers/protocol.py",),
     "polars": ("source/", "output/"),
     "pyreqwest": ("client/",),
     "re2": ("evaluation/",),

@@ -108,7 +108,8 @@ class CheckpointJournal:
         group.attempts += [result.last for result in finished]
         group.turns += [turn for turn, _ in turns]
         group.results += finished
-        await self._commit()
+        if not group.is_empty:
+            await self._commit()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the checkpoint in its thread."""

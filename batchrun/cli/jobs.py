@@ -15,6 +15,7 @@ from batchrun.cli.console import echo, fail, say, wants_color
 from batchrun.cli.options import (
     JOB,
     FormatChoice,
+    WorkerCount,
     completing,
     overrides,
     request_options,
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Append events to this file as JSON lines.",
 )
+@click.option(
+    "--workers",
+    type=WorkerCount(),
+    help="Send the requests from N processes of this machine, or as many as it needs (auto).",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no summary.")
 @click.option(
     "--yes",
@@ -53,7 +59,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 
     Run the same command again to resume.
 
-    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that the job names ([tools] module, [score] function) run with your permissions.
+    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that the job names ([tools] module, [score] function) run with your rights.
 
     \b
     Examples:

@@ -114,6 +114,24 @@ class FormatChoice(click.Choice[str]):
         return tuple(FORMATS)
 
 
+class WorkerCount(click.ParamType[int | str]):
+    """A number of processes, or `auto`."""
+
+    name = "N|auto"
+
+    def convert(  # noqa: D102 - click's
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int | str:
+        if value == "auto":
+            return "auto"
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f'{value!r} is not a number of processes from 1, nor "auto"', param, ctx)
+        return int(value)
+
+
 DIRECTORY = click.argument(
     "directory",
     type=RunDirectory(),
@@ -178,6 +196,7 @@ def run_options(options: Mapping[str, Any]) -> RunOptions:
         log_file=options.get("log_file"),
         quiet=options["quiet"],
         yes=options["yes"],
+        workers=options.get("workers"),
         ask=ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
 

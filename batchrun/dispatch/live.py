@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         Accounts,
         Admission,
         Assignment,
-        Dispatcher,
         Journal,
         Rules,
         Sampler,
@@ -178,7 +177,7 @@ class LiveFactory:
 
     name = "live"
 
-    def create(self, assignment: Assignment) -> Dispatcher:
+    def create(self, assignment: Assignment) -> LiveDispatcher:
         """Return a live dispatcher for one run."""
         from batchrun.client import Client, ClientOptions  # noqa: PLC0415 - slow to load
 

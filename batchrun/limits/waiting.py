@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(order=True, slots=True)
@@ -74,6 +74,22 @@ class Waits:
         """What most requests wait for at this moment; None when none waits."""
         waiting = {cause: count for cause, count in self._waiting.items() if count}
         return max(waiting, key=waiting.__getitem__) if waiting else None
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many requests wait now, by cause."""
+        return self._waiting
+
+    def add(self, cause: str, seconds: float, change: int) -> None:
+        """Count waits in another process.
+
+        Args:
+            cause: what is waited for.
+            seconds: the time spent.
+            change: of the number of requests that wait now.
+        """
+        self.seconds[cause] += seconds
+        self._count(cause, change)
 
     def waiting_for(self, cause: str) -> _Wait:
         """Return a context manager that counts the time spent in it."""

@@ -28,21 +28,16 @@ from batchrun.run.events import EventFile, event_file
 from batchrun.run.execution import REFRESH_S, Execution, Shared, first_batchrun_error
 from batchrun.run.interrupts import Interrupts, counted_sigint
 from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
-from batchrun.run.preparation import (
-    Prepared,
-    RunOptions,
-    check_places,
-    over_answers,
-    prepare,
-    run_directory,
-)
+from batchrun.run.preparation import Prepared, RunOptions, check_places, prepare, run_directory
 from batchrun.run.progress import Progress, Show
+from batchrun.workers import WorkersFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from batchrun.checkpoint import Reuse
     from batchrun.client import TransportPort
+    from batchrun.dispatch import DispatcherFactory
     from batchrun.job import Job
 
 
@@ -158,11 +153,19 @@ async def _run_together(
     plans: list[Prepared] = []
     for job in jobs:
         plans.append(await in_thread(prepare, job, options, plans[0] if plans else None))
+    options = replace(options, dispatcher=dispatcher_of(plans, options))
     with ExitStack() as stack:
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
         runs = [replace(run, reuse=await _agreed(run, options)) for run in runs]
         with interrupts.caught():
             return await _execute(runs, options, interrupts, spent_before, log)
+
+
+def dispatcher_of(plans: Sequence[Prepared], options: RunOptions) -> DispatcherFactory:
+    """Return the way to dispatch: in this process, or from workers."""
+    if options.workers is None:
+        return options.dispatcher
+    return WorkersFactory(options.workers if options.workers != "auto" else 2)
 
 
 @contextmanager
@@ -173,19 +176,7 @@ def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
     ):
         plan, provider, note = with_given_price(plan, store)
         label = cell.name if (cell := plan.job.cell) else ""
-        with ExitStack() as stack:
-            # The directory of an earlier run has been moved with those of its judges.
-            kept = replace(options, new=False)
-            judges = tuple(stack.enter_context(_opened(judge, kept)) for judge in plan.judges)
-            judges = tuple(replace(judge, label=label) for judge in judges)
-            yield OpenRun(
-                plan,
-                store,
-                label=label,
-                price_provider=provider,
-                price_note=note,
-                judges=judges,
-            )
+        yield OpenRun(plan, store, label=label, price_provider=provider, price_note=note)
 
 
 async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
@@ -208,9 +199,7 @@ async def _execute(
     try:
         async with _shared(runs, options, interrupts, spent_before, log) as shared:
             executions = [Execution(run, shared) for run in runs]
-            with shared.progress:
-                errors = await _run_all(executions, shared)
-            errors = await _judge_all(runs, errors, shared)
+            errors = await _run_all(executions, shared)
     except BaseExceptionGroup as group:
         raise first_batchrun_error(group) from group
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
@@ -248,13 +237,13 @@ async def _shared(
             errors=ErrorTally(),
             transport=options.transport or _transport(most),
             simulator=simulator,
-            money=money,
             progress=_progress(runs, options, money),
             interrupts=interrupts,
             events=log,
         )
         try:
-            yield shared
+            with shared.progress:
+                yield shared
         finally:
             with anyio.CancelScope(shield=True):
                 await shared.transport.aclose()
@@ -269,9 +258,8 @@ def _transport(connections: int) -> TransportPort:
 
 def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
     cap = runs[0].plan.job.limits.max_cost_usd
-    every = [each for run in runs for each in (run, *run.judges)]
-    spent = spent_before + sum(run.store.spent() for run in every)
-    unsure = sum(run.store.spent() - run.store.known_cost() for run in every)
+    spent = spent_before + sum(run.store.spent() for run in runs)
+    unsure = sum(run.store.spent() - run.store.known_cost() for run in runs)
     return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent, unsure)
 
 
@@ -299,46 +287,6 @@ async def _run_all(executions: Sequence[Execution], shared: Shared) -> list[Batc
                 work.start_soon(run, execution)
         helpers.cancel_scope.cancel()
     return [errors[execution] for execution in executions]
-
-
-async def _judge_all(
-    runs: Sequence[OpenRun], errors: Sequence[BatchrunError | None], shared: Shared
-) -> list[BatchrunError | None]:
-    """Let the judges of the runs that ended well judge what they have not judged yet.
-
-    Returns:
-        What ended each run early, its own end or that of a judge.
-    """
-    ended = list(errors)
-    asked = [
-        (
-            number,
-            replace(
-                judge, plan=await anyio.to_thread.run_sync(over_answers, judge.plan, run.store)
-            ),
-        )
-        for number, run in enumerate(runs)
-        if errors[number] is None
-        for judge in run.judges
-    ]
-    if not asked:
-        return ended
-    judging = _shared_by_judges([judge for _, judge in asked], shared)
-    executions = [Execution(judge, judging) for _, judge in asked]
-    with judging.progress:
-        found = await _run_all(executions, judging)
-    for (number, _), error in zip(asked, found, strict=True):
-        ended[number] = ended[number] or error
-    return ended
-
-
-def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
-    """Return what judges share: the limits of the run, a bar and a count of errors of their own."""
-    name = judges[0].plan.job.name if len(judges) == 1 else "judges"
-    total = sum(judge.plan.total * judge.plan.job.request.samples for judge in judges)
-    show = Show.NOTHING if shared.options.quiet else Show.AUTO
-    progress = Progress(name, total, unit="verdict", show=show, money=shared.money)
-    return replace(shared, errors=ErrorTally(), progress=progress)
 
 
 async def _show_waits(shared: Shared) -> None:

@@ -21,6 +21,7 @@ from batchrun.report.formatting import counted
 from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
 from batchrun.run.pipeline import Feed, change_message, hints, judge_again, missing_bodies
+from batchrun.workers import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, CheckpointJournal
     from batchrun.client import TransportPort
     from batchrun.dispatch import DispatcherFactory
-    from batchrun.limits import CostBudget, ErrorTally, Limits
+    from batchrun.limits import ErrorTally, Limits
     from batchrun.pricing import PriceBook
     from batchrun.records import (
         Attempt,
@@ -52,7 +53,7 @@ NOTE_S = 2.0
 # How long answers are kept in memory while the disk has no room for them.
 PATIENCE_S = 20.0
 # Every way to dispatch that may have left attempts unfinished.
-FACTORIES = (LIVE,)
+FACTORIES = (LIVE, WORKERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,6 @@ class Shared:
 
     Attributes:
         limits: admit requests of all runs.
-        money: the cost limit of all runs, and what they have spent.
         waits: count the waits of all runs.
         errors: count the failed rows of all runs.
         simulator: the address that takes the place of every base URL; None for none.
@@ -69,7 +69,6 @@ class Shared:
 
     options: RunOptions
     limits: Limits
-    money: CostBudget
     waits: Waits
     errors: ErrorTally
     transport: TransportPort

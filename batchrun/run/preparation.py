@@ -8,12 +8,13 @@ import resource
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
 from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
 from batchrun.errors import JobError
+from batchrun.evaluation import score_columns
 from batchrun.formats.parameters import is_template
 from batchrun.job.paths import Protected, is_same_file
 from batchrun.job.reader import listed
@@ -21,8 +22,7 @@ from batchrun.limits import MOST
 from batchrun.pricing import near_model, near_provider, price_book
 from batchrun.render import Renderer
 from batchrun.run.events import is_log
-from batchrun.run.judging import AnswerTable
-from batchrun.run.scoring import Evaluation, columns_of_scores
+from batchrun.run.scoring import Evaluation, scorer_names
 from batchrun.source import Source, input_files
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
     from batchrun.records import Kind
-    from batchrun.run.judging import Judge
     from batchrun.simulator import SimulatorConfig
 
 
@@ -59,6 +58,8 @@ class RunOptions:
         grace_s: how long requests in flight may take after the first signal.
         transport: carries the requests; None for the network.
         dispatcher: the way to dispatch.
+        workers: send from this many processes of this machine, `auto` for as many as are of use; None
+            sends from this process.
         rows: only these, by ordinal, and no outputs; None for all.
     """
 
@@ -72,6 +73,7 @@ class RunOptions:
     grace_s: float = GRACE_S
     transport: TransportPort | None = None
     dispatcher: DispatcherFactory = LIVE
+    workers: int | Literal["auto"] | None = None
     rows: frozenset[int] | None = None
 
 
@@ -79,9 +81,7 @@ class RunOptions:
 class Prepared:
     """A job whose input, templates and key have been checked; nothing has been sent.
 
-    `most_in_flight` is what its `concurrency` and the limit on open files allow. `judges` are the runs
-    of the job's judges. Such a run has a `judge`, the source of the run whose answers it judges, and
-    once these are known the table of its `answers`.
+    `most_in_flight` is what its `concurrency` and the limit on open files allow.
     """
 
     job: Job
@@ -94,20 +94,11 @@ class Prepared:
     tools: Toolbox | None = None
     evaluation: Evaluation | None = None
     most_in_flight: int = MOST
-    judges: tuple[Prepared, ...] = ()
-    judge: Judge | None = None
-    answers: AnswerTable | None = None
-
-    @property
-    def table(self) -> Source | AnswerTable:
-        """What the requests are rendered from."""
-        return self.answers or self.source
 
     @property
     def signature(self) -> str:
         """Changes when rows may have to be matched to requests again."""
-        signature = plan_signature(self.job, self.source)
-        return signature if self.answers is None else f"{signature}:{self.answers.stamp}"
+        return plan_signature(self.job, self.source)
 
     @property
     def mark(self) -> str | None:
@@ -198,12 +189,11 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)
     most_in_flight = allow_open_files(job)
-    evaluation = _evaluation(job, source, options)
     if known is None:
         source.check_ids()
     total = source.count() if known is None else known.total
     output.check_outputs(job.output, source.schema, our_columns(job), total)
-    plan = Prepared(
+    return Prepared(
         job=job,
         source=source,
         renderer=renderer,
@@ -212,45 +202,9 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         directory=run_directory(job, options),
         review=review_of(job),
         tools=toolbox_of(job),
-        evaluation=evaluation,
+        evaluation=_evaluation(job, source, options),
         most_in_flight=most_in_flight,
     )
-    judges = [] if evaluation is None or options.rows is not None else evaluation.judges
-    return replace(plan, judges=tuple(_judging(plan, judge, options) for judge in judges))
-
-
-def _judging(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
-    """Check all of a judge that can be checked before there are answers.
-
-    Raises:
-        JobError: when something is wrong.
-    """
-    job = judge.job
-    check_price(job)
-    return Prepared(
-        job=job,
-        source=plan.source,
-        renderer=judge.renderer,
-        total=0,
-        credentials=_credentials(job, is_simulated=options.simulate is not None),
-        directory=plan.directory / judge.folder,
-        review=review_of(job),
-        most_in_flight=plan.most_in_flight,
-        judge=judge,
-    )
-
-
-def over_answers(plan: Prepared, store: checkpoint.Checkpoint) -> Prepared:
-    """Return the plan of a judge over the answers that a run has now.
-
-    Args:
-        plan: one of the `judges` of a plan.
-        store: the checkpoint of the run.
-    """
-    if plan.judge is None:
-        raise ValueError("the plan is not that of a judge")
-    answers = AnswerTable(plan.judge, plan.source, store)
-    return replace(plan, answers=answers, total=answers.count)
 
 
 def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
@@ -261,7 +215,7 @@ def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
 
 def our_columns(job: Job) -> dict[str, Kind]:
     """Return the columns that are added to those of the input in the results of a job."""
-    scores = {column.name: column.kind for column in columns_of_scores(job)}
+    scores = {column.name: column.kind for column in score_columns(scorer_names(job))}
     return {**result_kinds(job.request.optional_columns), **scores}
 
 

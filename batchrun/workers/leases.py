@@ -1,0 +1,360 @@
+"""The worker's side of what the owner decides: admission, the journal and the count of errors.
+
+A *lease* is the permission to make one attempt. When the owner grants it, the attempt is recorded as begun
+and its budget is reserved.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from batchrun.limits import ByteBudget, CapReached, CostBudget, Limits, Waits
+from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES
+from batchrun.workers.protocol import (
+    AboveReported,
+    Ask,
+    Begin,
+    CoolDown,
+    Count,
+    Fail,
+    Finish,
+    HasInFlight,
+    IsOwnFault,
+    Refuse,
+    Sample,
+    Settle,
+    SucceededSince,
+    TakeTurn,
+    Withdraw,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from batchrun.errors import ProviderFault
+    from batchrun.job import LimitsConfig
+    from batchrun.limits import Backoff, Demand, RetryDecision
+    from batchrun.records import (
+        Attempt,
+        AttemptId,
+        AttemptStart,
+        LimitState,
+        PlannedRequest,
+        Result,
+        Turn,
+    )
+    from batchrun.workers.protocol import Grant, Reported
+
+# Requests to work on until the owner says how many.
+FIRST_ROOM = 8
+
+
+class Line:
+    """What the worker says to the owner, and what it waits to hear.
+
+    Args:
+        wake: called when there is something to send.
+
+    Attributes:
+        outgoing: events to report.
+        room: how many requests to work on at a time.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._numbers = itertools.count()
+        self._waiting: dict[int, tuple[anyio.Event, list[Any]]] = {}
+        self._recorded = self._kept = 0
+        self._unkept: dict[int, anyio.Event] = {}
+        self.outgoing: list[Reported] = []
+        self.room = FIRST_ROOM
+
+    def next_number(self) -> int:
+        """Return a number for a lease or a question."""
+        return next(self._numbers)
+
+    def say(self, event: Reported) -> None:
+        """WorkerReport an event."""
+        self.outgoing.append(event)
+        self._wake()
+
+    async def reply_to(self, number: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
+        """WorkerReport an event and return what the owner answers to its number."""
+        has_come, answer = self._waiting[number] = anyio.Event(), []
+        self.say(event)
+        try:
+            await has_come.wait()
+        finally:
+            self._waiting.pop(number, None)
+        return answer[0]
+
+    async def told(self, question: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
+        """Ask a question about an attempt; its record follows, even when the run is cancelled."""
+        with anyio.CancelScope(shield=True):
+            return await self.reply_to(question, event)
+
+    def hear(self, number: int, answer: object) -> None:
+        """The owner has answered. Whoever asked may have left."""
+        if (waiter := self._waiting.get(number)) is not None:
+            waiter[1].append(answer)
+            waiter[0].set()
+
+    async def record(self, event: Reported) -> None:
+        """WorkerReport an event that the owner records; returns when it is on disk."""
+        self._recorded += 1
+        number, is_kept = self._recorded, anyio.Event()
+        self._unkept[number] = is_kept
+        self.say(event)
+        await is_kept.wait()
+
+    def keep(self, count: int) -> None:
+        """The owner has recorded this many events."""
+        while self._kept < count:
+            self._kept += 1
+            self._unkept.pop(self._kept).set()
+
+
+class Lease:
+    """Permission for one attempt; see `dispatch.Permit`.
+
+    Args:
+        leases: all of the worker.
+        number: of the lease.
+        asked: what was asked for.
+        grant: the owner's answer.
+        attempt: what may be sent.
+    """
+
+    __slots__ = ("_attempt", "_leases", "_number", "_outcome", "asked", "cost", "sent_at")
+
+    def __init__(
+        self, leases: Leases, number: int, asked: Demand, grant: Grant, attempt: AttemptId
+    ) -> None:
+        self._leases = leases
+        self._number = number
+        self._attempt = attempt
+        self._outcome: tuple[Attempt, LimitState | None] | None = None
+        self.asked = asked
+        self.sent_at = grant.sent_at
+        self.cost = grant.cost
+
+    def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
+        """The outcome is reported with the record of the attempt, or before a question about it."""
+        self._outcome = attempt, reported
+
+    def withdraw(self) -> None:
+        """The request is not sent."""
+        self._leases.close(self._attempt)
+        self._leases.line.say(Withdraw(self._number))
+
+    async def cool_down(
+        self, fault: ProviderFault, decision: RetryDecision, *, is_suspect: bool = False
+    ) -> Backoff:
+        """Return what the request has to wait for."""
+        self._settle_now()
+        question = self._leases.line.next_number()
+        about = fault.error_type, fault.message, fault.http_status
+        event = CoolDown(question, self._number, *about, decision, is_suspect)
+        answer: Backoff = await self._leases.line.told(question, event)
+        return answer
+
+    async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
+        """Say whether the attempt failed while others succeeded."""
+        self._settle_now()
+        question = self._leases.line.next_number()
+        event = IsOwnFault(question, self._number, is_suspect, is_last)
+        answer: bool | None = await self._leases.line.told(question, event)
+        return answer
+
+    def close(self) -> tuple[int | None, LimitState | None]:
+        """Return what the record of the attempt says about its permit."""
+        if self._outcome is None:
+            return None, None
+        return self._number, self._outcome[1]
+
+    def _settle_now(self) -> None:
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            self._leases.line.say(Settle(self._number, *outcome))
+
+
+class Leases:
+    """The `Admission` of a worker: the owner admits.
+
+    Args:
+        line: to the owner.
+        config: the limits of the job.
+        caps_cost: whether there is a cost cap.
+        workers: how many share the memory.
+    """
+
+    def __init__(self, line: Line, config: LimitsConfig, *, caps_cost: bool, workers: int) -> None:
+        self.line = line
+        self.request_memory = ByteBudget(REQUEST_BYTES / workers)
+        self.answer_memory = ByteBudget(ANSWER_BYTES / workers)
+        self._open: dict[AttemptId, Lease] = {}
+        self._ranks = itertools.count()
+        # Knows what the job's limits never admit. It admits nothing.
+        money = CostBudget(0 if caps_cost else None)
+        self._limits = Limits(config, Waits(), money=money)
+
+    @property
+    def caps_cost(self) -> bool:
+        """Whether a request needs `Demand.most_cost`."""
+        return self._limits.caps_cost
+
+    def next_rank(self) -> int:
+        """Return the rank of a new request: behind all others."""
+        return next(self._ranks)
+
+    def unsendable(self, asked: Demand) -> tuple[str, str] | None:
+        """Return error type and message when a request can never be admitted."""
+        return self._limits.unsendable(asked)
+
+    async def above_reported(self, asked: Demand) -> str | None:
+        """Return why the provider will always refuse a request, by the limits in its headers."""
+        question = self.line.next_number()
+        answer: str | None = await self.line.told(question, AboveReported(question, asked))
+        return answer
+
+    def admit_now(self, asked: Demand) -> Lease | None:
+        """Return None: every request waits for the owner."""
+        del asked
+        return None
+
+    async def admit(
+        self,
+        asked: Demand,
+        rank: int | None,
+        waits: Waits | None,
+        attempt: AttemptId | None = None,
+    ) -> Lease:
+        """Wait for the owner's grant. The owner counts the wait.
+
+        Raises:
+            CapReached: when what is left of the cost cap cannot cover it.
+        """
+        del waits
+        attempt = attempt or (0, 0)
+        number = self.line.next_number()
+        ask = Ask(number, *attempt, self.next_rank() if rank is None else rank, asked)
+        try:
+            answer: Grant | Refuse = await self.line.reply_to(number, ask)
+        except anyio.get_cancelled_exc_class():
+            self.line.say(Withdraw(number))
+            raise
+        if isinstance(answer, Refuse):
+            raise CapReached(answer.reason)
+        lease = self._open[attempt] = Lease(self, number, asked, answer, attempt)
+        return lease
+
+    def holds(self, attempt: AttemptId) -> bool:
+        """Say whether an attempt has a lease, and so is recorded as begun."""
+        return attempt in self._open
+
+    def close(self, attempt: AttemptId) -> tuple[int | None, LimitState | None]:
+        """End the lease of an attempt; return what its record says about the permit."""
+        lease = self._open.pop(attempt, None)
+        return (None, None) if lease is None else lease.close()
+
+    async def succeeded_since(self, since: float) -> bool:
+        """Say whether any request of the run was answered since then."""
+        question = self.line.next_number()
+        answer: bool = await self.line.told(question, SucceededSince(question, since))
+        return answer
+
+    async def has_in_flight(self, asked: Demand) -> bool:
+        """Say whether anything is in flight to the endpoint of this request."""
+        question = self.line.next_number()
+        answer: bool = await self.line.told(question, HasInFlight(question, asked))
+        return answer
+
+    def workers_wanted(self) -> int:
+        """Return how many requests could be worked on now."""
+        return self.line.room
+
+
+class RemoteJournal:
+    """The `Journal` of a worker: the owner records.
+
+    Args:
+        line: to the owner.
+        leases: of the attempts that are recorded.
+    """
+
+    def __init__(self, line: Line, leases: Leases) -> None:
+        self._line = line
+        self._leases = leases
+
+    async def begin(self, start: AttemptStart) -> None:
+        """Record the beginning, unless it came with the lease."""
+        if not self._leases.holds((start.key, start.number)):
+            await self._line.record(Begin(start))
+
+    async def fail(self, attempt: Attempt) -> None:
+        """Record a failed attempt."""
+        permit = self._leases.close((attempt.key, attempt.number))
+        await self._line.record(Fail(attempt, *permit))
+
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        """Record a turn of a conversation."""
+        permit = self._leases.close((turn.key, turn.number))
+        await self._line.record(TakeTurn(turn, attempt, *permit))
+
+    async def finish(self, result: Result) -> None:
+        """Record a result."""
+        permit = self._leases.close((result.key, result.last.number))
+        await self._line.record(Finish(result, *permit))
+
+    async def keep(
+        self,
+        begun: Sequence[AttemptStart],
+        failed: Sequence[Attempt],
+        turns: Sequence[tuple[Turn, Attempt | None]],
+        finished: Sequence[Result],
+    ) -> None:
+        """Record several events."""
+        async with anyio.create_task_group() as group:
+            for start in begun:
+                group.start_soon(self.begin, start)
+            for attempt in failed:
+                group.start_soon(self.fail, attempt)
+            for each in turns:
+                group.start_soon(self.turn, *each)
+            for result in finished:
+                group.start_soon(self.finish, result)
+
+
+class RemoteErrors:
+    """The owner counts the rows that failed, and stops the run when they are too many.
+
+    Args:
+        line: to the owner.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def count(self, error: str | None = None, *, timed_out: bool = False) -> None:
+        """Count a finished row."""
+        self._line.say(Count(error, timed_out))
+
+
+class RemoteSampler:
+    """The owner plans requests from all over the input.
+
+    Args:
+        line: to the owner.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    async def sample(self) -> Sequence[PlannedRequest]:
+        """Return requests of rows far from each other."""
+        question = self._line.next_number()
+        found: Sequence[PlannedRequest] = await self._line.reply_to(question, Sample(question))
+        return found

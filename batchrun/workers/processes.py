@@ -1,0 +1,112 @@
+"""Workers that are processes on this machine, each at a socket pair."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from typing import IO, TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from batchrun.workers.channel import SocketChannel
+from batchrun.workers.worker import serve
+
+if TYPE_CHECKING:
+    from batchrun.workers.channel import Channel
+
+# A worker that does not end by itself when its channel is closed is killed after this time.
+END_S = 5.0
+
+
+class ProcessChannel(SocketChannel):
+    """The channel to a process of this machine.
+
+    Args:
+        connected: this process's end.
+        process: at the other end.
+        errors: what it writes to stderr.
+    """
+
+    def __init__(
+        self, connected: socket.socket, process: subprocess.Popen[bytes], errors: IO[bytes]
+    ) -> None:
+        super().__init__(connected)
+        self.process = process
+        self._errors = errors
+        self._last_line = ""
+
+    @property
+    def why_ended(self) -> str:
+        """How the process ended, and the last line that it wrote to stderr."""
+        code = self.process.poll()
+        if code is not None and code < 0:
+            return f"the worker process was killed by {signal.Signals(-code).name}"
+        return f"the worker process ended with status {code}: {self._last_line or 'no message'}"
+
+    async def aclose(self) -> None:
+        """Close the socket and wait for the end of the process."""
+        await super().aclose()
+        with anyio.move_on_after(END_S):
+            await anyio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
+        self.process.kill()
+        self.process.wait()
+        with self._errors as written:
+            written.seek(0)
+            lines = written.read().decode(errors="replace").split("\n")
+        self._last_line = next((line for line in reversed(lines) if line.strip()), "")
+
+
+class LocalProcesses:
+    """Starts workers on this machine.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def start(self, number: int) -> Channel:
+        """Start a process. A signal from the terminal does not reach it: the owner decides."""
+        del number
+        ours, theirs = socket.socketpair()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - the process writes to it
+        command = [sys.executable, "-P", "-m", "batchrun.workers", str(theirs.fileno())]
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own program; it takes no time
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        channel = ProcessChannel(ours, process, errors)
+        await channel.open()
+        return channel
+
+    async def aclose(self) -> None:
+        """Each channel ends its process."""
+
+
+def main(descriptor: int) -> None:
+    """Serve as a worker at an inherited socket."""
+    # The owner drains its workers, whoever sent the signal.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+    anyio.run(_serve, socket.socket(fileno=descriptor), backend_options=backend)
+    # Threads of tools that are still running do not hold up the end.
+    os._exit(0)
+
+
+async def _serve(connected: socket.socket) -> None:
+    channel = SocketChannel(connected)
+    await channel.open()
+    await serve(channel)

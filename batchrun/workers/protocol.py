@@ -1,0 +1,429 @@
+"""The messages between the owner of a run and its workers, and how they are encoded.
+
+A worker sends `WorkerReport`s, the owner sends `Order`s. Both are lists of events, in the order in which they
+happened. Each is one MessagePack message; records are encoded as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from batchrun.errors import Stop
+from batchrun.limits import Demand, RetryDecision
+from batchrun.records import (
+    Attempt,
+    AttemptStart,
+    LimitState,
+    PlannedRequest,
+    Request,
+    Result,
+    Turn,
+    WireRequest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+# Where every row has a form of its own (an image), only the latest are remembered.
+MOST_FORMS = 1_000
+
+
+class WorkerMessage(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """Something that happened; the name of its class is its tag."""
+
+
+# What a worker reports.
+
+
+class Ask(WorkerMessage, frozen=True):
+    """A request waits for admission; `ask` numbers this and everything about its permit."""
+
+    ask: int
+    key: int
+    number: int
+    rank: int
+    asked: Demand
+
+
+class Withdraw(WorkerMessage, frozen=True):
+    """A request is not sent after all: it does not wait any more, or gives back its permit."""
+
+    ask: int
+
+
+class Settle(WorkerMessage, frozen=True):
+    """The attempt of a permit has its outcome; it is recorded later."""
+
+    ask: int
+    attempt: Attempt
+    reported: LimitState | None
+
+
+class Begin(WorkerMessage, frozen=True):
+    """An attempt without a permit begins. To be recorded, like the next three."""
+
+    start: AttemptStart
+
+
+class Fail(WorkerMessage, frozen=True):
+    """An attempt failed. `ask` settles its permit, if that was not done yet."""
+
+    attempt: Attempt
+    ask: int | None = None
+    reported: LimitState | None = None
+
+
+class TakeTurn(WorkerMessage, frozen=True):
+    """A conversation has a turn."""
+
+    turn: Turn
+    attempt: Attempt | None
+    ask: int | None = None
+    reported: LimitState | None = None
+
+
+class Finish(WorkerMessage, frozen=True):
+    """A request has its result."""
+
+    result: Result
+    ask: int | None = None
+    reported: LimitState | None = None
+
+
+class CoolDown(WorkerMessage, frozen=True):
+    """An attempt failed and may be repeated: what does it wait for?"""
+
+    question: int
+    ask: int
+    error_type: str
+    message: str
+    http_status: int | None
+    decision: RetryDecision
+    is_suspect: bool
+
+
+class IsOwnFault(WorkerMessage, frozen=True):
+    """Did an attempt fail while others succeeded?"""
+
+    question: int
+    ask: int
+    is_suspect: bool
+    is_last: bool
+
+
+class AboveReported(WorkerMessage, frozen=True):
+    """Will the provider always refuse this?"""
+
+    question: int
+    asked: Demand
+
+
+class SucceededSince(WorkerMessage, frozen=True):
+    """Was any request answered since then, in seconds of the owner's clock?"""
+
+    question: int
+    since: float
+
+
+class HasInFlight(WorkerMessage, frozen=True):
+    """Is anything in flight to the endpoint of this request?"""
+
+    question: int
+    asked: Demand
+
+
+class Sample(WorkerMessage, frozen=True):
+    """Which requests are from all over the input?"""
+
+    question: int
+
+
+class Count(WorkerMessage, frozen=True):
+    """A row has finished, for `max_errors`."""
+
+    error: str | None
+    timed_out: bool
+
+
+class Took(WorkerMessage, frozen=True):
+    """A chunk of requests was taken: there is room for another."""
+
+
+class Ended(WorkerMessage, frozen=True):
+    """Every request has its result, or the worker has drained."""
+
+
+class Failed(WorkerMessage, frozen=True):
+    """The worker cannot work, because of the job (then `is_job`) or of a mistake."""
+
+    message: str
+    is_job: bool
+
+
+Reported: TypeAlias = (
+    Ask
+    | Withdraw
+    | Settle
+    | Begin
+    | Fail
+    | TakeTurn
+    | Finish
+    | CoolDown
+    | IsOwnFault
+    | AboveReported
+    | SucceededSince
+    | HasInFlight
+    | Sample
+    | Count
+    | Took
+    | Ended
+    | Failed
+)
+
+
+class WorkerReport(msgspec.Struct, array_like=True):
+    """What a worker has done since its last report, and how it stands.
+
+    Attributes:
+        events: in order.
+        succeeded, last_error, stop: see `dispatch.Tally`.
+        is_answered: the provider has answered it.
+        waits: seconds that its requests paused so far, by cause.
+        waiting: how many pause now, by cause.
+        cpu_s: processor time that it has used, in seconds.
+    """
+
+    events: list[Reported]
+    succeeded: int
+    last_error: str | None
+    stop: Stop | None
+    is_answered: bool
+    waits: dict[str, float]
+    waiting: dict[str, int]
+    cpu_s: float
+
+
+# What the owner orders.
+
+
+class Setup(WorkerMessage, frozen=True):
+    """Everything that a worker needs to know before the first request. Always the first order.
+
+    Attributes:
+        version: of batchrun, which must be the worker's.
+        job: the document of the job; `base` is the folder of its relative paths.
+        key, headers: the credentials. They are kept in memory only.
+        variable: the environment variable that the key came from.
+        simulator: the address that takes the place of the base URL.
+        provider: whose prices hold.
+        caps_cost: whether there is a cost cap.
+        workers: how many share the memory for answers.
+        is_answered: the provider has answered this run before.
+    """
+
+    version: str
+    job: dict[str, Any]
+    base: str
+    key: str | None
+    headers: tuple[tuple[str, str], ...]
+    variable: str
+    simulator: str | None
+    provider: str | None
+    caps_cost: bool
+    workers: int
+    is_answered: bool
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """A request; what it has in common with others is in the form with this number."""
+
+    key: int
+    custom_id: str
+    form: int
+    body: bytes
+    attempts_made: int = 0
+    turns: tuple[Turn, ...] = ()
+
+
+class Form(msgspec.Struct, array_like=True, frozen=True):
+    """What many requests have in common."""
+
+    request: Request
+    wire: WireRequest
+
+
+class Requests(WorkerMessage, frozen=True):
+    """Requests to send; an answer to `Sample` if it has a question. `forms` are new ones."""
+
+    rows: list[Row]
+    forms: dict[int, Form]
+    question: int | None = None
+
+
+class Grant(WorkerMessage, frozen=True):
+    """A request is admitted, and its attempt is recorded as begun."""
+
+    ask: int
+    sent_at: float
+    cost: int | None
+
+
+class Refuse(WorkerMessage, frozen=True):
+    """What is left of the cost cap cannot cover a request."""
+
+    ask: int
+    reason: str
+
+
+class Kept(WorkerMessage, frozen=True):
+    """This many of the events to be recorded are on disk."""
+
+    count: int
+
+
+class Tell(WorkerMessage, frozen=True):
+    """The answer to a question."""
+
+    question: int
+    answer: bool | str | None
+
+
+class TellBackoff(WorkerMessage, frozen=True):
+    """The answer to `CoolDown`."""
+
+    question: int
+    is_shared: bool
+    pause_s: float
+
+
+class Room(WorkerMessage, frozen=True):
+    """How many requests to work on at a time."""
+
+    count: int
+
+
+class Answered(WorkerMessage, frozen=True):
+    """The provider has answered a request of the run: from now on a refusal is its row's fault."""
+
+
+class NoMore(WorkerMessage, frozen=True):
+    """There are no more requests."""
+
+
+class Drain(WorkerMessage, frozen=True):
+    """Send nothing more, and finish what is in flight."""
+
+
+class Cancel(WorkerMessage, frozen=True):
+    """Cancel what is in flight."""
+
+
+Ordered: TypeAlias = (
+    Setup
+    | Requests
+    | Grant
+    | Refuse
+    | Kept
+    | Tell
+    | TellBackoff
+    | Room
+    | Answered
+    | NoMore
+    | Drain
+    | Cancel
+)
+
+_ENCODER = msgspec.msgpack.Encoder()
+_REPORTS = msgspec.msgpack.Decoder(WorkerReport)
+_ORDERS = msgspec.msgpack.Decoder(list[Ordered])
+
+
+def encode(message: WorkerReport | Sequence[Ordered]) -> bytes:
+    """Encode a report or orders."""
+    return _ENCODER.encode(message)
+
+
+def decode_report(data: bytes) -> WorkerReport:
+    """Decode a report."""
+    return _REPORTS.decode(data)
+
+
+def decode_orders(data: bytes) -> list[Ordered]:
+    """Decode orders."""
+    return _ORDERS.decode(data)
+
+
+class RowEncoder:
+    """Turns requests into rows for one worker, and remembers the forms that it has.
+
+    Messages and texts of a request are in its body, and nothing in dispatching reads them elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[object, ...], int] = {}
+        # Keeps alive what the keys of `_numbers` identify by their address.
+        self._seen: list[Request] = []
+        self._next = 0
+
+    def encode(self, requests: Sequence[PlannedRequest], question: int | None = None) -> Requests:
+        """Return the order to send requests."""
+        forms: dict[int, Form] = {}
+        rows = [self._row(request, forms) for request in requests]
+        return Requests(rows, forms, question)
+
+    def _row(self, planned: PlannedRequest, forms: dict[int, Form]) -> Row:
+        request, wire = planned.request, planned.wire
+        identity = (
+            request.model,
+            request.base_url,
+            request.parameters,
+            request.images,
+            id(request.tools),
+            id(request.answer),
+            wire.url,
+            wire.headers,
+            wire.stream,
+        )
+        number = self._numbers.get(identity)
+        if number is None:
+            number = self._new(identity, request)
+            slim = replace(request, messages=(), system=None, extra_body={}, extra_headers=())
+            forms[number] = Form(slim, replace(wire, body=b""))
+        return Row(
+            planned.key, planned.custom_id, number, wire.body, planned.attempts_made, planned.turns
+        )
+
+    def _new(self, identity: tuple[object, ...], request: Request) -> int:
+        if len(self._seen) >= MOST_FORMS:
+            self._numbers.clear()
+            self._seen.clear()
+        number = self._numbers[identity] = self._next
+        self._seen.append(request)
+        self._next += 1
+        return number
+
+
+class RowDecoder:
+    """Turns rows into requests again; see `RowEncoder`."""
+
+    def __init__(self) -> None:
+        self._forms: dict[int, Form] = {}
+
+    def decode(self, order: Requests) -> list[PlannedRequest]:
+        """Return the requests of an order."""
+        self._forms.update(order.forms)
+        found = [self._planned(row) for row in order.rows]
+        for number in order.forms:
+            self._forms.pop(number - MOST_FORMS, None)
+        return found
+
+    def _planned(self, row: Row) -> PlannedRequest:
+        form = self._forms[row.form]
+        wire = WireRequest(form.wire.url, form.wire.headers, row.body, form.wire.stream)
+        return PlannedRequest(
+            row.key, row.custom_id, form.request, wire, row.attempts_made, row.turns
+        )

@@ -1,0 +1,462 @@
+"""The owner's side of one worker: grants its leases, records its events, and answers its questions."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from batchrun.errors import BatchrunError, JobError, ProviderFault
+from batchrun.limits import Cause
+from batchrun.records import Attempt, AttemptStart, Result, Status
+from batchrun.workers.protocol import (
+    AboveReported,
+    Ask,
+    Begin,
+    Cancel,
+    CoolDown,
+    Count,
+    Drain,
+    Ended,
+    Fail,
+    Failed,
+    Finish,
+    Grant,
+    HasInFlight,
+    IsOwnFault,
+    Kept,
+    NoMore,
+    Refuse,
+    Room,
+    RowEncoder,
+    Sample,
+    Settle,
+    SucceededSince,
+    TakeTurn,
+    Tell,
+    TellBackoff,
+    Took,
+    Withdraw,
+    decode_report,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from batchrun.dispatch.ports import Permit
+    from batchrun.records import LimitState, PlannedRequest, Turn
+    from batchrun.workers.channel import Channel
+    from batchrun.workers.owner import WorkersDispatcher
+    from batchrun.workers.protocol import Ordered, Setup, WorkerReport
+
+# Chunks that a worker has ahead of those that its dispatcher took.
+CHUNKS_AHEAD = 2
+
+
+@dataclass(slots=True)
+class OpenLease:
+    """A lease that was granted.
+
+    Attributes:
+        permit: of the owner's limits.
+        start: the attempt, as it was recorded.
+        is_settled: the permit has been settled.
+        is_closed: the attempt has been recorded with its outcome.
+    """
+
+    permit: Permit
+    start: AttemptStart
+    model: str
+    is_settled: bool = False
+    is_closed: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events that are recorded together, and the orders that follow when they are on disk."""
+
+    begun: list[AttemptStart] = field(default_factory=list)
+    failed: list[Attempt] = field(default_factory=list)
+    turns: list[tuple[Turn, Attempt | None]] = field(default_factory=list)
+    finished: list[Result] = field(default_factory=list)
+    grants: list[Grant] = field(default_factory=list)
+    recorded: int = 0
+
+
+class WorkerSession:
+    """One worker, from its start to its end.
+
+    Args:
+        owner: what all workers share.
+        channel: to the worker.
+        setup: its first order.
+
+    Attributes:
+        has_ended: it has drained, or has nothing left to do.
+        is_answered: the provider has answered it.
+    """
+
+    def __init__(self, owner: WorkersDispatcher, channel: Channel, setup: Setup) -> None:
+        self._owner = owner
+        self._channel = channel
+        self._orders: list[Ordered] = [setup]
+        self._has_orders = anyio.Event()
+        self._has_orders.set()
+        self._rows = RowEncoder()
+        self._assigned: dict[int, PlannedRequest] = {}
+        self._leases: dict[int, OpenLease] = {}
+        self._latest: dict[int, int] = {}
+        self._numbers: dict[int, int] = {}  # of the last attempt, by key
+        self._asked: set[int] = set()
+        self._batch = Batch()
+        self._has_events = anyio.Event()
+        self._recorded = 0
+        self._ahead = 0
+        self._room = 0
+        self._group: TaskGroup | None = None
+        self._last: WorkerReport | None = None
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            Ask: self._on_ask,
+            Withdraw: self._on_withdraw,
+            Settle: self._on_settle,
+            Begin: self._on_begin,
+            Fail: self._on_fail,
+            TakeTurn: self._on_turn,
+            Finish: self._on_finish,
+            CoolDown: self._on_cool_down,
+            IsOwnFault: self._on_is_own_fault,
+            AboveReported: self._on_above_reported,
+            SucceededSince: self._on_succeeded_since,
+            HasInFlight: self._on_has_in_flight,
+            Sample: self._on_sample,
+            Count: self._on_count,
+            Took: self._on_took,
+            Ended: self._on_ended,
+            Failed: self._on_failed,
+        }
+        self.has_ended = False
+        self.is_answered = False
+        self.is_alive = True
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it should be given another chunk."""
+        return self.is_alive and self._ahead < CHUNKS_AHEAD
+
+    @property
+    def why_ended(self) -> str:
+        """What is known about the end of a worker that died."""
+        return self._channel.why_ended
+
+    @property
+    def load(self) -> int:
+        """How many requests it has."""
+        return len(self._assigned)
+
+    async def run(self) -> None:
+        """Serve the worker until it has ended, or has died.
+
+        Raises:
+            BatchrunError: when it cannot work, or the checkpoint fails.
+        """
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                group.start_soon(self._send_orders)
+                group.start_soon(self._record)
+                await self._listen()
+                group.cancel_scope.cancel()
+        finally:
+            self.is_alive = False
+            with anyio.CancelScope(shield=True):
+                await self._channel.aclose()
+        await self._close()
+
+    def give(self, requests: Sequence[PlannedRequest]) -> None:
+        """Have the worker send requests."""
+        self._ahead += 1
+        self._assigned.update((request.key, request) for request in requests)
+        self.order(self._rows.encode(requests))
+
+    def order(self, order: Ordered) -> None:
+        """Send an order soon."""
+        self._orders.append(order)
+        self._has_orders.set()
+
+    def end(self) -> None:
+        """There are no more requests."""
+        self.order(NoMore())
+
+    def drain(self) -> None:
+        """Let it finish what is in flight."""
+        self.order(Drain())
+
+    def cancel(self) -> None:
+        """Let it cancel what is in flight."""
+        self.order(Cancel())
+
+    def set_room(self, room: int) -> None:
+        """Say how many requests to work on at a time."""
+        if 10 * abs(room - self._room) > self._room:
+            self._room = room
+            self.order(Room(room))
+
+    def take_unfinished(self) -> list[PlannedRequest]:
+        """Return the requests that have no result, as they have to be continued."""
+        left, self._assigned = self._assigned, {}
+        return [
+            replace(request, attempts_made=self._numbers.get(key, request.attempts_made))
+            for key, request in left.items()
+        ]
+
+    def granted(self, ask: Ask, permit: Permit) -> None:
+        """Grant what a request asked for: when its attempt is recorded, the worker hears of it."""
+        start = AttemptStart(ask.key, ask.number, datetime.now(UTC), permit.cost)
+        self._asked.discard(ask.ask)
+        self._drop_lease(ask.key)
+        self._latest[ask.key] = ask.ask
+        self._leases[ask.ask] = OpenLease(permit, start, ask.asked.key[1])
+        self._note_number(ask.key, ask.number)
+        self._owner.tally.sent += 1
+        self._owner.tally.in_flight += 1
+        self._batch.begun.append(start)
+        self._batch.grants.append(Grant(ask.ask, permit.sent_at, permit.cost))
+        self._has_events.set()
+
+    def _leave(self, lease: OpenLease) -> None:
+        """The outcome of an attempt is known."""
+        self._owner.tally.in_flight -= not lease.is_closed
+        lease.is_closed = True
+
+    def refuse(self, ask: Ask, reason: str) -> None:
+        """Say that the rest of the cost cap cannot cover a request."""
+        self.order(Refuse(ask.ask, reason))
+
+    def wants(self, ask: Ask) -> bool:
+        """Say whether a request still waits for admission."""
+        return self.is_alive and ask.ask in self._asked
+
+    async def _listen(self) -> None:
+        while not self.has_ended:
+            try:
+                report = decode_report(await self._channel.receive())
+            except anyio.EndOfStream:
+                return
+            for event in report.events:
+                self._handlers[type(event)](event)
+            self._note(report)
+
+    def _note(self, report: WorkerReport) -> None:
+        """Take over what the report says about the worker."""
+        self.is_answered = report.is_answered
+        self._owner.note(self._last, report)
+        self._last = report
+
+    async def _send_orders(self) -> None:
+        while True:
+            await self._has_orders.wait()
+            self._has_orders = anyio.Event()
+            orders, self._orders = self._orders, []
+            with suppress(anyio.EndOfStream):  # `_listen` notices that, too
+                await self._channel.send(encode(orders))
+
+    async def _record(self) -> None:
+        """Record events; while some are written the next ones gather."""
+        while True:
+            await self._has_events.wait()
+            await self._record_batch()
+
+    async def _record_batch(self) -> None:
+        self._has_events = anyio.Event()
+        batch, self._batch = self._batch, Batch()
+        await self._owner.journal.keep(batch.begun, batch.failed, batch.turns, batch.finished)
+        for result in batch.finished:
+            self._owner.release(result.key)
+        if batch.recorded:
+            self._recorded += batch.recorded
+            self.order(Kept(self._recorded))
+        for grant in batch.grants:
+            self.order(grant)
+
+    async def _close(self) -> None:
+        """Record everything; what was in flight when the worker died may have been billed."""
+        self._owner.forget(self._last)
+        for number in list(self._leases):
+            self._lose(number)
+        await self._record_batch()
+
+    def _lose(self, number: int) -> None:
+        lease = self._leases.pop(number)
+        if lease.is_closed:
+            return
+        self._leave(lease)
+        start = lease.start
+        attempt = Attempt(
+            start.key,
+            start.number,
+            (datetime.now(UTC) - start.started_at).total_seconds(),
+            error_type="interrupted",
+            error_message="the worker ended before the answer arrived",
+            cause=Cause.TRANSIENT.value,
+            maybe_billed=True,
+            model=lease.model,
+            asked_model=lease.model,
+        )
+        if not lease.is_settled:
+            lease.permit.settle(attempt)
+        if self._owner.has_died_too_often(start.key):
+            self._assigned.pop(start.key, None)
+            now = datetime.now(UTC)
+            self._batch.finished.append(
+                Result(start.key, Status.ERRORED, attempt, now, retryable=True)
+            )
+            self._owner.count(attempt.error, timed_out=False)
+        else:
+            self._batch.failed.append(attempt)
+
+    # What a worker reports, event by event.
+
+    def _on_ask(self, event: Ask) -> None:
+        self._asked.add(event.ask)
+        self._owner.ask(self, event)
+
+    def _on_withdraw(self, event: Withdraw) -> None:
+        self._asked.discard(event.ask)
+        lease = self._leases.pop(event.ask, None)
+        if lease is None:
+            return
+        self._leave(lease)
+        self._owner.tally.sent -= 1
+        lease.permit.withdraw()
+        start = lease.start
+        self._batch.failed.append(
+            Attempt(
+                start.key,
+                start.number,
+                0.0,
+                error_type="cancelled",
+                error_message="cancelled before it was sent",
+                cause=Cause.TRANSIENT.value,
+                model=lease.model,
+                asked_model=lease.model,
+            )
+        )
+        self._has_events.set()
+
+    def _on_settle(self, event: Settle) -> None:
+        self._settle(event.ask, event.attempt, event.reported)
+
+    def _settle(self, ask: int | None, attempt: Attempt, reported: LimitState | None) -> None:
+        if ask is not None and (lease := self._leases.get(ask)) is not None:
+            lease.is_settled = True
+            lease.permit.settle(attempt, reported)
+
+    def _on_begin(self, event: Begin) -> None:
+        self._note_number(event.start.key, event.start.number)
+        self._batch.begun.append(event.start)
+        self._has_recorded()
+
+    def _on_fail(self, event: Fail) -> None:
+        self._settle(event.ask, event.attempt, event.reported)
+        self._close_lease(event.attempt)
+        self._batch.failed.append(event.attempt)
+        self._has_recorded()
+
+    def _on_turn(self, event: TakeTurn) -> None:
+        turn, attempt = event.turn, event.attempt
+        if attempt is not None:
+            self._settle(event.ask, attempt, event.reported)
+            self._close_lease(attempt)
+        self._batch.turns.append((turn, attempt))
+        if (request := self._assigned.get(turn.key)) is not None:
+            others = tuple(each for each in request.turns if each.number != turn.number)
+            self._assigned[turn.key] = replace(request, turns=(*others, turn))
+        self._has_recorded()
+
+    def _on_finish(self, event: Finish) -> None:
+        result = event.result
+        self._settle(event.ask, result.last, event.reported)
+        self._drop_lease(result.key)
+        self._assigned.pop(result.key, None)
+        self._numbers.pop(result.key, None)
+        self._batch.finished.append(result)
+        self._has_recorded()
+
+    def _on_cool_down(self, event: CoolDown) -> None:
+        fault = ProviderFault(event.error_type, event.message, event.http_status)
+        permit = self._leases[event.ask].permit
+        self._answer(partial(self._cool_down, permit, fault, event))
+
+    async def _cool_down(self, permit: Permit, fault: ProviderFault, event: CoolDown) -> None:
+        backoff = await permit.cool_down(fault, event.decision, is_suspect=event.is_suspect)
+        self.order(TellBackoff(event.question, backoff.is_shared, backoff.pause_s))
+
+    def _on_is_own_fault(self, event: IsOwnFault) -> None:
+        permit = self._leases[event.ask].permit
+        look = partial(permit.is_own_fault, is_suspect=event.is_suspect, is_last=event.is_last)
+        self._answer(partial(self._tell, event.question, look))
+
+    def _on_above_reported(self, event: AboveReported) -> None:
+        look = partial(self._owner.admission.above_reported, event.asked)
+        self._answer(partial(self._tell, event.question, look))
+
+    def _on_succeeded_since(self, event: SucceededSince) -> None:
+        look = partial(self._owner.admission.succeeded_since, event.since)
+        self._answer(partial(self._tell, event.question, look))
+
+    def _on_has_in_flight(self, event: HasInFlight) -> None:
+        look = partial(self._owner.admission.has_in_flight, event.asked)
+        self._answer(partial(self._tell, event.question, look))
+
+    async def _tell(self, question: int, look: Callable[[], Awaitable[bool | str | None]]) -> None:
+        self.order(Tell(question, await look()))
+
+    def _on_sample(self, event: Sample) -> None:
+        self._answer(partial(self._sample, event.question))
+
+    async def _sample(self, question: int) -> None:
+        found = await self._owner.sample()
+        self._assigned.update((request.key, request) for request in found)
+        self.order(self._rows.encode(found, question))
+
+    def _on_count(self, event: Count) -> None:
+        self._owner.count(event.error, timed_out=event.timed_out)
+
+    def _on_took(self, _event: Took) -> None:
+        self._ahead -= 1
+        self._owner.has_changed()
+
+    def _on_ended(self, _event: Ended) -> None:
+        self.has_ended = True
+
+    def _on_failed(self, event: Failed) -> None:
+        raise (JobError if event.is_job else BatchrunError)(event.message)
+
+    def _answer(self, answer: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._group is not None:
+            self._group.start_soon(answer)
+
+    def _has_recorded(self) -> None:
+        self._batch.recorded += 1
+        self._has_events.set()
+
+    def _note_number(self, key: int, number: int) -> None:
+        self._numbers[key] = number
+
+    def _close_lease(self, attempt: Attempt) -> None:
+        """The attempt is recorded; its permit may still be asked about."""
+        lease = self._leases.get(self._latest.get(attempt.key, -1))
+        if lease is not None and lease.start.number == attempt.number:
+            self._leave(lease)
+
+    def _drop_lease(self, key: int) -> None:
+        lease = self._leases.pop(self._latest.pop(key, -1), None)
+        if lease is not None:
+            self._leave(lease)

@@ -1,0 +1,138 @@
+"""`--workers N`: the results of one process, whatever fails, and hardly anything is paid twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from tests.conftest import batchrun, finish, start_batchrun, wait_for_line, wait_until
+from tests.support.provider import Call, Reply, answer, refusal, serving
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    WriteJob = Callable[..., Path]
+
+CONCURRENCY = 8
+LIMITS = f"[limits]\nconcurrency = {CONCURRENCY}"
+# What depends on when and by whom a row was sent.
+VARYING = ("response_id", "request_id", "latency_s", "finished_at", "attempts")
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The worker processes of an owner."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    children = [int(child) for child in path.read_text().split()] if path.exists() else []
+    return [child for child in children if "batchrun.workers" in command_of(child)]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def faulty(call: Call) -> Reply:
+    """Some rows are wrong, some attempts fail, some answers are cut: decided by the row alone."""
+    number = int(call.prompt.rpartition(" ")[2])
+    if number % 31 == 3:
+        return refusal(400, "invalid_request_error", "this row is wrong")
+    if call.seen == 0 and number % 7 == 1:
+        return refusal(529, "overloaded_error", "try again")
+    if call.seen == 0 and number % 11 == 2:
+        return answer(call, "cut", cut=40, is_billed=False)
+    return answer(call, f"answer to {call.prompt}")
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_the_results_are_those_of_one_process(write_job: WriteJob, wire_format: str) -> None:
+    tables: list[pl.DataFrame] = []
+    for workers in ([], ["--workers", "3"]):
+        with serving(faulty) as provider:
+            job = write_job(provider.url, rows=400, wire_format=wire_format, extra=LIMITS)
+            out = f"out{len(tables)}"
+            code, _, stderr = batchrun("run", job, *workers, "--output-dir", job.parent / out)
+        assert code == 3, stderr
+        tables.append(pl.read_parquet(job.parent / out / "results.parquet"))
+        assert batchrun("verify", job.parent / out)[0] == 0
+    alone, together = (table.drop(VARYING) for table in tables)
+    assert alone.equals(together)
+    assert set(alone["status"]) == {"succeeded", "errored"}
+
+
+def test_a_worker_that_is_killed_loses_nothing(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    owner: list[subprocess.Popen[str]] = []
+    killed: list[int] = []
+
+    def decide(call: Call) -> Reply:
+        if call.number in (60, 150, 260):
+            killed.append(workers_of(owner[0])[-1])
+            os.kill(killed[-1], signal.SIGKILL)
+        return answer(call, f"answer to {call.prompt}", delay_s=0.02)
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=500, extra=LIMITS)
+        owner.append(start_batchrun("run", job, "--workers", "2", "--quiet"))
+        code, _, stderr = finish(owner[0])
+        assert code == 0, stderr
+        assert len(set(killed)) == 3
+        assert len(provider.billed) == 500
+        assert provider.extra_bills <= 3 * CONCURRENCY
+    table = results()
+    assert table["response"].to_list() == [f"answer to Say text {n}" for n in range(500)]
+    usage = pl.read_parquet(job.parent / "out" / "usage.parquet")
+    lost = usage.filter(pl.col("error_type") == "interrupted")
+    assert provider.extra_bills <= lost.height <= 3 * CONCURRENCY
+    assert lost["maybe_billed"].all()
+
+
+def test_an_owner_that_is_killed_loses_nothing(
+    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+) -> None:
+    with serving(lambda call: answer(call, f"answer to {call.prompt}", delay_s=0.02)) as provider:
+        job = write_job(provider.url, rows=500, extra=LIMITS)
+        owner = start_batchrun("run", job, "--workers", "2", "--quiet")
+        wait_until(lambda: len(provider.calls) >= 200, owner)
+        workers = workers_of(owner)
+        owner.kill()
+        finish(owner)
+        wait_until(lambda: not any(command_of(pid) for pid in workers))
+        provider.settle()
+        code, _, stderr = batchrun("run", job)  # in one process: the checkpoint is the same
+        assert code == 0, stderr
+        assert len(workers) == 2
+        assert len(provider.billed) == 500
+        assert provider.extra_bills <= 2 * CONCURRENCY
+    table = results()
+    assert table["response"].to_list() == [f"answer to Say text {n}" for n in range(500)]
+    usage = pl.read_parquet(job.parent / "out" / "usage.parquet")
+    assert usage["maybe_billed"].sum() >= provider.extra_bills
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_signals_end_a_run_with_workers(write_job: WriteJob, signals: int) -> None:
+    delay_s = 0.5 if signals == 1 else 60
+    with serving(lambda call: answer(call, delay_s=delay_s)) as provider:
+        job = write_job(provider.url, rows=200, extra=LIMITS)
+        owner = start_batchrun("run", job, "--workers", "2")
+        wait_until(lambda: len(provider.calls) >= CONCURRENCY, owner)
+        workers = workers_of(owner)
+        for said in ("stopping", "")[:signals]:
+            owner.send_signal(signal.SIGINT)
+            wait_for_line(owner, said)
+        code, _, stderr = finish(owner, timeout=30)
+        assert code == 130, stderr
+        assert not any(command_of(pid) for pid in workers)
+        assert len(provider.billed) >= (CONCURRENCY if signals == 1 else 0)
+    usage = pl.read_parquet(job.parent / "out" / "usage.parquet")
+    assert usage.height == len(provider.calls)
+    assert set(usage["error_type"]) == ({None} if signals == 1 else {"cancelled"})
