@@ -105,6 +105,10 @@ _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
 # they are kept: to sort a million latencies takes seconds.
+# With fewer rows it may be chance that all have the same answer.
+FEWEST_ALIKE = 3
+_SUCCEEDED = """FROM items i JOIN results r ON r.request_id = i.request_id
+    WHERE r.status = 'succeeded'"""
 _BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM attempts
     WHERE {ANSWERED} AND batch IS NULL GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
 _BY_US = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
@@ -176,7 +180,18 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
         held_cost=cost.total - int(_one(db, _LEFT_BEHIND)),
         last_execution=_last_execution(db) if known else None,
         batches=tuple(stored_batches(db)),
+        same_answer=_same_answer(db) if succeeded >= FEWEST_ALIKE else None,
     )
+
+
+def _same_answer(db: Database) -> str | None:
+    """Return the answer of the first row if every row that succeeded has the same."""
+    found = db.execute(f"SELECT r.response {_SUCCEEDED} LIMIT 1").fetchone()
+    if found is None or found[0] is None:
+        return None
+    # Ends at the first other answer, which in most runs is that of the second row.
+    other = db.execute(f"SELECT 1 {_SUCCEEDED} AND r.response IS NOT ? LIMIT 1", found)
+    return None if other.fetchone() else str(found[0])
 
 
 def _one(db: Database, query: str) -> Any:  # noqa: ANN401 - a value of the file

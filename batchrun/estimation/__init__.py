@@ -67,6 +67,7 @@ def even_rows(total: int, count: int) -> frozenset[int]:
 def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
     source = Source(job.input)
     renderer = Renderer(job, source.columns)
+    renderer.check_columns()
     source.check_ids()
     source.count()  # an error in a column that the template does not use stops the run, too
     directory = run_directory(job, options)

@@ -187,6 +187,11 @@ def score_notes(totals: ScoreTotals) -> list[str]:
     """Return the sentences about the scores."""
     lines = [score_line(totals)]
     lines += [f"{name}: {score_line(own)}" for name, own in totals.scorers.items()]
+    if totals.scored and not totals.total:
+        lines.append(
+            "no answer is right: compare some answers with the expected ones, and check match, "
+            "answer and expected in [score]"
+        )
     if unusual := unusual_endings(totals.endings):
         counts = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
         lines.append(f"among the scored answers: {counts}")

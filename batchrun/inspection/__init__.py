@@ -81,6 +81,7 @@ def preview(job: Job, count: int) -> Iterator[str]:
 def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
     source = Source(_first_rows(job.input, count))
     renderer = Renderer(job, source.columns)
+    renderer.check_columns()
     source.check_ids()
     items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
     for item in chain.from_iterable(renderer.chunks(islice(items, count))):

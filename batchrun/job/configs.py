@@ -30,6 +30,7 @@ class InputConfig:
     `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
     A path may be an address in a cloud; `storage_options` then say how to reach it. `separator`, `quote`,
     `escape` and `encoding` describe a CSV file; None: detected. `sheet` is that of an Excel file.
+    `pattern` is the path before its dates were filled in, where it has some.
     """
 
     path: str
@@ -42,6 +43,7 @@ class InputConfig:
     escape: str | None = None
     encoding: str | None = None
     sheet: str | None = None
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

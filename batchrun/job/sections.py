@@ -33,8 +33,9 @@ def read_input(section: Section, base: Path, day: date | None) -> InputConfig:
         section.problem("path", 'is missing; name the table, such as path = "../data.csv"')
     return InputConfig(
         path=section.check("path", partial(_place, base, given), str(base)),
+        pattern=None if (raw := section.raw("path")) == given else str(raw),
         id=section.get("id", str),
-        limit=section.number("limit", int, 0) or None,
+        limit=section.number("limit", int, 0, most=MOST_ROWS) or None,
         where=_read_where(section, day),
         storage_options=_read_storage_options(section, given),
         separator=_read_character(section, "separator"),
@@ -93,6 +94,9 @@ def _encoding(given: str | None) -> str | None:
         raise ValueError(
             f'{given!r:.80} is not a known encoding; use a name such as "cp1252" or "utf-16"'
         ) from None
+
+
+MOST_ROWS = 10**12
 
 
 def _place(base: Path, given: str) -> str:

@@ -89,6 +89,7 @@ class RunTotals:
         held_rows: rows of the input that hold such a result now, and `held_cost` what they cost.
         last_execution: what the latest execution alone did.
         batches: all batches of the run, in the order in which they were intended.
+        same_answer: the answer of every row, when several rows succeeded and all have the same one.
     """
 
     name: str
@@ -124,6 +125,7 @@ class RunTotals:
     unreported: int = 0
     stated: int = 0
     batches: tuple[SentBatch, ...] = ()
+    same_answer: str | None = None
 
     @property
     def open_batches(self) -> tuple[SentBatch, ...]:

@@ -7,6 +7,7 @@ Cells are data: a cell that looks like a template is never evaluated.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # Maximum rows of a chunk of requests, and bytes of their bodies after which it ends.
 CHUNK_ROWS = 512
 CHUNK_BYTES = 8 * 1024 * 1024
+# What other tools take for a placeholder.
+_SINGLE_BRACES = re.compile(r"(?<!\{)\{ *(\w+) *\}(?!\})")
 # Answers that may be longer outlive the time limits of proxies unless they are streamed; the
 # official Claude SDK refuses to ask for them in one piece.
 LONGEST_WHOLE_ANSWER = 21_333
@@ -74,7 +77,34 @@ class Renderer:
             **{k: v for k, v in config.parameters.items() if k not in self._templated}
         )
         self.columns = self._needed_columns(columns)
+        self._known = tuple(columns)
         self._whole_row = ROW not in columns and any(ROW in text.names for text in self._texts())
+
+    def check_columns(self) -> None:
+        """Check that requests depend on a column: otherwise all rows would get the same one.
+
+        Raises:
+            JobError: when they don't, unless several samples of one request are asked for.
+        """
+        columns = self._known
+        if self.columns or not columns:
+            return
+        key = "prompt" if len(self._turns) == 1 else "messages"
+        uses = f"[request] {key}: uses no column, so every row would get the same request"
+        example = next((name for name in columns if name.isidentifier()), "column")
+        texts = [text for _, text in self._config.turns]
+        texts += [text for text, _ in self._config.system]
+        for text in texts:
+            for name in _SINGLE_BRACES.findall(text):
+                if name in columns:
+                    raise JobError(
+                        f"{uses}; {{{name}}} is plain text: write {{{{ {name} }}}} with two braces"
+                    )
+        if self._config.samples == 1:
+            raise JobError(
+                f"{uses}; insert a column with two braces, such as {{{{ {example} }}}}. The columns "
+                f"are {listed(columns)}. To ask the same several times, use [request] samples"
+            )
 
     def render(self, items: Iterable[Item]) -> list[RenderedItem]:
         """Turn a few items into requests; an item that cannot be rendered carries the reason."""

@@ -45,6 +45,7 @@ def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, An
         "name": totals.name,
         "counts": totals.counts,
         "endings": dict(totals.endings),
+        "all_answers_equal": totals.same_answer is not None,
         "tokens": _tokens(totals),
         "cost_usd": _money(totals),
         "prices": [_price(price) for price in totals.prices],

@@ -44,6 +44,7 @@ def summary_text(
         _speed(totals),
         _errors(totals),
         _problems("endings", ending_problems(totals), YELLOW),
+        _alike(totals),
         [] if score is None else _field("score", *map(harmless, score_lines(score))),
         _last(totals, directory),
     ]
@@ -247,6 +248,15 @@ def _problems(label: str, problems: Sequence[Problem], code: int) -> list[str]:
             remedy = textwrap.wrap(f"→ {one.remedy}", WIDTH - INDENT, subsequent_indent="  ")
             lines += [f"{'':{INDENT}}{paint(line, DIM)}" for line in remedy]
     return lines
+
+
+def _alike(totals: RunTotals) -> list[str]:
+    """Say that every row has the same answer, which is seldom what was wanted."""
+    if totals.same_answer is None:
+        return []
+    said = f"all {totals.succeeded:,} answers are the same: {short(totals.same_answer, 100)}"
+    lines = _wrapped(f"{said} (check the requests with batchrun preview)")
+    return _field("answers", *lines)
 
 
 def _last(totals: RunTotals, directory: Path) -> list[str]:

@@ -20,7 +20,14 @@ from batchrun.pricing import NewPrices, price_book
 from batchrun.report.formatting import counted
 from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
-from batchrun.run.pipeline import Feed, change_message, hints, judge_again, missing_bodies
+from batchrun.run.pipeline import (
+    Feed,
+    change_message,
+    hints,
+    judge_again,
+    missing_bodies,
+    nothing_to_do,
+)
 from batchrun.workers import WORKERS
 
 if TYPE_CHECKING:
@@ -178,7 +185,11 @@ class Execution:
             lost,
         )
         self.log.write("start", **started(plan, self._store.execution, self._shared.options))
-        for hint in (*plan.source.notes, *hints(plan.job, self._shared.options)):
+        for hint in (
+            *plan.source.notes,
+            *nothing_to_do(plan),
+            *hints(plan.job, self._shared.options),
+        ):
             self.log.note(hint)
         if plan.job.limits.concurrency is None and plan.most_in_flight < MOST:
             self.log.note(

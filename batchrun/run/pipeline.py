@@ -380,6 +380,15 @@ def hints(job: Job, options: RunOptions) -> list[str]:
     return [hint for hint in found if hint is not None]
 
 
+def nothing_to_do(plan: Prepared) -> list[str]:
+    """Say that the input has no rows: the run ends with 0, as it must for a night without any."""
+    if plan.total:
+        return []
+    if plan.job.input.where is not None:
+        return [f"{plan.job.input.path}: no row satisfies [input] where; there is nothing to do"]
+    return [f"{plan.job.input.path}: has columns and no rows; there is nothing to do"]
+
+
 def unfinished_before(job: Job, options: RunOptions) -> str | None:
     """Return how to resume the unfinished run of the previous day; None if it is finished.
 

@@ -184,6 +184,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     known = like if like is not None and like.job.input == job.input else None
     source = Source(job.input) if known is None else known.source
     renderer = Renderer(job, source.columns)
+    renderer.check_columns()
     output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
     is_simulated = options.simulate is not None
     credentials = _credentials(job, is_simulated=is_simulated)

@@ -67,7 +67,7 @@ class Source:
         self._config = config = config if self._remote is None else self._remote.config
         # The paths of copies, and what they are copies of.
         self._copies = {} if self._remote is None else {config.path: self._name}
-        self.paths = resolve(config.path)
+        self.paths = resolve(config.path, config.pattern)
         kind = common_kind(self.paths)
         self.stamps = self._stamps()
         folder = TemporaryFolder(config.path)

@@ -119,8 +119,12 @@ def _not_its_kind(path: Path, suffix: str, what: str) -> str:
     return f"is {what}, not a {path.suffix} file; rename it to {name}"
 
 
-def resolve(pattern: str) -> list[Path]:
+def resolve(pattern: str, dated: str | None = None) -> list[Path]:
     """Return the files of a path or a glob, in order.
+
+    Args:
+        pattern: the path.
+        dated: the path in the job file, if its dates were filled in.
 
     Raises:
         JobError: when there are none, or one is not a regular file.
@@ -133,7 +137,10 @@ def resolve(pattern: str) -> list[Path]:
         reason = getattr(error, "strerror", None) or str(error)
         raise JobError(f"{pattern[:200]}: cannot be looked up ({reason})") from None
     if not paths:
-        raise JobError(f"{pattern}: file not found; [input] path is relative to the job file")
+        filled = "" if dated is None else f" ({dated!r:.200} with its dates filled in)"
+        raise JobError(
+            f"{pattern}: file not found{filled}; [input] path is relative to the job file"
+        )
     if folders:
         raise JobError(
             f'{folders[0]}: is a folder; use a pattern for its files, for example "folder/*.csv"'

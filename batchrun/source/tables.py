@@ -71,7 +71,7 @@ def input_notes(config: InputConfig) -> tuple[str, ...]:
     """
     if is_remote(config.path):
         return ()
-    paths = resolve(config.path)
+    paths = resolve(config.path, config.pattern)
     kind = common_kind(paths)
     if kind not in SEPARATORS:
         return ()

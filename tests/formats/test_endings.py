@@ -474,7 +474,7 @@ def test_samples_and_shared_answers(
         assert results()["error_type"].to_list() == ["rejected_length", None]
         assert sorted(results()["responses"][0]) == ["half", "whole", "whole"]
         out = ("--output-dir", job.parent / "shared")
-        run(job, *out, "--set", "dedupe=true", "--set", "prompt=Same 7")
+        run(job, *out, "--set", "dedupe=true", "--set", "prompt={% if id %}Same 7{% endif %}")
     assert summary(job, "shared")["endings"] == {"stop": 2}
     found = pl.read_parquet(job.parent / "shared" / "results.parquet")
     assert found["ending"].to_list() == ["stop", "stop"]

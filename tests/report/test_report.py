@@ -120,6 +120,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
         "schema_version": 1,
         "name": "triage",
         "counts": {"total": 12_345, "succeeded": 12_000, "errored": 300, "pending": 45},
+        "all_answers_equal": False,
         "endings": {"stop": 11_900, "length": 90, "refusal": 10},
         "tokens": {
             "input": 5_000_000,

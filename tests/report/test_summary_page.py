@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA: dict[str, Any] = json.loads((ROOT / "docs" / "summary.schema.json").read_text())
 PAGE = (ROOT / "docs" / "summary.md").read_text(encoding="utf-8")
 JSON_TYPES = {
+    "boolean": "bool",
     "integer": "int",
     "number": "float",
     "string": "str",
