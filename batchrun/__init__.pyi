@@ -98,6 +98,8 @@ from .run.matrix import (
 )
 from .run.preparation import RunOptions as RunOptions
 from .run.preparation import model_hint as model_hint
+from .run.tasks import classify as classify
+from .run.tasks import extract as extract
 from .simulator import (
     Simulator as Simulator,
 )

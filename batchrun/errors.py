@@ -66,6 +66,10 @@ class BatchrunError(Exception):
 
     exit_code: int = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints in place of a traceback: the message says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class JobError(BatchrunError):
     """The job file, a command line option or the input is wrong; nothing was sent."""

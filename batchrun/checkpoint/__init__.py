@@ -8,7 +8,14 @@
 
 from batchrun.checkpoint.answers import RequestCounter, RequestCounts, RequestSize, request_counter
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
-from batchrun.checkpoint.directory import FILES, check_directory, open_directory, other_files
+from batchrun.checkpoint.directory import (
+    FILES,
+    JUDGE_FOLDER,
+    check_directory,
+    judge_folders,
+    open_directory,
+    other_files,
+)
 from batchrun.checkpoint.integrity import (
     COUNTED,
     check_intact,
@@ -82,9 +89,16 @@ from batchrun.checkpoint.stored_batches import (
 from batchrun.checkpoint.stored_scores import (
     answers,
     is_scored,
+    judged_rows,
     score_rows,
     score_totals,
     write_scores,
+)
+from batchrun.checkpoint.stored_verdicts import (
+    AnswerCount,
+    StoredVerdict,
+    answers_to_judge,
+    stored_verdicts,
 )
 from batchrun.checkpoint.timeline import history
 
@@ -93,7 +107,9 @@ __all__ = [
     "COUNTED",
     "FILES",
     "FILE_NAME",
+    "JUDGE_FOLDER",
     "MATRIX_FILE",
+    "AnswerCount",
     "Checkpoint",
     "CheckpointJournal",
     "Comparison",
@@ -107,7 +123,9 @@ __all__ = [
     "RequestCounts",
     "RequestSize",
     "Reuse",
+    "StoredVerdict",
     "answers",
+    "answers_to_judge",
     "answers_without_body",
     "applied_reject",
     "attempts_to_count",
@@ -132,6 +150,8 @@ __all__ = [
     "is_locked",
     "is_planned",
     "is_scored",
+    "judge_folders",
+    "judged_rows",
     "keep_given_price",
     "last_outcome",
     "last_version",
@@ -159,6 +179,7 @@ __all__ = [
     "score_totals",
     "shared_lock",
     "state_flaws",
+    "stored_verdicts",
     "totals",
     "void_batch",
     "write_costs",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = "checkpoint.db"
+# The folder of a job's judge, which is a run of its own; with several scorers the name of one follows.
+JUDGE_FOLDER = "judge"
 # Files that only a run writes, with a key that they always have had.
 _MARKS = {MATRIX_FILE: "cells", "summary.json": "possibly_double_billed"}
 # What any run may write to its directory, beside its results.
@@ -116,11 +118,20 @@ def other_files(directory: Path, files: Collection[str]) -> list[Path]:
         if not _is_run(directory, files):
             return []
         cells, known = _cells(directory), {*files, *_earlier_files(directory / FILE_NAME)}
+        cells += [folder.name for folder in judge_folders(directory)]
         found = [path for path in directory.iterdir() if not _is_ours(path.name, known)]
         inside = [path for cell in cells for path in other_files(directory / cell, files)]
     except OSError as error:
         raise unusable(directory, error) from None
     return sorted([*(path for path in found if path.name not in cells), *inside])
+
+
+def judge_folders(directory: Path) -> list[Path]:
+    """Return the folders in a run directory that have the checkpoint of a judge."""
+    found = directory.glob(f"{JUDGE_FOLDER}*/{FILE_NAME}")
+    names = (path.parent for path in found)
+    is_judge = re.compile(rf"{JUDGE_FOLDER}(?:-\w+)?\Z")
+    return sorted(folder for folder in names if is_judge.match(folder.name))
 
 
 def _earlier_files(path: Path) -> list[str]:
@@ -204,4 +215,4 @@ def _free_name(directory: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-__all__ = ["FILES", "check_directory", "open_directory", "other_files"]
+__all__ = ["FILES", "check_directory", "judge_folders", "open_directory", "other_files"]

@@ -46,6 +46,9 @@ SCORES = """CREATE TABLE scores (
     correct INTEGER NOT NULL,
     majority REAL,
     problem TEXT,
+    reason TEXT,
+    state TEXT,
+    consistency REAL,
     PRIMARY KEY (scorer, ordinal)
 ) STRICT, WITHOUT ROWID"""
 

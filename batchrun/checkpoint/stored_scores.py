@@ -144,6 +144,27 @@ def score_totals(store: Checkpoint, scorer: str = "", *, labels: bool, folded: b
         )
 
 
+_JUDGED = """SELECT count(*) FILTER (WHERE state = 'missing'),
+    count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'unreadable'),
+    avg(consistency) FROM scores WHERE scorer = ?"""
+_COMPARED = """SELECT expected, predicted, count(*) FROM scores
+    WHERE scorer = ? AND score IS NOT NULL AND expected IS NOT NULL GROUP BY 1, 2"""
+
+
+def judged_rows(store: Checkpoint, scorer: str) -> dict[str, Any]:
+    """Return the fields of `JudgeTotals` that are about the rows of a scorer with a judge."""
+    with store.transaction():
+        missing, failed, unreadable, consistency = store.db.execute(_JUDGED, (scorer,)).fetchone()
+        compared = store.db.execute(_COMPARED, (scorer,)).fetchall()
+    return {
+        "missing": missing,
+        "failed": failed,
+        "unreadable": unreadable,
+        "consistency": consistency,
+        "verdicts": {(person, judge): rows for person, judge, rows in compared},
+    }
+
+
 def _classes(store: Checkpoint, scorer: str, *, folded: bool) -> ClassTotals | None:
     store.db.conn.create_function("label", 1, _fold if folded else _same, deterministic=True)
     sums = _Sums()

@@ -59,7 +59,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
 
     Run the same command again to resume.
 
-    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that the job names ([tools] module, [score] function) run with your rights.
+    JOB is a job file (TOML), or a table with a "prompt" or "messages" column. Python files that the job names ([tools] module, [score] function) run with your permissions.
 
     \b
     Examples:

@@ -82,7 +82,7 @@ def report(directory: Path) -> None:
 def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     """Score the answers of a run again.
 
-    Sends nothing. Writes the output files and summary.json again. The [score] function of the job, if any, runs with your rights.
+    Sends nothing. Writes the output files and summary.json again. The [score] function of the job, if any, runs with your permissions.
 
     \b
     Examples:

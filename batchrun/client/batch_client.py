@@ -96,8 +96,8 @@ class BatchClient:
         self._credentials = credentials
         self._redaction = credentials.redaction
         self._transport = transport
-        self._options = options
-        self._origin = _origin(rerouted(self.service.batches, options))
+        self._options = _at_simulator(options, self.service.batches)
+        self._origin = _origin(rerouted(self.service.batches, self._options))
 
     @property
     def account(self) -> str:
@@ -131,12 +131,13 @@ class BatchClient:
         Raises:
             ProviderError: if it was not uploaded, or no answer says so.
         """
-        if self.service.files is None:
+        if self.service.uploads is None:
             return None
-        form = {"purpose": self.service.purpose}
-        body, content_type = multipart(form, requests, f"{tag}.jsonl", self._batches.content_type)
-        url = f"{self.service.files}{self.service.query}"
-        payload = await self._call(_BatchCall("POST", url, body, content_type))
+        name, form = f"{tag}.jsonl", {"purpose": self.service.purpose}
+        if self.service.names_file:
+            form["file_name"] = name
+        body, content_type = multipart(form, requests, name, self._batches.content_type)
+        payload = await self._call(_BatchCall("POST", self.service.uploads, body, content_type))
         if not (file_id := as_text(payload.get("id"))):
             raise ProviderError(_unexpected(payload))
         return file_id
@@ -405,6 +406,13 @@ def _is_doubtful(fault: ProviderFault) -> bool:
 def _unexpected(payload: object) -> ProviderFault:
     message = f"not the expected answer: {glimpse(dumps(payload))}"
     return ProviderFault("invalid_response", message)
+
+
+def _at_simulator(options: ClientOptions, batches: str) -> ClientOptions:
+    """Return options with which the simulator takes the place of batches that are elsewhere (Azure)."""
+    if options.reroute is None or batches.startswith(options.reroute[0]):
+        return options
+    return replace(options, reroute=(batches.removesuffix("/batches"), options.reroute[1]))
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -33,6 +33,8 @@ MIN_KEY_PART = 4
 MIN_SECRET = 12
 # The value of a secret header is secret unless it is as short as a word.
 MIN_HEADER_SECRET = 6
+# How to do without a key.
+SIMULATOR = "--simulate, or simulate=True in Python"
 _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 
 
@@ -121,9 +123,9 @@ def api_key(config: RequestConfig) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise JobError(
-            f"the environment variable {variable} is not set; it must hold the API key for "
-            f"{config.base_url}. Set it, name another with [request] api_key_env, or rehearse "
-            "with --simulate, which needs no key"
+            f"the environment variable {variable} is not set. Set it to the API key for "
+            f"{config.base_url}, name another variable with [request] api_key_env, or use the "
+            f"simulator, which needs no key: {SIMULATOR}"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise JobError(
@@ -137,14 +139,13 @@ def _secret_header(name: str, variable: str) -> str:
     value = os.environ.get(variable, "").strip()
     if not value:
         raise JobError(
-            f"the environment variable {variable} is not set; it must hold the value of the header "
-            f"{name}, by [request] secret_headers. Set it, or rehearse with --simulate, which "
-            "needs none"
+            f"the environment variable {variable} is not set. Set it to the value of the header "
+            f"{name} (see [request] secret_headers), or use the simulator: {SIMULATOR}"
         )
     if not (value.isascii() and value.isprintable()):
         raise JobError(
-            f"the environment variable {variable} must be one line of printable ASCII text; it is "
-            f"sent as the header {name}, by [request] secret_headers"
+            f"the environment variable {variable} must be one line of printable ASCII text: it is "
+            f"sent as the header {name} (see [request] secret_headers)"
         )
     return value
 

@@ -54,6 +54,9 @@ _STATUS_OF_TYPE = {
     "overloaded_error": _OVERLOADED,
     "slow_down": _OVERLOADED,
 }
+# The flex tier has no capacity at the moment: nothing is billed, and it may take minutes.
+# https://platform.openai.com/docs/guides/flex-processing (429), https://console.groq.com/docs/flex-processing (498)
+_NO_CAPACITY = frozenset({"resource_unavailable", "capacity_exceeded"})
 _A_STATUS = re.compile(r"(?:http_)?([45]\d\d)")
 
 # Credit, quota or a spend limit is used up, whatever the status: waiting does not help.
@@ -212,6 +215,8 @@ def _judge_fault(fault: ProviderFault, record: TrackRecord, sent: bytes) -> Judg
         return Judgement(Action.STOP, RetryDecision(Cause.FATAL), RunEnd.EXHAUSTED)
     if _sounds_exhausted(fault, status, sent):
         return Judgement(Action.HOLD, RetryDecision(Cause.UNDECIDED), RunEnd.EXHAUSTED)
+    if fault.error_type in _NO_CAPACITY:
+        status = _OVERLOADED
     if status in {_RATE_LIMITED, _OVERLOADED}:
         base_s = BASE_DELAY_S if status == _RATE_LIMITED else OVERLOADED_BASE_DELAY_S
         decision = RetryDecision(Cause.RATE_LIMIT, fault.retry_after_s, base_s)

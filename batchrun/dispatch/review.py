@@ -13,6 +13,12 @@ import orjson
 
 from batchrun.dispatch.ports import accept
 from batchrun.errors import JobError, Rejection
+from batchrun.evaluation.verdicts import (
+    CUT_VERDICT,
+    UNREADABLE_VERDICT,
+    UnreadableVerdict,
+    VerdictReader,
+)
 from batchrun.formats import SCHEMA_TOOL
 from batchrun.formats.parsing import as_dict, dumps, glimpse, loads
 from batchrun.records import Ending
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from batchrun.dispatch.ports import Review
-    from batchrun.job import Job
+    from batchrun.job import Job, JudgeConfig
     from batchrun.records import Completion, RejectReason
 
 
@@ -178,6 +184,30 @@ def _refuse(uri: str) -> Any:  # noqa: ANN401 - it never returns
     raise ValueError(f"$ref to {uri}: only references within the schema are followed")
 
 
+# An unreadable verdict costs as much as another: the judge is asked once more at most.
+MOST_VERDICT_RETRIES = 1
+
+
+class VerdictReview:
+    """Accepts the answers of a judge that have a verdict."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._reader = VerdictReader(config)
+
+    def __call__(self, completion: Completion) -> tuple[Completion, Rejection | None]:
+        """Return the completion, and why it has no verdict, if it has none."""
+        if completion.ending is Ending.LENGTH:
+            reason = "the answer of the judge was cut: its max_tokens is too low"
+            return completion, Rejection(CUT_VERDICT, reason, most_retries=0)
+        try:
+            self._reader.read(completion.texts[0] or "")
+        except UnreadableVerdict as problem:
+            retries = MOST_VERDICT_RETRIES if completion.ending is Ending.STOP else 0
+            reason = f"the verdict of the judge cannot be read: {problem}"
+            return completion, Rejection(UNREADABLE_VERDICT, reason, most_retries=retries)
+        return completion, None
+
+
 def review_of(job: Job) -> Review:
     """Return the review of the answers of a job.
 
@@ -185,6 +215,8 @@ def review_of(job: Job) -> Review:
         JobError: when its JSON schema is not valid.
     """
     answer, reject = job.request.answer, job.request.reject
+    if job.judge is not None:
+        return rejecting(VerdictReview(job.judge), reject)
     if answer is None:
         return rejecting(accept, reject)
     if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:

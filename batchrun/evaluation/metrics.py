@@ -7,11 +7,13 @@ from random import Random
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from batchrun.evaluation.agreement import judge_facts, judge_lines
 from batchrun.records import unusual_endings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batchrun.evaluation.agreement import JudgeTotals
     from batchrun.evaluation.scores import ClassCount, ClassTotals, Pairs, ScoreTotals
 
 
@@ -155,8 +157,15 @@ def score_facts(totals: ScoreTotals) -> dict[str, Any]:
         "label_count": classes.count if classes else None,
         "labels": [_class_facts(one) for one in classes.classes] if classes else None,
         "confusion": _confusion(classes) if classes else None,
+        "judge": None if totals.judge is None else judge_facts(*_judged(totals.judge)),
         "scorers": {name: score_facts(own) for name, own in totals.scorers.items()},
     }
+
+
+def _judged(totals: JudgeTotals) -> tuple[JudgeTotals, list[float] | None]:
+    """Return what a judge did, with the interval of its agreement with people."""
+    bounds = wilson(totals.agreed, totals.compared) if totals.compared else None
+    return totals, _rounded(bounds)
 
 
 def mean_score(totals: ScoreTotals) -> float | None:
@@ -201,7 +210,7 @@ def score_notes(totals: ScoreTotals) -> list[str]:
         lines.append(f"{_rows(totals.unscored)} not scored: {totals.problem}")
     if classes := totals.classes:
         lines.append(f"macro F1 {classes.macro_f1:.3f} over {classes.count:,} labels")
-    return lines
+    return lines + [line for judge in totals.judges for line in judge_lines(*_judged(judge))]
 
 
 def score_line(totals: ScoreTotals) -> str:

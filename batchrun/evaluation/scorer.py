@@ -27,7 +27,7 @@ _KEYS = {"score", "predicted"}
 class Scorer:
     """Says what a row's answers are worth, by the section `[score]` of a job.
 
-    A function's file runs with the user's rights when it is imported: by `load` or the first `score_row`.
+    A function's file runs with the user's permissions when it is imported: by `load` or the first `score_row`.
 
     Raises:
         JobError: when the pattern is wrong.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from batchrun.evaluation.agreement import JudgeTotals
     from batchrun.records import Kind
 
 
@@ -18,6 +20,14 @@ NONE = "(none)"
 
 class CannotScore(Exception):
     """An answer has no score; the message says why."""
+
+
+class VerdictState(StrEnum):
+    """Why a judge gave no verdict on an answer."""
+
+    MISSING = "missing"  # it has not been asked yet
+    FAILED = "failed"  # the request failed, or could not be rendered
+    UNREADABLE = "unreadable"  # it answered, and the verdict could not be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,10 @@ class RowScore:
         correct: how many of them have a score of 1 or more.
         majority: the score of `predicted`.
         problem: the reason for a missing score.
+        reason: a judge's reasons for its verdict.
+        state: why a judge gave no verdict; None when it did, or where there is no judge.
+        consistency: share of the pairs of verdicts on the same answer that are the same; None where
+            each answer has one verdict.
         scorer: the name of the scorer; empty for the mean over all scorers, and for the only one.
     """
 
@@ -55,6 +69,9 @@ class RowScore:
     correct: int = 0
     majority: float | None = None
     problem: str | None = None
+    reason: str | None = None
+    state: VerdictState | None = None
+    consistency: float | None = None
     scorer: str = ""
 
 
@@ -77,21 +94,24 @@ class ScoreColumn:
 
 # The columns of every scorer; behind their names stands that of the scorer.
 _SCORER_COLUMNS: tuple[tuple[str, Kind], ...] = (("score", "number"), ("predicted", "text"))
+_JUDGE_COLUMNS: tuple[tuple[str, Kind], ...] = (*_SCORER_COLUMNS, ("reason", "text"))
 
 
-def score_columns(names: Sequence[str]) -> tuple[ScoreColumn, ...]:
+def score_columns(names: Sequence[str], judged: Collection[str] = ()) -> tuple[ScoreColumn, ...]:
     """Return the columns of these scorers.
 
     Of a single scorer without a name they are `score` and `predicted`. Scorers with names have
-    `score_<name>` and `predicted_<name>`, and `score` is the weighted mean of their scores.
+    `score_<name>` and `predicted_<name>`, and `score` is the weighted mean of their scores. Those that
+    are `judged` by a model have a column `reason`, too.
     """
+    columns = {name: _JUDGE_COLUMNS if name in judged else _SCORER_COLUMNS for name in names}
     if names == ("",):
-        return tuple(ScoreColumn(name, kind, name) for name, kind in _SCORER_COLUMNS)
+        return tuple(ScoreColumn(name, kind, name) for name, kind in columns[""])
     overall = ScoreColumn("score", "number", "score")
     own = (
         ScoreColumn(f"{name}_{scorer}", kind, name, scorer)
         for scorer in names
-        for name, kind in _SCORER_COLUMNS
+        for name, kind in columns[scorer]
     )
     return (overall, *own) if names else ()
 
@@ -167,6 +187,7 @@ class ScoreTotals:
         classes: labels, where answers are labels.
         endings: how the scored answers ended, all samples and choices of a row counted.
         scorers: the same of each scorer that has a name.
+        judge: what the judge of the scorer did; None without one.
     """
 
     scored: int
@@ -182,6 +203,13 @@ class ScoreTotals:
     classes: ClassTotals | None = None
     endings: Mapping[str, int] = field(default_factory=dict)
     scorers: Mapping[str, ScoreTotals] = field(default_factory=dict)
+    judge: JudgeTotals | None = None
+
+    @property
+    def judges(self) -> list[JudgeTotals]:
+        """The judges of all scorers."""
+        every = (self, *self.scorers.values())
+        return [totals.judge for totals in every if totals.judge is not None]
 
     @property
     def right_answers(self) -> int:

@@ -162,19 +162,23 @@ class BatchService:
 
     Attributes:
         batches: the URL of its batches, without query.
-        files: the URL of uploaded files; None where batches are created with their requests.
+        files: the URL of uploaded files, without query.
+        uploads: the URL that a file is uploaded to; None where batches are created with their requests.
         query: of every URL, with its question mark; empty for none.
         limits: what it accepts as one batch.
         request_url: what each uploaded request names as its address.
         purpose: what uploads name as their purpose.
+        names_file: whether uploads have the name of the file as a field, too.
     """
 
     batches: str
-    files: str | None = None
+    files: str = ""
+    uploads: str | None = None
     query: str = ""
     limits: BatchLimits
     request_url: str = ""
     purpose: str = "batch"
+    names_file: bool = False
 
     def batch(self, batch_id: str, action: str = "") -> str:
         """Return the URL of one batch, or of an action on it."""

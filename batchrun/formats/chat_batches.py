@@ -6,6 +6,7 @@ Facts are from OpenAI's API reference and SDK, and from the references of the ot
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -40,6 +41,7 @@ TAG = "batchrun"
 _ENDPOINT = "/chat/completions"
 _LIMITS = BatchLimits(rows=50_000, size=200_000_000)
 _TOGETHER_LIMITS = BatchLimits(rows=50_000, size=100_000_000)
+_TOGETHER = re.compile(r"(?:^|\.)together\.(?:xyz|ai)\Z")
 _AZURE_DEPLOYMENT = re.compile(r"/openai/deployments/[^/]+\Z")
 _STATES = {
     "validating": BatchState.VALIDATING,
@@ -63,14 +65,28 @@ _ENDS = ("completed_at", "expired_at", "cancelled_at", "failed_at")
 def _service(url: str) -> BatchService:
     root, query = split_url(url, _ENDPOINT)
     host = urlsplit(url).hostname or ""
+    # Azure's batches are beside its deployments; each line names the deployment as its model.
     azure = _AZURE_DEPLOYMENT.sub("/openai", root)
-    return BatchService(
+    service = BatchService(
         batches=f"{azure}/batches",
         files=f"{azure}/files",
+        uploads=f"{azure}/files{query}",
         query=query,
-        limits=_TOGETHER_LIMITS if host.endswith("together.xyz") else _LIMITS,
+        limits=_LIMITS,
         # Azure's own paths have no version, and neither have those of its batches.
         request_url=_ENDPOINT if azure != root else f"/v1{_ENDPOINT}",
+    )
+    return _together(service) if _TOGETHER.search(host) else service
+
+
+def _together(service: BatchService) -> BatchService:
+    # https://docs.together.ai/docs/inference/batch
+    return replace(
+        service,
+        uploads=f"{service.files}/upload{service.query}",
+        limits=_TOGETHER_LIMITS,
+        purpose="batch-api",
+        names_file=True,
     )
 
 
@@ -91,6 +107,7 @@ def _creation(file_id: str, tag: str, service: BatchService) -> bytes:
 
 
 def _read_batch(payload: Mapping[str, Any]) -> RemoteBatch:
+    payload = as_dict(payload.get("job")) or payload  # of Together, when it is created
     batch_id, status = as_text(payload.get("id")), as_text(payload.get("status")).lower()
     if not batch_id or not status:
         raise InvalidResponse(f"not a batch: {glimpse(dumps(payload))}")
@@ -104,7 +121,7 @@ def _read_batch(payload: Mapping[str, Any]) -> RemoteBatch:
         done=as_count(counts.get("completed")),
         failed=as_count(counts.get("failed")),
         created_us=time_us(payload.get("created_at")),
-        expires_us=time_us(payload.get("expires_at")),
+        expires_us=time_us(payload.get("expires_at")) or time_us(payload.get("job_deadline")),
         ended_us=next((end for end in ends if end is not None), None),
         tag=text_or_none(as_dict(payload.get("metadata")).get(TAG)),
         input_file=text_or_none(payload.get("input_file_id")),
@@ -114,7 +131,9 @@ def _read_batch(payload: Mapping[str, Any]) -> RemoteBatch:
 
 
 def _problem(payload: Mapping[str, Any]) -> BatchProblem | None:
-    errors = payload.get("errors")
+    errors, error = payload.get("errors"), payload.get("error")
+    if isinstance(error, str) and error:
+        return BatchProblem("failed", error)
     found = as_dicts(as_dict(errors).get("data")) or as_dicts(errors)
     if not found:
         return None

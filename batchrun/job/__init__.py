@@ -19,8 +19,10 @@ from batchrun.formats.credentials import without_credentials
 from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
     DEFAULT_FILES,
+    FLEX_RETRY,
     Cell,
     InputConfig,
+    JudgeConfig,
     LimitsConfig,
     OutputConfig,
     PriceConfig,
@@ -30,6 +32,7 @@ from batchrun.job.configs import (
     ToolsConfig,
 )
 from batchrun.job.connection import literal_credentials
+from batchrun.job.judge import judge_of
 from batchrun.job.overrides import (
     MATRIX,
     SCORE,
@@ -74,7 +77,7 @@ class Job:
 
     `date` is the day that its `{{ today }}` stands for, None where nothing depends on one. With a
     `[matrix]` it is several: `cells` has a job for each, which says by `cell` which one it is, and
-    `request` is that of the first. `files` are the job file and those that it names beside the
+    `request` is that of the first. In the job of a judge, `judge` says how to read its answers. `files` are the job file and those that it names beside the
     input, as far as they are known.
     """
 
@@ -89,6 +92,7 @@ class Job:
     price: PriceConfig | None
     model_prices: Mapping[str, PriceConfig]
     scores: tuple[ScoreConfig, ...]
+    judge: JudgeConfig | None
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
     cell: Cell | None = None
@@ -108,6 +112,8 @@ class Job:
         """
         path = Path(path)
         given, base = read_toml(path), path.resolve().parent
+        if "judge" in given:
+            raise JobError(f"{path}: judge: unknown key (a judge belongs in [score.judge])")
         if problems := strays(given, base, overrides or {}):
             raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
         document = apply_overrides({"name": path.stem, **given}, overrides or {})
@@ -158,16 +164,21 @@ class Job:
             input=read_input(sections["input"], base, day),
             request=request,
             limits=(limits := read_limits(sections["limits"])),
-            retry=_read_retry(sections["retry"]),
+            retry=_read_retry(sections["retry"], request),
             output=_read_output(sections["output"], base, name, day, request.answer),
             tools=_read_tools(sections["tools"], base, request),
             price=_read_price(sections["price"]),
             model_prices=_read_model_prices(sections["price"], problems),
-            scores=read_scores(scorers, base),
+            scores=(scores := read_scores(scorers, base, top.table("request"))),
+            judge=judge_of(top.table("judge")) if "judge" in document else None,
             document=document,
             base=base,
         )
         check_cap(sections["limits"], limits, request)
+        for section, config in zip(scorers, scores, strict=True):
+            if config.judge is not None and config.judge.request is not None:
+                asked, name = config.judge.request, f"{section.name}.judge"
+                check_cap(sections["limits"], limits, asked, name)
         every = [*sections.values(), *scorers]
         homes = {key: section.name for section in every for key in section.known}
         for section in (top, *every):
@@ -226,21 +237,37 @@ def _with_texts(document: Mapping[str, Any], base: Path, problems: list[str]) ->
 
     A run keeps these texts, even if the files change later.
     """
-    request = document.get("request")
-    if not isinstance(request, dict):
-        return dict(document)
-    changed = dict(request)
-    section = Section("request", request, problems)
+    changed = dict(document)
+    if isinstance(request := document.get("request"), dict):
+        changed["request"] = _with_text(Section("request", request, problems), request, base)
+    score = document.get("score")
+    if isinstance(score, dict):
+        changed["score"] = _with_judge_text(score, base, problems)
+    elif isinstance(score, list):
+        changed["score"] = [_with_judge_text(each, base, problems) for each in score]
+    return changed
+
+
+def _with_judge_text(score: Any, base: Path, problems: list[str]) -> Any:  # noqa: ANN401 - as parsed
+    judge = score.get("judge") if isinstance(score, dict) else None
+    if not isinstance(judge, dict):
+        return score
+    section = Section("score.judge", judge, problems)
+    return {**score, "judge": _with_text(section, judge, base)}
+
+
+def _with_text(section: Section, table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    changed = dict(table)
     for key in ("prompt", "system"):
         file = section.get(f"{key}_file", str)
         changed.pop(f"{key}_file", None)
         if file is None:
             continue
-        if key in request:
+        if key in table:
             section.problem(f"{key}_file", f"{key} is also set; remove one of them")
         read = partial(read_beside, base, file)
         changed[key] = section.check(f"{key}_file", read, "unread")
-    return {**document, "request": changed}
+    return changed
 
 
 def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]:
@@ -274,8 +301,9 @@ def _read_name(section: Section) -> str:
     return name
 
 
-def _read_retry(section: Section) -> RetryConfig:
-    default = RetryConfig()
+def _read_retry(section: Section, request: RequestConfig) -> RetryConfig:
+    is_flex = request.parameters.get("service_tier") == "flex"
+    default = FLEX_RETRY if is_flex else RetryConfig()
     return RetryConfig(
         max_attempts=section.number("max_attempts", int, default.max_attempts),
         max_wait_s=section.number("max_wait_s", float, default.max_wait_s),
@@ -373,11 +401,28 @@ def _run_directory(base: Path, given: str, day: date | None) -> Path:
 def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
     if not section.get("unnest", bool):
         return {}
-    properties = answer.schema.get("properties") if answer and answer.schema else None
+    schema = (answer.schema if answer else None) or {}
+    properties = schema.get("properties")
     if not isinstance(properties, dict) or not properties:
         section.problem("unnest", "needs a [request] json_schema with properties")
         return {}
-    return properties
+    definitions = {
+        f"#/{key}/{name}": one
+        for key in ("$defs", "definitions")
+        for name, one in (schema.get(key) or {}).items()
+    }
+    return {name: _defined(one, definitions) for name, one in properties.items()}
+
+
+def _defined(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the schema that a property refers to, directly or as one of several."""
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema and isinstance(schema["anyOf"], list):
+        return {**schema, "anyOf": [_defined(one, definitions) for one in schema["anyOf"]]}
+    if "items" in schema:
+        return {**schema, "items": _defined(schema["items"], definitions)}
+    return definitions.get(str(schema.get("$ref")), schema)
 
 
 def _partition_by(section: Section, files: Sequence[str]) -> tuple[str, ...]:
@@ -408,6 +453,7 @@ __all__ = [
     "Cell",
     "InputConfig",
     "Job",
+    "JudgeConfig",
     "LimitsConfig",
     "OutputConfig",
     "PriceConfig",

@@ -145,6 +145,11 @@ class RetryConfig:
     timeout_s: float = 600.0
 
 
+# Defaults with `service_tier = "flex"`: such requests are slow, and at times there is no capacity for them.
+# OpenAI recommends 15 minutes for one request.
+FLEX_RETRY = RetryConfig(max_wait_s=3600.0, timeout_s=900.0)
+
+
 @dataclass(frozen=True, slots=True)
 class ToolsConfig:
     """`[tools]`: the Python file whose functions carry out the calls, and its bounds.
@@ -193,9 +198,35 @@ class ScoreConfig:
     answer: str | None = None
     choices: tuple[str, ...] = ()
     function: tuple[Path, str] | None = None
+    judge: JudgeConfig | None = None
     name: str = ""
     weight: float = 1.0
     pass_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeConfig:
+    """`[score.judge]`: a model that judges answers, and what its verdicts are worth.
+
+    The templates of `request` may use the row's columns, `response`, `expected` and
+    `rendered_prompt`. Verdicts are the labels of `choices`, each with its score, or numbers from the
+    lowest to the highest of `scale`. `answer` is a pattern in RE2 syntax that finds the verdict;
+    without it, the request asks for a line that is looked for. `human` is a template with the verdict
+    of a person. `document` is the request as a `[request]`; there is none in a judge's own job, whose
+    request it is.
+    """
+
+    choices: Mapping[str, float] = field(default_factory=dict)
+    scale: tuple[float, float] | None = None
+    answer: str | None = None
+    human: str | None = None
+    request: RequestConfig | None = None
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether only whole numbers of the scale are verdicts."""
+        return self.scale is not None and all(isinstance(bound, int) for bound in self.scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,16 +77,31 @@ def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) 
         base: its folder.
         allowed: what the command line says, by dotted key; it may name any file.
     """
+    sections = [("request", document.get("request")), ("matrix", document.get("matrix"))]
+    sections += [("score.judge", judge) for judge in judge_tables(document)]
     return [
         f"[{section}] {key}: {value!r:.200} is outside of {project_of(base)}; for security, a job "
         "file can only send files from that folder. Move the file there, or allow it with "
-        f"--set request.{key}=…"
-        for section in ("request", "matrix")
+        f"--set {'score.judge' if section == 'score.judge' else 'request'}.{key}=…"
+        for section, table in sections
         for key in _SENT
-        if not {key, f"request.{key}", f"matrix.{key}"} & allowed.keys()
-        for value in _paths(document.get(section), key)
+        if not _ways_to_allow(section, key) & allowed.keys()
+        for value in _paths(table, key)
         if _is_outside(base, value)
     ]
+
+
+def _ways_to_allow(section: str, key: str) -> set[str]:
+    """Return the dotted keys with which the command line may name a file for a key."""
+    if section == "score.judge":
+        return {f"{section}.{key}"}
+    return {key, f"request.{key}", f"matrix.{key}"}
+
+
+def judge_tables(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables `[score.judge]` of a job as parsed."""
+    scores = _tables(document.get("score"))
+    return [table for score in scores for table in _tables(score.get("judge"))]
 
 
 def _paths(section: object, key: str) -> list[str]:
@@ -161,6 +176,12 @@ def user_files(
         UserFile(path, f"[{section}] {key}")
         for section, key in _NAMED
         for table in _tables(document.get(section))
+        for path in _file_paths(table.get(key), base)
+    ]
+    named += [
+        UserFile(path, f"[score.judge] {key}")
+        for key in _SENT
+        for table in judge_tables(document)
         for path in _file_paths(table.get(key), base)
     ]
     own = [] if job_file is None else [UserFile(job_file, "the job file")]

@@ -170,6 +170,14 @@ class Section:
         """Record what is wrong with a key."""
         self._problems.append(f"{self.label(key)}: {message}")
 
+    def add(self, problems: Iterable[str]) -> None:
+        """Record what is wrong with a table inside this one."""
+        self._problems += problems
+
+    def has_problem(self, key: str) -> bool:
+        """Say whether a problem of a key is recorded."""
+        return any(problem.startswith(f"{self.label(key)}: ") for problem in self._problems)
+
     def check(self, key: str, examine: Callable[[], T], default: T) -> T:
         """Return what `examine` returns; when it raises ValueError, record that of the key."""
         try:

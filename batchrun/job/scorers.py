@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from batchrun.job.configs import Match, ScoreConfig
+from batchrun.job.judge import read_judge
 from batchrun.job.overrides import SCORE
 from batchrun.job.reader import Section, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
+    from batchrun.job.configs import JudgeConfig
 
 
 MATCHES: tuple[str, ...] = get_args(Match)
@@ -43,9 +47,15 @@ def score_sections(top: Section, problems: list[str]) -> list[Section]:
     ]
 
 
-def read_scores(sections: Sequence[Section], base: Path) -> tuple[ScoreConfig, ...]:
-    """Read the scorers; what is wrong goes to the problems of their sections."""
-    return tuple(_checked(sections, (_read_score(section, base) for section in sections)))
+def read_scores(
+    sections: Sequence[Section], base: Path, request: Mapping[str, Any]
+) -> tuple[ScoreConfig, ...]:
+    """Read the scorers; what is wrong goes to the problems of their sections.
+
+    `request` is the job's `[request]` as parsed: a judge uses its provider unless it has its own.
+    """
+    configs = (_read_score(section, base, request) for section in sections)
+    return tuple(_checked(sections, configs))
 
 
 def _checked(sections: Sequence[Section], configs: Iterator[ScoreConfig]) -> Iterator[ScoreConfig]:
@@ -61,7 +71,7 @@ def _checked(sections: Sequence[Section], configs: Iterator[ScoreConfig]) -> Ite
         yield config
 
 
-def _read_score(section: Section, base: Path) -> ScoreConfig:
+def _read_score(section: Section, base: Path, request: Mapping[str, Any]) -> ScoreConfig:
     function = section.get("function", str)
     config = ScoreConfig(
         expected=section.get("expected", str),
@@ -72,8 +82,9 @@ def _read_score(section: Section, base: Path) -> ScoreConfig:
         name=section.check("name", partial(_name, section.text("name")), ""),
         weight=section.number("weight", float, 1.0, most=MOST_WEIGHT),
         pass_at=section.get("pass_at", float),
+        judge=_read_judge(section, base, request),
     )
-    if not (config.expected or "").strip() and function is None:
+    if not (config.expected or "").strip() and function is None and config.judge is None:
         section.problem(
             "expected",
             'is missing; write the correct answer, such as expected = "{{ label }}", or '
@@ -81,7 +92,19 @@ def _read_score(section: Section, base: Path) -> ScoreConfig:
         )
     if function is not None and "match" in section:
         section.problem("function", "match has no effect with a function; remove one of them")
+    for key in ("match", "answer", "choices", "function"):
+        if config.judge is not None and key in section:
+            section.problem(key, "has no effect with a judge; remove one of them")
     return replace(config, pass_at=section.check("pass_at", partial(_finite, config.pass_at), None))
+
+
+def _read_judge(section: Section, base: Path, request: Mapping[str, Any]) -> JudgeConfig | None:
+    given = section.get("judge", dict)
+    if given is None:
+        return None
+    config, problems = read_judge(given, request, base, f"{section.name}.judge")
+    section.add(problems)
+    return config
 
 
 def _name(given: str) -> str:

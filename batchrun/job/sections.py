@@ -166,19 +166,21 @@ def _read_concurrency(section: Section) -> int | None:
     return section.number("concurrency", int, 1, most=100_000)
 
 
-def check_cap(section: Section, limits: LimitsConfig, request: RequestConfig) -> None:
-    """A cap on the cost needs a bound on the cost of every request."""
+def check_cap(
+    section: Section, limits: LimitsConfig, request: RequestConfig, source: str = "request"
+) -> None:
+    """A cap on the cost needs a bound on the cost of every request. `source` is the request's section."""
     if limits.max_cost_usd is None:
         return
     for key in sorted(COST_KEYS & request.extra_body.keys()):
         section.problem(
             "max_cost_usd",
-            f"cannot be enforced with [request] extra_body {key}, which changes the cost",
+            f"cannot be enforced with [{source}] extra_body {key}, which changes the cost",
         )
     if "max_tokens" not in {*request.parameters, *request.from_columns}:
         section.problem(
             "max_cost_usd",
-            "needs [request] max_tokens: without it, the cost of an answer has no limit",
+            f"needs [{source}] max_tokens: without it, the cost of an answer has no limit",
         )
     for tool in request.tools:
         kind = str((tool.vendor or {}).get("type", ""))

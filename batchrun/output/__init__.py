@@ -44,6 +44,7 @@ from batchrun.output.frames import (
     schema_of,
     usage_frames,
 )
+from batchrun.output.table_types import GivenTable, given_table
 from batchrun.output.workbooks import check_sheet
 from batchrun.output.writers import write_dataset, write_file
 
@@ -250,6 +251,7 @@ def check_outputs(
 
 __all__ = [
     "FileContents",
+    "GivenTable",
     "IdTable",
     "InputTable",
     "Results",
@@ -257,6 +259,7 @@ __all__ = [
     "ScoreTable",
     "check_outputs",
     "differences",
+    "given_table",
     "own_contents",
     "parquet_bytes",
     "refuse_foreign_page",

@@ -296,6 +296,7 @@ def column_type(schema: object) -> Any:  # noqa: ANN401 - a polars type
     Scalars and lists of them have their own; everything else (objects, unions) is JSON text. A
     property that may be null is a column with nulls.
     """
+    schema = _not_null(schema)
     kinds = schema.get("type") if isinstance(schema, dict) else None
     names = [kinds] if isinstance(kinds, str) else [k for k in kinds or () if k != "null"]
     if len(names) != 1:
@@ -303,6 +304,14 @@ def column_type(schema: object) -> Any:  # noqa: ANN401 - a polars type
     if names[0] == "array" and isinstance(schema, dict):
         return pl.List(column_type(schema.get("items")))
     return _FLAT_TYPES.get(names[0], pl.String())
+
+
+def _not_null(schema: object) -> object:
+    """Return what a schema allows beside null, if that is a single schema, as pydantic writes it."""
+    if not isinstance(schema, dict) or not isinstance(schema.get("anyOf"), list):
+        return schema
+    others = [one for one in schema["anyOf"] if one != {"type": "null"}]
+    return others[0] if len(others) == 1 else schema
 
 
 def unnested(

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from batchrun.pricing.price_list import PriceList, Tier, conditions_of, rates_for
+from batchrun.pricing.price_list import BATCH_TIER, PriceList, Tier, conditions_of, rates_for
 from batchrun.pricing.rates import FROM_JOB, cost_of, rates_of_job
 from batchrun.pricing.totals import PriceUse
 from batchrun.records import MOST_COST, Billing, Cost, CostSource
@@ -120,7 +120,7 @@ class PriceBook:
     ) -> int | None:
         """Return the highest possible cost of tokens, in pico-dollars; None when unknown.
 
-        A request for a tier may be served by the standard one as well.
+        A request for a tier may be served by the standard one as well, except in a batch (`batch`).
         """
         now = time.time()
         until, every = self._bounds.get((model, service_tier), (0.0, ()))
@@ -135,10 +135,11 @@ class PriceBook:
 
     def _possible(self, model: str, service_tier: str | None) -> tuple[Sequence[Tier], ...]:
         """Return the rates that may apply to a request that is sent now."""
-        asked = [None] if service_tier is None else [None, Billing(service_tier)]
+        asked = [] if service_tier is None else [Billing(service_tier)]
+        every = asked if service_tier == BATCH_TIER else [None, *asked]
         found = [
             self._tiers((model,), billing, moment)[0]
-            for billing in asked
+            for billing in every
             for moment in self._moments(model)
         ]
         return tuple(tiers for n, tiers in enumerate(found) if tiers not in found[:n])

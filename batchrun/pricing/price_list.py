@@ -41,6 +41,8 @@ _ALIKE = 0.8  # of a misspelt name and the right one: difflib's ratio
 _PATHS = {
     "google": ("models/", "google/", "publishers/google/models/", "publishers/anthropic/models/")
 }
+# The tier of answers of batches. Claude names it so; batchrun does for the others.
+BATCH_TIER = "batch"
 _STANDARD = frozenset({"", "default", "standard", "standard_only", "on_demand", "auto"})
 _EVERYWHERE = frozenset({"", "global", "not_available"})
 # https://console.groq.com/docs/flex-processing: "Pricing matches the on-demand tier" (November 2026).
@@ -69,7 +71,7 @@ def conditions_of(billing: Billing | None) -> Conditions:
         return ()
     found: list[tuple[str, str]] = []
     tier = (billing.service_tier or "").strip().lower()
-    if tier == "batch":
+    if tier == BATCH_TIER:
         found.append(("processing", "batch"))
     elif tier not in _STANDARD:
         found.append(("service_tier", tier))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ from batchrun.errors import JobError, RenderError
 from batchrun.formats.parameters import coerce, is_template, thinking_conflict
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
-from batchrun.render.prompt import arranged, read_images, read_messages
+from batchrun.render.prompt import arranged, conversation_text, read_images, read_messages
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Expression, Text
 
@@ -53,26 +54,29 @@ class Renderer:
     Args:
         job: what to ask.
         columns: the input's columns, to check the templates against.
+        section: of the job file, for messages.
 
     Raises:
         JobError: if a template is invalid or needs a column that the input does not have.
     """
 
-    def __init__(self, job: Job, columns: Sequence[str]) -> None:
+    def __init__(self, job: Job, columns: Sequence[str], section: str = "request") -> None:
         self._config = config = job.request
         self._format = config.wire_format
-        self._model = Text("model", config.model)
-        self._system = [Text("system", text) for text, _ in config.system]
+        self._section = section
+        text_of = partial(Text, section=section)
+        self._model = text_of("model", config.model)
+        self._system = [text_of("system", text) for text, _ in config.system]
         self._turns = [
-            (role, Text(_turn_key(n, config), text))
+            (role, text_of(_turn_key(n, config), text))
             for n, (role, text) in enumerate(config.turns, 1)
         ]
         self._templated = {
-            name: Text(name, value)
+            name: text_of(name, value)
             for name, value in config.parameters.items()
             if is_template(value)
         }
-        self._images = [Text("images", image) for image in config.images]
+        self._images = [text_of("images", image) for image in config.images]
         self._fixed = Parameters(
             **{k: v for k, v in config.parameters.items() if k not in self._templated}
         )
@@ -135,6 +139,15 @@ class Renderer:
         """Turn all rows of a table into requests; see `chunks`."""
         for items in self.read(table, samples):
             yield from self.chunks(items, samples)
+
+    def prompt_text(self, values: Mapping[str, Any]) -> str:
+        """Return the texts of a row's request as one text: the system prompt, then the turns.
+
+        Raises:
+            RenderError: when the row cannot be rendered.
+        """
+        values = {**values, ROW: values} if self._whole_row else values
+        return conversation_text(*self._conversation(values))
 
     def _render_one(self, item: Item) -> RenderedItem:
         try:
@@ -254,7 +267,7 @@ class Renderer:
             known = {*columns, ROW, *ENVIRONMENT.globals}
             wanted = text.names if ROW in columns else text.names | text.row_names
             for name in sorted(wanted - text.guarded - known):
-                raise JobError(_unknown_column(f"[request] {text.key}", name, columns))
+                raise JobError(_unknown_column(f"[{self._section}] {text.key}", name, columns))
             text.try_once(columns)
             names |= text.names
         wanted_columns = {*self._config.from_columns}
@@ -262,7 +275,7 @@ class Renderer:
             wanted_columns.add(self._config.messages_column)
         for name in sorted(wanted_columns.difference(columns)):
             key = "from_columns" if name in self._config.from_columns else "messages_column"
-            raise JobError(_unknown_column(f"[request] {key}", name, columns))
+            raise JobError(_unknown_column(f"[{self._section}] {key}", name, columns))
         names |= wanted_columns
         if ROW in names and ROW not in columns:
             return tuple(columns)

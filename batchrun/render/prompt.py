@@ -114,6 +114,25 @@ def arranged(
     return _joined(parts), messages
 
 
+def conversation_text(system: System | None, messages: Sequence[Message]) -> str:
+    """Return what a conversation says as one text; roles are named where there are several turns."""
+    parts = [] if system is None else [_text_of(system)]
+    texts = [_text_of(message.content or "") for message in messages]
+    if len(messages) == 1:
+        parts += texts
+    else:
+        named = zip(messages, texts, strict=True)
+        parts += [f"{message.role}: {text}" for message, text in named if text]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    texts = (block.get("text") for block in content)
+    return "\n\n".join(text for text in texts if isinstance(text, str))
+
+
 def _can_write(wire_format: WireFormat, turn: Turn) -> bool:
     if turn["role"] in SYSTEM_ROLES:
         return True

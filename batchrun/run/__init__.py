@@ -28,7 +28,14 @@ from batchrun.run.events import EventFile, event_file
 from batchrun.run.execution import REFRESH_S, Execution, Shared, first_batchrun_error
 from batchrun.run.interrupts import Interrupts, counted_sigint
 from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
-from batchrun.run.preparation import Prepared, RunOptions, check_places, prepare, run_directory
+from batchrun.run.preparation import (
+    Prepared,
+    RunOptions,
+    check_places,
+    over_answers,
+    prepare,
+    run_directory,
+)
 from batchrun.run.progress import Progress, Show
 from batchrun.workers import WorkersFactory
 
@@ -176,7 +183,19 @@ def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
     ):
         plan, provider, note = with_given_price(plan, store)
         label = cell.name if (cell := plan.job.cell) else ""
-        yield OpenRun(plan, store, label=label, price_provider=provider, price_note=note)
+        with ExitStack() as stack:
+            # The directory of an earlier run has been moved with those of its judges.
+            kept = replace(options, new=False)
+            judges = tuple(stack.enter_context(_opened(judge, kept)) for judge in plan.judges)
+            judges = tuple(replace(judge, label=label) for judge in judges)
+            yield OpenRun(
+                plan,
+                store,
+                label=label,
+                price_provider=provider,
+                price_note=note,
+                judges=judges,
+            )
 
 
 async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
@@ -199,7 +218,9 @@ async def _execute(
     try:
         async with _shared(runs, options, interrupts, spent_before, log) as shared:
             executions = [Execution(run, shared) for run in runs]
-            errors = await _run_all(executions, shared)
+            with shared.progress:
+                errors = await _run_all(executions, shared)
+            errors = await _judge_all(runs, errors, shared)
     except BaseExceptionGroup as group:
         raise first_batchrun_error(group) from group
     rows = [InterruptibleRows(run.store, interrupts) for run in runs]
@@ -237,13 +258,13 @@ async def _shared(
             errors=ErrorTally(),
             transport=options.transport or _transport(most),
             simulator=simulator,
+            money=money,
             progress=_progress(runs, options, money),
             interrupts=interrupts,
             events=log,
         )
         try:
-            with shared.progress:
-                yield shared
+            yield shared
         finally:
             with anyio.CancelScope(shield=True):
                 await shared.transport.aclose()
@@ -258,8 +279,9 @@ def _transport(connections: int) -> TransportPort:
 
 def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
     cap = runs[0].plan.job.limits.max_cost_usd
-    spent = spent_before + sum(run.store.spent() for run in runs)
-    unsure = sum(run.store.spent() - run.store.known_cost() for run in runs)
+    every = [each for run in runs for each in (run, *run.judges)]
+    spent = spent_before + sum(run.store.spent() for run in every)
+    unsure = sum(run.store.spent() - run.store.known_cost() for run in every)
     return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent, unsure)
 
 
@@ -287,6 +309,46 @@ async def _run_all(executions: Sequence[Execution], shared: Shared) -> list[Batc
                 work.start_soon(run, execution)
         helpers.cancel_scope.cancel()
     return [errors[execution] for execution in executions]
+
+
+async def _judge_all(
+    runs: Sequence[OpenRun], errors: Sequence[BatchrunError | None], shared: Shared
+) -> list[BatchrunError | None]:
+    """Let the judges of the runs that ended well judge what they have not judged yet.
+
+    Returns:
+        What ended each run early, its own end or that of a judge.
+    """
+    ended = list(errors)
+    asked = [
+        (
+            number,
+            replace(
+                judge, plan=await anyio.to_thread.run_sync(over_answers, judge.plan, run.store)
+            ),
+        )
+        for number, run in enumerate(runs)
+        if errors[number] is None
+        for judge in run.judges
+    ]
+    if not asked:
+        return ended
+    judging = _shared_by_judges([judge for _, judge in asked], shared)
+    executions = [Execution(judge, judging) for _, judge in asked]
+    with judging.progress:
+        found = await _run_all(executions, judging)
+    for (number, _), error in zip(asked, found, strict=True):
+        ended[number] = ended[number] or error
+    return ended
+
+
+def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
+    """Return what judges share: the limits of the run, a bar and a count of errors of their own."""
+    name = judges[0].plan.job.name if len(judges) == 1 else "judges"
+    total = sum(judge.plan.total * judge.plan.job.request.samples for judge in judges)
+    show = Show.NOTHING if shared.options.quiet else Show.AUTO
+    progress = Progress(name, total, unit="verdict", show=show, money=shared.money)
+    return replace(shared, errors=ErrorTally(), progress=progress)
 
 
 async def _show_waits(shared: Shared) -> None:

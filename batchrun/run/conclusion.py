@@ -56,10 +56,19 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 when all rows succeeded, 3 when some failed, otherwise the exit code of the error."""
+        """0 when all rows succeeded, 3 when some failed, otherwise the exit code of the error.
+
+        A row that a judge has no verdict on has failed in this sense.
+        """
         if self.error is not None:
             return self.error.exit_code
-        return 3 if self.totals.errored or self.totals.pending else 0
+        return 3 if self.totals.errored or self.totals.pending or self.without_verdict else 0
+
+    @property
+    def without_verdict(self) -> int:
+        """How many verdicts of judges are missing, over all scorers."""
+        judges = () if self.score is None else self.score.judges
+        return sum(judge.without_verdict for judge in judges)
 
     @property
     def problems(self) -> list[str]:

@@ -1,15 +1,20 @@
-"""`complete`: takes a DataFrame and returns it with the answers as new columns."""
+"""`complete`: takes a table and returns it with the answers as new columns."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import signal
+import threading
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchrun import checkpoint, formats, output
-from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
+from batchrun.errors import CheckpointError, Interrupted, keyboard_interrupt
 from batchrun.job import Job
+from batchrun.output import given_table
 from batchrun.run import run_job
 from batchrun.run.preparation import RunOptions
 from batchrun.simulator import SimulatorConfig
@@ -17,10 +22,11 @@ from batchrun.simulator import SimulatorConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import polars as pl
-
     from batchrun.errors import BatchrunError
 
+
+# Any kind of table that `given_table` knows.
+Table = TypeVar("Table")
 
 DIRECTORY = ".batchrun"
 MAX_TOKENS = 1024
@@ -29,7 +35,7 @@ LATENCY_MS = 20.0
 
 
 def complete(
-    frame: pl.DataFrame | pl.LazyFrame,
+    frame: Table,
     *,
     prompt: str | None = None,
     model: str,
@@ -46,7 +52,7 @@ def complete(
     retry_errored: bool = False,
     quiet: bool = False,
     **request: Any,  # noqa: ANN401 - any key of [request]
-) -> pl.DataFrame:
+) -> Table:
     """Send every row to a model, and return the rows with its answers as new columns.
 
     Each answer is stored in a checkpoint under `directory`. Another call, also with more rows, other rows
@@ -54,7 +60,8 @@ def complete(
     loop is already running.
 
     Args:
-        frame: the rows; its columns are the variables of the templates.
+        frame: the rows; its columns are the variables of the templates. A DataFrame or LazyFrame of
+            polars, a DataFrame of pandas, a Table of pyarrow, or a list of dicts.
         prompt: template of the user turn, such as `"Translate: {{ text }}"`.
         model: name of the model; may be a template.
         messages: turns with `role` and `content` templates, instead of a prompt.
@@ -74,8 +81,10 @@ def complete(
             `temperature`, `json_schema`, `base_url`, `api_key_env` and so on.
 
     Returns:
-        All rows in order with all their columns, then `custom_id`, `status`, `response`, tokens,
-        `cost_usd` and the others of `results.parquet`. A row that failed has the status `errored`.
+        The same kind of table: all rows in order with all their columns, then `custom_id`, `status`,
+        `response`, tokens, `cost_usd` and the others of `results.parquet`. A row that failed has the
+        status `errored`. For a LazyFrame, its rows and the answers are read from files when they are
+        needed; they are never all in memory.
 
     Raises:
         JobError: when an argument or the frame is wrong; nothing was sent.
@@ -87,38 +96,110 @@ def complete(
             second interrupt cancels them.
         Interrupted: when another signal ended it.
     """
-    rows = _collected(frame)
+    if isinstance(frame, list) and not frame:
+        return frame  # without a row there are no columns to check
+    call = prepared(
+        frame,
+        directory=directory,
+        simulate=simulate,
+        retry_errored=retry_errored,
+        quiet=quiet,
+        sections={
+            "input": {"id": id},
+            "request": {"prompt": prompt, "messages": messages, "model": model, **request},
+            "output": {"prefix": prefix, "unnest": unnest},
+            "limits": limits,
+            "retry": retry,
+            "price": price,
+            "score": score,
+        },
+    )
+    report = run_job(call.job, call.options)
+    if report.error is not None:
+        raise raised(report.error)
+    answered: Table = call.table.answered(report.results, call.kept(report.directory))
+    call.tidy()
+    return answered
+
+
+@dataclass(frozen=True, slots=True)
+class TableCall:
+    """A call with a table of Python: the job that it makes.
+
+    Attributes:
+        table: what was passed.
+        stored: the file with its rows.
+    """
+
+    table: output.GivenTable
+    job: Job
+    options: RunOptions
+    stored: Path
+
+    def kept(self, directory: Path) -> Path:
+        """Return where to keep the answers to this very call, for tables that are read later."""
+        document = json.dumps(self.job.document, sort_keys=True, default=str)
+        digest = hashlib.blake2b(document.encode(), digest_size=8).hexdigest()
+        return directory / f"answered-{digest}.parquet"
+
+    def tidy(self) -> None:
+        """Remove the rows of earlier calls, unless another call is just working on them."""
+        folder = self.stored.parent
+        try:
+            with checkpoint.DirectoryLock(folder):
+                for path in folder.glob(INPUT.format(digest="[0-9a-f]" * 16)):
+                    if path != self.stored:
+                        path.unlink(missing_ok=True)
+        except (CheckpointError, OSError):
+            return
+
+
+def prepared(
+    frame: object,
+    *,
+    directory: str | Path,
+    simulate: bool,
+    retry_errored: bool,
+    quiet: bool,
+    sections: Mapping[str, Mapping[str, Any] | None],
+) -> TableCall:
+    """Return the job and the options of a call; the rows are stored in its directory.
+
+    `sections` are those of a job file; None stands for a section or key that was not passed.
+
+    Raises:
+        JobError: when an argument or the table is wrong.
+        CheckpointError: when the directory cannot be used.
+    """
+    table = given_table(frame)
     folder = Path(directory).expanduser().absolute()
-    given = {"prompt": prompt, "messages": messages and [dict(turn) for turn in messages]}
+    path = _stored(table, folder)
+    given = {name: _without_nones(keys) for name, keys in sections.items() if keys is not None}
+    document = {
+        **given,
+        "name": folder.name.strip(".") or "batchrun",
+        "input": {"path": str(path), **given["input"]},
+        "request": _with_max_tokens(given["request"]),
+        "output": {"dir": str(folder), **given["output"]},
+    }
+    options = RunOptions(
+        simulate=SimulatorConfig(latency_ms=LATENCY_MS) if simulate else None,
+        retry_errored=retry_errored,
+        quiet=quiet,
+        yes=True,  # another prompt is what a notebook is for, and the answers to this one stay
+    )
+    job = Job.from_document(document, Path.cwd(), origin="complete()")
+    return TableCall(table, job, options, path)
+
+
+def _with_max_tokens(request: dict[str, Any]) -> dict[str, Any]:
     wire_format = formats.FORMATS.get(request.get("format", formats.DEFAULT))
     if "max_tokens" in request or (wire_format and wire_format.capabilities.needs_max_tokens):
-        request = {"max_tokens": MAX_TOKENS, **request}
-    path = _stored(rows, folder)
-    document = {
-        "name": folder.name.strip(".") or "batchrun",
-        "input": {"path": str(path), **({} if id is None else {"id": id})},
-        "request": _without_nones({**given, "model": model, **request}),
-        "output": {"dir": str(folder), "prefix": prefix, "unnest": unnest},
-        **_without_nones({"limits": limits, "retry": retry, "price": price, "score": score}),
-    }
-    job = Job.from_document(document, Path.cwd(), origin="complete()")
-    report = run_job(
-        job,
-        RunOptions(
-            simulate=SimulatorConfig(latency_ms=LATENCY_MS) if simulate else None,
-            retry_errored=retry_errored,
-            quiet=quiet,
-            yes=True,  # another prompt is what a notebook is for, and the answers to this one stay
-        ),
-    )
-    if report.error is not None:
-        raise _raised(report.error)
-    found = report.results.collect()
-    _tidy(folder, path)
-    return rows.hstack(found.select(found.columns[rows.width :]))
+        return {"max_tokens": MAX_TOKENS, **request}
+    return request
 
 
-def _raised(error: BatchrunError) -> BaseException:
+def raised(error: BatchrunError) -> BaseException:
     """Return KeyboardInterrupt for Ctrl-C, as other Python functions raise it; any other error unchanged."""
     if isinstance(error, Interrupted) and error.signum == signal.SIGINT:
         return keyboard_interrupt(str(error))
@@ -126,24 +207,17 @@ def _raised(error: BatchrunError) -> BaseException:
 
 
 def _without_nones(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: dict(value) if hasattr(value, "keys") else value
-        for key, value in table.items()
-        if value is not None
-    }
+    return {key: _plain(value) for key, value in table.items() if value is not None}
 
 
-def _collected(frame: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
-    kind = type(frame)
-    if kind.__module__.split(".")[0] != "polars" or kind.__name__ not in {"DataFrame", "LazyFrame"}:
-        raise JobError(
-            f"complete() takes a polars DataFrame, not {kind.__module__}.{kind.__qualname__}; make "
-            "one of it, such as polars.DataFrame(frame)"
-        )
-    return frame.lazy().collect()
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of a job file
+    """Return dicts for other mappings, also within a list."""
+    if hasattr(value, "keys"):
+        return dict(value)
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _stored(rows: pl.DataFrame, folder: Path) -> Path:
+def _stored(table: output.GivenTable, folder: Path) -> Path:
     """Keep the rows where the run finds them; the same rows are the same file.
 
     Raises:
@@ -151,26 +225,14 @@ def _stored(rows: pl.DataFrame, folder: Path) -> Path:
         CheckpointError: when the folder cannot be written.
     """
     checkpoint.check_directory(folder)
-    content = output.parquet_bytes(rows)
-    digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-    path = folder / INPUT.format(digest=digest)
+    partial = folder / f"input-{os.getpid()}-{threading.get_ident()}.partial"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(content)
+        try:
+            path = folder / INPUT.format(digest=table.store(partial))
             partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be used: {error}") from None
     return path
-
-
-def _tidy(folder: Path, kept: Path) -> None:
-    """Remove the rows of earlier calls, unless another call is just working on them."""
-    try:
-        with checkpoint.DirectoryLock(folder):
-            for path in folder.glob(INPUT.format(digest="[0-9a-f]" * 16)):
-                if path != kept:
-                    path.unlink(missing_ok=True)
-    except (CheckpointError, OSError):
-        return

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, CheckpointJournal
     from batchrun.client import TransportPort
     from batchrun.dispatch import DispatcherFactory
-    from batchrun.limits import ErrorTally, Limits
+    from batchrun.limits import CostBudget, ErrorTally, Limits
     from batchrun.pricing import PriceBook
     from batchrun.records import (
         Attempt,
@@ -69,6 +69,7 @@ class Shared:
 
     Attributes:
         limits: admit requests of all runs.
+        money: the cost limit of all runs, and what they have spent.
         waits: count the waits of all runs.
         errors: count the failed rows of all runs.
         simulator: the address that takes the place of every base URL; None for none.
@@ -76,6 +77,7 @@ class Shared:
 
     options: RunOptions
     limits: Limits
+    money: CostBudget
     waits: Waits
     errors: ErrorTally
     transport: TransportPort

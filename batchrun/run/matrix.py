@@ -128,8 +128,10 @@ def _spent_by_others(directory: Path, jobs: Sequence[Job]) -> int:
     names = {job.cell.name for job in jobs if job.cell is not None}
     spent = 0
     for cell in read_cells(directory):
-        if cell.name not in names:
-            with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
+        if cell.name in names:
+            continue
+        for run in (directory / cell.name, *checkpoint.judge_folders(directory / cell.name)):
+            with closing(checkpoint.Checkpoint(run, writable=False)) as store:
                 spent += store.spent()
     return spent
 

@@ -49,6 +49,7 @@ class OpenRun:
         label: names the run in messages; empty when there is only one.
         price_provider: whose prices `recost` was given; None when it was not used.
         price_note: a message about that price.
+        judges: the runs of its judges.
     """
 
     plan: Prepared
@@ -57,6 +58,7 @@ class OpenRun:
     label: str = ""
     price_provider: str | None = None
     price_note: str | None = None
+    judges: tuple[OpenRun, ...] = ()
 
     @property
     def name(self) -> str:
@@ -194,7 +196,7 @@ class Feed:
 
     def _chunks(self, wanted: frozenset[int] | None) -> Iterator[list[Item]]:
         """Yield the wanted rows, or all; no chunk is empty."""
-        chunks = self._plan.renderer.read(self._plan.source, self._samples)
+        chunks = self._plan.renderer.read(self._plan.table, self._samples)
         if wanted is None:
             return chunks
         picked = ([item for item in items if item.ordinal in wanted] for items in chunks)
@@ -268,7 +270,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
         return None
     comparison = checkpoint.Comparison(store, shared=plan.job.request.dedupe)
     samples = plan.job.request.samples
-    for rendered in plan.renderer.table_chunks(plan.source, samples):
+    for rendered in plan.renderer.table_chunks(plan.table, samples):
         comparison.add(item.fingerprint for item in rendered)
     found = comparison.result(retry_errored=options.retry_errored)
     return None if same and not found.left_behind else found

@@ -14,7 +14,6 @@ from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
 from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
 from batchrun.errors import JobError
-from batchrun.evaluation import score_columns
 from batchrun.formats.parameters import is_template
 from batchrun.job.paths import Protected, is_same_file
 from batchrun.job.reader import listed
@@ -22,7 +21,8 @@ from batchrun.limits import MOST
 from batchrun.pricing import near_model, near_provider, price_book
 from batchrun.render import Renderer
 from batchrun.run.events import is_log
-from batchrun.run.scoring import Evaluation, scorer_names
+from batchrun.run.judging import AnswerTable
+from batchrun.run.scoring import Evaluation, columns_of_scores
 from batchrun.source import Source, input_files
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
     from batchrun.records import Kind
+    from batchrun.run.judging import Judge
     from batchrun.simulator import SimulatorConfig
 
 
@@ -81,7 +82,9 @@ class RunOptions:
 class Prepared:
     """A job whose input, templates and key have been checked; nothing has been sent.
 
-    `most_in_flight` is what its `concurrency` and the limit on open files allow.
+    `most_in_flight` is what its `concurrency` and the limit on open files allow. `judges` are the runs
+    of the job's judges. Such a run has a `judge`, the source of the run whose answers it judges, and
+    once these are known the table of its `answers`.
     """
 
     job: Job
@@ -94,11 +97,20 @@ class Prepared:
     tools: Toolbox | None = None
     evaluation: Evaluation | None = None
     most_in_flight: int = MOST
+    judges: tuple[Prepared, ...] = ()
+    judge: Judge | None = None
+    answers: AnswerTable | None = None
+
+    @property
+    def table(self) -> Source | AnswerTable:
+        """What the requests are rendered from."""
+        return self.answers or self.source
 
     @property
     def signature(self) -> str:
         """Changes when rows may have to be matched to requests again."""
-        return plan_signature(self.job, self.source)
+        signature = plan_signature(self.job, self.source)
+        return signature if self.answers is None else f"{signature}:{self.answers.stamp}"
 
     @property
     def mark(self) -> str | None:
@@ -190,11 +202,12 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)
     most_in_flight = allow_open_files(job)
+    evaluation = _evaluation(job, source, options)
     if known is None:
         source.check_ids()
     total = source.count() if known is None else known.total
     output.check_outputs(job.output, source.schema, our_columns(job), total)
-    return Prepared(
+    plan = Prepared(
         job=job,
         source=source,
         renderer=renderer,
@@ -203,9 +216,45 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         directory=run_directory(job, options),
         review=review_of(job),
         tools=toolbox_of(job),
-        evaluation=_evaluation(job, source, options),
+        evaluation=evaluation,
         most_in_flight=most_in_flight,
     )
+    judges = [] if evaluation is None or options.rows is not None else evaluation.judges
+    return replace(plan, judges=tuple(_judging(plan, judge, options) for judge in judges))
+
+
+def _judging(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
+    """Check all of a judge that can be checked before there are answers.
+
+    Raises:
+        JobError: when something is wrong.
+    """
+    job = judge.job
+    check_price(job)
+    return Prepared(
+        job=job,
+        source=plan.source,
+        renderer=judge.renderer,
+        total=0,
+        credentials=_credentials(job, is_simulated=options.simulate is not None),
+        directory=plan.directory / judge.folder,
+        review=review_of(job),
+        most_in_flight=plan.most_in_flight,
+        judge=judge,
+    )
+
+
+def over_answers(plan: Prepared, store: checkpoint.Checkpoint) -> Prepared:
+    """Return the plan of a judge over the answers that a run has now.
+
+    Args:
+        plan: one of the `judges` of a plan.
+        store: the checkpoint of the run.
+    """
+    if plan.judge is None:
+        raise ValueError("the plan is not that of a judge")
+    answers = AnswerTable(plan.judge, plan.source, store)
+    return replace(plan, answers=answers, total=answers.count)
 
 
 def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
@@ -216,7 +265,7 @@ def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
 
 def our_columns(job: Job) -> dict[str, Kind]:
     """Return the columns that are added to those of the input in the results of a job."""
-    scores = {column.name: column.kind for column in score_columns(scorer_names(job))}
+    scores = {column.name: column.kind for column in columns_of_scores(job)}
     return {**result_kinds(job.request.optional_columns), **scores}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,28 +15,20 @@ from batchrun import __version__, checkpoint, output
 from batchrun.errors import RenderError
 from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
 from batchrun.render import Expression
+from batchrun.run.answered import answered_rows
+from batchrun.run.judging import Judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.evaluation import ScoreTotals
+    from batchrun.evaluation import ScoreColumn, ScoreTotals
     from batchrun.job import Job, ScoreConfig
-    from batchrun.records import Item
+    from batchrun.run.answered import AnsweredRow
     from batchrun.source import Source
 
 
-CHUNK_ROWS = 1_000
-CHUNK_BYTES = 8 * 1024 * 1024
 # The ways of comparing whose answers are labels; what a function returns may be, too.
 _LABELS = {"exact", "casefold", "choice"}
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredRow:
-    """A row that succeeded, and the texts of all its answers: samples, or choices."""
-
-    item: Item
-    texts: Sequence[str]
 
 
 class RowScorer(Protocol):
@@ -66,8 +58,13 @@ class RowScorer(Protocol):
             JobError: when that fails.
         """
 
-    def score(self, rows: Sequence[AnsweredRow]) -> Sequence[RowScore]:
-        """Score some rows; return one score for each, in order."""
+    def score(self, rows: Sequence[AnsweredRow], directory: Path) -> Sequence[RowScore]:
+        """Score some rows; return one score for each, in order.
+
+        Args:
+            rows: a thousand at most.
+            directory: of the run, where an earlier step has stored what it found.
+        """
 
 
 class RuleScorer:
@@ -96,7 +93,7 @@ class RuleScorer:
         """Import the function, if there is one."""
         self._scorer.load()
 
-    def score(self, rows: Sequence[AnsweredRow]) -> Sequence[RowScore]:
+    def score(self, rows: Sequence[AnsweredRow], _directory: Path) -> Sequence[RowScore]:
         """Score some rows."""
         return [self._score(row) for row in rows]
 
@@ -115,17 +112,28 @@ class Evaluation:
     Args:
         configs: each `[score]` of the job, at least one.
         columns: the input's columns.
+        judges: those of the scorers that have one.
 
     Attributes:
+        judges: the judges.
         runs_code: whether a function of the job's author scores.
 
     Raises:
         JobError: when a template or a pattern is wrong, or a column is missing.
     """
 
-    def __init__(self, configs: Sequence[ScoreConfig], columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        configs: Sequence[ScoreConfig],
+        columns: Sequence[str],
+        judges: Sequence[Judge] = (),
+    ) -> None:
         self._configs = tuple(configs)
-        self._scorers: list[RowScorer] = [RuleScorer(config, columns) for config in configs]
+        self.judges = tuple(judges)
+        by_name = {judge.config.name: judge for judge in judges}
+        self._scorers: list[RowScorer] = [
+            by_name.get(config.name) or RuleScorer(config, columns) for config in configs
+        ]
         self.runs_code = any(scorer.runs_code for scorer in self._scorers)
         needed = {name for scorer in self._scorers for name in scorer.columns}
         self._columns = tuple(name for name in columns if name in needed)
@@ -137,7 +145,11 @@ class Evaluation:
         Raises:
             JobError: see the class.
         """
-        return cls(job.scores, source.columns) if job.scores else None
+        if not job.scores:
+            return None
+        judged = [config for config in job.scores if config.judge is not None]
+        judges = [Judge(config, job, source.columns) for config in judged]
+        return cls(job.scores, source.columns, judges)
 
     def load(self) -> None:
         """Import the functions now, if there are any, rather than when the answers are scored.
@@ -174,6 +186,9 @@ class Evaluation:
     def totals(self, store: checkpoint.Checkpoint) -> ScoreTotals:
         """Add up what has been scored: over all scorers, and by each that has a name."""
         own = {config.name: _totals(store, config) for config in self._configs}
+        for judge in self.judges:
+            name = judge.config.name
+            own[name] = replace(own[name], judge=judge.totals(store))
         if "" in own:
             return own[""]
         overall = checkpoint.score_totals(store, labels=False, folded=False)
@@ -181,57 +196,33 @@ class Evaluation:
 
     def _row_scores(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[RowScore]:
         for rows in answered_rows(source, store, self._columns):
-            found = [self._named(scorer, rows) for scorer in self._scorers]
+            directory = store.path.parent
+            found = [self._named(scorer, rows, directory) for scorer in self._scorers]
             yield from chain.from_iterable(found)
             if all(scorer.config.name for scorer in self._scorers):
                 weights = [config.weight for config in self._configs]
                 yield from (weighted_mean(each, weights) for each in zip(*found, strict=True))
 
     @staticmethod
-    def _named(scorer: RowScorer, rows: Sequence[AnsweredRow]) -> list[RowScore]:
-        return [replace(score, scorer=scorer.config.name) for score in scorer.score(rows)]
+    def _named(scorer: RowScorer, rows: Sequence[AnsweredRow], directory: Path) -> list[RowScore]:
+        name = scorer.config.name
+        return [replace(score, scorer=name) for score in scorer.score(rows, directory)]
 
 
-def scorer_names(job: Job) -> tuple[str, ...]:
-    """Return the names of a job's scorers; that of the only one may be empty."""
-    return tuple(config.name for config in job.scores)
+def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:
+    """Return the columns of a job's scores."""
+    names = tuple(config.name for config in job.scores)
+    judged = {config.name for config in job.scores if config.judge is not None}
+    return score_columns(names, judged)
 
 
 def score_table(job: Job, store: checkpoint.Checkpoint) -> output.ScoreTable | None:
     """Return the columns of a job's scores for the outputs, None when it has no `[score]`."""
     if not job.scores:
         return None
-    columns = score_columns(scorer_names(job))
+    columns = columns_of_scores(job)
     kinds = {column.name: column.kind for column in columns}
     return output.ScoreTable(kinds, partial(checkpoint.score_rows, store, columns))
-
-
-def answered_rows(
-    source: Source, store: checkpoint.Checkpoint, columns: Sequence[str]
-) -> Iterator[list[AnsweredRow]]:
-    """Yield the rows that succeeded, in order, of a few megabytes at a time."""
-    for items in _row_chunks(source, store, columns):
-        found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
-        by_row = {row[0]: row[1:] for row in found}
-        rows = []
-        for item in items:
-            custom_id, *answer = by_row.get(item.ordinal, (None,))
-            # Another id: the table has changed, which is reported when the outputs are written.
-            if custom_id == item.custom_id:
-                rows.append(AnsweredRow(item, _texts(*answer)))
-        yield rows
-
-
-def _row_chunks(
-    source: Source, store: checkpoint.Checkpoint, columns: Sequence[str]
-) -> Iterator[list[Item]]:
-    """Yield the rows, no more at once than have answers of a few megabytes."""
-    for items in source.items(columns, CHUNK_ROWS):
-        rest = items
-        while rest:
-            count = store.rows_within(rest[0].ordinal, rest[-1].ordinal + 1, CHUNK_BYTES)
-            yield rest[:count]
-            rest = rest[count:]
 
 
 def _totals(store: checkpoint.Checkpoint, config: ScoreConfig) -> ScoreTotals:
@@ -249,9 +240,3 @@ def _canonical(value: Any) -> Any:  # noqa: ANN401 - any configuration
     if isinstance(value, dict):
         return {str(key): _canonical(each) for key, each in value.items()}
     return str(value) if isinstance(value, Path) else value
-
-
-def _texts(response: str | None, responses: str | None) -> list[str]:
-    """Return all answers of a row: the choices, where there are several."""
-    found: Any = orjson.loads(responses) if responses else [response]
-    return [text or "" for text in found]

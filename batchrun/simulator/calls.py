@@ -44,6 +44,7 @@ class Fault(Enum):
     RATE_LIMIT = auto()
     SERVER_ERROR = auto()
     OVERLOADED = auto()
+    NO_CAPACITY = auto()  # for the flex tier, at the moment
 
 
 @dataclass(eq=False)

@@ -96,6 +96,7 @@ _ERRORS: dict[calls.Fault, tuple[int, str, str | None]] = {
     calls.Fault.RATE_LIMIT: (429, "requests", "rate_limit_exceeded"),
     calls.Fault.SERVER_ERROR: (500, "server_error", None),
     calls.Fault.OVERLOADED: (503, "server_error", "overloaded"),
+    calls.Fault.NO_CAPACITY: (429, "requests", "resource_unavailable"),
 }
 _FINISH_REASONS = {
     calls.FinishCause.COMPLETE: "stop",

@@ -20,6 +20,7 @@ from batchrun.simulator.calls import (
 )
 from batchrun.simulator.draws import RandomDraws
 from batchrun.simulator.generator import ValueGenerator
+from batchrun.simulator.judge_answers import judge_answer
 from batchrun.simulator.labels import find_labels, rank_labels
 from batchrun.simulator.prose import MARK, describe, excerpt, find_topics, keywords, write_prose
 
@@ -57,7 +58,13 @@ def compose(
 
 
 def _free(call: SimulatedCall, key: Key) -> list[str]:
-    """Return labels, where the call offers them, or prose."""
+    """Return verdicts or labels, where the call offers them, or prose."""
+    judged = [
+        judge_answer(call.prompt.question, RandomDraws(*key, place, "verdict"))
+        for place in range(call.choices)
+    ]
+    if verdicts := [answer for answer in judged if answer is not None]:
+        return verdicts
     if offer := _labels_of(call):
         begun = call.prompt.prefill.rpartition("\n")[2].strip().lower()
         ranked = rank_labels(offer.labels, offer.rest, RandomDraws(*key))

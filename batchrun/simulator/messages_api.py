@@ -105,6 +105,7 @@ _ERRORS = {
     calls.Fault.RATE_LIMIT: (429, "rate_limit_error"),
     calls.Fault.SERVER_ERROR: (500, "api_error"),
     calls.Fault.OVERLOADED: (529, "overloaded_error"),
+    calls.Fault.NO_CAPACITY: (529, "overloaded_error"),
 }
 # One bucket stands behind all three: the simulator does not limit input and output apart.
 _LIMIT_NAMES = {"requests": ("requests",), "tokens": ("tokens", "input-tokens", "output-tokens")}

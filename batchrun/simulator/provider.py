@@ -126,6 +126,14 @@ def _failure(draws: RandomDraws) -> RefusedError:
     return RefusedError(fault, "The provider failed, as simulated. Try again.")
 
 
+def _flexible(failure: RefusedError) -> RefusedError:
+    """Return the failure of a flex request: such requests are refused for want of capacity."""
+    if failure.fault is not Fault.RATE_LIMIT:
+        return failure
+    message = "The flex tier has no capacity at the moment, as simulated. Try again later."
+    return RefusedError(Fault.NO_CAPACITY, message)
+
+
 class SimulatedProvider:
     """Answers requests.
 
@@ -157,7 +165,7 @@ class SimulatedProvider:
         self.limits.admit(0 if outcome.failure else call.reserved_tokens)
         if outcome.failure:
             self.counter.failures[digest] += 1
-            raise outcome.failure
+            raise _flexible(outcome.failure) if call.service_tier == "flex" else outcome.failure
         self.counter.bills[digest] += 1
         bills = self.counter.bills[digest]
         paid = self.cache.use(call.prompt.prefixes, call.prompt.tokens)

@@ -15,7 +15,10 @@ from batchrun.client.batch_client import BatchClient
 from batchrun.errors import BatchInDoubt, BatchNotCreated, NoBatchEndpoint, ProviderError
 from batchrun.formats import BatchOutcome, BatchState
 from batchrun.records import WireRequest
+from batchrun.simulator import SimulatorConfig
 from tests.support.provider import Call, Provider, Reply, refusal, serving
+from tests.support.simulated import body
+from tests.support.simulated import serving as simulated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -436,3 +439,43 @@ def test_a_server_without_batches_is_recognized_before_anything_is_sent(
 
     (call,) = run(name, lambda _call: answer, act).calls
     assert call.body == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("messages", "https://api.anthropic.com/v1/messages"),
+        ("chat", "https://api.openai.com/v1/chat/completions"),
+        ("chat", "https://x.openai.azure.com/openai/deployments/d/chat/completions?api-version=1"),
+    ],
+)
+@pytest.mark.anyio
+async def test_the_simulator_takes_the_place_of_a_batch_endpoint(name: str, url: str) -> None:
+    root = url.partition("?")[0].removesuffix("/chat/completions").removesuffix("/messages")
+    async with simulated(SimulatorConfig(batch_s=0.05)) as peer:
+        client = BatchClient(
+            formats.of(name),
+            url,
+            (),
+            credentials=Credentials(),
+            transport=PyreqwestTransport(connections=2),
+            options=ClientOptions(timeout_s=5, reroute=(root, f"{peer.url}/v1")),
+        )
+        await client.check()
+        lines = [
+            formats.of(name).batch_line(
+                f"t-{n}", WireRequest("", (), json.dumps(body(f"Hi {n}")).encode()), client.service
+            )
+            for n in range(3)
+        ]
+        shape = formats.of(name).batches
+        assert shape is not None
+        requests = io.BytesIO(shape.head + shape.separator.join(lines) + shape.tail)
+        batch = await client.create(requests, await client.upload(requests, "a0"), "a0")
+        with anyio.fail_after(20):
+            while not batch.state.is_final:
+                (batch,) = [each async for each in client.recent()]
+        answers = await collect(client, batch)
+    assert (batch.rows, batch.done) == (3, 3)
+    assert sorted(answer.custom_id for answer in answers) == ["t-0", "t-1", "t-2"]
+    assert all(answer.completion is not None for answer in answers)

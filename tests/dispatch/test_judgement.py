@@ -242,6 +242,16 @@ def test_an_overloaded_provider_is_given_more_time() -> None:
     assert limited.base_delay_s == BASE_DELAY_S
 
 
+@pytest.mark.parametrize(
+    ("status", "error_type"), [(429, "resource_unavailable"), (498, "capacity_exceeded")]
+)
+def test_a_flex_tier_without_capacity_is_waited_for_without_using_attempts(
+    status: int, error_type: str
+) -> None:
+    decision = judge(fault(status, error_type), ANSWERED).decision
+    assert (decision.cause, decision.base_delay_s) == (RATE_LIMIT, OVERLOADED_BASE_DELAY_S)
+
+
 @pytest.mark.parametrize("status", [301, 400, 403, 404, 405, 413, 422])
 def test_before_the_first_answer_it_is_open_whose_fault_a_refusal_is(status: int) -> None:
     assert judge(fault(status), NEW).cause is Cause.UNDECIDED

@@ -113,6 +113,12 @@ def test_keys_of_the_messages_format() -> None:
     assert (request.parameters["top_k"], request.api_version) == (5, "2023-06-01")
 
 
+def test_flex_requests_have_more_time_unless_the_job_says_otherwise() -> None:
+    flex = {"service_tier": "flex"}
+    assert make(request=flex).retry == RetryConfig(6, 3600.0, 900.0)
+    assert make(request=flex, retry={"timeout_s": 30}).retry == RetryConfig(6, 3600.0, 30.0)
+
+
 def test_defaults() -> None:
     job = make()
     assert job.name == "job"

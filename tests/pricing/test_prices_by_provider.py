@@ -14,7 +14,7 @@ from decimal import Decimal
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from batchrun.pricing import PriceBook, near_model, near_provider, rates_of_job
+from batchrun.pricing import BATCH_TIER, PriceBook, near_model, near_provider, rates_of_job
 from batchrun.pricing.price_list import PriceList
 from batchrun.records import PICO_PER_USD, Billing, CostSource, Usage
 
@@ -169,6 +169,37 @@ def test_prices_change_with_the_hour() -> None:
     )
     assert bound is not None
     assert bound >= 38 * 10**10, "an answer may come at the dearer hour"
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "live", "batch"),
+    [
+        # the dearest input is written to the cache for an hour: 2 and 1; out 5 and 2.5
+        ("anthropic", "claude-haiku-4-5-20251001", "2.5", "1.25"),
+        # in 0.15 and 0.075; out 0.6 and 0.3; read from the cache 0.075 in both
+        ("openai", "gpt-4o-mini", "0.21", "0.105"),
+        # the price list has no discount for it
+        ("openai", "gpt-3.5-turbo-1106", "1.2", "1.2"),
+        ("groq", "openai/gpt-oss-120b", "0.21", "0.105"),
+        # no price in batches: unknown, not half and not 0
+        ("azure", "gpt-4o-mini", "0.21", None),
+        ("together", "meta-llama/Llama-3.3-70B-Instruct-Turbo", "0.968", None),
+    ],
+)
+def test_a_batch_is_bounded_by_its_own_price(
+    provider: str, model: str, live: str, batch: str | None
+) -> None:
+    book = PriceBook(provider)
+    bounds = [book.highest(10**6, 10**5, model, tier) for tier in (None, BATCH_TIER)]
+    assert [usd(bound) for bound in bounds] == [usd_text(live), usd_text(batch)]
+
+
+def usd(bound: int | None) -> Decimal | None:
+    return None if bound is None else Decimal(bound) / PICO_PER_USD
+
+
+def usd_text(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
 
 
 @pytest.mark.parametrize(

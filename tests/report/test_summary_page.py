@@ -78,6 +78,11 @@ def decide(call: Call) -> Reply:
     return answer(call, "yes" if (n + call.seen) % 2 else "no")
 
 
+JUDGED = """[score.judge]
+prompt = "{{ text }} {{ response }}"
+choices = { yes = 1, no = 0 }
+human = "yes"
+"""
 RUNS = {
     "plain": ("", ""),
     "capped": ("", "[limits]\nmax_cost_usd = 0.0004\nconcurrency = 1"),
@@ -85,6 +90,7 @@ RUNS = {
     "scored": ("", '[score]\nexpected = "yes"\nmatch = "exact"'),
     "sampled": ("samples = 2", '[score]\nexpected = "yes"\nmatch = "exact"'),
     "several": ("", '[[score]]\nname = "a"\nexpected = "yes"'),
+    "judged": ("", JUDGED),
     "numbers": ("", '[score]\nexpected = "1"\nmatch = "number"'),
     "tiered": ('model = "claude-sonnet-4-5-20250929"', ""),
     "audio": ('model = "gemini-2.5-pro"\nprovider = "google"', ""),

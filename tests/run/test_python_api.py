@@ -65,7 +65,7 @@ def test_the_page_is_a_session_that_runs(folder: Path, capsys: pytest.CaptureFix
     session: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), session)
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 11
     shown = capsys.readouterr()
     assert "the input has no column 'subjct' (did you mean \"subject\"?)" in shown.out
     assert "3 requests to send" in shown.err
@@ -177,7 +177,7 @@ def test_what_stops_a_run_is_raised_and_calling_again_goes_on(folder: Path) -> N
 @pytest.mark.parametrize(
     ("frame", "asked", "message"),
     [
-        ({"text": ["a"]}, {}, "takes a polars DataFrame, not builtins.dict"),
+        ({"text": ["a"]}, {}, "the rows must be a DataFrame or LazyFrame of polars"),
         (words(), {"prompt": "{{ txt }}"}, "the input has no column 'txt' (did you mean"),
         (words(), {"temprature": 0.5}, 'temprature: unknown key (did you mean "temperature"?)'),
         (words(), {"prompt": None}, "set exactly one of prompt"),
@@ -212,7 +212,7 @@ def test_names_that_collide_get_a_prefix(folder: Path) -> None:
     assert found["llm_response"].to_list() == ["ok"] * 3
 
 
-def test_a_lazy_frame_is_collected(folder: Path) -> None:
+def test_conversations_of_a_lazy_frame(folder: Path) -> None:
     with serving() as provider:
         found = library.complete(
             words().lazy(),
@@ -223,7 +223,7 @@ def test_a_lazy_frame_is_collected(folder: Path) -> None:
             api_key_env="TEST_KEY",
             quiet=True,
         )
-    assert found["response"].to_list() == ["ok"] * 3
+    assert found.collect()["response"].to_list() == ["ok"] * 3
     assert "max_tokens" not in provider.calls[0].json
 
 

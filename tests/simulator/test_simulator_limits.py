@@ -96,6 +96,14 @@ async def test_injected_rate_limits_tell_when_to_try_again(path: str) -> None:
         assert "retry-after-ms" not in answer.headers
 
 
+async def test_the_flex_tier_has_no_capacity_at_times() -> None:
+    async with serving(SimulatorConfig(rate_limit_rate=1.0)) as peer:
+        answer = await peer.post(CHAT, service_tier="flex")
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "resource_unavailable"
+    assert "retry-after" not in answer.headers
+
+
 async def test_requests_are_limited_as_the_messages_format_tells() -> None:
     clock = Clock()
     async with serving(SimulatorConfig(requests_per_minute=2), clock) as peer:

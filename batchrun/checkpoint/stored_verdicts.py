@@ -1,0 +1,76 @@
+"""What judging needs of checkpoints: the answers of a run, and the verdicts that a judge's checkpoint has.
+
+A judge has a checkpoint of its own, in a folder of the run directory. Its requests, attempts and results are
+records like any others, so the counts and costs of the run's rows have nothing of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchrun.checkpoint.file import usable
+from batchrun.records import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from batchrun.checkpoint.store import Checkpoint
+
+
+# A row's answers count when all of its samples succeeded; each of several choices is an answer.
+_ANSWERS = """SELECT count(*), coalesce(sum(answers), 0), coalesce(max(last_us), 0), coalesce(sum(keys), 0)
+    FROM (
+        SELECT sum(CASE WHEN r.responses IS NULL THEN 1 ELSE json_array_length(r.responses) END)
+            AS answers, max(r.finished_us) AS last_us, sum(r.request_id * (i.ordinal + 1)) AS keys
+        FROM items i JOIN results r ON r.request_id = i.request_id
+        WHERE r.status = 'succeeded' GROUP BY i.ordinal / :samples HAVING count(*) = :samples
+    )"""
+_VERDICTS = """SELECT q.fingerprint, r.status, r.response, a.error_type, a.error_message
+    FROM requests q JOIN results r ON r.request_id = q.id
+    LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
+    WHERE q.fingerprint IN ({marks}) ORDER BY q.fingerprint, q.occurrence"""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCount:
+    """How many answers of a run can be judged. `stamp` changes when they are others."""
+
+    answers: int
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVerdict:
+    """The result of one request to a judge: its text, or why there is none."""
+
+    text: str | None
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+def answers_to_judge(store: Checkpoint) -> AnswerCount:
+    """Count the answers of the rows whose samples all succeeded."""
+    with usable(store.path):
+        found = store.db.execute(_ANSWERS, {"samples": store.samples}).fetchone()
+    return AnswerCount(found[1], ":".join(map(str, found)))
+
+
+def stored_verdicts(
+    store: Checkpoint, fingerprints: Iterable[bytes]
+) -> dict[bytes, list[StoredVerdict]]:
+    """Return the results of a judge's requests, those of the same request in order of occurrence.
+
+    Args:
+        store: the checkpoint of the judge.
+        fingerprints: of the requests; at most a few thousand.
+    """
+    wanted = list(dict.fromkeys(fingerprints))
+    query = _VERDICTS.format(marks=",".join("?" * len(wanted)))
+    found: dict[bytes, list[StoredVerdict]] = {}
+    with usable(store.path):
+        for fingerprint, status, text, *error in store.db.execute(query, wanted):
+            is_answered = status == Status.SUCCEEDED
+            verdict = StoredVerdict(text if is_answered else None, *error)
+            found.setdefault(fingerprint, []).append(verdict)
+    return found

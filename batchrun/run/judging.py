@@ -1,0 +1,323 @@
+"""Judges of a job: what each is asked about an answer, and how its verdicts become scores.
+
+A judge is a run of its own over the answers of a run, in a folder of the run directory with its own
+checkpoint. A verdict belongs to a request: it is found by the fingerprint of what the judge is asked,
+which holds the answer. So no verdict is ever counted for another answer, and nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+from typing import TYPE_CHECKING, Any
+
+from batchrun import checkpoint
+from batchrun.errors import RenderError
+from batchrun.evaluation import RowScore
+from batchrun.evaluation.agreement import JudgeTotals
+from batchrun.evaluation.scores import VerdictState
+from batchrun.evaluation.verdicts import (
+    CUT_VERDICT,
+    UNREADABLE_VERDICT,
+    UnreadableVerdict,
+    Verdict,
+    VerdictReader,
+)
+from batchrun.job import Job
+from batchrun.job.judge import judge_document
+from batchrun.records import Item
+from batchrun.render import Expression, Renderer
+from batchrun.run.answered import answered_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from batchrun.checkpoint import Checkpoint, StoredVerdict
+    from batchrun.job import JudgeConfig, ScoreConfig
+    from batchrun.records import RenderedItem
+    from batchrun.run.answered import AnsweredRow
+    from batchrun.source import Source
+
+
+# What the templates of a judge may use beside the columns of the row.
+RESPONSE, EXPECTED, PROMPT = "response", "expected", "rendered_prompt"
+MOST_FINGERPRINTS = 5_000
+# Sections of a job that hold for its judges, too.
+_SHARED = ("date", "input", "limits", "retry", "price")
+
+
+@dataclass(frozen=True, slots=True)
+class NoVerdict:
+    """A request to a judge without a verdict, and why."""
+
+    state: VerdictState
+    reason: str
+
+
+class Judge:
+    """Scores by the verdicts of a model.
+
+    Args:
+        config: a scorer of the job, which has a judge.
+        job: the job whose answers are judged.
+        columns: the input's columns.
+
+    Attributes:
+        config: the scorer.
+        columns: those of a row that its templates need.
+        folder: the name of its folder in the run directory.
+        job: what the judge is asked, as a job of its own.
+        renderer: renders what the judge is asked.
+
+    Raises:
+        JobError: when a template or a pattern is wrong, or a column is missing.
+    """
+
+    runs_code = False
+
+    def __init__(self, config: ScoreConfig, job: Job, columns: Sequence[str]) -> None:
+        judge = _required(config.judge)
+        self.config = config
+        self.folder = (
+            f"{checkpoint.JUDGE_FOLDER}-{config.name}" if config.name else checkpoint.JUDGE_FOLDER
+        )
+        self.job = judge_job(job, judge, self.folder)
+        self._reader = VerdictReader(judge)
+        section = f"score.{config.name}.judge" if config.name else "score.judge"
+        self._section = section
+        # The answer and the expected answer take the place of columns with these names.
+        ours = [RESPONSE, PROMPT, *([EXPECTED] if config.expected is not None else [])]
+        every = tuple(dict.fromkeys((*columns, *ours)))
+        self.renderer = Renderer(self.job, every, section)
+        self._expected = _expression("score", "expected", config.expected, columns)
+        self._human = _expression(section, "human", judge.human, columns)
+        wants_prompt = PROMPT in self.renderer.columns and PROMPT not in columns
+        self._prompts = Renderer(job, columns) if wants_prompt else None
+        self.columns = self._needed(columns)
+
+    def load(self) -> None:
+        """There is nothing to import."""
+
+    def _needed(self, columns: Sequence[str]) -> tuple[str, ...]:
+        names = set(self.renderer.columns)
+        for part in (self._expected, self._human, self._prompts):
+            names |= set(() if part is None else part.columns)
+        return tuple(column for column in columns if column in names)
+
+    def items(self, row: AnsweredRow) -> list[Item]:
+        """Return what a judge is asked about the answers of a row, without their place in its run."""
+        item, texts = row.item, row.texts
+        values = {**item.values, **self._values(item)}
+        return [
+            Item(
+                0,
+                item.custom_id if len(texts) == 1 else f"{item.custom_id}#{number}",
+                {**values, RESPONSE: text},
+            )
+            for number, text in enumerate(texts, 1)
+        ]
+
+    def _values(self, item: Item) -> dict[str, Any]:
+        """Return what the row is asked and its expected answer; None where they cannot be rendered."""
+        found: dict[str, Any] = {}
+        if self._expected is not None:
+            found[EXPECTED] = _value(self._expected, item)
+        if self._prompts is not None:
+            try:
+                found[PROMPT] = self._prompts.prompt_text(item.values)
+            except RenderError:
+                found[PROMPT] = None
+        return found
+
+    def score(self, rows: Sequence[AnsweredRow], directory: Path) -> Sequence[RowScore]:
+        """Score rows by the verdicts that are in the judge's checkpoint."""
+        asked = [self.renderer.render(self.items(row)) for row in rows]
+        found = self._stored(directory, [each for of_row in asked for each in of_row])
+        scores = [
+            _row_score(row.item.ordinal, [self._verdicts(each, found) for each in of_row])
+            for row, of_row in zip(rows, asked, strict=True)
+        ]
+        persons = [self._person(row.item) for row in rows]
+        return [replace(score, expected=said) for score, said in zip(scores, persons, strict=True)]
+
+    def totals(self, store: Checkpoint) -> JudgeTotals:
+        """Add up what the judge did.
+
+        Args:
+            store: the checkpoint of the run, whose rows are scored.
+        """
+        found = JudgeTotals(
+            self.job.request.model, **checkpoint.judged_rows(store, self.config.name)
+        )
+        found = replace(found, order=_order(found.verdicts, self.config.judge))
+        folder = store.path.parent / self.folder
+        if not (folder / checkpoint.FILE_NAME).exists():
+            return found
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as own:
+            done = checkpoint.totals(own)
+        return replace(
+            found,
+            attempts=done.attempts,
+            maybe_billed=done.maybe_billed,
+            input_tokens=done.usage.input_tokens,
+            output_tokens=done.usage.output_tokens,
+            cost=done.known_cost,
+        )
+
+    def _stored(
+        self, directory: Path, asked: Sequence[RenderedItem]
+    ) -> dict[bytes, list[StoredVerdict]]:
+        """Return the verdicts that are there, by the fingerprint of what was asked."""
+        folder = directory / self.folder
+        wanted = {each.fingerprint: None for each in asked if each.fingerprint is not None}
+        if not wanted or not (folder / checkpoint.FILE_NAME).exists():
+            return {}
+        found: dict[bytes, list[StoredVerdict]] = {}
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            rest = iter(wanted)
+            while part := list(islice(rest, MOST_FINGERPRINTS)):
+                found |= checkpoint.stored_verdicts(store, part)
+        return found
+
+    def _verdicts(
+        self, asked: RenderedItem, found: Mapping[bytes, Sequence[StoredVerdict]]
+    ) -> list[Verdict | NoVerdict]:
+        if asked.fingerprint is None:
+            return [NoVerdict(VerdictState.FAILED, f"[{self._section}] {asked.error_message}")]
+        samples = self.job.request.samples
+        stored = found.get(asked.fingerprint, ())[:samples]
+        missing = NoVerdict(VerdictState.MISSING, "not judged yet; run the job to judge it")
+        return [*map(self._verdict, stored), *([missing] * (samples - len(stored)))]
+
+    def _verdict(self, stored: StoredVerdict) -> Verdict | NoVerdict:
+        if stored.text is None:
+            is_read = stored.error_type not in {UNREADABLE_VERDICT, CUT_VERDICT}
+            state = VerdictState.FAILED if is_read else VerdictState.UNREADABLE
+            return NoVerdict(state, f"{stored.error_message}")
+        try:
+            return self._reader.read(stored.text)
+        except UnreadableVerdict as problem:  # the choices have changed since
+            return NoVerdict(VerdictState.UNREADABLE, f"the verdict cannot be read: {problem}")
+
+    def _person(self, item: Item) -> str | None:
+        """Return the verdict of a person, as those of the judge are spelled."""
+        said = None if self._human is None else _value(self._human, item)
+        if said is None or not str(said).strip():
+            return None
+        try:
+            return self._reader.verdict(said).label
+        except UnreadableVerdict:
+            return None
+
+
+class AnswerTable:
+    """The answers of a run as the table of a judge: one item for each answer.
+
+    Args:
+        judge: asks about them.
+        source: the input of the run.
+        store: the checkpoint of the run.
+
+    Attributes:
+        count: how many answers there are.
+        stamp: changes when they are others.
+    """
+
+    def __init__(self, judge: Judge, source: Source, store: Checkpoint) -> None:
+        self._judge = judge
+        self._source = source
+        self._store = store
+        found = checkpoint.answers_to_judge(store)
+        self.count, self.stamp = found.answers, found.stamp
+
+    def items(self, _columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
+        """Yield the answers in order, numbered from 0, in chunks of at most `chunk_rows`."""
+        number = 0
+        for rows in answered_rows(self._source, self._store, self._judge.columns):
+            every = [each for row in rows for each in self._judge.items(row)]
+            for start in range(0, len(every), chunk_rows):
+                chunk = every[start : start + chunk_rows]
+                yield [replace(each, ordinal=number + n) for n, each in enumerate(chunk)]
+                number += len(chunk)
+
+
+def judge_job(job: Job, config: JudgeConfig, folder: str) -> Job:
+    """Return the job of a judge: its own requests, under the limits and prices of the job."""
+    sections = {key: job.document[key] for key in _SHARED if key in job.document}
+    document = {
+        **sections,
+        "name": f"{job.name} {folder}",
+        "request": config.document,
+        "judge": judge_document(config),
+    }
+    return Job.from_document(document, job.base)
+
+
+def _required(judge: JudgeConfig | None) -> JudgeConfig:
+    if judge is None:
+        raise ValueError("the scorer has no judge")
+    return judge
+
+
+def _order(verdicts: Iterable[tuple[str, str]], config: JudgeConfig | None) -> tuple[str, ...]:
+    """Return the verdicts of a scale from the lowest, also those that nobody gave."""
+    if config is None or config.scale is None:
+        return ()
+    low, high = config.scale
+    if config.is_whole:
+        return tuple(f"{number:g}" for number in range(int(low), int(high) + 1))
+    said = {label for pair in verdicts for label in pair}
+    return tuple(sorted(said, key=float))
+
+
+def _expression(
+    section: str, key: str, source: str | None, columns: Sequence[str]
+) -> Expression | None:
+    return None if source is None else Expression(section, key, source, columns)
+
+
+def _value(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a column's own type
+    try:
+        return expression.value(item.values)
+    except RenderError:
+        return None
+
+
+def _row_score(ordinal: int, judged: Sequence[Sequence[Verdict | NoVerdict]]) -> RowScore:
+    """Return the score of a row from the verdicts on each of its answers.
+
+    Each answer has the mean of its verdicts, the row that of its answers. A row has no score while a
+    verdict is missing, or when none on one of its answers can be read.
+    """
+    every = [verdict for of_answer in judged for verdict in of_answer]
+    read = [[v for v in of_answer if isinstance(v, Verdict)] for of_answer in judged]
+    problems = [verdict for verdict in every if isinstance(verdict, NoVerdict)]
+    missing = [problem for problem in problems if problem.state is VerdictState.MISSING]
+    if missing or not all(read):
+        problem = (missing or problems)[0]
+        return RowScore(ordinal, answers=len(judged), problem=problem.reason, state=problem.state)
+    means = [sum(v.score for v in of_answer) / len(of_answer) for of_answer in read]
+    said = [verdict for of_answer in read for verdict in of_answer]
+    label = Counter(verdict.label for verdict in said).most_common(1)[0][0]
+    first = next(verdict for verdict in said if verdict.label == label)
+    return RowScore(
+        ordinal,
+        score=sum(means) / len(means),
+        predicted=label,
+        answers=len(judged),
+        correct=sum(mean >= 1 for mean in means),
+        majority=first.score,
+        reason=first.reason,
+        consistency=_consistency(read),
+    )
+
+
+def _consistency(read: Sequence[Sequence[Verdict]]) -> float | None:
+    """Return the share of the pairs of verdicts on the same answer that are the same."""
+    pairs = [
+        one.label == other.label for of_answer in read for one, other in combinations(of_answer, 2)
+    ]
+    return sum(pairs) / len(pairs) if pairs else None
