@@ -42,6 +42,7 @@ _ENDPOINT = "/chat/completions"
 _LIMITS = BatchLimits(rows=50_000, size=200_000_000)
 _TOGETHER_LIMITS = BatchLimits(rows=50_000, size=100_000_000)
 _TOGETHER = re.compile(r"(?:^|\.)together\.(?:xyz|ai)\Z")
+_AZURE = re.compile(r"\.azure\.(?:com|us|cn)\Z")
 _AZURE_DEPLOYMENT = re.compile(r"/openai/deployments/[^/]+\Z")
 _STATES = {
     "validating": BatchState.VALIDATING,
@@ -73,8 +74,8 @@ def _service(url: str) -> BatchService:
         uploads=f"{azure}/files{query}",
         query=query,
         limits=_LIMITS,
-        # Azure's own paths have no version, and neither have those of its batches.
-        request_url=_ENDPOINT if azure != root else f"/v1{_ENDPOINT}",
+        # The paths in Azure's batches have no version.
+        request_url=_ENDPOINT if _AZURE.search(host) else f"/v1{_ENDPOINT}",
     )
     return _together(service) if _TOGETHER.search(host) else service
 

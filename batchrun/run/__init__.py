@@ -29,6 +29,7 @@ from batchrun.run.execution import REFRESH_S, Execution, Shared, first_batchrun_
 from batchrun.run.interrupts import Interrupts, counted_sigint
 from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
 from batchrun.run.preparation import (
+    SIMULATED_BATCHES,
     Prepared,
     RunOptions,
     check_places,
@@ -250,7 +251,10 @@ async def _shared(
         if options.simulate is not None:
             from batchrun.simulator import Simulator  # noqa: PLC0415 - slow to load
 
-            simulator = await helpers.start(Simulator(options.simulate).serve)
+            # The batches of this run outlive this process, as they would at a provider.
+            kept = runs[0].plan.directory / SIMULATED_BATCHES
+            config = replace(options.simulate, batch_directory=kept)
+            simulator = await helpers.start(Simulator(config).serve)
         shared = Shared(
             options=options,
             limits=Limits(runs[0].plan.job.limits, waits, money=money, most=most),

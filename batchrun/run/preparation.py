@@ -42,6 +42,8 @@ SPARE_FILES, FEWEST_FILES = 128, 48
 # Keys of [input] that change what is read from a file.
 READ_AS = ("separator", "quote", "escape", "encoding", "sheet")
 SIMULATED_SUFFIX = ".simulated"
+# Where the simulator keeps batches, in the directory of the run.
+SIMULATED_BATCHES = "simulated_batches"
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,8 @@ class BatchDesk:
 
     async def settle(self, shape: BatchShape) -> None:
         """Answer the batches whose time is over."""
-        if self._store is None and self.provider.config.batch_directory is None:
+        kept = self.provider.config.batch_directory
+        if self._store is None and (kept is None or not kept.exists()):
             return
         async with self._working:
             for batch in self.store.newest(shape.name):
@@ -173,6 +174,7 @@ class BatchDesk:
         self.provider.counter.charge(work.bill)
         self.provider.cache.write(work.written.values())
         self.store.keep(batch, counts=dict(work.counts), ended=ended, files=files)
+        self.store.forget(batch.id)
 
     def download(self, name: str, content_type: str) -> HttpReply:
         """Return a file of results; some downloads break off, as simulated."""

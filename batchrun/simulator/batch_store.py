@@ -184,7 +184,7 @@ class BatchStore:
         )
 
     def forget(self, batch_id: str) -> None:
-        """Delete the requests of a batch that was refused."""
+        """Delete the requests of a batch that was refused, or has ended."""
         self.path(f"{batch_id}.requests").unlink(missing_ok=True)
 
     def content(self, name: str, mode: str = "rb") -> BinaryIO:

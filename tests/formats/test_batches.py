@@ -50,6 +50,12 @@ def read(name: str, **payload: Any) -> RemoteBatch:
             "/chat/completions",
         ),
         (
+            "https://x.openai.azure.com/openai/v1/chat/completions",
+            "https://x.openai.azure.com/openai/v1/batches/b%2F1",
+            "https://x.openai.azure.com/openai/v1/files",
+            "/chat/completions",
+        ),
+        (
             "https://api.together.xyz/v1/chat/completions",
             "https://api.together.xyz/v1/batches/b%2F1",
             "https://api.together.xyz/v1/files/upload",
@@ -62,7 +68,7 @@ def read(name: str, **payload: Any) -> RemoteBatch:
             "/v1/chat/completions",
         ),
     ],
-    ids=["openai", "groq", "azure", "together", "litellm"],
+    ids=["openai", "groq", "azure deployment", "azure", "together", "litellm"],
 )
 def test_batches_are_beside_the_address_of_single_requests(
     url: str, batch: str, upload: str, line: str
