@@ -97,7 +97,7 @@ from .run.matrix import (
     run_matrix as run_matrix,
 )
 from .run.preparation import RunOptions as RunOptions
-from .run.preparation import model_hint as model_hint
+from .run.preparation import request_hints as request_hints
 from .run.tasks import classify as classify
 from .run.tasks import extract as extract
 from .simulator import (

@@ -115,6 +115,7 @@ class Parameters:
     thinking_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    effort: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

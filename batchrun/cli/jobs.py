@@ -101,7 +101,7 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
         click.echo(harmless_json(line))
     for note in batchrun.input_notes(loaded.input):
         say(note)
-    if (hint := batchrun.model_hint(loaded)) is not None:
+    for hint in batchrun.request_hints(loaded):
         say(hint)
 
 

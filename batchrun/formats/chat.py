@@ -18,6 +18,7 @@ from batchrun.formats.content import (
     text_of,
 )
 from batchrun.formats.conversation import chat_block, turns, turns_for_chat
+from batchrun.formats.model_rules import openai_rules
 from batchrun.formats.parsing import (
     as_count,
     as_dict,
@@ -77,6 +78,7 @@ def body(request: Request) -> dict[str, Any]:
         ("service_tier", parameters.service_tier),
         ("logprobs", parameters.logprobs),
         ("top_logprobs", parameters.top_logprobs),
+        ("reasoning_effort", parameters.effort),
         ("tools", chat_tools(request.tools) or None),
         ("tool_choice", request.tool_choice and chat_choice(request.tool_choice)),
         ("parallel_tool_calls", request.parallel_tool_calls),
@@ -348,7 +350,9 @@ CHAT = WireFormat(
             "thinking_tokens": POSITIVE,
             "logprobs": ANY,
             "top_logprobs": (0, 20),
+            "effort": ANY,
         },
+        efforts=("none", "minimal", "low", "medium", "high", "xhigh", "max", "default"),
         max_tokens_keys=("max_tokens", "max_completion_tokens"),
         json_without_schema=True,
         limits_count_cache_reads=True,
@@ -362,5 +366,6 @@ CHAT = WireFormat(
     assembler=ChatAssembler,
     write_turns=turns_for_chat,
     continue_body=continue_chat,
+    model_rules=openai_rules,
     batches=CHAT_BATCHES,
 )

@@ -9,9 +9,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from batchrun.formats.conflicts import messages_conflict
 from batchrun.formats.content import block_texts, ending, stop_reason
 from batchrun.formats.conversation import messages_block, turns, turns_for_messages
 from batchrun.formats.message_batches import MESSAGE_BATCHES
+from batchrun.formats.model_rules import (
+    LEAST_BUDGET,
+    claude_rules,
+    takes_effort,
+    thinking_budget,
+)
 from batchrun.formats.parsing import (
     as_count,
     as_dict,
@@ -38,7 +45,7 @@ from batchrun.records import Completion, Ending
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrun.records import AnswerSchema, Request
+    from batchrun.records import Request
 
 
 DEFAULT_API_VERSION = "2023-06-01"
@@ -63,10 +70,10 @@ def body(request: Request) -> dict[str, Any]:
         ("stop_sequences", parameters.stop),
         ("metadata", {"user_id": parameters.user} if parameters.user is not None else None),
         ("service_tier", parameters.service_tier),
-        ("thinking", _thinking(parameters.thinking_tokens)),
+        ("thinking", _thinking(thinking_budget(request.model, parameters))),
         ("tools", messages_tools(request.tools) or None),
         ("tool_choice", messages_choice(request.tool_choice, request.parallel_tool_calls)),
-        ("output_config", _output_config(request.answer)),
+        ("output_config", _output_config(request)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
     payload.update(request.extra_body)
@@ -85,10 +92,14 @@ def _system(
     return [*blocks[:-1], {**blocks[-1], "cache_control": mark}]
 
 
-def _output_config(answer: AnswerSchema | None) -> dict[str, Any] | None:
-    if answer is None or answer.as_tool:
-        return None
-    return {"format": {"type": "json_schema", "schema": answer.schema}}
+def _output_config(request: Request) -> dict[str, Any] | None:
+    config: dict[str, Any] = {}
+    answer, effort = request.answer, request.parameters.effort
+    if answer is not None and not answer.as_tool:
+        config["format"] = {"type": "json_schema", "schema": answer.schema}
+    if effort is not None and takes_effort(request.model):
+        config["effort"] = effort
+    return config or None
 
 
 def _thinking(tokens: int | None) -> dict[str, Any] | None:
@@ -269,8 +280,11 @@ MESSAGES = WireFormat(
             "stop": ANY,
             "user": ANY,
             "service_tier": ANY,
-            "thinking_tokens": POSITIVE,
+            "thinking_tokens": (LEAST_BUDGET, math.inf),
+            "effort": ANY,
         },
+        blank_stops=False,
+        efforts=("minimal", "low", "medium", "high", "xhigh", "max"),
         needs_max_tokens=True,
         thinking_within_max_tokens=True,
         api_version=True,
@@ -287,5 +301,7 @@ MESSAGES = WireFormat(
     assembler=MessagesAssembler,
     write_turns=turns_for_messages,
     continue_body=continue_messages,
+    model_rules=claude_rules,
+    conflict=messages_conflict,
     batches=MESSAGE_BATCHES,
 )

@@ -49,6 +49,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "thinking_tokens": Parameter(int),
     "logprobs": Parameter(bool),
     "top_logprobs": Parameter(int),
+    "effort": Parameter(str),
 }
 
 assert set(PARAMETERS) == {field.name for field in fields(Parameters)}  # noqa: S101
@@ -63,22 +64,6 @@ def unsupported(name: str, wire_format: WireFormat) -> str | None:
         f"the {wire_format.name} format has no {name}; {other} "
         f"or remove it{PARAMETERS[name].instead}"
     )
-
-
-def thinking_conflict(
-    thinking_tokens: object, max_tokens: object, wire_format: WireFormat
-) -> str | None:
-    """Return why two checked values are not valid together, or None if they are.
-
-    Where the thinking budget is a part of `max_tokens`, the answer needs some of it, too.
-    """
-    if not wire_format.capabilities.thinking_within_max_tokens:
-        return None
-    if not isinstance(thinking_tokens, int) or not isinstance(max_tokens, int):
-        return None
-    if thinking_tokens < max_tokens:
-        return None
-    return f"must be below max_tokens, which is {max_tokens}, not {thinking_tokens}"
 
 
 def is_template(value: object) -> bool:
@@ -112,9 +97,10 @@ def coerce(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: A
     """
     parameter = PARAMETERS[name]
     if parameter.kind is tuple:
-        return _stop_sequences(value)
+        return _stop_sequences(value, wire_format)
     if parameter.kind is str:
-        return _text(value)
+        text = _text(value)
+        return _effort(text, wire_format) if name == "effort" else text
     if parameter.kind is bool:
         return _flag(value)
     number = _number(value, parameter.kind)
@@ -129,6 +115,13 @@ def _text(value: object) -> str:
     if isinstance(value, bool | float | bytes | list | tuple | dict):
         raise ValueError(f"must be a string, not {value!r:.80}")  # noqa: TRY004 - as below
     return str(value)
+
+
+def _effort(given: str, wire_format: WireFormat) -> str:
+    allowed = wire_format.capabilities.efforts
+    if given not in allowed:
+        raise ValueError(f"must be one of {', '.join(allowed)}, not {given!r:.80}")
+    return given
 
 
 def _flag(value: object) -> bool:
@@ -157,7 +150,7 @@ def _number(value: object, kind: type) -> int | float:
     return whole
 
 
-def _stop_sequences(value: object) -> tuple[str, ...]:
+def _stop_sequences(value: object, wire_format: WireFormat) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
         raise ValueError(f"must be a string or an array of strings, not {value!r:.80}")
@@ -165,6 +158,11 @@ def _stop_sequences(value: object) -> tuple[str, ...]:
         raise ValueError(f"takes at most {MAX_STOP_SEQUENCES} sequences, not {len(values)}")
     if "" in values:
         raise ValueError("an empty stop sequence would end every answer at once")
+    if not wire_format.capabilities.blank_stops and not all(item.strip() for item in values):
+        raise ValueError(
+            "a stop sequence of white space only is refused by the "
+            f"{wire_format.name} format; use other text"
+        )
     return tuple(values)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from batchrun.records import FormatName
 
+MOST_HOSTS = 100
 _LOCAL_HOST = "localhost"
 # The parts of an address that a user must fill in.
 _BLANK = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
@@ -409,6 +411,7 @@ PRESETS: Mapping[str, ProviderPreset] = {preset.id: preset for preset in PROVIDE
 _NAMES = {name: preset.id for preset in PROVIDERS for name in (preset.id, *preset.aliases)}
 
 
+@lru_cache(MOST_HOSTS)
 def preset_at(host: str) -> ProviderPreset | None:
     """Return the provider that answers at a host."""
     return next((preset for preset in PROVIDERS if preset.answers_at(host)), None)

@@ -16,6 +16,7 @@ import orjson
 from batchrun.errors import ProviderFault
 from batchrun.formats.batches import BatchAnswer, BatchFormat, BatchLine, BatchOutcome, BatchService
 from batchrun.formats.limit_headers import limit_state
+from batchrun.formats.model_rules import NO_RULES, ModelRules
 from batchrun.formats.parsing import (
     ErrorBody,
     InvalidResponse,
@@ -45,6 +46,9 @@ from batchrun.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from batchrun.formats.conflicts import Combination, Conflict
+    from batchrun.formats.providers import ProviderPreset
+
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
 POSITIVE: Range = (1, math.inf)
@@ -67,6 +71,8 @@ class Capabilities:
         cache_marks: whether a request can mark what to cache.
         vendor_tools: whether a tool can be one of the vendor's own, named by its `type`.
         json_without_schema: whether a request can ask for any JSON object.
+        efforts: the values of `effort`.
+        blank_stops: whether a stop sequence can be white space only.
         limits_count_cache_reads: whether tokens read from a cache count against the rate limits.
     """
 
@@ -79,6 +85,8 @@ class Capabilities:
     vendor_tools: bool = False
     json_without_schema: bool = False
     limits_count_cache_reads: bool = False
+    efforts: tuple[str, ...] = ()
+    blank_stops: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +100,8 @@ class WireFormat:
         base_url: the default of `[request] base_url`.
         key_env: the default of `[request] api_key_env`.
         auth: the default of `[request] auth`: `bearer` or the name of a header.
+        model_rules: says what a model accepts, by model, provider, effort and version of the API.
+        conflict: says which parameters are refused together.
         sdk_adds_version: whether the vendor's SDK adds the version to every base URL.
         example_model: the model in a job file that `batchrun init` writes.
         request_id_headers: response headers with the provider's id of an exchange, best first.
@@ -132,6 +142,10 @@ class WireFormat:
     limit_state: Callable[[Mapping[str, str]], LimitState | None] = limit_state
     describe_error: Callable[[bytes], ErrorBody] = describe_error
     sdk_adds_version: bool = False
+    model_rules: Callable[[str, ProviderPreset | None, str | None, str | None], ModelRules] = (
+        lambda *_: NO_RULES
+    )
+    conflict: Callable[[Combination], Conflict | None] = lambda _: None
     batches: BatchFormat | None = None
 
     def encode(self, request: Request) -> WireRequest:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.formats import WireFormat
+    from batchrun.formats.model_rules import ModelRules
     from batchrun.formats.providers import ProviderPreset
     from batchrun.records import AnswerSchema, FormatName, RejectReason, Tool, ToolChoice
 
@@ -82,7 +83,7 @@ class RequestConfig:
     image_dir: Path | None = None
     answer: AnswerSchema | None = None
     auth: str | None = None
-    max_tokens_key: str = "max_tokens"
+    max_tokens_key: str | None = None
     dedupe: bool = False
     samples: int = 1
     provider: str | None = None
@@ -105,6 +106,21 @@ class RequestConfig:
         if self.provider is not None:
             return PRESETS.get(self.provider)
         return preset_at(urlsplit(self.base_url).hostname or "")
+
+    def rules(self, model: str, effort: str | None) -> ModelRules:
+        """Return what a model accepts."""
+        return self.wire_format.model_rules(model, self.preset, effort, self.api_version)
+
+    @property
+    def forces_tool(self) -> bool:
+        """Whether the model must call a tool."""
+        is_forced = self.tool_choice is not None and self.tool_choice.mode in {"any", "tool"}
+        return is_forced or (self.answer is not None and self.answer.as_tool)
+
+    @property
+    def is_prefilled(self) -> bool:
+        """Whether the last turn is the beginning of the answer."""
+        return bool(self.turns) and self.turns[-1][0] == "assistant"
 
     @property
     def endpoint(self) -> str:

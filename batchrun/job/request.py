@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import orjson
 
 from batchrun import formats
+from batchrun.formats.conflicts import Combination
 from batchrun.formats.credentials import check_body_values
 from batchrun.formats.parameters import (
     PARAMETERS,
     check,
+    is_template,
     read_choice,
     read_tool,
-    thinking_conflict,
     unsupported,
 )
 from batchrun.job.addresses import check_headers
@@ -24,7 +25,7 @@ from batchrun.job.configs import RequestConfig
 from batchrun.job.connection import read_connection, read_headers, read_secret_headers
 from batchrun.job.paths import absolute
 from batchrun.job.reader import Section, did_you_mean
-from batchrun.records import AnswerSchema, RejectReason
+from batchrun.records import AnswerSchema, Parameters, RejectReason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
     connection = read_connection(section)
     wire_format = connection.wire_format
     from_columns = _read_from_columns(section)
-    return RequestConfig(
+    config = RequestConfig(
         format=wire_format.name,
         base_url=connection.base_url,
         api_key_env=connection.api_key_env,
@@ -94,6 +95,27 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         keep_raw=section.get("keep_raw", bool) or False,
         reject=_read_reject(section),
     )
+    _check_combination(section, config)
+    return config
+
+
+def _check_combination(section: Section, config: RequestConfig) -> None:
+    """Report what is certain to be refused, as far as it does not depend on a row."""
+    fixed = {key: value for key, value in config.parameters.items() if not is_template(value)}
+    model = "" if is_template(config.model) else config.model
+    rules = config.rules(model, fixed.get("effort"))
+    sent = Parameters(**{key: value for key, value in fixed.items() if key not in rules.refused})
+    asked = Combination(model, sent, config.forces_tool, config.is_prefilled)
+    if (conflict := config.wire_format.conflict(asked)) is not None:
+        section.problem(*conflict)
+    if config.is_prefilled and not config.wire_format.capabilities.blank_stops:
+        number, (_, text) = len(config.turns), config.turns[-1]
+        if text != text.rstrip():
+            section.problem(
+                "messages",
+                f"turn {number}, the beginning of the answer, ends in white space, which the "
+                f"{config.format} format refuses; remove it",
+            )
 
 
 def _read_image_dir(section: Section, base: Path) -> Path:
@@ -131,8 +153,10 @@ def _read_parallel(
     return wanted
 
 
-def _read_max_tokens_key(section: Section, wire_format: WireFormat) -> str:
-    key = section.text("max_tokens_key", "max_tokens")
+def _read_max_tokens_key(section: Section, wire_format: WireFormat) -> str | None:
+    key = section.get("max_tokens_key", str)
+    if key is None:
+        return None
     if key not in MAX_TOKENS_KEYS:
         section.problem(
             "max_tokens_key", f'must be "max_tokens" or "max_completion_tokens", not {key!r:.80}'
@@ -185,6 +209,8 @@ def _read_cache(section: Section, wire_format: WireFormat) -> str | None:
             f"the {wire_format.name} format cannot mark what to cache, and its servers cache "
             f"automatically; remove it, or {other}",
         )
+    elif isinstance(section.raw("system"), str) and not section.raw("system").strip():
+        section.problem("cache_system", "the system prompt is empty, and cannot be cached")
     elif "system" not in section and "system" not in (section.raw("from_columns") or ()):
         section.problem("cache_system", "there is no system prompt to cache; set system")
     return "5m" if given is True else str(given)
@@ -298,9 +324,6 @@ def _read_parameters(
             f"is required by the {wire_format.name} format; for example max_tokens = 1000 in the job file, or "
             "--set max_tokens=1000",
         )
-    thinking, most = parameters.get("thinking_tokens"), parameters.get("max_tokens")
-    if (reason := thinking_conflict(thinking, most, wire_format)) is not None:
-        section.problem("thinking_tokens", reason)
     if parameters.get("top_logprobs") is not None and not (
         parameters.get("logprobs") or "logprobs" in from_columns
     ):

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from batchrun.errors import JobError, RenderError
-from batchrun.formats.parameters import coerce, is_template, thinking_conflict
+from batchrun.formats.conflicts import Combination
+from batchrun.formats.parameters import coerce, is_template
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.prompt import arranged, conversation_text, read_images, read_messages
@@ -26,6 +27,7 @@ from batchrun.render.template import ROW, Expression, Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from batchrun.formats.model_rules import ModelRules
     from batchrun.job import Job, RequestConfig
     from batchrun.records import Image, Item, Message
     from batchrun.render.prompt import System
@@ -39,6 +41,8 @@ _SINGLE_BRACES = re.compile(r"(?<!\{)\{ *(\w+) *\}(?!\})")
 # Answers that may be longer outlive the time limits of proxies unless they are streamed; the
 # official Claude SDK refuses to ask for them in one piece.
 LONGEST_WHOLE_ANSWER = 21_333
+# Models whose rules are kept: a column may name another one in each row.
+MOST_MODELS = 100
 
 
 class ItemTable(Protocol):
@@ -63,6 +67,7 @@ class Renderer:
     def __init__(self, job: Job, columns: Sequence[str], section: str = "request") -> None:
         self._config = config = job.request
         self._format = config.wire_format
+        self._rules = lru_cache(MOST_MODELS)(config.rules)
         self._section = section
         text_of = partial(Text, section=section)
         self._model = text_of("model", config.model)
@@ -76,6 +81,8 @@ class Renderer:
             for name, value in config.parameters.items()
             if is_template(value)
         }
+        # The combination of fixed values was checked when the job was read.
+        self._is_fixed = not (self._templated or config.from_columns or is_template(config.model))
         self._images = [text_of("images", image) for image in config.images]
         self._fixed = Parameters(
             **{k: v for k, v in config.parameters.items() if k not in self._templated}
@@ -174,7 +181,7 @@ class Renderer:
         model = self._text_override("model", row) or self._model.text(values)
         if not model.strip():
             raise RenderError("empty_model", "model: is empty for this row")
-        parameters = self._parameters(row, values)
+        rules, parameters = self._accepted(model, self._parameters(row, values))
         return Request(
             format=config.format,
             base_url=config.base_url,
@@ -193,7 +200,7 @@ class Renderer:
             cache_ttl=config.cache_ttl,
             images=self._read_images(values),
             answer=config.answer,
-            max_tokens_key=config.max_tokens_key,
+            max_tokens_key=config.max_tokens_key or rules.max_tokens_key or "max_tokens",
         )
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[System | None, tuple[Message, ...]]:
@@ -230,10 +237,22 @@ class Renderer:
         if self._format.capabilities.needs_max_tokens and parameters.max_tokens is None:
             message = f"max_tokens: is required by the {self._format.name} format"
             raise RenderError("invalid_parameter", message)
-        thinking, most = parameters.thinking_tokens, parameters.max_tokens
-        if (reason := thinking_conflict(thinking, most, self._format)) is not None:
-            raise RenderError("invalid_parameter", f"thinking_tokens: {reason}")
         return parameters
+
+    def _accepted(self, model: str, parameters: Parameters) -> tuple[ModelRules, Parameters]:
+        """Return the rules of a model, and the parameters without those that it refuses."""
+        rules = self._rules(model, parameters.effort)
+        refused = {name: None for name in rules.refused if getattr(parameters, name) is not None}
+        sent = replace(parameters, **refused) if refused else parameters
+        if not self._is_fixed:
+            self._check_combination(model, sent)
+        return rules, sent
+
+    def _check_combination(self, model: str, parameters: Parameters) -> None:
+        config = self._config
+        asked = Combination(model, parameters, config.forces_tool, config.is_prefilled)
+        if (conflict := self._format.conflict(asked)) is not None:
+            raise RenderError("invalid_parameter", ": ".join(conflict))
 
     def _checked(self, name: str, value: object) -> Any:  # noqa: ANN401 - a parameter
         """Return a parameter's value for a row; None for an empty or null cell."""

@@ -17,7 +17,7 @@ from batchrun.dispatch import rejected
 from batchrun.errors import BatchrunError, JobError, RunEnd
 from batchrun.job import Job
 from batchrun.limits.retry_delays import Cause
-from batchrun.run.preparation import model_hint, run_directory
+from batchrun.run.preparation import request_hints, run_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -378,8 +378,8 @@ def change_message(reuse: Reuse) -> str:
 
 def hints(job: Job, options: RunOptions) -> list[str]:
     """Return hints to print before the first request."""
-    found = (model_hint(job), unfinished_before(job, options))
-    return [hint for hint in found if hint is not None]
+    unfinished = unfinished_before(job, options)
+    return [*request_hints(job), *([] if unfinished is None else [unfinished])]
 
 
 def nothing_to_do(plan: Prepared) -> list[str]:

@@ -294,7 +294,28 @@ def check_price(job: Job) -> None:
         )
 
 
-def model_hint(job: Job) -> str | None:
+def request_hints(job: Job) -> list[str]:
+    """Return hints about what the job asks for."""
+    hints = (_model_hint(job), _refused_hint(job))
+    return [hint for hint in hints if hint is not None]
+
+
+def _refused_hint(job: Job) -> str | None:
+    """Return a hint when parameters are not sent, because the model refuses them."""
+    request = job.request
+    if is_template(request.model) or "model" in request.from_columns:
+        return None
+    given = {*request.parameters, *request.from_columns}
+    refused = request.rules(request.model, request.parameters.get("effort")).refused & given
+    if not refused:
+        return None
+    return (
+        f"[request] {', '.join(sorted(refused))}: not sent, because {request.model} does not accept "
+        f"{'it' if len(refused) == 1 else 'them'}"
+    )
+
+
+def _model_hint(job: Job) -> str | None:
     """Return a hint when the model may be misspelt. It may also be a model of the server only."""
     model, request = _unpriced_model(job), job.request
     if model is None:

@@ -112,7 +112,7 @@ def test_defaults_are_those_of_the_code(section: str) -> None:
 def test_defaults_of_requests() -> None:
     request = job.Job.from_document(MINIMAL, Path("/jobs")).request
     shown = documented()["request"]
-    for name in ("format", "max_tokens_key", "dedupe", "samples"):
+    for name in ("format", "dedupe", "samples"):
         assert shown[name] == spelt(getattr(request, name)), name
     assert (request.stream, shown["stream"]) == (None, '`"auto"`')
     assert request.api_key_env in shown["api_key_env"]
