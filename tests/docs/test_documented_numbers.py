@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from batchrun import client
+from batchrun import client, formats
 from batchrun.checkpoint import pairs, stored_scores
 from batchrun.dispatch import retries
 from batchrun.estimation import advice, estimator, tokens
 from batchrun.formats import parameters, parsing, streaming
 from batchrun.inspection import comparison
 from batchrun.job import RetryConfig, cells, request
+from batchrun.job.configs import FLEX_RETRY
 from batchrun.limits import breaker, concurrency, load, rate_estimator, stops, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from batchrun.run import dataframes, execution, pipeline, preparation
@@ -29,7 +30,22 @@ def part(share: float) -> str:
     return PARTS[round(share, 6)]
 
 
+def limits(name: str) -> formats.BatchLimits:
+    found = formats.of(name)
+    assert found.batches is not None
+    return found.batches.service("https://host" + found.path).limits
+
+
+def batch(name: str, lines: str) -> str:
+    most = limits(name)
+    return f"| {most.rows:,} {lines}, {most.size // 10**6} MB |"
+
+
 DOCUMENTED = [
+    ("docs/formats.md", batch("messages", "requests")),
+    ("docs/formats.md", batch("chat", "lines")),
+    ("docs/job.md", f"`max_wait_s = {FLEX_RETRY.max_wait_s:g}`"),
+    ("docs/job.md", f"`timeout_s = {FLEX_RETRY.timeout_s:g}`"),
     ("README.md", f"When more than a {part(pipeline.MOST_LEFT_SHARE)} of the paid answers"),
     ("docs/reliability.md", f"a change that leaves at most a {part(pipeline.MOST_LEFT_SHARE)} of"),
     ("docs/nightly.md", f"leave more than a {part(pipeline.MOST_LEFT_SHARE)} of the paid answers"),
@@ -46,7 +62,7 @@ DOCUMENTED = [
     ),
     (
         "docs/reliability.md",
-        f"| a body of 1 GB | stopped at {mib(client.MAX_BODY_BYTES)}; the row is errored",
+        f"| a body of 1 GB that is not a stream | stopped at {mib(client.MAX_BODY_BYTES)}; the row is errored",
     ),
     (
         "docs/reliability.md",
