@@ -5,6 +5,7 @@ name when it is first used, so that `batchrun --help` does not wait for the data
 """
 
 from .draft import Draft as Draft
+from .draft import Wish as Wish
 from .draft import init_job as init_job
 from .errors import (
     BatchrunError as BatchrunError,

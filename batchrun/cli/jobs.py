@@ -161,12 +161,21 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     metavar="NAME",
     help="Provider, such as openai or groq: writes its address, key variable and header.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(["classify", "extract", "generate", "qa", "judge"]),
+    help="What to ask. Default: found from the columns.",
+)
+@click.option("--label", metavar="COLUMN", help="Column with the right answers.")
+@click.option("--labels", metavar="A,B,…", help="Labels; for class numbers, in their order.")
+@click.option("--fields", metavar="A,B,…", help="What to extract.")
 def init(
     table: str,
     output: Path | None,
     model: str | None,
     wire_format: FormatName | None,
     provider: str | None,
+    **wishes: str | None,
 ) -> None:
     """Write a job file for TABLE.
 
@@ -178,14 +187,30 @@ def init(
       batchrun init data/reviews.parquet -o jobs/reviews.toml --provider openai
     """
     draft = batchrun.init_job(
-        table, output, model=model, wire_format=wire_format, provider=provider
+        table,
+        output,
+        model=model,
+        wire_format=wire_format,
+        provider=provider,
+        wish=_wish(**wishes),
     )
     click.echo(draft.path)
     shown = ", ".join(draft.prompt) or "the conversations"
     say(f"{draft.rows:,} rows; id: {draft.id or 'the row number'}; prompt from: {shown}")
+    for note in draft.notes:
+        say(note)
     if draft.missing:
         say(f"replace {' and '.join(draft.missing)} in base_url before you run the job")
     say(f"to print the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
+
+
+def _wish(
+    task: str | None, label: str | None, labels: str | None, fields: str | None
+) -> batchrun.Wish:
+    def split(text: str | None) -> tuple[str, ...]:
+        return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+    return batchrun.Wish(task, label, split(labels), split(fields))
 
 
 def _print_result(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:

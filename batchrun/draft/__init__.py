@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from batchrun import formats
 from batchrun.checkpoint import result_kinds
-from batchrun.draft.detection import Choice, choose, read_columns
+from batchrun.draft.detection import Choice, choose, id_column_of, read_columns
 from batchrun.draft.document import Heading, job_text
+from batchrun.draft.shapes import Shape, Wish, shape_of, unused_labels
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
 from batchrun.formats.providers import PRESETS, blanks, meant_provider
 from batchrun.job import InputConfig, Job, is_remote
+from batchrun.job.reader import listed
 from batchrun.output import result_names
 from batchrun.render import Renderer
 from batchrun.source import Source
@@ -46,6 +48,7 @@ class Draft:
         prompt: the columns in the prompt; empty for a column with conversations.
         label: the column with the right answers, if any.
         missing: the words in the address that the user must replace.
+        notes: what was assumed or not found, for the user.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Draft:
     prompt: tuple[str, ...]
     label: str | None
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def init_job(
@@ -63,6 +67,7 @@ def init_job(
     model: str | None = None,
     wire_format: FormatName | None = None,
     provider: str | None = None,
+    wish: Wish | None = None,
 ) -> Draft:
     """Write a job file for a table. Never overwrites a file.
 
@@ -72,6 +77,7 @@ def init_job(
         model: the model; default: a small model of the provider, or of the vendor of the format.
         wire_format: `messages` or `chat`; default: the usual one of the provider, or `messages`.
         provider: an id of the table of providers, whose settings are written to the file.
+        wish: the task, and the column and names of labels; default: found from the table.
 
     Raises:
         JobError: when the table cannot be read, has no rows or no column for a prompt, or the file
@@ -87,7 +93,8 @@ def init_job(
     if not rows:
         raise JobError(f"{table}: has no rows; add some first, so that its columns can be examined")
     columns = read_columns(source)
-    choice = choose(columns, source.table)
+    shape = shape_of(columns, source, wish or Wish())
+    choice = choose(columns, source.table) if shape is None else _chosen(shape, columns, source)
     heading = Heading(path.name, _written_path(place, path), rows)
     text = job_text(
         heading,
@@ -107,7 +114,33 @@ def init_job(
         tuple(c.name for c in choice.prompt),
         choice.label_name,
         () if preset is None else blanks(preset.addresses[wire_format]),
+        (*source.notes, *_notes(columns, choice)),
     )
+
+
+def _chosen(shape: Shape, columns: list[TableColumn], source: Source) -> Choice:
+    by_name = {column.name: column for column in columns}
+    return Choice(
+        id=id_column_of(columns, source.table),
+        prompt=tuple(by_name[name] for name in shape.columns),
+        label=None if shape.label is None else by_name[shape.label],
+        labels=shape.choices,
+        shape=shape,
+    )
+
+
+def _notes(columns: list[TableColumn], choice: Choice) -> list[str]:
+    """Return what the user should know about the choice of columns."""
+    found = [choice.shape.note] if choice.shape is not None and choice.shape.note else []
+    used = {choice.id, choice.label_name, choice.messages, *choice.from_columns}
+    used |= {column.name for column in choice.prompt}
+    others = unused_labels(columns, {name for name in used if name is not None})
+    if choice.label is None and others:
+        found.append(
+            f"not used, and could have labels: {listed(others)}; if one has the right answers, add "
+            "--label COLUMN"
+        )
+    return found
 
 
 def _preset(provider: str, wire_format: FormatName | None) -> ProviderPreset:
@@ -195,4 +228,4 @@ def _write_new(path: Path, text: str) -> None:
         raise JobError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-__all__ = ["Draft", "init_job"]
+__all__ = ["Draft", "Wish", "init_job"]

@@ -15,22 +15,26 @@ from batchrun.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from batchrun.draft.shapes import Shape
+
 
 SAMPLE_ROWS = 500
 LONG_TEXT = 24  # mean number of characters: longer than a word or a date
 MOST_PROMPT_COLUMNS = 3
-MOST_LABELS = 30
+MOST_LABELS = 150
 LONGEST_ID = 64
 
 _ID_NAME = re.compile(r"(?:\A|_)(?:id|uuid|guid|key|sku|isbn|doi|number|no)\Z", re.IGNORECASE)
-_PROMPT_NAMES = (
+PROMPT_NAMES = (
     *("prompt", "question", "instruction", "input", "text", "subject", "title", "body", "content"),
     *("message", "description", "review", "comment", "query", "abstract", "sentence", "document"),
 )
 _LABEL_NAMES = (
     *("label", "expected", "expected_answer", "correct_answer", "answer", "gold", "gold_label"),
-    *("target", "ground_truth", "truth", "solution"),
+    *("target", "ground_truth", "truth", "solution", "label_text"),
 )
+# Labels in a table of texts and labels; in a table with more columns, one of its facts.
+_CLASS_NAMES = ("category", "class", "intent", "sentiment", "emotion", "topic")
 _NUMBER = re.compile(r"\A\s*[-+−$]?\d[\d,.]*(?:/\d+)?\s*%?\s*\Z")
 # A column can be a variable of a template unless Jinja or batchrun gives its name a meaning.
 PLAIN_NAME = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
@@ -124,6 +128,7 @@ class Choice:
         label: the column with the right answers, if any.
         labels: its distinct values, if they are few and repeated.
         is_number: whether the right answers are numbers.
+        shape: the shape of the table, if it is a known one.
     """
 
     id: str | None
@@ -133,6 +138,7 @@ class Choice:
     label: TableColumn | None = None
     labels: tuple[str, ...] = ()
     is_number: bool = False
+    shape: Shape | None = None
 
     @property
     def label_name(self) -> str | None:
@@ -164,13 +170,13 @@ def choose(columns: Sequence[TableColumn], path: str) -> Choice:
         JobError: when no column can be used in a prompt.
     """
     names = {column.name for column in columns}
-    id_column = _id_column(columns, path)
+    id_column = id_column_of(columns, path)
     if MESSAGES_COLUMN in names:
         return Choice(id_column, (), messages=MESSAGES_COLUMN, from_columns=_request_keys(names))
     if PROMPT_COLUMN in names:
         prompt = tuple(column for column in columns if column.name == PROMPT_COLUMN)
         return Choice(id_column, prompt, from_columns=_request_keys(names))
-    label = _label_column(columns)
+    label = label_column(columns)
     usable = [c for c in columns if c.is_plain and _can_be_in_template(c.name, names)]
     rest = [c for c in usable if c.name != id_column and c is not label]
     if not rest and len(usable) == 1:
@@ -181,9 +187,9 @@ def choose(columns: Sequence[TableColumn], path: str) -> Choice:
             f"{listed(f'{column.name} ({column.kind})' for column in columns)}. Add a column with "
             "text, or write a job file yourself: see docs/job.md"
         )
-    labels = () if label is None else _labels(label, path)
+    labels = () if label is None else labels_of(label, path)
     is_number = label is not None and not labels and _are_numbers(label.values)
-    return Choice(id_column, _prompt_columns(rest), label=label, labels=labels, is_number=is_number)
+    return Choice(id_column, prompt_columns(rest), label=label, labels=labels, is_number=is_number)
 
 
 def _request_keys(names: Iterable[str]) -> tuple[str, ...]:
@@ -200,11 +206,11 @@ def is_plain(name: str) -> bool:
     return bool(PLAIN_NAME.match(name)) and name not in RESERVED
 
 
-def _id_column(columns: Sequence[TableColumn], path: str) -> str | None:
+def id_column_of(columns: Sequence[TableColumn], path: str) -> str | None:
     """Return the first column with the name of an id, or else the first column, if it is unique."""
     named = [column for column in columns if _ID_NAME.search(column.name)]
     first = [column for column in columns[:1] if not _is_long(column)]
-    for column in dict.fromkeys([*named, *first]):
+    for column in [*named, *first]:
         if column.could_be_id and _is_unique(column.name, path):
             return column.name
     return None
@@ -219,15 +225,18 @@ def _is_unique(name: str, path: str) -> bool:
 
 
 def _is_long(column: TableColumn) -> bool:
-    return column.mean_length >= LONG_TEXT or column.name.lower() in _PROMPT_NAMES
+    return column.mean_length >= LONG_TEXT or column.name.lower() in PROMPT_NAMES
 
 
-def _label_column(columns: Sequence[TableColumn]) -> TableColumn | None:
+def label_column(columns: Sequence[TableColumn]) -> TableColumn | None:
+    """Return the column with the name of right answers, if any."""
     by_name = {column.name.lower(): column for column in columns if column.is_plain}
-    return next((by_name[name] for name in _LABEL_NAMES if name in by_name), None)
+    facts = [column for column in columns if not column.could_be_id or _is_long(column)]
+    names = (*_LABEL_NAMES, *_CLASS_NAMES) if len(facts) <= 2 else _LABEL_NAMES
+    return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _labels(column: TableColumn, path: str) -> tuple[str, ...]:
+def labels_of(column: TableColumn, path: str) -> tuple[str, ...]:
     """Return the distinct labels of all rows if they are few and repeated, else none."""
     if not column.is_text or len(set(column.texts)) > MOST_LABELS or _are_numbers(column.texts):
         return ()
@@ -253,7 +262,7 @@ def _are_numbers(values: Iterable[Any]) -> bool:
     )
 
 
-def _prompt_columns(columns: Sequence[TableColumn]) -> tuple[TableColumn, ...]:
+def prompt_columns(columns: Sequence[TableColumn]) -> tuple[TableColumn, ...]:
     """Return the columns with the longest texts, in the order of the table."""
     texts = [column for column in columns if column.is_text]
     long = [column for column in texts if _is_long(column)]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.draft.detection import Choice, TableColumn
+    from batchrun.draft.shapes import Shape
     from batchrun.formats.providers import ProviderPreset
 
 
@@ -92,9 +93,14 @@ def job_text(
         model=toml_string(model),
         system=_system(choice),
         prompt="\n".join(_prompt(choice)),
-        max_tokens=LABEL_TOKENS if choice.labels else TEXT_TOKENS,
+        max_tokens=_max_tokens(choice),
         score="\n".join(_score(choice)),
-        prefix=f"prefix = {toml_string(prefix)} # {comment}\n" if prefix else "",
+        prefix=(f"prefix = {toml_string(prefix)} # {comment}\n" if prefix else "")
+        + (
+            "unnest = true # a column for each field\n"
+            if choice.shape and choice.shape.fields
+            else ""
+        ),
     )
 
 
@@ -129,7 +135,15 @@ def _cut(text: str) -> str:
     return plain if len(plain) <= MOST_LETTERS else f"{plain[:MOST_LETTERS]}…"
 
 
+def _max_tokens(choice: Choice) -> int:
+    if choice.shape is not None:
+        return choice.shape.max_tokens
+    return LABEL_TOKENS if choice.labels else TEXT_TOKENS
+
+
 def _system(choice: Choice) -> str:
+    if choice.shape is not None and choice.shape.system is not None:
+        return f"system = {toml_text(choice.shape.system)}"
     if choice.labels:
         names = ", ".join(label.replace("{", "(").replace("}", ")") for label in choice.labels)
         return f"system = {toml_text(f'Answer with exactly one of these labels: {names}.')}"
@@ -144,13 +158,29 @@ def _prompt(choice: Choice) -> Iterator[str]:
         yield f"messages_column = {toml_string(choice.messages)} # column with conversations"
     else:
         yield "# A Jinja2 template: {{ column }} inserts the value of a column."
-        yield f"prompt = {toml_text(_template(choice.prompt))}"
+        template = template_of(choice.prompt) if choice.shape is None else choice.shape.template
+        yield f"prompt = {toml_text(template)}"
+    if choice.shape is not None and choice.shape.fields:
+        yield from _answer_schema(choice.shape.fields)
     if choice.from_columns:
         keys = ", ".join(map(toml_string, choice.from_columns))
         yield f"from_columns = [{keys}] # columns that set request keys for their row"
 
 
-def _template(columns: Sequence[TableColumn]) -> str:
+def _answer_schema(fields: Sequence[str]) -> Iterator[str]:
+    """Yield the schema of an answer with these fields; each can be missing."""
+    properties = ", ".join(
+        f'{toml_string(name)} = {{ type = ["string", "null"] }}' for name in fields
+    )
+    names = ", ".join(map(toml_string, fields))
+    yield (
+        f'json_schema = {{ type = "object", properties = {{ {properties} }}, required = [{names}], '
+        "additionalProperties = false }"
+    )
+
+
+def template_of(columns: Sequence[TableColumn]) -> str:
+    """Return a prompt with these columns."""
     if len(columns) == 1:
         return expression(columns[0].name)
     return "\n\n".join(map(_titled, columns))
@@ -181,6 +211,9 @@ def _jinja_character(letter: str) -> str:
 
 
 def _score(choice: Choice) -> Iterator[str]:
+    if choice.shape is not None:
+        yield from _shape_score(choice.shape)
+        return
     if choice.label is None:
         yield NO_SCORE
         return
@@ -194,6 +227,19 @@ def _score(choice: Choice) -> Iterator[str]:
         yield r"answer = '####\s*([^\n]+)' # finds the answer in the text"
     else:
         yield 'match = "casefold" # or exact, contains, regex, number, json, choice'
+
+
+def _shape_score(shape: Shape) -> Iterator[str]:
+    if shape.expected is None:
+        yield NO_SCORE
+        return
+    yield "[score] # compares the answers with this"
+    yield f"expected = {toml_text(shape.expected)}"
+    yield f"match = {toml_string(shape.match or 'casefold')}"
+    if shape.choices:
+        yield f"choices = [{', '.join(map(toml_string, shape.choices))}]"
+    if shape.answer is not None:
+        yield f"answer = '{shape.answer}' # finds the answer in the text"
 
 
 def toml_string(text: str) -> str:

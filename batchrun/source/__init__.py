@@ -179,6 +179,11 @@ class Source:
         """
         return self._ids(frame).to_list() or numbered(start, frame.height)
 
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """Return the names of the classes of a column with class numbers, if the file has them."""
+        table = self._tables[0]
+        return parquet.class_names(table.place, column) if table.kind == ".parquet" else ()
+
     def is_unchanged(self) -> bool:
         """Return whether the files have not changed since they were opened."""
         try:

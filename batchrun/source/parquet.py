@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import lru_cache
 from itertools import groupby
@@ -42,6 +43,17 @@ def count(path: Path, where: pl.Expr | None = None) -> int:
             return sum(frame.height for frame in frames(path, names[:1], where))
         kept = scan(path) if where is None else scan(path).filter(where)
         return int(kept.select(pl.len()).collect(engine="streaming").item())
+
+
+def class_names(path: Path, column: str) -> tuple[str, ...]:
+    """Return the names of the classes of a column, as Hugging Face's `datasets` stores them."""
+    with file_errors(path):
+        stored = pl.read_parquet_metadata(path).get("huggingface", "{}")
+        try:
+            names = json.loads(stored)["info"]["features"][column]["names"]
+        except (KeyError, TypeError, ValueError):
+            return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def frames(path: Path, columns: list[str], where: pl.Expr | None = None) -> Iterator[pl.DataFrame]:

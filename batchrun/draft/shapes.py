@@ -1,0 +1,459 @@
+"""The common shapes of tables, and the tasks that the user can name: what to ask and what is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from batchrun.draft.detection import (
+    LONG_TEXT,
+    MOST_LABELS,
+    PROMPT_NAMES,
+    label_column,
+    labels_of,
+    prompt_columns,
+)
+from batchrun.draft.document import expression, template_of
+from batchrun.errors import JobError
+from batchrun.job.reader import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from batchrun.draft.detection import TableColumn
+    from batchrun.source import Source
+
+Task = Literal["classify", "extract", "generate", "qa", "judge"]
+TASKS: tuple[str, ...] = get_args(Task)
+LABEL_TOKENS, TEXT_TOKENS = 20, 500
+_LETTERS = "ABCDEFGHIJ"
+_QUESTION = ("question", "query", "problem", "prompt", "instruction", "input")
+_ANSWER = ("response", "answer", "output", "completion", "prediction", "generation")
+_REFERENCE = ("reference", "expected", "gold", "ground_truth", "target", "correct_answer")
+_ASKING = {"prompt", "question", "instruction", "query", "input", "message", "messages", "problem"}
+_NUMBER_ANSWER = r"####\s*([^\n]+)"
+_STEPS = "Work it out step by step. Then write the number alone on a last line, after ####."
+_LETTER = "Answer with the letter of the right choice, and nothing else."
+SUMMARY = "Summarise the text in one sentence."
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user says about a table: the task, the column and the names of labels, and fields."""
+
+    task: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a job file says about a table of a known shape.
+
+    Attributes:
+        columns: those in the prompt.
+        template: of the prompt.
+        system: the instruction.
+        label: the column with the right answers.
+        expected: the template of the right answer; None without a score.
+        match: how to compare.
+        choices: the labels of `match = "choice"`; empty for letters.
+        answer: the pattern that finds the answer.
+        max_tokens: of an answer.
+        fields: the properties of the JSON answer.
+        note: what was assumed, for the user.
+    """
+
+    columns: tuple[str, ...]
+    template: str
+    system: str | None = None
+    label: str | None = None
+    expected: str | None = None
+    match: str | None = None
+    choices: tuple[str, ...] = ()
+    answer: str | None = None
+    max_tokens: int = TEXT_TOKENS
+    fields: tuple[str, ...] = ()
+    note: str | None = None
+
+
+Columns = dict[str, "TableColumn"]
+
+
+def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shape | None:
+    """Return the shape of a table, None if it has no known one.
+
+    Raises:
+        JobError: when what is needed for the task was not found, with what to add.
+    """
+    _check_wish(columns, wish)
+    if wish.task is not None:
+        return _of_task(wish.task)(columns, source, wish)
+    if wish.fields:
+        return _extract(columns, source, wish)
+    named = {column.name.lower(): column for column in columns}
+    if wish.label is None and not wish.labels:
+        shapes = (known(named) for known in (_conversation, _reading, _choice, _worked))
+        found = next((shape for shape in shapes if shape is not None), None)
+        if found is not None or _has_requests(named):
+            return found
+    return _of_labels(columns, source, wish)
+
+
+def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shape | None:
+    label = _label(columns, wish)
+    if wish.labels or (label is not None and _class_numbers(label)):
+        return _classify(columns, source, wish)
+    if label is not None and wish.label is not None:
+        return _with_label(columns, source, label)
+    return _summary(columns) if label is None else None
+
+
+def _has_requests(named: Columns) -> bool:
+    return not named.keys().isdisjoint({"messages", "prompt"})
+
+
+def _check_wish(columns: Sequence[TableColumn], wish: Wish) -> None:
+    names = [column.name for column in columns]
+    if wish.label is not None and wish.label not in names:
+        hint = did_you_mean(wish.label, names)
+        raise JobError(
+            f"--label {wish.label}: is not a column{hint}; the columns are {listed(names)}"
+        )
+
+
+def _of_task(task: str) -> Callable[[Sequence[TableColumn], Source, Wish], Shape]:
+    tasks: Mapping[str, Callable[[Sequence[TableColumn], Source, Wish], Shape]] = {
+        "classify": _classify,
+        "extract": _extract,
+        "generate": _generate,
+        "qa": _qa,
+        "judge": _judge,
+    }
+    return tasks[task]
+
+
+def _first(named: Columns, names: Sequence[str]) -> TableColumn | None:
+    return next((named[name] for name in names if name in named and named[name].is_plain), None)
+
+
+# Known shapes
+
+
+def _conversation(named: Columns) -> Shape | None:
+    """Conversations that end with the right answer: (system,) user, assistant."""
+    column = named.get("messages")
+    if column is None or any(not isinstance(value, list) for value in column.values):
+        return None
+    roles = {tuple(_role(turn) for turn in value) for value in column.values}
+    if roles not in ({("user", "assistant")}, {("system", "user", "assistant")}):
+        return None
+    last = len(next(iter(roles))) - 1
+    value = expression(column.name).strip("{} ")
+    return Shape(
+        columns=(column.name,),
+        template=f"{{{{ {value}[{last - 1}].content }}}}",
+        system=f"{{{{ {value}[0].content }}}}" if last == 2 else None,
+        label=column.name,
+        expected=f"{{{{ {value}[{last}].content }}}}",
+        match="casefold",
+        note="the last turn of each conversation is the expected answer; it is not sent",
+    )
+
+
+def _role(turn: object) -> object:
+    return turn.get("role") if isinstance(turn, dict) else None
+
+
+def _reading(named: Columns) -> Shape | None:
+    """SQuAD: a context, a question, and answers with their texts."""
+    context, question, answers = (named.get(name) for name in ("context", "question", "answers"))
+    if context is None or question is None or answers is None:
+        return None
+    if not all(isinstance(value, dict) and "text" in value for value in answers.values):
+        return None
+    value = expression(answers.name).strip("{} ")
+    is_open = any(not value["text"] for value in answers.values)
+    otherwise = 'If the context has no answer, write "unanswerable". ' if is_open else ""
+    some = f"{value}.text[0]"
+    return Shape(
+        columns=(context.name, question.name),
+        template=template_of([context, question]),
+        system=f"Answer from the context, with its words and as briefly as possible. {otherwise}".strip(),
+        label=answers.name,
+        expected=f'{{{{ {some} if {value}.text else "unanswerable" }}}}'
+        if is_open
+        else f"{{{{ {some} }}}}",
+        match="contains",
+        max_tokens=100,
+    )
+
+
+def _choice(named: Columns) -> Shape | None:
+    """A question with choices, and the right one as letter, number or text."""
+    question = _first(named, _QUESTION)
+    answer = _first(
+        named, ("answer", "answerkey", "answer_key", "label", "correct", "cop", "target")
+    )
+    listing = _listing(named)
+    if question is None or answer is None or listing is None:
+        return None
+    names, choices = listing
+    expected = _right_letter(answer)
+    if expected is None:
+        return None
+    return Shape(
+        columns=(question.name, *names),
+        template=f"{expression(question.name)}\n\n{choices}",
+        system=_LETTER,
+        label=answer.name,
+        expected=expected,
+        match="choice",
+        max_tokens=LABEL_TOKENS,
+    )
+
+
+def _listing(named: Columns) -> tuple[tuple[str, ...], str] | None:
+    """Return the columns with the choices, and a template that lists them by letter."""
+    column = named.get("choices") or named.get("options")
+    if column is not None and column.values:
+        value = expression(column.name).strip("{} ")
+        if all(isinstance(each, list) for each in column.values):
+            return (column.name,), _loop(value)
+        if all(isinstance(each, dict) and "text" in each for each in column.values):
+            return (column.name,), _loop(f"{value}.text")
+    for names in _LETTERED:
+        if all(name in named for name in names):
+            found = [named[name] for name in (*names, *_further(names, named))]
+            lines = (
+                f"{letter}. {expression(each.name)}"
+                for letter, each in zip(_LETTERS, found, strict=False)
+            )
+            return tuple(each.name for each in found), "\n".join(lines)
+    return None
+
+
+_LETTERED = (("a", "b", "c"), ("option_a", "option_b"), ("opa", "opb"), ("choice_a", "choice_b"))
+
+
+def _further(names: tuple[str, ...], named: Columns) -> list[str]:
+    stem = names[0][:-1]
+    return [
+        name for letter in _LETTERS.lower()[len(names) :] if (name := f"{stem}{letter}") in named
+    ]
+
+
+def _loop(value: str) -> str:
+    return (
+        f"{{% for choice in {value} %}}"
+        f'{{{{ "{_LETTERS}"[loop.index0] }}}}. {{{{ choice }}}}\n{{% endfor %}}'
+    )
+
+
+def _right_letter(answer: TableColumn) -> str | None:
+    """Return the template of the right letter; None if the answers are neither letters nor numbers."""
+    values = [str(value).strip() for value in answer.values if value not in (None, "")]
+    if values and all(len(value) == 1 and value.upper() in _LETTERS for value in values):
+        return expression(answer.name)
+    if not values or not all(value.isdecimal() and len(value) < 3 for value in values):
+        return None
+    inner = expression(answer.name).strip("{} ")
+    first = "" if "0" in values else " - 1"
+    return f'{{{{ "{_LETTERS}"[{inner} | int{first}] }}}}'
+
+
+def _worked(named: Columns) -> Shape | None:
+    """GSM8K: a question, and an answer that is worked out and ends with the number after ####."""
+    question, answer = _first(named, _QUESTION), _first(named, ("answer", "solution"))
+    if question is None or answer is None or not answer.texts:
+        return None
+    if not all("####" in text for text in answer.texts):
+        return None
+    inner = expression(answer.name).strip("{} ")
+    return Shape(
+        columns=(question.name,),
+        template=expression(question.name),
+        system=_STEPS,
+        label=answer.name,
+        expected=f'{{{{ {inner}.split("####")[-1].strip() }}}}',
+        match="number",
+        answer=_NUMBER_ANSWER,
+    )
+
+
+# Labels
+
+
+def _label(columns: Sequence[TableColumn], wish: Wish) -> TableColumn | None:
+    if wish.label is not None:
+        return next(column for column in columns if column.name == wish.label)
+    return label_column(columns)
+
+
+def _class_numbers(column: TableColumn) -> bool:
+    """Return whether the values are numbers of classes: few, small and repeated."""
+    values = [str(value) for value in column.values if value not in (None, "")]
+    kinds = {value for value in values if value.isdecimal()}
+    few = 1 < len(kinds) <= MOST_LABELS and len(values) >= 2 * len(kinds)
+    # From 0 on without large gaps; otherwise they are quantities.
+    return few and len(values) == sum(value.isdecimal() for value in values) and _is_range(kinds)
+
+
+def _is_range(kinds: set[str]) -> bool:
+    numbers = sorted(map(int, kinds))
+    return numbers[0] == 0 and numbers[-1] < 2 * len(numbers)
+
+
+def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shape:
+    label = _label(columns, wish)
+    names, expected = wish.labels, None
+    if label is not None:
+        expected = expression(label.name)
+        if _class_numbers(label):
+            names = names or source.class_names(label.name)
+            names = _required_names(names, label)
+            inner = expected.strip("{} ")
+            expected = f"{{{{ {json.dumps(list(names), ensure_ascii=False)}[{inner} | int] }}}}"
+        names = names or labels_of(label, source.table)
+    if not names:
+        raise JobError(
+            f"{source.table}: no column with labels was found; name it with --label COLUMN, or name "
+            "the labels: --labels positive,negative"
+        )
+    texts = _prompt_of(columns, label)
+    return Shape(
+        columns=tuple(column.name for column in texts),
+        template=template_of(texts),
+        system=f"Answer with exactly one of these labels: {', '.join(names)}.",
+        label=None if label is None else label.name,
+        expected=expected,
+        match=None if expected is None else "choice",
+        choices=names,
+        max_tokens=LABEL_TOKENS,
+    )
+
+
+def _required_names(names: tuple[str, ...], label: TableColumn) -> tuple[str, ...]:
+    most = max(int(str(value)) for value in label.values if value not in (None, ""))
+    if len(names) > most:
+        return names
+    raise JobError(
+        f'the column "{label.name}" has class numbers from 0 to {most}, and the table does not say '
+        "what they mean; name the classes in order: --labels NAME0,NAME1,…"
+    )
+
+
+def _with_label(columns: Sequence[TableColumn], source: Source, label: TableColumn) -> Shape:
+    if labels_of(label, source.table):
+        return _classify(columns, source, Wish(label=label.name))
+    return _qa(columns, source, Wish(label=label.name))
+
+
+# Tasks
+
+
+def _prompt_of(
+    columns: Sequence[TableColumn], label: TableColumn | None, *others: TableColumn | None
+) -> tuple[TableColumn, ...]:
+    left_out = {id(label), *map(id, others)}
+    rest = [column for column in columns if column.is_plain and id(column) not in left_out]
+    if not rest:
+        raise JobError("no column can be used in a prompt; add one with text")
+    return prompt_columns(rest)
+
+
+def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Shape:
+    if not wish.fields:
+        raise JobError("--task extract: name what to find: --fields name,date,amount")
+    texts = _prompt_of(columns, None)
+    return Shape(
+        columns=tuple(column.name for column in texts),
+        template=template_of(texts),
+        system=f"Find these fields in the text: {', '.join(wish.fields)}. Use null for what is not there.",
+        fields=wish.fields,
+    )
+
+
+def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> Shape:
+    texts = _prompt_of(columns, label_column(columns))
+    is_asked = any(column.name.lower() in _ASKING for column in texts)
+    return Shape(
+        columns=tuple(column.name for column in texts),
+        template=template_of(texts),
+        system=None if is_asked else SUMMARY,
+        max_tokens=1_000,
+        note=None if is_asked else _no_instruction(texts),
+    )
+
+
+def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Shape:
+    named = {column.name.lower(): column for column in columns}
+    for known in (_reading, _choice, _worked):
+        if wish.label is None and (found := known(named)) is not None:
+            return found
+    label = _label(columns, wish)
+    texts = _prompt_of(columns, label)
+    return Shape(
+        columns=tuple(column.name for column in texts),
+        template=template_of(texts),
+        system="Answer as briefly as possible.",
+        label=None if label is None else label.name,
+        expected=None if label is None else expression(label.name),
+        match=None if label is None else "casefold",
+    )
+
+
+def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> Shape:
+    named = {column.name.lower(): column for column in columns}
+    answer, question = _first(named, _ANSWER), _first(named, _QUESTION)
+    reference = _first(named, _REFERENCE)
+    if answer is None:
+        raise JobError(
+            f"{source.table}: --task judge: no column with answers was found; name it one of "
+            f"{', '.join(_ANSWER)}"
+        )
+    texts = [each for each in (question, reference, answer) if each is not None]
+    return Shape(
+        columns=tuple(column.name for column in texts),
+        template=template_of(texts),
+        system="Judge the answer. Answer with exactly one of these words: correct, incorrect.",
+        choices=("correct", "incorrect"),
+        max_tokens=LABEL_TOKENS,
+    )
+
+
+def _summary(columns: Sequence[TableColumn]) -> Shape | None:
+    """Return a job that makes sense for long texts without any instruction."""
+    texts = [column for column in columns if column.is_text and column.mean_length >= LONG_TEXT]
+    names = {column.name.lower() for column in columns}
+    if not texts or names & _ASKING:
+        return None
+    shown = prompt_columns(texts)
+    return Shape(
+        columns=tuple(column.name for column in shown),
+        template=template_of(shown),
+        system=SUMMARY,
+        note=_no_instruction(shown),
+    )
+
+
+def _no_instruction(columns: Sequence[TableColumn]) -> str:
+    return (
+        f"found {listed([column.name for column in columns])}, and not what to do with it: the draft "
+        "asks for a summary; change system in it, or use --task"
+    )
+
+
+def unused_labels(columns: Sequence[TableColumn], used: set[str]) -> list[str]:
+    """Return the columns that are not used and have few, repeated, short texts."""
+    return [
+        column.name
+        for column in columns
+        if column.name not in used
+        and column.name.lower() not in PROMPT_NAMES
+        and column.is_text
+        and 1 < len(set(column.texts)) <= MOST_LABELS
+        and len(column.texts) >= 2 * len(set(column.texts))
+    ]
