@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+DEMO   := $(VENV)/.demo
 
 .PHONY: demo check test audit bench chaos fuzz soak storms pictures dist format clean
 
@@ -12,10 +13,21 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
-demo: $(READY)  ## run a real job over the sample tickets through the simulator
+# What the package needs and nothing else.
+$(DEMO): pyproject.toml
+	@test -e $(READY) || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --editable .; }
+	@touch $@
+
+demo: $(DEMO)  ## run a real job over the sample tickets through the simulator
 	rm -rf runs/ticket_triage.simulated
 	$(BIN)/batchrun run jobs/ticket_triage.toml --simulate
 	$(BIN)/python -c "import polars as pl; pl.Config(tbl_hide_dataframe_shape=True, fmt_str_lengths=34, tbl_width_chars=110); print(pl.read_parquet('runs/ticket_triage.simulated/results.parquet').select('ticket_id', 'subject', 'label', 'response', 'status', 'cost_usd').head(8))"
+	@echo
+	@echo "Try next:"
+	@echo "  $(BIN)/batchrun report jobs/ticket_triage.toml              charts and scores as a web page"
+	@echo "  $(BIN)/batchrun preview jobs/ticket_triage.toml -n 2        the requests, without sending them"
+	@echo "  $(BIN)/batchrun estimate jobs/ticket_triage.toml            what a real run would cost"
+	@echo "  $(BIN)/batchrun init YOUR_TABLE.csv                         a job file for a table of yours"
 
 check: $(READY)  ## formatting, lint, types, architecture
 	$(BIN)/ruff format --check .

@@ -41,13 +41,13 @@ from .inspection import (
     Recosted as Recosted,
 )
 from .inspection import (
+    Since as Since,
+)
+from .inspection import (
     export as export,
 )
 from .inspection import (
     load_job as load_job,
-)
-from .inspection import (
-    preview as preview,
 )
 from .inspection import (
     recost as recost,
@@ -79,7 +79,10 @@ from .inspection.comparison import (
 from .inspection.comparison import (
     write_comparison as write_comparison,
 )
+from .inspection.previews import preview as preview
+from .inspection.previews import preview_text as preview_text
 from .inspection.reporting import write_report as write_report
+from .inspection.run_places import run_of as run_of
 from .inspection.verification import Verification as Verification
 from .inspection.verification import verify as verify
 from .job import Job as Job

@@ -56,12 +56,14 @@ def check_directory(directory: Path, *, besides: Path | None = None) -> None:
         besides: a file that may lie there, too: that of the log.
 
     Raises:
-        JobError: when it holds other files.
+        JobError: when it is a file, or holds files that no run made.
     """
     try:
         names = sorted(path.name for path in directory.iterdir())
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        raise JobError(f"[output] dir: {directory} is a file; {_CHOOSE}") from None
     except OSError:
         return  # opening it says what is wrong
     foreign = [name for name in names if not _LEFTOVER.fullmatch(name)]

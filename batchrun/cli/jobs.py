@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import batchrun
 from batchrun.cli import options
 from batchrun.cli.console import echo, fail, say, wants_color
 from batchrun.cli.options import (
+    CONCURRENCY,
     JOB,
     FormatChoice,
     WorkerCount,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @click.command()
 @JOB
 @request_options
+@CONCURRENCY
 @click.option("--simulate", is_flag=True, help="Use the built-in simulator (no API key, no cost).")
 @click.option("--new", is_flag=True, help="Start over; the previous run is kept as DIR.1.")
 @click.option("--retry-errored", is_flag=True, help="Also retry rows that failed permanently.")
@@ -86,10 +89,11 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
     metavar="N",
     help="Number of requests.",
 )
-def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as above
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+def preview(job: Path, *, count: int, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     """Print the first requests of JOB without sending them.
 
-    Prints one JSON line per request, as it would be sent. Runs no Python file of the job.
+    On a terminal, the requests are laid out for reading. Otherwise, and with --json, prints one JSON line per request, as it would be sent. Runs no Python file of the job.
 
     \b
     Examples:
@@ -97,8 +101,13 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
       batchrun preview prompts.csv --model MODEL --format chat
     """
     loaded = batchrun.load_job(job, overrides(options))
-    for line in batchrun.preview(loaded, count):
-        click.echo(harmless_json(line))
+    if as_json or not sys.stdout.isatty():
+        for line in batchrun.preview(loaded, count):
+            click.echo(harmless_json(line))
+    else:
+        width = shutil.get_terminal_size().columns
+        for text in batchrun.preview_text(loaded, count, width=width):
+            click.echo(text)
     for note in batchrun.input_notes(loaded.input):
         say(note)
     for hint in batchrun.request_hints(loaded):
@@ -108,6 +117,7 @@ def preview(job: Path, count: int, **options: Any) -> None:  # noqa: ANN401 - as
 @click.command()
 @JOB
 @request_options
+@CONCURRENCY
 @click.option(
     "--sample",
     type=click.IntRange(min=1),

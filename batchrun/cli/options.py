@@ -46,6 +46,28 @@ def runs(incomplete: str) -> list[str]:
     return [path for path in found if (Path(path) / CHECKPOINT).is_file()]
 
 
+def places(incomplete: str) -> list[str]:
+    """Return the run directories and the job files whose paths start with `incomplete`."""
+    return [*runs(incomplete), *_files_with(incomplete, (JOB_SUFFIX,))]
+
+
+def models(incomplete: str) -> list[str]:
+    """Return the names of models that start with `incomplete`, of those with a known price."""
+    from batchrun.pricing import known_models  # noqa: PLC0415 - too slow for every command
+
+    return known_models(incomplete)
+
+
+def keys(incomplete: str) -> list[str]:
+    """Return the keys of a job file that start with `incomplete`, ready for their value."""
+    from batchrun.job import known_keys  # noqa: PLC0415 - as above
+
+    if incomplete.startswith("request.model="):
+        start = incomplete.removeprefix("request.model=")
+        return [f"request.model={name}" for name in models(start)]
+    return [f"{key}=" for key in known_keys() if key.startswith(incomplete)]
+
+
 def _files_with(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
     found = list(_entries(incomplete))
     wanted = [p for p, folder in found if not folder and p.removesuffix(".gz").endswith(suffixes)]
@@ -80,11 +102,11 @@ JOB = click.argument(
 )
 
 
-class RunDirectory(click.Path):
-    """An existing directory; the error names the simulated run if there is only that."""
+class RunPlace(click.Path):
+    """A run directory, or a job file that was run; the error names the runs that are near."""
 
     def __init__(self) -> None:
-        super().__init__(path_type=Path, exists=True, file_okay=False)
+        super().__init__(path_type=Path, exists=True)
 
     def convert(  # noqa: D102 - click's
         self,
@@ -95,7 +117,8 @@ class RunDirectory(click.Path):
         simulated = Path(f"{value}.simulated")
         if not Path(value).exists() and simulated.is_dir():
             self.fail(f"there is no run in {value}, only a simulated one: {simulated}", param, ctx)
-        return super().convert(value, param, ctx)
+        path = Path(str(super().convert(value, param, ctx)))
+        return path if (path / CHECKPOINT).is_file() else batchrun.run_of(path)
 
 
 class FormatChoice(click.Choice[str]):
@@ -132,11 +155,7 @@ class WorkerCount(click.ParamType[int | str]):
         return int(value)
 
 
-DIRECTORY = click.argument(
-    "directory",
-    type=RunDirectory(),
-    shell_complete=completing(runs),
-)
+DIRECTORY = click.argument("directory", type=RunPlace(), shell_complete=completing(places))
 
 
 def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
@@ -147,6 +166,7 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
             "models",
             multiple=True,
             metavar="MODEL",
+            shell_complete=completing(models),
             help="Model to use. Repeat to compare several models (a matrix).",
         ),
         click.option("--format", "wire_format", type=FormatChoice(), help="API format."),
@@ -155,12 +175,6 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
             "--limit",
             type=click.IntRange(min=1),
             help="Process only the first N rows.",
-            metavar="N",
-        ),
-        click.option(
-            "--concurrency",
-            type=click.IntRange(min=1),
-            help="Maximum number of concurrent requests.",
             metavar="N",
         ),
         click.option(
@@ -178,12 +192,21 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
             "settings",
             multiple=True,
             metavar="KEY=VALUE",
+            shell_complete=completing(keys),
             help="Set a key of the job file, such as request.temperature=0.2. Repeatable.",
         ),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+CONCURRENCY = click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    help="Maximum number of concurrent requests.",
+    metavar="N",
+)
 
 
 def run_options(options: Mapping[str, Any]) -> RunOptions:
@@ -212,7 +235,7 @@ def overrides(options: Mapping[str, Any]) -> dict[str, Any]:
         "request.base_url": options["base_url"],
         "date": options["date"],
         "input.limit": options["limit"],
-        "limits.concurrency": options["concurrency"],
+        "limits.concurrency": options.get("concurrency"),
         "output.dir": str(options["output_dir"].absolute()) if options["output_dir"] else None,
     }
     return found | {key: value for key, value in direct.items() if value is not None}

@@ -11,11 +11,12 @@ import click
 import batchrun
 from batchrun.cli import options
 from batchrun.cli.console import say, wants_color
-from batchrun.cli.options import DIRECTORY, completing
+from batchrun.cli.options import DIRECTORY, RunPlace, completing
 from batchrun.errors import harmless, harmless_but_coloured, harmless_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
 
 @click.command()
@@ -42,7 +43,16 @@ def status(directory: Path, *, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the results to this .parquet, .csv or .jsonl file instead.",
 )
-def export(directory: Path, to: Path | None) -> None:
+@click.option(
+    "--last", is_flag=True, help="With --to: only rows that got their result in the last execution."
+)
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+    metavar="TIME",
+    help="With --to: only rows that got their result at TIME or later, such as 2026-11-28 or 2026-11-28T09:30.",
+)
+def export(directory: Path, to: Path | None, since: datetime | None, *, last: bool) -> None:
     """Write the output files of a run again.
 
     Sends nothing. Runs the [score] function of the job only if some answers are not scored yet.
@@ -51,8 +61,13 @@ def export(directory: Path, to: Path | None) -> None:
     Examples:
       batchrun export runs/triage
       batchrun export runs/triage --to triage.csv
+      batchrun export runs/triage --last --to new.csv
     """
-    for path in batchrun.export(directory, to):
+    if last and since is not None:
+        raise click.UsageError("choose --last or --since")
+    # Without a time zone, it is the local time.
+    chosen = batchrun.Since(since and since.astimezone()) if last or since is not None else None
+    for path in batchrun.export(directory, to, chosen):
         click.echo(path)
 
 
@@ -124,9 +139,9 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     "directories",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=RunPlace(),
     metavar="DIRECTORY DIRECTORY...",
-    shell_complete=completing(options.runs),
+    shell_complete=completing(options.places),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -148,6 +163,7 @@ def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) 
     runs = batchrun.compare(directories)
     if html is not None:
         batchrun.write_comparison(runs, html)
+        say(f"wrote {html}")
     click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
 
 

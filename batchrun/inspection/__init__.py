@@ -1,11 +1,11 @@
-"""Commands on a job or a run directory that send nothing: preview, status, export, score, recost."""
+"""Commands on a run directory that send nothing: status, export, score, recost; and loading a job."""
 
 from __future__ import annotations
 
 import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,12 @@ import orjson
 from batchrun import checkpoint, output, report
 from batchrun.errors import JobError, OutputError, Record, harmless
 from batchrun.evaluation import score_facts, score_lines
-from batchrun.job import OUTPUT_SUFFIXES, InputConfig, Job, is_remote
+from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.overrides import SCORE
 from batchrun.job.paths import Protected, user_files
 from batchrun.job.sections import table_input
 from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
-from batchrun.render import Renderer
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
 from batchrun.run.matrix import (
@@ -36,15 +35,12 @@ from batchrun.run.scoring import Evaluation, score_table
 from batchrun.source import Source, input_files, is_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from batchrun.evaluation import ScoreTotals
-    from batchrun.records import RenderedItem
 
 
-MASK = "***"
 TABLE_PREFIX = "batchrun_"
-_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
 
 
 def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
@@ -65,62 +61,6 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Jo
         # A table that names its request columns (model …) must not need a job file for that.
         overrides = {"output.prefix": TABLE_PREFIX, **overrides}
     return Job.for_table(path, columns, overrides)
-
-
-def preview(job: Job, count: int) -> Iterator[str]:
-    """Yield the first HTTP requests as JSON lines, with secrets masked; of a matrix, of each cell.
-
-    Raises:
-        JobError: when the input or a template is wrong.
-    """
-    for cell in job.cells or (job,):
-        for facts in _first_requests(cell, count):
-            yield orjson.dumps(facts).decode()
-
-
-def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
-    source = Source(_first_rows(job.input, count))
-    renderer = Renderer(job, source.columns)
-    renderer.check_columns()
-    source.check_ids()
-    items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
-    for item in chain.from_iterable(renderer.chunks(islice(items, count))):
-        label = {} if job.cell is None else {"cell": job.cell.name}
-        yield label | _described(job, item)
-
-
-def _first_rows(config: InputConfig, count: int) -> InputConfig:
-    """Return an input with no more rows than are shown, where more would have to be fetched."""
-    if not is_remote(config.path):
-        return config
-    return replace(config, limit=min(count, config.limit or count))
-
-
-def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
-    if item.wire is None:
-        return {
-            "custom_id": item.custom_id,
-            "error_type": item.error_type,
-            "error_message": item.error_message,
-        }
-    headers = dict(item.wire.headers)
-    if job.request.api_key_env:
-        headers.update([job.request.wire_format.key_header(MASK, job.request.auth)])
-    masked = {
-        name: _masked(name, value) if name in dict(job.request.extra_headers) else value
-        for name, value in headers.items()
-    } | {name: MASK for name, _ in job.request.secret_headers}
-    return {
-        "custom_id": item.custom_id,
-        "method": "POST",
-        "url": item.wire.url,
-        "headers": masked,
-        "body": orjson.loads(item.wire.body),
-    }
-
-
-def _masked(name: str, value: str) -> str:
-    return MASK if any(word in name for word in _SECRET_WORDS) else value
 
 
 def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
@@ -153,7 +93,7 @@ def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def export(directory: Path, to: Path | None) -> list[Path]:
+def export(directory: Path, to: Path | None = None, since: Since | None = None) -> list[Path]:
     """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
 
     A function of the job's author runs only for answers that it has not scored yet.
@@ -161,14 +101,19 @@ def export(directory: Path, to: Path | None) -> list[Path]:
     Args:
         directory: the run directory.
         to: write only this file, with the results, instead of the run's own files.
+        since: write only rows whose results are as new as this; needs `to`.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
-        JobError: when the input is gone or `to` has an unknown suffix.
+        JobError: when the input is gone, `to` has an unknown suffix or is missing beside `since`.
         OutputError: when a file cannot be written or the input has changed.
     """
     if to is not None and to.suffix not in OUTPUT_SUFFIXES:
         raise JobError(f"--to {to}: must end in {', '.join(OUTPUT_SUFFIXES)}")
+    if since is not None and to is None:
+        raise JobError(
+            "--last and --since need --to FILE: the output files of the run always have all rows"
+        )
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         document, base, signature = store.job()
@@ -183,7 +128,7 @@ def export(directory: Path, to: Path | None) -> list[Path]:
                 evaluation.score(source, store, again=not evaluation.runs_code)
                 scores = score_table(job, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
-            results = output.Results(source, store, kinds, scores)
+            results = output.Results(source, store, kinds, scores, _start(store, since))
             return [output.write_results(job.output, to, results, in_run_directory=False)]
         with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code
@@ -191,6 +136,28 @@ def export(directory: Path, to: Path | None) -> list[Path]:
             return list(written.files)
     finally:
         store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """How new the results to export must be.
+
+    Attributes:
+        moment: not older than this; None for those of the last execution.
+    """
+
+    moment: datetime | None = None
+
+
+def _start(store: checkpoint.Checkpoint, since: Since | None) -> datetime | None:
+    if since is None:
+        return None
+    if since.moment is not None:
+        return since.moment
+    executions = checkpoint.totals(store).executions
+    if not executions:
+        return None
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=executions[-1]["started_us"])
 
 
 def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:

@@ -11,10 +11,11 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.errors import JobError, harmless
 from batchrun.evaluation.metrics import difference_interval, p_value, part_of
+from batchrun.job.paths import is_simulated
 from batchrun.report.compared_runs import ComparedRun, names_of, notes_on, pair_cells, run_cells
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
-from batchrun.run.matrix import is_simulated, runs_in
+from batchrun.run.matrix import runs_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

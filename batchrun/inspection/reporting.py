@@ -18,10 +18,11 @@ from batchrun import checkpoint, output
 from batchrun.errors import CheckpointError, JobError, RunEnd
 from batchrun.inspection.comparison import side_by_side, write_comparison
 from batchrun.job import Job
+from batchrun.job.paths import is_simulated
 from batchrun.render import Renderer
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
-from batchrun.run.matrix import is_matrix, is_simulated, runs_in
+from batchrun.run.matrix import is_matrix, runs_in
 from batchrun.run.preparation import input_signature
 from batchrun.run.scoring import Evaluation
 from batchrun.source import Source

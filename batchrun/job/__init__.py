@@ -217,6 +217,22 @@ class Job:
         return replace(job, cell=cell)
 
 
+def known_keys() -> list[str]:
+    """Return the keys of the sections as `--set` takes them, such as `request.temperature`."""
+    here = Path()
+    sections = {name: Section(name, {}, []) for name in SECTIONS if name not in {SCORE, "request"}}
+    read_input(sections["input"], here, None)
+    request = read_request(Section("request", {}, []), here)
+    read_limits(sections["limits"])
+    _read_retry(sections["retry"], request)
+    _read_output(sections["output"], here, "", None, None)
+    _read_tools(sections["tools"], here, request)
+    _read_price(sections["price"])
+    names = {name: section.known for name, section in sections.items()}
+    names["request"] = frozenset(request_keys())
+    return sorted(f"{name}.{key}" for name, keys in names.items() for key in keys)
+
+
 def _raise_all(problems: Sequence[str], origin: str) -> None:
     if problems:
         text = "\n".join(f"{origin}: {problem}" for problem in problems)
@@ -464,5 +480,6 @@ __all__ = [
     "UserFile",
     "apply_overrides",
     "is_remote",
+    "known_keys",
     "parse_setting",
 ]

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from types import ModuleType
 
+# Ends the names of run directories with simulated answers.
+SIMULATED_SUFFIX = ".simulated"
+
 
 # Keys of `[request]` whose files are sent away.
 _SENT = ("prompt_file", "system_file", "image_dir")
@@ -307,3 +310,9 @@ def _line_in(path: Path, error: BaseException) -> int | None:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return lines[-1] if lines else None
+
+
+def is_simulated(directory: Path) -> bool:
+    """Say whether a run directory, also that of a cell of a matrix, is for simulated answers."""
+    path = directory.resolve()
+    return any(place.name.endswith(SIMULATED_SUFFIX) for place in (path, path.parent))

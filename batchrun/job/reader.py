@@ -246,16 +246,18 @@ class Section:
         return tables
 
     def finish(self, homes: Mapping[str, str]) -> None:
-        """Report the keys that nobody asked for.
+        """Report the keys that nobody asked for, before what is missing: one may be the cause.
 
         Args:
             homes: the keys of all sections, with the section that each belongs in.
         """
+        others = len(self._problems)
         for key in self._values:
             if key not in self._asked:
                 home = homes.get(key)
                 hint = f" (it belongs in [{home}])" if home else did_you_mean(key, self.known)
                 self.problem(key, f"unknown key{hint}")
+        self._problems[:] = [*self._problems[others:], *self._problems[:others]]
 
 
 def _as_float(value: int) -> float:

@@ -17,6 +17,7 @@ from batchrun.records import PICO_PER_USD, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from batchrun.records import Kind
 
@@ -137,12 +138,14 @@ class Results:
         rows: what is known of its rows.
         kinds: our columns, in their order.
         scores: what the answers are worth, for a job with a `[score]`.
+        since: leave out rows whose results are older; None for all rows.
     """
 
     table: InputTable
     rows: Rows
     kinds: Mapping[str, Kind]
     scores: ScoreTable | None = None
+    since: datetime | None = None
 
     @property
     def all_kinds(self) -> dict[str, Kind]:
@@ -170,6 +173,9 @@ def joined_frames(
         joined = _joined(fetched, results, names, properties)
         del fetched  # long answers are not held twice
         chunks.measure(joined)
+        if results.since is not None:
+            finished = joined.get_column(names["finished_at"])
+            joined = joined.filter((finished >= results.since).fill_null(value=False))
         yield joined
         del joined
 

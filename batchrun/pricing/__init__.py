@@ -5,7 +5,7 @@ with genai-prices' offline list. Without a known price the cost is unknown, neve
 """
 
 from batchrun.pricing.book import NewPrices, PriceBook, price_book
-from batchrun.pricing.price_list import BATCH_TIER, near_model, near_provider
+from batchrun.pricing.price_list import BATCH_TIER, known_models, near_model, near_provider
 from batchrun.pricing.rates import FROM_JOB, Rates, cost_of, rates_of_job
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PriceBook",
     "Rates",
     "cost_of",
+    "known_models",
     "near_model",
     "near_provider",
     "price_book",

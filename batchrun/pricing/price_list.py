@@ -384,6 +384,16 @@ def near_model(model: str, provider: str | None, base_url: str | None) -> str | 
     return None
 
 
+def known_models(start: str) -> list[str]:
+    """Return the names in the price list that begin with `start`, of all providers."""
+    every = (
+        model.id
+        for provider in genai_prices.data_snapshot.get_snapshot().providers
+        for model in provider.models
+    )
+    return sorted({name for name in every if name.startswith(start)})
+
+
 def near_provider(name: str) -> str | None:
     """Return the id in the price list of a provider that goes by another name here, if any."""
     if _by_id(price_list_id(name)) is not None or name in PRESETS:

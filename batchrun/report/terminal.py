@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import RunEnd, harmless, printable
 from batchrun.evaluation import score_lines
+from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.formatting import counted, dollars, moment, rate, seconds, short
 from batchrun.report.hints import Problem, ending_problems, error_problems
 from batchrun.report.run_summary import cost_by_kind, throughput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from batchrun.evaluation import ScoreTotals
@@ -27,6 +28,8 @@ LABEL, NUMBER, INDENT = 16, 12, 18
 MOST_ERRORS, MOST_MODELS, MODEL_WIDTH = 5, 8, 28
 # The suggested cap is higher than the average says, because the remaining rows may cost more.
 CAP_MARGIN = 1.1
+# Of an execution without an end, such as after `kill -9` or a power failure.
+DIED = "its process ended without a message; run the same command again to resume"
 BOLD, DIM, RED, GREEN, YELLOW = 1, 2, 31, 32, 33
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -39,7 +42,7 @@ def summary_text(
     """Return the summary that a person reads after a run."""
     parts = [
         _headline(totals),
-        [*_costs(totals), *_unpriced(totals, directory)],
+        [*_costs(totals, directory), *_unpriced(totals, directory)],
         _models(totals),
         _speed(totals),
         _errors(totals),
@@ -70,7 +73,7 @@ def shortfall(runs: Sequence[RunTotals]) -> str | None:
 def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bool = False) -> str:
     """Return what `batchrun status` prints."""
     last = totals.executions[-1] if totals.executions else None
-    state = paint("running", BOLD, GREEN) if running else paint("not running", BOLD)
+    state = paint("running", BOLD, GREEN) if running else paint(_state(last), BOLD)
     since = f", last started {moment(last['started_us'])}" if last else ""
     lines = [f"{state}{since}", summary_text(totals, directory, colour=True)]
     if running or totals.in_flight:
@@ -79,10 +82,21 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bo
         lines += _field("waiting", f"for {printable(totals.waiting)}")
     if totals.last_error:
         lines += _field("last error", *_wrapped(short(totals.last_error, 200)))
-    if last and last["reason"] is not None and not running:
+    if last and last["outcome"] is RunEnd.UNFINISHED and not running:
+        lines += _field("ended", *_wrapped(DIED))
+    elif last and last["reason"] is not None and not running:
         reason = f"{last['outcome'].replace('_', ' ')}: {short(last['reason'], 300)}"
         lines += _field("ended", *_wrapped(reason))
     return _joined("\n".join(lines), colour=colour)
+
+
+def _state(last: Mapping[str, Any] | None) -> str:
+    """Return in one or two words how the last execution ended."""
+    if last is None:
+        return "not running"
+    if last["outcome"] in (RunEnd.UNFINISHED, RunEnd.INTERRUPTED):
+        return "interrupted"
+    return "finished" if last["outcome"] in (RunEnd.FINISHED, RunEnd.SAMPLED) else "stopped"
 
 
 def paint(text: str, *codes: int) -> str:
@@ -113,7 +127,7 @@ def _headline(totals: RunTotals) -> list[str]:
     return lines
 
 
-def _costs(totals: RunTotals) -> list[str]:
+def _costs(totals: RunTotals, directory: Path) -> list[str]:
     """Tokens and cost by kind."""
     usage, cost, kinds = totals.usage, totals.cost, cost_by_kind(totals)
     if not kinds:
@@ -145,7 +159,10 @@ def _costs(totals: RunTotals) -> list[str]:
         )
         for name, n, pico, note in rows
     ]
-    return _table(("", "tokens", "cost", ""), cells, "<>><")
+    lines = _table(("", "tokens", "cost", ""), cells, "<>><")
+    if is_simulated(directory):
+        lines.append("  simulated: nothing was billed; these are the costs of such answers")
+    return lines
 
 
 def _amount(pico: int | None, totals: RunTotals, part: str) -> str:

@@ -19,7 +19,7 @@ from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
-from batchrun.run.preparation import SIMULATED_SUFFIX, RunOptions, check_places, run_directory
+from batchrun.run.preparation import RunOptions, check_places, run_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -304,9 +304,3 @@ def runs_in(directory: Path) -> list[Path]:
     if not is_matrix(directory):
         return [directory]
     return [directory / cell.name for cell in read_cells(directory)]
-
-
-def is_simulated(directory: Path) -> bool:
-    """Say whether a run directory, also that of a cell, is for simulated answers."""
-    path = directory.resolve()
-    return (path.parent if is_matrix(path.parent) else path).name.endswith(SIMULATED_SUFFIX)

@@ -15,7 +15,7 @@ from batchrun.checkpoint import result_kinds
 from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
 from batchrun.errors import JobError
 from batchrun.formats.parameters import is_template
-from batchrun.job.paths import Protected, is_same_file
+from batchrun.job.paths import SIMULATED_SUFFIX, Protected, is_same_file
 from batchrun.job.reader import listed
 from batchrun.limits import MOST
 from batchrun.pricing import near_model, near_provider, price_book
@@ -41,7 +41,6 @@ GRACE_S = 30.0
 SPARE_FILES, FEWEST_FILES = 128, 48
 # Keys of [input] that change what is read from a file.
 READ_AS = ("separator", "quote", "escape", "encoding", "sheet")
-SIMULATED_SUFFIX = ".simulated"
 # Where the simulator keeps batches, in the directory of the run.
 SIMULATED_BATCHES = "simulated_batches"
 

@@ -32,6 +32,8 @@ REFRESH_EVERY_S = 0.2
 
 # Columns of the bar itself: at most, with every fact that fits, with those that must be shown.
 WIDEST_BAR, NARROW_BAR, NARROWEST_BAR = 24, 10, 4
+# tqdm draws the bar between two fits, too, when counts and rates have grown.
+SPARE = 2
 _TIMES = (" [{elapsed}<{remaining}, {rate_fmt}]", " [{elapsed}<{remaining}]", "")
 
 
@@ -267,7 +269,7 @@ class Progress:
         shown = [fact for fact in facts if fact.rank == 0]
         for times in _TIMES:
             line = bar.format_meter(**state | {"bar_format": _format("", times)})
-            room = columns - disp_len(line) - sum(fact.width for fact in shown)
+            room = columns - SPARE - disp_len(line) - sum(fact.width for fact in shown)
             if room >= NARROWEST_BAR:
                 break
         for fact in sorted(facts, key=lambda fact: fact.rank):

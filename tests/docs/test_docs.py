@@ -132,7 +132,7 @@ def test_make_demo_shows_the_results(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "ready").touch()
     done = subprocess.run(
-        ["make", "demo", f"BIN={Path(sys.executable).parent}", "READY=ready"],
+        ["make", "demo", f"BIN={Path(sys.executable).parent}", "READY=ready", "DEMO=ready"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

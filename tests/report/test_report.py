@@ -386,7 +386,7 @@ def test_the_status_tells_whether_it_is_running_and_since_when() -> None:
     )
     assert "refused: " not in status_text(ended, DIRECTORY, running=True)
     dead = status_text(replace(TOTALS, in_flight=0), DIRECTORY, running=False).splitlines()
-    assert dead[0].startswith("not running, last started")
+    assert dead[0].startswith("finished, last started")
     assert not any("in flight" in line for line in dead)
     assert status_text(EMPTY, DIRECTORY, running=False).startswith("not running\n")
 

@@ -236,7 +236,7 @@ def test_a_directory_in_use_is_refused(folder: Path) -> None:
     ):
         complete(provider, words())
     (folder / "file").touch()
-    with pytest.raises(library.CheckpointError, match="cannot be used"):
+    with pytest.raises(library.JobError, match="file is a file; "):
         complete(provider, words(), directory=folder / "file")
 
 

@@ -1,0 +1,69 @@
+"""Which run directory a path stands for: the directory itself, or that of a job file."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchrun import checkpoint
+from batchrun.errors import JobError
+from batchrun.inspection import load_job
+from batchrun.job.reader import listed
+from batchrun.run.matrix import is_matrix
+from batchrun.run.preparation import RunOptions, run_directory
+from batchrun.simulator import SimulatorConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def run_of(path: Path) -> Path:
+    """Return the run directory for a directory, or for a job file or a table that was run.
+
+    For a job, it is the directory of its run, or that of its simulated run if it has no other.
+
+    Raises:
+        JobError: when there is no run; it names those that are near.
+    """
+    if path.is_dir():
+        return _directory(path)
+    job = load_job(path)
+    real = run_directory(job, RunOptions())
+    simulated = run_directory(job, RunOptions(simulate=SimulatorConfig()))
+    for directory in (real, simulated):
+        if _is_run(directory):
+            return _shortened(directory)
+    raise JobError(
+        f"{path}: this job has no run yet (in {_shortened(real)}); start one with: "
+        f"batchrun run {shlex.quote(str(path))}"
+    )
+
+
+def _directory(path: Path) -> Path:
+    if _is_run(path):
+        return path
+    inside = [str(run) for run in _runs_inside(path)]
+    if not inside:
+        return path  # the command says what is missing there
+    is_one = len(inside) == 1
+    raise JobError(
+        f"{path}: is not a run directory, but has {'a run' if is_one else 'runs'} in it: "
+        f"{listed(inside)}; name {'it' if is_one else 'one of them'}"
+    )
+
+
+def _runs_inside(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and _is_run(path):
+            yield path
+
+
+def _is_run(directory: Path) -> bool:
+    return (directory / checkpoint.FILE_NAME).is_file() or is_matrix(directory)
+
+
+def _shortened(path: Path) -> Path:
+    """Return a path relative to the current folder if it is below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
