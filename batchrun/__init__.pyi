@@ -4,6 +4,9 @@ This file is their only declaration. `__init__.py` reads it when the package is 
 name when it is first used, so that `batchrun --help` does not wait for the data libraries.
 """
 
+from .dispatch import BATCH as BATCH
+from .dispatch import LIVE as LIVE
+from .dispatch import BatchMode as BatchMode
 from .draft import Draft as Draft
 from .draft import Wish as Wish
 from .draft import init_job as init_job

@@ -7,6 +7,7 @@ BatchrunError
 │   ├── CheckpointFull             … the disk is full or failed, which may pass
 │   └── RecordsDamaged             … paid records do not match their checksums
 ├── OutputError           exit 6   outputs could not be written; the results are safe
+├── BatchesOut            exit 7   batches are being worked on; the same command collects them
 ├── Interrupted           exit 128 + signal number; resumable
 ├── RenderError           never ends a run: the item becomes an errored result
 └── ProviderError         does not end a run: one failed attempt, judged by `dispatch.judgement`
@@ -38,6 +39,8 @@ class RunEnd(StrEnum):
     REFUSED = "refused"  # the provider accepts neither key, model nor address
     EXHAUSTED = "exhausted"  # the account's credit, quota or spend limit is used up
     REJECTED = "rejected"  # every request was rejected for the same reason
+    EXPIRED = "expired"  # rows of a batch expired, and `[batch] then` is "stop"
+    BATCHES_OUT = "batches_out"  # batches are being worked on, and it was not to wait for them
     UNAVAILABLE = "unavailable"  # the provider gave no answers for longer than a row may wait
     NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
     MAX_ERRORS = "max_errors"  # too many rows failed
@@ -114,6 +117,12 @@ class OutputError(BatchrunError):
     """The outputs could not be written; the results are safe in the checkpoint."""
 
     exit_code = 6
+
+
+class BatchesOut(BatchrunError):
+    """Batches are being worked on; running the same command again collects their answers."""
+
+    exit_code = 7
 
 
 class Interrupted(BatchrunError):

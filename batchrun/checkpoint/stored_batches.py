@@ -16,7 +16,7 @@ from batchrun.checkpoint.columns import OUT, exact_sum
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.store import now_us
 from batchrun.formats import BatchState
-from batchrun.formats.sent_batches import BatchMember, BatchStage, SentBatch
+from batchrun.formats.sent_batches import BatchMember, BatchStage, SentBatch, remote_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,19 +64,19 @@ def intend_batch(store: Checkpoint, batch: SentBatch, starts: Sequence[AttemptSt
 
 
 def note_upload(store: Checkpoint, tag: str, file_id: str) -> None:
-    """Keep the vendor's id of the uploaded requests."""
-    _update(store, tag, {"input_file": file_id})
+    """Keep the vendor's id of the uploaded requests: the batch is about to be created."""
+    _update(store, tag, {"input_file": file_id, "intended_us": now_us()})
 
 
 def note_sent(store: Checkpoint, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
     """Keep the vendor's id of a batch."""
     found = {"stage": BatchStage.SENT, "remote_id": remote.id, "is_proven": is_proven}
-    _update(store, tag, {**found, **_facts(remote)})
+    _update(store, tag, {**found, **remote_facts(remote)})
 
 
 def note_state(store: Checkpoint, tag: str, remote: RemoteBatch) -> None:
     """Keep what the vendor says about a batch."""
-    _update(store, tag, _facts(remote))
+    _update(store, tag, remote_facts(remote))
 
 
 def note_other(store: Checkpoint, tag: str, remote_id: str) -> None:
@@ -161,6 +161,19 @@ def stored_batches(db: Database, *, open_only: bool = False) -> list[SentBatch]:
     return [_batch(row) for row in db.execute(_SELECT.format(where=where))]
 
 
+def has_open_batches(store: Checkpoint) -> bool:
+    """Say whether results of batches may still arrive."""
+    with usable(store.path):
+        query = f"SELECT EXISTS (SELECT 1 FROM batches b WHERE {_OPEN})"  # noqa: S608 - our own names
+        (found,) = store.db.execute(query).fetchone()
+    return bool(found)
+
+
+def reserved_by_batches(store: Checkpoint) -> int:
+    """Return what the members of open batches may cost, in pico-dollars."""
+    return sum(batch.reserved or 0 for batch in batches(store, open_only=True))
+
+
 def batch_members(store: Checkpoint, tag: str) -> dict[int, BatchMember]:
     """Return the requests of a batch whose outcome is not kept, by their key."""
     with usable(store.path):
@@ -175,11 +188,6 @@ def remote_ids(store: Checkpoint) -> set[str]:
     with usable(store.path):
         rows = store.db.execute("SELECT remote_id FROM batches WHERE remote_id IS NOT NULL")
         return {row[0] for row in rows}
-
-
-def _facts(remote: RemoteBatch) -> dict[str, Any]:
-    found = {name: getattr(remote, name) for name in _REMOTE}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _update(store: Checkpoint, tag: str, values: Mapping[str, Any]) -> None:

@@ -38,6 +38,16 @@ if TYPE_CHECKING:
 @request_options
 @CONCURRENCY
 @click.option("--simulate", is_flag=True, help="Use the built-in simulator (no API key, no cost).")
+@click.option(
+    "--batch",
+    is_flag=True,
+    help="Use the provider's batch endpoint: about half the price, answers within a day.",
+)
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="With --batch: collect what is done, submit the rest, and don't wait (exit code 7).",
+)
 @click.option("--new", is_flag=True, help="Start over; the previous run is kept as DIR.1.")
 @click.option("--retry-errored", is_flag=True, help="Also retry rows that failed permanently.")
 @click.option(
@@ -69,6 +79,7 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
       batchrun run jobs/triage.toml
       batchrun run prompts.csv --model MODEL --format chat --set max_tokens=500
       batchrun run jobs/triage.toml --model MODEL --model OTHER
+      batchrun run jobs/triage.toml --batch --no-wait
     """
     loaded = batchrun.load_job(job, overrides(options))
     run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job

@@ -211,6 +211,9 @@ CONCURRENCY = click.option(
 
 def run_options(options: Mapping[str, Any]) -> RunOptions:
     """Return the options of a run."""
+    if options.get("no_wait") and not options.get("batch"):
+        raise click.UsageError("--no-wait needs --batch")
+    modes = batchrun.BatchMode
     simulate = batchrun.SimulatorConfig(latency_ms=50) if options["simulate"] else None
     return batchrun.RunOptions(
         simulate=simulate,
@@ -220,6 +223,8 @@ def run_options(options: Mapping[str, Any]) -> RunOptions:
         quiet=options["quiet"],
         yes=options["yes"],
         workers=options.get("workers"),
+        dispatcher=batchrun.BATCH if options.get("batch") else batchrun.LIVE,
+        batches=modes.ONE_PASS if options.get("no_wait") else modes.WAIT,
         ask=ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
 

@@ -1,13 +1,29 @@
-"""The port of batch dispatch: what a vendor's batch endpoint can do. `client` has the one over HTTP."""
+"""The ports of batch dispatch: what a vendor's batch endpoint can do, and what is kept of batches.
+
+`client` has the endpoint over HTTP, `checkpoint` keeps the batches.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from batchrun.formats import BatchAnswer, BatchService, RemoteBatch
+    from batchrun.formats.sent_batches import BatchMember, SentBatch
+    from batchrun.limits import CostBudget
+    from batchrun.records import Attempt, AttemptStart, Result
+
+
+class BatchMode(Enum):
+    """What an execution does with batches."""
+
+    WAIT = "wait"  # submit, and wait until all are collected
+    ONE_PASS = "one_pass"  # noqa: S105 - collect what has ended, submit what the vendor takes now
+    CANCEL = "cancel"  # submit nothing, cancel all, collect what was answered
 
 
 class BatchEndpoint(Protocol):
@@ -57,4 +73,57 @@ class BatchEndpoint(Protocol):
         """Delete an uploaded file, if that works."""
 
 
-__all__ = ["BatchEndpoint"]
+class BatchJournal(Protocol):
+    """Keeps the batches of a run; each call returns when it is on disk."""
+
+    async def intend(self, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
+        """A batch is about to be created from these attempts."""
+
+    async def uploaded(self, tag: str, file_id: str) -> None:
+        """The requests of a batch were uploaded."""
+
+    async def sent(self, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
+        """The vendor has the batch; `is_proven`: this certainly is the one."""
+
+    async def seen(self, tag: str, remote: RemoteBatch) -> None:
+        """The vendor says this about a batch."""
+
+    async def disown(self, tag: str, remote_id: str) -> None:
+        """The vendor's batch of this id turned out to be another one."""
+
+    async def collect(
+        self, tag: str, attempts: Sequence[Attempt], results: Sequence[Result]
+    ) -> None:
+        """Some outcomes of a batch arrived; `attempts` are those that are no result."""
+
+    async def close(
+        self, tag: str, error_type: str, message: str, *, maybe_billed: bool, latency_s: float
+    ) -> int:
+        """All outcomes of a batch are kept; the others get this error. Return how many these are."""
+
+    async def void(self, tag: str, reason: str) -> None:
+        """The vendor does not have a batch, or refused it as a whole."""
+
+    async def batches(self, *, open_only: bool) -> Sequence[SentBatch]:
+        """Return the batches of the run, in the order in which they were intended."""
+
+    async def members(self, tag: str) -> Mapping[int, BatchMember]:
+        """Return the requests of a batch without an outcome, by key."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchContext:
+    """What an execution needs to work with batches.
+
+    Attributes:
+        journal: keeps them.
+        money: the cost limit. What open batches may cost is reserved in it.
+        mode: what to do with them.
+    """
+
+    journal: BatchJournal
+    money: CostBudget
+    mode: BatchMode = BatchMode.WAIT
+
+
+__all__ = ["BatchContext", "BatchEndpoint", "BatchJournal", "BatchMode"]

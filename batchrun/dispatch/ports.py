@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anyio.abc import ObjectReceiveStream
 
     from batchrun.client import Credentials, Exchange, TransportPort
+    from batchrun.dispatch.batch_ports import BatchContext
     from batchrun.errors import ProviderFault, Stop
     from batchrun.job import Job, RetryConfig
     from batchrun.limits import Backoff, ByteBudget, Demand, RetryDecision, Waits
@@ -56,6 +57,7 @@ class Tally:
         last_error: of an attempt or a row.
         stop: why the dispatcher ended before its last request; None when it did not, or when it
             was only asked to drain.
+        freed: requests that became pending again and can be planned and sent once more.
     """
 
     sent: int = 0
@@ -63,6 +65,7 @@ class Tally:
     succeeded: int = 0
     last_error: str | None = None
     stop: Stop | None = None
+    freed: int = 0
 
 
 class Dispatcher(Protocol):
@@ -337,7 +340,7 @@ class FirstRequests:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the dispatcher of one run is given."""
+    """What the dispatcher of one run is given; `batches` only if its format has them."""
 
     job: Job
     journal: Journal
@@ -346,6 +349,7 @@ class Assignment:
     rules: Rules
     first: FirstRequests
     provider: Provider
+    batches: BatchContext | None = None
 
 
 def owners(

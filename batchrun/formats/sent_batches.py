@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchrun.formats.batches import BatchState
+    from batchrun.formats.batches import BatchState, RemoteBatch
 
 
 class BatchStage(StrEnum):
@@ -78,6 +78,20 @@ class SentBatch:
     def is_open(self) -> bool:
         """Whether its results may still arrive."""
         return self.stage in {BatchStage.INTENDED, BatchStage.SENT}
+
+    def seen(self, remote: RemoteBatch) -> SentBatch:
+        """Return the batch with what the vendor says about it now."""
+        facts: dict[str, Any] = remote_facts(remote)
+        return replace(self, remote_id=remote.id, **facts)
+
+
+_FACTS = ("state", "done", "failed", "created_us", "expires_us", "ended_us", "results_expire_us")
+
+
+def remote_facts(remote: RemoteBatch) -> dict[str, Any]:
+    """Return what a vendor says about a batch, by the names of `SentBatch`."""
+    facts = {name: getattr(remote, name) for name in _FACTS}
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

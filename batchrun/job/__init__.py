@@ -20,6 +20,7 @@ from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
     DEFAULT_FILES,
     FLEX_RETRY,
+    BatchConfig,
     Cell,
     InputConfig,
     JudgeConfig,
@@ -59,7 +60,7 @@ from batchrun.job.request import (
     request_keys,
 )
 from batchrun.job.scorers import read_scores, score_sections
-from batchrun.job.sections import check_cap, read_input, read_limits
+from batchrun.job.sections import check_cap, read_batch, read_input, read_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,6 +94,7 @@ class Job:
     model_prices: Mapping[str, PriceConfig]
     scores: tuple[ScoreConfig, ...]
     judge: JudgeConfig | None
+    batch: BatchConfig
     document: Mapping[str, Any] = field(repr=False)
     base: Path = field(repr=False)
     cell: Cell | None = None
@@ -171,6 +173,7 @@ class Job:
             model_prices=_read_model_prices(sections["price"], problems),
             scores=(scores := read_scores(scorers, base, top.table("request"))),
             judge=judge_of(top.table("judge")) if "judge" in document else None,
+            batch=read_batch(sections["batch"]),
             document=document,
             base=base,
         )
@@ -466,6 +469,7 @@ def _check_files(files: Sequence[str]) -> None:
 
 
 __all__ = [
+    "BatchConfig",
     "Cell",
     "InputConfig",
     "Job",

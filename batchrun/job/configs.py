@@ -152,6 +152,30 @@ class LimitsConfig:
     max_cost_usd: float | None = None
 
 
+Then = Literal["batch", "live", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """`[batch]`: how requests are cut into batches, and what happens to those that are not answered.
+
+    Attributes:
+        max_rows: of one batch.
+        max_mb: size of one batch, in millions of bytes.
+        enqueued_tokens: input tokens of all batches of a model that are out; None: no configured bound.
+        then: how rows are sent that a batch did not answer.
+        poll_s: the shortest time between two looks at the batches.
+        doubt_s: how long a batch is looked for whose creation was not confirmed.
+    """
+
+    max_rows: int = 50_000
+    max_mb: float = 100.0
+    enqueued_tokens: int | None = None
+    then: Then = "batch"
+    poll_s: float = 30.0
+    doubt_s: float = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
     """`[retry]`: how often and how long to retry. Times in seconds."""

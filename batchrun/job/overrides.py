@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
 from batchrun.job.configs import (
+    BatchConfig,
     InputConfig,
     LimitsConfig,
     OutputConfig,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from batchrun.job.reader import Section
 
 
-SECTIONS = ("input", "request", "tools", "limits", "retry", "output", "price", "score")
+SECTIONS = ("input", "request", "tools", "limits", "retry", "batch", "output", "price", "score")
 TOP_KEYS = ("name", "date")
 MATRIX = "matrix"
 SCORE = "score"  # a table, or several with a name each
@@ -121,6 +122,7 @@ def _section_of(key: str) -> str:
         "input": InputConfig,
         "limits": LimitsConfig,
         "retry": RetryConfig,
+        "batch": BatchConfig,
         "output": OutputConfig,
         "tools": ToolsConfig,
         "score": ScoreConfig,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from batchrun.errors import JobError
-from batchrun.job.configs import InputConfig, LimitsConfig
+from batchrun.job.configs import BatchConfig, InputConfig, LimitsConfig, Then
 from batchrun.job.overrides import with_dates
 from batchrun.job.paths import absolute, check_remote, is_remote
-from batchrun.job.reader import Section
+from batchrun.job.reader import Section, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,6 +164,28 @@ def _read_concurrency(section: Section) -> int | None:
         section.problem("concurrency", f'must be a whole number or "auto", not {given!r:.80}')
         return None
     return section.number("concurrency", int, 1, most=100_000)
+
+
+THENS: tuple[str, ...] = get_args(Then)
+
+
+def read_batch(section: Section) -> BatchConfig:
+    """Read the section; what is wrong goes to its problems."""
+    default = BatchConfig()
+    then = section.text("then", default.then)
+    if then not in THENS:
+        known = ", ".join(f'"{each}"' for each in THENS)
+        hint = did_you_mean(then, THENS)
+        section.problem("then", f"must be one of {known}, not {then!r:.80}{hint}")
+        then = default.then
+    return BatchConfig(
+        max_rows=section.number("max_rows", int, default.max_rows),
+        max_mb=section.number("max_mb", float, default.max_mb),
+        enqueued_tokens=section.number("enqueued_tokens", int, 0) or None,
+        then=cast("Then", then),
+        poll_s=section.number("poll_s", float, default.poll_s, most=3_600),
+        doubt_s=section.number("doubt_s", float, default.doubt_s, most=3_600),
+    )
 
 
 def check_cap(

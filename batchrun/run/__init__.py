@@ -286,7 +286,13 @@ def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
     every = [each for run in runs for each in (run, *run.judges)]
     spent = spent_before + sum(run.store.spent() for run in every)
     unsure = sum(run.store.spent() - run.store.known_cost() for run in every)
-    return CostBudget(None if cap is None else int(cap * PICO_PER_USD), spent, unsure)
+    # What is in batches may still cost less: it is reserved, not spent.
+    reserved = sum(checkpoint.reserved_by_batches(run.store) for run in every)
+    budget = CostBudget(
+        None if cap is None else int(cap * PICO_PER_USD), spent - reserved, unsure - reserved
+    )
+    budget.reserve(reserved)
+    return budget
 
 
 def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -> Progress:

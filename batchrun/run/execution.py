@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,36 @@ import anyio
 import anyio.from_thread
 
 from batchrun import __version__, checkpoint
-from batchrun.checkpoint import note_price
-from batchrun.dispatch import LIVE, Accounts, Assignment, FirstRequests, Provider, Rules
-from batchrun.errors import BatchrunError, CheckpointError, Interrupted, RunEnd, RunStopped, Stop
+from batchrun.dispatch import (
+    BATCH,
+    LIVE,
+    Accounts,
+    Assignment,
+    BatchContext,
+    BatchMode,
+    FirstRequests,
+    Provider,
+    Rules,
+)
+from batchrun.errors import (
+    BatchesOut,
+    BatchrunError,
+    CheckpointError,
+    Interrupted,
+    JobError,
+    OutputError,
+    RunEnd,
+    RunStopped,
+    Stop,
+    sentences,
+)
 from batchrun.limits import MOST, ErrorBudget, Waits
-from batchrun.pricing import NewPrices, price_book
+from batchrun.pricing import price_book
 from batchrun.report.formatting import counted
+from batchrun.report.open_batches import come_back, keep_running
 from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
+from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.pipeline import (
     Feed,
     change_message,
@@ -33,19 +54,13 @@ from batchrun.workers import WORKERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anyio.streams.memory import MemoryObjectSendStream
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-    from batchrun.checkpoint import Checkpoint, CheckpointJournal
     from batchrun.client import TransportPort
     from batchrun.dispatch import DispatcherFactory
     from batchrun.limits import CostBudget, ErrorTally, Limits
-    from batchrun.pricing import PriceBook
     from batchrun.records import (
-        Attempt,
-        AttemptStart,
         PlannedRequest,
-        Result,
-        Turn,
         UnfinishedAttempt,
     )
     from batchrun.run.events import EventFile
@@ -60,7 +75,7 @@ NOTE_S = 2.0
 # How long answers are kept in memory while the disk has no room for them.
 PATIENCE_S = 20.0
 # Every way to dispatch that may have left attempts unfinished.
-FACTORIES = (LIVE, WORKERS)
+FACTORIES = (LIVE, WORKERS, BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +138,9 @@ class Execution:
         self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
         self._waits = Waits(parent=shared.waits)
         self._feed = Feed(run, self._journal, shared.options, shared.progress, self.log)
-        self._dispatcher = shared.options.dispatcher.create(self._assignment())
+        assignment = self._assignment()
+        self._dispatcher = shared.options.dispatcher.create(assignment)
+        self._batches = BATCH.beside(self._dispatcher, assignment)
         self._work_scope = anyio.CancelScope()
         self._error: BatchrunError | None = None
 
@@ -253,12 +270,15 @@ class Execution:
         plan, shared = self._plan, self._shared
         job = plan.job
         prices = price_book(job, self._run.price_provider)
-        journal = ObservedJournal(
-            self._journal,
-            store=self._store,
-            prices=prices,
-            progress=shared.progress,
-            log=self.log,
+        observers: dict[str, Any] = {
+            "store": self._store,
+            "prices": prices,
+            "progress": shared.progress,
+            "log": self.log,
+        }
+        journal = ObservedJournal(self._journal, **observers)
+        batches = BatchContext(
+            ObservedBatches(self._journal, **observers), shared.limits.money, shared.options.batches
         )
         errors = ErrorBudget(job.limits.max_errors, shared.errors)
         return Assignment(
@@ -269,23 +289,74 @@ class Execution:
             rules=Rules(job.retry, plan.review, plan.tools, job.tools.max_turns),
             first=FirstRequests(job.request.api_key_env, self._feed),
             provider=Provider(plan.credentials, shared.transport, shared.simulator),
+            batches=batches,
         )
 
     async def _send_everything(self) -> None:
-        send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
         with self._work_scope:
-            async with receive, anyio.create_task_group() as work:
-                work.start_soon(self._feed_all, send)
-                work.start_soon(self._dispatcher.run, receive)
+            if not await self._collect_batches():
+                return
+            await self._send_round()
+            # What batches did not answer is planned and sent again.
+            while self._may_repeat():
+                feed = Feed(
+                    self._run,
+                    self._journal,
+                    self._shared.options,
+                    self._shared.progress,
+                    self.log,
+                    is_repeat=True,
+                )
+                await self._send_round(feed)
+
+    async def _collect_batches(self) -> bool:
+        """Collect batches of earlier executions that have ended; say whether to continue."""
+        if self._batches is None or not await self._journal.call(
+            checkpoint.has_open_batches, self._store
+        ):
+            return True
+        try:
+            await self._batches.prepare()
+        except JobError as error:
+            if self._shared.options.dispatcher is not BATCH:
+                self.log.note(str(error))
+                return True
+            self._error = error
+            return False
+        return True
+
+    async def _send_round(self, feed: Feed | None = None) -> None:
+        send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
+        async with receive, anyio.create_task_group() as work:
+            work.start_soon(self._feed_all, send, feed or self._feed)
+            work.start_soon(self._dispatch, receive)
+
+    async def _dispatch(self, requests: MemoryObjectReceiveStream[list[PlannedRequest]]) -> None:
+        try:
+            await self._dispatcher.run(requests)
+        except BaseExceptionGroup as group:
+            error = first_batchrun_error(group)
+            if not isinstance(error, JobError | OutputError):
+                raise
+            self._error = error
+            self._dispatcher.drain()
+
+    def _may_repeat(self) -> bool:
+        tally, options = self._dispatcher.tally, self._shared.options
+        is_over = tally.stop is not None or self._error is not None
+        waits = options.batches is BatchMode.WAIT and options.rows is None
+        return bool(tally.freed) and waits and not is_over and self._shared.interrupts.first is None
 
     async def _stop_with_others(self) -> None:
         """Stop when too many rows of all runs together have failed."""
         self._dispatcher.stop(await self._shared.errors.spent())
 
-    async def _feed_all(self, send: MemoryObjectSendStream[list[PlannedRequest]]) -> None:
+    async def _feed_all(
+        self, send: MemoryObjectSendStream[list[PlannedRequest]], feed: Feed
+    ) -> None:
         async with send:
             try:
-                await self._feed.run(send)
+                await feed.run(send)
             except BatchrunError as error:
                 self._error = error
                 self._dispatcher.drain()
@@ -328,10 +399,16 @@ class Execution:
         tally, interrupts, error = self._dispatcher.tally, self._shared.interrupts, self._error
         if error is not None:
             return ExecutionEnd(RunEnd.FAILED, str(error), error)
-        stop = tally.stop
+        stop, out = tally.stop, checkpoint.batches(self._store, open_only=True)
         if stop is None and interrupts.first is not None:
-            error = Interrupted(interrupts.first, "interrupted; all answers are saved")
+            stay = f"; {keep_running(out, self._plan.directory)}" if out else ""
+            error = Interrupted(interrupts.first, f"interrupted; all answers are saved{stay}")
             return ExecutionEnd(RunEnd.INTERRUPTED, interrupts.first.name, error)
+        if stop is None and out:
+            reason = come_back(out)
+            return ExecutionEnd(RunEnd.BATCHES_OUT, reason, BatchesOut(reason))
+        if stop is not None and out:
+            stop = Stop(stop.end, sentences(stop.reason, come_back(out)))
         if stop is None and tally.sent and not tally.succeeded:
             stop = Stop(RunEnd.NOTHING_SUCCEEDED, f"{tally.last_error}")
         if stop is not None:
@@ -377,93 +454,6 @@ def first_batchrun_error(group: BaseExceptionGroup[BaseException]) -> BaseExcept
         if isinstance(found, BatchrunError):
             return found
     return group
-
-
-class ObservedJournal:
-    """The checkpoint's journal; what is on disk is then shown on the bar and written to the log.
-
-    Prices are kept in the checkpoint when they are first used.
-    """
-
-    def __init__(
-        self,
-        journal: CheckpointJournal,
-        *,
-        store: Checkpoint,
-        prices: PriceBook,
-        progress: Progress,
-        log: RunLog,
-    ) -> None:
-        self._journal = journal
-        self._store = store
-        self._prices = NewPrices(prices)
-        self._progress = progress
-        self._log = log
-        # Attempts that are counted already and may still be the last of their row: of conversations
-        # that continue, and of held refusals.
-        self._counted: dict[int, int] = {}
-
-    async def begin(self, start: AttemptStart) -> None:
-        """See `dispatch.Journal`, as for the following."""
-        await self._journal.begin(start)
-
-    async def fail(self, attempt: Attempt) -> None:
-        """An attempt failed; its request is sent again or stays pending."""
-        await self._journal.fail(attempt)
-        await self._has_failed(attempt)
-
-    async def _has_failed(self, attempt: Attempt) -> None:
-        self._progress.used(attempt)
-        self._counted[attempt.key] = attempt.number
-        self._log.failed(attempt)
-        await self._note_price(attempt)
-
-    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
-        """A conversation has a turn of the model."""
-        await self._journal.turn(turn, attempt)
-        await self._has_turn(attempt)
-
-    async def _has_turn(self, attempt: Attempt | None) -> None:
-        if attempt is not None:
-            self._progress.used(attempt)
-            self._counted[attempt.key] = attempt.number
-        await self._note_price(attempt)
-
-    async def keep(
-        self,
-        begun: Sequence[AttemptStart],
-        failed: Sequence[Attempt],
-        turns: Sequence[tuple[Turn, Attempt | None]],
-        finished: Sequence[Result],
-    ) -> None:
-        """Several events at once."""
-        await self._journal.keep(begun, failed, turns, finished)
-        for attempt in failed:
-            await self._has_failed(attempt)
-        for _, answered in turns:
-            await self._has_turn(answered)
-        for result in finished:
-            await self._has_result(result)
-
-    async def finish(self, result: Result) -> None:
-        """A request has its result."""
-        await self._journal.finish(result)
-        await self._has_result(result)
-
-    async def _has_result(self, result: Result) -> None:
-        is_counted = self._counted.pop(result.key, None) == result.last.number
-        self._progress.finished(result, is_counted=is_counted)
-        self._log.finished(result)
-        await self._note_price(result.last)
-
-    async def _note_price(self, attempt: Attempt | None) -> None:
-        """Keep the price of a model when it is first used."""
-        if attempt is None:
-            return
-        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
-        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
-        if price is not None:
-            await self._journal.call(note_price, self._store, price)
 
 
 def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, Any]:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 # The exit code of a matrix is the first of these that one of its cells ended with: interrupted,
-# checkpoint unusable, stopped on purpose, outputs not written, some items errored.
-WORST_FIRST = (130, 143, 129, 5, 4, 6, 3, 0)
+# checkpoint unusable, stopped on purpose, outputs not written, batches out, some items errored.
+WORST_FIRST = (130, 143, 129, 5, 4, 6, 7, 3, 0)
 
 
 @dataclass(frozen=True, slots=True)

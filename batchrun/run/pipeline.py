@@ -77,6 +77,7 @@ class Feed:
         options: which rows, and whether to retry failed ones.
         progress: counts rows that need no request.
         log: reports rows and requests.
+        is_repeat: the rows were planned and counted before; some have to be sent again.
     """
 
     def __init__(
@@ -86,8 +87,11 @@ class Feed:
         options: RunOptions,
         progress: Progress,
         log: RunLog,
+        *,
+        is_repeat: bool = False,
     ) -> None:
         self._plan = run.plan
+        self._is_repeat = is_repeat
         self._store = run.store
         self._reuse = run.reuse
         self._journal = journal
@@ -125,7 +129,7 @@ class Feed:
         self._note_reused()
 
     def _note_reused(self) -> None:
-        if (self._reused or self._out) and self._reuse is None:
+        if (self._reused or self._out) and self._reuse is None and not self._is_repeat:
             requests = "1 request" if self._sent == 1 else f"{self._sent:,} requests"
             rest = f"{requests} to send" if self._sent else "nothing to send"
             shared = " or duplicates" if self._plan.job.request.dedupe else ""
@@ -226,6 +230,8 @@ class Feed:
         return self._has_unplaced
 
     def _count(self, rows: int, unrenderable: int, to_send: int, out: int) -> None:
+        if self._is_repeat:
+            return
         self._progress.unrenderable(unrenderable)
         reused = rows - unrenderable - to_send - out
         self._progress.reused(reused)

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 from batchrun import __version__, checkpoint, output
 from batchrun.checkpoint import result_kinds
-from batchrun.dispatch import LIVE, DispatcherFactory, Review, review_of, toolbox_of
+from batchrun.dispatch import (
+    BATCH,
+    LIVE,
+    BatchMode,
+    DispatcherFactory,
+    Review,
+    check_batch,
+    review_of,
+    toolbox_of,
+)
 from batchrun.errors import JobError
 from batchrun.formats.parameters import is_template
 from batchrun.job.paths import SIMULATED_SUFFIX, Protected, is_same_file
@@ -62,6 +71,7 @@ class RunOptions:
         dispatcher: the way to dispatch.
         workers: send from this many processes of this machine, `auto` for as many as are of use; None
             sends from this process.
+        batches: what to do with batches that are out.
         rows: only these, by ordinal, and no outputs; None for all.
     """
 
@@ -76,6 +86,7 @@ class RunOptions:
     transport: TransportPort | None = None
     dispatcher: DispatcherFactory = LIVE
     workers: int | Literal["auto"] | None = None
+    batches: BatchMode = BatchMode.WAIT
     rows: frozenset[int] | None = None
 
 
@@ -199,6 +210,8 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     renderer = Renderer(job, source.columns)
     renderer.check_columns()
     output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
+    if options.dispatcher is BATCH:
+        check_batch(job)
     is_simulated = options.simulate is not None
     credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)

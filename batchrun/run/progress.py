@@ -162,6 +162,7 @@ class Progress:
         self._start = clock()
         self._next = self._start
         self._waiting: str | None = None
+        self._batches: dict[object, str] = {}
 
     def __enter__(self) -> Self:
         if self._quiet:
@@ -227,6 +228,13 @@ class Progress:
         self._waiting = reason and harmless(reason)
         self._show()
 
+    def batches(self, run: object, text: str | None) -> None:
+        """Show the open batches of a run; None for none."""
+        self._batches.pop(run, None)
+        if text is not None:
+            self._batches[run] = text
+        self._show()
+
     def note(self, message: str) -> None:
         """Print a message above the bar."""
         if self._quiet:
@@ -286,6 +294,7 @@ class Progress:
             facts.append(_Fact(f"{self._errors} errors"))
         unusual = unusual_endings(self._endings)
         facts += [_Fact(f"{_short(count)} {ending}") for ending, count in unusual.items()]
+        facts += [_Fact(text) for text in self._batches.values()]
         if self._waiting:
             facts.append(_Fact(f"waiting: {self._waiting}", 1))
         return facts

@@ -165,7 +165,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 # What other tests run: pages with commands that need more than the sample tables.
-ELSEWHERE = {"evaluating.md", "nightly.md", "outputs.md"}
+ELSEWHERE = {"batches.md", "evaluating.md", "nightly.md", "outputs.md"}
 PAGES = sorted(
     path
     for path in (ROOT / "docs").glob("*.md")

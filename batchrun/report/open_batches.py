@@ -1,0 +1,102 @@
+"""What people read about batches that are out: how many, since when, until when."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from batchrun.formats.sent_batches import SentBatch
+
+_SECOND_US = 1_000_000
+# Before the provider deletes results.
+_WARN_BEFORE_US = 5 * 86_400 * _SECOND_US
+
+
+def describe(batches: Sequence[SentBatch], now_us: int | None = None) -> str:
+    """Return what is known of open batches in one phrase: how many, their rows, age and end."""
+    now_us = now_us if now_us is not None else int(datetime.now(UTC).timestamp() * _SECOND_US)
+    rows = sum(batch.out for batch in batches)
+    noun = "batch" if len(batches) == 1 else "batches"
+    oldest_s = max(0, now_us - min(batch.intended_us for batch in batches)) / _SECOND_US
+    parts = [f"{len(batches):,} {noun} with {rows:,} {'row' if rows == 1 else 'rows'}"]
+    done = sum(batch.done or 0 for batch in batches)
+    if done:
+        parts.append(f"{done:,} answered")
+    parts.append(f"oldest {_duration(oldest_s)}")
+    if (end := expected_end(batches, now_us)) is not None:
+        parts.append(f"expected {end}")
+    return ", ".join(parts)
+
+
+def expected_end(batches: Sequence[SentBatch], now_us: int) -> str | None:
+    """Return when the last batch probably ends, in local time: `by 14:05`, or its expiry.
+
+    None where the vendor says nothing about that.
+    """
+    ends = [_end_us(batch, now_us) for batch in batches]
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends) or not known:
+        return None
+    moment = datetime.fromtimestamp(max(known) / _SECOND_US).astimezone()
+    is_today = moment.date() == datetime.now().astimezone().date()
+    return f"by {moment:%H:%M}" if is_today else f"by {moment:%Y-%m-%d %H:%M}"
+
+
+def _end_us(batch: SentBatch, now_us: int) -> int | None:
+    start = batch.created_us or batch.intended_us
+    done = (batch.done or 0) + (batch.failed or 0)
+    if batch.state is not None and batch.state.is_final:
+        return now_us
+    if done and done < batch.rows and now_us > start:
+        guess = start + (now_us - start) * batch.rows // done
+        return guess if batch.expires_us is None else min(guess, batch.expires_us)
+    return batch.expires_us
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h"
+
+
+def come_back(batches: Sequence[SentBatch]) -> str:
+    """Return the one line that says which batches are out, and when to come back."""
+    rows = sum(batch.out for batch in batches)
+    number = f"{len(batches):,} {'batch' if len(batches) == 1 else 'batches'}"
+    now_us = int(datetime.now(UTC).timestamp() * _SECOND_US)
+    end = expected_end(batches, now_us)
+    when = "" if end is None else f" (expected {end})"
+    return (
+        f"{number} with {rows:,} {'row' if rows == 1 else 'rows'} "
+        f"{'is' if len(batches) == 1 else 'are'} being worked on{when}: run the same command again "
+        "to collect the answers"
+    )
+
+
+def keep_running(batches: Sequence[SentBatch], directory: Path) -> str:
+    """Return what an interrupt says about batches that are out."""
+    rows = sum(batch.out for batch in batches)
+    number = f"{len(batches):,} {'batch' if len(batches) == 1 else 'batches'}"
+    verb = "keeps" if len(batches) == 1 else "keep"
+    return (
+        f"{number} with {rows:,} {'row' if rows == 1 else 'rows'} {verb} running at the provider. To "
+        f"cancel: batchrun cancel {shlex.quote(str(directory))}"
+    )
+
+
+def expiring(batches: Sequence[SentBatch], now_us: int) -> str | None:
+    """Return a warning if results will soon be deleted by the vendor; None otherwise."""
+    ends = [b.results_expire_us for b in batches if b.results_expire_us is not None]
+    soon = [end for end in ends if end - now_us < _WARN_BEFORE_US]
+    if not soon:
+        return None
+    moment = datetime.fromtimestamp(min(soon) / _SECOND_US).astimezone()
+    number = f"{len(soon):,} {'batch' if len(soon) == 1 else 'batches'}"
+    return f"the provider deletes the results of {number} from {moment:%Y-%m-%d %H:%M} on"

@@ -1,0 +1,241 @@
+"""The journals of a run: what is on disk is then shown on the bar and written to the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from batchrun import checkpoint
+from batchrun.checkpoint import note_price
+from batchrun.formats.sent_batches import BatchStage
+from batchrun.pricing import NewPrices
+from batchrun.report.open_batches import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchrun.checkpoint import Checkpoint, CheckpointJournal
+    from batchrun.formats import RemoteBatch
+    from batchrun.formats.sent_batches import BatchMember, SentBatch
+    from batchrun.pricing import PriceBook
+    from batchrun.records import Attempt, AttemptStart, Result, Turn
+    from batchrun.run.events import RunLog
+    from batchrun.run.progress import Progress
+
+
+class ObservedJournal:
+    """The checkpoint's journal; what is on disk is then shown on the bar and written to the log.
+
+    Prices are kept in the checkpoint when they are first used.
+    """
+
+    def __init__(
+        self,
+        journal: CheckpointJournal,
+        *,
+        store: Checkpoint,
+        prices: PriceBook,
+        progress: Progress,
+        log: RunLog,
+    ) -> None:
+        self._journal = journal
+        self._store = store
+        self._prices = NewPrices(prices)
+        self._progress = progress
+        self._log = log
+        # Attempts that are counted already and may still be the last of their row: of conversations
+        # that continue, and of held refusals.
+        self._counted: dict[int, int] = {}
+
+    async def begin(self, start: AttemptStart) -> None:
+        """See `dispatch.Journal`, as for the following."""
+        await self._journal.begin(start)
+
+    async def fail(self, attempt: Attempt) -> None:
+        """An attempt failed; its request is sent again or stays pending."""
+        await self._journal.fail(attempt)
+        await self._has_failed(attempt)
+
+    async def _has_failed(self, attempt: Attempt) -> None:
+        self._progress.used(attempt)
+        self._counted[attempt.key] = attempt.number
+        self._log.failed(attempt)
+        await self._note_price(attempt)
+
+    async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
+        """A conversation has a turn of the model."""
+        await self._journal.turn(turn, attempt)
+        await self._has_turn(attempt)
+
+    async def _has_turn(self, attempt: Attempt | None) -> None:
+        if attempt is not None:
+            self._progress.used(attempt)
+            self._counted[attempt.key] = attempt.number
+        await self._note_price(attempt)
+
+    async def keep(
+        self,
+        begun: Sequence[AttemptStart],
+        failed: Sequence[Attempt],
+        turns: Sequence[tuple[Turn, Attempt | None]],
+        finished: Sequence[Result],
+    ) -> None:
+        """Several events at once."""
+        await self._journal.keep(begun, failed, turns, finished)
+        for attempt in failed:
+            await self._has_failed(attempt)
+        for _, answered in turns:
+            await self._has_turn(answered)
+        for result in finished:
+            await self._has_result(result)
+
+    async def finish(self, result: Result) -> None:
+        """A request has its result."""
+        await self._journal.finish(result)
+        await self._has_result(result)
+
+    async def _has_result(self, result: Result) -> None:
+        is_counted = self._counted.pop(result.key, None) == result.last.number
+        self._progress.finished(result, is_counted=is_counted)
+        self._log.finished(result)
+        await self._note_price(result.last)
+
+    async def _note_price(self, attempt: Attempt | None) -> None:
+        """Keep the price of a model when it is first used."""
+        if attempt is None:
+            return
+        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
+        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
+        if price is not None:
+            await self._journal.call(note_price, self._store, price)
+
+
+class ObservedBatches:
+    """Keeps batches in the checkpoint, and shows them; see `dispatch.BatchJournal`.
+
+    Args:
+        journal: gives access to the checkpoint.
+        store: the checkpoint.
+        prices: of the run.
+        progress: shows the batches and their rows.
+        log: reports steps.
+    """
+
+    def __init__(
+        self,
+        journal: CheckpointJournal,
+        *,
+        store: Checkpoint,
+        prices: PriceBook,
+        progress: Progress,
+        log: RunLog,
+    ) -> None:
+        self._journal = journal
+        self._store = store
+        self._prices = NewPrices(prices)
+        self._progress = progress
+        self._log = log
+        self._open: dict[str, SentBatch] = {}
+
+    async def intend(self, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
+        """A batch is about to be created from these attempts."""
+        await self._journal.call(checkpoint.intend_batch, self._store, batch, starts)
+        self._open[batch.tag] = batch
+        self._show()
+
+    async def uploaded(self, tag: str, file_id: str) -> None:
+        """The requests of a batch were uploaded."""
+        await self._journal.call(checkpoint.note_upload, self._store, tag, file_id)
+
+    async def sent(self, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
+        """The vendor has the batch."""
+        keep = partial(checkpoint.note_sent, self._store, tag, remote, is_proven=is_proven)
+        await self._journal.call(keep)
+        self._open[tag] = replace(self._open[tag], stage=BatchStage.SENT).seen(remote)
+        self._show()
+        self._log.write("batch", tag=tag, id=remote.id, state="sent", rows=self._open[tag].rows)
+
+    async def seen(self, tag: str, remote: RemoteBatch) -> None:
+        """The vendor says this about a batch."""
+        await self._journal.call(checkpoint.note_state, self._store, tag, remote)
+        self._open[tag] = self._open[tag].seen(remote)
+        self._show()
+        self._log.write("batch", tag=tag, id=remote.id, state=remote.state, rows=remote.rows)
+
+    async def disown(self, tag: str, remote_id: str) -> None:
+        """The vendor's batch of this id turned out to be another one."""
+        await self._journal.call(checkpoint.note_other, self._store, tag, remote_id)
+
+    async def collect(
+        self, tag: str, attempts: Sequence[Attempt], results: Sequence[Result]
+    ) -> None:
+        """Some outcomes of a batch arrived."""
+        await self._journal.call(checkpoint.collect_batch, self._store, tag, attempts, results)
+        for attempt in attempts:
+            self._progress.used(attempt)
+            self._log.failed(attempt)
+            await self._note_price(attempt)
+        for result in results:
+            self._progress.finished(result)
+            self._log.finished(result)
+            await self._note_price(result.last)
+        batch = self._open[tag]
+        self._open[tag] = replace(batch, out=batch.out - len(attempts) - len(results))
+        self._show()
+
+    async def close(
+        self, tag: str, error_type: str, message: str, *, maybe_billed: bool, latency_s: float
+    ) -> int:
+        """All outcomes of a batch are kept; the others get this error. Return how many these are."""
+        close = partial(
+            checkpoint.close_batch,
+            self._store,
+            tag,
+            error_type,
+            message,
+            maybe_billed=maybe_billed,
+            latency_s=latency_s,
+        )
+        left = await self._journal.call(close)
+        batch = self._forget(tag)
+        rows = batch.rows if batch else 0
+        self._log.write("batch", tag=tag, state="collected", rows=rows, unanswered=left)
+        return left
+
+    async def void(self, tag: str, reason: str) -> None:
+        """The vendor does not have a batch, or refused it as a whole."""
+        await self._journal.call(checkpoint.void_batch, self._store, tag, reason)
+        batch = self._forget(tag)
+        rows = batch.rows if batch else 0
+        self._log.write("batch", tag=tag, state="void", rows=rows, reason=reason)
+
+    async def batches(self, *, open_only: bool) -> Sequence[SentBatch]:
+        """Return the batches of the run."""
+        read = partial(checkpoint.batches, self._store, open_only=open_only)
+        found = await self._journal.call(read)
+        self._open = {batch.tag: batch for batch in found if batch.is_open}
+        self._show()
+        return found
+
+    async def members(self, tag: str) -> Mapping[int, BatchMember]:
+        """Return the requests of a batch without an outcome, by key."""
+        return await self._journal.call(checkpoint.batch_members, self._store, tag)
+
+    def _forget(self, tag: str) -> SentBatch | None:
+        batch = self._open.pop(tag, None)
+        self._show()
+        return batch
+
+    def _show(self) -> None:
+        self._progress.batches(
+            self, None if not self._open else describe(list(self._open.values()))
+        )
+
+    async def _note_price(self, attempt: Attempt) -> None:
+        """Keep the price of a model when it is first used."""
+        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
+        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
+        if price is not None:
+            await self._journal.call(note_price, self._store, price)

@@ -1,0 +1,257 @@
+"""Batches from end to end: against the simulator's endpoints, with its bills as the oracle."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from batchrun import BATCH, LIVE, BatchMode, Job, RunOptions, run_job
+from batchrun.checkpoint import Checkpoint, batches
+from tests.support.vendor import vendor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from batchrun import RunReport
+
+FORMATS = pytest.mark.parametrize("wire_format", ["messages", "chat"])
+QUICK = "[batch]\npoll_s = 0.05\ndoubt_s = 0.5\n"
+
+
+def run(job: Path, *, wait: bool = True, live: bool = False, **settings: Any) -> RunReport:
+    keys = {name.replace("__", "."): value for name, value in settings.items()}
+    options = RunOptions(
+        quiet=True,
+        yes=True,
+        dispatcher=LIVE if live else BATCH,
+        batches=BatchMode.WAIT if wait else BatchMode.ONE_PASS,
+    )
+    return run_job(Job.load(job, keys), options)
+
+
+def stages(job: Path) -> list[str]:
+    store = Checkpoint(job.parent / "out", writable=False)
+    try:
+        return [batch.stage.value for batch in batches(store)]
+    finally:
+        store.close()
+
+
+@FORMATS
+def test_every_row_is_answered_once_at_half_the_price(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor() as server:
+        job = write_job(server.url, rows=120, wire_format=wire_format, extra=QUICK)
+        report = run(job, batch__max_rows=50)
+        assert (report.exit_code, report.error) == (0, None)
+        usage = server.usage()
+        assert (usage["billed"], usage["billed_in_batches"], usage["extra_bills"]) == (120, 120, 0)
+        table = report.results.collect()
+        assert table["id"].to_list() == [f"r{n:05d}" for n in range(120)]
+        assert set(table["status"]) == {"succeeded"}
+        assert stages(job) == ["collected"] * 3
+        tokens = usage["batch_tokens"]
+        # Half of 1 and 5 USD per million tokens.
+        assert report.totals.cost.total == tokens[0] * 500_000 + tokens[1] * 2_500_000
+        tiers = report.usage.collect()["service_tier"].to_list()
+        assert tiers == ["batch"] * 120
+
+
+@FORMATS
+def test_live_after_batch_and_batch_after_live_send_nothing(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor() as server:
+        job = write_job(server.url, rows=30, wire_format=wire_format, extra=QUICK)
+        assert run(job).exit_code == 0
+        asked = server.usage()["requests"]
+        assert run(job, live=True).exit_code == 0
+        assert server.usage()["requests"] == asked
+        assert run(job, live=True, output__dir="other").exit_code == 0
+        asked = server.usage()["requests"]
+        assert run(job, output__dir="other").exit_code == 0
+        assert server.usage()["requests"] == asked
+
+
+@FORMATS
+def test_one_pass_submits_and_a_later_one_collects(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor(batch_s=1.0) as server:
+        job = write_job(server.url, rows=30, wire_format=wire_format, extra=QUICK)
+        report = run(job, wait=False)
+        assert report.exit_code == 7
+        assert "1 batch with 30 rows is being worked on" in str(report.error)
+        assert "run the same command again" in str(report.error)
+        assert report.totals.pending == 30
+        # Meanwhile the rows are neither sent live nor in another batch.
+        assert run(job, live=True).exit_code == 7
+        assert run(job, wait=False, input__limit=40).exit_code == 7
+        report = run(job)
+        assert report.exit_code == 0
+        assert server.usage()["billed"] == 30
+        last = report.totals.last_execution
+        assert last is not None
+        assert last.succeeded == 30
+
+
+@FORMATS
+def test_lost_answers_of_create_are_found_again(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor(lost_create_rate=0.5, seed=3) as server:
+        job = write_job(server.url, rows=60, wire_format=wire_format, extra=QUICK)
+        report = run(job, batch__max_rows=7)
+        assert report.exit_code == 0, report.error
+        usage = server.usage()
+        assert (usage["billed"], usage["extra_bills"]) == (60, 0)
+        assert report.totals.maybe_billed == 0
+
+
+@FORMATS
+def test_torn_downloads_are_downloaded_again(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor(torn_download_rate=0.5, seed=1) as server:
+        job = write_job(server.url, rows=60, wire_format=wire_format, extra=QUICK)
+        report = run(job, batch__max_rows=10)
+        assert report.exit_code == 0, report.error
+        usage = server.usage()
+        assert (usage["billed"], usage["extra_bills"]) == (60, 0)
+        assert report.totals.attempts == 60
+
+
+@FORMATS
+@pytest.mark.parametrize("then", ["batch", "live"])
+def test_expired_rows_are_sent_again(
+    write_job: Callable[..., Path], wire_format: str, then: str
+) -> None:
+    with vendor(batch_expiry_rate=0.5, seed=2) as server:
+        job = write_job(server.url, rows=60, wire_format=wire_format, extra=QUICK)
+        report = run(job, batch__max_rows=10, batch__then=then)
+        assert report.exit_code == 0, report.error
+        usage = server.usage()
+        assert (usage["billed"], usage["extra_bills"]) == (60, 0)
+        is_live = usage["billed_in_batches"] < 60
+        assert is_live == (then == "live")
+        assert report.totals.attempts > 60
+
+
+def test_then_stop_ends_the_run_when_rows_expire(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_expiry_rate=1.0) as server:
+        job = write_job(server.url, rows=20, extra=QUICK)
+        report = run(job, batch__then="stop")
+        assert report.exit_code == 4
+        assert 'expired, and [batch] then = "stop"' in str(report.error)
+
+
+@FORMATS
+def test_errored_rows_are_tried_again_in_the_next_batch(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor(error_rate=0.2, seed=5) as server:
+        job = write_job(server.url, rows=60, wire_format=wire_format, extra=QUICK)
+        report = run(job)
+        assert report.exit_code == 0, report.error
+        usage = server.usage()
+        assert (usage["billed"], usage["extra_bills"]) == (60, 0)
+        assert report.totals.retries_by_cause
+
+
+def test_the_queue_of_the_vendor_is_learned(write_job: Callable[..., Path]) -> None:
+    with vendor(enqueued_tokens=3_000, batch_s=0.2) as server:
+        job = write_job(server.url, rows=100, wire_format="chat", extra=QUICK)
+        report = run(job, batch__max_rows=30)
+        assert report.exit_code == 0, report.error
+        usage = server.usage()
+        assert (usage["billed"], usage["extra_bills"]) == (100, 0)
+        assert usage["batches"] > 4
+
+
+@FORMATS
+def test_the_cost_limit_cuts_batches(write_job: Callable[..., Path], wire_format: str) -> None:
+    with vendor() as server:
+        job = write_job(server.url, rows=100, wire_format=wire_format, extra=QUICK)
+        report = run(job, limits__max_cost_usd=0.005)
+        assert report.exit_code == 4
+        assert "max_cost_usd = 0.005 is reached" in str(report.error)
+        assert 0 < report.totals.succeeded < 100
+        assert report.totals.cost.total <= 0.005 * 10**12
+        assert server.usage()["billed"] == report.totals.succeeded
+
+
+def test_another_key_is_a_clear_message(
+    write_job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vendor(batch_s=30, api_key="sk-first-key-000000") as server:
+        job = write_job(server.url, rows=10, extra=QUICK)
+        monkeypatch.setenv("TEST_KEY", "sk-first-key-000000")
+        assert run(job, wait=False).exit_code == 7
+        monkeypatch.setenv("TEST_KEY", "sk-other-key-000000")
+        report = run(job, wait=False)
+        assert report.exit_code == 2
+        assert "with another API key or address" in str(report.error)
+        monkeypatch.setenv("TEST_KEY", "sk-first-key-000000")
+        assert run(job, wait=False).exit_code == 7
+        assert stages(job) == ["sent"]
+
+
+def test_no_batch_endpoint_is_an_error_before_anything_is_sent(
+    write_job: Callable[..., Path],
+) -> None:
+    from tests.support.provider import refusal, serving
+
+    with serving(lambda _: refusal(404, "not_found_error")) as server:
+        job = write_job(server.url, rows=3, extra=QUICK)
+        report = run(job)
+        assert report.exit_code == 2
+        assert "there is no batch endpoint at" in str(report.error)
+        assert [call.path for call in server.calls] == ["/v1/messages/batches?limit=1"]
+
+
+def test_invalid_json_goes_to_the_next_batch(write_job: Callable[..., Path]) -> None:
+    schema = '{ type = "object", properties = { a = { type = "string" } }, required = ["a"] }'
+    with vendor(invalid_json_rate=0.3, seed=4) as server:
+        job = write_job(
+            server.url, rows=40, request=f"json_schema = {schema}", extra=QUICK, wire_format="chat"
+        )
+        report = run(job, request__max_tokens=500)
+        assert report.exit_code == 0, report.error
+        assert report.totals.retries_by_cause["invalid_answer"] > 0
+        for text in report.results.collect()["response"]:
+            assert "a" in json.loads(text)
+
+
+def test_samples_and_duplicates(write_job: Callable[..., Path]) -> None:
+    with vendor() as server:
+        job = write_job(server.url, rows=10, extra=QUICK)
+        table = job.parent / "rows.csv"
+        pl.DataFrame({"id": [f"r{n}" for n in range(10)], "text": ["same"] * 10}).write_csv(table)
+        report = run(job, request__dedupe=True)
+        assert report.exit_code == 0
+        assert server.usage()["billed"] == 1
+        report = run(job, request__samples=3, output__dir="samples")
+        assert report.exit_code == 0
+        assert server.usage()["billed"] == 31
+
+
+def test_priming_lets_the_others_read_the_cache(write_job: Callable[..., Path]) -> None:
+    system = "You are a careful translator. " * 400
+    request = f'system = "{system}"\ncache_system = true'
+    saved = {}
+    for rows in (9, 60):
+        with vendor() as server:
+            job = write_job(server.url, rows=rows, request=request, extra=QUICK)
+            report = run(job, output__dir=f"out{rows}")
+            assert report.exit_code == 0, report.error
+            usage = report.totals.usage
+            saved[rows] = (usage.cache_read_tokens or 0) / (usage.input_tokens or 1)
+            assert server.usage()["batches"] == (2 if rows == 60 else 1)
+    # Nine rows are not primed: half of them write. Of sixty, one does.
+    assert saved[9] < 0.8
+    assert saved[60] > 0.9

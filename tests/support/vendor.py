@@ -1,0 +1,50 @@
+"""The simulator in a thread of its own: a vendor with batch endpoints that outlives the runs of a test."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+from anyio.from_thread import start_blocking_portal
+
+from batchrun.simulator import Simulator, SimulatorConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Vendor:
+    """A simulator that is being served.
+
+    Attributes:
+        url: the base URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def usage(self) -> dict[str, Any]:
+        """Return what was requested and billed."""
+        found: dict[str, Any] = httpx.get(f"{self.url}/usage", timeout=30).json()
+        return found
+
+
+@contextmanager
+def vendor(**config: Any) -> Iterator[Vendor]:
+    """Serve a simulator; batches take a tenth of a second unless said otherwise."""
+    simulator = Simulator(SimulatorConfig(**{"batch_s": 0.1, **config}))
+    with start_blocking_portal() as portal:
+        scope = portal.call(anyio.CancelScope)
+
+        async def serve(*, task_status: anyio.abc.TaskStatus[str]) -> None:
+            with scope:
+                await simulator.serve(task_status=task_status)
+
+        future, url = portal.start_task(serve)
+        try:
+            yield Vendor(url)
+        finally:
+            portal.call(scope.cancel)
+            future.result(30)
