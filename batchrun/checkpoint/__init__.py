@@ -99,6 +99,7 @@ from batchrun.checkpoint.stored_scores import (
 from batchrun.checkpoint.stored_verdicts import (
     AnswerCount,
     StoredVerdict,
+    answers_by_id,
     answers_to_judge,
     stored_verdicts,
 )
@@ -127,6 +128,7 @@ __all__ = [
     "Reuse",
     "StoredVerdict",
     "answers",
+    "answers_by_id",
     "answers_to_judge",
     "answers_without_body",
     "applied_reject",

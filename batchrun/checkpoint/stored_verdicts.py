@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import orjson
+
 from batchrun.checkpoint.file import usable
 from batchrun.records import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from batchrun.checkpoint.store import Checkpoint
 
@@ -30,6 +32,12 @@ _VERDICTS = """SELECT q.fingerprint, r.status, r.response, a.error_type, a.error
     FROM requests q JOIN results r ON r.request_id = q.id
     LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE q.fingerprint IN ({marks}) ORDER BY q.fingerprint, q.occurrence"""
+
+
+_BY_ID = """SELECT i.custom_id, r.response FROM temp.named n
+    JOIN items i ON i.ordinal = n.ordinal
+    JOIN results r ON r.request_id = i.request_id AND r.status = 'succeeded'
+    WHERE n.custom_id IN (SELECT value FROM json_each(?))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,22 @@ def answers_to_judge(store: Checkpoint) -> AnswerCount:
     with usable(store.path):
         found = store.db.execute(_ANSWERS, {"samples": store.samples}).fetchone()
     return AnswerCount(found[1], ":".join(map(str, found)))
+
+
+def answers_by_id(store: Checkpoint, custom_ids: Sequence[str]) -> dict[str, str]:
+    """Return the answers of the rows with these ids that succeeded; of several samples the first."""
+    with usable(store.path):
+        store.db.execute(
+            """CREATE TEMP TABLE IF NOT EXISTS named (custom_id TEXT PRIMARY KEY, ordinal INTEGER)"""
+        )
+        if store.db.execute("SELECT NOT EXISTS (SELECT 1 FROM temp.named)").fetchone()[0]:
+            store.db.execute(
+                """INSERT OR IGNORE INTO temp.named SELECT custom_id, ordinal FROM items
+                WHERE ordinal % ? = 0""",
+                (store.samples,),
+            )
+        found = store.db.execute(_BY_ID, (orjson.dumps(list(custom_ids)).decode(),)).fetchall()
+    return {custom_id: response or "" for custom_id, response in found}
 
 
 def stored_verdicts(

@@ -10,8 +10,8 @@ import click
 
 import batchrun
 from batchrun.cli import options
-from batchrun.cli.console import say, wants_color
-from batchrun.cli.options import DIRECTORY, RunPlace, completing
+from batchrun.cli.console import fail, say, wants_color
+from batchrun.cli.options import DIRECTORY, RunPlace, completing, run_options
 from batchrun.errors import harmless, harmless_but_coloured, harmless_json
 
 if TYPE_CHECKING:
@@ -149,22 +149,70 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write an HTML page, with rows on which the runs disagree.",
 )
-def compare(directories: tuple[Path, ...], html: Path | None, *, as_json: bool) -> None:
+@click.option(
+    "--judge",
+    "job",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    shell_complete=completing(options.jobs),
+    metavar="JOB",
+    help="Let [score.judge] of this job file say which of two answers is better. Sends requests.",
+)
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --judge: directory of the verdicts. Default: beside the first run.",
+)
+@click.option(
+    "--simulate",
+    is_flag=True,
+    help="With --judge: use the built-in simulator (no API key, no cost).",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+@click.option(
+    "--yes",
+    "-y",
+    is_flag=True,
+    help="Don't ask for confirmation when paid verdicts would no longer be used.",
+)
+def compare(
+    directories: tuple[Path, ...],
+    html: Path | None,
+    job: Path | None,
+    output_dir: Path | None,
+    *,
+    as_json: bool,
+    **judging: Any,  # noqa: ANN401 - click passes options by name
+) -> int:
     """Compare runs.
 
     Compares score, agreement, cost and latency with the first run. For a matrix, compares all of its cells.
+
+    With --judge, a model compares the answers to each row in pairs, in both orders. Run the same command again to resume.
 
     \b
     Examples:
       batchrun compare runs/triage runs/other
       batchrun compare runs/triage runs/other --json
       batchrun compare runs/triage runs/other --html comparison.html
+      batchrun compare runs/triage runs/other --judge jobs/triage.toml
     """
     runs = batchrun.compare(directories)
+    judged = None
+    if job is not None:
+        loaded = batchrun.load_job(job)
+        judged = batchrun.judge_pairs(directories, loaded, run_options(judging), output_dir)
+        if judged.note is not None:
+            say(judged.note)
+    elif output_dir is not None or judging["simulate"]:
+        raise click.UsageError("--output-dir and --simulate need --judge")
     if html is not None:
         batchrun.write_comparison(runs, html)
         say(f"wrote {html}")
-    click.echo(batchrun.comparison_json(runs) if as_json else batchrun.comparison_text(runs))
+    text = batchrun.comparison_json if as_json else batchrun.comparison_text
+    click.echo(text(runs, judged))
+    if judged is not None and judged.error is not None:
+        fail(str(judged.error))
+    return 0 if judged is None else judged.exit_code
 
 
 @click.command()

@@ -24,7 +24,7 @@ RESAMPLES = 2_000
 NEGLIGIBLE = 1e-18
 
 
-def wilson(correct: int, count: int) -> tuple[float, float]:
+def wilson(correct: float, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a share by Wilson's score, which stays within 0 and 1.
 
     Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import checkpoint, output, report
-from batchrun.errors import JobError, OutputError, Record, harmless
+from batchrun.errors import JobError, Record, harmless
 from batchrun.evaluation import score_facts, score_lines
 from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.overrides import SCORE
@@ -30,7 +30,7 @@ from batchrun.run.matrix import (
     runs_in,
     settled_totals,
 )
-from batchrun.run.preparation import input_signature, our_columns
+from batchrun.run.preparation import our_columns, same_input
 from batchrun.run.scoring import Evaluation, score_table
 from batchrun.source import Source, input_files, is_table
 
@@ -118,7 +118,7 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
     try:
         document, base, signature = store.job()
         job = Job.from_document(document, Path(base), origin=str(store.path))
-        source = _same_input(job, signature)
+        source = same_input(job, signature)
         _check_targets(job, source, directory, to)
         evaluation = Evaluation.of(job, source)
         if to is not None:
@@ -180,7 +180,7 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
         store = checkpoint.Checkpoint(directory, writable=True)
         try:
             job = Job.from_document(document, Path(base), origin=str(store.path))
-            source = _same_input(job, signature)
+            source = same_input(job, signature)
             evaluation = _required(Evaluation.of(job, source), directory)
             config = job.output
             output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
@@ -270,7 +270,7 @@ def _recost(directory: Path, given: Job | None) -> Recosted:
             if "price" in given.document:
                 document["price"] = given.document["price"]
         job = Job.from_document(document, Path(base), origin=str(store.path))
-        source = _same_input(job, signature)
+        source = same_input(job, signature)
         check_intact(store, directory, job.output, {*Record} - {*checkpoint.COUNTED})
         before = checkpoint.totals(store)
         if given is None:
@@ -394,14 +394,3 @@ def _required(evaluation: Evaluation | None, directory: Path) -> Evaluation:
             f"and run: batchrun score {directory} --job JOB"
         )
     return evaluation
-
-
-def _same_input(job: Job, signature: str) -> Source:
-    """Open the input of a run, as long as it is still the one that was run."""
-    source = Source(job.input)
-    if not signature.endswith(input_signature(job, source)):
-        raise OutputError(
-            f"{job.input.path}: has changed since the run, so its results cannot be matched to "
-            "the rows. Run the job again: only new rows are sent"
-        )
-    return source

@@ -15,6 +15,7 @@ from batchrun.job.paths import is_simulated
 from batchrun.report.compared_runs import ComparedRun, names_of, notes_on, pair_cells, run_cells
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
+from batchrun.report.preference_text import preference_facts, preference_lines
 from batchrun.run.matrix import runs_in
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.evaluation import Pairs
+    from batchrun.run.comparisons import JudgedPairs
 
 
 # Rows that the page shows, and answers: fewer rows of many runs.
@@ -75,10 +77,16 @@ def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> Com
     )
 
 
-def comparison_json(runs: Sequence[ComparedRun]) -> str:
+def comparison_json(runs: Sequence[ComparedRun], judged: JudgedPairs | None = None) -> str:
     """Return the comparison for programs: money in USD, times in seconds, shares from 0 to 1."""
-    facts = [_facts(run, runs[0]) for run in runs]
-    return orjson.dumps({"runs": facts}, option=orjson.OPT_INDENT_2).decode()
+    facts: dict[str, Any] = {"runs": [_facts(run, runs[0]) for run in runs]}
+    if judged is not None:
+        names = [str(directory) for directory in judged.directories]
+        facts["preferences"] = {
+            "directory": str(judged.directory),
+            **preference_facts(names, judged.model, judged.counts, judged.totals),
+        }
+    return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
 def _facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
@@ -117,7 +125,7 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
     }
 
 
-def comparison_text(runs: Sequence[ComparedRun]) -> str:
+def comparison_text(runs: Sequence[ComparedRun], judged: JudgedPairs | None = None) -> str:
     """Return the comparison for people."""
     names = names_of(runs)
     lines = _table("run", [run_cells(run, names) for run in runs])
@@ -126,6 +134,10 @@ def comparison_text(runs: Sequence[ComparedRun]) -> str:
         lines += ["", *_table(f"against {names[runs[0].directory]}", pairs)]
     if notes := notes_on(runs, names):
         lines += ["", *notes]
+    if judged is not None:
+        shown = [names[directory] for directory in judged.directories]
+        lines += ["", *preference_lines(shown, judged.model, judged.counts, judged.totals)]
+        lines.append(f"verdicts: {judged.directory}")
     return "\n".join(harmless(line) for line in lines)
 
 

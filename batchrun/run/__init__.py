@@ -10,7 +10,7 @@ import importlib.util
 import signal
 from concurrent import futures
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -176,6 +176,28 @@ def dispatcher_of(plans: Sequence[Prepared], options: RunOptions) -> DispatcherF
     return WorkersFactory(options.workers if options.workers != "auto" else 2)
 
 
+@dataclass(frozen=True, slots=True)
+class PlanEnd:
+    """How a plan without outputs ended; `error` is what ended it early."""
+
+    error: BatchrunError | None = None
+
+
+async def run_plan(plan: Prepared, options: RunOptions, interrupts: Interrupts) -> PlanEnd:
+    """Send what a plan has to send, and write no outputs."""
+    with event_file(options.log_file) as log, _opened(plan, options) as opened:
+        run = replace(opened, reuse=await _agreed(opened, options))
+        with interrupts.caught():
+            try:
+                async with _shared([run], options, interrupts, 0, log) as shared:
+                    execution = Execution(run, shared)
+                    with shared.progress:
+                        (error,) = await _run_all([execution], shared)
+            except BaseExceptionGroup as group:
+                raise first_batchrun_error(group) from group
+    return PlanEnd(error)
+
+
 @contextmanager
 def _opened(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
     with (
@@ -298,6 +320,7 @@ def _money(runs: Sequence[OpenRun], spent_before: int) -> CostBudget:
 def _progress(runs: Sequence[OpenRun], options: RunOptions, money: CostBudget) -> Progress:
     jobs = [run.plan.job for run in runs]
     unit = "row" if all(job.request.samples == 1 for job in jobs) else "sample"
+    unit = "verdict" if runs[0].plan.answers is not None else unit
     rows = [run.plan.total if options.rows is None else len(options.rows) for run in runs]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
     show = Show.NOTHING if options.quiet else Show.AUTO
@@ -394,4 +417,12 @@ def _concluded(
     return conclude(run.plan, run.store, rows, error, is_placed)
 
 
-__all__ = ["RunOptions", "RunReport", "arun_job", "run_job", "run_together"]
+__all__ = [
+    "PlanEnd",
+    "RunOptions",
+    "RunReport",
+    "arun_job",
+    "run_job",
+    "run_plan",
+    "run_together",
+]

@@ -57,6 +57,53 @@ class NoVerdict:
     reason: str
 
 
+class VerdictLookup:
+    """Finds the verdicts of a judge in its checkpoint.
+
+    Args:
+        config: the judge.
+        samples: how often it is asked about each answer.
+        section: of the job file, for messages.
+    """
+
+    def __init__(self, config: JudgeConfig, samples: int, section: str) -> None:
+        self.reader = VerdictReader(config)
+        self._samples = samples
+        self._section = section
+
+    def find(self, folder: Path, asked: Sequence[RenderedItem]) -> dict[bytes, list[StoredVerdict]]:
+        """Return what is stored in the folder of a judge, by the fingerprint of what was asked."""
+        wanted = {each.fingerprint: None for each in asked if each.fingerprint is not None}
+        if not wanted or not (folder / checkpoint.FILE_NAME).exists():
+            return {}
+        found: dict[bytes, list[StoredVerdict]] = {}
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            rest = iter(wanted)
+            while part := list(islice(rest, MOST_FINGERPRINTS)):
+                found |= checkpoint.stored_verdicts(store, part)
+        return found
+
+    def verdicts(
+        self, asked: RenderedItem, found: Mapping[bytes, Sequence[StoredVerdict]]
+    ) -> list[Verdict | NoVerdict]:
+        """Return the verdicts on one answer, or why they are not there."""
+        if asked.fingerprint is None:
+            return [NoVerdict(VerdictState.FAILED, f"[{self._section}] {asked.error_message}")]
+        stored = found.get(asked.fingerprint, ())[: self._samples]
+        missing = NoVerdict(VerdictState.MISSING, "not judged yet; run the job to judge it")
+        return [*map(self._verdict, stored), *([missing] * (self._samples - len(stored)))]
+
+    def _verdict(self, stored: StoredVerdict) -> Verdict | NoVerdict:
+        if stored.text is None:
+            is_read = stored.error_type not in {UNREADABLE_VERDICT, CUT_VERDICT}
+            state = VerdictState.FAILED if is_read else VerdictState.UNREADABLE
+            return NoVerdict(state, f"{stored.error_message}")
+        try:
+            return self.reader.read(stored.text)
+        except UnreadableVerdict as problem:  # the choices have changed since
+            return NoVerdict(VerdictState.UNREADABLE, f"the verdict cannot be read: {problem}")
+
+
 class Judge:
     """Scores by the verdicts of a model.
 
@@ -85,15 +132,14 @@ class Judge:
             f"{checkpoint.JUDGE_FOLDER}-{config.name}" if config.name else checkpoint.JUDGE_FOLDER
         )
         self.job = judge_job(job, judge, self.folder)
-        self._reader = VerdictReader(judge)
         section = f"score.{config.name}.judge" if config.name else "score.judge"
-        self._section = section
+        self._lookup = VerdictLookup(judge, self.job.request.samples, section)
         # The answer and the expected answer take the place of columns with these names.
         ours = [RESPONSE, PROMPT, *([EXPECTED] if config.expected is not None else [])]
         every = tuple(dict.fromkeys((*columns, *ours)))
         self.renderer = Renderer(self.job, every, section)
-        self._expected = _expression("score", "expected", config.expected, columns)
-        self._human = _expression(section, "human", judge.human, columns)
+        self._expected = expression_of("score", "expected", config.expected, columns)
+        self._human = expression_of(section, "human", judge.human, columns)
         wants_prompt = PROMPT in self.renderer.columns and PROMPT not in columns
         self._prompts = Renderer(job, columns) if wants_prompt else None
         self.columns = self._needed(columns)
@@ -124,20 +170,18 @@ class Judge:
         """Return what the row is asked and its expected answer; None where they cannot be rendered."""
         found: dict[str, Any] = {}
         if self._expected is not None:
-            found[EXPECTED] = _value(self._expected, item)
+            found[EXPECTED] = value_of(self._expected, item)
         if self._prompts is not None:
-            try:
-                found[PROMPT] = self._prompts.prompt_text(item.values)
-            except RenderError:
-                found[PROMPT] = None
+            found[PROMPT] = prompt_of(self._prompts, item)
         return found
 
     def score(self, rows: Sequence[AnsweredRow], directory: Path) -> Sequence[RowScore]:
         """Score rows by the verdicts that are in the judge's checkpoint."""
         asked = [self.renderer.render(self.items(row)) for row in rows]
-        found = self._stored(directory, [each for of_row in asked for each in of_row])
+        every = [each for of_row in asked for each in of_row]
+        found = self._lookup.find(directory / self.folder, every)
         scores = [
-            _row_score(row.item.ordinal, [self._verdicts(each, found) for each in of_row])
+            _row_score(row.item.ordinal, [self._lookup.verdicts(each, found) for each in of_row])
             for row, of_row in zip(rows, asked, strict=True)
         ]
         persons = [self._person(row.item) for row in rows]
@@ -167,48 +211,13 @@ class Judge:
             cost=done.known_cost,
         )
 
-    def _stored(
-        self, directory: Path, asked: Sequence[RenderedItem]
-    ) -> dict[bytes, list[StoredVerdict]]:
-        """Return the verdicts that are there, by the fingerprint of what was asked."""
-        folder = directory / self.folder
-        wanted = {each.fingerprint: None for each in asked if each.fingerprint is not None}
-        if not wanted or not (folder / checkpoint.FILE_NAME).exists():
-            return {}
-        found: dict[bytes, list[StoredVerdict]] = {}
-        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-            rest = iter(wanted)
-            while part := list(islice(rest, MOST_FINGERPRINTS)):
-                found |= checkpoint.stored_verdicts(store, part)
-        return found
-
-    def _verdicts(
-        self, asked: RenderedItem, found: Mapping[bytes, Sequence[StoredVerdict]]
-    ) -> list[Verdict | NoVerdict]:
-        if asked.fingerprint is None:
-            return [NoVerdict(VerdictState.FAILED, f"[{self._section}] {asked.error_message}")]
-        samples = self.job.request.samples
-        stored = found.get(asked.fingerprint, ())[:samples]
-        missing = NoVerdict(VerdictState.MISSING, "not judged yet; run the job to judge it")
-        return [*map(self._verdict, stored), *([missing] * (samples - len(stored)))]
-
-    def _verdict(self, stored: StoredVerdict) -> Verdict | NoVerdict:
-        if stored.text is None:
-            is_read = stored.error_type not in {UNREADABLE_VERDICT, CUT_VERDICT}
-            state = VerdictState.FAILED if is_read else VerdictState.UNREADABLE
-            return NoVerdict(state, f"{stored.error_message}")
-        try:
-            return self._reader.read(stored.text)
-        except UnreadableVerdict as problem:  # the choices have changed since
-            return NoVerdict(VerdictState.UNREADABLE, f"the verdict cannot be read: {problem}")
-
     def _person(self, item: Item) -> str | None:
         """Return the verdict of a person, as those of the judge are spelled."""
-        said = None if self._human is None else _value(self._human, item)
+        said = None if self._human is None else value_of(self._human, item)
         if said is None or not str(said).strip():
             return None
         try:
-            return self._reader.verdict(said).label
+            return self._lookup.reader.verdict(said).label
         except UnreadableVerdict:
             return None
 
@@ -273,13 +282,27 @@ def _order(verdicts: Iterable[tuple[str, str]], config: JudgeConfig | None) -> t
     return tuple(sorted(said, key=float))
 
 
-def _expression(
+def expression_of(
     section: str, key: str, source: str | None, columns: Sequence[str]
 ) -> Expression | None:
+    """Return a key of the job file as an expression; None when it is not set.
+
+    Raises:
+        JobError: when it is no template, or needs a column that is not there.
+    """
     return None if source is None else Expression(section, key, source, columns)
 
 
-def _value(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a column's own type
+def prompt_of(renderer: Renderer, item: Item) -> str | None:
+    """Return what a row asks as one text; None when it cannot be rendered."""
+    try:
+        return renderer.prompt_text(item.values)
+    except RenderError:
+        return None
+
+
+def value_of(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a column's own type
+    """Return the value for a row; None when it cannot be rendered."""
     try:
         return expression.value(item.values)
     except RenderError:

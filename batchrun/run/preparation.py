@@ -22,7 +22,7 @@ from batchrun.dispatch import (
     review_of,
     toolbox_of,
 )
-from batchrun.errors import JobError
+from batchrun.errors import JobError, OutputError
 from batchrun.formats.parameters import is_template
 from batchrun.job.paths import SIMULATED_SUFFIX, Protected, is_same_file
 from batchrun.job.reader import listed
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from batchrun.job import Job
     from batchrun.records import Kind
     from batchrun.run.judging import Judge
+    from batchrun.run.pairwise import PairJudge, PairTable
     from batchrun.simulator import SimulatorConfig
 
 
@@ -111,10 +112,10 @@ class Prepared:
     most_in_flight: int = MOST
     judges: tuple[Prepared, ...] = ()
     judge: Judge | None = None
-    answers: AnswerTable | None = None
+    answers: AnswerTable | PairTable | None = None
 
     @property
-    def table(self) -> Source | AnswerTable:
+    def table(self) -> Source | AnswerTable | PairTable:
         """What the requests are rendered from."""
         return self.answers or self.source
 
@@ -269,6 +270,46 @@ def over_answers(plan: Prepared, store: checkpoint.Checkpoint) -> Prepared:
         raise ValueError("the plan is not that of a judge")
     answers = AnswerTable(plan.judge, plan.source, store)
     return replace(plan, answers=answers, total=answers.count)
+
+
+def plan_of_pairs(
+    judge: PairJudge, table: PairTable, source: Source, directory: Path, options: RunOptions
+) -> Prepared:
+    """Return the plan of a judge over pairs of answers.
+
+    Raises:
+        JobError: when something is wrong.
+    """
+    job = judge.job
+    check_price(job)
+    checkpoint.check_directory(directory)
+    return Prepared(
+        job=job,
+        source=source,
+        renderer=judge.renderer,
+        total=table.count,
+        credentials=_credentials(job, is_simulated=options.simulate is not None),
+        directory=directory,
+        review=review_of(job),
+        most_in_flight=allow_open_files(job),
+        answers=table,
+    )
+
+
+def same_input(job: Job, signature: str) -> Source:
+    """Open the input of a run, as long as it is still the one that was run.
+
+    Raises:
+        JobError: when it cannot be read.
+        OutputError: when it is another one.
+    """
+    source = Source(job.input)
+    if not signature.endswith(input_signature(job, source)):
+        raise OutputError(
+            f"{job.input.path}: has changed since the run, so its results cannot be matched to "
+            "the rows. Run the job again: only new rows are sent"
+        )
+    return source
 
 
 def _credentials(job: Job, *, is_simulated: bool) -> Credentials:

@@ -1,0 +1,126 @@
+"""`compare --judge`: a model says which of two answers is better, for each row and each pair of runs.
+
+It is a run of its own: in a directory of its own, with its own checkpoint, resumable and free to repeat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchrun import checkpoint
+from batchrun.errors import BatchrunError, JobError
+from batchrun.evaluation.preferences import PreferenceCounts
+from batchrun.job import Job
+from batchrun.job.paths import SIMULATED_SUFFIX
+from batchrun.run import run_loop, run_plan
+from batchrun.run.matrix import runs_in
+from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
+from batchrun.run.preparation import (
+    RunOptions,
+    plan_of_pairs,
+    same_input,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrun.pricing.totals import RunTotals
+
+
+LONGEST_NAME = 150
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPairs:
+    """What a judge said of pairs of answers.
+
+    Attributes:
+        directories: the runs, in order.
+        directory: where the verdicts are kept.
+        model: of the judge.
+        counts: its verdicts.
+        totals: what was sent, and its cost, over all executions.
+        note: about the judge.
+        error: what ended the execution early.
+    """
+
+    directories: tuple[Path, ...]
+    directory: Path
+    model: str
+    counts: PreferenceCounts
+    totals: RunTotals
+    note: str | None = None
+    error: BatchrunError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every pair has its verdicts, 3 when some have none, otherwise that of the error."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 3 if self.counts.missing + self.counts.failed + self.counts.unreadable else 0
+
+
+def judge_pairs(
+    directories: Sequence[Path],
+    job: Job,
+    options: RunOptions | None = None,
+    directory: Path | None = None,
+) -> JudgedPairs:
+    """Let the judge of a job compare the answers of runs, row by row and in both orders.
+
+    Run or resume: verdicts that are stored are not asked for again.
+
+    Args:
+        directories: of the runs; that of a matrix stands for those of its cells.
+        job: has the `[score.judge]`.
+        options: how to run.
+        directory: where to keep the verdicts; by default beside the first run.
+
+    Raises:
+        JobError: when something is wrong; nothing was sent.
+        CheckpointError: when a directory cannot be used.
+    """
+    options = options or RunOptions()
+    runs = [run for each in directories for run in runs_in(each)]
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+        raise JobError("compare: name two different run directories or more")
+    place = _place(runs, options) if directory is None else directory
+    config, note = pairwise_config(job)
+    with ExitStack() as opened:
+        stores = [
+            opened.enter_context(closing(checkpoint.Checkpoint(run, writable=False)))
+            for run in runs
+        ]
+        document, base, signature = stores[0].job()
+        asked = Job.from_document(document, Path(base), origin=str(stores[0].path))
+        source = same_input(asked, signature)
+        judge = PairJudge(config, job, asked, source.columns)
+        table = PairTable(judge, source, stores)
+        plan = plan_of_pairs(judge, table, source, place, options)
+        end = run_loop(partial(run_plan, plan, options))
+        counts = PreferenceCounts()
+        for rows in table.rows():
+            judge.count(rows, place, counts)
+    with closing(checkpoint.Checkpoint(place, writable=False)) as store:
+        totals = checkpoint.totals(store)
+    model = judge.job.request.model
+    return JudgedPairs(tuple(runs), place, model, counts, totals, note, end.error)
+
+
+def _place(runs: Sequence[Path], options: RunOptions) -> Path:
+    """Return where the verdicts on these runs are kept: beside the first, always the same."""
+    name = "_vs_".join(run.name for run in runs)
+    if len(name) > LONGEST_NAME:
+        digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
+        name = f"{runs[0].name[:LONGEST_NAME]}_vs_{len(runs) - 1}_others_{digest}"
+    if options.simulate is not None:
+        name += SIMULATED_SUFFIX
+    return runs[0].resolve().parent / name
+
+
+__all__ = ["JudgedPairs", "judge_pairs"]
