@@ -18,7 +18,7 @@ from batchrun import formats
 from batchrun.checkpoint import result_kinds
 from batchrun.draft.detection import Choice, choose, id_column_of, read_columns
 from batchrun.draft.document import Heading, job_text
-from batchrun.draft.shapes import Shape, Wish, shape_of, unused_labels
+from batchrun.draft.shapes import TableShape, Wish, shape_of, unused_labels
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
 from batchrun.formats.providers import PRESETS, blanks, meant_provider
@@ -118,7 +118,7 @@ def init_job(
     )
 
 
-def _chosen(shape: Shape, columns: list[TableColumn], source: Source) -> Choice:
+def _chosen(shape: TableShape, columns: list[TableColumn], source: Source) -> Choice:
     by_name = {column.name: column for column in columns}
     return Choice(
         id=id_column_of(columns, source.table),

@@ -15,7 +15,7 @@ from batchrun.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from batchrun.draft.shapes import Shape
+    from batchrun.draft.shapes import TableShape
 
 
 SAMPLE_ROWS = 500
@@ -138,7 +138,7 @@ class Choice:
     label: TableColumn | None = None
     labels: tuple[str, ...] = ()
     is_number: bool = False
-    shape: Shape | None = None
+    shape: TableShape | None = None
 
     @property
     def label_name(self) -> str | None:

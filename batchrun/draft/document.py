@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.draft.detection import Choice, TableColumn
-    from batchrun.draft.shapes import Shape
+    from batchrun.draft.shapes import TableShape
     from batchrun.formats.providers import ProviderPreset
 
 
@@ -229,7 +229,7 @@ def _score(choice: Choice) -> Iterator[str]:
         yield 'match = "casefold" # or exact, contains, regex, number, json, choice'
 
 
-def _shape_score(shape: Shape) -> Iterator[str]:
+def _shape_score(shape: TableShape) -> Iterator[str]:
     if shape.expected is None:
         yield NO_SCORE
         return

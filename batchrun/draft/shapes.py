@@ -49,7 +49,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TableShape:
     """What a job file says about a table of a known shape.
 
     Attributes:
@@ -82,7 +82,7 @@ class Shape:
 Columns = dict[str, "TableColumn"]
 
 
-def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shape | None:
+def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape | None:
     """Return the shape of a table, None if it has no known one.
 
     Raises:
@@ -102,7 +102,7 @@ def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shap
     return _of_labels(columns, source, wish)
 
 
-def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shape | None:
+def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape | None:
     label = _label(columns, wish)
     if wish.labels or (label is not None and _class_numbers(label)):
         return _classify(columns, source, wish)
@@ -124,8 +124,8 @@ def _check_wish(columns: Sequence[TableColumn], wish: Wish) -> None:
         )
 
 
-def _of_task(task: str) -> Callable[[Sequence[TableColumn], Source, Wish], Shape]:
-    tasks: Mapping[str, Callable[[Sequence[TableColumn], Source, Wish], Shape]] = {
+def _of_task(task: str) -> Callable[[Sequence[TableColumn], Source, Wish], TableShape]:
+    tasks: Mapping[str, Callable[[Sequence[TableColumn], Source, Wish], TableShape]] = {
         "classify": _classify,
         "extract": _extract,
         "generate": _generate,
@@ -142,7 +142,7 @@ def _first(named: Columns, names: Sequence[str]) -> TableColumn | None:
 # Known shapes
 
 
-def _conversation(named: Columns) -> Shape | None:
+def _conversation(named: Columns) -> TableShape | None:
     """Conversations that end with the right answer: (system,) user, assistant."""
     column = named.get("messages")
     if column is None or any(not isinstance(value, list) for value in column.values):
@@ -152,7 +152,7 @@ def _conversation(named: Columns) -> Shape | None:
         return None
     last = len(next(iter(roles))) - 1
     value = expression(column.name).strip("{} ")
-    return Shape(
+    return TableShape(
         columns=(column.name,),
         template=f"{{{{ {value}[{last - 1}].content }}}}",
         system=f"{{{{ {value}[0].content }}}}" if last == 2 else None,
@@ -167,7 +167,7 @@ def _role(turn: object) -> object:
     return turn.get("role") if isinstance(turn, dict) else None
 
 
-def _reading(named: Columns) -> Shape | None:
+def _reading(named: Columns) -> TableShape | None:
     """SQuAD: a context, a question, and answers with their texts."""
     context, question, answers = (named.get(name) for name in ("context", "question", "answers"))
     if context is None or question is None or answers is None:
@@ -178,7 +178,7 @@ def _reading(named: Columns) -> Shape | None:
     is_open = any(not value["text"] for value in answers.values)
     otherwise = 'If the context has no answer, write "unanswerable". ' if is_open else ""
     some = f"{value}.text[0]"
-    return Shape(
+    return TableShape(
         columns=(context.name, question.name),
         template=template_of([context, question]),
         system=f"Answer from the context, with its words and as briefly as possible. {otherwise}".strip(),
@@ -191,7 +191,7 @@ def _reading(named: Columns) -> Shape | None:
     )
 
 
-def _choice(named: Columns) -> Shape | None:
+def _choice(named: Columns) -> TableShape | None:
     """A question with choices, and the right one as letter, number or text."""
     question = _first(named, _QUESTION)
     answer = _first(
@@ -204,7 +204,7 @@ def _choice(named: Columns) -> Shape | None:
     expected = _right_letter(answer)
     if expected is None:
         return None
-    return Shape(
+    return TableShape(
         columns=(question.name, *names),
         template=f"{expression(question.name)}\n\n{choices}",
         system=_LETTER,
@@ -264,7 +264,7 @@ def _right_letter(answer: TableColumn) -> str | None:
     return f'{{{{ "{_LETTERS}"[{inner} | int{first}] }}}}'
 
 
-def _worked(named: Columns) -> Shape | None:
+def _worked(named: Columns) -> TableShape | None:
     """GSM8K: a question, and an answer that is worked out and ends with the number after ####."""
     question, answer = _first(named, _QUESTION), _first(named, ("answer", "solution"))
     if question is None or answer is None or not answer.texts:
@@ -272,7 +272,7 @@ def _worked(named: Columns) -> Shape | None:
     if not all("####" in text for text in answer.texts):
         return None
     inner = expression(answer.name).strip("{} ")
-    return Shape(
+    return TableShape(
         columns=(question.name,),
         template=expression(question.name),
         system=_STEPS,
@@ -306,7 +306,7 @@ def _is_range(kinds: set[str]) -> bool:
     return numbers[0] == 0 and numbers[-1] < 2 * len(numbers)
 
 
-def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Shape:
+def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape:
     label = _label(columns, wish)
     names, expected = wish.labels, None
     if label is not None:
@@ -323,7 +323,7 @@ def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Sha
             "the labels: --labels positive,negative"
         )
     texts = _prompt_of(columns, label)
-    return Shape(
+    return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
         system=f"Answer with exactly one of these labels: {', '.join(names)}.",
@@ -345,7 +345,7 @@ def _required_names(names: tuple[str, ...], label: TableColumn) -> tuple[str, ..
     )
 
 
-def _with_label(columns: Sequence[TableColumn], source: Source, label: TableColumn) -> Shape:
+def _with_label(columns: Sequence[TableColumn], source: Source, label: TableColumn) -> TableShape:
     if labels_of(label, source.table):
         return _classify(columns, source, Wish(label=label.name))
     return _qa(columns, source, Wish(label=label.name))
@@ -364,11 +364,11 @@ def _prompt_of(
     return prompt_columns(rest)
 
 
-def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Shape:
+def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableShape:
     if not wish.fields:
         raise JobError("--task extract: name what to find: --fields name,date,amount")
     texts = _prompt_of(columns, None)
-    return Shape(
+    return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
         system=f"Find these fields in the text: {', '.join(wish.fields)}. Use null for what is not there.",
@@ -376,10 +376,10 @@ def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Sha
     )
 
 
-def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> Shape:
+def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> TableShape:
     texts = _prompt_of(columns, label_column(columns))
     is_asked = any(column.name.lower() in _ASKING for column in texts)
-    return Shape(
+    return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
         system=None if is_asked else SUMMARY,
@@ -388,14 +388,14 @@ def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> S
     )
 
 
-def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Shape:
+def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableShape:
     named = {column.name.lower(): column for column in columns}
     for known in (_reading, _choice, _worked):
         if wish.label is None and (found := known(named)) is not None:
             return found
     label = _label(columns, wish)
     texts = _prompt_of(columns, label)
-    return Shape(
+    return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
         system="Answer as briefly as possible.",
@@ -405,7 +405,7 @@ def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Shape:
     )
 
 
-def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> Shape:
+def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> TableShape:
     named = {column.name.lower(): column for column in columns}
     answer, question = _first(named, _ANSWER), _first(named, _QUESTION)
     reference = _first(named, _REFERENCE)
@@ -415,7 +415,7 @@ def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> Shape
             f"{', '.join(_ANSWER)}"
         )
     texts = [each for each in (question, reference, answer) if each is not None]
-    return Shape(
+    return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
         system="Judge the answer. Answer with exactly one of these words: correct, incorrect.",
@@ -424,14 +424,14 @@ def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> Shape
     )
 
 
-def _summary(columns: Sequence[TableColumn]) -> Shape | None:
+def _summary(columns: Sequence[TableColumn]) -> TableShape | None:
     """Return a job that makes sense for long texts without any instruction."""
     texts = [column for column in columns if column.is_text and column.mean_length >= LONG_TEXT]
     names = {column.name.lower() for column in columns}
     if not texts or names & _ASKING:
         return None
     shown = prompt_columns(texts)
-    return Shape(
+    return TableShape(
         columns=tuple(column.name for column in shown),
         template=template_of(shown),
         system=SUMMARY,

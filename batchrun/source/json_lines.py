@@ -7,6 +7,7 @@ text (JSON for values that are not strings); rows keep the values of their lines
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCK_BYTES = 4 * 1024 * 1024
+# An escaped backslash, a character in two halves, or half of one.
+_SURROGATES = re.compile(
+    rb"(\\\\)|(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -33,8 +39,15 @@ def blocks(path: Path) -> Iterator[list[bytes]]:
         if file.read(len(_BOM)) != _BOM:
             file.seek(0)
         while lines := file.readlines(BLOCK_BYTES):
-            if kept := [line for line in lines if line.strip()]:
+            if kept := [_without_lone_surrogates(line) for line in lines if line.strip()]:
                 yield kept
+
+
+def _without_lone_surrogates(line: bytes) -> bytes:
+    """Replace halves of characters, which are not text and cannot be sent, by the mark for that."""
+    if b"\\u" not in line:
+        return line
+    return _SURROGATES.sub(lambda match: match[1] or match[2] or rb"\ufffd", line)
 
 
 def rows(lines: Sequence[bytes], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -133,7 +146,12 @@ def _common_type(first: Any, second: Any) -> pl.DataType:  # noqa: ANN401 - pola
 
 
 def _writable(kind: Any) -> pl.DataType:  # noqa: ANN401 - as above
-    """Replace structs without fields by text (JSON): Parquet cannot store them."""
+    """Replace structs without fields by text (JSON), which Parquet cannot store, and the type of nulls.
+
+    A column that is empty today has the type that it most probably has tomorrow.
+    """
+    if kind == pl.Null:
+        return pl.String()
     if isinstance(kind, pl.List):
         return pl.List(_writable(kind.inner))
     if isinstance(kind, pl.Struct):

@@ -235,7 +235,7 @@ def test_later_lines_may_add_keys(put: Put) -> None:
         ([{}, {}], pl.String(), ["{}", "{}"]),
         ([[{}]], pl.List(pl.String()), [["{}"]]),
         ([2**80, 1], pl.Int128(), [2**80, 1]),
-        ([None, None], pl.Null(), [None, None]),
+        ([None, None], pl.String(), [None, None]),
         (["2025-01-31", "x"], pl.String(), ["2025-01-31", "x"]),
     ],
     ids=str,
@@ -251,6 +251,14 @@ def test_values_are_those_of_their_line_and_columns_have_a_common_type(
     if cells is not None:
         assert frame["v"].to_list() == cells
     frame.write_parquet(tmp_path / "out.parquet")
+
+
+def test_half_of_a_character_becomes_the_mark_for_that(put: Put) -> None:
+    texts = ["a\\ud83d", "\\uDE00b", "\\ud83d\\ude00", "c:\\\\ud83d", "\\ud83d\\ud83d\\ude00"]
+    path = put("x.jsonl", "".join(f'{{"a": "{text}"}}\n' for text in texts))
+    expected = ["a\ufffd", "\ufffdb", "\U0001f600", "c:\\ud83d", "\ufffd\U0001f600"]
+    assert [row["a"] for row in rows_of(path)] == expected
+    assert pl.concat(opened(path).frames())["a"].to_list() == expected
 
 
 def test_values_do_not_depend_on_other_rows(put: Put) -> None:
