@@ -105,8 +105,8 @@ from .run.matrix import (
 from .run.matrix import (
     run_matrix as run_matrix,
 )
+from .run.model_checks import request_hints as request_hints
 from .run.preparation import RunOptions as RunOptions
-from .run.preparation import request_hints as request_hints
 from .run.tasks import classify as classify
 from .run.tasks import extract as extract
 from .simulator import (

@@ -82,7 +82,7 @@ class Message:
     `tool_calls` of the assistant, then with no content, or `tool_call_id` of a tool.
     """
 
-    role: Literal["user", "assistant", "tool"]
+    role: Literal["user", "assistant", "tool", "system", "developer"]
     content: str | list[dict[str, Any]] | None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,6 +139,8 @@ class Tool:
     description: str | None = None
     input_schema: Mapping[str, Any] | None = None
     vendor: Mapping[str, Any] | None = None
+    strict: bool | None = None
+    cache_ttl: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +156,12 @@ class AnswerSchema:
     """The answer must be JSON that matches `schema`, or any JSON object if it is None.
 
     With `as_tool`, the request has a tool that the model must call, for servers without structured
-    output.
+    output. `strict` is sent in the chat format: whether the server must enforce the schema.
     """
 
     schema: Mapping[str, Any] | None
     as_tool: bool = False
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def _response_format(answer: AnswerSchema | None) -> dict[str, Any] | None:
         return None
     if answer.schema is None:
         return {"type": "json_object"}
-    named = {"name": "answer", "schema": answer.schema, "strict": True}
+    named = {"name": "answer", "schema": answer.schema, "strict": answer.strict}
     return {"type": "json_schema", "json_schema": named}
 
 
@@ -355,6 +355,7 @@ CHAT = WireFormat(
         efforts=("none", "minimal", "low", "medium", "high", "xhigh", "max", "default"),
         max_tokens_keys=("max_tokens", "max_completion_tokens"),
         json_without_schema=True,
+        system_turns=True,
         limits_count_cache_reads=True,
     ),
     request_id_headers=("x-request-id", "request-id"),

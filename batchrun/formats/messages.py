@@ -32,6 +32,7 @@ from batchrun.formats.parsing import (
     unusable,
 )
 from batchrun.formats.tool_calls import (
+    cache_mark,
     continue_messages,
     messages_calls,
     messages_choice,
@@ -88,8 +89,9 @@ def _system(
     )
     if cache_ttl is None:
         return system if isinstance(system, str) else blocks
-    mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
-    return [*blocks[:-1], {**blocks[-1], "cache_control": mark}]
+    if not blocks[-1]["text"].strip():  # the provider refuses a mark on an empty block
+        return blocks
+    return [*blocks[:-1], {**blocks[-1], "cache_control": cache_mark(cache_ttl)}]
 
 
 def _output_config(request: Request) -> dict[str, Any] | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun import formats
 from batchrun.formats.wire_format import ANY
-from batchrun.records import Parameters, Tool, ToolChoice
+from batchrun.records import Parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from batchrun.formats import WireFormat
 
@@ -164,55 +164,3 @@ def _stop_sequences(value: object, wire_format: WireFormat) -> tuple[str, ...]:
             f"{wire_format.name} format; use other text"
         )
     return tuple(values)
-
-
-_OWN_KEYS = {"name", "description", "input_schema"}
-_MODES = {"auto": "auto", "any": "any", "required": "any", "none": "none"}
-
-
-def read_tool(given: object, wire_format: WireFormat) -> Tool:
-    """Read a tool of the job file.
-
-    Raises:
-        ValueError: when it is none, or the format cannot express it.
-    """
-    if not isinstance(given, dict):
-        raise ValueError(f"a tool must be a table, not {given!r:.80}")  # noqa: TRY004 - one type
-    name = given.get("name")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"a tool needs a name: {given!r:.80}")
-    if "type" in given:
-        if not wire_format.capabilities.vendor_tools:
-            other = formats.use_another(lambda each: each.capabilities.vendor_tools)
-            raise ValueError(
-                f"{name}: tools with a type are the vendor's own; {other}, "
-                "or describe the tool by input_schema"
-            )
-        return Tool(name, vendor=given)
-    unknown = sorted(set(given) - _OWN_KEYS)
-    if unknown:
-        raise ValueError(f"{name}: unknown key {unknown[0]}; a tool has {', '.join(_OWN_KEYS)}")
-    schema, description = given.get("input_schema"), given.get("description")
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise ValueError(f'{name}: input_schema must be a JSON schema of type "object"')
-    if description is not None and not isinstance(description, str):
-        raise ValueError(f"{name}: description must be text, not {description!r:.80}")
-    return Tool(name, description, schema)
-
-
-def read_choice(given: object, tools: Sequence[Tool]) -> ToolChoice:
-    """Read `tool_choice`: "auto", "any", "none", or the name of a tool.
-
-    Raises:
-        ValueError: when it is none of these.
-    """
-    names = [tool.name for tool in tools]
-    if not names:
-        raise ValueError("there are no tools to choose from; add them as tools = […]")
-    if isinstance(given, str) and given in _MODES:
-        return ToolChoice(_MODES[given])
-    if given in names:
-        return ToolChoice("tool", str(given))
-    raise ValueError(
-        f'must be "auto", "any", "none" or one of {", ".join(names)}, not {given!r:.80}'
-    )

@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 
 # The tool whose input is the answer, for servers without structured output.
 SCHEMA_TOOL = "answer"
+# How long something stays in the cache.
+CACHE_TTLS = ("5m", "1h")
+
+
+def cache_mark(ttl: str) -> dict[str, Any]:
+    """Return the value of `cache_control`."""
+    return {"type": "ephemeral"} if ttl == CACHE_TTLS[0] else {"type": "ephemeral", "ttl": ttl}
+
+
+def with_cache_mark(turn: Mapping[str, Any], ttl: str) -> dict[str, Any]:
+    """Return a turn of text whose end is the end of what to cache."""
+    block = {"type": "text", "text": turn["content"], "cache_control": cache_mark(ttl)}
+    return {**turn, "content": [block]}
 
 
 def answer_tool(answer: AnswerSchema) -> Tool:
@@ -34,14 +47,25 @@ def answer_tool(answer: AnswerSchema) -> Tool:
 def messages_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     """Return definitions for the messages format."""
     return [
-        dict(tool.vendor) if tool.vendor is not None else _described(tool, "input_schema")
+        dict(tool.vendor)
+        if tool.vendor is not None
+        else {**_described(tool, "input_schema"), **_marked(tool)}
         for tool in tools
     ]
 
 
+def _marked(tool: Tool) -> dict[str, Any]:
+    return {} if tool.cache_ttl is None else {"cache_control": cache_mark(tool.cache_ttl)}
+
+
 def chat_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     """Return definitions for the chat format."""
-    return [{"type": "function", "function": _described(tool, "parameters")} for tool in tools]
+    return [
+        dict(tool.vendor)
+        if tool.vendor is not None
+        else {"type": "function", "function": _described(tool, "parameters")}
+        for tool in tools
+    ]
 
 
 def messages_choice(choice: ToolChoice | None, parallel: bool | None) -> dict[str, Any] | None:
@@ -99,7 +123,7 @@ def _described(tool: Tool, schema_key: str) -> dict[str, Any]:
     if tool.description is not None:
         described["description"] = tool.description
     described[schema_key] = tool.input_schema
-    return described
+    return described if tool.strict is None else {**described, "strict": tool.strict}
 
 
 # Fields of a chat message that providers accept back; others, such as `annotations`, they may not.

@@ -72,6 +72,7 @@ class Capabilities:
         vendor_tools: whether a tool can be one of the vendor's own, named by its `type`.
         json_without_schema: whether a request can ask for any JSON object.
         efforts: the values of `effort`.
+        system_turns: whether a system turn can follow other turns.
         blank_stops: whether a stop sequence can be white space only.
         limits_count_cache_reads: whether tokens read from a cache count against the rate limits.
     """
@@ -87,6 +88,7 @@ class Capabilities:
     limits_count_cache_reads: bool = False
     efforts: tuple[str, ...] = ()
     blank_stops: bool = True
+    system_turns: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ class RequestConfig:
     column, where it is not empty, takes the place of the key for its row. Every row is asked
     `samples` times; with `dedupe`, rows that ask the same share one answer. `provider` is None where
     the base URL says who answers. With `keep_raw` the bodies of answers are kept, and those that end in
-    one of the ways in `reject` become errors.
+    one of the ways in `reject` become errors. `cached_turns` are turns with a mark for the cache, from 0.
     """
 
     format: FormatName
@@ -89,6 +89,7 @@ class RequestConfig:
     provider: str | None = None
     keep_raw: bool = False
     reject: tuple[RejectReason, ...] = ()
+    cached_turns: tuple[tuple[int, str], ...] = ()
 
     @property
     def wire_format(self) -> WireFormat:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.job.configs import JudgeConfig
 from batchrun.job.reader import Section, did_you_mean
-from batchrun.job.request import TEXT_SOURCES, read_request
+from batchrun.job.request import read_request
+from batchrun.job.texts import TEXT_SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

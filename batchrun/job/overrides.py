@@ -19,7 +19,7 @@ from batchrun.job.configs import (
     ToolsConfig,
 )
 from batchrun.job.reader import did_you_mean
-from batchrun.job.request import TEXT_SOURCES
+from batchrun.job.texts import TEXT_SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,15 +16,16 @@ from batchrun.formats.parameters import (
     PARAMETERS,
     check,
     is_template,
-    read_choice,
-    read_tool,
     unsupported,
 )
+from batchrun.formats.tool_calls import CACHE_TTLS
+from batchrun.formats.tool_definitions import read_choice, read_tool
 from batchrun.job.addresses import check_headers
 from batchrun.job.configs import RequestConfig
 from batchrun.job.connection import read_connection, read_headers, read_secret_headers
 from batchrun.job.paths import absolute
 from batchrun.job.reader import Section, did_you_mean
+from batchrun.job.texts import read_system, read_turns
 from batchrun.records import AnswerSchema, Parameters, RejectReason
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from batchrun.records import Tool, ToolChoice
 
 
-TEXT_SOURCES = ("prompt", "messages", "messages_column")
 # Keys of `[request]` that are the same for all rows.
 JOB_WIDE_KEYS = (
     "tools",
@@ -48,7 +48,6 @@ JOB_WIDE_KEYS = (
 )
 MOST_SAMPLES = 100
 REJECT_REASONS: tuple[RejectReason, ...] = get_args(RejectReason)
-CACHE_TTLS = ("5m", "1h")
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 ROW_KEYS = ("model", "system", *PARAMETERS)
 
@@ -70,8 +69,9 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         base_url=connection.base_url,
         api_key_env=connection.api_key_env,
         model=_read_model(section, from_columns),
-        system=_read_system(section),
-        turns=_read_turns(section),
+        system=read_system(section, wire_format),
+        turns=(turns := read_turns(section, wire_format)).texts,
+        cached_turns=turns.cached,
         messages_column=section.get("messages_column", str),
         parameters=_read_parameters(section, wire_format, from_columns),
         from_columns=from_columns,
@@ -169,6 +169,9 @@ def _read_max_tokens_key(section: Section, wire_format: WireFormat) -> str | Non
 
 def _read_answer(section: Section, wire_format: WireFormat) -> AnswerSchema | None:
     given, way = section.raw("json_schema"), section.text("json_schema_as", "native")
+    strict = section.get("strict", bool)
+    if strict is not None and (given in {None, False} if not isinstance(given, dict) else False):
+        section.problem("strict", "needs a json_schema; for a tool, write strict in the tool")
     if given is None or given is False:
         return None
     if given is not True and not isinstance(given, dict):
@@ -193,7 +196,8 @@ def _read_answer(section: Section, wire_format: WireFormat) -> AnswerSchema | No
             )
         elif isinstance(given, dict) and given.get("type") != "object":
             section.problem("json_schema_as", '"tool" needs a schema of type "object"')
-    return AnswerSchema(None if given is True else given, as_tool=way == "tool")
+    schema = None if given is True else given
+    return AnswerSchema(schema, as_tool=way == "tool", strict=strict is not False)
 
 
 def _read_cache(section: Section, wire_format: WireFormat) -> str | None:
@@ -241,66 +245,6 @@ def _read_model(section: Section, from_columns: Sequence[str]) -> str:
     if not model.strip() and "model" not in from_columns:
         section.problem("model", "is missing; set it in the job file or with --model")
     return model
-
-
-def _read_system(section: Section) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Return the blocks of the system prompt; a text is one block without marks."""
-    given = section.raw("system")
-    if given is None:
-        return ()
-    if isinstance(given, str):
-        return ((given, {}),)
-    if not isinstance(given, list) or not given:
-        section.problem("system", f"must be text or an array of text blocks, not {given!r:.80}")
-        return ()
-    nothing: tuple[str, dict[str, Any]] = ("", {})
-    return tuple(section.check("system", partial(_read_block, block), nothing) for block in given)
-
-
-def _read_block(given: object) -> tuple[str, dict[str, Any]]:
-    block = {"type": "text", "text": given} if isinstance(given, str) else given
-    text = block.get("text") if isinstance(block, dict) else None
-    if not isinstance(block, dict) or not isinstance(text, str) or block.get("type") != "text":
-        raise ValueError(f'a block must be text or {{ type = "text", text = … }}: {given!r:.80}')
-    if not text.strip():
-        raise ValueError("a block is empty; remove it")
-    return text, {key: value for key, value in block.items() if key not in {"type", "text"}}
-
-
-def _read_turns(section: Section) -> tuple[tuple[str, str], ...]:
-    prompt = section.get("prompt", str)
-    turns = section.get("messages", list)
-    given = [key for key in TEXT_SOURCES if key in section]
-    if len(given) != 1:
-        found = " and ".join(given) or "none of them"
-        section.problem(
-            "prompt",
-            f"set exactly one of prompt, prompt_file, messages, messages_column; found {found}",
-        )
-    if prompt is not None:
-        if not prompt.strip():
-            section.problem("prompt", "is empty")
-        return (("user", prompt),)
-    if turns is None:
-        return ()
-    checked = [
-        section.check("messages", partial(_read_turn, number, turn), ("user", ""))
-        for number, turn in enumerate(turns, 1)
-    ]
-    if "user" not in {role for role, _ in checked}:
-        section.problem("messages", 'needs a turn with role = "user"')
-    return tuple(checked)
-
-
-def _read_turn(number: int, turn: object) -> tuple[str, str]:
-    if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
-        raise ValueError(f"turn {number} must be {{ role = …, content = … }}: {turn!r:.80}")
-    role, content = turn["role"], turn["content"]
-    if role not in ("user", "assistant", "system"):
-        raise ValueError(f"turn {number}: role must be user, assistant or system, not {role!r:.80}")
-    if not isinstance(content, str) or not content.strip():
-        raise ValueError(f"turn {number}: content must be text, not {content!r:.80}")
-    return role, content
 
 
 def _read_parameters(

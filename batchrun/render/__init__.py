@@ -18,6 +18,7 @@ import orjson
 from batchrun.errors import JobError, RenderError
 from batchrun.formats.conflicts import Combination
 from batchrun.formats.parameters import coerce, is_template
+from batchrun.formats.tool_calls import with_cache_mark
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.prompt import arranged, conversation_text, read_images, read_messages
@@ -209,6 +210,8 @@ class Renderer:
             turns = read_messages(self._config.messages_column, values)
         else:
             turns = [{"role": role, "content": text.text(values)} for role, text in self._turns]
+            for number, ttl in self._config.cached_turns:
+                turns[number] = with_cache_mark(turns[number], ttl)
         return arranged(self._format, system, turns)
 
     def _system_prompt(self, values: Mapping[str, Any]) -> System | None:

@@ -91,19 +91,26 @@ def _without_nulls(value: object) -> object:
 def arranged(
     wire_format: WireFormat, system: System | None, turns: Sequence[Turn]
 ) -> tuple[System | None, tuple[Message, ...]]:
-    """Return the system prompt, with what system turns say behind it, and the other turns.
+    """Return the system prompt, with what system turns at the beginning say, and the other turns.
 
     Raises:
         RenderError: when a message is empty, the user says nothing, or the format cannot express
             a turn.
     """
+    first = _first_spoken(wire_format, turns)
     parts = [] if system is None else [system]
-    parts += [_system_part(turn.get("content")) for turn in turns if turn["role"] in SYSTEM_ROLES]
-    spoken = [turn for turn in turns if turn["role"] not in SYSTEM_ROLES]
-    for turn in spoken:
+    parts += [_system_part(turn.get("content")) for turn in turns[:first]]
+    spoken = turns[first:]
+    for number, turn in enumerate(spoken, first + 1):
         content = turn.get("content")
         if isinstance(content, str) and not content.strip() and _must_speak(turn):
             raise RenderError("empty_prompt", f"the {turn['role']} message is empty")
+        if turn["role"] in SYSTEM_ROLES and not wire_format.capabilities.system_turns:
+            raise RenderError(
+                "invalid_messages",
+                f"message {number}: the {wire_format.name} format has the system prompt at the "
+                f"beginning only, not a {turn['role']} message between others",
+            )
     try:
         messages = wire_format.write_turns(spoken)
     except ValueError as error:
@@ -112,6 +119,15 @@ def arranged(
     if not any(message.role == "user" and not message.is_tool_result for message in messages):
         raise RenderError("empty_prompt", "the conversation has no user message")
     return _joined(parts), messages
+
+
+def _first_spoken(wire_format: WireFormat, turns: Sequence[Turn]) -> int:
+    """Return the number of turns at the beginning that belong to the system prompt.
+
+    A format with system turns of its own keeps a `developer` as it is written.
+    """
+    leading = ("system",) if wire_format.capabilities.system_turns else SYSTEM_ROLES
+    return next((n for n, turn in enumerate(turns) if turn["role"] not in leading), len(turns))
 
 
 def conversation_text(system: System | None, messages: Sequence[Message]) -> str:

@@ -12,7 +12,7 @@ from batchrun.evaluation.scores import VerdictState
 from batchrun.evaluation.verdicts import Verdict
 from batchrun.job.judge import CONNECTION, OWN_KEYS, read_judge
 from batchrun.job.paths import judge_tables
-from batchrun.job.request import TEXT_SOURCES
+from batchrun.job.texts import TEXT_SOURCES
 from batchrun.records import Item
 from batchrun.render import Renderer
 from batchrun.run.judging import (

@@ -17,7 +17,8 @@ from batchrun.dispatch import rejected
 from batchrun.errors import BatchrunError, JobError, RunEnd
 from batchrun.job import Job
 from batchrun.limits.retry_delays import Cause
-from batchrun.run.preparation import request_hints, run_directory
+from batchrun.run.model_checks import request_hints
+from batchrun.run.preparation import run_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

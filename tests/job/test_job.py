@@ -451,8 +451,11 @@ def test_a_prompt_that_says_nothing(prompt: str) -> None:
         (["x"], "turn 1 must be { role = …, content = … }: 'x'"),
         ([{"role": "user"}], "turn 1 must be { role = …, content = … }"),
         ([{"role": "user", "content": "x", "name": "y"}], "turn 1 must be { role"),
-        ([{"role": "tool", "content": "x"}], "turn 1: role must be user, assistant or system"),
-        ([{"role": ["user"], "content": "x"}], "turn 1: role must be user, assistant or"),
+        (
+            [{"role": "tool", "content": "x"}],
+            "turn 1: role must be user, assistant, system or developer",
+        ),
+        ([{"role": ["user"], "content": "x"}], "turn 1: role must be user, assistant, system or"),
         ([{"role": "user", "content": 5}], "turn 1: content must be text, not 5"),
         ([{"role": "user", "content": " "}], "turn 1: content must be text, not ' '"),
     ],

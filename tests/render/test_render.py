@@ -494,18 +494,101 @@ def test_a_conversation_from_a_cell(cell: object) -> None:
     assert request.messages == (Message("user", "u"), Message("assistant", "Sure:"))
 
 
-def test_system_turns_stand_where_each_format_wants_them() -> None:
-    turns = [{"role": "user", "content": "u"}, {"role": "system", "content": "s"}]
-    in_messages = render({"m": turns}, messages_column="m").wire
-    in_chat = render({"m": turns}, messages_column="m", format="chat").wire
-    assert in_messages is not None
-    assert in_chat is not None
-    assert orjson.loads(in_messages.body)["system"] == "s"
-    assert orjson.loads(in_messages.body)["messages"] == [{"role": "user", "content": "u"}]
-    assert orjson.loads(in_chat.body)["messages"] == [
+def turns_of(row: dict[str, Any], **request: Any) -> list[dict[str, Any]]:
+    wire = render(row, messages_column="m", **request).wire
+    assert wire is not None
+    found: list[dict[str, Any]] = orjson.loads(wire.body)["messages"]
+    return found
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_turn_between_others_stays_there_or_is_an_error(role: str) -> None:
+    turns = [{"role": "user", "content": "u"}, {"role": role, "content": "s"}]
+    assert turns_of({"m": turns}, format="chat") == turns
+    error, message = error_of({"m": turns}, messages_column="m")
+    assert error == "invalid_messages"
+    assert message.startswith("message 2: the messages format has the system prompt at the beg")
+    with pytest.raises(JobError, match="turn 2: the messages format has the system prompt at the"):
+        make_job(messages=turns)
+    [rendered] = Renderer(make_job(messages=turns, format="chat"), []).render([Item(0, "1", {})])
+    assert rendered.wire is not None
+    assert orjson.loads(rendered.wire.body)["messages"] == turns
+
+
+def test_a_developer_turn_is_the_system_prompt_of_messages() -> None:
+    turns = [{"role": "developer", "content": "d"}, {"role": "user", "content": "u"}]
+    assert turns_of({"m": turns}, format="chat", system="s") == [
         {"role": "system", "content": "s"},
-        {"role": "user", "content": "u"},
+        *turns,
     ]
+    wire = render({"m": turns}, messages_column="m", system="s").wire
+    assert wire is not None
+    assert orjson.loads(wire.body)["system"] == "s\n\nd"
+
+
+def test_marks_for_the_cache_stand_where_the_job_has_them() -> None:
+    mark = {"type": "ephemeral"}
+    tool = {"name": "f", "input_schema": {"type": "object"}}
+    wire = render(
+        {"a": "x"},
+        system=[{"text": "long", "cache": "1h"}, "short"],
+        messages=[
+            {"role": "user", "content": "{{ a }}", "cache": True},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ],
+        tools=[{**tool, "cache": True}, {"type": "mcp_toolset", "mcp_server_name": "m"}],
+    ).wire
+    assert wire is not None
+    body = orjson.loads(wire.body)
+    assert body["system"] == [
+        {"type": "text", "text": "long", "cache_control": {**mark, "ttl": "1h"}},
+        {"type": "text", "text": "short"},
+    ]
+    assert body["messages"][0]["content"] == [{"type": "text", "text": "x", "cache_control": mark}]
+    assert body["messages"][2]["content"] == "c"
+    assert body["tools"] == [
+        {**tool, "cache_control": mark},
+        {"type": "mcp_toolset", "mcp_server_name": "m"},
+    ]
+    with pytest.raises(JobError, match="turn 1: the chat format cannot mark what to cache"):
+        make_job(format="chat", messages=[{"role": "user", "content": "c", "cache": True}])
+
+
+SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
+CLAUDE_TOOL = {"name": "f", "description": "d", "input_schema": SCHEMA, "strict": True}
+CHAT_TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "d", "parameters": SCHEMA, "strict": True},
+}
+
+
+@pytest.mark.parametrize(
+    "tool", [CLAUDE_TOOL, CHAT_TOOL, {"type": "custom", **CLAUDE_TOOL}], ids=["a", "b", "custom"]
+)
+def test_a_tool_in_either_shape_is_written_in_that_of_the_format(tool: dict[str, Any]) -> None:
+    for wire_format, written in (("messages", CLAUDE_TOOL), ("chat", CHAT_TOOL)):
+        wire = render({"a": "x"}, format=wire_format, tools=[tool], tool_choice="f").wire
+        assert wire is not None
+        assert orjson.loads(wire.body)["tools"] == [written]
+
+
+def test_tools_of_a_vendors_own_pass_unchanged() -> None:
+    own = {"type": "web_search", "filters": {"domains": ["example.com"]}}
+    wire = render({"a": "x"}, format="chat", tools=[own]).wire
+    assert wire is not None
+    assert orjson.loads(wire.body)["tools"] == [own]
+    with pytest.raises(JobError, match="tools with this type are the vendor's own"):
+        make_job(format="chat", tools=[{"type": "bash_20250124", "name": "bash"}])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_schema_of_answers_need_not_be_enforced(strict: bool) -> None:
+    wire = render({"a": "x"}, format="chat", json_schema=SCHEMA, strict=strict).wire
+    assert wire is not None
+    assert orjson.loads(wire.body)["response_format"]["json_schema"]["strict"] is strict
+    with pytest.raises(JobError, match="strict: needs a json_schema"):
+        make_job(format="chat", strict=True)
 
 
 def test_blocks_are_passed_on_without_the_nulls_of_typed_columns(tmp_path: Path) -> None:
@@ -570,7 +653,7 @@ def test_a_conversation_may_mix_texts_and_blocks(tmp_path: Path) -> None:
             "m, message 1: can have role, content, name, tool_calls, tool_call_id only, not weight",
         ),
         (
-            [*TURNS, {"role": "system", "content": [{"type": "image"}]}],
+            [{"role": "system", "content": [{"type": "image"}]}, *TURNS],
             "a system message can hold text only",
         ),
     ],
