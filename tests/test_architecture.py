@@ -30,6 +30,7 @@ HOMES = {
     "polars": ("source/", "output/"),
     "pyreqwest": ("client/",),
     "re2": ("evaluation/",),
+    "rapidfuzz": ("evaluation/",),
     "sqlite3": ("checkpoint/",),
     "sqlite_utils": ("checkpoint/",),
     "tqdm": ("run/progress.py",),

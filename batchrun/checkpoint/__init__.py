@@ -89,6 +89,7 @@ from batchrun.checkpoint.stored_batches import (
     void_batch,
 )
 from batchrun.checkpoint.stored_scores import (
+    Labels,
     answers,
     is_scored,
     judged_rows,
@@ -119,6 +120,7 @@ __all__ = [
     "DirectoryLock",
     "FullDiskRetry",
     "GivenPrice",
+    "Labels",
     "NewExecution",
     "PlannedChunk",
     "Repair",

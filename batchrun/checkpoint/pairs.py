@@ -40,7 +40,11 @@ _COUNTS = f"""SELECT count(*), coalesce(sum(r.response IS s.response), 0),
     coalesce(sum(a.score NOT IN (0, 1) OR b.score NOT IN (0, 1)), 0) = 0,
     coalesce(sum(a.score > b.score), 0), coalesce(sum(a.score < b.score), 0),
     coalesce(sum(b.score - a.score), 0),
-    coalesce(sum((b.score - a.score) * (b.score - a.score)), 0) {_JOIN}"""
+    coalesce(sum((b.score - a.score) * (b.score - a.score)), 0),
+    coalesce(sum(a.score NOT BETWEEN 0 AND 1 OR b.score NOT BETWEEN 0 AND 1), 0) = 0 {_JOIN}"""
+_CLUSTERS = f"""SELECT count(*), sum(total * total), sum(total * rows), sum(rows * rows) FROM (
+    SELECT sum(b.score - a.score) AS total, count(*) AS rows {_JOIN}
+    AND a.score IS NOT NULL AND b.score IS NOT NULL AND a.cluster IS NOT NULL GROUP BY a.cluster)"""  # noqa: S608 - no values
 _DIFFERENCES = f"""SELECT b.score - a.score, count(*) {_JOIN}
     AND a.score IS NOT NULL AND b.score IS NOT NULL GROUP BY 1"""
 
@@ -73,6 +77,7 @@ def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
     """
     with usable(other.path), attached(one.db, other.path):
         row = one.db.execute(_COUNTS).fetchone()
+        clusters, *sums = one.db.execute(_CLUSTERS).fetchone()
         few = row[4] <= MOST_DIFFERENCES
         differences = dict(one.db.execute(_DIFFERENCES).fetchall()) if few else None
     return Pairs(
@@ -87,6 +92,9 @@ def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
         total=row[8],
         squares=row[9],
         differences=differences,
+        is_share=bool(row[10]),
+        clusters=clusters or None,
+        cluster_sums=(sums[0] or 0.0, sums[1] or 0.0, sums[2] or 0.0),
     )
 
 

@@ -43,12 +43,15 @@ SCORES = """CREATE TABLE scores (
     predicted TEXT,
     expected TEXT,
     answers INTEGER NOT NULL,
-    correct INTEGER NOT NULL,
+    correct INTEGER,
     majority REAL,
     problem TEXT,
     reason TEXT,
     state TEXT,
     consistency REAL,
+    fields TEXT,
+    cluster TEXT,
+    slices TEXT,
     PRIMARY KEY (scorer, ordinal)
 ) STRICT, WITHOUT ROWID"""
 

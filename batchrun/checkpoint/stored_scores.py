@@ -7,6 +7,7 @@ checkpoint that is only read keeps them in a table of the connection's own, besi
 from __future__ import annotations
 
 from dataclasses import fields
+from enum import Enum
 from heapq import nlargest
 from itertools import islice
 from operator import attrgetter
@@ -16,11 +17,19 @@ from batchrun.checkpoint.columns import combine_answers
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.schema import SCORES
 from batchrun.checkpoint.statistics import scored_endings
-from batchrun.evaluation import ClassCount, ClassTotals, Confusion, RowScore, ScoreTotals, fold
+from batchrun.evaluation import (
+    ClassCount,
+    ClassTotals,
+    Confusion,
+    RowScore,
+    ScoreSums,
+    ScoreTotals,
+    fold,
+)
 from batchrun.evaluation.scores import NONE, OTHER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchrun.checkpoint.store import Checkpoint
     from batchrun.evaluation import ScoreColumn
@@ -29,6 +38,10 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 5_000
 _row = attrgetter(*(field.name for field in fields(RowScore)))  # `astuple` copies every value
 MOST_CLASSES = 50
+MOST_FIELDS = 200
+MOST_SLICES = 200
+_NOTHING = ScoreSums(scored=0, total=0.0, squares=0.0, is_binary=True, correct=0)
+_SUM_FIELDS = [each.name for each in fields(ScoreSums)]
 
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
     JOIN results r ON r.request_id = i.request_id
@@ -36,14 +49,29 @@ _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items 
 _FIELDS = [field.name for field in fields(RowScore)]
 _INSERT = f"""INSERT INTO scores ({", ".join(_FIELDS)})
     VALUES ({", ".join("?" * len(_FIELDS))})"""  # noqa: S608 - our own names
-_TOTALS = """SELECT count(score), coalesce(sum(score), 0), coalesce(sum(score * score), 0),
-    coalesce(sum(score NOT IN (0, 1)), 0) = 0, count(*) FILTER (WHERE score >= 1),
-    coalesce(sum(majority), 0), count(*) FILTER (WHERE score IS NOT NULL AND predicted IS NULL),
-    count(*) FILTER (WHERE score IS NULL) FROM scores WHERE scorer = ?"""
+# The sums over rows, by way of those over clusters; without clusters, all rows are one.
+_SUMS = """SELECT column, value, sum(rows), sum(unscored), sum(total), sum(squares), min(is_binary),
+    min(is_share), CASE WHEN min(is_counted) THEN sum(correct) END,
+    CASE WHEN count(cluster) THEN count(*) FILTER (WHERE rows) END,
+    sum(total * total), sum(total * rows), sum(rows * rows)
+    FROM (
+        SELECT {key} AS column, {value} AS value, s.cluster, count(s.score) AS rows,
+            count(*) - count(s.score) AS unscored, coalesce(sum(s.score), 0.0) AS total,
+            coalesce(sum(s.score * s.score), 0.0) AS squares,
+            coalesce(sum(s.score NOT IN (0, 1)), 0) = 0 AS is_binary,
+            coalesce(sum(s.score NOT BETWEEN 0 AND 1), 0) = 0 AS is_share,
+            count(iif(s.score IS NULL, NULL, s.correct)) = count(s.score) AS is_counted,
+            count(*) FILTER (WHERE s.score >= :pass_at) AS correct
+        FROM scores s {join} WHERE s.scorer = :scorer GROUP BY 1, 2, 3
+    ) GROUP BY 1, 2 ORDER BY 1, 3 DESC, 2"""
+_OF_ALL = _SUMS.format(key="NULL", value="NULL", join="")
+_OF_SLICES = _SUMS.format(key="j.key", value="j.value", join="JOIN json_each(s.slices) j")
+_VOTES = """SELECT coalesce(sum(majority), 0),
+    count(*) FILTER (WHERE score IS NOT NULL AND predicted IS NULL) FROM scores WHERE scorer = ?"""
 _PROBLEM = """SELECT problem FROM scores WHERE scorer = ? AND problem IS NOT NULL
     ORDER BY ordinal LIMIT 1"""
 _BY_CORRECT = """SELECT answers, correct, count(*) FROM scores
-    WHERE scorer = ? AND score IS NOT NULL GROUP BY answers, correct"""
+    WHERE scorer = ? AND score IS NOT NULL AND correct IS NOT NULL GROUP BY answers, correct"""
 # `label` makes one of what counts as the same label.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
     FROM (
@@ -56,6 +84,20 @@ _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(pr
         FROM scores WHERE scorer = :scorer AND score IS NOT NULL AND expected IS NOT NULL
             AND predicted IS NOT NULL GROUP BY 1
     ) GROUP BY class"""
+# The same of sets of labels, which are JSON arrays.
+_SETS = """SELECT class, class, sum(support), sum(predicted), sum(both) FROM (
+        SELECT e.value AS class, 1 AS support, 0 AS predicted,
+            EXISTS (SELECT 1 FROM json_each(s.predicted) p WHERE p.value = e.value) AS both
+        FROM scores s JOIN json_each(s.expected) e
+        WHERE s.scorer = :scorer AND s.score IS NOT NULL AND s.expected IS NOT NULL
+        UNION ALL
+        SELECT p.value, 0, 1, 0 FROM scores s JOIN json_each(s.predicted) p
+        WHERE s.scorer = :scorer AND s.score IS NOT NULL AND s.expected IS NOT NULL
+            AND s.predicted IS NOT NULL
+    ) GROUP BY class"""
+_BY_FIELD = """SELECT f.key, count(*), sum(f.value) FROM scores s JOIN json_each(s.fields) f
+    WHERE s.scorer = ? AND s.score IS NOT NULL GROUP BY f.key
+    ORDER BY min(s.ordinal), min(f.id) LIMIT ?"""
 _PAIRS = """SELECT label(expected), label(predicted), count(*) FROM scores
     WHERE scorer = ? AND score IS NOT NULL AND expected IS NOT NULL GROUP BY 1, 2"""
 
@@ -115,31 +157,45 @@ def is_scored(store: Checkpoint, scored_by: str) -> bool:
     return bool(row and row[0] == scored_by)
 
 
-def score_totals(store: Checkpoint, scorer: str = "", *, labels: bool, folded: bool) -> ScoreTotals:
+class Labels(Enum):
+    """What the predictions of a scorer are, for the counts by label."""
+
+    NONE = "no labels"
+    EXACT = "labels"
+    FOLDED = "labels that are the same if they differ only in how they are written"
+    SETS = "sets of labels"
+
+
+def score_totals(
+    store: Checkpoint,
+    scorer: str = "",
+    *,
+    labels: Labels = Labels.NONE,
+    pass_at: float | None = None,
+) -> ScoreTotals:
     """Add the scores of one scorer up, in bounded memory.
 
     Args:
         store: the checkpoint.
         scorer: its name; empty for the scores over all scorers.
-        labels: whether answers are labels, which are counted for each label.
-        folded: whether labels that differ in case only are the same.
+        labels: whether predictions are labels, which are counted for each label.
+        pass_at: the smallest score with which a row passes; 1 by default.
     """
     with store.transaction():
-        row = store.db.execute(_TOTALS, (scorer,)).fetchone()
+        given = {"scorer": scorer, "pass_at": 1.0 if pass_at is None else pass_at}
+        sums = next((found for _, _, found in _sums(store, _OF_ALL, given)), _NOTHING)
+        majority, unanswered = store.db.execute(_VOTES, (scorer,)).fetchone()
         problem = store.db.execute(_PROBLEM, (scorer,)).fetchone()
         by_correct = store.db.execute(_BY_CORRECT, (scorer,))
         return ScoreTotals(
-            scored=row[0],
-            total=row[1],
-            squares=row[2],
-            is_binary=bool(row[3]),
-            correct=row[4],
-            majority=row[5],
-            unanswered=row[6],
-            unscored=row[7],
+            **{name: getattr(sums, name) for name in _SUM_FIELDS},
+            majority=None if sums.correct is None else majority,
+            unanswered=unanswered,
             problem=problem[0] if problem else None,
             by_correct={(n, right): rows for n, right, rows in by_correct},
-            classes=_classes(store, scorer, folded=folded) if labels and row[0] else None,
+            classes=_classes(store, scorer, labels) if sums.scored else None,
+            fields=_by_field(store, scorer),
+            slices=_slices(store, given),
             endings=scored_endings(store.db, scorer),
         )
 
@@ -165,20 +221,67 @@ def judged_rows(store: Checkpoint, scorer: str) -> dict[str, Any]:
     }
 
 
-def _classes(store: Checkpoint, scorer: str, *, folded: bool) -> ClassTotals | None:
-    store.db.conn.create_function("label", 1, _fold if folded else _same, deterministic=True)
+def _sums(
+    store: Checkpoint, query: str, given: Mapping[str, Any]
+) -> Iterator[tuple[str, str, ScoreSums]]:
+    """Yield column, value and sums of each slice; of all rows, with no column and no value."""
+    for row in store.db.execute(query, dict(given)):
+        column, value, scored, unscored, total, squares, binary, share, correct, clusters, *more = (
+            row
+        )
+        yield (
+            column,
+            value,
+            ScoreSums(
+                scored=scored,
+                unscored=unscored,
+                total=total,
+                squares=squares,
+                is_binary=bool(binary),
+                is_share=bool(share),
+                correct=correct,
+                clusters=clusters,
+                cluster_sums=(more[0], more[1], more[2]),
+            ),
+        )
+
+
+def _slices(store: Checkpoint, given: Mapping[str, Any]) -> dict[str, dict[str, ScoreSums]]:
+    """Return the sums by the values of each column; the most frequent ones where there are many."""
+    found: dict[str, dict[str, ScoreSums]] = {}
+    for column, value, sums in _sums(store, _OF_SLICES, given):
+        of_column = found.setdefault(column, {})
+        if len(of_column) < MOST_SLICES:
+            of_column[value] = sums
+    return found
+
+
+def _by_field(store: Checkpoint, scorer: str) -> dict[str, tuple[int, float]]:
+    rows = store.db.execute(_BY_FIELD, (scorer, MOST_FIELDS))
+    return {path: (count, total) for path, count, total in rows}
+
+
+def _classes(store: Checkpoint, scorer: str, labels: Labels) -> ClassTotals | None:
+    if labels is Labels.NONE:
+        return None
+    is_set, folds = labels is Labels.SETS, labels is Labels.FOLDED
+    store.db.conn.create_function("label", 1, _fold if folds else _same, deterministic=True)
     sums = _Sums()
-    counted = sums.watch(store.db.execute(_CLASSES, {"scorer": scorer}))
+    query = _SETS if is_set else _CLASSES
+    counted = sums.watch(store.db.execute(query, {"scorer": scorer}))
     largest = nlargest(MOST_CLASSES, counted, key=lambda found: (found[2], found[3], found[0]))
     if not sums.count:
         return None
     return ClassTotals(
         count=sums.count,
+        micro_f1=2 * sums.correct / (sums.support + sums.predicted),
         macro_precision=sums.precision / sums.count,
         macro_recall=sums.recall / sums.count,
         macro_f1=sums.f1 / sums.count,
         classes=tuple(ClassCount(*found[1:]) for found in largest),
-        confusion=_confusion(store.db.execute(_PAIRS, (scorer,)), [found[:2] for found in largest]),
+        confusion=Confusion((), ())
+        if is_set
+        else _confusion(store.db.execute(_PAIRS, (scorer,)), [found[:2] for found in largest]),
     )
 
 
@@ -186,7 +289,7 @@ class _Sums:
     """What the means over all labels are made of."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.support = self.predicted = self.correct = 0
         self.precision = self.recall = self.f1 = 0.0
 
     def watch(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
@@ -194,6 +297,9 @@ class _Sums:
         for row in rows:
             counts = ClassCount(*row[1:])
             self.count += 1
+            self.support += counts.support
+            self.predicted += counts.predicted
+            self.correct += counts.correct
             self.precision += counts.precision
             self.recall += counts.recall
             self.f1 += counts.f1

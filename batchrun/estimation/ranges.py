@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from batchrun.evaluation.metrics import Z
+from batchrun.evaluation.intervals import Z
 from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from batchrun.evaluation.matching import fold
+from batchrun.evaluation.answer_text import fold
 from batchrun.evaluation.metrics import (
     interval,
     mean_score,
@@ -23,6 +23,7 @@ from batchrun.evaluation.scores import (
     Pairs,
     RowScore,
     ScoreColumn,
+    ScoreSums,
     ScoreTotals,
     score_columns,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Pairs",
     "RowScore",
     "ScoreColumn",
+    "ScoreSums",
     "ScoreTotals",
     "Scorer",
     "fold",

@@ -1,46 +1,70 @@
 """Comparing one answer with what is expected, in the ways of `[score] match`.
 
-A list of expected values means that any of them is right; for JSON it is a value like others.
+A list of expected values means that any of them is right; for JSON and sets it is a value like others.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import re2
 
-from batchrun.evaluation.choices import Number, as_number, choices_of, find_number
+from batchrun.evaluation import overlap
+from batchrun.evaluation.answer_text import fold, without_thoughts
+from batchrun.evaluation.choices import choices_of
+from batchrun.evaluation.json_values import find_json, is_same_json, leaves, plain_json
+from batchrun.evaluation.label_sets import read_labels
+from batchrun.evaluation.numbers import Number, Tolerance, as_number, find_number
+from batchrun.evaluation.patterns import pattern_of
 from batchrun.evaluation.scores import AnswerScore, CannotScore
-
-# (what the answer says, what is expected, the choices) → answer_score
-Matcher = Callable[[str, Any, tuple[str, ...]], AnswerScore]
-
-_FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
+from batchrun.evaluation.symbolic import SymbolicMath
 
 
-def _exact(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
+@dataclass(frozen=True, slots=True)
+class MatchOptions:
+    """What a way of comparing may need beside the values.
+
+    Attributes:
+        choices: the labels of `choice` and `set`.
+        labels: the only labels that an answer can have; empty for any.
+        tolerance: of numbers.
+        variant: of `rouge` and `similarity`; empty for the default.
+    """
+
+    choices: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    tolerance: Tolerance | None = None
+    variant: str = ""
+
+
+# (what the answer says, what is expected, options) → score
+Matcher = Callable[[str, Any, MatchOptions], AnswerScore]
+
+# Ways of comparing for which a list is one expected value.
+WHOLE_LISTS = {"json", "fields", "set"}
+_MATH = SymbolicMath()
+
+
+def _exact(text: str, expected: object, _options: MatchOptions) -> AnswerScore:
     said = text.strip()
-    return AnswerScore(float(said == as_text(expected)), said)
+    return AnswerScore(float(normal_form(said) == normal_form(as_text(expected))), said)
 
 
-def _casefold(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
-    said, right = text.strip(), as_text(expected)
+def _casefold(text: str, expected: object, _options: MatchOptions) -> AnswerScore:
+    said, right = without_thoughts(text).strip(), as_text(expected)
     if fold(said) == fold(right):
         return AnswerScore(1.0, right)  # in the spelling of the table
     return AnswerScore(0.0, said)
 
 
-def _contains(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
-    return AnswerScore(float(as_text(expected) in text), text.strip())
+def _contains(text: str, expected: object, _options: MatchOptions) -> AnswerScore:
+    return AnswerScore(float(normal_form(as_text(expected)) in normal_form(text)), text.strip())
 
 
-def _regex(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
+def _regex(text: str, expected: object, _options: MatchOptions) -> AnswerScore:
     try:
         pattern = pattern_of(str(expected))
     except ValueError as error:
@@ -48,12 +72,12 @@ def _regex(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScor
     return AnswerScore(float(pattern.is_in(text)), text.strip())
 
 
-def _number(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
+def _number(text: str, expected: object, options: MatchOptions) -> AnswerScore:
     right = _expected_number(expected)
     said = find_number(text)
     if said is None:
         return AnswerScore(0.0, None)
-    return AnswerScore(float(said.equals(right)), str(said))
+    return AnswerScore(float(said.equals(right, options.tolerance)), str(said))
 
 
 def _expected_number(expected: object) -> Number:
@@ -63,25 +87,75 @@ def _expected_number(expected: object) -> Number:
     return right
 
 
-def _json(text: str, expected: object, _choices: tuple[str, ...]) -> AnswerScore:
+def _json(text: str, expected: object, options: MatchOptions) -> AnswerScore:
+    right = _expected_json(expected)
     try:
-        right = orjson.loads(expected) if isinstance(expected, str) else _plain_json(expected)
-    except ValueError as error:
-        raise CannotScore(f"expected is not valid JSON: {error}") from None
-    try:
-        said = find_json(text)
+        said = find_json(text, type(right))
     except ValueError:
         return AnswerScore(0.0, None)
-    predicted = orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
-    return AnswerScore(float(is_same_json(said, right)), predicted)
+    return AnswerScore(float(is_same_json(said, right, options.tolerance)), _as_json(said))
 
 
-def _choice(text: str, expected: object, choices: tuple[str, ...]) -> AnswerScore:
-    known = choices_of(choices)
+def _expected_json(expected: object) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return orjson.loads(expected) if isinstance(expected, str) else plain_json(expected)
+    except ValueError as error:
+        raise CannotScore(f"expected is not valid JSON: {error}") from None
+
+
+def _fields(text: str, expected: object, options: MatchOptions) -> AnswerScore:
+    right = _expected_json(expected)
+    if not isinstance(right, dict) or not right:
+        raise CannotScore("expected is not a JSON object with fields")
+    wanted = dict(leaves(right))
+    try:
+        said = find_json(text, dict)
+    except ValueError:
+        return AnswerScore(0.0, None, dict.fromkeys(wanted, False))
+    given = dict(leaves(said)) if isinstance(said, dict) else {}
+    fields = {
+        path: path in given and is_same_json(given[path], value, options.tolerance)
+        for path, value in wanted.items()
+    }
+    return AnswerScore(sum(fields.values()) / len(fields), _as_json(said), fields)
+
+
+def _choice(text: str, expected: object, options: MatchOptions) -> AnswerScore:
+    known = choices_of(options.choices)
     right, said = known.of(expected), known.find(text)
     if right is None:
         raise CannotScore(f"expected is none of the choices: {expected!r:.80}")
     return AnswerScore(float(said == right), said)
+
+
+def _set(text: str, expected: object, options: MatchOptions) -> AnswerScore:
+    right = read_labels(expected, options.choices)
+    said = read_labels(without_thoughts(text), options.choices)
+    both = len(right & said)
+    # Nothing expected and nothing said is right.
+    score = 2 * both / (len(right) + len(said)) if right or said else 1.0
+    return AnswerScore(score, _as_json(sorted(said)))
+
+
+def _f1(text: str, expected: object, _options: MatchOptions) -> AnswerScore:
+    said = without_thoughts(text).strip()
+    return AnswerScore(overlap.squad_f1(said, as_text(expected)), said)
+
+
+def _rouge(text: str, expected: object, options: MatchOptions) -> AnswerScore:
+    said = without_thoughts(text).strip()
+    return AnswerScore(overlap.rouge(said, as_text(expected), options.variant or "rougeL"), said)
+
+
+def _similarity(text: str, expected: object, options: MatchOptions) -> AnswerScore:
+    said = without_thoughts(text).strip()
+    compare_texts = overlap.SIMILARITIES[options.variant or "ratio"]
+    return AnswerScore(compare_texts(fold(said), fold(as_text(expected))), said)
+
+
+def _math(text: str, expected: object, _options: MatchOptions) -> AnswerScore:
+    is_same, said = _MATH.compare(without_thoughts(text), as_text(expected))
+    return AnswerScore(float(is_same), said)
 
 
 MATCHERS: Mapping[str, Matcher] = {
@@ -92,39 +166,58 @@ MATCHERS: Mapping[str, Matcher] = {
     "number": _number,
     "json": _json,
     "choice": _choice,
+    "f1": _f1,
+    "rouge": _rouge,
+    "similarity": _similarity,
+    "set": _set,
+    "math": _math,
+    "fields": _fields,
 }
 
 
-def compare(match: str, text: str, expected: object, choices: tuple[str, ...] = ()) -> AnswerScore:
+def compare(
+    match: str, text: str, expected: object, options: MatchOptions | None = None
+) -> AnswerScore:
     """Compare what an answer says with what is expected.
 
     Args:
         match: the way, a key of `MATCHERS`.
         text: the answer.
         expected: a value, or a list of values each of which is right.
-        choices: the labels of `choice`.
+        options: choices, labels, tolerance.
 
     Raises:
         CannotScore: when nothing can be compared with `expected`.
     """
-    matcher = MATCHERS[match]
-    if not isinstance(expected, list) or match == "json":
-        return matcher(text, expected, choices)
+    matcher, options = MATCHERS[match], options or MatchOptions()
+    if not isinstance(expected, list) or match in WHOLE_LISTS:
+        return matcher(text, expected, options)
     if not expected:
         raise CannotScore("expected is an empty list")
-    answer_scores = [matcher(text, each, choices) for each in expected]
+    answer_scores = [matcher(text, each, options) for each in expected]
     return max(answer_scores, key=lambda answer_score: answer_score.score)
 
 
-def label_of(match: str, expected: object, choices: tuple[str, ...]) -> str:
+def label_of(match: str, expected: object, options: MatchOptions | None = None) -> str:
     """Return the expected answer as predictions are spelled; of several, the first."""
-    if isinstance(expected, list) and match != "json":
+    options = options or MatchOptions()
+    if isinstance(expected, list) and match not in WHOLE_LISTS:
         expected = expected[0]
     if match == "choice":
-        return choices_of(choices).of(expected) or as_text(expected)
+        return choices_of(options.choices).of(expected) or as_text(expected)
     if match == "number":
         return str(as_number(expected))
+    if match == "set":
+        return _as_json(sorted(read_labels(expected, options.choices)))
     return as_text(expected)
+
+
+def known_label(said: str | None, labels: tuple[str, ...], *, folded: bool) -> str | None:
+    """Return the label that was said, as `labels` spell it; None when it is none of them."""
+    if said is None:
+        return None
+    plain = fold if folded else normal_form
+    return next((label for label in labels if plain(label) == plain(said)), None)
 
 
 def as_text(value: object) -> str:
@@ -138,110 +231,10 @@ def as_text(value: object) -> str:
     return str(value)
 
 
-def fold(text: str) -> str:
-    """Return a text such that texts which differ in case or spaces only become the same."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def normal_form(text: str) -> str:
+    """Return a text in one Unicode form; its characters stay what they are."""
+    return unicodedata.normalize("NFC", text)
 
 
-def find_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the JSON value in a text: all of it, its last fenced block, or what braces enclose.
-
-    Raises:
-        ValueError: when there is none.
-    """
-    candidates = [text, *reversed(_FENCE.findall(text))]
-    starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
-    end = max(text.rfind("}"), text.rfind("]"))
-    if starts and end > min(starts):
-        candidates.append(text[min(starts) : end + 1])
-    for candidate in candidates:
-        try:
-            return orjson.loads(candidate)
-        except orjson.JSONDecodeError:
-            continue
-    raise ValueError("holds no JSON")
-
-
-def is_same_json(one: object, other: object) -> bool:
-    """Say whether two JSON values are the same: 1 is 1.0, and true is not 1."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        same_keys = one.keys() == other.keys()
-        return same_keys and all(is_same_json(value, other[key]) for key, value in one.items())
-    if isinstance(one, list) and isinstance(other, list):
-        same_length = len(one) == len(other)
-        return same_length and all(map(is_same_json, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
-
-
-def _plain_json(value: object) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a cell's value as JSON would carry it: a date is text there.
-
-    Raises:
-        ValueError: when it cannot be written as JSON.
-    """
-    try:
-        return orjson.loads(orjson.dumps(value, default=str))
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-
-
-# Where answers end is what matters; also linear time adds up.
-LONGEST_TEXT = 1_000_000
-LONGEST_PATTERN = 10_000
-
-
-class Pattern:
-    """A regular expression.
-
-    Raises:
-        ValueError: when it is none, in a way to put behind the name of a key.
-    """
-
-    def __init__(self, source: str) -> None:
-        options = re2.Options()
-        options.log_errors = False
-        if len(source) > LONGEST_PATTERN:
-            raise ValueError(f"is longer than {LONGEST_PATTERN:,} characters")
-        try:
-            self._pattern: Any = re2.compile(source, options)
-        except re2.error as error:
-            raise ValueError(
-                f"is not a pattern in RE2 syntax, which has no lookahead, lookbehind and back "
-                f"references: {_reason(error)}"
-            ) from None
-        except UnicodeEncodeError:
-            raise ValueError(
-                "contains half of a surrogate pair, which is not a character"
-            ) from None
-
-    def is_in(self, text: str) -> bool:
-        """Say whether the pattern matches anywhere in a text."""
-        return self._pattern.search(_readable(text)) is not None
-
-    def find(self, text: str) -> str | None:
-        """Return what the last match found: its first group, or all of it; None without a match.
-
-        The last one, because a model that corrects itself does so further on.
-        """
-        found = deque(self._pattern.finditer(_readable(text)), maxlen=1)
-        if not found:
-            return None
-        last = found.pop()
-        taken = [group for group in last.groups() if group is not None]
-        return str(taken[0] if taken else last.group())
-
-
-@lru_cache(maxsize=1_024)
-def pattern_of(source: str) -> Pattern:
-    """Return the pattern of a row; the latest ones are kept."""
-    return Pattern(source)
-
-
-def _readable(text: str) -> str:
-    """Return the end of a text, with invalid characters replaced."""
-    return text[-LONGEST_TEXT:].encode(errors="replace").decode()
-
-
-def _reason(error: Exception) -> str:
-    reason = error.args[0] if error.args else error
-    return reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+def _as_json(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

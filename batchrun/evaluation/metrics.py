@@ -1,133 +1,125 @@
-"""The statistics of scores: intervals of confidence, pass@k."""
+"""What the scores of a run come to: means with their intervals, pass@k, labels, slices."""
 
 from __future__ import annotations
 
-from math import comb, exp, fsum, lgamma, log, sqrt
-from random import Random
-from statistics import NormalDist
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from batchrun.evaluation.agreement import judge_facts, judge_lines
+from batchrun.evaluation.intervals import (
+    clustered_variance,
+    mcnemar,
+    share_interval,
+    sign_flips,
+    t_interval,
+    t_test,
+    tango,
+    variance_of_mean,
+    wilson,
+)
+from batchrun.evaluation.reducers import pass_all, pass_any
 from batchrun.records import unusual_endings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batchrun.evaluation.agreement import JudgeTotals
-    from batchrun.evaluation.scores import ClassCount, ClassTotals, Pairs, ScoreTotals
+    from batchrun.evaluation.scores import ClassCount, ClassTotals, Pairs, ScoreSums, ScoreTotals
 
 
-CONFIDENCE = 0.95
-# Half of what is left out lies on either side.
-Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-RESAMPLES = 2_000
-NEGLIGIBLE = 1e-18
-
-
-def wilson(correct: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share by Wilson's score, which stays within 0 and 1.
-
-    Args:
-        correct: how many were right.
-        count: of how many, above 0.
-    """
-    share = correct / count
-    spread = Z * sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    scale = 1 + Z**2 / count
-    middle = share + Z**2 / (2 * count)
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-
-
-def mean_interval(total: float, squares: float, count: int) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean by the normal approximation; None of a single value.
-
-    Args:
-        total: the sum of the values.
-        squares: the sum of their squares.
-        count: how many there are.
-    """
-    if count < 2:
-        return None
-    mean = total / count
-    variance = max(0.0, (squares - count * mean**2) / (count - 1))
-    spread = Z * sqrt(variance / count)
-    return mean - spread, mean + spread
+Interval = tuple[float, float]
 
 
 def pass_at(k: int, by_correct: Mapping[tuple[int, int], int]) -> float | None:
-    """Return the chance that of `k` answers to a row one at least is right, over all rows.
+    """Return pass@k, the chance that of `k` answers to a row one at least is right, over all rows.
 
-    The unbiased estimator of Chen et al. (2021): 1 - C(n - c, k) / C(n, k) for a row with `c` right
-    answers of `n`. Rows with fewer than `k` answers are left out; None when there are no others.
+    Rows with fewer than `k` answers are left out; None when there are no others.
 
     Args:
         k: how many answers.
         by_correct: (answers, right answers) → rows.
     """
+    return _over_rows(pass_any, k, by_correct)
+
+
+def pass_hat(k: int, by_correct: Mapping[tuple[int, int], int]) -> float | None:
+    """Return pass^k, the chance that all of `k` answers to a row are right; see `pass_at`."""
+    return _over_rows(pass_all, k, by_correct)
+
+
+def _over_rows(
+    estimate: Callable[[int, int, int], float], k: int, by_correct: Mapping[tuple[int, int], int]
+) -> float | None:
     rows, passed = 0, 0.0
     for (answers, correct), count in by_correct.items():
         if answers >= k:
             rows += count
-            passed += count * (1 - comb(answers - correct, k) / comb(answers, k))
+            passed += count * estimate(k, answers, correct)
     return passed / rows if rows else None
 
 
-def mcnemar(only_one: int, only_other: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: chance that both are equally good.
-
-    Args:
-        only_one: rows that only the one got right.
-        only_other: rows that only the other got right.
-    """
-    rows, fewer = only_one + only_other, min(only_one, only_other)
-    # Twice the lower tail of a fair coin, added up from its largest term; logarithms, because
-    # the numbers of combinations have as many digits as there are rows.
-    term = exp(lgamma(rows + 1) - lgamma(fewer + 1) - lgamma(rows - fewer + 1) - rows * log(2))
-    tail, heads = 0.0, fewer
-    while heads >= 0 and term > tail * NEGLIGIBLE:
-        tail += term
-        term *= heads / (rows - heads + 1)
-        heads -= 1
-    return min(1.0, 2 * tail)
-
-
-def bootstrap_interval(values: Mapping[float, int]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean by the percentiles of resampled means; always the same.
-
-    Args:
-        values: how often each value was seen.
-    """
-    chance = Random(0)  # noqa: S311 - drawn, not secret
-    count = sum(values.values())
-    kinds, weights = list(values), list(values.values())
-    means = sorted(fsum(chance.choices(kinds, weights, k=count)) / count for _ in range(RESAMPLES))
-    cut = round((1 - CONFIDENCE) / 2 * RESAMPLES)
-    return means[cut], means[-cut - 1]
-
-
+# Half widths of intervals for which the number of rows is told.
+HALF_WIDTHS = (0.01, 0.02, 0.05)
 LONGEST_LABEL = 100
 # More labels than this are not listed on a terminal.
 MOST_LINES = 12
 
 
-def difference_interval(pairs: Pairs) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean difference between two runs.
+def difference_interval(pairs: Pairs) -> Interval | None:
+    """Return the 95 % interval of the mean difference between two runs; None if there is too little.
 
-    Scores of 0 and 1, and many rows, have that of the normal approximation, others the bootstrap's.
+    Of scores of 0 and 1 it is Tango's, otherwise Student's t, with clusters where there are some.
     """
-    if pairs.is_binary or not pairs.differences:
-        return mean_interval(pairs.total, pairs.squares, pairs.scored)
-    return bootstrap_interval(pairs.differences)
-
-
-def p_value(pairs: Pairs) -> float | None:
-    """Return McNemar's exact p-value; None unless scores are 0 or 1."""
-    if not pairs.scored or not pairs.is_binary:
+    if not pairs.scored:
         return None
-    return mcnemar(pairs.first_higher, pairs.second_higher)
+    if is_tested_by_counts(pairs):
+        return tango(pairs.first_higher, pairs.second_higher, pairs.scored)
+    variance, freedom = _variance(pairs, pairs.scored)
+    if freedom < 1:
+        return None
+    if variance == 0:
+        is_same = pairs.is_share and not (pairs.first_higher or pairs.second_higher)
+        return tango(0, 0, pairs.scored) if is_same else None
+    return t_interval(pairs.total / pairs.scored, variance, freedom)
 
 
-def part_of(part: int, whole: int) -> float | None:
+def is_tested_by_counts(pairs: Pairs) -> bool:
+    """Whether the rows that only one run got right say it all: scores are 0 or 1, rows independent."""
+    return pairs.is_binary and pairs.clusters is None
+
+
+def p_value(pairs: Pairs) -> tuple[float, str] | None:
+    """Return the two-sided p-value of a difference between two runs, and the name of the test.
+
+    That is McNemar's exact test for scores of 0 and 1, for others all signs of a few differences are
+    tried out, and beyond those it is Student's t.
+    """
+    if not pairs.scored:
+        return None
+    if is_tested_by_counts(pairs):
+        return mcnemar(pairs.first_higher, pairs.second_higher), "mcnemar"
+    if pairs.clusters is None and pairs.differences:
+        exact = sign_flips(pairs.differences)
+        if exact is not None:
+            return exact, "sign_flip"
+    variance, freedom = _variance(pairs, pairs.scored)
+    if freedom < 1:
+        return None
+    return t_test(pairs.total / pairs.scored, variance, freedom), "t"
+
+
+def _variance(sums: Pairs | ScoreSums, count: int) -> tuple[float, int]:
+    """Return the variance of the mean, and the degrees of freedom; 0 of a single row or cluster."""
+    independent = count if sums.clusters is None else sums.clusters
+    if independent < 2:
+        return 0.0, 0
+    if sums.clusters is None:
+        return variance_of_mean(sums.total, sums.squares, count), count - 1
+    variance = clustered_variance(sums.total, count, sums.clusters, sums.cluster_sums)
+    return variance, sums.clusters - 1
+
+
+def part_of(part: float, whole: int) -> float | None:
     """Return a share from 0 to 1; None of nothing."""
     return part / whole if whole else None
 
@@ -149,14 +141,24 @@ def score_facts(totals: ScoreTotals) -> dict[str, Any]:
         "mean": mean_score(totals),
         "accuracy": mean_score(totals) if totals.is_binary else None,
         "ci95": _rounded(interval(totals)),
-        "ci_method": "wilson" if totals.is_binary else "normal",
+        "ci_method": interval_method(totals),
+        "clusters": totals.clusters,
+        "pass_rate": None if totals.correct is None else part_of(totals.correct, totals.scored),
+        "pass_ci95": _rounded(pass_interval(totals)),
+        "rows_for": rows_needed(totals),
         "samples": _samples(totals),
+        "by": {
+            column: {value: _slice_facts(sums) for value, sums in slices.items()}
+            for column, slices in totals.slices.items()
+        },
+        "fields": {path: _field_facts(*counts) for path, counts in totals.fields.items()},
+        "micro_f1": classes.micro_f1 if classes else None,
         "macro_precision": classes.macro_precision if classes else None,
         "macro_recall": classes.macro_recall if classes else None,
         "macro_f1": classes.macro_f1 if classes else None,
         "label_count": classes.count if classes else None,
         "labels": [_class_facts(one) for one in classes.classes] if classes else None,
-        "confusion": _confusion(classes) if classes else None,
+        "confusion": _confusion(classes) if classes and classes.confusion.labels else None,
         "judge": None if totals.judge is None else judge_facts(*_judged(totals.judge)),
         "scorers": {name: score_facts(own) for name, own in totals.scorers.items()},
     }
@@ -168,18 +170,50 @@ def _judged(totals: JudgeTotals) -> tuple[JudgeTotals, list[float] | None]:
     return totals, _rounded(bounds)
 
 
-def mean_score(totals: ScoreTotals) -> float | None:
+def mean_score(totals: ScoreSums) -> float | None:
     """Return the mean score, None when nothing was scored."""
     return totals.total / totals.scored if totals.scored else None
 
 
-def interval(totals: ScoreTotals) -> tuple[float, float] | None:
+def interval(totals: ScoreSums) -> Interval | None:
     """Return the 95 % interval of the mean score, None when there is too little to tell."""
     if not totals.scored:
         return None
-    if totals.is_binary:
-        return wilson(totals.correct, totals.scored)
-    return mean_interval(totals.total, totals.squares, totals.scored)
+    mean, method = totals.total / totals.scored, interval_method(totals)
+    if method == "wilson":
+        return wilson(totals.total, totals.scored)
+    variance, freedom = _variance(totals, totals.scored)
+    if totals.clusters is not None and freedom < 1:
+        return None
+    if method == "effective_wilson":
+        return share_interval(mean, variance, freedom, totals.clusters or totals.scored)
+    return t_interval(mean, variance, freedom) if freedom >= 1 and variance > 0 else None
+
+
+def interval_method(totals: ScoreSums) -> str:
+    """Return the name of the method of `interval`."""
+    if totals.is_binary and totals.clusters is None:
+        return "wilson"
+    return "effective_wilson" if totals.is_share else "t"
+
+
+def pass_interval(totals: ScoreSums) -> Interval | None:
+    """Return the 95 % interval of the share of rows that pass; None without such a share.
+
+    Rows of a cluster are counted as independent if their scores are not 0 or 1.
+    """
+    if totals.correct is None or not totals.scored:
+        return None
+    return interval(totals) if totals.is_binary else wilson(totals.correct, totals.scored)
+
+
+def rows_needed(totals: ScoreSums) -> dict[str, int] | None:
+    """Return for several half widths how many rows like these an interval so narrow would need."""
+    bounds = interval(totals)
+    if bounds is None or not totals.is_share:
+        return None
+    half = (bounds[1] - bounds[0]) / 2
+    return {f"{width:g}": ceil(totals.scored * (half / width) ** 2) for width in HALF_WIDTHS}
 
 
 def score_lines(totals: ScoreTotals) -> list[str]:
@@ -189,7 +223,7 @@ def score_lines(totals: ScoreTotals) -> list[str]:
     if facts is not None:
         passes = ", ".join(f"pass@{k} {_percent(v)}" for k, v in facts["pass_at"].items())
         lines.append(f"majority vote {_percent(facts['majority_accuracy'])}, {passes}")
-    return lines + _class_table(totals.classes)
+    return lines + _class_table(totals.classes) + _field_lines(totals) + _slice_lines(totals)
 
 
 def score_notes(totals: ScoreTotals) -> list[str]:
@@ -208,17 +242,19 @@ def score_notes(totals: ScoreTotals) -> list[str]:
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:
         lines.append(f"{_rows(totals.unscored)} not scored: {totals.problem}")
+    if needed := rows_needed(totals):
+        lines.append(f"about {needed['0.02']:,} rows like these for ±2 %")
     if classes := totals.classes:
         lines.append(f"macro F1 {classes.macro_f1:.3f} over {classes.count:,} labels")
     return lines + [line for judge in totals.judges for line in judge_lines(*_judged(judge))]
 
 
-def score_line(totals: ScoreTotals) -> str:
+def score_line(totals: ScoreSums) -> str:
     """Return the mean score with its interval in one line."""
     mean, bounds = mean_score(totals), interval(totals)
     if mean is None:
         return "nothing was scored"
-    if not totals.is_binary:
+    if not totals.is_binary or totals.correct is None:
         spread = f" (95 % CI {bounds[0]:.3f} to {bounds[1]:.3f})" if bounds else ""
         return f"mean {mean:.3f}{spread} over {_rows(totals.scored)}"
     low, high = bounds or (mean, mean)
@@ -226,6 +262,22 @@ def score_line(totals: ScoreTotals) -> str:
         f"accuracy {_percent(mean)} (95 % CI {low * 100:.1f} to {high * 100:.1f}), "
         f"{totals.correct:,} of {_rows(totals.scored)}"
     )
+
+
+def _slice_facts(sums: ScoreSums) -> dict[str, Any]:
+    return {
+        "scored": sums.scored,
+        "unscored": sums.unscored,
+        "correct": sums.correct,
+        "mean": mean_score(sums),
+        "accuracy": mean_score(sums) if sums.is_binary else None,
+        "ci95": _rounded(interval(sums)),
+    }
+
+
+def _field_facts(rows: int, total: float) -> dict[str, Any]:
+    bounds = wilson(total, rows)
+    return {"rows": rows, "accuracy": total / rows, "ci95": _rounded(bounds)}
 
 
 def _samples(totals: ScoreTotals) -> dict[str, Any] | None:
@@ -236,8 +288,9 @@ def _samples(totals: ScoreTotals) -> dict[str, Any] | None:
     powers = sorted({1, most, *(2**n for n in range(1, most.bit_length()) if 2**n < most)})
     return {
         "most": most,
-        "majority_accuracy": totals.majority / totals.scored,
+        "majority_accuracy": part_of(totals.majority or 0.0, totals.scored),
         "pass_at": {str(k): pass_at(k, totals.by_correct) for k in powers},
+        "pass_hat": {str(k): pass_hat(k, totals.by_correct) for k in powers},
     }
 
 
@@ -270,6 +323,24 @@ def _class_table(classes: ClassTotals | None) -> list[str]:
         for one in classes.classes
     ]
     return lines
+
+
+def _field_lines(totals: ScoreTotals) -> list[str]:
+    if not totals.fields or len(totals.fields) > MOST_LINES:
+        return []
+    return [
+        f"field {path}: right in {_percent(total / rows)} of {_rows(rows)}"
+        for path, (rows, total) in totals.fields.items()
+    ]
+
+
+def _slice_lines(totals: ScoreTotals) -> list[str]:
+    return [
+        f"{column} = {_short(value)}: {score_line(sums)}"
+        for column, slices in totals.slices.items()
+        if len(slices) <= MOST_LINES
+        for value, sums in slices.items()
+    ]
 
 
 def _short(label: str) -> str:

@@ -12,7 +12,7 @@ from math import exp, log, sqrt
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from batchrun.evaluation.metrics import mcnemar, wilson
+from batchrun.evaluation.intervals import mcnemar, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from batchrun.errors import JobError
-from batchrun.evaluation.matching import Pattern, compare, label_of
+from batchrun.evaluation.answer_text import fold
+from batchrun.evaluation.matching import (
+    WHOLE_LISTS,
+    MatchOptions,
+    compare,
+    known_label,
+    label_of,
+)
+from batchrun.evaluation.numbers import Tolerance
+from batchrun.evaluation.patterns import Pattern
+from batchrun.evaluation.reducers import majority_of, passes, reduced
 from batchrun.evaluation.scores import AnswerScore, CannotScore, RowScore
+from batchrun.evaluation.symbolic import check_math
 from batchrun.job.paths import import_file
 
 if TYPE_CHECKING:
@@ -35,7 +48,13 @@ class Scorer:
 
     def __init__(self, config: ScoreConfig) -> None:
         self._config = config
+        self._options = MatchOptions(
+            config.choices, config.labels, _tolerance(config.tolerance), config.variant
+        )
         self._answer = None if config.answer is None else _pattern(config.answer)
+
+        if config.match == "math" and config.function is None:
+            check_math()
 
     @cached_property
     def _function(self) -> Function | None:
@@ -63,19 +82,22 @@ class Scorer:
         if _is_missing(expected) and self._function is None:
             return RowScore(ordinal, answers=len(texts), problem="expected is empty for this row")
         try:
-            answer_scores = [self._score_answer(row, expected, text) for text in texts]
+            found = [self._score_answer(row, expected, text) for text in texts]
+            winner = majority_of(found, self._vote)
+            score = reduced(self._config.reduce, found, winner, self._config.pass_at)
+            label = self._label(expected, winner)
         except CannotScore as problem:
             return RowScore(ordinal, answers=len(texts), problem=str(problem))
-        predicted, majority = _vote(answer_scores)
-        scores = [answer_score.score for answer_score in answer_scores]
+        passed = passes(found, self._config.pass_at)
         return RowScore(
             ordinal,
-            score=sum(scores) / len(scores),
-            predicted=predicted,
-            expected=self._label(expected, predicted, is_right=majority >= 1),
-            answers=len(scores),
-            correct=sum(score >= 1 for score in scores),
-            majority=majority,
+            score=score,
+            predicted=winner.predicted,
+            expected=label,
+            answers=len(found),
+            correct=None if passed is None else sum(passed),
+            majority=None if passed is None else float(passed[found.index(winner)]),
+            fields=_field_shares(found),
         )
 
     def _score_answer(self, row: Mapping[str, Any], expected: object, text: str) -> AnswerScore:
@@ -83,38 +105,52 @@ class Scorer:
         if said is None:
             return AnswerScore(0.0, None)
         if self._function is None:
-            return compare(self._config.match, said, expected, self._config.choices)
+            return self._known(compare(self._config.match, said, expected, self._options))
         try:
             value = self._function(dict(row), said)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code; reported as data
             raise CannotScore(f"the function raised {type(error).__name__}: {error}") from None
         predicted = None if self._answer is None else said.strip()
-        return _as_verdict(value, predicted)
+        return self._known(_as_verdict(value, predicted))
 
-    def _label(self, expected: object, predicted: str | None, *, is_right: bool) -> str | None:
+    def _known(self, found: AnswerScore) -> AnswerScore:
+        """Leave out a prediction that is none of the labels, where these are fixed."""
+        labels = self._config.labels
+        if not labels:
+            return found
+        folded = self._config.match == "casefold"
+        return replace(found, predicted=known_label(found.predicted, labels, folded=folded))
+
+    def _vote(self, predicted: str) -> str:
+        """Return what predictions have in common that count as the same vote."""
+        return fold(predicted) if self._config.match == "casefold" else predicted
+
+    def _label(self, expected: object, winner: AnswerScore) -> str | None:
         """Return the right answer as predictions are spelled; of several, the one that was given."""
         if _is_missing(expected):
             return None
-        if isinstance(expected, list) and is_right:
-            return predicted
         match = "exact" if self._function is not None else self._config.match
-        return label_of(match, expected, self._config.choices)
+        is_any_of = isinstance(expected, list) and match not in WHOLE_LISTS
+        if is_any_of and winner.score >= 1 and winner.predicted is not None:
+            return winner.predicted
+        label = label_of(match, expected, self._options)
+        if not self._config.labels:
+            return label
+        known = known_label(label, self._config.labels, folded=match == "casefold")
+        if known is None:
+            raise CannotScore(f"expected is none of the labels: {label!r:.80}")
+        return known
 
 
-def _vote(answer_scores: Sequence[AnswerScore]) -> tuple[str | None, float]:
-    """Return what most answers say, and what that is worth."""
-    if len(answer_scores) == 1:
-        return answer_scores[0].predicted, answer_scores[0].score
-    votes = Counter(
-        answer_score.predicted
-        for answer_score in answer_scores
-        if answer_score.predicted is not None
-    )
-    winner = votes.most_common(1)[0][0] if votes else None
-    said_so = next(
-        answer_score for answer_score in answer_scores if answer_score.predicted == winner
-    )
-    return winner, said_so.score
+def _field_shares(found: Sequence[AnswerScore]) -> str | None:
+    """Return in which share of the answers each field is right, as JSON."""
+    fields = found[0].fields
+    if fields is None:
+        return None
+    counts = {
+        name: sum(bool(each.fields and each.fields[name]) for each in found) for name in fields
+    }
+    return orjson.dumps({name: count / len(found) for name, count in counts.items()}).decode()
 
 
 def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
@@ -132,6 +168,8 @@ def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
         said = value.get("predicted", predicted)
         predicted = None if said is None else str(said)
         value = value["score"]
+    elif isinstance(value, bool) and predicted is None:
+        predicted = str(value).lower()
     if value is None:
         raise CannotScore("the function gave no score")
     try:
@@ -141,6 +179,12 @@ def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
     if isinstance(value, str) or not isfinite(score):
         raise CannotScore(f"the function returned {value!r:.80}, which is not a finite number")
     return AnswerScore(score, predicted)
+
+
+def _tolerance(given: float | str | None) -> Tolerance | None:
+    if isinstance(given, str):
+        return Tolerance(float(given.strip().rstrip("%")) / 100, is_share=True)
+    return None if given is None else Tolerance(given)
 
 
 def _is_missing(expected: object) -> bool:
@@ -188,4 +232,5 @@ def weighted_mean(scores: Sequence[RowScore], weights: Sequence[float]) -> RowSc
             return RowScore(first.ordinal, answers=first.answers, problem=problem)
         parts.append(each.score * weight)
     score = fsum(parts) / fsum(weights)
-    return RowScore(first.ordinal, score=score, correct=int(score >= 1))
+    is_share = all(0 <= (each.score or 0) <= 1 for each in scores)
+    return RowScore(first.ordinal, score=score, correct=int(score >= 1) if is_share else None)

@@ -34,11 +34,13 @@ class VerdictState(StrEnum):
 class AnswerScore:
     """The score of one answer, mostly 0 or 1, and what was compared.
 
-    `predicted` is None when the text holds no answer of the wanted kind.
+    `predicted` is None when the text holds no answer of the wanted kind. `fields` says which fields of a
+    JSON object are right.
     """
 
     score: float
     predicted: str | None
+    fields: Mapping[str, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,21 @@ class RowScore:
 
     Attributes:
         ordinal: the row.
-        score: the mean over its answers; None when they were not scored.
+        score: over its answers, by `reduce`; None when they were not scored.
         predicted: what most answers say; of equally many, what was said first.
         expected: the right answer, as predictions are spelled; None when there is none to name.
         answers: how many answers there are.
-        correct: how many of them have a score of 1 or more.
-        majority: the score of `predicted`.
+        correct: how many of them pass; None where nothing says from which score on they do.
+        majority: 1 if `predicted` passes, 0 otherwise; None as for `correct`.
         problem: the reason for a missing score.
         reason: a judge's reasons for its verdict.
         state: why a judge gave no verdict; None when it did, or where there is no judge.
         consistency: share of the pairs of verdicts on the same answer that are the same; None where
             each answer has one verdict.
         scorer: the name of the scorer; empty for the mean over all scorers, and for the only one.
+        fields: JSON: the share of answers in which each field is right, by its path.
+        cluster: which rows it is alike; None if rows are independent.
+        slices: JSON: the row's values of the columns that the scores are shown by.
     """
 
     ordinal: int
@@ -66,13 +71,16 @@ class RowScore:
     predicted: str | None = None
     expected: str | None = None
     answers: int = 1
-    correct: int = 0
+    correct: int | None = 0
     majority: float | None = None
     problem: str | None = None
     reason: str | None = None
     state: VerdictState | None = None
     consistency: float | None = None
     scorer: str = ""
+    fields: str | None = None
+    cluster: str | None = None
+    slices: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +166,12 @@ class Confusion:
 class ClassTotals:
     """All labels of a run; `macro_*` are plain means over every label, said or right.
 
+    `micro_f1` is over all labels of all rows; where each row has one label, it is the accuracy.
     `classes` and `confusion` hold the most frequent labels only; `count` says how many there are.
     """
 
     count: int
+    micro_f1: float
     macro_precision: float
     macro_recall: float
     macro_f1: float
@@ -169,39 +179,59 @@ class ClassTotals:
     confusion: Confusion
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreTotals:
-    """The sums of the scores of a run, over all rows that succeeded.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSums:
+    """The sums of the scores of some rows.
 
     Attributes:
         scored: rows with a score.
+        unscored: succeeded rows without a score.
         total: the sum of their scores.
         squares: the sum of the squares of their scores.
         is_binary: every score is 0 or 1.
-        correct: rows whose score is 1 or more.
-        majority: the sum of the scores of the majority votes.
-        unanswered: rows that were scored although their text held no answer.
-        unscored: succeeded rows without a score.
-        problem: why the first of these has none.
-        by_correct: (answers, correct answers) → rows.
-        classes: labels, where answers are labels.
-        endings: how the scored answers ended, all samples and choices of a row counted.
-        scorers: the same of each scorer that has a name.
-        judge: what the judge of the scorer did; None without one.
+        is_share: every score is from 0 to 1.
+        correct: rows whose score passes; None where nothing says from which score on they do.
+        clusters: how many groups of rows are alike; None if rows are independent.
+        cluster_sums: over clusters: of the squared sum of scores; of that sum times the number of rows; of
+            the squared number of rows.
     """
 
     scored: int
     total: float
     squares: float
     is_binary: bool
-    correct: int
-    majority: float
+    correct: int | None
+    unscored: int = 0
+    is_share: bool = True
+    clusters: int | None = None
+    cluster_sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreTotals(ScoreSums):
+    """The sums of the scores of a run, over all rows that succeeded.
+
+    Attributes:
+        majority: the number of rows whose majority vote passes; None as for `correct`.
+        unanswered: rows that were scored although their text held no answer.
+        problem: why the first row without a score has none.
+        by_correct: (answers, correct answers) → rows.
+        classes: labels, where answers are labels.
+        endings: how the scored answers ended, all samples and choices of a row counted.
+        fields: of JSON objects: for each path, the rows that have it, and the sum of their shares.
+        slices: the sums by the values of columns: column → value → sums.
+        scorers: the same of each scorer that has a name.
+        judge: what the judge of the scorer did; None without one.
+    """
+
+    majority: float | None
     unanswered: int
-    unscored: int
     problem: str | None = None
     by_correct: Mapping[tuple[int, int], int] = field(default_factory=dict)
     classes: ClassTotals | None = None
     endings: Mapping[str, int] = field(default_factory=dict)
+    fields: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    slices: Mapping[str, Mapping[str, ScoreSums]] = field(default_factory=dict)
     scorers: Mapping[str, ScoreTotals] = field(default_factory=dict)
     judge: JudgeTotals | None = None
 
@@ -233,6 +263,10 @@ class Pairs:
         total: the sum of the differences, second minus first.
         squares: the sum of their squares.
         differences: how often each difference was seen; None of many rows.
+        is_share: every such score is from 0 to 1.
+        clusters: how many groups of rows are alike; None if rows are independent.
+        cluster_sums: over clusters: of the squared sum of differences; of that sum times the number of
+            rows; of the squared number of rows.
     """
 
     common: int
@@ -246,3 +280,6 @@ class Pairs:
     total: float
     squares: float
     differences: Mapping[float, int] | None = None
+    is_share: bool = True
+    clusters: int | None = None
+    cluster_sums: tuple[float, float, float] = (0.0, 0.0, 0.0)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun.errors import JobError
-from batchrun.evaluation.matching import Pattern, fold
+from batchrun.evaluation.answer_text import fold
+from batchrun.evaluation.patterns import Pattern
 
 if TYPE_CHECKING:
     from batchrun.job import JudgeConfig

@@ -10,9 +10,16 @@ import orjson
 
 from batchrun import checkpoint, output
 from batchrun.errors import JobError, harmless
-from batchrun.evaluation.metrics import difference_interval, p_value, part_of
+from batchrun.evaluation.metrics import difference_interval, is_tested_by_counts, part_of
 from batchrun.job.paths import is_simulated
-from batchrun.report.compared_runs import ComparedRun, names_of, notes_on, pair_cells, run_cells
+from batchrun.report.compared_runs import (
+    ComparedRun,
+    corrected,
+    names_of,
+    notes_on,
+    pair_cells,
+    run_cells,
+)
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.report.preference_text import preference_facts, preference_lines
@@ -52,7 +59,7 @@ def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
         CheckpointError: when a directory holds no usable run.
     """
     with _opened(directories) as stores:
-        return [_compared(store, stores[0]) for store in stores]
+        return corrected([_compared(store, stores[0]) for store in stores])
 
 
 @contextmanager
@@ -72,7 +79,7 @@ def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> Com
         model=str(document["request"].get("model", "")),
         input=signature.rpartition(":")[2],
         totals=checkpoint.totals(store),
-        score=checkpoint.score_totals(store, labels=False, folded=False),
+        score=checkpoint.score_totals(store),
         pairs=None if store is first else checkpoint.compare_rows(first, store),
     )
 
@@ -120,8 +127,11 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
         "lower": pairs.first_higher,
         "difference": pairs.total / pairs.scored if pairs.scored else None,
         "ci95": difference_interval(pairs),
-        "p_value": p_value(pairs),
-        "test": "mcnemar" if pairs.is_binary else "bootstrap",
+        "ci_method": "tango" if is_tested_by_counts(pairs) else "t",
+        "clusters": pairs.clusters,
+        "p_value": run.p_value,
+        "p_holm": run.p_holm,
+        "test": run.test,
     }
 
 

@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
 DEFAULT_FILES = ("results.parquet",)
 
-Match = Literal["exact", "casefold", "contains", "regex", "number", "json", "choice"]
+Match = Literal[
+    "exact",
+    "casefold",
+    "contains",
+    "regex",
+    "number",
+    "json",
+    "choice",
+    "f1",
+    "rouge",
+    "similarity",
+    "set",
+    "math",
+    "fields",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +242,11 @@ class ScoreConfig:
 
     `name` is part of the names of its columns; empty for the only scorer, whose columns are `score`
     and `predicted`. `weight` is that in the mean over all scorers. An answer passes if its score is at
-    least `pass_at`; None means 1, as long as all scores are from 0 to 1.
+    least `pass_at`; None means 1, as long as all scores are from 0 to 1. `labels` are the only labels
+    that an answer can have. `tolerance` is the largest difference between numbers; as a text such as
+    `1 %`, a share of the expected number. `variant` is that of `rouge` and `similarity`. `reduce` makes
+    one score of those of several answers to a row. `by` are columns by whose values the figures are shown,
+    `cluster` is one whose equal values mean that rows are not independent.
     `expected` is a template over the row's columns. `answer` is a pattern in RE2 syntax that finds
     the answer in the text. `choices` are the labels of `match = "choice"`; empty means the letters.
     `function` is a Python file and the name of a function in it.
@@ -243,6 +261,12 @@ class ScoreConfig:
     name: str = ""
     weight: float = 1.0
     pass_at: float | None = None
+    labels: tuple[str, ...] = ()
+    tolerance: float | str | None = None
+    variant: str = ""
+    reduce: str = "mean"
+    by: tuple[str, ...] = ()
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

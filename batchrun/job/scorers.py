@@ -14,7 +14,7 @@ from batchrun.job.overrides import SCORE
 from batchrun.job.reader import Section, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from batchrun.job.configs import JudgeConfig
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 MATCHES: tuple[str, ...] = get_args(Match)
 MOST_SCORERS = 20
 MOST_WEIGHT = 1e6
+LABEL_MATCHES = ("exact", "casefold")
+TOLERANT = ("number", "json", "fields")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "rouge": ("rougeL", "rouge1", "rouge2"),
+    "similarity": (
+        "ratio",
+        "partial_ratio",
+        "token_sort_ratio",
+        "token_set_ratio",
+        "levenshtein",
+        "jaro_winkler",
+    ),
+}
+REDUCERS = ("mean", "majority", "max")
+_COUNTED = re.compile(r"(?:at_least_|pass@|pass\^)[1-9]\d{0,3}\Z")
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,49}\Z")
 
 
@@ -83,6 +99,12 @@ def _read_score(section: Section, base: Path, request: Mapping[str, Any]) -> Sco
         weight=section.number("weight", float, 1.0, most=MOST_WEIGHT),
         pass_at=section.get("pass_at", float),
         judge=_read_judge(section, base, request),
+        labels=_read_labels(section),
+        tolerance=section.check("tolerance", partial(_tolerance, section), None),
+        variant=section.check("variant", partial(_variant, section), ""),
+        by=section.strings("by") or (),
+        cluster=section.get("cluster", str),
+        reduce=section.check("reduce", partial(_reducer, section.text("reduce", "mean")), "mean"),
     )
     if not (config.expected or "").strip() and function is None and config.judge is None:
         section.problem(
@@ -136,10 +158,59 @@ def _read_choices(section: Section) -> tuple[str, ...]:
     choices = section.strings("choices") or ()
     if "choices" not in section:
         return ()
-    if section.raw("match") != "choice":
-        section.problem("choices", 'needs match = "choice"; set it, or remove choices')
+    if section.raw("match") not in {"choice", "set"}:
+        section.problem("choices", 'needs match = "choice" or "set"; set it, or remove choices')
     section.check("choices", partial(_check_choices, choices), None)
     return tuple(choice.strip() for choice in choices)
+
+
+def _read_labels(section: Section) -> tuple[str, ...]:
+    labels = section.strings("labels") or ()
+    if "labels" not in section:
+        return ()
+    if section.text("match", "exact") not in LABEL_MATCHES:
+        section.problem("labels", 'needs match = "exact" or "casefold", or a function')
+    section.check("labels", partial(_check_choices, labels), None)
+    return tuple(label.strip() for label in labels)
+
+
+def _tolerance(section: Section) -> float | str | None:
+    given = section.raw("tolerance")
+    if given is None:
+        return None
+    if section.text("match", "exact") not in TOLERANT:
+        raise ValueError(f"needs match = {_either(TOLERANT)}")
+    amount = float(found[1]) if (found := _PERCENT.match(str(given))) else given
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e300:
+        raise ValueError(
+            f'must be a number of at least 0, or a share such as "1 %", not {given!r:.80}'
+        )
+    return given if isinstance(given, str) else float(given)
+
+
+def _variant(section: Section) -> str:
+    given, known = section.get("variant", str), VARIANTS.get(section.text("match", "exact"), ())
+    if given is None:
+        return ""
+    if not known:
+        raise ValueError(f"needs match = {_either(VARIANTS)}")
+    if given not in known:
+        raise ValueError(f"must be {_either(known)}, not {given!r:.80}{did_you_mean(given, known)}")
+    return given
+
+
+def _reducer(given: str) -> str:
+    if given not in REDUCERS and _COUNTED.match(given) is None:
+        raise ValueError(
+            f'must be {_either(REDUCERS)}, "at_least_2", "pass@2" or "pass^2" with any number, '
+            f"not {given!r:.80}"
+        )
+    return given
+
+
+def _either(names: Iterable[str]) -> str:
+    *most, last = (f'"{name}"' for name in names)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _check_choices(choices: Sequence[str]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from batchrun.evaluation.intervals import holm
 from batchrun.evaluation.metrics import (
     difference_interval,
     interval,
@@ -34,6 +35,7 @@ class ComparedRun:
         totals: its counts, costs and times.
         score: what its answers are worth.
         pairs: against the first run; None for the first.
+        p_holm: the p-value of the difference to the first run, corrected for the number of runs.
     """
 
     directory: Path
@@ -42,6 +44,7 @@ class ComparedRun:
     totals: RunTotals
     score: ScoreTotals
     pairs: Pairs | None
+    p_holm: float | None = None
 
     @property
     def has_scores(self) -> bool:
@@ -64,6 +67,18 @@ class ComparedRun:
         return interval(self.score)
 
     @property
+    def p_value(self) -> float | None:
+        """The p-value of the difference to the first run, on its own."""
+        tested = None if self.pairs is None else p_value(self.pairs)
+        return tested[0] if tested else None
+
+    @property
+    def test(self) -> str | None:
+        """The name of the test of the p-value."""
+        tested = None if self.pairs is None else p_value(self.pairs)
+        return tested[1] if tested else None
+
+    @property
     def cost(self) -> float | None:
         """The run's cost in USD, None when it is not known in full."""
         return None if self.totals.unpriced else self.totals.cost.total / PICO_PER_USD
@@ -73,6 +88,19 @@ class ComparedRun:
         """The run's cost in USD for each answer whose score is 1 or more."""
         cost, correct = self.cost, self.score.right_answers
         return cost / correct if cost is not None and correct else None
+
+
+TESTS = {
+    "mcnemar": "McNemar, exact",
+    "sign_flip": "permutation of signs, exact",
+    "t": "paired t",
+}
+
+
+def corrected(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Return the runs with p-values that are corrected for the number of comparisons (Holm)."""
+    p_values = holm([run.p_value for run in runs])
+    return [replace(run, p_holm=p) for run, p in zip(runs, p_values, strict=True)]
 
 
 def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
@@ -102,7 +130,6 @@ def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> dict[str, str]:
 def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dict[str, str]:
     """Return how a run compares with the first, as text by column, empty where there is no number."""
     difference = pairs.total / pairs.scored if pairs.scored else None
-    p = p_value(pairs)
     return {
         "run": names[run.directory],
         "rows": f"{pairs.common:,}",
@@ -112,7 +139,8 @@ def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dic
         if difference is None
         else _number(difference, "+", is_share=pairs.is_binary),
         "95 % CI": _bounds(difference_interval(pairs), "+", is_share=pairs.is_binary),
-        "p": "" if p is None else f"{p:.2g}",
+        "p": "" if run.p_holm is None else f"{run.p_holm:.2g}",
+        "test": TESTS.get(run.test or "", ""),
     }
 
 
@@ -135,10 +163,13 @@ def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str
         for run in runs
         if (unusual := _unusual(run.totals))
     ]
-    if any(run.pairs is not None and run.pairs.scored for run in runs):
-        notes.append(
-            "difference: run minus the first, over the rows that both have; p: McNemar's exact test"
-        )
+    tested = [run for run in runs if run.p_value is not None]
+    if tested:
+        notes.append("difference: run minus the first, over the rows that both have")
+    if len(tested) > 1:
+        notes.append(f"p: corrected for {len(tested)} comparisons (Holm)")
+    if any(run.pairs is not None and run.pairs.clusters is not None for run in tested):
+        notes.append("95 % CI and p: rows of the same cluster are not counted as independent")
     return notes
 
 

@@ -192,7 +192,7 @@ def _cell_totals(
 ) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
     for cell in read_cells(directory):
         with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
-            score = checkpoint.score_totals(store, labels=False, folded=False)
+            score = checkpoint.score_totals(store)
             totals = settled_totals(checkpoint.totals(store), running=running)
             yield cell.name, (totals, score if score.scored else None)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from batchrun import __version__, checkpoint, output
-from batchrun.errors import RenderError
+from batchrun.errors import JobError, RenderError
 from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
+from batchrun.evaluation.matching import as_text
+from batchrun.evaluation.scores import NONE
+from batchrun.job.reader import did_you_mean, listed
 from batchrun.render import Expression
 from batchrun.run.answered import answered_rows
 from batchrun.run.judging import Judge
@@ -23,12 +25,19 @@ if TYPE_CHECKING:
 
     from batchrun.evaluation import ScoreColumn, ScoreTotals
     from batchrun.job import Job, ScoreConfig
+    from batchrun.records import Item
     from batchrun.run.answered import AnsweredRow
     from batchrun.source import Source
 
 
+LONGEST_VALUE = 200
 # The ways of comparing whose answers are labels; what a function returns may be, too.
-_LABELS = {"exact", "casefold", "choice"}
+_LABELS = {
+    "exact": checkpoint.Labels.EXACT,
+    "choice": checkpoint.Labels.EXACT,
+    "casefold": checkpoint.Labels.FOLDED,
+    "set": checkpoint.Labels.SETS,
+}
 
 
 class RowScorer(Protocol):
@@ -135,7 +144,9 @@ class Evaluation:
             by_name.get(config.name) or RuleScorer(config, columns) for config in configs
         ]
         self.runs_code = any(scorer.runs_code for scorer in self._scorers)
+        self._groups = _Groups(configs, columns)
         needed = {name for scorer in self._scorers for name in scorer.columns}
+        needed.update(self._groups.columns)
         self._columns = tuple(name for name in columns if name in needed)
 
     @classmethod
@@ -191,22 +202,64 @@ class Evaluation:
             own[name] = replace(own[name], judge=judge.totals(store))
         if "" in own:
             return own[""]
-        overall = checkpoint.score_totals(store, labels=False, folded=False)
+        overall = checkpoint.score_totals(store)
         return replace(overall, scorers=own)
 
     def _row_scores(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[RowScore]:
         for rows in answered_rows(source, store, self._columns):
-            directory = store.path.parent
-            found = [self._named(scorer, rows, directory) for scorer in self._scorers]
-            yield from chain.from_iterable(found)
-            if all(scorer.config.name for scorer in self._scorers):
-                weights = [config.weight for config in self._configs]
-                yield from (weighted_mean(each, weights) for each in zip(*found, strict=True))
+            groups = [self._groups.of(row.item) for row in rows]
+            for scores in self._by_scorer(rows, store.path.parent):
+                yield from (
+                    replace(score, cluster=cluster, slices=slices)
+                    for score, (cluster, slices) in zip(scores, groups, strict=True)
+                )
+
+    def _by_scorer(self, rows: Sequence[AnsweredRow], directory: Path) -> Iterator[list[RowScore]]:
+        """Yield the scores of rows by each scorer; of scorers with names, also those over all."""
+        found = [self._named(scorer, rows, directory) for scorer in self._scorers]
+        yield from found
+        if all(config.name for config in self._configs):
+            weights = [config.weight for config in self._configs]
+            yield [weighted_mean(each, weights) for each in zip(*found, strict=True)]
 
     @staticmethod
     def _named(scorer: RowScorer, rows: Sequence[AnsweredRow], directory: Path) -> list[RowScore]:
         name = scorer.config.name
         return [replace(score, scorer=name) for score in scorer.score(rows, directory)]
+
+
+class _Groups:
+    """The groups that rows belong to: by `by` and `cluster` of all scorers.
+
+    Raises:
+        JobError: when the input lacks a column.
+    """
+
+    def __init__(self, configs: Sequence[ScoreConfig], columns: Sequence[str]) -> None:
+        self._by = tuple(dict.fromkeys(name for config in configs for name in config.by))
+        self._cluster = next((config.cluster for config in configs if config.cluster), None)
+        self.columns = {*self._by, *([self._cluster] if self._cluster else [])}
+        for key, names in (("by", self._by), ("cluster", (self._cluster,))):
+            for name in names:
+                if name is not None and name not in columns:
+                    raise JobError(
+                        f"[score] {key}: the input has no column {name!r:.80}"
+                        f"{did_you_mean(name, columns)}; it has {listed(columns)}"
+                    )
+
+    def of(self, item: Item) -> tuple[str | None, str | None]:
+        """Return the cluster of a row, and its values of the columns of slices as JSON."""
+        cluster = None
+        if self._cluster is not None:
+            value = item.values[self._cluster]
+            # A row that belongs to no cluster is one of its own.
+            cluster = f"\0{item.ordinal}" if value is None else as_text(value)
+        values = {name: self._shown(item.values[name]) for name in self._by}
+        return cluster, orjson.dumps(values).decode() if values else None
+
+    @staticmethod
+    def _shown(value: object) -> str:
+        return NONE if value is None or value == "" else as_text(value)[:LONGEST_VALUE]
 
 
 def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:
@@ -226,9 +279,8 @@ def score_table(job: Job, store: checkpoint.Checkpoint) -> output.ScoreTable | N
 
 
 def _totals(store: checkpoint.Checkpoint, config: ScoreConfig) -> ScoreTotals:
-    return checkpoint.score_totals(
-        store, config.name, labels=config.match in _LABELS, folded=config.match == "casefold"
-    )
+    labels = _LABELS.get(config.match, checkpoint.Labels.NONE)
+    return checkpoint.score_totals(store, config.name, labels=labels, pass_at=config.pass_at)
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401 - any configuration

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import shutil
 import sqlite3
@@ -17,8 +16,7 @@ import pytest
 
 from batchrun import Job, RunOptions, compare, comparison_json, comparison_text, run_job
 from batchrun.errors import JobError
-from batchrun.evaluation import Pairs
-from batchrun.evaluation.metrics import RESAMPLES, bootstrap_interval, difference_interval, mcnemar
+from batchrun.evaluation.intervals import mcnemar
 from tests.conftest import batchrun
 from tests.support.checkpoints import as_nobody
 from tests.support.provider import Call, Reply, answer, refusal, serving
@@ -106,15 +104,18 @@ def test_only_rows_that_both_answered_are_compared(evaluate: Callable[..., Path]
     assert (pairs["common"], pairs["difference"], pairs["p_value"]) == (2, 0, 1)
 
 
-def test_scores_between_0_and_1_are_compared_by_the_bootstrap(
+def test_scores_between_0_and_1_are_compared_by_their_signs(
     evaluate: Callable[..., Path],
 ) -> None:
     score = '[score]\nfunction = "mine.py:score"\n'
     one = evaluate("one", ["0.5", "0.25", "1", "0"], score=score)
     two = evaluate("two", ["0.75", "0.5", "1", "0.5"], score=score)
     pairs = compared(one, two)[1]["against_first"]
-    assert (pairs["difference"], pairs["p_value"], pairs["test"]) == (0.25, None, "bootstrap")
-    assert 0 <= pairs["ci95"][0] < 0.25 < pairs["ci95"][1] <= 0.5
+    # Of the eight ways to give three differences a sign, two are as far from 0.
+    assert (pairs["difference"], pairs["p_value"], pairs["test"]) == (0.25, 0.25, "sign_flip")
+    assert pairs["ci_method"] == "t"
+    assert pairs["ci95"][0] < 0
+    assert pairs["ci95"][1] > 0.25
 
 
 def test_runs_without_scores_have_costs_and_texts(evaluate: Callable[..., Path]) -> None:
@@ -195,47 +196,3 @@ def test_mcnemar_is_what_scipy_computes(one: int, other: int) -> None:
 
     known = binomtest(one, one + other).pvalue if one + other else 1.0
     assert mcnemar(one, other) == pytest.approx(known, rel=1e-6)
-
-
-def test_the_bootstrap_is_what_scipy_computes() -> None:
-    from scipy.stats import bootstrap
-
-    chance = random.Random(2)
-    values = [chance.choice((-1.0, -0.5, 0.0, 0.0, 0.5, 1.0, 1.0)) for _ in range(200)]
-    known = bootstrap((values,), lambda v, axis: v.mean(axis), method="percentile", rng=1)
-    counts = {value: values.count(value) for value in set(values)}
-    interval = known.confidence_interval
-    assert bootstrap_interval(counts) == pytest.approx((interval.low, interval.high), abs=0.02)
-
-
-def test_the_bootstrap_leaves_out_as_much_on_either_side() -> None:
-    """Turned around, the same draws give the same interval, to the last rank."""
-    chance = random.Random(3)
-    counts = {chance.gauss(): chance.randint(1, 3) for _ in range(40)}
-    low, high = bootstrap_interval(counts)
-    turned = bootstrap_interval({-value: count for value, count in counts.items()})
-    assert turned == pytest.approx((-high, -low), abs=1e-12)
-    assert low < sum(v * n for v, n in counts.items()) / sum(counts.values()) < high
-
-
-def test_the_bootstrap_leaves_out_the_outer_twentieth_exactly() -> None:
-    """Drawn once more in the same way: so many means lie outside, to the last rank."""
-    chance = random.Random(4)
-    counts = {chance.gauss(): chance.randint(1, 3) for _ in range(40)}
-    low, high = bootstrap_interval(counts)
-    again, rows = random.Random(0), sum(counts.values())
-    draws = (again.choices(list(counts), list(counts.values()), k=rows) for _ in range(RESAMPLES))
-    means = [math.fsum(draw) / rows for draw in draws]
-    assert len(set(means)) == RESAMPLES
-    outside = sum(mean < low for mean in means), sum(mean > high for mean in means)
-    assert outside == (RESAMPLES // 40, RESAMPLES // 40)
-
-
-def test_of_many_rows_the_sums_say_as_much() -> None:
-    few = {-1.0: 300, 0.0: 700, 0.5: 200, 1.0: 400}
-    total = sum(value * count for value, count in few.items())
-    squares = sum(value**2 * count for value, count in few.items())
-    pairs = Pairs(1600, 0, 0, 0, 1600, False, 300, 600, total, squares, few)
-    by_bootstrap = difference_interval(pairs)
-    by_sums = difference_interval(Pairs(1600, 0, 0, 0, 1600, False, 300, 600, total, squares))
-    assert by_bootstrap == pytest.approx(by_sums, abs=0.01)

@@ -217,7 +217,11 @@ def test_a_function_judges_and_what_it_raises_is_told(
     assert results(directory)["score"].to_list() == [None, 1, 0.5]
     assert results(directory)["predicted"].to_list() == [None, "B", "C"]
     found = facts(directory)
-    assert (found["mean"], found["accuracy"], found["ci_method"]) == (0.75, None, "normal")
+    assert (found["mean"], found["accuracy"], found["ci_method"]) == (
+        0.75,
+        None,
+        "effective_wilson",
+    )
     assert found["unscored_example"] == "the function raised KeyError: 'no label'"
     assert "mean 0.750" in (tmp_path / "told.txt").read_text()
 

@@ -1,0 +1,111 @@
+"""Finding the part of a text that is the answer, and comparing texts apart from how they are written. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+LONGEST_TEXT = 100_000
+# Keys of a JSON object that hold the answer, the most definite first.
+ANSWER_KEYS = ("final_answer", "answer", "choice", "label", "category", "result", "prediction")
+
+_THOUGHTS = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
+_END_OF_THOUGHTS = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_TAG = re.compile(
+    r"<(?P<tag>final_answer|answer|choice|label)>(?P<inner>[^<]{0,2000})</(?P=tag)>", re.IGNORECASE
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_FENCE = re.compile(r"```[\w-]{0,20}[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_PAIRS = (
+    re.compile(r"(\*{1,3})(?=\S)([^*\n]{1,2000}?)(?<=\S)\1"),
+    re.compile(r"(?<!\w)(_{1,3})(?=\S)([^_\n]{1,2000}?)(?<=\S)\1(?!\w)"),
+    re.compile(r"(`{1,3})([^`\n]{1,2000}?)\1"),
+    re.compile(r"(~~)([^~\n]{1,2000}?)\1"),
+)
+_HEADING = re.compile(r"^[ \t]*(?:#{1,6}|>|[-*+])[ \t]+", re.MULTILINE)
+_AROUND = " \t\r\n\"'`“”‘’«»„*_~.,;:!?…()[]{}<>"
+_SAME = str.maketrans("’‘‛`´“”„«»‐‑‒–—−", "'''''\"\"\"\"\"------")
+
+
+def without_thoughts(text: str) -> str:
+    """Return a text without the thoughts that a model wrote before its answer, in `<think>` or the like.
+
+    Thoughts that do not end, because the answer was cut, leave nothing.
+    """
+    ends = [found.end() for found in _END_OF_THOUGHTS.finditer(text)]
+    rest = text[ends[-1] :] if ends else text
+    begin = _THOUGHTS.search(rest)
+    return rest if begin is None else rest[: begin.start()]
+
+
+def marked_answer(text: str) -> str | None:
+    r"""Return what a text marks as its answer; None when nothing is marked.
+
+    A mark is `\boxed{…}`, a tag such as `<answer>`, or a field such as `answer` of a JSON object. The
+    last one counts, and a box counts more than a tag.
+    """
+    text = text[-LONGEST_TEXT:]
+    boxes = list(_boxes(text))
+    if boxes:
+        return boxes[-1]
+    tags = [found["inner"] for found in _TAG.finditer(text)]
+    return tags[-1] if tags else _answer_field(text)
+
+
+def _boxes(text: str) -> Iterator[str]:
+    """Yield what stands in boxes, up to the brace that closes each."""
+    for found in _BOX.finditer(text):
+        depth = 1
+        for place in range(found.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                yield text[found.end() : place]
+                break
+            if place - found.end() > 2_000:
+                break
+
+
+def _answer_field(text: str) -> str | None:
+    text = text.strip()
+    fenced = _FENCE.findall(text)
+    for candidate in (text, *reversed(fenced)):
+        if not candidate.lstrip().startswith("{"):
+            continue
+        try:
+            value: Any = orjson.loads(candidate)
+        except orjson.JSONDecodeError:
+            continue
+        fields = {key.casefold().replace(" ", "_"): field for key, field in value.items()}
+        for key in ANSWER_KEYS:
+            if isinstance(field := fields.get(key), str | int | float) and field is not True:
+                return str(field)
+    return None
+
+
+def normalized(text: str) -> str:
+    """Return a text in one Unicode form (NFKC), with plain quotes and dashes and single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_SAME).split())
+
+
+def without_markdown(text: str) -> str:
+    """Return a text without the signs of emphasis, code, headings and lists."""
+    text = _HEADING.sub("", text)
+    for pair in _PAIRS:
+        text = pair.sub(r"\2", text)
+    return text
+
+
+def fold(text: str) -> str:
+    """Return a text such that texts become the same which differ only in how they are written.
+
+    That is: case, spaces, markdown, Unicode form, and punctuation around the text.
+    """
+    plain = normalized(without_markdown(text)).casefold()
+    return plain.strip(_AROUND) or plain

@@ -1,0 +1,64 @@
+"""How much two texts have in common: F1 over words (SQuAD), ROUGE, and the similarities of rapidfuzz."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rapidfuzz import fuzz
+from rapidfuzz.distance import JaroWinkler, LCSseq, Levenshtein
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+ROUGE_VARIANTS = ("rougeL", "rouge1", "rouge2")
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD = re.compile(r"[^\W_]+")
+
+
+def squad_f1(said: str, right: str) -> float:
+    """Return the F1 over words of the SQuAD evaluation: without case, punctuation and articles."""
+    one, other = _squad_words(said), _squad_words(right)
+    if not one or not other:
+        return float(one == other)
+    return f_measure((Counter(one) & Counter(other)).total(), len(one), len(other))
+
+
+def rouge(said: str, right: str, variant: str) -> float:
+    """Return the F-measure of ROUGE as the package rouge-score does, without stemming.
+
+    Words are letters and digits of any language; rouge-score knows only those of ASCII.
+    """
+    one, other = (_WORD.findall(text.lower()) for text in (said, right))
+    if variant == "rougeL":
+        return f_measure(LCSseq.similarity(one, other), len(one), len(other))
+    length = int(variant[-1])
+    grams, wanted = _grams(one, length), _grams(other, length)
+    return f_measure((grams & wanted).total(), grams.total(), wanted.total())
+
+
+def f_measure(common: float, given: int, wanted: int) -> float:
+    """Return the harmonic mean of precision and recall; 0 where there is nothing to compare."""
+    return 2 * common / (given + wanted) if common else 0.0
+
+
+SIMILARITIES: Mapping[str, Callable[[str, str], float]] = {
+    "ratio": lambda one, other: fuzz.ratio(one, other) / 100,
+    "partial_ratio": lambda one, other: fuzz.partial_ratio(one, other) / 100,
+    "token_sort_ratio": lambda one, other: fuzz.token_sort_ratio(one, other) / 100,
+    "token_set_ratio": lambda one, other: fuzz.token_set_ratio(one, other) / 100,
+    "levenshtein": Levenshtein.normalized_similarity,
+    "jaro_winkler": JaroWinkler.similarity,
+}
+
+
+def _squad_words(text: str) -> list[str]:
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def _grams(words: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
+    return Counter(zip(*(words[n:] for n in range(length)), strict=False))

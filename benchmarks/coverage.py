@@ -1,0 +1,131 @@
+"""Measure how often each 95 % interval holds the truth, by simulation.
+
+    python -m benchmarks.coverage
+
+The truth is drawn anew for each simulated run, from everything that is possible.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from batchrun.evaluation import ScoreSums, interval
+from batchrun.evaluation.intervals import tango
+from batchrun.evaluation.metrics import difference_interval
+from batchrun.evaluation.scores import Pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Interval = tuple[float, float] | None
+
+COUNTS = (5, 10, 20, 50, 200, 2_000)
+DRAWS = 4_000
+
+
+def accuracy(chance: Random, count: int) -> tuple[Interval, float]:
+    """Scores of 0 and 1."""
+    truth = chance.random()
+    return interval(_sums([float(chance.random() < truth) for _ in range(count)])), truth
+
+
+def mean(chance: Random, count: int) -> tuple[Interval, float]:
+    """Scores between 0 and 1."""
+    a, b = chance.uniform(0.5, 4), chance.uniform(0.5, 4)
+    return interval(_sums([chance.betavariate(a, b) for _ in range(count)])), a / (a + b)
+
+
+def mean_of_samples(chance: Random, count: int) -> tuple[Interval, float]:
+    """The share of five answers that are right, to rows of different difficulty."""
+    a, b = chance.uniform(0.3, 3), chance.uniform(0.3, 3)
+    rows = (chance.betavariate(a, b) for _ in range(count))
+    scores = [sum(chance.random() < row for _ in range(5)) / 5 for row in rows]
+    return interval(_sums(scores)), a / (a + b)
+
+
+def mean_of_any(chance: Random, count: int) -> tuple[Interval, float]:
+    """Scores on a scale of their own."""
+    truth = chance.uniform(-3, 9)
+    return interval(_sums([chance.gauss(truth, 2) for _ in range(count)])), truth
+
+
+def clustered(chance: Random, count: int) -> tuple[Interval, float]:
+    """Scores of 0 and 1 that are alike within clusters of four rows; `count` clusters."""
+    a, b = chance.uniform(1, 4), chance.uniform(1, 4)
+    scores = []
+    for _ in range(count):
+        share = chance.betavariate(a, b)
+        scores.append([float(chance.random() < share) for _ in range(4)])
+    totals = [sum(cluster) for cluster in scores]
+    sums = _sums([score for cluster in scores for score in cluster])
+    moments = (sum(t * t for t in totals), 4.0 * sum(totals), 16.0 * count)
+    alike = ScoreSums(
+        scored=sums.scored,
+        total=sums.total,
+        squares=sums.squares,
+        is_binary=True,
+        correct=sums.correct,
+        clusters=count,
+        cluster_sums=moments,
+    )
+    return interval(alike), a / (a + b)
+
+
+def difference_of_accuracies(chance: Random, count: int) -> tuple[Interval, float]:
+    """The difference of two runs over the same rows, with scores of 0 and 1."""
+    low, high = sorted((chance.random(), chance.random()))
+    draws = [chance.random() for _ in range(count)]
+    first, second = sum(d < low for d in draws), sum(low <= d < high for d in draws)
+    return tango(first, second, count), (high - low) - low
+
+
+def difference_of_means(chance: Random, count: int) -> tuple[Interval, float]:
+    """The difference of two runs over the same rows, with scores between 0 and 1."""
+    truth = chance.uniform(-0.3, 0.3)
+    found = [truth + chance.uniform(-0.5, 0.5) for _ in range(count)]
+    total, squares = sum(found), sum(value**2 for value in found)
+    pairs = Pairs(count, 0, 0, 0, count, False, 0, count, total, squares)
+    return difference_interval(pairs), truth
+
+
+INTERVALS: dict[str, Callable[[Random, int], tuple[Interval, float]]] = {
+    each.__name__: each
+    for each in (
+        accuracy,
+        mean,
+        mean_of_samples,
+        mean_of_any,
+        clustered,
+        difference_of_accuracies,
+        difference_of_means,
+    )
+}
+
+
+def coverage(name: str, count: int, draws: int = DRAWS) -> float:
+    """Return the share of simulated runs of `count` rows whose interval holds the truth."""
+    chance = Random(f"{name} {count}")
+    held = 0
+    for _ in range(draws):
+        bounds, truth = INTERVALS[name](chance, count)
+        held += bounds is not None and bounds[0] <= truth <= bounds[1]
+    return held / draws
+
+
+def _sums(scores: list[float]) -> ScoreSums:
+    return ScoreSums(
+        scored=len(scores),
+        total=sum(scores),
+        squares=sum(score**2 for score in scores),
+        is_binary=all(score in {0, 1} for score in scores),
+        is_share=all(0 <= score <= 1 for score in scores),
+        correct=sum(score >= 1 for score in scores),
+    )
+
+
+if __name__ == "__main__":
+    print(f"{'rows':<26}" + "".join(f"{count:>8,}" for count in COUNTS))
+    for kind in INTERVALS:
+        shares = [coverage(kind, count, DRAWS if count <= 200 else 1_000) for count in COUNTS]
+        print(f"{kind:<26}" + "".join(f"{share:>8.1%}" for share in shares))
