@@ -92,6 +92,8 @@ from .job import Job as Job
 from .job import parse_setting as parse_setting
 from .run import arun_job as arun_job
 from .run import run_job as run_job
+from .run.cancellation import Canceled as Canceled
+from .run.cancellation import cancel as cancel
 from .run.comparisons import JudgedPairs as JudgedPairs
 from .run.comparisons import judge_pairs as judge_pairs
 from .run.conclusion import RunReport as RunReport

@@ -369,6 +369,7 @@ class Cost:
     cache_saved: int = 0
     other: int = 0
     source: CostSource = CostSource.PRICE_LIST
+    batch_saved: int = 0  # how much less than outside of a batch
 
     @property
     def total(self) -> int:

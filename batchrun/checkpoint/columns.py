@@ -239,12 +239,15 @@ ATTEMPTS = (
     _internal("cost_output", "money", "cost.output"),
     _internal("cost_other", "money", "cost.other"),
     _internal("cache_saved", "money", "cost.cache_saved"),
+    _internal("batch_saved", "money", "cost.batch_saved"),
 )
 # What the cost of an attempt is the sum of: its column `cost` in the table.
 COST_PARTS = tuple(
     column.name
     for column in ATTEMPTS
-    if column.kind == "money" and column.stored and column.name != "cache_saved"
+    if column.kind == "money"
+    and column.stored
+    and column.name not in {"cache_saved", "batch_saved"}
 )
 USAGE_COLUMNS = tuple(column for column in ATTEMPTS if column.is_output)
 ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in USAGE_COLUMNS}

@@ -68,7 +68,7 @@ _ATTEMPTS = f"""SELECT
     count(*) FILTER (WHERE stated_cost IS NOT NULL),
     sum(input_tokens), sum(output_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
     sum(reasoning_tokens), {", ".join(exact_sum(f"cost_{part}") for part in _COST_PARTS)},
-    {exact_sum("cache_saved")}, {exact_sum("cost_other")}
+    {exact_sum("cache_saved")}, {exact_sum("cost_other")}, {exact_sum("batch_saved")}
     FROM attempts"""  # noqa: S608 - our own names, as below
 # Failed attempts that reported what they used count as well.
 _BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE {ANSWERED}),
@@ -141,8 +141,10 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
     counts = db.execute(_ATTEMPTS).fetchone()
     attempts, maybe_billed, in_flight, unpriced, answers, unreported, stated, *amounts = counts
     tokens = zip(_TOKENS, amounts[:5], strict=True)
-    uncached, read, write, output, saved, other = (int(amount or 0) for amount in amounts[5:])
-    cost = Cost(uncached, read, write, output, saved, other)
+    uncached, read, write, output, saved, other, by_batches = (
+        int(amount or 0) for amount in amounts[5:]
+    )
+    cost = Cost(uncached, read, write, output, saved, other, batch_saved=by_batches)
     known = executions(db)
     busy = {key for (key,) in db.execute(_BUSY)}
     models = tuple(map(_model, db.execute(_BY_MODEL)))

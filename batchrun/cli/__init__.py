@@ -132,7 +132,16 @@ def cli() -> None:
 
 for command in (
     *(jobs.init, jobs.preview, jobs.estimate, jobs.run),
-    *(runs.status, runs.export, runs.report, runs.score, runs.recost, runs.compare, runs.verify),
+    *(
+        runs.status,
+        runs.cancel,
+        runs.export,
+        runs.report,
+        runs.score,
+        runs.recost,
+        runs.compare,
+        runs.verify,
+    ),
     runs.simulate,
 ):
     cli.add_command(command)

@@ -25,6 +25,8 @@ from batchrun.cli.options import (
 )
 from batchrun.errors import harmless_but_coloured, harmless_json
 
+BATCHES_OUT = 7
+
 if TYPE_CHECKING:
     from datetime import date
 
@@ -237,6 +239,11 @@ def _wish(
 def _print_result(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
         echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
+    if report.exit_code == BATCHES_OUT:
+        # Nothing is wrong: the message says when to come back.
+        for problem in () if quiet else report.problems:
+            say(problem)
+        return
     for problem in report.problems:
         fail(problem)
     if quiet and not report.problems and report.shortfall is not None:

@@ -38,6 +38,26 @@ def status(directory: Path, *, as_json: bool) -> None:
 
 @click.command()
 @DIRECTORY
+@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+def cancel(directory: Path, *, quiet: bool) -> int:
+    """Cancel the batches of a run that are open.
+
+    Waits until they have ended, and collects the answers that were ready. Rows without an answer stay pending. The provider bills only answers.
+
+    \b
+    Examples:
+      batchrun cancel runs/triage
+    """
+    found = batchrun.cancel(directory, batchrun.RunOptions(quiet=quiet))
+    for each in found:
+        click.echo(harmless(each.text()))
+        if each.report is not None and each.report.error is not None:
+            fail(each.report.error)
+    return max(each.exit_code for each in found)
+
+
+@click.command()
+@DIRECTORY
 @click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),

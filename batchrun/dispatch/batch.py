@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # With the simulator in this process, batches take moments.
 _SIMULATED_POLL_S = 0.1
+# Somebody waits for a batch that is canceled.
+_CANCELING_POLL_S = 5.0
 
 
 class BatchDispatcher:
@@ -51,6 +53,8 @@ class BatchDispatcher:
         self._config = job.batch
         if assignment.provider.simulator is not None:
             self._config = replace(job.batch, poll_s=min(job.batch.poll_s, _SIMULATED_POLL_S))
+        elif work.mode is BatchMode.CANCEL:
+            self._config = replace(job.batch, poll_s=min(job.batch.poll_s, _CANCELING_POLL_S))
         self._work = work
         self._prices = assignment.accounts.prices
         self._tally = Tally()

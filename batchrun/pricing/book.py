@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -113,7 +113,11 @@ class PriceBook:
         if rates is None:
             return None
         searches = 0 if billing is None else billing.web_search_requests or 0
-        return cost_of(usage, rates, searches=searches, source=source)
+        cost = cost_of(usage, rates, searches=searches, source=source)
+        if cost is None or billing is None or billing.service_tier != BATCH_TIER:
+            return cost
+        live = self.cost(usage, *models, billing=replace(billing, service_tier=None), at=at)
+        return cost if live is None else replace(cost, batch_saved=max(0, live.total - cost.total))
 
     def highest(
         self, input_tokens: int, output_tokens: int, model: str, service_tier: str | None = None

@@ -6,6 +6,8 @@ import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from batchrun.report.formatting import dollars
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -17,43 +19,50 @@ _SECOND_US = 1_000_000
 _WARN_BEFORE_US = 5 * 86_400 * _SECOND_US
 
 
-def describe(batches: Sequence[SentBatch], now_us: int | None = None) -> str:
+def now_us() -> int:
+    """Return the time in microseconds since 1970 UTC."""
+    return int(datetime.now(UTC).timestamp() * _SECOND_US)
+
+
+def describe(batches: Sequence[SentBatch]) -> str:
     """Return what is known of open batches in one phrase: how many, their rows, age and end."""
-    now_us = now_us if now_us is not None else int(datetime.now(UTC).timestamp() * _SECOND_US)
+    now = now_us()
     rows = sum(batch.out for batch in batches)
     noun = "batch" if len(batches) == 1 else "batches"
-    oldest_s = max(0, now_us - min(batch.intended_us for batch in batches)) / _SECOND_US
+    oldest_s = max(0, now - min(batch.intended_us for batch in batches)) / _SECOND_US
     parts = [f"{len(batches):,} {noun} with {rows:,} {'row' if rows == 1 else 'rows'}"]
     done = sum(batch.done or 0 for batch in batches)
     if done:
         parts.append(f"{done:,} answered")
     parts.append(f"oldest {_duration(oldest_s)}")
-    if (end := expected_end(batches, now_us)) is not None:
-        parts.append(f"expected {end}")
+    if (end := expected_end(batches, now)) is not None:
+        parts.append(end)
     return ", ".join(parts)
 
 
-def expected_end(batches: Sequence[SentBatch], now_us: int) -> str | None:
-    """Return when the last batch probably ends, in local time: `by 14:05`, or its expiry.
+def expected_end(batches: Sequence[SentBatch], now: int) -> str | None:
+    """Return when the last batch ends, in local time: `expected by 14:05`, or at the latest.
 
     None where the vendor says nothing about that.
     """
-    ends = [_end_us(batch, now_us) for batch in batches]
+    ends = [_end_us(batch, now) for batch in batches]
     known = [end for end in ends if end is not None]
     if len(known) < len(ends) or not known:
         return None
     moment = datetime.fromtimestamp(max(known) / _SECOND_US).astimezone()
     is_today = moment.date() == datetime.now().astimezone().date()
-    return f"by {moment:%H:%M}" if is_today else f"by {moment:%Y-%m-%d %H:%M}"
+    is_latest = any(_end_us(batch, now) == batch.expires_us for batch in batches)
+    lead = "at the latest by" if is_latest else "expected by"
+    return f"{lead} {moment:%H:%M}" if is_today else f"{lead} {moment:%Y-%m-%d %H:%M}"
 
 
-def _end_us(batch: SentBatch, now_us: int) -> int | None:
+def _end_us(batch: SentBatch, now: int) -> int | None:
     start = batch.created_us or batch.intended_us
     done = (batch.done or 0) + (batch.failed or 0)
     if batch.state is not None and batch.state.is_final:
-        return now_us
-    if done and done < batch.rows and now_us > start:
-        guess = start + (now_us - start) * batch.rows // done
+        return now
+    if done and done < batch.rows and now > start:
+        guess = start + (now - start) * batch.rows // done
         return guess if batch.expires_us is None else min(guess, batch.expires_us)
     return batch.expires_us
 
@@ -70,9 +79,8 @@ def come_back(batches: Sequence[SentBatch]) -> str:
     """Return the one line that says which batches are out, and when to come back."""
     rows = sum(batch.out for batch in batches)
     number = f"{len(batches):,} {'batch' if len(batches) == 1 else 'batches'}"
-    now_us = int(datetime.now(UTC).timestamp() * _SECOND_US)
-    end = expected_end(batches, now_us)
-    when = "" if end is None else f" (expected {end})"
+    end = expected_end(batches, now_us())
+    when = "" if end is None else f" ({end})"
     return (
         f"{number} with {rows:,} {'row' if rows == 1 else 'rows'} "
         f"{'is' if len(batches) == 1 else 'are'} being worked on{when}: run the same command again "
@@ -91,12 +99,34 @@ def keep_running(batches: Sequence[SentBatch], directory: Path) -> str:
     )
 
 
-def expiring(batches: Sequence[SentBatch], now_us: int) -> str | None:
+def expiring(batches: Sequence[SentBatch]) -> str | None:
     """Return a warning if results will soon be deleted by the vendor; None otherwise."""
     ends = [b.results_expire_us for b in batches if b.results_expire_us is not None]
-    soon = [end for end in ends if end - now_us < _WARN_BEFORE_US]
+    soon = [end for end in ends if end - now_us() < _WARN_BEFORE_US]
     if not soon:
         return None
-    moment = datetime.fromtimestamp(min(soon) / _SECOND_US).astimezone()
     number = f"{len(soon):,} {'batch' if len(soon) == 1 else 'batches'}"
-    return f"the provider deletes the results of {number} from {moment:%Y-%m-%d %H:%M} on"
+    return f"the provider deletes the results of {number} from {_local(min(soon))} on"
+
+
+def listed_batches(batches: Sequence[SentBatch]) -> list[str]:
+    """Return a line for each open batch: id, state, rows, age, expiry, reserved cost."""
+    lines = []
+    for batch in batches:
+        state = batch.state or ("not confirmed" if batch.remote_id is None else "sent")
+        facts = [
+            batch.remote_id or batch.tag,
+            str(state),
+            f"{batch.out:,} {'row' if batch.out == 1 else 'rows'}",
+            f"{_duration(max(0, now_us() - batch.intended_us) / _SECOND_US)} old",
+        ]
+        if batch.expires_us is not None:
+            facts.append(f"expires {_local(batch.expires_us)}")
+        if batch.reserved:
+            facts.append(f"up to {dollars(batch.reserved)}")
+        lines.append(" · ".join(facts))
+    return lines
+
+
+def _local(microseconds: int) -> str:
+    return f"{datetime.fromtimestamp(microseconds / _SECOND_US).astimezone():%Y-%m-%d %H:%M}"

@@ -11,14 +11,17 @@ from batchrun.evaluation import score_facts
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import moment
 from batchrun.report.hints import hint
+from batchrun.report.open_batches import now_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchrun.evaluation import ScoreTotals
+    from batchrun.formats.sent_batches import SentBatch
     from batchrun.pricing.totals import PriceUse, RunTotals
 
 SCHEMA_VERSION = 1
+MOST_BATCHES = 1_000  # the latest ones
 _EACH = ("web_search", "request")  # priced one by one, not by the token
 
 
@@ -53,6 +56,8 @@ def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, An
         "latency_s": dict(totals.latency_s),
         "throughput": throughput(totals),
         **_attempts(totals),
+        "batches": [_batch(batch) for batch in totals.batches[-MOST_BATCHES:]],
+        "rows_in_batches": sum(batch.out for batch in totals.batches),
         "executions": [_execution(execution) for execution in totals.executions],
         "last_execution": _last_execution(totals),
         "wall_time_s": round(totals.wall_time_s, 3),
@@ -125,6 +130,7 @@ def _money(totals: RunTotals) -> dict[str, Any]:
             for kind, pico in kinds.items()
         },
         "saved_by_cache": known(cost.cache_saved),
+        "saved_by_batches": known(cost.batch_saved),
         "answers_without_price": totals.unpriced,
         "cap": _usd(totals.cap),
         "projected_total": _usd(totals.projected_cost),
@@ -206,6 +212,32 @@ def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
         "reason": execution["reason"],
         "version": execution["version"],
     }
+
+
+def _batch(batch: SentBatch) -> dict[str, Any]:
+    """Return a batch; `state` is that at the provider, while it is open."""
+    return {
+        "tag": batch.tag,
+        "id": batch.remote_id,
+        "stage": batch.stage,
+        "state": batch.state,
+        "model": batch.model,
+        "rows": batch.rows,
+        "rows_out": batch.out,
+        "done": batch.done,
+        "failed": batch.failed,
+        "submitted_at": moment(batch.intended_us),
+        "age_s": round(max(0, now_us() - batch.intended_us) / 1e6) if batch.is_open else None,
+        "expires_at": _moment_or_none(batch.expires_us),
+        "results_deleted_at": _moment_or_none(batch.results_expire_us),
+        "collected_at": _moment_or_none(batch.closed_us),
+        "reserved_usd": _usd(batch.reserved) if batch.is_open else None,
+        "reason": batch.reason,
+    }
+
+
+def _moment_or_none(microseconds: int | None) -> str | None:
+    return None if microseconds is None else moment(microseconds)
 
 
 def _usd(pico: int | None) -> float | None:

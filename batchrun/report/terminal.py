@@ -13,6 +13,7 @@ from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.formatting import counted, dollars, moment, rate, seconds, short
 from batchrun.report.hints import Problem, ending_problems, error_problems
+from batchrun.report.open_batches import expiring, listed_batches
 from batchrun.report.run_summary import cost_by_kind, throughput
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ WIDTH = 80
 # The widths of a label and of a column of numbers, and where the text of an error begins.
 LABEL, NUMBER, INDENT = 16, 12, 18
 MOST_ERRORS, MOST_MODELS, MODEL_WIDTH = 5, 8, 28
+MOST_BATCHES = 20
 # The suggested cap is higher than the average says, because the remaining rows may cost more.
 CAP_MARGIN = 1.1
 # Of an execution without an end, such as after `kill -9` or a power failure.
@@ -78,6 +80,14 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bo
     lines = [f"{state}{since}", summary_text(totals, directory, colour=True)]
     if running or totals.in_flight:
         lines += _field("in flight", f"{totals.in_flight:,}")
+    if totals.open_batches:
+        lines += _field(
+            "batches", *map(printable, listed_batches(totals.open_batches)[:MOST_BATCHES])
+        )
+        if (more := len(totals.open_batches) - MOST_BATCHES) > 0:
+            lines.append(f"{'':{LABEL + 2}}and {more:,} more")
+        if (warning := expiring(totals.open_batches)) is not None:
+            lines += _field("", paint(warning, YELLOW))
     if running and totals.waiting:
         lines += _field("waiting", f"for {printable(totals.waiting)}")
     if totals.last_error:
@@ -147,6 +157,8 @@ def _costs(totals: RunTotals, directory: Path) -> list[str]:
     # The average of a single row says nothing about others.
     known = average and totals.held_rows >= 2
     note = f"{dollars(average or 0)} per 1,000 rows" if known else ""
+    if cost.batch_saved:
+        note = f"batches saved {dollars(cost.batch_saved)}" + (f"; {note}" if note else "")
     rows.append(("total", tokens, cost.total, note))
     # Without some of the prices, the sum is not the whole.
     part = "at least " if totals.unpriced else ""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from batchrun import BATCH, LIVE, BatchMode, Job, RunOptions, run_job
+from batchrun import BATCH, LIVE, BatchMode, Job, RunOptions, cancel, run_job
 from batchrun.checkpoint import Checkpoint, batches
+from batchrun.errors import JobError
+from tests.conftest import ROOT, command, finish, start_batchrun, wait_until
 from tests.support.vendor import vendor
 
 if TYPE_CHECKING:
@@ -255,3 +259,81 @@ def test_priming_lets_the_others_read_the_cache(write_job: Callable[..., Path]) 
     # Nine rows are not primed: half of them write. Of sixty, one does.
     assert saved[9] < 0.8
     assert saved[60] > 0.9
+
+
+@FORMATS
+def test_cancel_collects_what_was_answered(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor(batch_s=3) as server:
+        job = write_job(server.url, rows=60, wire_format=wire_format, extra=QUICK)
+        assert run(job, wait=False, batch__max_rows=20).exit_code == 7
+        (canceled,) = cancel(job.parent / "out", RunOptions(quiet=True))
+        assert canceled.exit_code == 0
+        assert len(canceled.batches) == 3
+        report = canceled.report
+        assert report is not None
+        assert report.totals.succeeded == server.usage()["billed"]
+        assert report.totals.succeeded + report.totals.pending == 60
+        assert stages(job) == ["collected"] * 3
+        (again,) = cancel(job.parent / "out", RunOptions(quiet=True))
+        assert "no batches are open" in again.text()
+        assert run(job).exit_code == 0
+        assert server.usage()["extra_bills"] == 0
+
+
+def test_ctrl_c_leaves_batches_running_and_says_so(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_s=3) as server:
+        job = write_job(server.url, rows=30, extra=QUICK)
+        process = start_batchrun("run", job, "--batch")
+        wait_until(lambda: server.usage()["batches"], process)
+        wait_until(lambda: "sent" in stages(job), process)
+        process.send_signal(signal.SIGINT)
+        code, _, stderr = finish(process)
+        assert code == 130, stderr
+        assert "1 batch with 30 rows keeps running at the provider" in stderr
+        assert f"batchrun cancel {job.parent / 'out'}" in stderr
+        assert run(job).exit_code == 0
+        assert server.usage()["billed"] == 30
+
+
+def test_the_command_line_of_batches(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_s=2) as server:
+        job = write_job(server.url, rows=10, extra=QUICK)
+        code, _, stderr = command("run", job, "--no-wait")
+        assert code == 2
+        assert "--no-wait needs --batch" in stderr
+        code, _, stderr = command("run", job, "--batch", "--no-wait")
+        assert code == 7
+        last = stderr.strip().splitlines()[-1]
+        assert last.startswith("1 batch with 10 rows is being worked on (at the latest by")
+        code, stdout, _ = command("status", job.parent / "out", "--json")
+        facts = json.loads(stdout)
+        (batch,) = facts["batches"]
+        assert (batch["stage"], batch["rows"], batch["rows_out"]) == ("sent", 10, 10)
+        assert batch["id"].startswith("msgbatch_")
+        assert batch["reserved_usd"] > 0
+        assert (facts["rows_in_batches"], facts["in_flight"]) == (10, 0)
+        code, stdout, _ = command("status", job.parent / "out")
+        assert batch["id"] in stdout
+        assert "expires" in stdout
+        code, stdout, stderr = command("cancel", job.parent / "out")
+        assert code == 0, stderr
+        assert "1 batch with 10 rows closed" in stdout
+
+
+def test_tools_are_refused_at_load(write_job: Callable[..., Path]) -> None:
+    job = write_job("http://127.0.0.1:9", rows=1)
+    (job.parent / "tools.py").write_text("def look(a: str) -> str:\n    return a\n")
+    tools = '[{ name = "look", input_schema = { type = "object" } }]'
+    with pytest.raises(JobError, match="several requests for a row"):
+        run(job, request__tools=tomllib.loads(f"t = {tools}")["t"], tools__module="tools.py")
+
+
+def test_a_simulated_job_runs_in_batches_within_seconds(tmp_path: Path) -> None:
+    code, _, stderr = command(
+        *("run", ROOT / "jobs" / "nightly.toml", "--simulate", "--batch"),
+        *("--output-dir", tmp_path / "out"),
+    )
+    assert code == 0, stderr
+    assert "batches saved $" in stderr

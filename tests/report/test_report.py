@@ -140,6 +140,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
                 "other": 0.0,
             },
             "saved_by_cache": 0.9,
+            "saved_by_batches": 0.0,
             "answers_without_price": 0,
             "cap": None,
             "projected_total": 7.652896341463,
@@ -202,6 +203,8 @@ def test_the_summary_has_every_number_under_its_key() -> None:
         "errored_to_retry": 20,
         "in_flight": 3,
         "possibly_double_billed": 2,
+        "batches": [],
+        "rows_in_batches": 0,
         "executions": [
             {
                 "execution": 1,

@@ -17,6 +17,7 @@ from batchrun.report import SCHEMA_VERSION
 from benchmarks.summary_schema import as_text, documented, schema_of
 from tests.conftest import ROOT, command
 from tests.support.provider import Call, Reply, answer, refusal, serving
+from tests.support.vendor import vendor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +120,13 @@ dir = "{name}"
             code, _, stderr = command("run", folder / f"{name}.toml", "--quiet")
             assert code in {3, 4}, stderr
             found[name] = json.loads((folder / name / "summary.json").read_text())
+    with vendor() as server:
+        text = (folder / "plain.toml").read_text().replace(f"{provider.url}/plain", server.url)
+        text = text.replace('dir = "plain"', 'dir = "batches"\n[batch]\npoll_s = 0.05')
+        (folder / "batches.toml").write_text(text)
+        code, _, stderr = command("run", folder / "batches.toml", "--quiet", "--batch")
+        assert code == 0, stderr
+        found["batches"] = json.loads((folder / "batches" / "summary.json").read_text())
     return found
 
 
