@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 # The port that carries HTTP requests. Other modules use this name, not httpx's.
 TransportPort = httpx.AsyncBaseTransport
 
+MOST_HEADS = 100
 MAX_BODY_BYTES = 32 * 1024 * 1024
 # Little of a stream is kept, and the reader bounds that.
 MAX_STREAM_BYTES = 1024 * 1024 * 1024
@@ -278,6 +279,8 @@ class Client:
         key = (wire.url, wire.headers)
         head = self._heads.get(key)
         if head is None:
+            if len(self._heads) >= MOST_HEADS:  # the headers of each row may differ
+                self._heads.clear()
             try:
                 head = self._heads[key] = self._new_head(wire)
             except (httpx.InvalidURL, UnicodeError) as error:

@@ -18,6 +18,7 @@ from batchrun.formats.content import (
     text_of,
 )
 from batchrun.formats.conversation import chat_block, turns, turns_for_chat
+from batchrun.formats.merging import merged
 from batchrun.formats.model_rules import openai_rules
 from batchrun.formats.parsing import (
     as_count,
@@ -85,8 +86,7 @@ def body(request: Request) -> dict[str, Any]:
         ("response_format", _response_format(request.answer)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
-    payload.update(request.extra_body)
-    return payload
+    return merged(payload, request.extra_body) if request.extra_body else payload
 
 
 def _response_format(answer: AnswerSchema | None) -> dict[str, Any] | None:

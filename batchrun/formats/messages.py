@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.formats.conflicts import messages_conflict
 from batchrun.formats.content import block_texts, ending, stop_reason
 from batchrun.formats.conversation import messages_block, turns, turns_for_messages
+from batchrun.formats.merging import merged
 from batchrun.formats.message_batches import MESSAGE_BATCHES
 from batchrun.formats.model_rules import (
     LEAST_BUDGET,
@@ -77,8 +78,7 @@ def body(request: Request) -> dict[str, Any]:
         ("output_config", _output_config(request)),
     )
     payload.update((name, value) for name, value in optional if value is not None)
-    payload.update(request.extra_body)
-    return payload
+    return merged(payload, request.extra_body) if request.extra_body else payload
 
 
 def _system(

@@ -30,6 +30,11 @@ class Parameter:
     kind: type
     instead: str = ""
 
+    @property
+    def example(self) -> Any:  # noqa: ANN401 - of its kind
+        """A value of its type."""
+        return ("text",) if self.kind is tuple else self.kind(1)
+
 
 # The ranges are in the `Capabilities` of each format.
 PARAMETERS: Mapping[str, Parameter] = {

@@ -12,6 +12,7 @@ import orjson
 from batchrun import formats
 from batchrun.formats.conflicts import Combination
 from batchrun.formats.credentials import check_body_values
+from batchrun.formats.merging import overlap
 from batchrun.formats.parameters import (
     PARAMETERS,
     check,
@@ -26,7 +27,7 @@ from batchrun.job.connection import read_connection, read_headers, read_secret_h
 from batchrun.job.paths import absolute
 from batchrun.job.reader import Section, did_you_mean
 from batchrun.job.texts import read_system, read_turns
-from batchrun.records import AnswerSchema, Parameters, RejectReason
+from batchrun.records import AnswerSchema, Message, Parameters, RejectReason, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +97,31 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         reject=_read_reject(section),
     )
     _check_combination(section, config)
+    section.check("extra_body", partial(_check_extra_body, config), None)
     return config
+
+
+def _check_extra_body(config: RequestConfig) -> None:
+    """Check that extra_body sets nothing that other keys set."""
+    if not config.extra_body:
+        return
+    names = {*config.parameters, *(name for name in config.from_columns if name in PARAMETERS)}
+    example = Request(
+        format=config.format,
+        base_url=config.base_url,
+        model=config.model,
+        messages=(Message("user", "text"),),
+        system="text" if config.system or "system" in config.from_columns else None,
+        parameters=Parameters(**{name: PARAMETERS[name].example for name in names}),
+        tools=config.tools,
+        tool_choice=config.tool_choice,
+        parallel_tool_calls=config.parallel_tool_calls,
+        answer=config.answer,
+        max_tokens_key=config.rules(config.model, None).max_tokens_key or "max_tokens",
+    )
+    body = orjson.loads(config.wire_format.encode(example).body)
+    if (key := overlap(body, config.extra_body)) is not None:
+        raise ValueError(f"{key} is also set by another key of [request]; remove one of them")
 
 
 def _check_combination(section: Section, config: RequestConfig) -> None:

@@ -23,7 +23,7 @@ from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.prompt import arranged, conversation_text, read_images, read_messages
 from batchrun.render.sandbox import ENVIRONMENT
-from batchrun.render.template import ROW, Expression, Text
+from batchrun.render.template import ROW, Expression, Structure, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -84,6 +84,8 @@ class Renderer:
         }
         # The combination of fixed values was checked when the job was read.
         self._is_fixed = not (self._templated or config.from_columns or is_template(config.model))
+        self._extra_body = Structure("extra_body", config.extra_body, section)
+        self._extra_headers = Structure("extra_headers", dict(config.extra_headers), section)
         self._images = [text_of("images", image) for image in config.images]
         self._fixed = Parameters(
             **{k: v for k, v in config.parameters.items() if k not in self._templated}
@@ -191,8 +193,8 @@ class Renderer:
             messages=messages,
             system=system,
             parameters=parameters,
-            extra_body=config.extra_body,
-            extra_headers=config.extra_headers,
+            extra_body=self._extra_body.value(values),
+            extra_headers=self._headers(values),
             api_version=config.api_version,
             stream=_streams(config, parameters),
             tools=config.tools,
@@ -203,6 +205,16 @@ class Renderer:
             answer=config.answer,
             max_tokens_key=config.max_tokens_key or rules.max_tokens_key or "max_tokens",
         )
+
+    def _headers(self, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        if not self._extra_headers.texts:
+            return self._config.extra_headers
+        headers = {name: str(value) for name, value in self._extra_headers.value(values).items()}
+        for name, value in headers.items():
+            if not value.isascii() or not value.isprintable():
+                message = f"extra_headers.{name}: must be one line of printable ASCII text"
+                raise RenderError("invalid_parameter", message)
+        return tuple(headers.items())
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[System | None, tuple[Message, ...]]:
         system = self._text_override("system", values) or self._system_prompt(values)
@@ -280,7 +292,15 @@ class Renderer:
 
     def _texts(self) -> list[Text]:
         turns = [text for _, text in self._turns]
-        return [self._model, *self._system, *turns, *self._images, *self._templated.values()]
+        extra = [*self._extra_body.texts, *self._extra_headers.texts]
+        return [
+            self._model,
+            *self._system,
+            *turns,
+            *self._images,
+            *self._templated.values(),
+            *extra,
+        ]
 
     def _needed_columns(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns that rendering reads, in the input's order."""

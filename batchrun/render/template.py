@@ -137,6 +137,49 @@ class Text:
             raise JobError(f"[{self._section}] {error}") from None
 
 
+class Structure:
+    """A value of the job file, such as `extra_body`, whose strings are templates.
+
+    Args:
+        key: its key in the job file, for messages.
+        value: JSON.
+        section: of the job file, for messages.
+
+    Raises:
+        JobError: if a string is not a valid template.
+    """
+
+    def __init__(self, key: str, value: object, section: str = "request") -> None:
+        self.texts: list[Text] = []
+        self._value = self._read(key, value, section)
+
+    def _read(self, key: str, value: object, section: str) -> object:
+        if isinstance(value, dict):
+            return {name: self._read(f"{key}.{name}", v, section) for name, v in value.items()}
+        if isinstance(value, list):
+            return [self._read(key, item, section) for item in value]
+        if not is_template(value):
+            return value
+        self.texts.append(Text(key, str(value), section))
+        return self.texts[-1]
+
+    def value(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        """Return the value for a row; a bare `{{ column }}` keeps the type of the column.
+
+        Raises:
+            RenderError: when a value is null where text is needed, or an expression fails.
+        """
+        return _filled(self._value, values) if self.texts else self._value
+
+
+def _filled(value: object, values: Mapping[str, Any]) -> object:
+    if isinstance(value, Text):
+        return value.value(values)
+    if isinstance(value, dict):
+        return {name: _filled(inner, values) for name, inner in value.items()}
+    return [_filled(item, values) for item in value] if isinstance(value, list) else value
+
+
 def _row_names(tree: nodes.Template) -> frozenset[str]:
     """Columns that the template looks up in the row: `row["…"]`."""
     lookups = tree.find_all((nodes.Getitem, nodes.Getattr))
