@@ -40,6 +40,12 @@ from .estimation import (
 from .estimation import (
     estimate_text as estimate_text,
 )
+from .evaluation.thresholds import (
+    below_threshold as below_threshold,
+)
+from .evaluation.thresholds import (
+    code_with_threshold as code_with_threshold,
+)
 from .inspection import (
     Recosted as Recosted,
 )
@@ -82,8 +88,11 @@ from .inspection.comparison import (
 from .inspection.comparison import (
     write_comparison as write_comparison,
 )
+from .inspection.fine_tuning import FineTuning as FineTuning
+from .inspection.fine_tuning import export_fine_tuning as export_fine_tuning
 from .inspection.previews import preview as preview
 from .inspection.previews import preview_text as preview_text
+from .inspection.reporting import run_scores as run_scores
 from .inspection.reporting import write_report as write_report
 from .inspection.run_places import run_of as run_of
 from .inspection.verification import Verification as Verification

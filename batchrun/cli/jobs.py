@@ -15,9 +15,11 @@ from batchrun.cli import options
 from batchrun.cli.console import echo, fail, say, wants_color
 from batchrun.cli.options import (
     CONCURRENCY,
+    FAIL_UNDER,
     JOB,
     FormatChoice,
     WorkerCount,
+    checked_score,
     completing,
     overrides,
     request_options,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     type=WorkerCount(),
     help="Send the requests from N processes of this machine, or as many as it needs (auto).",
 )
+@FAIL_UNDER
 @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no summary.")
 @click.option(
     "--yes",
@@ -84,10 +87,12 @@ def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes option
       batchrun run jobs/triage.toml --batch --no-wait
     """
     loaded = batchrun.load_job(job, overrides(options))
+    if options["fail_under"] is not None and not loaded.scores:
+        raise click.UsageError("--fail-under needs a [score] in the job file")
     run_all = batchrun.run_matrix if loaded.cells else batchrun.run_job
     done = run_all(loaded, run_options(options))
     _print_result(done, loaded.date, quiet=options["quiet"])
-    return done.exit_code
+    return checked_score(done.exit_code, done.scores, options["fail_under"])
 
 
 @click.command()

@@ -13,11 +13,12 @@ import click
 from click.shell_completion import CompletionItem
 
 import batchrun
-from batchrun.cli.console import ask
+from batchrun.cli.console import ask, fail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from batchrun.evaluation import ScoreTotals
     from batchrun.run.preparation import RunOptions
 
 
@@ -199,6 +200,24 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
     for option in reversed(options):
         command = option(command)
     return command
+
+
+FAIL_UNDER = click.option(
+    "--fail-under",
+    type=float,
+    metavar="SCORE",
+    help="Exit with status 8 if the mean score is lower, such as 0.8.",
+)
+
+
+def checked_score(
+    exit_code: int, scores: Mapping[str, ScoreTotals | None], least: float | None
+) -> int:
+    """Return the exit code of a command with `--fail-under`, and print which score is too low."""
+    problem = None if least is None else batchrun.below_threshold(scores, least)
+    if problem is not None:
+        fail(problem)
+    return batchrun.code_with_threshold(exit_code, problem)
 
 
 CONCURRENCY = click.option(

@@ -11,7 +11,14 @@ import click
 import batchrun
 from batchrun.cli import options
 from batchrun.cli.console import fail, say, wants_color
-from batchrun.cli.options import DIRECTORY, RunPlace, completing, run_options
+from batchrun.cli.options import (
+    DIRECTORY,
+    FAIL_UNDER,
+    RunPlace,
+    checked_score,
+    completing,
+    run_options,
+)
 from batchrun.errors import harmless, harmless_but_coloured, harmless_json
 
 if TYPE_CHECKING:
@@ -61,7 +68,15 @@ def cancel(directory: Path, *, quiet: bool) -> int:
 @click.option(
     "--to",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the results to this .parquet, .csv or .jsonl file instead.",
+    help="Write the results to this file instead: .parquet, .csv, .jsonl, .arrow, .xlsx, or .eval (a log for inspect_ai).",
+)
+@click.option(
+    "--finetune",
+    "shape",
+    metavar="[FORMAT]",
+    is_flag=False,
+    flag_value="",
+    help="With --to: only the rows that passed, as fine-tuning data (.jsonl) in the shape of this format. Default: the format of the job.",
 )
 @click.option(
     "--last", is_flag=True, help="With --to: only rows that got their result in the last execution."
@@ -72,7 +87,9 @@ def cancel(directory: Path, *, quiet: bool) -> int:
     metavar="TIME",
     help="With --to: only rows that got their result at TIME or later, such as 2026-11-28 or 2026-11-28T09:30.",
 )
-def export(directory: Path, to: Path | None, since: datetime | None, *, last: bool) -> None:
+def export(
+    directory: Path, to: Path | None, shape: str | None, since: datetime | None, *, last: bool
+) -> None:
     """Write the output files of a run again.
 
     Sends nothing. Runs the [score] function of the job only if some answers are not scored yet.
@@ -82,18 +99,28 @@ def export(directory: Path, to: Path | None, since: datetime | None, *, last: bo
       batchrun export runs/triage
       batchrun export runs/triage --to triage.csv
       batchrun export runs/triage --last --to new.csv
+      batchrun export runs/triage --to triage.eval
+      batchrun export runs/triage --to training.jsonl --finetune
     """
     if last and since is not None:
         raise click.UsageError("choose --last or --since")
     # Without a time zone, it is the local time.
     chosen = batchrun.Since(since and since.astimezone()) if last or since is not None else None
-    for path in batchrun.export(directory, to, chosen):
-        click.echo(path)
+    if shape is None:
+        for path in batchrun.export(directory, to, chosen):
+            click.echo(path)
+        return
+    if to is None or chosen is not None:
+        raise click.UsageError("--finetune needs --to, without --last and --since")
+    done = batchrun.export_fine_tuning(directory, to, shape or None)
+    click.echo(done.path)
+    say(done.note)
 
 
 @click.command()
 @DIRECTORY
-def report(directory: Path) -> None:
+@FAIL_UNDER
+def report(directory: Path, fail_under: float | None) -> int:
     """Write report.html with charts and tables of a run.
 
     Writes a single file into DIRECTORY that needs no network access. For a matrix, writes a report of each cell and a page that compares them. Runs the [score] function of the job only if some answers are not scored yet.
@@ -103,6 +130,7 @@ def report(directory: Path) -> None:
       batchrun report runs/triage
     """
     click.echo(batchrun.write_report(directory))
+    return checked_score(0, batchrun.run_scores(directory), fail_under)
 
 
 @click.command()
@@ -113,8 +141,9 @@ def report(directory: Path) -> None:
     shell_complete=completing(options.jobs),
     help="Use [score] of this job file, and save it with the run.",
 )
+@FAIL_UNDER
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
+def score(directory: Path, job: Path | None, fail_under: float | None, *, as_json: bool) -> int:
     """Score the answers of a run again.
 
     Sends nothing. Writes the output files and summary.json again. The [score] function of the job, if any, runs with your permissions.
@@ -123,8 +152,11 @@ def score(directory: Path, job: Path | None, *, as_json: bool) -> None:
     Examples:
       batchrun score runs/triage
       batchrun score runs/triage --job jobs/triage.toml
+      batchrun score runs/triage --fail-under 0.8
     """
-    click.echo(batchrun.score_text(batchrun.score(directory, job), as_json=as_json))
+    totals = batchrun.score(directory, job)
+    click.echo(batchrun.score_text(totals, as_json=as_json))
+    return checked_score(0, {directory.name: totals}, fail_under)
 
 
 @click.command()

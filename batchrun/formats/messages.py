@@ -290,6 +290,7 @@ MESSAGES = WireFormat(
         needs_max_tokens=True,
         thinking_within_max_tokens=True,
         api_version=True,
+        system_beside_messages=True,
         cache_marks=True,
         vendor_tools=True,
     ),

@@ -74,6 +74,7 @@ class Capabilities:
         efforts: the values of `effort`.
         system_turns: whether a system turn can follow other turns.
         blank_stops: whether a stop sequence can be white space only.
+        system_beside_messages: whether the system prompt stands beside the messages, not among them.
         limits_count_cache_reads: whether tokens read from a cache count against the rate limits.
     """
 
@@ -85,6 +86,7 @@ class Capabilities:
     cache_marks: bool = False
     vendor_tools: bool = False
     json_without_schema: bool = False
+    system_beside_messages: bool = False
     limits_count_cache_reads: bool = False
     efforts: tuple[str, ...] = ()
     blank_stops: bool = True

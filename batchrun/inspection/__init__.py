@@ -14,6 +14,7 @@ import orjson
 from batchrun import checkpoint, output, report
 from batchrun.errors import JobError, Record, harmless
 from batchrun.evaluation import score_facts, score_lines
+from batchrun.inspection import inspect_log
 from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.overrides import SCORE
 from batchrun.job.paths import Protected, user_files
@@ -108,12 +109,18 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
         JobError: when the input is gone, `to` has an unknown suffix or is missing beside `since`.
         OutputError: when a file cannot be written or the input has changed.
     """
-    if to is not None and to.suffix not in OUTPUT_SUFFIXES:
-        raise JobError(f"--to {to}: must end in {', '.join(OUTPUT_SUFFIXES)}")
+    if to is not None and to.suffix not in {*OUTPUT_SUFFIXES, inspect_log.SUFFIX}:
+        raise JobError(
+            f"--to {to}: must end in {', '.join((*OUTPUT_SUFFIXES, inspect_log.SUFFIX))}"
+        )
     if since is not None and to is None:
         raise JobError(
             "--last and --since need --to FILE: the output files of the run always have all rows"
         )
+    if to is not None and to.suffix == inspect_log.SUFFIX:
+        if since is not None:
+            raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
+        return [inspect_log.export_inspect_log(directory, to)]
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         document, base, signature = store.job()

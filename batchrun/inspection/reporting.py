@@ -59,6 +59,23 @@ def write_report(directory: Path) -> Path:
     return _write_run_report(directory)
 
 
+def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
+    """Return the scores that are stored with a run, or with the cells of a matrix, by name.
+
+    None stands for a run whose job has no `[score]`.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+    """
+    found: dict[str, ScoreTotals | None] = {}
+    for run in runs_in(directory):
+        with closing(checkpoint.Checkpoint(run, writable=False)) as store:
+            document, _, _ = store.job()
+            totals = checkpoint.score_totals(store, labels=False, folded=False)
+        found[run.name] = totals if document.get("score") else None
+    return found
+
+
 def _write_matrix_report(directory: Path) -> Path:
     cells = runs_in(directory)
     if not cells:

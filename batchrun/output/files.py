@@ -6,9 +6,11 @@ import io
 import itertools
 import os
 import stat
+import zipfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
@@ -120,6 +122,34 @@ def refuse_foreign_page(path: Path, key: str) -> None:
         return
     if not (path.is_file() and _PAGE_MARK in _head(path)):
         raise _foreign(path, key, "page")
+
+
+def refuse_existing(path: Path, key: str) -> None:
+    """See that a file of a kind that others write, too, replaces nothing.
+
+    Raises:
+        JobError: when a file is there.
+    """
+    if not _is_empty(path):
+        raise JobError(f"{key}: {path} exists; choose another name, or move that file away")
+
+
+def refuse_foreign_log(path: Path, key: str) -> None:
+    """See that a log of inspect_ai replaces nothing but a log that batchrun wrote.
+
+    Raises:
+        JobError: when another file is there.
+    """
+    if _is_empty(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            header = orjson.loads(archive.read("header.json"))
+        is_ours = "batchrun" in header["eval"]["packages"]
+    except (OSError, LookupError, TypeError, ValueError, zipfile.BadZipFile):
+        is_ours = False
+    if not is_ours:
+        raise _foreign(path, key, "log")
 
 
 def _are_results(columns: list[str]) -> bool:

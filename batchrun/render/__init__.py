@@ -21,7 +21,13 @@ from batchrun.formats.parameters import coerce, is_template
 from batchrun.formats.tool_calls import with_cache_mark
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
-from batchrun.render.prompt import arranged, conversation_text, read_images, read_messages
+from batchrun.render.prompt import (
+    arranged,
+    conversation_text,
+    read_images,
+    read_messages,
+    text_turns,
+)
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Expression, Structure, Text
 
@@ -149,6 +155,17 @@ class Renderer:
         """Turn all rows of a table into requests; see `chunks`."""
         for items in self.read(table, samples):
             yield from self.chunks(items, samples)
+
+    def text_turns(self, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
+        """Return the (role, text) turns of a row's request, the system prompt first.
+
+        None where it has more than text, such as images or the results of tools.
+
+        Raises:
+            RenderError: when the row cannot be rendered.
+        """
+        values = {**values, ROW: values} if self._whole_row else values
+        return None if self._images else text_turns(*self._conversation(values))
 
     def prompt_text(self, values: Mapping[str, Any]) -> str:
         """Return the texts of a row's request as one text: the system prompt, then the turns.

@@ -142,6 +142,24 @@ def conversation_text(system: System | None, messages: Sequence[Message]) -> str
     return "\n\n".join(part for part in parts if part)
 
 
+def text_turns(
+    system: System | None, messages: Sequence[Message]
+) -> tuple[tuple[str, str], ...] | None:
+    """Return a conversation as (role, text) turns; None when it has more than text."""
+    blocks = [
+        block
+        for message in messages
+        if not isinstance(message.content, str)
+        for block in message.content or ({},)
+    ]
+    if any(
+        set(block) > {"type", "text", "cache_control"} or "text" not in block for block in blocks
+    ):
+        return None
+    first = () if system is None else (("system", _text_of(system)),)
+    return (*first, *((message.role, _text_of(message.content or "")) for message in messages))
+
+
 def _text_of(content: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(content, str):
         return content

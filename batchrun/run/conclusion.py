@@ -71,6 +71,11 @@ class RunReport:
         return sum(judge.without_verdict for judge in judges)
 
     @property
+    def scores(self) -> dict[str, ScoreTotals | None]:
+        """The score, by the name of the run."""
+        return {self.totals.name: self.score}
+
+    @property
     def problems(self) -> list[str]:
         """What ended the execution early."""
         return [] if self.error is None else [str(self.error)]

@@ -143,6 +143,7 @@ class Judge:
         wants_prompt = PROMPT in self.renderer.columns and PROMPT not in columns
         self._prompts = Renderer(job, columns) if wants_prompt else None
         self.columns = self._needed(columns)
+        self._pass_at = _pass_at(config)
 
     def load(self) -> None:
         """There is nothing to import."""
@@ -181,7 +182,11 @@ class Judge:
         every = [each for of_row in asked for each in of_row]
         found = self._lookup.find(directory / self.folder, every)
         scores = [
-            _row_score(row.item.ordinal, [self._lookup.verdicts(each, found) for each in of_row])
+            _row_score(
+                row.item.ordinal,
+                [self._lookup.verdicts(each, found) for each in of_row],
+                self._pass_at,
+            )
             for row, of_row in zip(rows, asked, strict=True)
         ]
         persons = [self._person(row.item) for row in rows]
@@ -309,7 +314,17 @@ def value_of(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a col
         return None
 
 
-def _row_score(ordinal: int, judged: Sequence[Sequence[Verdict | NoVerdict]]) -> RowScore:
+def _pass_at(config: ScoreConfig) -> float:
+    """Return the score with which an answer passes: the highest of a scale, unless the job says less."""
+    if config.pass_at is not None:
+        return config.pass_at
+    scale = None if config.judge is None else config.judge.scale
+    return 1.0 if scale is None else scale[1]
+
+
+def _row_score(
+    ordinal: int, judged: Sequence[Sequence[Verdict | NoVerdict]], pass_at: float
+) -> RowScore:
     """Return the score of a row from the verdicts on each of its answers.
 
     Each answer has the mean of its verdicts, the row that of its answers. A row has no score while a
@@ -331,7 +346,7 @@ def _row_score(ordinal: int, judged: Sequence[Sequence[Verdict | NoVerdict]]) ->
         score=sum(means) / len(means),
         predicted=label,
         answers=len(judged),
-        correct=sum(mean >= 1 for mean in means),
+        correct=sum(mean >= pass_at for mean in means),
         majority=first.score,
         reason=first.reason,
         consistency=_consistency(read),

@@ -61,6 +61,11 @@ class MatrixReport:
         return worst.error
 
     @property
+    def scores(self) -> dict[str, ScoreTotals | None]:
+        """The scores of the cells, by their names."""
+        return {name: cell.score for name, cell in self.cells.items()}
+
+    @property
     def problems(self) -> list[str]:
         """What ended cells early, with the names of the cells."""
         by_message: dict[str, list[str]] = defaultdict(list)

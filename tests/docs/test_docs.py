@@ -82,7 +82,7 @@ def test_every_command_about_evaluating_runs(project: Path) -> None:
     for line in commands:
         code, _, stderr = command(*shlex.split(line)[1:], cwd=project)
         assert code == 0, f"{line}\n{stderr}"
-    assert len(commands) == 12
+    assert len(commands) == 15
     judged = pl.read_parquet(project / "runs/judged_tickets.simulated/results.parquet")
     assert judged["predicted"].is_in(["good", "usable", "bad"]).all()
     asked = pl.read_parquet(project / "runs/samples.simulated/results.parquet")

@@ -1,0 +1,46 @@
+"""`--fail-under`: whether scores reach what a pipeline asks for. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.evaluation.metrics import mean_score, score_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchrun.evaluation.scores import ScoreTotals
+
+
+# The exit code when a score is too low; errors that leave a result incomplete come first.
+SCORE_TOO_LOW = 8
+_OUTWEIGHED = {0, 3}
+
+
+def below_threshold(scores: Mapping[str, ScoreTotals | None], least: float) -> str | None:
+    """Return which mean scores are below a threshold, for a person; None when all reach it.
+
+    A run without any score is below every threshold.
+
+    Args:
+        scores: by the name of the run.
+        least: the threshold.
+    """
+    low = {
+        name: totals
+        for name, totals in scores.items()
+        if totals is None or (mean := mean_score(totals)) is None or mean < least
+    }
+    if not low:
+        return None
+    told = [
+        f"{f'{name}: ' if len(scores) > 1 else ''}"
+        f"{'there is no score' if totals is None else score_line(totals)}"
+        for name, totals in low.items()
+    ]
+    return f"--fail-under {least:g} was not reached: {'; '.join(told)}"
+
+
+def code_with_threshold(exit_code: int, problem: str | None) -> int:
+    """Return the exit code of a command, with the problem that `below_threshold` found."""
+    return SCORE_TOO_LOW if problem is not None and exit_code in _OUTWEIGHED else exit_code
