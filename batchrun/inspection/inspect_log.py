@@ -55,10 +55,7 @@ def export_inspect_log(directory: Path, to: Path) -> Path:
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         totals = checkpoint.totals(run.store)
-        scores = {
-            name: checkpoint.score_totals(run.store, name, labels=False, folded=False)
-            for name in run.scorers
-        }
+        scores = {name: checkpoint.score_totals(run.store, name) for name in run.scorers}
         spec = _spec(run, totals)
         _write(archive, "_journal/start.json", {"version": VERSION, "eval": spec, "plan": _PLAN})
         summaries = []

@@ -71,7 +71,7 @@ def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
     for run in runs_in(directory):
         with closing(checkpoint.Checkpoint(run, writable=False)) as store:
             document, _, _ = store.job()
-            totals = checkpoint.score_totals(store, labels=False, folded=False)
+            totals = checkpoint.score_totals(store)
         found[run.name] = totals if document.get("score") else None
     return found
 

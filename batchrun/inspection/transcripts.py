@@ -57,7 +57,7 @@ class Transcript:
     @property
     def passes(self) -> bool:
         """Whether all answers passed every scorer; without a scorer, whether there is an answer."""
-        is_right = all(one["correct"] >= one["answers"] for one in self.scores.values())
+        is_right = all((one["correct"] or 0) >= one["answers"] for one in self.scores.values())
         return self.answer["status"] == "succeeded" and is_right
 
 

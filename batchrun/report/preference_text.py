@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrun.evaluation.intervals import holm
 from batchrun.evaluation.preferences import pair_results, position_facts, strengths
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import counted, dollars, in_columns
@@ -25,7 +26,7 @@ def preference_facts(
     cost = totals.known_cost
     return {
         "judge": model,
-        "pairs": [_pair(result, names) for result in pair_results(counts, len(names))],
+        "pairs": [_pair(result, p, names) for result, p in _corrected(counts, len(names))],
         "position": position_facts(counts),
         "bradley_terry": [
             {"run": names[one.run], "log_odds": one.log_odds, "ci95": one.ci95}
@@ -41,7 +42,13 @@ def preference_facts(
     }
 
 
-def _pair(result: PairResult, names: Sequence[str]) -> dict[str, Any]:
+def _corrected(counts: PreferenceCounts, runs: int) -> list[tuple[PairResult, float | None]]:
+    """Return the results of the pairs with their p-values, corrected for how many there are."""
+    results = pair_results(counts, runs)
+    return list(zip(results, holm([result.p for result in results]), strict=True))
+
+
+def _pair(result: PairResult, corrected: float | None, names: Sequence[str]) -> dict[str, Any]:
     return {
         "first": names[result.first],
         "second": names[result.second],
@@ -52,6 +59,7 @@ def _pair(result: PairResult, names: Sequence[str]) -> dict[str, Any]:
         "win_rate": result.win_rate,
         "ci95": result.ci95,
         "p_value": result.p,
+        "p_corrected": corrected,
         "test": "sign",
     }
 
@@ -60,10 +68,11 @@ def preference_lines(
     names: Sequence[str], model: str, counts: PreferenceCounts, totals: RunTotals
 ) -> list[str]:
     """Return what a person reads about the verdicts."""
-    results = pair_results(counts, len(names))
+    results = _corrected(counts, len(names))
     lines = [f"judge {model}: which answer is better?", ""]
-    lines += in_columns([_HEADS, *(_cells(result, names) for result in results)])
+    lines += in_columns([_HEADS, *(_cells(result, p, names) for result, p in results)])
     if len(names) > 2:
+        lines.append("p: sign test, corrected for the number of pairs (Holm)")
         lines += ["", *_strengths(strengths(counts, len(names)), names)]
     cost = totals.known_cost
     sent = f"{counted(totals.attempts, 'request')}, {'unknown cost' if cost is None else dollars(cost)}"
@@ -73,8 +82,8 @@ def preference_lines(
 _HEADS = ("first / second", "rows", "wins", "losses", "ties", "win rate", "95 % CI", "p")
 
 
-def _cells(result: PairResult, names: Sequence[str]) -> list[str]:
-    rate, bounds, p = result.win_rate, result.ci95, result.p
+def _cells(result: PairResult, p: float | None, names: Sequence[str]) -> list[str]:
+    rate, bounds = result.win_rate, result.ci95
     known = rate is not None and bounds is not None and p is not None
     return [
         f"{names[result.first]} / {names[result.second]}",

@@ -17,7 +17,8 @@ from batchrun import checkpoint
 from batchrun.errors import RenderError
 from batchrun.evaluation import RowScore
 from batchrun.evaluation.agreement import JudgeTotals
-from batchrun.evaluation.scores import VerdictState
+from batchrun.evaluation.reducers import majority_of, reduced
+from batchrun.evaluation.scores import AnswerScore, CannotScore, VerdictState
 from batchrun.evaluation.verdicts import (
     CUT_VERDICT,
     UNREADABLE_VERDICT,
@@ -143,7 +144,7 @@ class Judge:
         wants_prompt = PROMPT in self.renderer.columns and PROMPT not in columns
         self._prompts = Renderer(job, columns) if wants_prompt else None
         self.columns = self._needed(columns)
-        self._pass_at = _pass_at(config)
+        self._pass_at = _pass_at(config, judge)
 
     def load(self) -> None:
         """There is nothing to import."""
@@ -185,6 +186,7 @@ class Judge:
             _row_score(
                 row.item.ordinal,
                 [self._lookup.verdicts(each, found) for each in of_row],
+                self.config.reduce,
                 self._pass_at,
             )
             for row, of_row in zip(rows, asked, strict=True)
@@ -314,21 +316,23 @@ def value_of(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a col
         return None
 
 
-def _pass_at(config: ScoreConfig) -> float:
-    """Return the score with which an answer passes: the highest of a scale, unless the job says less."""
-    if config.pass_at is not None:
-        return config.pass_at
-    scale = None if config.judge is None else config.judge.scale
-    return 1.0 if scale is None else scale[1]
+def _pass_at(config: ScoreConfig, judge: JudgeConfig) -> float | None:
+    """Return the score with which an answer passes; None if nothing says it, as for a scale from 1 to 5."""
+    worths = judge.scale or tuple(judge.choices.values())
+    is_share = all(0 <= worth <= 1 for worth in worths)
+    return config.pass_at if config.pass_at is not None else (1.0 if is_share else None)
 
 
 def _row_score(
-    ordinal: int, judged: Sequence[Sequence[Verdict | NoVerdict]], pass_at: float
+    ordinal: int,
+    judged: Sequence[Sequence[Verdict | NoVerdict]],
+    reduce: str,
+    pass_at: float | None,
 ) -> RowScore:
     """Return the score of a row from the verdicts on each of its answers.
 
-    Each answer has the mean of its verdicts, the row that of its answers. A row has no score while a
-    verdict is missing, or when none on one of its answers can be read.
+    Each answer has the mean of its verdicts, and `reduce` makes one score of those of its answers. A row
+    has no score while a verdict is missing, or when none on one of its answers can be read.
     """
     every = [verdict for of_answer in judged for verdict in of_answer]
     read = [[v for v in of_answer if isinstance(v, Verdict)] for of_answer in judged]
@@ -337,20 +341,30 @@ def _row_score(
     if missing or not all(read):
         problem = (missing or problems)[0]
         return RowScore(ordinal, answers=len(judged), problem=problem.reason, state=problem.state)
-    means = [sum(v.score for v in of_answer) / len(of_answer) for of_answer in read]
-    said = [verdict for of_answer in read for verdict in of_answer]
-    label = Counter(verdict.label for verdict in said).most_common(1)[0][0]
-    first = next(verdict for verdict in said if verdict.label == label)
+    said = [_answer_score(of_answer) for of_answer in read]
+    winner = majority_of(said)
+    try:
+        score = reduced(reduce, said, winner, pass_at)
+    except CannotScore as reason:
+        return RowScore(ordinal, answers=len(judged), problem=str(reason))
+    passed = None if pass_at is None else [each.score >= pass_at for each in said]
+    reasons = (v.reason for of_answer in read for v in of_answer if v.label == winner.predicted)
     return RowScore(
         ordinal,
-        score=sum(means) / len(means),
-        predicted=label,
+        score=score,
+        predicted=winner.predicted,
         answers=len(judged),
-        correct=sum(mean >= pass_at for mean in means),
-        majority=first.score,
-        reason=first.reason,
+        correct=None if passed is None else sum(passed),
+        majority=None if pass_at is None else float(winner.score >= pass_at),
+        reason=next(reasons, None),
         consistency=_consistency(read),
     )
+
+
+def _answer_score(verdicts: Sequence[Verdict]) -> AnswerScore:
+    """Return the mean of the verdicts on an answer, and the most frequent one."""
+    label = Counter(verdict.label for verdict in verdicts).most_common(1)[0][0]
+    return AnswerScore(sum(verdict.score for verdict in verdicts) / len(verdicts), label)
 
 
 def _consistency(read: Sequence[Sequence[Verdict]]) -> float | None:
