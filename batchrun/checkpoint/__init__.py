@@ -90,6 +90,7 @@ from batchrun.checkpoint.stored_batches import (
 )
 from batchrun.checkpoint.stored_scores import (
     Labels,
+    answer_logprobs,
     answers,
     is_scored,
     judged_rows,
@@ -129,6 +130,7 @@ __all__ = [
     "RequestSize",
     "Reuse",
     "StoredVerdict",
+    "answer_logprobs",
     "answers",
     "answers_by_id",
     "answers_to_judge",

@@ -52,6 +52,7 @@ SCORES = """CREATE TABLE scores (
     fields TEXT,
     cluster TEXT,
     slices TEXT,
+    confidence REAL,
     PRIMARY KEY (scorer, ordinal)
 ) STRICT, WITHOUT ROWID"""
 

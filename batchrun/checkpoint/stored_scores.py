@@ -26,6 +26,7 @@ from batchrun.evaluation import (
     ScoreTotals,
     fold,
 )
+from batchrun.evaluation.calibration import calibration
 from batchrun.evaluation.scores import NONE, OTHER
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ MOST_SLICES = 200
 _NOTHING = ScoreSums(scored=0, total=0.0, squares=0.0, is_binary=True, correct=0)
 _SUM_FIELDS = [each.name for each in fields(ScoreSums)]
 
+_BY_CONFIDENCE = """SELECT confidence, count(*), count(*) FILTER (WHERE score >= :pass_at)
+    FROM scores WHERE scorer = :scorer AND score IS NOT NULL AND correct IS NOT NULL
+    AND confidence IS NOT NULL GROUP BY confidence ORDER BY confidence"""
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
     JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
@@ -100,6 +104,20 @@ _BY_FIELD = """SELECT f.key, count(*), sum(f.value) FROM scores s JOIN json_each
     ORDER BY min(s.ordinal), min(f.id) LIMIT ?"""
 _PAIRS = """SELECT label(expected), label(predicted), count(*) FROM scores
     WHERE scorer = ? AND score IS NOT NULL AND expected IS NOT NULL GROUP BY 1, 2"""
+
+
+def answer_logprobs(store: Checkpoint, first: int, end: int) -> dict[int, str]:
+    """Return the log probabilities of rows with a single answer, by ordinal, as JSON."""
+    if store.samples != 1:
+        return {}
+    found = store.columns(first, end, ("status", "responses", "logprobs"))
+    return {
+        ordinal: logprobs
+        for ordinal, status, several, logprobs in zip(
+            *(found[name] for name in ("ordinal", "status", "responses", "logprobs")), strict=True
+        )
+        if logprobs is not None and several is None and status == "succeeded"
+    }
 
 
 def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
@@ -196,6 +214,7 @@ def score_totals(
             classes=_classes(store, scorer, labels) if sums.scored else None,
             fields=_by_field(store, scorer),
             slices=_slices(store, given),
+            calibration=calibration(store.db.execute(_BY_CONFIDENCE, given)),
             endings=scored_endings(store.db, scorer),
         )
 

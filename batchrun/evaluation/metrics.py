@@ -6,6 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from batchrun.evaluation.agreement import judge_facts, judge_lines
+from batchrun.evaluation.calibration import calibration_facts, calibration_line
 from batchrun.evaluation.intervals import (
     clustered_variance,
     mcnemar,
@@ -160,6 +161,9 @@ def score_facts(totals: ScoreTotals) -> dict[str, Any]:
         "labels": [_class_facts(one) for one in classes.classes] if classes else None,
         "confusion": _confusion(classes) if classes and classes.confusion.labels else None,
         "judge": None if totals.judge is None else judge_facts(*_judged(totals.judge)),
+        "calibration": None
+        if totals.calibration is None
+        else calibration_facts(totals.calibration),
         "scorers": {name: score_facts(own) for name, own in totals.scorers.items()},
     }
 
@@ -242,6 +246,9 @@ def score_notes(totals: ScoreTotals) -> list[str]:
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:
         lines.append(f"{_rows(totals.unscored)} not scored: {totals.problem}")
+    for name, own in {"": totals, **totals.scorers}.items():
+        if own.calibration is not None:
+            lines.append(f"{name}: " * bool(name) + calibration_line(own.calibration))
     if needed := rows_needed(totals):
         lines.append(f"about {needed['0.02']:,} rows like these for ±2 %")
     if classes := totals.classes:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from batchrun.evaluation.agreement import JudgeTotals
+    from batchrun.evaluation.calibration import Calibration
     from batchrun.records import Kind
 
 
@@ -64,6 +65,8 @@ class RowScore:
         fields: JSON: the share of answers in which each field is right, by its path.
         cluster: which rows it is alike; None if rows are independent.
         slices: JSON: the row's values of the columns that the scores are shown by.
+        confidence: the probability that the model gave its prediction; None of several answers, or where
+            the log probabilities are not known.
     """
 
     ordinal: int
@@ -81,6 +84,7 @@ class RowScore:
     fields: str | None = None
     cluster: str | None = None
     slices: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +106,21 @@ class ScoreColumn:
 
 # The columns of every scorer; behind their names stands that of the scorer.
 _SCORER_COLUMNS: tuple[tuple[str, Kind], ...] = (("score", "number"), ("predicted", "text"))
+_CONFIDENCE: tuple[str, Kind] = ("confidence", "number")
 _JUDGE_COLUMNS: tuple[tuple[str, Kind], ...] = (*_SCORER_COLUMNS, ("reason", "text"))
 
 
-def score_columns(names: Sequence[str], judged: Collection[str] = ()) -> tuple[ScoreColumn, ...]:
+def score_columns(
+    names: Sequence[str], judged: Collection[str] = (), *, confident: bool = False
+) -> tuple[ScoreColumn, ...]:
     """Return the columns of these scorers.
 
     Of a single scorer without a name they are `score` and `predicted`. Scorers with names have
     `score_<name>` and `predicted_<name>`, and `score` is the weighted mean of their scores. Those that
-    are `judged` by a model have a column `reason`, too.
+    are `judged` by a model have a column `reason`, too, the others `confidence` if they are `confident`.
     """
-    columns = {name: _JUDGE_COLUMNS if name in judged else _SCORER_COLUMNS for name in names}
+    ruled = (*_SCORER_COLUMNS, _CONFIDENCE) if confident else _SCORER_COLUMNS
+    columns = {name: _JUDGE_COLUMNS if name in judged else ruled for name in names}
     if names == ("",):
         return tuple(ScoreColumn(name, kind, name) for name, kind in columns[""])
     overall = ScoreColumn("score", "number", "score")
@@ -222,6 +230,7 @@ class ScoreTotals(ScoreSums):
         slices: the sums by the values of columns: column → value → sums.
         scorers: the same of each scorer that has a name.
         judge: what the judge of the scorer did; None without one.
+        calibration: how good the confidence is; None without log probabilities.
     """
 
     majority: float | None
@@ -234,6 +243,7 @@ class ScoreTotals(ScoreSums):
     slices: Mapping[str, Mapping[str, ScoreSums]] = field(default_factory=dict)
     scorers: Mapping[str, ScoreTotals] = field(default_factory=dict)
     judge: JudgeTotals | None = None
+    calibration: Calibration | None = None
 
     @property
     def judges(self) -> list[JudgeTotals]:

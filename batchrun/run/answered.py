@@ -22,25 +22,35 @@ CHUNK_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AnsweredRow:
-    """A row that succeeded, and the texts of all its answers: samples, or choices."""
+    """A row that succeeded, and the texts of all its answers: samples, or choices.
+
+    `logprobs` are those of a single answer, as JSON; None where they are not known.
+    """
 
     item: Item
     texts: Sequence[str]
+    logprobs: str | None = None
 
 
 def answered_rows(
-    source: Source, store: checkpoint.Checkpoint, columns: Sequence[str]
+    source: Source,
+    store: checkpoint.Checkpoint,
+    columns: Sequence[str],
+    *,
+    logprobs: bool = False,
 ) -> Iterator[list[AnsweredRow]]:
-    """Yield the rows that succeeded, in order, of a few megabytes at a time."""
+    """Yield the rows that succeeded, in order, of a few megabytes at a time; perhaps with `logprobs`."""
     for items in _row_chunks(source, store, columns):
-        found = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
+        first, end = items[0].ordinal, items[-1].ordinal + 1
+        found = checkpoint.answers(store, first, end)
+        tokens = checkpoint.answer_logprobs(store, first, end) if logprobs else {}
         by_row = {row[0]: row[1:] for row in found}
         rows = []
         for item in items:
             custom_id, *answer = by_row.get(item.ordinal, (None,))
             # Another id: the table has changed, which is reported when the outputs are written.
             if custom_id == item.custom_id:
-                rows.append(AnsweredRow(item, _texts(*answer)))
+                rows.append(AnsweredRow(item, _texts(*answer), tokens.get(item.ordinal)))
         yield rows
 
 

@@ -13,6 +13,7 @@ import orjson
 from batchrun import __version__, checkpoint, output
 from batchrun.errors import JobError, RenderError
 from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
+from batchrun.evaluation.calibration import confidence
 from batchrun.evaluation.matching import as_text
 from batchrun.evaluation.scores import NONE
 from batchrun.job.reader import did_you_mean, listed
@@ -203,10 +204,11 @@ class Evaluation:
         if "" in own:
             return own[""]
         overall = checkpoint.score_totals(store)
-        return replace(overall, scorers=own)
+        # What was compared is known for each scorer only.
+        return replace(overall, unanswered=0, scorers=own)
 
     def _row_scores(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[RowScore]:
-        for rows in answered_rows(source, store, self._columns):
+        for rows in answered_rows(source, store, self._columns, logprobs=True):
             groups = [self._groups.of(row.item) for row in rows]
             for scores in self._by_scorer(rows, store.path.parent):
                 yield from (
@@ -224,8 +226,18 @@ class Evaluation:
 
     @staticmethod
     def _named(scorer: RowScorer, rows: Sequence[AnsweredRow], directory: Path) -> list[RowScore]:
-        name = scorer.config.name
-        return [replace(score, scorer=name) for score in scorer.score(rows, directory)]
+        config = scorer.config
+        return [
+            replace(score, scorer=config.name, confidence=_confidence(config, row, score))
+            for row, score in zip(rows, scorer.score(rows, directory), strict=True)
+        ]
+
+
+def _confidence(config: ScoreConfig, row: AnsweredRow, score: RowScore) -> float | None:
+    """Return how probable the model found its prediction; a judge's verdict is not its own."""
+    if config.judge is not None or row.logprobs is None:
+        return None
+    return confidence(row.logprobs, row.texts[0], score.predicted)
 
 
 class _Groups:
@@ -266,7 +278,8 @@ def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:
     """Return the columns of a job's scores."""
     names = tuple(config.name for config in job.scores)
     judged = {config.name for config in job.scores if config.judge is not None}
-    return score_columns(names, judged)
+    confident = "logprobs" in job.request.optional_columns
+    return score_columns(names, judged, confident=confident)
 
 
 def score_table(job: Job, store: checkpoint.Checkpoint) -> output.ScoreTable | None:

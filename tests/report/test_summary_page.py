@@ -72,6 +72,7 @@ expected = "yes"
 by = ["text"]
 cluster = "text\"""",
     ),
+    "confident": ('format = "chat"\nlogprobs = true', '[score]\nexpected = "yes"'),
     "fields": (
         "",
         """[score]
@@ -99,12 +100,13 @@ def summaries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with serving(decide) as provider:
         for name, (request, extra) in RUNS.items():
             model = "" if "model" in request else 'model = "claude-haiku-4-5-20251001"'
+            kind = "" if "format" in request else 'format = "messages"'
             named = "" if "provider" in request else 'provider = "anthropic"'
             (folder / f"{name}.toml").write_text(
                 f"""[input]
 path = "rows.csv"
 [request]
-format = "messages"
+{kind}
 base_url = "{provider.url}/{name}"
 api_key_env = "TEST_KEY"
 prompt = "{{{{ text }}}}"

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from math import log
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -83,11 +84,20 @@ def answer(call: Call, text: str = "ok", **reply: Any) -> Reply:
                     "index": 0,
                     "message": {"role": "assistant", "content": text},
                     "finish_reason": "stop",
+                    **_logprobs(call, text),
                 }
             ],
             "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
         }
     return Reply(body=json.dumps(payload).encode(), **reply)
+
+
+def _logprobs(call: Call, text: str) -> dict[str, Any]:
+    """The answer as one token with a probability of a half, if asked for."""
+    if not call.json.get("logprobs"):
+        return {}
+    token = {"token": text, "logprob": log(0.5), "bytes": None, "top_logprobs": []}
+    return {"logprobs": {"content": [token], "refusal": None}}
 
 
 def refusal(status: int, error_type: str, message: str = "no", **headers: str) -> Reply:
