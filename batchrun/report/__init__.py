@@ -1,6 +1,7 @@
 """The results of a run for people and for programs: `summary.json`, the terminal, `report.html`."""
 
 from batchrun.report.hints import hint
+from batchrun.report.notebook import summary_html
 from batchrun.report.run_summary import SCHEMA_VERSION, summary, summary_json
 from batchrun.report.terminal import shortfall, status_text, summary_text
 
@@ -10,6 +11,7 @@ __all__ = [
     "shortfall",
     "status_text",
     "summary",
+    "summary_html",
     "summary_json",
     "summary_text",
 ]

@@ -123,6 +123,11 @@ class RunReport:
         """Return the summary for the terminal."""
         return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        problem = None if self.error is None else str(self.error)
+        return report.summary_html(self.totals, self.directory, problem)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:

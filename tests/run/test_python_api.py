@@ -270,6 +270,15 @@ def test_results_that_were_not_written(write_job: WriteJob, folder: Path) -> Non
         _ = report.results
 
 
+def test_a_notebook_shows_a_report_as_a_table(write_job: WriteJob) -> None:
+    job = library.load_job(write_job("https://api.example.com", rows=3))
+    options = library.RunOptions(simulate=library.SimulatorConfig(), quiet=True)
+    page = library.run_job(job, options)._repr_html_()
+    assert page.startswith("<table>")
+    assert "3 of 3 rows" in page
+    assert "(simulated)</td>" in page
+
+
 # The bar in a notebook
 
 

@@ -31,6 +31,8 @@ class Cell:
     printed: str = ""
     error: str = ""
     values: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    widgets: int = 0
 
 
 class Kernel:
@@ -76,6 +78,9 @@ def _is_last(message: dict[str, Any], found: Cell) -> bool:
             found.error = _COLOUR.sub("", "\n".join(content["traceback"]))
         case "execute_result":
             found.values.append(content["data"]["text/plain"])
+            found.pages.append(content["data"].get("text/html", ""))
+        case "display_data":
+            found.widgets += "application/vnd.jupyter.widget-view+json" in content["data"]
         case "status":
             return bool(content["execution_state"] == "idle")
     return False

@@ -1,0 +1,54 @@
+"""A run as a small table in a notebook."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from batchrun.errors import printable
+from batchrun.job.paths import is_simulated
+from batchrun.report.formatting import dollars, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from batchrun.pricing.totals import RunTotals
+
+
+def summary_html(totals: RunTotals, directory: Path, problem: str | None = None) -> str:
+    """Return a table of two columns, without a style of its own.
+
+    Args:
+        totals: of the run.
+        directory: of the run.
+        problem: what ended its last execution early, if anything did.
+    """
+    facts = dict(_facts(totals, directory))
+    if problem is not None:
+        facts["ended early"] = problem
+    rows = (
+        f"<tr><th style='text-align:left'>{escape(name)}</th>"
+        f"<td style='text-align:left'>{escape(printable(value))}</td></tr>"
+        for name, value in facts.items()
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _facts(totals: RunTotals, directory: Path) -> Iterator[tuple[str, str]]:
+    yield "run", totals.name
+    yield "succeeded", f"{totals.succeeded:,} of {totals.total:,} rows"
+    for name, count in (("errored", totals.errored), ("pending", totals.pending)):
+        if count:
+            yield name, f"{count:,}"
+    usage = totals.usage
+    yield "tokens", f"{usage.input_tokens or 0:,} input, {usage.output_tokens or 0:,} output"
+    yield "cost", _cost(totals) + (" (simulated)" if is_simulated(directory) else "")
+    yield "time", seconds(totals.wall_time_s)
+    yield "results", str(directory)
+
+
+def _cost(totals: RunTotals) -> str:
+    if totals.is_unpriced:
+        return "unknown"
+    return f"{'at least ' if totals.unpriced else ''}{dollars(totals.cost.total)}"
