@@ -125,6 +125,10 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
     try:
         document, base, signature = store.job()
         job = Job.from_document(document, Path(base), origin=str(store.path))
+        if job.judge is not None:
+            raise JobError(
+                f"{directory}: has the verdicts of a judge; export the run that it judged"
+            )
         source = same_input(job, signature)
         _check_targets(job, source, directory, to)
         evaluation = Evaluation.of(job, source)

@@ -120,17 +120,25 @@ def verify(directory: Path) -> Verification:
     """
     with checkpoint.shared_lock(directory):
         if not is_matrix(directory):
-            return _verify_run(directory)
+            return _verify_with_judges(directory)
         with ExitStack() as stack:
             cells = runs_in(directory)
             for cell in cells:
                 stack.enter_context(checkpoint.shared_lock(cell))
-            return _combined(directory, [_verify_run(cell) for cell in cells])
+            return _combined(directory, [_verify_with_judges(cell) for cell in cells])
+
+
+def _verify_with_judges(directory: Path) -> Verification:
+    """Check a run, and the checkpoints of its judges in the folders of its directory."""
+    runs = [_verify_run(each) for each in (directory, *checkpoint.judge_folders(directory))]
+    return _combined(directory, runs)
 
 
 def _combined(directory: Path, cells: Sequence[Verification]) -> Verification:
-    """Make one verdict of those on the cells of a matrix; files are named with their cell."""
-    named = [(f"{cell.directory.name}/", cell) for cell in cells]
+    """Make one verdict of those on several runs; files are named with the folder of their run."""
+    named = [
+        ("" if cell.directory == directory else f"{cell.directory.name}/", cell) for cell in cells
+    ]
     return Verification(
         directory,
         tuple(replace(f, file=name + f.file) for name, cell in named for f in cell.findings),
@@ -163,7 +171,9 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fin
         return
     states = checkpoint.state_flaws(store, shared=job is None or job.request.dedupe)
     is_wrong = found.wrong(checkpoint.FILE_NAME, states, DAMAGE_REMEDY)
-    source = None if job is None else _source_of(job, store, found)
+    is_judge = job is not None and job.judge is not None
+    # What a judge was asked follows from the answers of another run, and it has no outputs.
+    source = None if job is None or is_judge else _source_of(job, store, found)
     if job is not None and source is not None:
         with found.as_note("requests"):
             _check_requests(job, source, store, found)
@@ -171,7 +181,8 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Fin
         found.notes.append("the outputs, because records of the checkpoint are wrong or missing")
         return
     found.checked.insert(0, checkpoint.FILE_NAME)
-    _check_outputs(directory, store, job, source, found)
+    if not is_judge:
+        _check_outputs(directory, store, job, source, found)
 
 
 def _describe(

@@ -165,6 +165,7 @@ async def _run_together(
     with ExitStack() as stack:
         runs = [stack.enter_context(_opened(plan, options)) for plan in plans]
         runs = [replace(run, reuse=await _agreed(run, options)) for run in runs]
+        runs = [await _agreed_judges(run, options) for run in runs]
         with interrupts.caught():
             return await _execute(runs, options, interrupts, spent_before, log)
 
@@ -229,6 +230,19 @@ async def _agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
     if reuse is not None and needs_consent(reuse, options):
         await in_thread(ask_consent, run.plan, reuse, options.ask)
     return reuse
+
+
+async def _agreed_judges(run: OpenRun, options: RunOptions) -> OpenRun:
+    """Ask the user if too many paid verdicts would be unused, as far as the rows are the same."""
+    if run.reuse is not None:
+        return run
+    in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+    judges = []
+    for judge in run.judges:
+        plan = await in_thread(over_answers, judge.plan, run.store)
+        reuse = await _agreed(replace(judge, plan=plan), options)
+        judges.append(replace(judge, reuse=reuse))
+    return replace(run, judges=tuple(judges))
 
 
 async def _execute(

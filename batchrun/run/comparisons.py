@@ -18,6 +18,7 @@ from batchrun.evaluation.preferences import PreferenceCounts
 from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX
 from batchrun.run import run_loop, run_plan
+from batchrun.run.judging import check_verdicts
 from batchrun.run.matrix import runs_in
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
 from batchrun.run.preparation import (
@@ -103,6 +104,7 @@ def judge_pairs(
         table = PairTable(judge, source, stores)
         plan = plan_of_pairs(judge, table, source, place, options)
         end = run_loop(partial(run_plan, plan, options))
+        check_verdicts(place)
         counts = PreferenceCounts()
         for rows in table.rows():
             judge.count(rows, place, counts)

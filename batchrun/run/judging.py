@@ -194,6 +194,14 @@ class Judge:
         persons = [self._person(row.item) for row in rows]
         return [replace(score, expected=said) for score, said in zip(scores, persons, strict=True)]
 
+    def check_intact(self, directory: Path) -> None:
+        """See that the stored verdicts are as they were written.
+
+        Raises:
+            RecordsDamaged: when one is not.
+        """
+        check_verdicts(directory / self.folder)
+
     def totals(self, store: Checkpoint) -> JudgeTotals:
         """Add up what the judge did.
 
@@ -258,6 +266,17 @@ class AnswerTable:
                 chunk = every[start : start + chunk_rows]
                 yield [replace(each, ordinal=number + n) for n, each in enumerate(chunk)]
                 number += len(chunk)
+
+
+def check_verdicts(folder: Path) -> None:
+    """See that the verdicts in the folder of a judge are as they were written, if there are any.
+
+    Raises:
+        RecordsDamaged: when one is not.
+    """
+    if (folder / checkpoint.FILE_NAME).exists():
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            checkpoint.check_intact(store)
 
 
 def judge_job(job: Job, config: JudgeConfig, folder: str) -> Job:

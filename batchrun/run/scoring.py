@@ -182,10 +182,12 @@ class Evaluation:
 
         Raises:
             JobError: when the input cannot be read, or the function cannot be imported.
-            CheckpointError: when the checkpoint cannot be used.
+            CheckpointError: when the checkpoint cannot be used, or that of a judge.
         """
         if again or not checkpoint.is_scored(store, self._scored_by):
             self.load()
+            for judge in self.judges:
+                judge.check_intact(store.path.parent)
             checkpoint.write_scores(store, self._row_scores(source, store), self._scored_by)
 
     @property

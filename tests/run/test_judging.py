@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from batchrun.errors import JobError
 from batchrun.inspection import score
+from batchrun.inspection.verification import verify
 from batchrun.job import Job
 from batchrun.run import RunOptions, run_job
 from tests.conftest import command, finish, start_batchrun, wait_until
@@ -116,6 +118,9 @@ def test_running_again_is_free_and_a_change_is_judged_again(
         assert results()["score"].to_list() == [3.0, 2.0, 1.0] * 2
         # Another prompt of the judge: rows are not asked again.
         prompt = "Is it right? Answer: {{ response }}"
+        with pytest.raises(JobError, match="6 of 6 paid answers would no longer be used"):
+            run(job, overrides={"score.judge.prompt": prompt})
+        assert len(provider.calls) == sent
         run(job, yes=True, overrides={"score.judge.prompt": prompt})
         assert len(provider.calls) == sent + 6
         assert all(map(is_judged, provider.calls[sent:]))
@@ -327,6 +332,41 @@ def test_a_row_that_is_answered_later_is_judged_then(
         assert run(job, retry_errored=True).exit_code == 0
         assert len(judged(provider.calls)) == 4
     assert results()["score"].to_list() == [1.0, 0.5, 0.0, 1.0]
+
+
+def test_a_damaged_verdict_is_no_score(
+    write_job: Callable[..., Path], results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=4, extra=SECTION)
+        assert run(job).exit_code == 0
+        assert verify(tmp_path / "out").checked.count("judge/checkpoint.db") == 1
+        with sqlite3.connect(tmp_path / "out" / "judge" / "checkpoint.db") as db:
+            db.execute("UPDATE results SET response = 'Verdict: good' WHERE request_id = 3")
+        report = run(job)
+        assert report.exit_code == 5
+        damaged = {finding.file: finding for finding in verify(tmp_path / "out").findings}
+        assert "the stored answer is damaged" in damaged["judge/checkpoint.db"].problem
+        sent = len(provider.calls)
+        assert run(job, retry_errored=True).exit_code == 0
+        assert len(provider.calls) == sent + 1
+    assert results()["score"].to_list() == [1.0, 0.5, 0.0, 1.0]
+    assert verify(tmp_path / "out").findings == ()
+
+
+def test_batches_can_judge(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    job = write_job("https://api.anthropic.com", rows=6, extra=SECTION)
+    codes = []
+    for _ in range(20):
+        code, _, stderr = command("run", job, "--simulate", "--batch", "--no-wait", "--quiet")
+        codes.append(code)
+        if code != 7:
+            break
+        time.sleep(0.3)
+    assert codes[-1] == 0, stderr
+    assert codes.count(7) >= 2  # the rows, then the verdicts
+    found = pl.read_parquet(tmp_path / "out.simulated" / "results.parquet")
+    assert found["predicted"].is_in(["good", "fair", "bad"]).all()
 
 
 KILLS = 20
