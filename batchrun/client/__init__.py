@@ -17,7 +17,8 @@ import httpx
 
 from batchrun import formats
 from batchrun.client.faults import broken, retry_after, status_fault, transport_fault, unusable
-from batchrun.client.keys import Credentials
+from batchrun.client.key_command import KeyCommand
+from batchrun.client.keys import Credentials, Redaction
 from batchrun.client.transport import (
     HEAD_EXTENSION,
     STREAM_EXTENSION,
@@ -31,7 +32,7 @@ from batchrun.client.transport import (
     reserve_memory,
     until_idle,
 )
-from batchrun.errors import ProviderError, ProviderFault
+from batchrun.errors import JobError, ProviderError, ProviderFault
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -164,12 +165,15 @@ class Client:
     ) -> None:
         self._format = wire_format
         self._options = options
-        self._redaction = credentials.redaction
         self._credentials = credentials
         self._memory = memory
         self._transport = transport
         self._transport_keeps_deadlines = getattr(transport, "keeps_deadlines", False)
-        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], _RequestHead] = {}
+        self._heads: dict[tuple[object, ...], _RequestHead] = {}
+
+    @property
+    def _redaction(self) -> Redaction:
+        return self._credentials.redaction
 
     async def send(self, wire: WireRequest) -> Exchange:
         """Make one attempt.
@@ -179,7 +183,7 @@ class Client:
         """
         share = None if self._memory is None else self._memory.share()
         try:
-            exchange = await self._in_time(wire, share)
+            exchange = await self._with_a_valid_key(wire, share)
         except BaseException as error:
             if share is not None:
                 share.close()
@@ -192,6 +196,19 @@ class Client:
             if completion is exchange.completion
             else replace(exchange, completion=completion)
         )
+
+    async def _with_a_valid_key(self, wire: WireRequest, share: Share | None) -> Exchange:
+        """Make one attempt; send it again if its short-lived key was refused and there is a new one."""
+        if (command := self._credentials.command) is None:
+            return await self._in_time(wire, share)
+        await command.renew_if_old()
+        used = command.key
+        try:
+            return await self._in_time(wire, share)
+        except ProviderError as error:
+            if error.fault.http_status != 401 or not await _renewed(command, used, error.fault):
+                raise
+        return await self._in_time(wire, share)
 
     async def _in_time(self, wire: WireRequest, share: Share | None) -> Exchange:
         """Make one attempt within its time limit; errors of the transport are translated."""
@@ -276,7 +293,7 @@ class Client:
 
     def _head(self, wire: WireRequest) -> _RequestHead:
         """Return URL and headers; all requests of a job share one or a few."""
-        key = (wire.url, wire.headers)
+        key = (wire.url, wire.headers, self._credentials.current_key)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= MOST_HEADS:  # the headers of each row may differ
@@ -297,6 +314,15 @@ class Client:
         return _RequestHead(request)
 
 
+async def _renewed(command: KeyCommand, used: str, fault: ProviderFault) -> bool:
+    """Run the command for a new key; if it fails, the run stops with what it said."""
+    try:
+        return await command.renew(used)
+    except JobError as error:
+        message = f"{fault.message}; {error}"
+        raise ProviderError(replace(fault, message=message)) from None
+
+
 async def _whole(content: bytes) -> AsyncGenerator[bytes]:
     yield content
 
@@ -306,6 +332,7 @@ __all__ = [
     "ClientOptions",
     "Credentials",
     "Exchange",
+    "KeyCommand",
     "PyreqwestTransport",
     "TransportPort",
     "retry_after",

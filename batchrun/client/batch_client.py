@@ -39,7 +39,7 @@ from batchrun.formats.parsing import as_dict, as_text, dumps, glimpse, read_json
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Mapping
 
-    from batchrun.client.keys import Credentials
+    from batchrun.client.keys import Credentials, Redaction
     from batchrun.formats import BatchFormat, RemoteBatch, WireFormat
 
 T = TypeVar("T")
@@ -94,10 +94,13 @@ class BatchClient:
         self.service = self._batches.service(url)
         self._headers = headers
         self._credentials = credentials
-        self._redaction = credentials.redaction
         self._transport = transport
         self._options = _at_simulator(options, self.service.batches)
         self._origin = _origin(rerouted(self.service.batches, self._options))
+
+    @property
+    def _redaction(self) -> Redaction:
+        return self._credentials.redaction
 
     @property
     def account(self) -> str:
@@ -106,7 +109,7 @@ class BatchClient:
         The key cannot be found out from it, unless it is as short as a word.
         """
         digest = blake2b(self.service.batches.encode(), digest_size=16)
-        for name, value in (("", self._credentials.key or ""), *self._credentials.headers):
+        for name, value in (("", self._credentials.account), *self._credentials.headers):
             digest.update(f"\n{name}\n{value}".encode())
         return digest.hexdigest()
 
@@ -344,6 +347,8 @@ class BatchClient:
 
     async def _open(self, outgoing: _BatchCall) -> httpx.Response:
         """Send a request; return the response if its status is a success."""
+        if (command := self._credentials.command) is not None:
+            await command.renew_if_old()
         request = self._request(outgoing)
         size = int(request.headers.get("content-length", 0))
         timeout_s = self._options.timeout_s + size / _SLOWEST

@@ -12,17 +12,19 @@ import json
 import os
 import re
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from batchrun.client.key_command import KeyCommand
 from batchrun.errors import JobError
 from batchrun.formats.credentials import MASK, without_credentials
 from batchrun.records import Billing, Completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from batchrun.errors import ProviderFault
     from batchrun.formats import WireFormat
@@ -45,26 +47,43 @@ class Credentials:
     Attributes:
         key: the API key; None sends none.
         headers: secret headers by their lower-case names.
+        command: prints the key, which then changes; takes the place of `key`.
     """
 
     key: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    command: KeyCommand | None = None
 
     @classmethod
-    def of(cls, config: RequestConfig) -> Credentials:
-        """Read what a job names from the environment.
+    def of(cls, config: RequestConfig, folder: Path | None = None) -> Credentials:
+        """Read what a job names from the environment, or run its command in a folder.
 
         Raises:
-            JobError: naming the variable that is not set, or holds what cannot be sent.
+            JobError: naming the variable that is not set, or holds what cannot be sent, or saying why
+                the command failed.
         """
-        return cls(
-            api_key(config),
-            tuple((name, _secret_header(name, where)) for name, where in config.secret_headers),
+        headers = tuple(
+            (name, _secret_header(name, where)) for name, where in config.secret_headers
         )
+        if not config.api_key_command:
+            return cls(api_key(config), headers)
+        command = KeyCommand(config.api_key_command, folder)
+        command.run()
+        return cls(None, headers, command)
+
+    @property
+    def current_key(self) -> str | None:
+        """The key to send now; None sends none."""
+        return self.key if self.command is None else self.command.key
+
+    @property
+    def account(self) -> str:
+        """What tells accounts apart: the key, or the command, whose keys change."""
+        return (self.key or "") if self.command is None else " ".join(self.command.arguments)
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, _ in self.headers)
-        return f"Credentials(key={self.key and MASK}, headers=({names}))"
+        return f"Credentials(key={self.current_key and MASK}, headers=({names}))"
 
     def sent_with(
         self, headers: Iterable[tuple[str, str]], wire_format: WireFormat, auth: str | None
@@ -81,18 +100,24 @@ class Credentials:
         replaced = {name for name, _ in self.headers}
         plain = [header for header in headers if header[0] not in replaced]
         found = [*plain, *self.headers]
-        if self.key is not None:
-            name, value = wire_format.key_header(self.key, auth)
+        if (key := self.current_key) is not None:
+            name, value = wire_format.key_header(key, auth)
             found += [] if name in dict(found) else [(name, value)]
         return found
 
-    @cached_property
+    @property
     def redaction(self) -> Redaction:
         """Removes them from texts."""
-        secrets = [self.key] if self.key is not None and len(self.key) >= MIN_SECRET else []
-        for _, value in self.headers:
-            secrets += [part for part in _parts(value) if len(part) >= MIN_HEADER_SECRET]
-        return Redaction(tuple(dict.fromkeys(secrets)))
+        keys = (self.key,) if self.command is None else self.command.keys
+        return _redaction(keys, self.headers)
+
+
+@lru_cache(8)
+def _redaction(keys: tuple[str | None, ...], headers: tuple[tuple[str, str], ...]) -> Redaction:
+    secrets = [key for key in keys if key is not None and len(key) >= MIN_SECRET]
+    for _, value in headers:
+        secrets += [part for part in _parts(value) if len(part) >= MIN_HEADER_SECRET]
+    return Redaction(tuple(dict.fromkeys(secrets)))
 
 
 def _parts(value: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchrun import formats
 from batchrun.errors import ProviderFault, RunEnd, Stop, printable, sentences
+from batchrun.formats.credentials import KEY_COMMAND
 from batchrun.limits.retry_delays import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
         fault: what the provider said.
         end: what that means.
         request: the refused one.
-        variable: the environment variable with the key; empty when no key is sent.
+        variable: the environment variable with the key, or `KEY_COMMAND`; empty when no key is sent.
     """
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
     said = f"{status}{printable(fault.error_type)}: {printable(fault.message)}"
@@ -289,7 +290,8 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
 
 
 def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> str:
-    key = f"the key in the environment variable {variable}" if variable else "the address"
+    where = "from" if variable == KEY_COMMAND else "in the environment variable"
+    key = f"the key {where} {variable}" if variable else "the address"
     model = f"the model ({printable(request.model)})"
     status = _status(fault)
     if end is RunEnd.EXHAUSTED:
@@ -305,7 +307,7 @@ def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     if status == 403:
         return f"check that {key} may use {model}" if variable else f"check {model} and base_url"
     what = "" if status == 405 or (status or 0) < 400 else f"{model} and "
-    return f"check {what}base_url ({_endpoint(request)})"
+    return f"check {what}base_url ({request.base_url})"
 
 
 def _endpoint(request: Request) -> str:

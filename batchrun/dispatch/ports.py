@@ -328,7 +328,7 @@ class FirstRequests:
     """What helps to explain refusals that come before the first answer.
 
     Attributes:
-        variable: the environment variable with the key; empty when no key is sent.
+        variable: the environment variable with the key, or `KEY_COMMAND`; empty when no key is sent.
         sampler: returns requests from all over the input, if the first ones are refused.
         is_answered: the provider has answered this run before.
     """

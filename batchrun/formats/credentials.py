@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MASK = "***"
+# The key of a job file that names a program instead of an environment variable.
+KEY_COMMAND = "api_key_command"
 _MARKED = re.compile(
     r"""(?<![A-Za-z0-9])(?:
         sk-(?=[\w-]*\d)[\w-]{16,}                       # OpenAI, Anthropic, OpenRouter, DeepSeek …

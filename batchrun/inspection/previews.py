@@ -82,7 +82,7 @@ def _described(job: Job, item: RenderedItem) -> dict[str, Any]:
             "error_message": item.error_message,
         }
     headers = dict(item.wire.headers)
-    if job.request.api_key_env:
+    if job.request.key_source:
         headers.update([job.request.wire_format.key_header(MASK, job.request.auth)])
     masked = {
         name: _masked(name, value) if name in dict(job.request.extra_headers) else value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from batchrun import formats
+from batchrun.formats.credentials import KEY_COMMAND
 from batchrun.formats.providers import PRESETS, preset_at
 from batchrun.job.addresses import provider_of
 
@@ -104,6 +105,7 @@ class RequestConfig:
     keep_raw: bool = False
     reject: tuple[RejectReason, ...] = ()
     cached_turns: tuple[tuple[int, str], ...] = ()
+    api_key_command: tuple[str, ...] = ()
 
     @property
     def wire_format(self) -> WireFormat:
@@ -125,6 +127,11 @@ class RequestConfig:
     def rules(self, model: str, effort: str | None) -> ModelRules:
         """Return what a model accepts."""
         return self.wire_format.model_rules(model, self.preset, effort, self.api_version)
+
+    @property
+    def key_source(self) -> str:
+        """The environment variable with the key, or `KEY_COMMAND`; empty if no key is sent."""
+        return KEY_COMMAND if self.api_key_command else self.api_key_env
 
     @property
     def forces_tool(self) -> bool:

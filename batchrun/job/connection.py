@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from batchrun import formats
-from batchrun.formats.credentials import check_body_values, check_header_values, check_url
+from batchrun.formats.credentials import (
+    check_body_values,
+    check_header_values,
+    check_url,
+    is_credential,
+)
 from batchrun.formats.providers import PRESETS, meant_provider, preset_at
 from batchrun.job.addresses import (
     check_address,
@@ -38,6 +43,7 @@ class Connection:
     base_url: str
     api_key_env: str
     auth: str | None
+    api_key_command: tuple[str, ...] = ()
 
 
 def read_connection(section: Section) -> Connection:
@@ -54,12 +60,33 @@ def read_connection(section: Section) -> Connection:
     if preset is None and named is not None and named.is_local:
         preset = named
     usual_key = wire_format.key_env if preset is None else preset.key_env
-    key_env = section.text("api_key_env", usual_key)
+    command = _read_command(section)
+    key_env = section.text("api_key_env", "" if command else usual_key)
     section.check("api_key_env", partial(check_key_variable, key_env), None)
     auth = _read_auth(section)
     if auth is None and preset is not None:
         auth = preset.auth
-    return Connection(wire_format, provider, base_url, key_env, auth)
+    return Connection(wire_format, provider, base_url, key_env, auth, command)
+
+
+def _read_command(section: Section) -> tuple[str, ...]:
+    """Read the program that prints the key, and its arguments."""
+    given = section.raw("api_key_command")
+    if given is None:
+        return ()
+    words = given if isinstance(given, list) else []
+    if not words or not all(isinstance(word, str) and word for word in words):
+        section.problem(
+            "api_key_command",
+            'must be a list of a program and its arguments, such as ["gcloud", "auth", '
+            f'"print-access-token"], not {given!r:.80}',
+        )
+        return ()
+    if any(is_credential(word) for word in words):
+        section.problem("api_key_command", "contains a key, which would be stored with the run")
+    if section.raw("api_key_env"):
+        section.problem("api_key_command", "api_key_env is also set; remove one of them")
+    return tuple(words)
 
 
 def _read_provider(section: Section) -> str | None:

@@ -88,6 +88,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         images=section.strings("images") or (),
         answer=_read_answer(section, wire_format),
         auth=connection.auth,
+        api_key_command=connection.api_key_command,
         max_tokens_key=_read_max_tokens_key(section, wire_format),
         image_dir=_read_image_dir(section, base),
         dedupe=section.get("dedupe", bool) or False,

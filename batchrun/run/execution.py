@@ -287,7 +287,7 @@ class Execution:
             admission=shared.limits,
             accounts=Accounts(self._waits, errors, prices),
             rules=Rules(job.retry, plan.review, plan.tools, job.tools.max_turns),
-            first=FirstRequests(job.request.api_key_env, self._feed),
+            first=FirstRequests(job.request.key_source, self._feed),
             provider=Provider(plan.credentials, shared.transport, shared.simulator),
             batches=batches,
         )

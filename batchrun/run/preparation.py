@@ -314,7 +314,7 @@ def same_input(job: Job, signature: str) -> Source:
 def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
     from batchrun.client import Credentials  # noqa: PLC0415 - slow to load
 
-    return Credentials() if is_simulated else Credentials.of(job.request)
+    return Credentials() if is_simulated else Credentials.of(job.request, job.base)
 
 
 def our_columns(job: Job) -> dict[str, Kind]:

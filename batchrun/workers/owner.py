@@ -357,7 +357,7 @@ class WorkersDispatcher:
             __version__,
             dict(assignment.job.document),
             str(assignment.job.base),
-            credentials.key,
+            credentials.current_key,
             credentials.headers,
             assignment.first.variable,
             assignment.provider.simulator,

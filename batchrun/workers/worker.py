@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batchrun import __version__
-from batchrun.client import Credentials, PyreqwestTransport
+from batchrun.client import Credentials, KeyCommand, PyreqwestTransport
 from batchrun.dispatch import (
     LIVE,
     Accounts,
@@ -96,7 +96,7 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
         rules=Rules(job.retry, review_of(job), toolbox_of(job), job.tools.max_turns),
         first=FirstRequests(setup.variable, RemoteSampler(line), setup.is_answered),
         provider=Provider(
-            Credentials(setup.key, setup.headers),
+            _credentials(setup, job),
             PyreqwestTransport(connections=job.limits.concurrency or MOST),
             setup.simulator,
         ),
@@ -227,3 +227,10 @@ class Worker:
             waiting,
             time.process_time(),
         )
+
+
+def _credentials(setup: Setup, job: Job) -> Credentials:
+    arguments = job.request.api_key_command
+    if not arguments or setup.key is None:
+        return Credentials(setup.key, setup.headers)
+    return Credentials(None, setup.headers, KeyCommand(arguments, job.base, setup.key))
