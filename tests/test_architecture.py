@@ -29,6 +29,7 @@ HOMES = {
     "msgspec": ("workers/protocol.py",),
     "polars": ("source/", "output/"),
     "pyreqwest": ("client/",),
+    "ray": ("workers/ray_cluster.py",),
     "re2": ("evaluation/",),
     "rapidfuzz": ("evaluation/",),
     "sqlite3": ("checkpoint/",),

@@ -62,7 +62,12 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=WorkerCount(),
-    help="Send the requests from N processes of this machine, or as many as it needs (auto).",
+    help="Send the requests from N processes of this machine, or from as many as are of use (auto).",
+)
+@click.option(
+    "--on",
+    metavar="ray[:ADDRESS]",
+    help="Send the requests from the nodes of a Ray cluster: one worker per node, or --workers.",
 )
 @FAIL_UNDER
 @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no summary.")

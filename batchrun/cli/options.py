@@ -244,6 +244,7 @@ def run_options(options: Mapping[str, Any]) -> RunOptions:
         workers=options.get("workers"),
         dispatcher=batchrun.BATCH if options.get("batch") else batchrun.LIVE,
         batches=modes.ONE_PASS if options.get("no_wait") else modes.WAIT,
+        on=options.get("on"),
         ask=ask if sys.stdin is not None and sys.stdin.isatty() else None,
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 import signal
 from concurrent import futures
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
@@ -19,6 +20,7 @@ import anyio.to_thread
 from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
+from batchrun.dispatch import LIVE
 from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.records import PICO_PER_USD
@@ -38,7 +40,7 @@ from batchrun.run.preparation import (
     run_directory,
 )
 from batchrun.run.progress import Progress, Show
-from batchrun.workers import WorkersFactory
+from batchrun.workers import RayCluster, WorkersFactory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -46,9 +48,13 @@ if TYPE_CHECKING:
     from batchrun.checkpoint import Reuse
     from batchrun.client import TransportPort
     from batchrun.dispatch import DispatcherFactory
-    from batchrun.job import Job
+    from batchrun.job import Job, LimitsConfig
 
 
+# `--workers auto`: one process sends more than this per second, and a shorter run is over before further
+# processes are of use.
+FEWEST_PER_S_FOR_WORKERS = 1_500
+FEWEST_FOR_WORKERS = 20_000
 # In a notebook Ctrl-C is noticed within this time.
 POLL_S = 0.1
 
@@ -171,10 +177,36 @@ async def _run_together(
 
 
 def dispatcher_of(plans: Sequence[Prepared], options: RunOptions) -> DispatcherFactory:
-    """Return the way to dispatch: in this process, or from workers."""
-    if options.workers is None:
+    """Return the way to dispatch: in this process, or from workers.
+
+    Raises:
+        JobError: when the workers cannot do what the options say.
+    """
+    count, on = options.workers, options.on
+    if count is None and on is None:
         return options.dispatcher
-    return WorkersFactory(options.workers if options.workers != "auto" else 2)
+    if options.dispatcher.name != LIVE.name:
+        raise JobError(
+            "workers send requests one by one; leave out either --batch, or --workers and --on"
+        )
+    if options.transport is not None:
+        raise JobError(
+            "workers have transports of their own; leave out either workers or transport"
+        )
+    if on is not None:
+        return WorkersFactory(None if count == "auto" else count, RayCluster.of(on))
+    if count == "auto":
+        rows = sum(plan.total * plan.job.request.samples for plan in plans)
+        return (
+            WorkersFactory() if calls_for_workers(rows, plans[0].job.limits) else options.dispatcher
+        )
+    return WorkersFactory(count)
+
+
+def calls_for_workers(requests: int, limits: LimitsConfig) -> bool:
+    """Say whether a run may be so fast and so long that one process holds it up."""
+    per_minute = limits.requests_per_minute or math.inf
+    return requests >= FEWEST_FOR_WORKERS and per_minute >= 60 * FEWEST_PER_S_FOR_WORKERS
 
 
 @dataclass(frozen=True, slots=True)

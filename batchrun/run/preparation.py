@@ -72,6 +72,7 @@ class RunOptions:
         workers: send from this many processes of this machine, `auto` for as many as are of use; None
             sends from this process.
         batches: what to do with batches that are out.
+        on: `ray` or `ray:ADDRESS` for workers on a Ray cluster: `workers` of them, or one on each node.
         rows: only these, by ordinal, and no outputs; None for all.
     """
 
@@ -87,6 +88,7 @@ class RunOptions:
     dispatcher: DispatcherFactory = LIVE
     workers: int | Literal["auto"] | None = None
     batches: BatchMode = BatchMode.WAIT
+    on: str | None = None
     rows: frozenset[int] | None = None
 
 

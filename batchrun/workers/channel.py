@@ -19,6 +19,10 @@ class Channel(Protocol):
     """Carries messages. When the other side is gone, both calls raise `anyio.EndOfStream`."""
 
     @property
+    def place(self) -> str:
+        """The machine of the worker; empty for this one."""
+
+    @property
     def why_ended(self) -> str:
         """What is known about why the other side is gone."""
 
@@ -38,6 +42,8 @@ class SocketChannel:
     Args:
         connected: a connected stream socket, which it closes.
     """
+
+    place = ""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected

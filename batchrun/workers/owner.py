@@ -20,6 +20,7 @@ from batchrun.errors import BatchrunError
 from batchrun.limits import CapReached
 from batchrun.workers.protocol import Answered, Setup
 from batchrun.workers.session import WorkerSession
+from batchrun.workers.worker import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,13 +36,15 @@ if TYPE_CHECKING:
     from batchrun.workers.protocol import Ask, WorkerReport
 
 # Requests of one chunk for a worker: as many as it works on at a time, within these bounds.
-FEWEST_ROWS, MOST_ROWS = 32, 512
+FEWEST_ROWS, MOST_ROWS = 8, 512
 # Requests beyond its share that a worker may work on, so that the next ones wait at the owner when others
 # end.
 SPARE_SHARE, SPARE_REQUESTS = 0.25, 8
 # Until the provider has answered, only one worker is used, as one process sends only a few requests. A
 # slow first answer does not hold up the others for longer.
 MOST_ALONE_S = 3.0
+# How often to see whether more workers are of use.
+GROW_S = 2.0
 # A request whose attempts were in flight when this many workers died may be the reason.
 MOST_DEATHS = 3
 # Workers that end this often in a row before any of them has finished a request will not work.
@@ -53,11 +56,15 @@ CANCEL_S = 10.0
 class Engine(Protocol):
     """Starts workers."""
 
-    @property
-    def count(self) -> int:
-        """How many workers to use."""
+    async def wanted(self, started: int, busy_share: float) -> int:
+        """Return how many workers to have now.
 
-    async def start(self, number: int) -> Channel:
+        Args:
+            started: how many there are.
+            busy_share: the share of a processor that each of them used lately.
+        """
+
+    async def start(self) -> Channel:
         """Start a worker and return the channel to it.
 
         Raises:
@@ -140,6 +147,8 @@ class WorkersDispatcher:
         self._is_answered = assignment.first.is_answered
         self._chunk_rows = FEWEST_ROWS
         self._false_starts = 0
+        self._kept = self._wanted = 0
+        self._busy_s = 0.0
         self._alone_until = math.inf
         self.journal = assignment.journal
         self.admission = assignment.admission
@@ -188,6 +197,7 @@ class WorkersDispatcher:
     def note(self, last: WorkerReport | None, report: WorkerReport) -> None:
         """Add what a worker has done since its last report."""
         tally, waits = self.tally, self._assignment.accounts.waits
+        self._busy_s += report.cpu_s - (last.cpu_s if last else report.cpu_s)
         tally.succeeded += report.succeeded - (last.succeeded if last else 0)
         tally.last_error = report.last_error or tally.last_error
         before, waiting = (last.waits, last.waiting) if last else ({}, {})
@@ -238,11 +248,14 @@ class WorkersDispatcher:
 
     async def _work(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         async with anyio.create_task_group() as working:
-            for number in range(self._engine.count):
-                working.start_soon(self._keep_worker, number)
-            async with requests:
-                with self._feeding:
-                    await self._hand_out(requests)
+            await self._grow(working)
+            async with anyio.create_task_group() as growing:
+                growing.start_soon(self._keep_growing, working)
+                async with requests:
+                    with self._feeding:
+                        await self._until_ready()
+                        await self._hand_out(requests)
+                growing.cancel_scope.cancel()
             self._is_fed = True
             for session in self._sessions:
                 session.end()
@@ -260,10 +273,41 @@ class WorkersDispatcher:
         for session in self._sessions:
             session.cancel()
 
-    async def _keep_worker(self, number: int) -> None:
+    async def _keep_growing(self, working: TaskGroup) -> None:
+        """Start more workers when they are of use, or when there are more machines."""
+        while True:
+            await anyio.sleep(GROW_S)
+            await self._grow(working)
+
+    async def _grow(self, working: TaskGroup) -> None:
+        busy_s, self._busy_s = self._busy_s, 0.0
+        self._wanted = await self._engine.wanted(self._kept, busy_s / GROW_S / max(1, self._kept))
+        while self._kept < self._wanted:
+            self._kept += 1
+            working.start_soon(self._keep_worker)
+
+    async def _until_ready(self) -> None:
+        """Wait until every worker that was started first has what the job needs."""
+        while self._are_starting:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    @property
+    def _are_starting(self) -> bool:
+        are_ready = all(session.is_ready for session in self._sessions)
+        return len(self._sessions) < self._kept or not are_ready
+
+    async def _keep_worker(self) -> None:
         """Keep one worker alive until there is nothing left to do."""
-        while not self._is_draining:
-            channel = await self._engine.start(number)
+        try:
+            await self._replace_worker()
+        finally:
+            self._kept -= 1
+            self._changed.set()
+
+    async def _replace_worker(self) -> None:
+        while not self._is_draining and self._kept <= self._wanted:
+            channel = await self._engine.start()
             session = WorkerSession(self, channel, self._setup())
             self._sessions.append(session)
             self._begin(session)
@@ -290,7 +334,7 @@ class WorkersDispatcher:
 
     def _note_death(self, session: WorkerSession) -> None:
         self._false_starts += 1
-        if self._false_starts > MOST_FALSE_STARTS * self._engine.count:
+        if self._false_starts > MOST_FALSE_STARTS * self._wanted:
             raise BatchrunError(f"workers end before they do anything: {session.why_ended}")
 
     async def _hand_out(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
@@ -355,6 +399,7 @@ class WorkersDispatcher:
         credentials = assignment.provider.credentials
         return Setup(
             __version__,
+            digest_of(assignment.job.tools.module),
             dict(assignment.job.document),
             str(assignment.job.base),
             credentials.current_key,
@@ -363,6 +408,6 @@ class WorkersDispatcher:
             assignment.provider.simulator,
             assignment.accounts.prices.provider,
             self.admission.caps_cost,
-            self._engine.count,
+            self._wanted,
             self._is_answered,
         )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A worker that does not end by itself when its channel is closed is killed after this time.
 END_S = 5.0
+# Workers that use this share of a processor each are busy: another one is of use.
+BUSY = 0.7
 
 
 class ProcessChannel(SocketChannel):
@@ -66,15 +68,21 @@ class LocalProcesses:
     """Starts workers on this machine.
 
     Args:
-        count: how many.
+        count: how many; None for as many as are busy, up to the number of processors.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int | None) -> None:
+        self._count = count
 
-    async def start(self, number: int) -> Channel:
+    async def wanted(self, started: int, busy_share: float) -> int:
+        """Return how many workers to have now."""
+        if self._count is not None:
+            return self._count
+        most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return min(started + 1, most or 1) if not started or busy_share > BUSY else started
+
+    async def start(self) -> Channel:
         """Start a process. A signal from the terminal does not reach it: the owner decides."""
-        del number
         ours, theirs = socket.socketpair()
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - the process writes to it
         command = [sys.executable, "-P", "-m", "batchrun.workers", str(theirs.fileno())]

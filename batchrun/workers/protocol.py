@@ -149,6 +149,10 @@ class Count(WorkerMessage, frozen=True):
     timed_out: bool
 
 
+class Ready(WorkerMessage, frozen=True):
+    """The worker has everything that the job needs, and waits for requests."""
+
+
 class Took(WorkerMessage, frozen=True):
     """A chunk of requests was taken: there is room for another."""
 
@@ -179,6 +183,7 @@ Reported: TypeAlias = (
     | HasInFlight
     | Sample
     | Count
+    | Ready
     | Took
     | Ended
     | Failed
@@ -215,6 +220,7 @@ class Setup(WorkerMessage, frozen=True):
 
     Attributes:
         version: of batchrun, which must be the worker's.
+        module: a digest of `[tools] module`, which must be the same file for the worker.
         job: the document of the job; `base` is the folder of its relative paths.
         key, headers: the credentials. They are kept in memory only.
         variable: the environment variable that the key came from.
@@ -226,6 +232,7 @@ class Setup(WorkerMessage, frozen=True):
     """
 
     version: str
+    module: bytes | None
     job: dict[str, Any]
     base: str
     key: str | None

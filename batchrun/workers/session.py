@@ -30,6 +30,7 @@ from batchrun.workers.protocol import (
     IsOwnFault,
     Kept,
     NoMore,
+    Ready,
     Refuse,
     Room,
     RowEncoder,
@@ -100,6 +101,7 @@ class WorkerSession:
 
     Attributes:
         has_ended: it has drained, or has nothing left to do.
+        is_ready: it has everything that the job needs.
         is_answered: the provider has answered it.
     """
 
@@ -137,6 +139,7 @@ class WorkerSession:
             HasInFlight: self._on_has_in_flight,
             Sample: self._on_sample,
             Count: self._on_count,
+            Ready: self._on_ready,
             Took: self._on_took,
             Ended: self._on_ended,
             Failed: self._on_failed,
@@ -144,11 +147,12 @@ class WorkerSession:
         self.has_ended = False
         self.is_answered = False
         self.is_alive = True
+        self.is_ready = False
 
     @property
     def has_room(self) -> bool:
         """Whether it should be given another chunk."""
-        return self.is_alive and self._ahead < CHUNKS_AHEAD
+        return self.is_alive and self.is_ready and self._ahead < CHUNKS_AHEAD
 
     @property
     def why_ended(self) -> str:
@@ -429,6 +433,10 @@ class WorkerSession:
     def _on_count(self, event: Count) -> None:
         self._owner.count(event.error, timed_out=event.timed_out)
 
+    def _on_ready(self, _event: Ready) -> None:
+        self.is_ready = True
+        self._owner.has_changed()
+
     def _on_took(self, _event: Took) -> None:
         self._ahead -= 1
         self._owner.has_changed()
@@ -437,7 +445,9 @@ class WorkerSession:
         self.has_ended = True
 
     def _on_failed(self, event: Failed) -> None:
-        raise (JobError if event.is_job else BatchrunError)(event.message)
+        place = self._channel.place
+        message = f"the worker on {place}: {event.message}" if place else event.message
+        raise (JobError if event.is_job else BatchrunError)(message)
 
     def _answer(self, answer: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._group is not None:

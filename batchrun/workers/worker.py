@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ from batchrun.workers.protocol import (
     Grant,
     Kept,
     NoMore,
+    Ready,
     Refuse,
     Requests,
     Room,
@@ -74,6 +76,14 @@ async def serve(channel: Channel) -> None:
         pass  # The owner has everything, or has died: nothing more could be recorded.
 
 
+def digest_of(module: Path | None) -> bytes | None:
+    """Return a digest of a file; None without one."""
+    try:
+        return None if module is None else hashlib.sha256(module.read_bytes()).digest()
+    except OSError:
+        return None
+
+
 def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
     """Return what the live dispatcher of a worker is given.
 
@@ -86,6 +96,11 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
             "same version everywhere"
         )
     job = Job.from_document(setup.job, Path(setup.base))
+    if digest_of(job.tools.module) != setup.module:
+        raise JobError(
+            f"[tools] module: {job.tools.module} is missing or another file here; put the same file "
+            "at the same path on every machine"
+        )
     leases = Leases(line, job.limits, caps_cost=setup.caps_cost, workers=setup.workers)
     prices = price_book(job, setup.provider)
     return Assignment(
@@ -140,6 +155,7 @@ class Worker:
                 self._line.say(Failed(str(error), is_job=isinstance(error, JobError)))
             else:
                 self._dispatcher = LIVE.create(assignment)
+                self._line.say(Ready())
                 group.start_soon(self._work, self._dispatcher, assignment.provider.transport)
             while True:
                 for order in orders:
