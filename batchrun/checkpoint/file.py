@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # "btrn": tells a checkpoint from any other SQLite file.
 APPLICATION_ID = 0x6274726E
 BUSY_TIMEOUT_S = 30.0
+# Answers longer than a page go to pages of their own, and what is left of the last one stays empty.
+PAGE_BYTES = 16384
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -54,6 +56,7 @@ def create(path: Path) -> Database:
         path.chmod(PRIVATE_FILE)
         db = _connect(path, "mode=rw")
         try:
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")

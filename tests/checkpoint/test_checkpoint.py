@@ -33,6 +33,7 @@ from batchrun.checkpoint import (
     totals,
 )
 from batchrun.checkpoint.columns import result_kinds
+from batchrun.checkpoint.file import PAGE_BYTES
 from batchrun.checkpoint.planning import MANY
 from batchrun.errors import CheckpointError, RunEnd
 from batchrun.records import (
@@ -46,6 +47,7 @@ from batchrun.records import (
     Status,
     Usage,
 )
+from benchmarks.checkpoint_size import write as write_answers
 from tests.conftest import ROOT
 from tests.support.checkpoints import (
     DOCUMENT,
@@ -728,8 +730,8 @@ def test_damage_that_shows_only_later_is_a_checkpoint_error_too(tmp_path: Path) 
         found = dict(db.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
     with (tmp_path / FILE_NAME).open("r+b") as file:
         for table in tables:
-            file.seek((found[table] - 1) * 4096)
-            file.write(b"\xff" * 4096)
+            file.seek((found[table] - 1) * PAGE_BYTES)
+            file.write(b"\xff" * PAGE_BYTES)
     with closing(Checkpoint(tmp_path, writable=False)) as store:
         for read in (
             totals,
@@ -1085,3 +1087,9 @@ def test_libraries_that_nothing_here_uses_are_not_loaded_with_it() -> None:
         "assert pandas.DataFrame\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("length", [2_000, 20_000])
+def test_long_answers_take_little_more_than_their_bytes(tmp_path: Path, length: int) -> None:
+    rows = 6_000_000 // length  # with fewer, the pages of empty tables count
+    assert write_answers(tmp_path, rows, length) <= 1.4 * rows * length
