@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from batchrun import checkpoint
 from batchrun.checkpoint import RequestSize
 from batchrun.estimation.estimator import Estimator
+from batchrun.estimation.judging_costs import judge_estimates
 from batchrun.estimation.ranges import Estimate
 from batchrun.estimation.text import estimate_json, estimate_text
 from batchrun.estimation.tokens import prompt_tokens
@@ -79,7 +80,8 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
             counter.add(_asked(rendered))
         for counted in counter.counts(retry_errored=options.retry_errored):
             estimator.add_requests(counted)
-    return estimator.estimate(directory)
+    found = estimator.estimate(directory)
+    return replace(found, judges=judge_estimates(job, source, found))
 
 
 def _asked(rendered: list[RenderedItem]) -> Iterator[RequestSize]:

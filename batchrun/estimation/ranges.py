@@ -64,6 +64,7 @@ class Estimate:
         duration: how long the run takes.
         answers: number of existing answers that the estimate is based on; 0 for none.
         warnings: what to change, or to know, before the run.
+        judges: the estimates of its judges, whose requests and costs come in addition.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Estimate:
     duration: Duration
     answers: int
     warnings: tuple[str, ...] = ()
+    judges: tuple[Estimate, ...] = ()
 
     @property
     def cost_usd(self) -> tuple[Decimal, Decimal | None] | None:

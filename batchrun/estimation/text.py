@@ -74,6 +74,7 @@ def _facts(estimate: Estimate) -> dict[str, Any]:
         "binds": estimate.duration.limit,
         "calibrated_by_answers": estimate.answers,
         "warnings": list(estimate.warnings),
+        "judges": [_facts(judge) for judge in estimate.judges],
     }
 
 
@@ -122,9 +123,20 @@ def _lines(estimate: Estimate) -> list[str]:
         f"  output      {_tokens(estimate.output)}",
         f"  cost        {_cost(estimate.cost)}",
         f"  time        {_time(estimate.duration)}; {LIMITED_BY[estimate.duration.limit]}",
+        *_judges(estimate),
         *_basis(estimate),
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
+
+
+def _judges(estimate: Estimate) -> list[str]:
+    lines = []
+    for judge in estimate.judges:
+        held = f"; {judge.held:,} are already judged" if judge.held else ""
+        models = ", ".join(judge.models) or "no model"
+        lines.append(f"  judge       {judge.requests:,} requests to {models}{held}")
+        lines.append(f"              in addition {_cost(judge.cost)}")
+    return lines
 
 
 def _duplicates(estimate: Estimate) -> list[str]:

@@ -50,7 +50,7 @@ def answered_rows(
             custom_id, *answer = by_row.get(item.ordinal, (None,))
             # Another id: the table has changed, which is reported when the outputs are written.
             if custom_id == item.custom_id:
-                rows.append(AnsweredRow(item, _texts(*answer), tokens.get(item.ordinal)))
+                rows.append(AnsweredRow(item, texts_of(*answer), tokens.get(item.ordinal)))
         yield rows
 
 
@@ -66,7 +66,7 @@ def _row_chunks(
             rest = rest[count:]
 
 
-def _texts(response: str | None, responses: str | None) -> list[str]:
+def texts_of(response: str | None, responses: str | None) -> list[str]:
     """Return all answers of a row: the choices, where there are several."""
     found: Any = orjson.loads(responses) if responses else [response]
     return [text or "" for text in found]

@@ -1,0 +1,126 @@
+"""What judging the answers of a run would take, before there are answers.
+
+Answers that are stored are rendered as they will be judged. In place of the others stands an empty answer,
+and the tokens that answers to the rows are estimated to have are added to its input.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batchrun import checkpoint
+from batchrun.checkpoint import RequestSize
+from batchrun.estimation.estimator import Estimator
+from batchrun.estimation.tokens import prompt_tokens
+from batchrun.limits import most_output
+from batchrun.pricing import price_book
+from batchrun.run.answered import AnsweredRow, texts_of
+from batchrun.run.model_checks import service_tier
+from batchrun.run.preparation import plan_signature
+from batchrun.run.scoring import Evaluation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from batchrun.checkpoint import Checkpoint
+    from batchrun.estimation.ranges import Estimate
+    from batchrun.job import Job
+    from batchrun.records import Item, RenderedItem
+    from batchrun.run.judging import Judge
+    from batchrun.source import Source
+
+
+CHUNK_ROWS = 500
+# The longest answer that is expected where the job sets no max_tokens.
+UNBOUNDED_ANSWER = 4_096
+
+
+def judge_estimates(job: Job, source: Source, rows: Estimate) -> tuple[Estimate, ...]:
+    """Estimate what each judge of a job would send and cost.
+
+    Args:
+        job: the job.
+        source: its input.
+        rows: the estimate of its rows.
+
+    Raises:
+        JobError: when the section of a judge is wrong.
+    """
+    evaluation = Evaluation.of(job, source)
+    if evaluation is None or not evaluation.judges:
+        return ()
+    with ExitStack() as opened:
+        store = _answers(job, source, rows.directory, opened)
+        return tuple(_estimate(judge, job, source, rows, store) for judge in evaluation.judges)
+
+
+def _answers(job: Job, source: Source, directory: Path, opened: ExitStack) -> Checkpoint | None:
+    """Open the run's checkpoint, if its rows are those of the job."""
+    if not (directory / checkpoint.FILE_NAME).exists():
+        return None
+    store = opened.enter_context(closing(checkpoint.Checkpoint(directory, writable=False)))
+    begun = checkpoint.latest_plan(store)
+    is_same = begun is not None and begun[0] == plan_signature(job, source)
+    return store if is_same else None
+
+
+def _estimate(
+    judge: Judge, job: Job, source: Source, rows: Estimate, store: Checkpoint | None
+) -> Estimate:
+    estimator = Estimator(judge.job, price_book(judge.job), service_tier(judge.job))
+    number = job.request.samples * int(job.request.parameters.get("n") or 1)
+    folder = rows.directory / judge.folder
+    with checkpoint.request_counter(folder) as counter:
+        for items in source.items(judge.columns, CHUNK_ROWS):
+            for row, is_answered in _rows(items, store, number):
+                rendered = judge.renderer.render(judge.items(row))
+                estimator.add_rows(rendered)
+                counter.add(_sizes(rendered, None if is_answered else rows))
+        for counted in counter.counts(retry_errored=False):
+            estimator.add_requests(counted)
+    return replace(estimator.estimate(folder), warnings=())
+
+
+def _rows(
+    items: Sequence[Item], store: Checkpoint | None, number: int
+) -> Iterator[tuple[AnsweredRow, bool]]:
+    """Yield the rows with their answers, or with as many empty ones; and whether they are answered."""
+    found = {}
+    if store is not None:
+        rows = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
+        found = {row[0]: texts_of(*row[2:]) for row in rows}
+    for item in items:
+        texts = found.get(item.ordinal)
+        yield AnsweredRow(item, texts or [""] * number), texts is not None
+
+
+def _sizes(rendered: Sequence[RenderedItem], unanswered: Estimate | None) -> Iterator[RequestSize]:
+    """Yield the sizes of requests; to those of unanswered rows the expected answer is added."""
+    low, expected, high = (0.0, 0.0, 0.0) if unanswered is None else _answer_tokens(unanswered)
+    for number, item in enumerate(rendered):
+        if item.request is None or item.fingerprint is None:
+            continue
+        tokens, system = prompt_tokens(item.request)
+        # Different answers are judged one by one, though nobody knows them yet.
+        mark = b"" if unanswered is None else b"%d:%d" % (item.ordinal, number)
+        yield RequestSize(
+            item.fingerprint + mark,
+            item.request.model,
+            tokens.low + low,
+            tokens.expected + expected,
+            tokens.high + high,
+            system.expected,
+            most_output(item.request),
+        )
+
+
+def _answer_tokens(rows: Estimate) -> tuple[float, float, float]:
+    """Return the fewest, the expected and the most tokens of one answer."""
+    if not rows.requests:
+        return 0.0, 0.0, 0.0
+    low, expected, high = rows.output.low, rows.output.expected, rows.output.high
+    most = UNBOUNDED_ANSWER if high is None else high / rows.requests
+    return low / rows.requests, expected / rows.requests, most
