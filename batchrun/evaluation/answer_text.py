@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import Any
 
 import orjson
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 LONGEST_TEXT = 100_000
+MOST_BOXES = 50
+LONGEST_BOX = 2_000
 # Keys of a JSON object that hold the answer, the most definite first.
 ANSWER_KEYS = ("final_answer", "answer", "choice", "label", "category", "result", "prediction")
 
@@ -52,24 +51,22 @@ def marked_answer(text: str) -> str | None:
     last one counts, and a box counts more than a tag.
     """
     text = text[-LONGEST_TEXT:]
-    boxes = list(_boxes(text))
-    if boxes:
-        return boxes[-1]
+    box = _last_box(text)
+    if box is not None:
+        return box
     tags = [found["inner"] for found in _TAG.finditer(text)]
     return tags[-1] if tags else _answer_field(text)
 
 
-def _boxes(text: str) -> Iterator[str]:
-    """Yield what stands in boxes, up to the brace that closes each."""
-    for found in _BOX.finditer(text):
+def _last_box(text: str) -> str | None:
+    """Return what stands in the last box that is closed, up to the brace that closes it."""
+    for found in reversed(deque(_BOX.finditer(text), maxlen=MOST_BOXES)):
         depth = 1
-        for place in range(found.end(), len(text)):
+        for place in range(found.end(), min(len(text), found.end() + LONGEST_BOX)):
             depth += {"{": 1, "}": -1}.get(text[place], 0)
             if depth == 0:
-                yield text[found.end() : place]
-                break
-            if place - found.end() > 2_000:
-                break
+                return text[found.end() : place]
+    return None
 
 
 def _answer_field(text: str) -> str | None:

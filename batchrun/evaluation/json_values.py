@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_JSON = 1_000_000
-MOST_FAILURES = 2_000
+MOST_FAILURES = 500
 _FENCE = re.compile(r"```[\w-]{0,20}[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _START = re.compile(r"[{\[]")
 _DECODER = json.JSONDecoder()

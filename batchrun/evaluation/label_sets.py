@@ -8,6 +8,7 @@ from batchrun.evaluation.answer_text import fold, without_markdown
 from batchrun.evaluation.choices import choices_of
 from batchrun.evaluation.json_values import find_json
 
+MOST_LABELS = 1_000
 _BETWEEN = re.compile(r"[,;\n|]|\s(?:and|&)\s")
 _LEAD = re.compile(r"\A[\w ]{0,30}:\s")
 # What stands for an empty set.
@@ -23,7 +24,7 @@ def read_labels(value: object, choices: tuple[str, ...] = ()) -> frozenset[str]:
     texts = [str(each) for each in value] if isinstance(value, list) else _parts(str(value or ""))
     known = {fold(label.replace("_", " ")): label for label in choices}
     found = {}
-    for text in texts:
+    for text in texts[:MOST_LABELS]:
         plain = fold(without_markdown(text).replace("_", " ")) if known else fold(text)
         if plain not in _NOTHING:
             found[plain] = known.get(plain) or _picked(text, choices) or plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -152,6 +153,16 @@ def test_an_expression_that_never_ends_has_no_score_and_the_next_one_does(
 def test_tolerance_of_numbers(tolerance: float | str | None, *, same: bool) -> None:
     scorer = Scorer(ScoreConfig(expected="x", match="number", tolerance=tolerance))
     assert scorer.score_row(0, {}, 100, ["about 99.6"]).score == float(same)
+
+
+@pytest.mark.parametrize("part", ["\\boxed{", "[", '{"a":"', "1,", "```\n", "A and ", "not ", "**"])
+@pytest.mark.parametrize("match", ["choice", "number", "json", "set", "casefold", "f1"])
+def test_no_long_text_keeps_a_comparison_busy(match: str, part: str) -> None:
+    """In the square of its length, this would take minutes."""
+    expected = {"choice": "A", "number": 10, "json": {}}.get(match, "x")
+    start = perf_counter()
+    assert compare(match, part * (100_000 // len(part)), expected).score < 1
+    assert perf_counter() - start < 10
 
 
 # reducers
