@@ -113,7 +113,11 @@ def _server(provider: ProviderPreset | None, wire_format: str) -> Iterator[str]:
     note = f" # replace {' and '.join(missing)}" if missing else ""
     yield f"base_url = {toml_string(address)}{note}"
     variable = "environment variable with the API key" if provider.key_env else "sends no key"
-    yield f"api_key_env = {toml_string(provider.key_env)} # {variable}"
+    if provider.key_command:
+        words = ", ".join(map(toml_string, provider.key_command))
+        yield f"api_key_command = [{words}] # prints the API key; runs with your permissions"
+    else:
+        yield f"api_key_env = {toml_string(provider.key_env)} # {variable}"
     if provider.auth is not None:
         yield f"auth = {toml_string(provider.auth)} # how the key is sent"
 

@@ -36,7 +36,8 @@ class ProviderPreset:
         hosts: a pattern of its hosts; empty: only those of `addresses`.
         key_env: the environment variable with the key; empty: it needs none.
         auth: how the key is sent; None: as the wire format does.
-        key_command: a program that prints a key, for providers with short-lived ones.
+        key_command: a program that prints a key, for providers with short-lived ones. `init` writes it; it
+            never runs because of the provider's name alone.
         path: what the path of its endpoints contains; any other address of it is wrong.
         prices: the id in the price list; None: `id`.
         reasoning_models: a pattern of the models that take `max_completion_tokens` and no sampling

@@ -26,6 +26,32 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 MOST_NAMES = 30
 MOST_LETTERS = 80
 
+# Names by which other tools call keys of a section.
+OTHER_NAMES: dict[str, dict[str, str]] = {
+    "request": {
+        "reasoning_effort": "effort",
+        "reasoning": "effort, or extra_body",
+        "thinking": "effort or thinking_tokens",
+        "budget_tokens": "thinking_tokens",
+        "output_config": "effort or json_schema",
+        "response_format": "json_schema",
+        "schema": "json_schema",
+        "response_model": "json_schema",
+        "metadata": "user, or extra_body",
+        "user_id": "user",
+        "stop_sequences": "stop",
+        "max_completion_tokens": "max_tokens, and max_tokens_key if needed",
+        "max_output_tokens": "max_tokens",
+        "api_key": "api_key_env with the name of an environment variable",
+        "url": "base_url",
+        "api_base": "base_url",
+        "endpoint": "base_url",
+        "headers": "extra_headers",
+        "api": "format",
+        "functions": "tools",
+        "cache_control": "cache_system, or cache in a turn",
+    }
+}
 _TOML_NAMES: dict[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -245,6 +271,14 @@ class Section:
         self._asked |= tables.keys()
         return tables
 
+    def _hint(self, key: str) -> str:
+        """Return what a person who wrote an unknown key may have meant."""
+        names = OTHER_NAMES.get(self.name, {})
+        if (name := names.get(key)) is not None:
+            return f" (write {name})"
+        near = did_you_mean(key, self.known)
+        return near or (" (to send it as it is, write it in extra_body)" if names else "")
+
     def finish(self, homes: Mapping[str, str]) -> None:
         """Report the keys that nobody asked for, before what is missing: one may be the cause.
 
@@ -255,7 +289,7 @@ class Section:
         for key in self._values:
             if key not in self._asked:
                 home = homes.get(key)
-                hint = f" (it belongs in [{home}])" if home else did_you_mean(key, self.known)
+                hint = f" (it belongs in [{home}])" if home else self._hint(key)
                 self.problem(key, f"unknown key{hint}")
         self._problems[:] = [*self._problems[others:], *self._problems[:others]]
 

@@ -223,6 +223,14 @@ def test_the_settings_of_a_provider_are_written(tmp_path: Path) -> None:
     assert other["request"]["base_url"] == "https://api.z.ai/api/anthropic"
 
 
+def test_the_program_of_short_lived_keys_is_written_not_implied(tmp_path: Path) -> None:
+    pl.DataFrame({"text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
+    assert command("init", "t.csv", "--provider", "vertex", cwd=tmp_path)[0] == 0
+    request = tomllib.loads((tmp_path / "t.toml").read_text())["request"]
+    assert request["api_key_command"] == ["gcloud", "auth", "print-access-token"]
+    assert "api_key_env" not in request
+
+
 def test_what_the_user_must_fill_in_is_named(tmp_path: Path) -> None:
     pl.DataFrame({"text": ["a", "b"]}).write_csv(tmp_path / "t.csv")
     code, _, stderr = command("init", "t.csv", "--provider", "azure", cwd=tmp_path)

@@ -214,3 +214,18 @@ def test_the_user_fills_in_what_only_they_know() -> None:
 def test_ids_and_aliases_are_unique() -> None:
     names = [name for preset in PROVIDERS for name in (preset.id, *preset.aliases)]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("reasoning_effort", "unknown key (write effort)"),
+        ("response_format", "unknown key (write json_schema)"),
+        ("metadata", "unknown key (write user, or extra_body)"),
+        ("stop_sequences", "unknown key (write stop)"),
+        ("temprature", 'unknown key (did you mean "temperature"?)'),
+        ("repetition_penalty_range_x", "unknown key (to send it as it is, write it in extra_body)"),
+    ],
+)
+def test_an_unknown_key_names_the_right_one(key: str, hint: str) -> None:
+    assert f"[request] {key}: {hint}" in refusal(**{key: "x"})
