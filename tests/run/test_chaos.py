@@ -9,6 +9,9 @@ import random
 import secrets
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.support.chaos.batch_rounds import hunt
 from tests.support.chaos.rounds import Round, undisturbed
 from tests.support.chaos.snapshots import commit_ends
 
@@ -39,3 +42,13 @@ def test_commits_are_found_in_a_write_ahead_log() -> None:
 
     wal = header + frame(0) + frame(7) + frame(8) + frame(0) + frame(9, b"older...")
     assert commit_ends(bytearray(wal)) == [32, 32 + 2 * 4120, 32 + 3 * 4120]
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_batches_survive_kills_at_calls_and_commits(tmp_path: Path, wire_format: str) -> None:
+    seed = secrets.randbelow(10**6)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    story = hunt(tmp_path, wire_format, dice, kills=8, rows=40, most=7)
+    print(story)
+    assert story.kills.total() >= 3

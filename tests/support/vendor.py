@@ -22,8 +22,19 @@ class Vendor:
         url: the base URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, simulator: Simulator) -> None:
         self.url = url
+        self._simulator = simulator
+
+    @property
+    def requests(self) -> int:
+        """How many calls have arrived."""
+        return self._simulator.usage.requests
+
+    @property
+    def answers(self) -> int:
+        """How many calls have been answered."""
+        return sum(self._simulator.usage.statuses.values())
 
     def usage(self) -> dict[str, Any]:
         """Return what was requested and billed."""
@@ -44,7 +55,7 @@ def vendor(**config: Any) -> Iterator[Vendor]:
 
         future, url = portal.start_task(serve)
         try:
-            yield Vendor(url)
+            yield Vendor(url, simulator)
         finally:
             portal.call(scope.cancel)
             future.result(30)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.support.chaos.batch_rounds import BatchStory, sweep
 from tests.support.chaos.rounds import Round, Story, undisturbed
 
 ROWS_A_ROUND = 5_000
@@ -41,6 +42,9 @@ def main() -> None:
                 Round(place, references[wire_format], kills_a_round, dice, wire_format).play()
             )
             print(f"round {number}, {wire_format}: {stories[-1]}", flush=True)
+    batches = [play_batches(wire_format) for wire_format in FORMATS] if options.batches else []
+    for wire_format, story in zip(FORMATS, batches, strict=False):
+        print(f"batches, {wire_format}: {story}", flush=True)
     print(
         f"{len(stories)} rounds, {rows(stories)} rows, {kills(stories)} kills: 0 lost, 0 twice; "
         f"billed twice {sum(s.extra_bills for s in stories)}, "
@@ -56,7 +60,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--no-batches", dest="batches", action="store_false")
     return parser.parse_args()
+
+
+def play_batches(wire_format: str) -> BatchStory:
+    """Kill runs with batches at every call and commit, one point after the other."""
+    with tempfile.TemporaryDirectory() as directory:
+        return sweep(Path(directory), wire_format)
 
 
 def rows(stories: list[Story]) -> int:

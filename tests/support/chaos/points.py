@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import random
     from pathlib import Path
-
-    from tests.support.chaos.books import Books
 
 OUTPUTS = ("results.parquet", "results.csv", "usage.parquet", "summary.json")
 
@@ -55,10 +53,22 @@ def draw_output(dice: random.Random) -> Point:
     return Point("output", file=dice.choice(OUTPUTS))
 
 
+class Counts(Protocol):
+    """What a provider has done so far."""
+
+    @property
+    def requests(self) -> int:
+        """Requests that have arrived."""
+
+    @property
+    def answers(self) -> int:
+        """Requests that have been answered."""
+
+
 class Watch:
     """Says when a point has come; asked every few hundred microseconds."""
 
-    def __init__(self, point: Point, directory: Path, books: Books) -> None:
+    def __init__(self, point: Point, directory: Path, books: Counts) -> None:
         self._point = point
         self._books = books
         self._start = time.monotonic()
