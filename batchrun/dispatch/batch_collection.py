@@ -198,6 +198,8 @@ class BatchCollector:
         if answer.completion is None:
             raise ValueError("not an answer")
         completion, rejection = self._rules.review(answer.completion)
+        billing = replace(completion.billing, service_tier=TIER)
+        model = completion.model or batch.model
         attempt = Attempt(
             key,
             member.number,
@@ -207,12 +209,12 @@ class BatchCollector:
             error_message=None if rejection is None else rejection.message,
             cause=None if rejection is None else Cause.INVALID.value,
             request_id=answer.request_id,
-            model=completion.model or batch.model,
+            model=model,
             asked_model=batch.model,
             usage=completion.usage,
-            billing=completion.billing,
+            billing=billing,
+            cost=self._accounts.prices.cost(completion.usage, model, batch.model, billing=billing),
         )
-        attempt = self._priced(attempt)
         now = datetime.now(UTC)
         if rejection is None:
             return attempt, Result(key, Status.SUCCEEDED, attempt, now, completion)
@@ -330,9 +332,8 @@ class _Collection:
         self.expired += answer.outcome is BatchOutcome.EXPIRED
         attempt, found = self._collector.judged(answer, key, member, self._batch, self._latency_s)
         if found is None or isinstance(found, Result):
-            self._record = replace(
-                self._record, answered=self._record.answered or found is not None
-            )
+            if found is not None and not self._record.answered:
+                self._record = replace(self._record, answered=True)
             await self._put(attempt, found, member)
             return
         attempt, result, action = self._collector.failed(attempt, found, member, self._record)

@@ -9,7 +9,7 @@ from batchrun.estimation.advice import advice
 from batchrun.estimation.duration import ModelLoad, run_duration
 from batchrun.estimation.ranges import AnswerSums, Estimate, Range
 from batchrun.estimation.tokens import Tokens
-from batchrun.pricing import cost_of
+from batchrun.pricing import BATCH_TIER, cost_of
 from batchrun.records import Billing, Usage
 
 if TYPE_CHECKING:
@@ -145,7 +145,23 @@ class Estimator:
             duration=run_duration(self._job.limits, loads, self._latency_s()),
             answers=self._answers.count if self._answers.are_enough else 0,
         )
+        found = replace(found, batch_cost=self._batch_cost(groups, found.cost))
         return replace(found, warnings=advice(self._job, found, loads, self._answers))
+
+    def _batch_cost(self, groups: Sequence[PriceGroup], live: Range | None) -> Range | None:
+        """Return the cost in batches, if they are possible, and known to be cheaper."""
+        request, billing = self._job.request, Billing(BATCH_TIER)
+        if request.wire_format.batches is None or self._job.tools.module is not None:
+            return None
+        cost = NOTHING
+        for group in groups:
+            sums = group.to_send
+            size = round(sums.tokens.expected / max(1, sums.requests))
+            rates = self._prices.rates(size, group.model, billing=billing)
+            if rates is None or live is None:
+                return None
+            cost += self._cost_of(group.model, rates, sums)
+        return cost if live is not None and cost.expected < live.expected else None
 
     def _latency_s(self) -> float | None:
         """Return the mean latency of the answers, None without enough of them."""

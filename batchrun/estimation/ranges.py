@@ -61,6 +61,7 @@ class Estimate:
         input: input tokens of the requests to send.
         output: tokens of their answers.
         cost: cost of both in pico-dollars, None when a price is unknown.
+        batch_cost: the same with `run --batch`; None where batches are not possible, or not cheaper.
         duration: how long the run takes.
         answers: number of existing answers that the estimate is based on; 0 for none.
         warnings: what to change, or to know, before the run.
@@ -88,6 +89,7 @@ class Estimate:
     answers: int
     warnings: tuple[str, ...] = ()
     judges: tuple[Estimate, ...] = ()
+    batch_cost: Range | None = None
 
     @property
     def cost_usd(self) -> tuple[Decimal, Decimal | None] | None:

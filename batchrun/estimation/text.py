@@ -65,6 +65,8 @@ def _facts(estimate: Estimate) -> dict[str, Any]:
         "input_tokens": _range(estimate.input),
         "output_tokens": _range(estimate.output),
         "cost_usd": _usd_range(estimate.cost),
+        "batch_cost_usd": _usd_range(estimate.batch_cost),
+        "batch_saves_usd": _usd(_saved_by_batches(estimate)),
         "unknown_prices": list(estimate.unpriced),
         "minutes": {
             "low": estimate.duration.low,
@@ -122,6 +124,7 @@ def _lines(estimate: Estimate) -> list[str]:
         f"  input       {_tokens(estimate.input)}",
         f"  output      {_tokens(estimate.output)}",
         f"  cost        {_cost(estimate.cost)}",
+        *_batches(estimate),
         f"  time        {_time(estimate.duration)}; {LIMITED_BY[estimate.duration.limit]}",
         *_judges(estimate),
         *_basis(estimate),
@@ -146,6 +149,22 @@ def _duplicates(estimate: Estimate) -> list[str]:
     cost = "" if estimate.saved_cost is None else f", about {_dollars(estimate.saved_cost)}"
     same = f"{estimate.duplicates:,} rows have the same request as another row"
     return [f"  duplicates  {same}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
+
+
+def _saved_by_batches(estimate: Estimate) -> int | None:
+    if estimate.cost is None or estimate.batch_cost is None:
+        return None
+    return estimate.cost.expected - estimate.batch_cost.expected
+
+
+def _batches(estimate: Estimate) -> list[str]:
+    """What the same costs with `--batch`."""
+    saved = _saved_by_batches(estimate)
+    if estimate.batch_cost is None or not saved:
+        return []
+    return [
+        f"  in batches  {_cost(estimate.batch_cost)}; --batch saves {_dollars(saved)}, answers within a day"
+    ]
 
 
 def _basis(estimate: Estimate) -> list[str]:

@@ -116,7 +116,9 @@ class PriceBook:
         cost = cost_of(usage, rates, searches=searches, source=source)
         if cost is None or billing is None or billing.service_tier != BATCH_TIER:
             return cost
-        live = self.cost(usage, *models, billing=replace(billing, service_tier=None), at=at)
+        standard, _ = self._tiers(models, _outside_of_batches(billing), at)
+        live_rates = rates_for(standard, usage.input_tokens)
+        live = None if live_rates is None else cost_of(usage, live_rates, searches=searches)
         return cost if live is None else replace(cost, batch_saved=max(0, live.total - cost.total))
 
     def highest(
@@ -252,6 +254,14 @@ class NewPrices:
         self._known[key] = period, price
         is_new = known is None or (price.matched, price.rates) != (known[1].matched, known[1].rates)
         return price if is_new else None
+
+
+def _outside_of_batches(billing: Billing) -> Billing:
+    """Return what a live answer would have said about its price."""
+    searches = billing.web_search_requests
+    if billing.speed is None and billing.inference_geo is None and searches is None:
+        return _NOTHING
+    return replace(billing, service_tier=None)
 
 
 @cache

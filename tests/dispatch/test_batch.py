@@ -337,3 +337,16 @@ def test_a_simulated_job_runs_in_batches_within_seconds(tmp_path: Path) -> None:
     )
     assert code == 0, stderr
     assert "batches saved $" in stderr
+
+
+def test_estimate_shows_live_and_batch_side_by_side(write_job: Callable[..., Path]) -> None:
+    job = write_job("http://127.0.0.1:9", rows=50)
+    code, stdout, stderr = command("estimate", job, "--json")
+    assert code == 0, stderr
+    facts = json.loads(stdout)
+    live, batch = facts["cost_usd"], facts["batch_cost_usd"]
+    assert batch["expected"] == pytest.approx(live["expected"] / 2, rel=0.01)
+    assert facts["batch_saves_usd"] == pytest.approx(live["expected"] - batch["expected"])
+    code, stdout, _ = command("estimate", job)
+    assert "in batches  $" in stdout
+    assert "--batch saves $" in stdout
