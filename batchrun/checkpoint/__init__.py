@@ -59,6 +59,7 @@ from batchrun.checkpoint.repair import (
     forget_damaged_requests,
     repair,
 )
+from batchrun.checkpoint.row_details import chosen_rows, row_details, score_ranges
 from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.checkpoint.statistics import (
     GivenPrice,
@@ -142,6 +143,7 @@ __all__ = [
     "check_directory",
     "check_intact",
     "check_places",
+    "chosen_rows",
     "close_batch",
     "collect_batch",
     "compare_rows",
@@ -184,7 +186,9 @@ __all__ = [
     "result_kinds",
     "reviewable_answers",
     "right_values",
+    "row_details",
     "score_flaws",
+    "score_ranges",
     "score_rows",
     "score_totals",
     "shared_lock",

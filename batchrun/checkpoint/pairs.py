@@ -6,15 +6,15 @@ Of rows that were asked several times the first answers are compared, and the sc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.checkpoint.columns import LAST_ATTEMPTS, RESULT, RESULTS_OF_ITEMS, STATUS
+from batchrun.checkpoint.columns import LAST_ATTEMPTS
 from batchrun.checkpoint.encoding import SENT, STATUSES
 from batchrun.checkpoint.file import attached, usable
 from batchrun.evaluation import Pairs
-from batchrun.evaluation.history import Differing, DifferingRow, SideAnswer
+from batchrun.evaluation.history import Differing
 from batchrun.records import Completion, Ending, Status, Usage
 
 if TYPE_CHECKING:
@@ -54,19 +54,8 @@ _DIFFERS = """CASE WHEN a.score IS NULL OR b.score IS NULL THEN r.response IS NO
 _COLLECT = f"""INSERT INTO temp.differing SELECT i.ordinal, coalesce(a.score <> b.score, 0) {_JOIN}
     AND {_DIFFERS} ON CONFLICT DO UPDATE SET matters = max(matters, excluded.matters)"""
 # Those whose scores differ first; of equals any, but always the same.
-_CHOOSE = """SELECT custom_id FROM (SELECT i.ordinal, i.custom_id FROM temp.differing d
-    JOIN main.items i ON i.ordinal = d.ordinal
-    ORDER BY d.matters DESC, i.ordinal * 2654435761 % 4294967296 LIMIT ?) ORDER BY ordinal"""
-# How much of a text is read.
-_LONGEST = 4_000
-_SIDES = f"""SELECT i.custom_id,
-    {STATUS}, substr(r.response, 1, {_LONGEST}), {RESULT["error_type"].sql},
-    substr({RESULT["error_message"].sql}, 1, {_LONGEST}),
-    s.score, substr(s.predicted, 1, {_LONGEST}), substr(s.expected, 1, {_LONGEST})
-    FROM items i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
-    LEFT JOIN scores s ON s.scorer = '' AND s.ordinal = i.ordinal / (SELECT samples FROM run)
-    WHERE i.ordinal % (SELECT samples FROM run) = 0
-    AND i.custom_id IN (SELECT value FROM json_each(?))"""  # noqa: S608 - no values
+_CHOOSE = """SELECT d.ordinal / (SELECT samples FROM main.run) FROM temp.differing d
+    ORDER BY d.matters DESC, d.ordinal * 2654435761 % 4294967296 LIMIT ?"""
 
 
 def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
@@ -99,14 +88,14 @@ def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
 
 
 def differing_rows(stores: Sequence[Checkpoint], most: int) -> Differing:
-    """Find the rows that another run answered differently from the first, and tell of some.
+    """Find the rows that another run answered differently from the first.
 
     Rows count that succeeded in both. They differ in the prediction or the score where both have
     scores, in the text otherwise.
 
     Args:
         stores: the runs, none of them twice.
-        most: how many rows to return; those whose scores differ before others.
+        most: how many places to return; those whose scores differ before others.
 
     Raises:
         CheckpointError: when one of the checkpoints cannot be used.
@@ -121,30 +110,9 @@ def differing_rows(stores: Sequence[Checkpoint], most: int) -> Differing:
             first.db.execute(_COLLECT)
     with usable(first.path):
         (count,) = first.db.execute("SELECT count(*) FROM temp.differing").fetchone()
-        chosen = [custom_id for (custom_id,) in first.db.execute(_CHOOSE, (most,))]
+        chosen = sorted(ordinal for (ordinal,) in first.db.execute(_CHOOSE, (most,)))
         first.db.execute("DROP TABLE temp.differing")
-    sides = [_sides(store, chosen) for store in stores]
-    return Differing(count, tuple(_differing(custom_id, sides) for custom_id in chosen))
-
-
-def _sides(store: Checkpoint, chosen: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    with usable(store.path):
-        rows = store.db.execute(_SIDES, (orjson.dumps(chosen).decode(),)).fetchall()
-    return {row[0]: row for row in rows}
-
-
-def _differing(custom_id: str, sides: Sequence[dict[str, tuple[Any, ...]]]) -> DifferingRow:
-    rows = [side.get(custom_id) for side in sides]
-    expected = next((row[7] for row in rows if row is not None and row[7] is not None), None)
-    return DifferingRow(custom_id, expected, tuple(map(_side, rows)))
-
-
-def _side(row: tuple[Any, ...] | None) -> SideAnswer | None:
-    if row is None:
-        return None
-    _, status, response, error_type, message, score, predicted, _ = row
-    said = response or ": ".join(part for part in (error_type, message) if part)
-    return SideAnswer(status, said, score, predicted)
+    return Differing(count, tuple(chosen))
 
 
 CHUNK_ROWS = 1_000

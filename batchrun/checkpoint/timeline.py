@@ -1,4 +1,4 @@
-"""The history of a run: over time, as distributions and as examples. Uses bounded memory.
+"""The history of a run: over time and as distributions. Uses bounded memory.
 
 Time is the time that the run was at work: executions follow each other without the pauses between
 them, so that a run that was resumed a month later still shows what happened.
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.columns import ANSWERED, ERRORED, RESULTS_OF_ITEMS, exact_sum
+from batchrun.checkpoint.columns import ANSWERED, exact_sum
 from batchrun.checkpoint.statistics import executions
-from batchrun.evaluation.history import Histogram, History, SampledRow, Series, Span
+from batchrun.evaluation.history import Histogram, History, Series, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,12 +52,6 @@ _NICE_S = (
     3_600,
 )
 
-ERRORED_SAMPLES = 50
-WRONG_SAMPLES = 50
-UNUSUAL_SAMPLES = 15  # of each ending
-SAMPLES = 250
-LONGEST_TEXT = 4_000
-
 # `started` and `ended` are microseconds of work; a clock that was set back stays within its span.
 _TIMED = """WITH spans AS MATERIALIZED (
         SELECT value ->> 0 AS id, value ->> 1 AS first, value ->> 2 AS offset, value ->> 3 AS length
@@ -80,34 +74,6 @@ _COSTS = f"""{_TIMED} SELECT ended / :step AS bin,
 _COSTLIEST = """SELECT model FROM attempts WHERE cost IS NOT NULL GROUP BY model
     ORDER BY total(cost) DESC LIMIT ?"""
 
-# Spread over the input, and always the same: a product with an odd number mixes the low digits.
-_MIXED = "ORDER BY (i.ordinal * 2654435761) % 4294967296 LIMIT ?"
-_ERRORED = f"""SELECT i.ordinal / ? FROM items i {RESULTS_OF_ITEMS}
-    WHERE {ERRORED} {_MIXED}"""  # noqa: S608 - no values
-_WRONG = f"SELECT i.ordinal FROM scores i WHERE i.scorer = '' AND i.score < 1 {_MIXED}"  # noqa: S608 - no values
-# Of the columns of results, those of which a report shows something.
-_SHOWN = (
-    "custom_id",
-    "status",
-    "response",
-    "responses",
-    "ending",
-    "model",
-    "input_tokens",
-    "output_tokens",
-    "cost_usd",
-    "attempts",
-    "latency_s",
-    "error_type",
-    "error_message",
-)
-# Some rows of each unusual ending, so that all of them can be looked at.
-_UNUSUAL = """SELECT ordinal FROM (SELECT i.ordinal / ? AS ordinal, row_number() OVER (
-        PARTITION BY r.ending ORDER BY i.ordinal * 2654435761 % 4294967296) AS place
-    FROM items i JOIN results r ON r.request_id = i.request_id
-    WHERE r.ending NOT IN ('stop', 'tool_calls')) WHERE place <= ?"""
-_SCORED = "SELECT score, predicted, expected FROM scores WHERE scorer = '' AND ordinal = ?"
-
 
 def history(store: Checkpoint) -> History:
     """Return the history of a run so far. Reads only; works beside a running writer.
@@ -121,7 +87,6 @@ def history(store: Checkpoint) -> History:
             latency_s=_histogram(store.db, "latency_s", whole=False),
             input_tokens=_histogram(store.db, "input_tokens", whole=True),
             output_tokens=_histogram(store.db, "output_tokens", whole=True),
-            samples=tuple(_samples(store)),
         )
 
 
@@ -259,52 +224,3 @@ def _coarse(bins: list[tuple[int, int]], width: float, at: Mapping[str, float]) 
         else:
             beyond += count
     return Histogram(width * first, width * merged, tuple(counts), beyond, at)
-
-
-def _samples(store: Checkpoint) -> Iterable[SampledRow]:
-    """Choose rows to show: some that errored, are wrong or ended unusually, the others evenly."""
-    db = store.db
-    (total,) = db.execute("SELECT total FROM run").fetchone()
-    chosen = {n for (n,) in db.execute(_ERRORED, (store.samples, ERRORED_SAMPLES))}
-    chosen |= {n for (n,) in db.execute(_WRONG, (WRONG_SAMPLES,))}
-    chosen |= {n for (n,) in db.execute(_UNUSUAL, (store.samples, UNUSUAL_SAMPLES))}
-    rest = min(total, SAMPLES - len(chosen))
-    chosen |= {n * total // rest for n in range(rest)}
-    for ordinal in sorted(chosen):
-        found = store.columns(ordinal, ordinal + 1, _SHOWN)
-        for values in zip(*found.values(), strict=True):
-            row = dict(zip(found, values, strict=True))
-            yield _sample(row, db.execute(_SCORED, (ordinal,)).fetchone())
-
-
-def _sample(row: Mapping[str, Any], score: tuple[Any, ...] | None) -> SampledRow:
-    error = ": ".join(part for part in (row["error_type"], row["error_message"]) if part)
-    return SampledRow(
-        ordinal=row["ordinal"],
-        custom_id=row["custom_id"],
-        status=row["status"],
-        response=_cut(_answers(row["response"], row["responses"])),
-        error=_cut(error) or None,
-        model=row["model"],
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        cost=row["cost_usd"],
-        latency_s=row["latency_s"],
-        attempts=row["attempts"],
-        ending=row["ending"],
-        score=score[0] if score else None,
-        predicted=_cut(score[1]) if score else None,
-        expected=_cut(score[2]) if score else None,
-    )
-
-
-def _answers(response: str | None, responses: str | None) -> str | None:
-    """The answer of a row, or all of them with their numbers."""
-    if responses is None:
-        return response
-    texts = enumerate(orjson.loads(responses), 1)
-    return "\n\n".join(f"{number}. {text or ''}" for number, text in texts)
-
-
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"

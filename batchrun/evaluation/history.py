@@ -70,28 +70,78 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledRow:
-    """A row of the input with what came of it; `cost` is in pico-dollars.
+class ScoreDetails:
+    """What one scorer says of the answers to a row; see `RowScore` for the fields."""
 
-    Long texts are cut. `prompt` is None as long as nobody has read the input again.
+    score: float | None
+    predicted: str | None
+    expected: str | None
+    reason: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDetails:
+    """What a run made of a row, as pages show it.
+
+    Attributes:
+        status: of the row.
+        ending: how the answer ended; None without one.
+        text: the answer, or all answers with their numbers; None without one.
+        error: its type and message; None without one.
+        cost: in pico-dollars.
+        scores: by the name of the scorer; that over all scorers has an empty name.
     """
 
-    ordinal: int
-    custom_id: str
     status: str
-    response: str | None
+    ending: str | None
+    text: str | None
     error: str | None
-    model: str | None
     input_tokens: int | None
     output_tokens: int | None
     cost: int | None
     latency_s: float | None
     attempts: int | None
-    ending: str | None = None
-    score: float | None = None
-    predicted: str | None = None
-    expected: str | None = None
-    prompt: str | None = None
+    scores: Mapping[str, ScoreDetails]
+
+    @property
+    def score(self) -> float | None:
+        """The score over all scorers."""
+        overall = self.scores.get("")
+        return None if overall is None else overall.score
+
+
+@dataclass(frozen=True, slots=True)
+class RowDetails:
+    """A row of the input with what one or several runs made of it.
+
+    Attributes:
+        ordinal: its place in the input of the first run.
+        custom_id: what it is called in all of them.
+        prompt: what was asked; None when the input could not be read again.
+        slices: its values of the columns that scores are shown by.
+        answers: one for each run; None where it has no such row.
+    """
+
+    ordinal: int
+    custom_id: str
+    prompt: str | None
+    slices: Mapping[str, str]
+    answers: tuple[AnswerDetails | None, ...]
+
+    @property
+    def expected(self) -> str | None:
+        """The right answer, where there is one to name."""
+        scores = [s for answer in self.answers if answer for s in answer.scores.values()]
+        return next((s.expected for s in scores if s.expected is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """How many rows some run answered differently from the first, and the places of some of them."""
+
+    count: int
+    ordinals: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +152,3 @@ class History:
     latency_s: Histogram | None
     input_tokens: Histogram | None
     output_tokens: Histogram | None
-    samples: tuple[SampledRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SideAnswer:
-    """What one of several runs made of a row: its answer or its error, cut where it is long."""
-
-    status: str
-    text: str
-    score: float | None
-    predicted: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class DifferingRow:
-    """A row that several runs do not agree on.
-
-    Attributes:
-        custom_id: what it is called in all of them.
-        expected: the right answer, where there is one to name.
-        answers: one for each run; None where it has no such row.
-    """
-
-    custom_id: str
-    expected: str | None
-    answers: tuple[SideAnswer | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Differing:
-    """How many rows some run answered differently from the first, and some of these rows."""
-
-    count: int
-    rows: tuple[DifferingRow, ...]

@@ -11,6 +11,7 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.errors import JobError, harmless
 from batchrun.evaluation.metrics import difference_interval, is_tested_by_counts, part_of
+from batchrun.inspection.shown_rows import embedded_rows, usable_input
 from batchrun.job.paths import is_simulated
 from batchrun.report.compared_runs import (
     ComparedRun,
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.evaluation import Pairs
+    from batchrun.job import Job
     from batchrun.run.comparisons import JudgedPairs
+    from batchrun.source import Source
 
 
-# Rows that the page shows, and answers: fewer rows of many runs.
-MOST_ROWS, MOST_ANSWERS = 100, 1_200
+# Rows whose answers differ that are looked for, in runs of so many rows that not all can be shown.
+MOST_ROWS = 40_000
 
 
 def compare(directories: Sequence[Path]) -> list[ComparedRun]:
@@ -178,12 +181,15 @@ def write_comparison(
         OutputError: when the file cannot be written.
     """
     output.refuse_foreign_page(path, "--html")
-    most = max(10, min(MOST_ROWS, MOST_ANSWERS // len(runs)))
     with _opened([run.directory for run in runs]) as stores:
-        differing = checkpoint.differing_rows(stores, most)
+        differing = checkpoint.differing_rows(stores, MOST_ROWS)
+        rows = embedded_rows(
+            stores, list(names_of(runs).values()), *_input(stores[0]), also=differing.ordinals
+        )
     text = comparison_page(
         runs,
         differing,
+        rows,
         title=title or f"{len(runs)} runs side by side",
         is_simulated=any(is_simulated(run.directory) for run in runs),
         links=links or {},
@@ -192,3 +198,11 @@ def write_comparison(
     named = " ".join(str(run.directory) for run in runs)
     again = f"batchrun compare {named} --html {path}"
     output.write_text(path, text, again=again, in_run_directory=False)
+
+
+def _input(store: checkpoint.Checkpoint) -> tuple[Job | None, Source | None]:
+    """Return the job of a run and its input, as far as they can still be used."""
+    try:
+        return usable_input(store)
+    except JobError:
+        return None, None

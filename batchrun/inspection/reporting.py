@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,27 +16,21 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.errors import CheckpointError, JobError, RunEnd
 from batchrun.inspection.comparison import side_by_side, write_comparison
+from batchrun.inspection.shown_rows import embedded_rows, usable_input
 from batchrun.job import Job
 from batchrun.job.paths import is_simulated
-from batchrun.render import Renderer
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
 from batchrun.run.matrix import is_matrix, runs_in
-from batchrun.run.preparation import input_signature
 from batchrun.run.scoring import Evaluation
-from batchrun.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from batchrun.evaluation import ScoreTotals
-    from batchrun.evaluation.history import SampledRow
     from batchrun.pricing.totals import RunTotals
-    from batchrun.records import Item, RenderedItem
+    from batchrun.source import Source
 
 
 FILE_NAME = "report.html"
-LONGEST_PROMPT = 4_000
 _UNSTOPPED = {RunEnd.UNFINISHED, RunEnd.FINISHED, RunEnd.SAMPLED, RunEnd.INTERRUPTED}
 
 
@@ -100,22 +93,17 @@ def _write_run_report(directory: Path) -> Path:
 
 
 def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
-    document, base, signature = store.job()
+    document, base, _ = store.job()
     notes: list[str] = []
-    score, prompts = None, None
+    job, source, score = None, None, None
     try:
         job = Job.from_document(document, Path(base), origin=str(store.path))
         check_intact(store, directory, job.output)
-        source = Source(job.input)
-        if not signature.endswith(input_signature(job, source)):
-            raise JobError(f"{job.input.path}: has changed since the run")  # noqa: TRY301 - one way out
+        job, source = usable_input(store)
         score = _score(job, source, store)
-        prompts = _Prompts(job, source)
     except JobError as problem:
+        source = None
         notes.append(f"Prompts and scores are not shown: {problem}")
-    history = checkpoint.history(store)
-    if prompts is not None:
-        history = replace(history, samples=tuple(prompts.added(history.samples)))
     totals = checkpoint.totals(store)
     running = checkpoint.is_locked(directory)
     info = RunPageInfo(
@@ -125,7 +113,8 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
         notes=notes,
         written_us=time.time_ns() // 1_000,
     )
-    return run_page(totals, history, score, info)
+    rows = embedded_rows([store], [totals.name], job, source)
+    return run_page(totals, checkpoint.history(store), score, rows, info)
 
 
 def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotals | None:
@@ -163,53 +152,3 @@ def _facts(document: dict[str, object]) -> list[tuple[str, str]]:
         if value is not None:
             found.append((label, value if isinstance(value, str) else orjson.dumps(value).decode()))
     return found
-
-
-class _Prompts:
-    """Reads the input again for the prompts of a few rows.
-
-    Raises:
-        JobError: when the templates do not fit the input.
-    """
-
-    def __init__(self, job: Job, source: Source) -> None:
-        self._source = source
-        self._renderer = Renderer(job, source.columns)
-
-    def added(self, samples: Sequence[SampledRow]) -> Iterator[SampledRow]:
-        """Yield the rows with their prompts."""
-        found = self._prompts({row.ordinal for row in samples})
-        for row in samples:
-            custom_id, prompt = found.get(row.ordinal, (None, None))
-            # Another id: the table has changed while this was read.
-            yield replace(row, prompt=prompt) if custom_id == row.custom_id else row
-
-    def _prompts(self, ordinals: set[int]) -> dict[int, tuple[str, str | None]]:
-        """Return the ids and prompts of some rows."""
-        chunks = self._renderer.chunks(self._wanted(ordinals))
-        return {item.ordinal: (item.custom_id, _prompt(item)) for items in chunks for item in items}
-
-    def _wanted(self, ordinals: set[int]) -> Iterator[Item]:
-        last = max(ordinals, default=-1)
-        for items in self._renderer.read(self._source):
-            yield from (item for item in items if item.ordinal in ordinals)
-            if items[-1].ordinal >= last:
-                return
-
-
-def _prompt(item: RenderedItem) -> str | None:
-    """The conversation as text: the last turn, or all of them where there are several."""
-    if item.request is None:
-        return None
-    turns = item.request.messages
-    texts = [_text(turn.content) for turn in turns]
-    if len(turns) > 1:
-        texts = [f"{turn.role}: {text}" for turn, text in zip(turns, texts, strict=True)]
-    return "\n".join(texts)[:LONGEST_PROMPT]
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    blocks = content if isinstance(content, list) else []
-    return "\n".join(str(block.get("text") or f"[{block.get('type')}]") for block in blocks)

@@ -176,6 +176,15 @@ class Renderer:
         values = {**values, ROW: values} if self._whole_row else values
         return conversation_text(*self._conversation(values))
 
+    def turns_text(self, values: Mapping[str, Any]) -> str:
+        """Return the texts of the turns of a row's request, without the system prompt.
+
+        Raises:
+            RenderError: when the row cannot be rendered.
+        """
+        values = {**values, ROW: values} if self._whole_row else values
+        return conversation_text(None, self._conversation(values)[1])
+
     def _render_one(self, item: Item) -> RenderedItem:
         try:
             request = self._request(item.values)

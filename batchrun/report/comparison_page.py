@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.evaluation.history import Differing, DifferingRow
+    from batchrun.evaluation.history import Differing
     from batchrun.report.compared_runs import ComparedRun
+    from batchrun.report.row_data import EmbeddedRows
 
 
 def comparison_page(
     runs: Sequence[ComparedRun],
     differing: Differing,
+    rows: EmbeddedRows,
     *,
     title: str,
     is_simulated: bool,
@@ -29,7 +31,8 @@ def comparison_page(
 
     Args:
         runs: the first is the one that the others are compared with.
-        differing: rows that the runs answer differently.
+        differing: how many rows the runs answer differently.
+        rows: of the first run, with the answers of all.
         title: of the page.
         is_simulated: whether some answers are from the simulator.
         links: the pages of runs, by their directories.
@@ -52,7 +55,8 @@ def comparison_page(
         full_cost=max(run.cost or 0.0 for run in runs) or 1.0,
         pairs=[(run.pairs, pair_cells(run, run.pairs, names)) for run in runs if run.pairs],
         differing=differing,
-        kinds_of=_kinds,
+        rows=rows,
+        first_total=runs[0].totals.total,
     )
 
 
@@ -103,12 +107,3 @@ def _full_score(runs: Sequence[ComparedRun]) -> float:
         return 1.0
     bounds = [run.interval[1] for run in runs if run.interval]
     return max(0.0, *(run.mean or 0.0 for run in runs), *bounds) or 1.0
-
-
-def _kinds(row: DifferingRow) -> str:
-    """Whether some run scores better or worse than the first."""
-    first, *others = (None if answer is None else answer.score for answer in row.answers)
-    if first is None:
-        return ""
-    scores = [score for score in others if score not in (None, first)]
-    return " ".join(sorted({"better" if score > first else "worse" for score in scores}))

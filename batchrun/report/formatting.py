@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+# What HTML cannot hold, and what would reverse the direction of the text around it.
+UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def short(text: str, most: int) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,15 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from batchrun import __version__
 from batchrun.report import charts
 from batchrun.report.charts import pixels
-from batchrun.report.formatting import compact, counted, dollars, latency, seconds, usd, when
-
-MOST_BYTES = 950_000
-LONGEST_TEXT = 4_000
-SHORTEST_TEXT = 50
+from batchrun.report.formatting import UNFIT, compact, counted, dollars, latency, seconds, usd, when
 
 _FOLDER = Path(__file__).parent
-# What HTML cannot hold, and what would reverse the direction of the text around it.
-_UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +31,16 @@ class Tile:
 
 
 def html_page(template: str, **view: object) -> str:
-    """Return a page below `MOST_BYTES`; long texts are cut as far as that needs.
+    """Return a page.
 
     Args:
         template: the name of a file in this folder.
         view: what the template shows. Every page needs `title`, `subtitle`, `tiles`,
             `is_simulated`, `notes` at its foot, and `written_us`, in microseconds since 1970 UTC.
     """
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = _asset("page.css"), _asset("page.js") + _asset("rows.js")
     view |= {"style": style, "script": script, "policy": _policy(style, script)}
-    longest = LONGEST_TEXT
-    while True:
-        page = _UNFIT.sub("�", _environment().get_template(template).render(view, longest=longest))
-        if len(page.encode()) <= MOST_BYTES or longest <= SHORTEST_TEXT:
-            return page
-        longest //= 2
+    return UNFIT.sub("�", _environment().get_template(template).render(view))
 
 
 def cut(value: str, longest: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from batchrun.evaluation import score_facts, score_notes
 from batchrun.records import unusual_endings
 from batchrun.report.charts import Area, Chart, histogram_chart, stacked
+from batchrun.report.confusion import shown_confusion
 from batchrun.report.formatting import (
     compact,
     counted,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchrun.evaluation import ScoreTotals
     from batchrun.evaluation.history import Histogram, History, Series
     from batchrun.pricing.totals import PriceUse, RunTotals
+    from batchrun.report.row_data import EmbeddedRows
 
 MOST_LINES = 20
 
@@ -56,9 +57,14 @@ class RunPageInfo:
 
 
 def run_page(
-    totals: RunTotals, history: History, score: ScoreTotals | None, info: RunPageInfo
+    totals: RunTotals,
+    history: History,
+    score: ScoreTotals | None,
+    rows: EmbeddedRows,
+    info: RunPageInfo,
 ) -> str:
     """Return the whole document."""
+    facts = None if score is None else score_facts(score)
     started = totals.executions[0]["started_us"] if totals.executions else None
     return html_page(
         "run.html.jinja",
@@ -75,15 +81,14 @@ def run_page(
         info=info,
         totals=totals,
         over_time=list(_over_time(totals, history.series)),
-        score=None if score is None else score_facts(score),
+        score=facts,
+        confusion=shown_confusion(facts["confusion"]) if facts and facts.get("confusion") else None,
         score_notes=[] if score is None else score_notes(score),
         cost_by_kind=cost_by_kind(totals),
         distributions=list(_distributions(history)),
         errors=error_problems(totals)[:MOST_LINES],
         endings=ending_problems(totals),
-        rows=history.samples,
-        is_scored=any(row.score is not None for row in history.samples),
-        unusual=list(unusual_endings(Counter(row.ending for row in history.samples if row.ending))),
+        rows=rows,
         price_of=_price,
     )
 

@@ -8,19 +8,33 @@ import json
 import re
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from batchrun import report
-from batchrun.checkpoint import Checkpoint, history, totals
-from batchrun.evaluation.history import Histogram
+from batchrun.checkpoint import Checkpoint, chosen_rows, history, row_details, totals
+from batchrun.evaluation.history import AnswerDetails, Histogram, RowDetails
+from batchrun.evaluation.scores import NONE, OTHER
 from batchrun.report.charts import histogram_chart, ticks, ticks_between
+from batchrun.report.confusion import shown_confusion
 from batchrun.report.formatting import compact, elapsed, grouped, usd
+from batchrun.report.row_data import RowData
 from batchrun.report.run_page import RunPageInfo, run_page
 from tests.conftest import command
 from tests.support.provider import Call, Reply, answer, refusal
-from tests.support.reports import HOSTILE, LABELS, Parsed, run
+from tests.support.reports import (
+    HOSTILE,
+    LABELS,
+    Parsed,
+    index_of,
+    kinds_of,
+    rows_of,
+    run,
+)
+
+NO_ROWS = RowData(0, ["run"], {}).finish()
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +49,12 @@ def page(directory: Path) -> str:
 
 def test_what_others_wrote_is_text_and_nothing_else(page: str) -> None:
     parsed = Parsed(page)
-    for text in (*HOSTILE, "report of <i>colours"):
-        assert text in parsed.text
+    assert "report of <i>colours" in parsed.text
+    shown = [text for row in rows_of(page) for text in (row[1], row[3][0].get("text", ""))]
+    for text in HOSTILE:
+        assert any(text in each for each in shown)
+        # The rows are data, which the script writes as text: tests/report/test_report_browser.py.
+        assert text not in page
     assert (parsed.tags["script"], parsed.tags["style"]) == (1, 1)
     assert not {"img", "iframe", "textarea", "b", "i", "object", "form"} & set(parsed.tags)
     assert [a for a in parsed.attributes if a[1].startswith("on") or a[1] in {"src", "style"}] == []
@@ -74,9 +92,13 @@ def test_everything_that_matters_is_there(page: str, directory: Path) -> None:
     assert "check it with batchrun preview" in text
     assert "Retried: 1 rate limit" in text
     assert "all 60" in text
-    for n in range(60):
-        assert f"prompt{n}" in text
-        assert f"in row {n}" in text if n % 10 == 9 else f"answer{n}" in text
+    for n, (custom_id, prompt, expected, (found,)) in enumerate(rows_of(page)):
+        assert custom_id == f"r{n}{HOSTILE[n % 5]}"
+        assert prompt.endswith(f"prompt{n}")
+        assert expected is None if n % 10 == 9 else expected == LABELS[n % 3]
+        key, said = ("error", f"in row {n}") if n % 10 == 9 else ("text", f"answer{n}")
+        assert said in found[key]
+    assert index_of(page)["count"] == 60
     assert "TEST_KEY" not in page
     assert "sk-test" not in page
 
@@ -121,49 +143,71 @@ def test_several_answers_to_a_row_are_all_shown(tmp_path: Path) -> None:
         return answer(call, f"{LABELS[call.seen % 2]} said{call.seen}")
 
     out = run(tmp_path, rows=6, extra="samples = 3", decide=vary)
-    text = Parsed((out / "report.html").read_text()).text
-    assert text.count("said0") == text.count("said1") == text.count("said2") == 6
+    page = (out / "report.html").read_text()
+    text = Parsed(page).text
+    for _, _, _, (said,) in rows_of(page):
+        assert [line[:3] for line in said["text"].split("\n\n")] == ["1. ", "2. ", "3. "]
+        assert all(f"said{n}" in said["text"] for n in range(3))
     assert "majority vote" in text
     assert re.search(r"pass@3\d+\.\d%", text)
     assert "6 rows" in text
 
 
-def test_of_a_large_run_some_rows_of_every_ending_are_shown(tmp_path: Path) -> None:
-    def rarely(call: Call) -> Reply:
-        n = int(call.prompt.split()[0])
-        reply = answer(call, f"{LABELS[n % 3]} row{n}")
-        ending = {333: b"max_tokens", 334: b"refusal"}.get(n, b"end_turn")
-        return replace(reply, body=reply.body.replace(b"end_turn", ending))
-
-    page = (run(tmp_path, rows=700, decide=rarely) / "report.html").read_text(encoding="utf-8")
-    assert re.search(r"2\d\d of 700", Parsed(page).text)
-    for n, ending in ((333, "length"), (334, "refusal")):
-        (kind,) = re.findall(rf'data-kind="([^"]*{ending})"><td class="id"><button[^>]*>r{n}', page)
-        assert kind == f"succeeded {ending}"
-
-
 def test_a_large_run_fits_into_a_megabyte(tmp_path: Path) -> None:
     long = "<&\"'>" * 2_000
     out = run(tmp_path, rows=400, decide=lambda call: answer(call, f"{long}{call.prompt}"))
-    page = (out / "report.html").read_bytes()
-    assert len(page) < 1_000_000
-    assert page.count(b"data-kind=") > 200
-    assert re.search(r"Rows2\d\d of 400: a sample with extra errors", Parsed(page.decode()).text)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 1_000_000
+    assert "all 400" in Parsed(page).text
+    said = [each["text"] for *_, (each,) in rows_of(page)]
+    assert len(said) == 400
+    assert {text[:4_000] for text in said} == {long[:4_000]}
+    assert {text[4_000:] for text in said} == {"…"}
 
 
-def test_wrong_and_errored_rows_are_among_the_chosen(tmp_path: Path) -> None:
+def test_of_too_many_rows_those_that_matter_are_among_the_chosen(tmp_path: Path) -> None:
     def mostly_fine(call: Call) -> Reply:
         n = int(call.prompt.split()[0])
         if n == 333:
             return refusal(400, "invalid_request_error", "the one that failed")
-        return answer(call, LABELS[(n + (n == 777)) % 3])
+        reply = answer(call, LABELS[(n + (n == 777)) % 3])
+        ending = {334: b"max_tokens", 335: b"refusal"}.get(n, b"end_turn")
+        return replace(reply, body=reply.body.replace(b"end_turn", ending))
 
     out = run(tmp_path, rows=1_000, decide=mostly_fine)
     with closing(Checkpoint(out, writable=False)) as store:
-        chosen = {row.ordinal: row for row in history(store).samples}
-    assert len(chosen) <= 250
-    assert chosen[333].error == "invalid_request_error: the one that failed"
-    assert (chosen[777].score, chosen[777].expected) == (0, "<b>red</b>")
+        assert list(chosen_rows(store, 1_000)) == list(range(1_000))
+        chosen = chosen_rows(store, 250, [501, 502])
+        found = {row.ordinal: row.answers[0] for row in row_details([store], chosen)}
+    assert 200 < len(chosen) <= 250
+    assert list(found) == list(chosen)
+    assert {333, 334, 335, 501, 502, 777} <= set(chosen)
+    errored, wrong = found[333], found[777]
+    assert errored is not None
+    assert errored.error == "invalid_request_error: the one that failed"
+    assert wrong is not None
+    assert (wrong.score, wrong.scores[""].expected) == (0, "<b>red</b>")
+    # Spread over the whole input, also where nothing happened.
+    assert max(b - a for a, b in pairwise(chosen)) < 10
+
+
+def test_each_row_has_its_kinds_numbers_and_details(page: str) -> None:
+    index, kinds = index_of(page), kinds_of(page)
+    assert index["passAt"] == {"score": 1.0}
+    for n, (*_, (said,)) in enumerate(rows_of(page)):
+        wrong = n % 6 == 0
+        if n % 10 == 9:
+            assert (kinds[n], index["numbers"]["score"][n]) == ({"errored"}, None)
+            continue
+        assert kinds[n] == ({"succeeded", "wrong"} if wrong else {"succeeded"})
+        assert index["numbers"]["score"][n] == (0 if wrong else 1)
+        assert index["numbers"]["output tokens"][n] == 7
+        assert said["details"][:2] == ["11 → 7 tokens", "$0.0000460"]
+        assert ("2 attempts" in said["details"]) is (n == 8)
+        label = LABELS[(n + wrong) % 3]
+        assert said["scores"] == [
+            ["", "0" if wrong else "1", not wrong, label, LABELS[n % 3], None, None]
+        ]
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -181,11 +225,13 @@ def test_a_report_does_without_its_input(directory: Path, tmp_path: Path) -> Non
         code, _, _ = command("report", tmp_path)
     finally:
         (directory.parent / "away.jsonl").rename(directory.parent / "rows.jsonl")
-    text = Parsed((tmp_path / "report.html").read_text()).text
+    page = (tmp_path / "report.html").read_text()
+    text = Parsed(page).text
     assert code == 0
     assert "Prompts and scores are not shown: " in text
-    assert "answer1" in text
-    assert "prompt1" not in text.replace("prompt{{ n }}", "")
+    rows = rows_of(page)
+    assert "answer1" in rows[1][3][0]["text"]
+    assert {row[1] for row in rows} == {None}
 
 
 def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
@@ -200,7 +246,7 @@ def test_what_html_cannot_hold_is_replaced_and_every_value_is_escaped(directory:
     unfit = "<a b='c\"'>\x00\x9b\u202e\u2066\ud800"
     whole = replace(whole, name=unfit, errors_by_type={unfit: (1, unfit)})
     info = RunPageInfo(unfit, [(unfit, unfit)], is_simulated=True, notes=[unfit], written_us=0)
-    page = run_page(whole, told, None, info)
+    page = run_page(whole, told, None, NO_ROWS, info)
     shown = "&lt;a b=&#39;c&#34;&#39;&gt;" + "�" * 5
     # Title and heading; state; error and example; job; note.
     assert page.count(shown) == 2 + 1 + 2 + 2 + 1
@@ -268,7 +314,7 @@ def test_bars_are_as_long_as_their_numbers_say(page: str, directory: Path) -> No
     errors = {"one": (8, "x"), "other": (2, "y")}
     whole = replace(whole, errors_by_type=errors, endings={"stop": 30, "length": 10})
     info = RunPageInfo("finished", [], is_simulated=False, notes=[], written_us=0)
-    drawn = run_page(whole, told, None, info)
+    drawn = run_page(whole, told, None, NO_ROWS, info)
     assert re.findall(r'fill bad" width="([\d.]+)"', drawn) == ["100", "25"]
     assert re.findall(r'fill warn" width="([\d.]+)"', drawn) == ["25"]
 
@@ -285,3 +331,31 @@ def test_right_answers_and_shares_are_what_the_confusion_matrix_shows(page: str)
     assert sum(int(count) for *_, count, _ in cells) == 54
     for _, shade, *_, count, share in cells:
         assert int(shade) == (max(1, round(float(share) / 12.5)) if int(count) else 0)
+
+
+def test_what_the_page_cannot_hold_is_replaced_in_the_rows_too() -> None:
+    data = RowData(1, ["run"], {})
+    said = AnswerDetails("succeeded", "stop", "a\x00\u202e\ud800z", None, 1, 1, None, 0.1, 1, {})
+    data.add(RowDetails(0, "1\u2066", "</script>", {"by\ud800": "\ud800"}, (said,)))
+    found = data.finish()
+    page = f'<script type="text/plain" class="block">{found.blocks[0]}</script>'
+    assert rows_of(page)[0][:2] == ["1�", "</script>"]
+    assert rows_of(page)[0][3][0]["text"] == "a���z"
+
+
+def test_labels_that_nobody_expects_are_together_in_the_matrix() -> None:
+    labels = ["red", "green", *(f"junk{n}" for n in range(40)), OTHER, NONE]
+    matrix = [[0] * 44 for _ in labels]
+    matrix[0][0], matrix[1][0], matrix[0][1] = 5, 2, 1
+    for n in range(40):
+        matrix[0][2 + n] = 40 - n
+    matrix[1][42], matrix[1][43] = 3, 4
+    shown = shown_confusion({"labels": labels, "matrix": matrix})
+    assert (shown.labels, shown.columns) == (["red", "green"], ["red", "green", OTHER, NONE])
+    assert shown.cells == [[5, 1, 820, 0], [2, 0, 3, 4]]
+    assert list(shown.others) == labels[2:42]
+    many = {"labels": labels[:30], "matrix": [[n == m for m in range(30)] for n in range(30)]}
+    shown = shown_confusion(many)
+    assert (len(shown.labels), len(shown.columns), sum(map(sum, shown.cells))) == (13, 13, 30)
+    assert shown.cells[12] == [0] * 12 + [18]
+    assert shown.others == []

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun import compare
-from batchrun.checkpoint import Checkpoint, differing_rows
+from batchrun.checkpoint import Checkpoint, differing_rows, row_details
 from tests.conftest import command
 from tests.support.compared import MODELS, matrix
 from tests.support.provider import Call, Reply, answer
-from tests.support.reports import HOSTILE, LABELS, Parsed
+from tests.support.reports import HOSTILE, LABELS, Parsed, kinds_of, rows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,12 +44,17 @@ def test_everything_that_matters_is_there(directory: Path) -> None:
         *("Runs3", "1 row not answered", "Rows12in each run", "Cost$0.000875"),
         *("Best score100.0 %model=one and 1 more", "Lowest cost$0.000275", "Rows that differ1"),
         *("91.7 %", "64.6 to 98.5", "Against model=one", "-8.3", "McNemar, exact"),
-        *("1 row whose answer differs", "132 → 84"),
+        *("1 row with another answer in some run", "132 → 84"),
     ):
         assert told in text
     # The row that the second got wrong, with what all three made of it and what is right.
-    (row,) = re.findall(r"r1<img.*", text)
-    assert re.search(r"green1green0blueinvalid_request_error: .* refused", row)
+    page = (directory / "report.html").read_text()
+    _, prompt, expected, (one, two, three) = rows_of(page)[1]
+    assert (prompt, expected, one["text"], two["text"]) == ("1", "green", "green", "blue")
+    assert (one["scores"][0][1:3], two["scores"][0][1:3]) == (["1", True], ["0", False])
+    assert re.search("invalid_request_error: .* refused", three["error"])
+    assert kinds_of(page)[1] == {"differ", "worse", "errored"}
+    assert kinds_of(page)[0] == set()
 
 
 def test_bars_are_as_long_as_their_numbers_say(directory: Path) -> None:
@@ -69,12 +74,14 @@ def test_bars_are_as_long_as_their_numbers_say(directory: Path) -> None:
 def test_what_others_wrote_is_text_and_nothing_else(tmp_path: Path) -> None:
     out = matrix(tmp_path, rows=5, score="")
     code, stdout, stderr = command("compare", out, "--html", tmp_path / "page.html")
-    assert (code, stderr) == (0, "")
+    assert (code, stderr) == (0, f"wrote {tmp_path / 'page.html'}\n")
     assert stdout == command("compare", out)[1]
     parsed = Parsed((tmp_path / "page.html").read_text())
-    assert f"{LABELS[2]} {HOSTILE[2]} of 1" in parsed.text
-    assert f"invalid_request_error: {HOSTILE[0]} refused" in parsed.text
-    assert f"r2{HOSTILE[2]}" in parsed.text
+    rows = rows_of((tmp_path / "page.html").read_text())
+    assert rows[2][3][1]["text"] == f"{LABELS[2]} {HOSTILE[2]} of 1"
+    assert rows[1][3][2]["error"] == f"invalid_request_error: {HOSTILE[0]} refused"
+    assert rows[2][0] == f"r2{HOSTILE[2]}"
+    assert not any(text in (tmp_path / "page.html").read_text() for text in HOSTILE)
     assert (parsed.tags["script"], parsed.tags["style"]) == (1, 1)
     assert not {"img", "iframe", "textarea", "b", "i", "object", "form", "a"} & set(parsed.tags)
     assert [a for a in parsed.attributes if a[1].startswith("on") or a[1] in {"src", "style"}] == []
@@ -90,7 +97,7 @@ def test_runs_without_scores_are_compared_by_their_texts(tmp_path: Path) -> None
         assert absent not in text
 
 
-def test_rows_with_other_scores_are_shown_first_in_less_than_a_megabyte(tmp_path: Path) -> None:
+def test_rows_of_long_answers_take_less_than_a_megabyte(tmp_path: Path) -> None:
     long = "<&\"'>" * 2_000
 
     def mostly_other_words(call: Call) -> Reply:
@@ -105,11 +112,12 @@ def test_rows_with_other_scores_are_shown_first_in_less_than_a_megabyte(tmp_path
     score = '[score]\nfunction = "mine.py:score"\n'
     out = matrix(tmp_path, rows=400, score=score, decide=mostly_other_words)
     assert command("compare", out, "--html", tmp_path / "page.html")[0] == 0
-    page = (tmp_path / "page.html").read_bytes()
-    assert len(page) < 1_000_000
-    assert page.count(b"<tr data-kind=") == 100
-    assert page.count(b'<tr data-kind="worse"') == 1
-    assert "100 of 400 rows whose answer differs" in Parsed(page.decode()).text
+    page = (tmp_path / "page.html").read_text()
+    assert len(page.encode()) < 1_000_000
+    kinds = kinds_of(page)
+    assert (len(kinds), [n for n, kind in enumerate(kinds) if "worse" in kind]) == (400, [333])
+    assert all("differ" in kind for kind in kinds)
+    assert "400 rows with another answer in some run" in Parsed(page).text
 
 
 def test_rows_with_several_answers_are_compared_also_with_a_run_of_fewer_rows(
@@ -136,15 +144,16 @@ def test_rows_with_several_answers_are_compared_also_with_a_run_of_fewer_rows(
     try:
         found = differing_rows(stores, 10)
         few = differing_rows(stores, 1)
+        shown = list(row_details(stores, found.ordinals))
     finally:
         for store in stores:
             store.close()
-    assert [row.custom_id[:2] for row in found.rows] == ["r1", "r4"]
-    assert (found.count, few.count, len(few.rows)) == (2, 2, 1)
-    texts = [[side and side.text for side in row.answers] for row in found.rows]
+    assert [row.custom_id[:2] for row in shown] == ["r1", "r4"]
+    assert (found.count, few.count, len(few.ordinals)) == (2, 2, 1)
+    texts = [[side and (side.text or "").splitlines()[0] for side in row.answers] for row in shown]
     assert texts == [
-        [LABELS[0], LABELS[1], LABELS[0], LABELS[1]],
-        [LABELS[0], LABELS[1], None, None],
+        [f"1. {LABELS[n]}" for n in (0, 1, 0, 1)],
+        [f"1. {LABELS[0]}", f"1. {LABELS[1]}", None, None],
     ]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import zlib
 from collections import Counter
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.conftest import command
 from tests.support.provider import Call, Reply, answer, refusal, serving
@@ -79,6 +82,32 @@ dir = "out"
     return directory / "out"
 
 
+def index_of(page: str) -> dict[str, Any]:
+    """Return what a page knows of its rows: what can be filtered and sorted."""
+    (packed,) = re.findall(r'<script type="text/plain" id="index">([^<]*)</script>', page)
+    found: dict[str, Any] = _unpacked(packed)
+    return found
+
+
+def rows_of(page: str) -> list[list[Any]]:
+    """Return the rows that a page holds: id, prompt, expected value, and the answer of each run."""
+    blocks = re.findall(r'<script type="text/plain" class="block">([^<]*)</script>', page)
+    return [row for block in blocks for row in _unpacked(block)]
+
+
+def kinds_of(page: str) -> list[set[str]]:
+    """Return the kinds of each row that a page holds."""
+    index = index_of(page)
+    return [
+        {kind for bit, kind in enumerate(index["kinds"]) if mask >> bit & 1}
+        for mask in index["kindsOf"]
+    ]
+
+
+def _unpacked(text: str) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
 class Parsed(HTMLParser):
     """Which elements there are, with which attributes and texts."""
 
@@ -87,13 +116,18 @@ class Parsed(HTMLParser):
         self.tags: Counter[str] = Counter()
         self.attributes: list[tuple[str, str, str]] = []
         self.parts: list[str] = []
+        self._is_code = False
         self.feed(page)
         self.text = "".join(self.parts)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
+        self._is_code = tag in {"script", "style"}
+        self.tags[tag] += ("type", "text/plain") not in attrs
         self.attributes += [(tag, name, value or "") for name, value in attrs]
 
+    def handle_endtag(self, _tag: str) -> None:
+        self._is_code = False
+
     def handle_data(self, data: str) -> None:
-        if data.strip():
+        if data.strip() and not self._is_code:
             self.parts.append(data)
