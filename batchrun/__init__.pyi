@@ -118,6 +118,7 @@ from .run.matrix import (
 )
 from .run.model_checks import request_hints as request_hints
 from .run.preparation import RunOptions as RunOptions
+from .run.row_stream import stream as stream
 from .run.tasks import classify as classify
 from .run.tasks import extract as extract
 from .simulator import (

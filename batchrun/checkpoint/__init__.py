@@ -52,6 +52,7 @@ from batchrun.checkpoint.planning import (
     answers_without_body,
     has_answers,
     latest_plan,
+    places_of_requests,
 )
 from batchrun.checkpoint.repair import (
     Repair,
@@ -174,6 +175,7 @@ __all__ = [
     "note_upload",
     "open_directory",
     "other_files",
+    "places_of_requests",
     "planned_rows",
     "providers",
     "refuse_locked",

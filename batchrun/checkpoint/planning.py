@@ -316,6 +316,16 @@ def count_unsettled(db: Database, first: int, end: int, *, retry_errored: bool) 
     return UnsettledRows(*found)
 
 
+def places_of_requests(store: Checkpoint, keys: Sequence[int]) -> list[int]:
+    """Return the ordinals of the items that requests answer."""
+    with usable(store.path):
+        rows = store.db.execute(
+            f"SELECT ordinal FROM items WHERE request_id IN ({_marks(keys)})",  # noqa: S608 - marks
+            list(keys),
+        )
+        return [ordinal for (ordinal,) in rows]
+
+
 def _marks(values: Iterable[object]) -> str:
     return ",".join("?" for _ in values)
 

@@ -43,6 +43,7 @@ from batchrun.output.frames import (
     ScoreTable,
     column_type,
     joined_frames,
+    row_values,
     schema_of,
     usage_frames,
 )
@@ -271,6 +272,7 @@ __all__ = [
     "replacing",
     "result_names",
     "results_contents",
+    "row_values",
     "rows_called",
     "scan_results",
     "usage_contents",

@@ -288,6 +288,20 @@ def _series(name: str, values: Sequence[Any], kind: Kind) -> pl.Series:
     return pl.Series(name, values, dtype=_TYPES[kind], strict=True)
 
 
+def row_values(
+    found: Mapping[str, list[Any]], kinds: Mapping[str, Kind], properties: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return rows of columns of these kinds as Python values, as a file of results has them.
+
+    `properties` are those of the answer's JSON schema that become columns, by marked names.
+    """
+    typed = _typed(found, kinds)
+    answers = unnested(properties, found["response"], found["status"])
+    typed |= {UNNESTED + name: column for name, column in answers.items()}
+    columns = [column.to_list() for column in typed.values()]
+    return [dict(zip(typed, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 _FLAT_TYPES: dict[str, Any] = {
     "string": pl.String(),
     "integer": pl.Int64(),

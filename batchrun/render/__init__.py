@@ -147,9 +147,14 @@ class Renderer:
         if chunk:
             yield chunk
 
-    def read(self, table: ItemTable, samples: int = 1) -> Iterator[list[Item]]:
-        """Yield the rows of a table with the columns that the templates need, in bounded chunks."""
-        return table.items(self.columns, max(1, CHUNK_ROWS // samples))
+    def read(
+        self, table: ItemTable, samples: int = 1, more: Sequence[str] = ()
+    ) -> Iterator[list[Item]]:
+        """Yield the rows of a table with the columns that the templates need, in bounded chunks.
+
+        `more` are columns that are read beside them.
+        """
+        return table.items(tuple(more) or self.columns, max(1, CHUNK_ROWS // samples))
 
     def table_chunks(self, table: ItemTable, samples: int = 1) -> Iterator[list[RenderedItem]]:
         """Turn all rows of a table into requests; see `chunks`."""

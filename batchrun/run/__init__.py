@@ -80,15 +80,16 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
         KeyboardInterrupt: after Ctrl-C if an event loop is already running; all answers are saved.
             Otherwise the report has the error `Interrupted`.
     """
-    return run_loop(partial(_run_job, job, options or RunOptions()))
+    return run_loop(partial(run_with_interrupts, job, options or RunOptions()))
 
 
 async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
-    return await _run_job(job, options or RunOptions(), Interrupts())
+    return await run_with_interrupts(job, options or RunOptions(), Interrupts())
 
 
-async def _run_job(job: Job, options: RunOptions, interrupts: Interrupts) -> RunReport:
+async def run_with_interrupts(job: Job, options: RunOptions, interrupts: Interrupts) -> RunReport:
+    """Run or resume a job inside an event loop; `interrupts` end it like signals."""
     if job.cells:
         raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
     check_places(job, options)
@@ -471,4 +472,5 @@ __all__ = [
     "run_job",
     "run_plan",
     "run_together",
+    "run_with_interrupts",
 ]

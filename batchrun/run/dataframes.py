@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import os
@@ -100,19 +101,21 @@ def complete(
         return frame  # without a row there are no columns to check
     call = prepared(
         frame,
+        prompt=prompt,
+        model=model,
+        messages=messages,
+        id=id,
         directory=directory,
+        prefix=prefix,
+        limits=limits,
+        retry=retry,
+        price=price,
+        score=score,
+        unnest=unnest,
         simulate=simulate,
         retry_errored=retry_errored,
         quiet=quiet,
-        sections={
-            "input": {"id": id},
-            "request": {"prompt": prompt, "messages": messages, "model": model, **request},
-            "output": {"prefix": prefix, "unnest": unnest},
-            "limits": limits,
-            "retry": retry,
-            "price": price,
-            "score": score,
-        },
+        **request,
     )
     report = run_job(call.job, call.options)
     if report.error is not None:
@@ -157,15 +160,23 @@ class TableCall:
 def prepared(
     frame: object,
     *,
-    directory: str | Path,
-    simulate: bool,
-    retry_errored: bool,
-    quiet: bool,
-    sections: Mapping[str, Mapping[str, Any] | None],
+    id: str | None = None,  # noqa: A002 - the job file's word
+    directory: str | Path = DIRECTORY,
+    prefix: str = "",
+    limits: Mapping[str, Any] | None = None,
+    retry: Mapping[str, Any] | None = None,
+    price: Mapping[str, Any] | None = None,
+    score: Mapping[str, Any] | None = None,
+    unnest: bool = False,
+    simulate: bool = False,
+    retry_errored: bool = False,
+    quiet: bool = False,
+    origin: str = "complete()",
+    **request: Any,  # noqa: ANN401 - any key of [request]
 ) -> TableCall:
     """Return the job and the options of a call; the rows are stored in its directory.
 
-    `sections` are those of a job file; None stands for a section or key that was not passed.
+    The arguments are those of `complete`; `origin` is the name of the call in messages.
 
     Raises:
         JobError: when an argument or the table is wrong.
@@ -174,13 +185,13 @@ def prepared(
     table = given_table(frame)
     folder = Path(directory).expanduser().absolute()
     path = _stored(table, folder)
-    given = {name: _without_nones(keys) for name, keys in sections.items() if keys is not None}
+    sections = {"limits": limits, "retry": retry, "price": price, "score": score}
     document = {
-        **given,
+        **{name: _without_nones(keys) for name, keys in sections.items() if keys is not None},
         "name": folder.name.strip(".") or "batchrun",
-        "input": {"path": str(path), **given["input"]},
-        "request": _with_max_tokens(given["request"]),
-        "output": {"dir": str(folder), **given["output"]},
+        "input": _without_nones({"path": str(path), "id": id}),
+        "request": _with_max_tokens(_without_nones(request)),
+        "output": {"dir": str(folder), "prefix": prefix, "unnest": unnest},
     }
     options = RunOptions(
         simulate=SimulatorConfig(latency_ms=LATENCY_MS) if simulate else None,
@@ -188,7 +199,7 @@ def prepared(
         quiet=quiet,
         yes=True,  # another prompt is what a notebook is for, and the answers to this one stay
     )
-    job = Job.from_document(document, Path.cwd(), origin="complete()")
+    job = Job.from_document(document, Path.cwd(), origin=origin)
     return TableCall(table, job, options, path)
 
 
@@ -230,7 +241,9 @@ def _stored(table: output.GivenTable, folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             path = folder / INPUT.format(digest=table.store(partial))
-            partial.replace(path)
+            # The same rows are the same input, which is not compared with its earlier self then.
+            if not (path.is_file() and filecmp.cmp(partial, path, shallow=False)):
+                partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:

@@ -40,6 +40,7 @@ from batchrun.report.formatting import counted
 from batchrun.report.open_batches import come_back, keep_running
 from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
+from batchrun.run.finished_rows import FinishedRows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.pipeline import (
     Feed,
@@ -137,7 +138,8 @@ class Execution:
         self._patience = checkpoint.FullDiskRetry(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
         self._waits = Waits(parent=shared.waits)
-        self._feed = Feed(run, self._journal, shared.options, shared.progress, self.log)
+        self._rows = self._finished_rows()
+        self._feed = self._new_feed(self._rows)
         assignment = self._assignment()
         self._dispatcher = shared.options.dispatcher.create(assignment)
         self._batches = BATCH.beside(self._dispatcher, assignment)
@@ -266,6 +268,18 @@ class Execution:
             finally:
                 self._journal.close()
 
+    def _finished_rows(self) -> FinishedRows | None:
+        """Return what hands over the rows; those of a judge are nobody's."""
+        buffer, plan = self._shared.options.rows_to, self._plan
+        if buffer is None or plan.judge is not None:
+            return None
+        return FinishedRows(plan, self._store, self._journal, buffer)
+
+    def _new_feed(self, rows: FinishedRows | None, *, is_repeat: bool = False) -> Feed:
+        shared = self._shared
+        observers = (self._journal, shared.options, shared.progress, self.log)
+        return Feed(self._run, *observers, rows=rows, is_repeat=is_repeat)
+
     def _assignment(self) -> Assignment:
         plan, shared = self._plan, self._shared
         job = plan.job
@@ -275,6 +289,7 @@ class Execution:
             "prices": prices,
             "progress": shared.progress,
             "log": self.log,
+            "rows": self._rows,
         }
         journal = ObservedJournal(self._journal, **observers)
         batches = BatchContext(
@@ -299,15 +314,7 @@ class Execution:
             await self._send_round()
             # What batches did not answer is planned and sent again.
             while self._may_repeat():
-                feed = Feed(
-                    self._run,
-                    self._journal,
-                    self._shared.options,
-                    self._shared.progress,
-                    self.log,
-                    is_repeat=True,
-                )
-                await self._send_round(feed)
+                await self._send_round(self._new_feed(None, is_repeat=True))
 
     async def _collect_batches(self) -> bool:
         """Collect batches of earlier executions that have ended; say whether to continue."""

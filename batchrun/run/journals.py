@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batchrun.pricing import PriceBook
     from batchrun.records import Attempt, AttemptStart, Result, Turn
     from batchrun.run.events import RunLog
+    from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.progress import Progress
 
 
@@ -39,12 +40,14 @@ class ObservedJournal:
         prices: PriceBook,
         progress: Progress,
         log: RunLog,
+        rows: FinishedRows | None = None,
     ) -> None:
         self._journal = journal
         self._store = store
         self._prices = NewPrices(prices)
         self._progress = progress
         self._log = log
+        self._rows = rows
         # Attempts that are counted already and may still be the last of their row: of conversations
         # that continue, and of held refusals.
         self._counted: dict[int, int] = {}
@@ -90,17 +93,23 @@ class ObservedJournal:
             await self._has_turn(answered)
         for result in finished:
             await self._has_result(result)
+        await self._hand_over(finished)
 
     async def finish(self, result: Result) -> None:
         """A request has its result."""
         await self._journal.finish(result)
         await self._has_result(result)
+        await self._hand_over([result])
 
     async def _has_result(self, result: Result) -> None:
         is_counted = self._counted.pop(result.key, None) == result.last.number
         self._progress.finished(result, is_counted=is_counted)
         self._log.finished(result)
         await self._note_price(result.last)
+
+    async def _hand_over(self, finished: Sequence[Result]) -> None:
+        if self._rows is not None and finished:
+            await self._rows.finished([result.key for result in finished])
 
     async def _note_price(self, attempt: Attempt | None) -> None:
         """Keep the price of a model when it is first used."""
@@ -121,6 +130,7 @@ class ObservedBatches:
         prices: of the run.
         progress: shows the batches and their rows.
         log: reports steps.
+        rows: hands over the rows that have their results; None for nobody.
     """
 
     def __init__(
@@ -131,12 +141,14 @@ class ObservedBatches:
         prices: PriceBook,
         progress: Progress,
         log: RunLog,
+        rows: FinishedRows | None = None,
     ) -> None:
         self._journal = journal
         self._store = store
         self._prices = NewPrices(prices)
         self._progress = progress
         self._log = log
+        self._rows = rows
         self._open: dict[str, SentBatch] = {}
 
     async def intend(self, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
@@ -184,6 +196,8 @@ class ObservedBatches:
         batch = self._open[tag]
         self._open[tag] = replace(batch, out=batch.out - len(attempts) - len(results))
         self._show()
+        if self._rows is not None and results:
+            await self._rows.finished([result.key for result in results])
 
     async def close(
         self, tag: str, error_type: str, message: str, *, maybe_billed: bool, latency_s: float

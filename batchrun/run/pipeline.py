@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batchrun.checkpoint import PlannedChunk, Reuse
     from batchrun.records import Item, PlannedRequest, RenderedItem
     from batchrun.run.events import RunLog
+    from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
 
@@ -78,6 +79,7 @@ class Feed:
         options: which rows, and whether to retry failed ones.
         progress: counts rows that need no request.
         log: reports rows and requests.
+        rows: hands over rows that have their results already; None for nobody.
         is_repeat: the rows were planned and counted before; some have to be sent again.
     """
 
@@ -89,6 +91,7 @@ class Feed:
         progress: Progress,
         log: RunLog,
         *,
+        rows: FinishedRows | None = None,
         is_repeat: bool = False,
     ) -> None:
         self._plan = run.plan
@@ -99,6 +102,7 @@ class Feed:
         self._options = options
         self._progress = progress
         self._log = log
+        self._rows = rows
         self._samples = run.plan.job.request.samples
         self._reused = self._out = 0
         self._sent = 0
@@ -119,7 +123,8 @@ class Feed:
             return
         mark = self._plan.mark
         is_known = await self._journal.call(self._store.is_planned, mark)
-        if not (is_known and await self._is_settled(0, self._plan.total)):
+        is_read = self._rows is not None  # what is handed over must be read
+        if is_read or not (is_known and await self._is_settled(0, self._plan.total)):
             await self._plan_rows(send, is_known=is_known)
             if not self._is_through:
                 return
@@ -142,8 +147,12 @@ class Feed:
         chunks = self._chunks(self._options.rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             first, end = items[0].ordinal, items[-1].ordinal + 1
+            if self._rows is not None:
+                self._rows.read(items)
             is_known_here = is_known and not self._early & {*range(first, end)}
             if is_known_here and await self._is_settled(first, end):
+                if self._rows is not None:
+                    await self._rows.settled(first, end)
                 continue
             for rendered in self._plan.renderer.chunks(items, self._samples):
                 await self._plan_chunk(rendered, send)
@@ -162,6 +171,9 @@ class Feed:
         if pending and not _is_closed(send):
             with suppress(anyio.BrokenResourceError):
                 await send.send(pending)
+        if self._rows is not None and rendered:
+            first, last = (rendered[at].ordinal // self._samples for at in (0, -1))
+            await self._rows.settled(first, last + 1, planned)
 
     async def _planned(self, rendered: list[RenderedItem]) -> PlannedChunk:
         return await self._journal.call(
@@ -201,7 +213,8 @@ class Feed:
 
     def _chunks(self, wanted: frozenset[int] | None) -> Iterator[list[Item]]:
         """Yield the wanted rows, or all; no chunk is empty."""
-        chunks = self._plan.renderer.read(self._plan.table, self._samples)
+        more = () if self._rows is None else self._rows.columns
+        chunks = self._plan.renderer.read(self._plan.table, self._samples, more)
         if wanted is None:
             return chunks
         picked = ([item for item in items if item.ordinal in wanted] for items in chunks)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
     from batchrun.records import Kind
+    from batchrun.run.finished_rows import RowBuffer
     from batchrun.run.judging import Judge
     from batchrun.run.pairwise import PairJudge, PairTable
     from batchrun.simulator import SimulatorConfig
@@ -74,6 +75,7 @@ class RunOptions:
         batches: what to do with batches that are out.
         on: `ray` or `ray:ADDRESS` for workers on a Ray cluster: `workers` of them, or one on each node.
         rows: only these, by ordinal, and no outputs; None for all.
+        rows_to: gets each row as soon as it has its result; None for nothing.
     """
 
     simulate: SimulatorConfig | None = None
@@ -90,6 +92,7 @@ class RunOptions:
     batches: BatchMode = BatchMode.WAIT
     on: str | None = None
     rows: frozenset[int] | None = None
+    rows_to: RowBuffer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,14 @@ def test_the_page_is_a_session_that_runs(folder: Path, capsys: pytest.CaptureFix
     session: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), session)
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 12
     shown = capsys.readouterr()
     assert "the input has no column 'subjct' (did you mean \"subject\"?)" in shown.out
     assert "3 requests to send" in shown.err
     assert session["scored"]["score"].null_count() == 0
     assert session["answered"]["response"].null_count() == 0
     assert session["report"].score is not None
+    assert session["urgent"] == [3, 3]
     assert session["dearest"].collect().height == 5
 
 
