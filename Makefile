@@ -49,10 +49,11 @@ bench: $(READY)  ## measure the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.resume
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.workers
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.limits --simulated
 
-chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N"
+chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N --workers N"
 	$(BIN)/python -m tests.support.chaos $(CHAOS)
 
 storms: $(READY)  ## measure refusals and outages of a local server (two minutes)

@@ -32,6 +32,17 @@ def test_killed_20_times_and_every_row_has_one_result(tmp_path: Path) -> None:
     assert story.kills["output"] >= 3
 
 
+def test_workers_and_their_owner_are_killed(tmp_path: Path) -> None:
+    seed = secrets.randbelow(10**6)
+    print(f"seed {seed}")
+    reference = undisturbed(tmp_path / "undisturbed", ROWS, "chat")
+    kills = 5
+    dice = random.Random(seed)
+    story = Round(tmp_path / "run", reference, kills, dice, "chat", workers=2).play()
+    print(story)
+    assert story.kills.total() >= kills
+
+
 def test_commits_are_found_in_a_write_ahead_log() -> None:
     assert commit_ends(bytearray()) == []
     header = bytes(8) + (4096).to_bytes(4, "big") + bytes(4) + b"salts..." + bytes(8)

@@ -39,7 +39,14 @@ def main() -> None:
             wire_format = FORMATS[number % 2]
             place = Path(directory) / f"round-{number}"
             stories.append(
-                Round(place, references[wire_format], kills_a_round, dice, wire_format).play()
+                Round(
+                    place,
+                    references[wire_format],
+                    kills_a_round,
+                    dice,
+                    wire_format,
+                    workers=options.workers,
+                ).play()
             )
             print(f"round {number}, {wire_format}: {stories[-1]}", flush=True)
     batches = [play_batches(wire_format) for wire_format in FORMATS] if options.batches else []
@@ -61,6 +68,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--no-batches", dest="batches", action="store_false")
+    parser.add_argument("--workers", type=int, default=0)
     return parser.parse_args()
 
 

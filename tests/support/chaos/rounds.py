@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,9 +20,11 @@ from tests.conftest import batchrun, finish, resume, start_batchrun
 from tests.support.chaos.books import Books, provider, said
 from tests.support.chaos.points import Watch, draw, draw_output
 from tests.support.chaos.snapshots import Snapshot, look_into, take
+from tests.support.worker_runs import workers_of
 
 if TYPE_CHECKING:
     import random
+    import subprocess
     from pathlib import Path
 
     from tests.support.chaos.points import Point
@@ -120,7 +125,10 @@ class Round:
         kills: int,
         dice: random.Random,
         wire_format: str,
+        *,
+        workers: int = 0,
     ) -> None:
+        self._workers = workers
         self._place = place
         self._reference = reference
         self._rows = reference.height
@@ -154,15 +162,16 @@ class Round:
 
     def _live(self, point: Point) -> None:
         """Let one process live until its point comes."""
-        process = start_batchrun("run", self._job, "--quiet")
+        with_workers = ["--workers", str(self._workers)] if self._workers else []
+        process = start_batchrun("run", self._job, "--quiet", *with_workers)
         watch = Watch(point, self._out, self._books)
         if point.kind in {"request", "answer"}:
             # At once, in the provider's own thread.
-            self._books.notice = lambda: process.kill() if watch.has_come() else None
+            self._books.notice = lambda: self._kill(process) if watch.has_come() else None
         snapshot_at = time.monotonic() + self._dice.uniform(0.5, 2 * LONGEST_S)
         while process.poll() is None:
             if watch.has_come():
-                process.kill()
+                self._kill(process)
                 break
             if time.monotonic() > snapshot_at:
                 snapshot_at += LONGEST_S
@@ -176,6 +185,16 @@ class Round:
         if code:
             self.story.kills[point.kind] += 1
         self._check_files()
+
+    def _kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill the process; sometimes one of its workers a moment earlier."""
+        workers = workers_of(process)
+        if workers and self._dice.random() < 0.5:
+            with suppress(ProcessLookupError):
+                os.kill(self._dice.choice(workers), signal.SIGKILL)
+            self.story.kills["worker"] += 1
+            time.sleep(self._dice.uniform(0, 0.3))
+        process.kill()
 
     def _next_place(self) -> Path:
         return self._place / f"snapshot-{self.story.snapshots}"
