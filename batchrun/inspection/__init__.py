@@ -88,10 +88,19 @@ def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     damaged = 0 if running else count_damaged(directory)
     if not as_json:
         text = report.status_text(totals, directory, running=running, colour=colour)
-        return f"{text}\n{damage_hint(damaged, directory)}" if damaged else text
+        folders = checkpoint.judge_folders(directory)
+        lines = [text, *(_judge_status(folder, colour=colour) for folder in folders)]
+        return "\n".join([*lines, *([damage_hint(damaged, directory)] if damaged else [])])
     facts = {"running": running, "waiting": totals.waiting, "damaged": damaged}
     facts |= report.summary(totals)
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
+
+
+def _judge_status(folder: Path, *, colour: bool) -> str:
+    """Describe how far a judge is, in one line."""
+    with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+        totals = checkpoint.totals(store)
+    return report.judge_status_line(totals, folder.name, colour=colour)
 
 
 def export(directory: Path, to: Path | None = None, since: Since | None = None) -> list[Path]:

@@ -3,11 +3,12 @@
 from batchrun.report.hints import hint
 from batchrun.report.notebook import summary_html
 from batchrun.report.run_summary import SCHEMA_VERSION, summary, summary_json
-from batchrun.report.terminal import shortfall, status_text, summary_text
+from batchrun.report.terminal import judge_status_line, shortfall, status_text, summary_text
 
 __all__ = [
     "SCHEMA_VERSION",
     "hint",
+    "judge_status_line",
     "shortfall",
     "status_text",
     "summary",

@@ -109,6 +109,14 @@ def _state(last: Mapping[str, Any] | None) -> str:
     return "finished" if last["outcome"] in (RunEnd.FINISHED, RunEnd.SAMPLED) else "stopped"
 
 
+def judge_status_line(totals: RunTotals, name: str, *, colour: bool = False) -> str:
+    """Return how far a judge is; `name` is that of its folder."""
+    cost = "unknown cost" if totals.known_cost is None else dollars(totals.known_cost)
+    failed = f", {totals.errored:,} without a verdict" if totals.errored else ""
+    done = f"{totals.succeeded:,} of {totals.total:,} verdicts{failed}, {cost} in addition"
+    return _joined("\n".join(_field(name, done)), colour=colour)
+
+
 def paint(text: str, *codes: int) -> str:
     """Return text in the colours of these SGR codes."""
     return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m" if text else text

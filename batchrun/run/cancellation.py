@@ -69,6 +69,9 @@ def _cancel(directory: Path, options: RunOptions) -> Canceled:
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         document, base, _ = store.job()
         found = tuple(checkpoint.batches(store, open_only=True))
+    for folder in checkpoint.judge_folders(directory):
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            found += tuple(checkpoint.batches(store, open_only=True))
     if not found:
         return Canceled(directory, ())
     job = Job.from_document(document, Path(base), origin=str(directory))

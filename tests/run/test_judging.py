@@ -8,13 +8,15 @@ import secrets
 import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
+from batchrun import checkpoint
 from batchrun.errors import JobError
-from batchrun.inspection import score
+from batchrun.inspection import score, status
 from batchrun.inspection.verification import verify
 from batchrun.job import Job
 from batchrun.run import RunOptions, run_job
@@ -100,6 +102,14 @@ def test_verdicts_become_scores(
     assert (judge["missing"], judge["failed"], judge["unreadable"]) == (0, 0, 0)
     usage = pl.read_parquet(tmp_path / "out" / "usage.parquet")
     assert usage.height == 9
+    shown = status(tmp_path / "out", as_json=False)
+    assert "judge           9 of 9 verdicts, $0.001242 in addition" in shown
+    # A new start moves the verdicts aside with the run.
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=9, extra=SECTION)
+        assert run(job, new=True).exit_code == 0
+    assert len(provider.calls) == 18
+    assert (tmp_path / "out.1" / "judge" / "checkpoint.db").exists()
 
 
 def test_running_again_is_free_and_a_change_is_judged_again(
@@ -367,6 +377,30 @@ def test_batches_can_judge(write_job: Callable[..., Path], tmp_path: Path) -> No
     assert codes.count(7) >= 2  # the rows, then the verdicts
     found = pl.read_parquet(tmp_path / "out.simulated" / "results.parquet")
     assert found["predicted"].is_in(["good", "fair", "bad"]).all()
+
+
+def test_batches_of_a_judge_are_cancelled_with_those_of_the_run(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    job = write_job("https://api.anthropic.com", rows=4, extra=SECTION)
+    place = tmp_path / "out.simulated"
+    folder = place / "judge"
+    wait_until(lambda: _has_open_batch(job, folder))
+    code, _, stderr = command("cancel", place, "--quiet")
+    assert code == 0, stderr
+    assert _open_batches(folder) == 0
+
+
+def _has_open_batch(job: Path, folder: Path) -> bool:
+    command("run", job, "--simulate", "--batch", "--no-wait", "--quiet")
+    return _open_batches(folder) > 0
+
+
+def _open_batches(folder: Path) -> int:
+    if not (folder / "checkpoint.db").exists():
+        return 0
+    with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+        return len(list(checkpoint.batches(store, open_only=True)))
 
 
 KILLS = 20
