@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrun.errors import Rejection
 
 
-# Up to this many differences are listed; with more, their sums are enough.
+# Of up to this many rows the differences are listed; of more, their sums are enough.
 MOST_DIFFERENCES = 2_000
 
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id

@@ -97,7 +97,12 @@ def test_samples_and_shared_answers(write_job: WriteJob, tmp_path: Path) -> None
         assert found.select("row", "sample").rows() == [(r, s) for r in (1, 2) for s in (1, 2, 3)]
         assert found["cost_usd"].sum() == pytest.approx(6 * 46e-6)
         out = ("--output-dir", tmp_path / "shared")
-        assert command("run", job, *out, "--set", "dedupe=true", "--set", "prompt=Same")[0] == 0
+        assert (
+            command("run", job, *out, "--set", "dedupe=true", "--set", "prompt=Same{{ text[:0] }}")[
+                0
+            ]
+            == 0
+        )
     found = table(tmp_path / "shared" / "checkpoint.db", "SELECT * FROM result_rows ORDER BY 1")
     assert found["response"].to_list() == ["ok", "ok"]
     assert found["input_tokens"].to_list() == [11, 0]

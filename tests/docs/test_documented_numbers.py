@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from batchrun import client, formats
-from batchrun.checkpoint import pairs, stored_scores
+from batchrun.checkpoint import stored_scores
 from batchrun.dispatch import retries
 from batchrun.estimation import advice, estimator, tokens
+from batchrun.evaluation import intervals
 from batchrun.formats import parameters, parsing, streaming
-from batchrun.inspection import comparison
 from batchrun.job import RetryConfig, cells, request
 from batchrun.job.configs import FLEX_RETRY
 from batchrun.limits import breaker, concurrency, load, rate_estimator, stops, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
+from batchrun.report import row_data
 from batchrun.run import dataframes, execution, pipeline, preparation
 from tests.conftest import ROOT
 
@@ -115,8 +116,8 @@ DOCUMENTED = [
     ("docs/estimating.md", f"at least {WORDS[advice.FAR_ABOVE]} times the longest"),
     ("docs/estimating.md", f"longest of {WORDS[advice.LEAST_ANSWERS]} answers or more"),
     ("docs/evaluating.md", f"The {stored_scores.MOST_CLASSES} most frequent labels are listed"),
-    ("docs/evaluating.md", f"beyond {pairs.MOST_DIFFERENCES:,} rows the normal approximation"),
-    ("docs/evaluating.md", f"with up to {comparison.MOST_ROWS} of the rows on which runs disagree"),
+    ("docs/evaluating.md", f"the signs of up to {intervals.MOST_FLIPPED} differences"),
+    ("docs/evaluating.md", f"A page holds up to {row_data.MOST_ROWS:,} rows"),
 ]
 
 

@@ -165,6 +165,10 @@ def test_what_cannot_be_compared(evaluate: Callable[..., Path], tmp_path: Path) 
         with pytest.raises(JobError, match="two different run directories"):
             compare(directories)
     code, _, stderr = batchrun("compare", one, tmp_path)
+    assert code == 2
+    assert str(one) in stderr, "the runs inside are named"
+    (tmp_path / "empty").mkdir()
+    code, _, stderr = batchrun("compare", one, tmp_path / "empty")
     assert code == 5
     assert "holds no checkpoint.db" in stderr
 

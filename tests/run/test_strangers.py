@@ -212,7 +212,7 @@ def test_help_says_which_code_runs(name: str) -> None:
 def test_what_is_said_of_one_python_file_is_said_of_the_other(page: str) -> None:
     """Wherever a page warns of `[tools] module`, it warns of `[score] function`."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert "rights" in text
+    assert "permissions" in text
     for paragraph in text.split("\n\n"):
-        if "rights" in paragraph and "[tools] module" in paragraph:
+        if "permissions" in paragraph and "[tools] module" in paragraph:
             assert "[score] function" in paragraph
