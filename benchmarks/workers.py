@@ -1,11 +1,11 @@
 """Rows per second and CPU time with worker processes, end to end, against one server on this machine.
 
 Usage: python -m benchmarks.workers [--workers 0 1 2 4] [--rows 20000] [--in-flight 64] [--latency-ms 50]
-       [--rounds 3]
+       [--rounds 3] [--ray]
 
-0 workers is a run of one process. `--in-flight` is per worker. Prints medians of the rounds: rows per
-second, microseconds of CPU per row in the owner, in its workers and in the server, and how many rows per
-second two cores would do if the server took nothing.
+0 workers is a run of one process. `--in-flight` is per worker. `--ray` starts a Ray cluster of two
+raylets on this machine, and its actors are the workers. Prints medians of the rounds: rows per second,
+and microseconds of CPU per row in the owner, in its workers (not those on Ray) and in the server.
 """
 
 from __future__ import annotations
@@ -34,11 +34,6 @@ class Measured:
     workers_us: float
     server_us: float
 
-    @property
-    def total_us(self) -> float:
-        """Everything but the server."""
-        return self.owner_us + self.workers_us
-
 
 def main() -> None:
     """Measure and print."""
@@ -48,14 +43,26 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--latency-ms", type=float, default=50)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ray", action="store_true")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         run_one(*options.one)
         return
+    if options.ray:
+        from tests.support.ray_nodes import ray_nodes
+
+        with ray_nodes(2) as nodes:
+            measure(options, f"ray:{nodes.address}")
+    else:
+        measure(options, "")
+
+
+def measure(options: argparse.Namespace, on: str) -> None:
+    """Measure on this machine or on a cluster, and print."""
     print(f"{'workers':>7} {'rows/s':>8} {'owner µs':>9} {'workers µs':>11} {'server µs':>10}")
     rounds = [
-        [measured(count, options) for count in options.workers] for _ in range(options.rounds)
+        [measured(count, options, on) for count in options.workers] for _ in range(options.rounds)
     ]
     for count, found in zip(options.workers, zip(*rounds, strict=True), strict=True):
         print(
@@ -71,7 +78,7 @@ def median(values: object) -> float:
     return statistics.median(values)  # type: ignore[arg-type]
 
 
-def measured(count: int, options: argparse.Namespace) -> Measured:
+def measured(count: int, options: argparse.Namespace, on: str) -> Measured:
     """Run once in a new process, against a new server."""
     command = [sys.executable, "-m", "benchmarks.server", str(options.latency_ms)]
     with (
@@ -82,7 +89,7 @@ def measured(count: int, options: argparse.Namespace) -> Measured:
         try:
             url = f"http://127.0.0.1:{int(server.stdout.readline())}"
             write_job(Path(directory), url, options.rows, options.in_flight * max(1, count))
-            one = [sys.executable, "-m", "benchmarks.workers", "--one", directory, str(count), "x"]
+            one = [sys.executable, "-m", "benchmarks.workers", "--one", directory, str(count), on]
             done = subprocess.run(one, capture_output=True, text=True, check=True)
             seconds, owner_s, workers_s = json.loads(done.stdout)
             with urllib.request.urlopen(url, timeout=10) as response:
@@ -104,14 +111,16 @@ def write_job(directory: Path, url: str, rows: int, in_flight: int) -> None:
     (directory / "job.toml").write_text(text)
 
 
-def run_one(directory: str, workers: str, _on: str) -> None:
+def run_one(directory: str, workers: str, on: str) -> None:
     """Run the job in this process; print its seconds, and CPU seconds of it and of its workers."""
     from batchrun.job import Job
     from batchrun.run import RunOptions, run_job
 
     job = Job.load(Path(directory) / "job.toml")
     before, start = cpu_s(resource.RUSAGE_SELF), time.perf_counter()
-    report = run_job(job, RunOptions(quiet=True, workers=int(workers) or None))
+    count = int(workers) or None
+    place = on if on and count else None
+    report = run_job(job, RunOptions(quiet=True, workers=count, on=place))
     seconds = time.perf_counter() - start
     assert report.totals.succeeded == int(report.totals.succeeded), report
     owner_s = cpu_s(resource.RUSAGE_SELF) - before
