@@ -1,10 +1,9 @@
-"""Peak memory and speed of a run with batches against the simulator.
+"""Peak memory of a run with batches against the simulator, and how fast it collects results.
 
 Usage: python -m benchmarks.batches [--rows 100000] [--format messages]
 
-One pass submits all rows. A second one, when all batches have ended, collects them: its seconds, less
-those of a third one that finds nothing to do, are the time of collecting. These are seconds of the
-processor, because the simulator is another process on the same machine; with `--wall`, those of a clock.
+The log file of the run says when each batch was seen to have ended, and when its last result was in the
+checkpoint. The simulator is another process.
 """
 
 from __future__ import annotations
@@ -12,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 from benchmarks.memory import _MEASURED
@@ -46,16 +43,16 @@ poll_s = 0.5
 [output]
 dir = "run"
 """
+FINAL = {"ended", "expired", "canceled"}
 
 
 def main() -> None:
-    """Run three passes and print their seconds and peaks."""
+    """Run a job, and print its peak and its speed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--format", default="messages", choices=["messages", "chat"])
-    parser.add_argument("--wall", action="store_true")
     options = parser.parse_args()
-    server = [sys.executable, "-m", "batchrun", "simulate", "--batch-seconds", "30"]
+    server = [sys.executable, "-m", "batchrun", "simulate", "--batch-seconds", "5"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         table = str(folder / "rows.parquet")
@@ -66,41 +63,37 @@ def main() -> None:
             url = process.stdout.readline().split()[-1]
             job = folder / "job.toml"
             job.write_text(_JOB.format(wire_format=options.format, url=url))
-            passes(job, url, options.rows, wall=options.wall)
+            peak_mb = measured(job)
         finally:
             process.terminate()
             process.wait()
+        seconds = collecting_s(folder / "events.jsonl")
+    print(
+        f"{options.rows:,} rows: {options.rows / seconds:,.0f} rows/s collected, {peak_mb:.0f} MiB"
+    )
 
 
-def passes(job: Path, url: str, rows: int, *, wall: bool) -> None:
-    """Submit, collect, and find nothing to do."""
-    submitted_s, submitted_mb = measured(job, 7, wall=wall)
-    print(f"submit: {rows / submitted_s:,.0f} rows/s, {submitted_mb:.0f} MiB", flush=True)
-    # Asking for the usage makes the simulator work out what is due.
-    while json.load(urllib.request.urlopen(f"{url}/usage", timeout=300))["billed"] < rows:
-        time.sleep(0.5)
-    collected_s, collected_mb = measured(job, 0, wall=wall)
-    idle_s, _ = measured(job, 0, wall=wall)
-    speed = rows / max(0.001, collected_s - idle_s)
-    print(f"collect: {speed:,.0f} rows/s, {collected_mb:.0f} MiB ({collected_s:.1f} s in all)")
-
-
-def measured(job: Path, expected: int, *, wall: bool) -> tuple[float, float]:
-    """Return the seconds of one pass, and its peak memory in MiB."""
+def measured(job: Path) -> float:
+    """Run the job; return its peak memory in MiB."""
     report = job.parent / "peak"
     code = _MEASURED.format(report=str(report))
-    command = [sys.executable, "-c", code, "run", str(job), "--batch", "--no-wait", "--quiet"]
-    began = time.monotonic() if wall else used_s()
-    done = subprocess.run(command, env={**os.environ, "ANTHROPIC_API_KEY": ""}, check=False)
-    assert done.returncode == expected, done.returncode
-    ended = time.monotonic() if wall else used_s()
-    return ended - began, int(report.read_text()) / 1024
+    log = str(job.parent / "events.jsonl")
+    command = [sys.executable, "-c", code, "run", str(job), "--batch", "--quiet", "--log-file", log]
+    subprocess.run(command, env={**os.environ, "ANTHROPIC_API_KEY": ""}, check=True)
+    return int(report.read_text()) / 1024
 
 
-def used_s() -> float:
-    """Return the seconds of the processor that ended child processes took."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def collecting_s(log: Path) -> float:
+    """Return the seconds from the end of each batch until it was collected, added up."""
+    ended: dict[str, datetime] = {}
+    seconds = 0.0
+    for event in map(json.loads, log.read_text().splitlines()):
+        moment = datetime.fromisoformat(event["time"])
+        if event["event"] == "batch" and event["state"] in FINAL:
+            ended[event["tag"]] = moment
+        elif event["event"] == "batch" and event["state"] == "collected":
+            seconds += (moment - ended[event["tag"]]).total_seconds()
+    return seconds
 
 
 if __name__ == "__main__":

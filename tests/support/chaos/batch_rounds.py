@@ -102,7 +102,8 @@ def count(job: Path, server: Vendor, rows: int, story: BatchStory) -> None:
     assert summary["rows_in_batches"] == 0
     # Nothing is billed twice without being reported.
     assert summary["possibly_double_billed"] >= usage["extra_bills"]
-    assert library.verify(out).exit_code == 0
+    verdict = library.verify(out)
+    assert verdict.exit_code == 0, verdict.text()
     story.runs += 1
     story.rows += rows
     story.extra_bills += usage["extra_bills"]
