@@ -90,6 +90,11 @@ from .inspection.comparison import (
 )
 from .inspection.fine_tuning import FineTuning as FineTuning
 from .inspection.fine_tuning import export_fine_tuning as export_fine_tuning
+from .inspection.leaderboard import is_folder_of_runs as is_folder_of_runs
+from .inspection.leaderboard import leaderboard as leaderboard
+from .inspection.leaderboard import leaderboard_json as leaderboard_json
+from .inspection.leaderboard import leaderboard_text as leaderboard_text
+from .inspection.leaderboard import write_leaderboard as write_leaderboard
 from .inspection.previews import preview as preview
 from .inspection.previews import preview_text as preview_text
 from .inspection.reporting import run_scores as run_scores

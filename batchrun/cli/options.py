@@ -122,6 +122,21 @@ class RunPlace(click.Path):
         return path if (path / CHECKPOINT).is_file() else batchrun.run_of(path)
 
 
+class ComparedPlace(RunPlace):
+    """Like `RunPlace`, or a folder of runs."""
+
+    def convert(  # noqa: D102 - click's
+        self,
+        value: Any,  # noqa: ANN401
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401
+        path = Path(value)
+        if path.is_dir() and batchrun.is_folder_of_runs(path):
+            return path
+        return super().convert(value, param, ctx)
+
+
 class FormatChoice(click.Choice[str]):
     """The names of the wire formats, which are loaded when a command needs them."""
 

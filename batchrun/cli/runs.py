@@ -14,7 +14,7 @@ from batchrun.cli.console import fail, say, wants_color
 from batchrun.cli.options import (
     DIRECTORY,
     FAIL_UNDER,
-    RunPlace,
+    ComparedPlace,
     checked_score,
     completing,
     run_options,
@@ -191,8 +191,8 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     "directories",
     nargs=-1,
     required=True,
-    type=RunPlace(),
-    metavar="DIRECTORY DIRECTORY...",
+    type=ComparedPlace(),
+    metavar="DIRECTORY...",
     shell_complete=completing(options.places),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -239,6 +239,8 @@ def compare(
 
     Compares score, agreement, cost and latency with the first run. For a matrix, compares all of its cells.
 
+    For a folder of runs, ranks them by their scores: one ranking for each table.
+
     With --judge, a model compares the answers to each row in pairs, in both orders. Run the same command again to resume.
 
     \b
@@ -247,7 +249,15 @@ def compare(
       batchrun compare runs/triage runs/other --json
       batchrun compare runs/triage runs/other --html comparison.html
       batchrun compare runs/triage runs/other --judge jobs/triage.toml
+      batchrun compare runs --html leaderboard.html
     """
+    folders = [path for path in directories if batchrun.is_folder_of_runs(path)]
+    if folders:
+        if len(directories) > 1 or job is not None:
+            raise click.UsageError(
+                f"{folders[0]} is a folder of runs: name it alone, without --judge"
+            )
+        return _rank(folders[0], html, as_json=as_json)
     runs = batchrun.compare(directories)
     judged = None
     if job is not None:
@@ -265,6 +275,16 @@ def compare(
     if judged is not None and judged.error is not None:
         fail(str(judged.error))
     return 0 if judged is None else judged.exit_code
+
+
+def _rank(folder: Path, html: Path | None, *, as_json: bool) -> int:
+    board = batchrun.leaderboard(folder)
+    if html is not None:
+        batchrun.write_leaderboard(board, html)
+        say(f"wrote {html}")
+    text = batchrun.leaderboard_json if as_json else batchrun.leaderboard_text
+    click.echo(text(board))
+    return 0
 
 
 @click.command()

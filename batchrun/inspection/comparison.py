@@ -89,7 +89,7 @@ def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> Com
 
 def comparison_json(runs: Sequence[ComparedRun], judged: JudgedPairs | None = None) -> str:
     """Return the comparison for programs: money in USD, times in seconds, shares from 0 to 1."""
-    facts: dict[str, Any] = {"runs": [_facts(run, runs[0]) for run in runs]}
+    facts: dict[str, Any] = {"runs": [run_facts(run, runs[0]) for run in runs]}
     if judged is not None:
         names = [str(directory) for directory in judged.directories]
         facts["preferences"] = {
@@ -99,7 +99,8 @@ def comparison_json(runs: Sequence[ComparedRun], judged: JudgedPairs | None = No
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def _facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
+def run_facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
+    """Return the numbers of a run, and against the first: money in USD, times in seconds, shares from 0 to 1."""
     totals, score = run.totals, run.score
     return {
         "directory": str(run.directory),

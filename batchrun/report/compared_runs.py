@@ -110,6 +110,14 @@ def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
     return {path: path.name if are_unique else str(path) for path in paths}
 
 
+def full_score(runs: Sequence[ComparedRun]) -> float:
+    """Return the score that a full bar stands for."""
+    if all(run.score.is_binary for run in runs):
+        return 1.0
+    bounds = [run.interval[1] for run in runs if run.interval]
+    return max(0.0, *(run.mean or 0.0 for run in runs), *bounds) or 1.0
+
+
 def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> dict[str, str]:
     """Return the numbers of a run as text by their column, empty where there is none."""
     totals, score = run.totals, run.score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.report.compared_runs import names_of, notes_on, pair_cells, run_cells
+from batchrun.report.compared_runs import full_score, names_of, notes_on, pair_cells, run_cells
 from batchrun.report.formatting import counted, usd
 from batchrun.report.html import Tile, html_page
 
@@ -51,7 +51,7 @@ def comparison_page(
         names=list(names.values()),
         runs=[(run, run_cells(run, names), links.get(run.directory)) for run in runs],
         is_scored=any(run.has_scores for run in runs),
-        full_score=_full_score(runs),
+        full_score=full_score(runs),
         full_cost=max(run.cost or 0.0 for run in runs) or 1.0,
         pairs=[(run.pairs, pair_cells(run, run.pairs, names)) for run in runs if run.pairs],
         differing=differing,
@@ -99,11 +99,3 @@ def _best_tiles(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> Itera
 
 def _named(run: ComparedRun, more: int, names: Mapping[Path, str]) -> str:
     return names[run.directory] + (f" and {more:,} more" if more else "")
-
-
-def _full_score(runs: Sequence[ComparedRun]) -> float:
-    """The score that a full bar stands for."""
-    if all(run.score.is_binary for run in runs):
-        return 1.0
-    bounds = [run.interval[1] for run in runs if run.interval]
-    return max(0.0, *(run.mean or 0.0 for run in runs), *bounds) or 1.0

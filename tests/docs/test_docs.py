@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -82,7 +83,10 @@ def test_every_command_about_evaluating_runs(project: Path) -> None:
     for line in commands:
         code, _, stderr = command(*shlex.split(line)[1:], cwd=project)
         assert code == 0, f"{line}\n{stderr}"
-    assert len(commands) == 15
+    assert len(commands) == 22
+    changed = json.loads((project / "runs/ticket_examples.simulated/summary.json").read_text())
+    assert changed["score"]["by"]["language"]["de"]["scored"] > 10
+    assert "scored by match" in (project / "runs/leaderboard.html").read_text()
     judged = pl.read_parquet(project / "runs/judged_tickets.simulated/results.parquet")
     assert judged["predicted"].is_in(["good", "usable", "bad"]).all()
     asked = pl.read_parquet(project / "runs/samples.simulated/results.parquet")

@@ -299,6 +299,19 @@ def test_runs_side_by_side(chromium: Browser, tmp_path: Path) -> None:
         assert is_quiet_and_alone(page, out / "report.html")
 
 
+def test_a_leaderboard_is_legible(chromium: Browser, tmp_path: Path) -> None:
+    matrix(tmp_path)
+    page_file = tmp_path / "leaderboard.html"
+    assert command("compare", tmp_path, "--html", page_file)[0] == 0
+    for width, dark in ((1280, False), (1280, True), (390, False)):
+        with Page(chromium, width=width, dark=dark) as page:
+            page.open(page_file)
+            assert page.run("document.documentElement.scrollWidth") <= width
+            assert page.run("document.querySelectorAll('.runs tbody tr').length") == 3
+            assert page.run(CONTRAST) == []
+            assert is_quiet_and_alone(page, page_file)
+
+
 def ending_variously(call: Call) -> Reply:
     """Right in most rows; some answers are cut, some refused, one is paused."""
     n = int(call.prompt.split()[0])

@@ -40,6 +40,7 @@ def matrix(
     score: str = CHOICE,
     models: tuple[str, ...] = MODELS,
     decide: Callable[[Call], Reply] = decide,
+    out: str = "out",
 ) -> Path:
     """Run a matrix of models; return its directory."""
     lines = [
@@ -66,9 +67,9 @@ output = 2.0
 [matrix]
 model = {json.dumps(models)}
 {score}[output]
-dir = "out"
+dir = "{out}"
 """
         )
         code, _, stderr = command("run", folder / "job.toml", "--quiet")
     assert code in {0, 3}, stderr
-    return folder / "out"
+    return folder / out
