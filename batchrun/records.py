@@ -119,16 +119,20 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """An image: its URL, or base64 `data` with its media type.
+class Attachment:
+    """An image or a document: its URL, or base64 `data` with its media type; of a text, the text.
 
-    `size` is the length of `data`, which is dropped once it is part of the request's body.
+    `size` is the length of base64, which is dropped once it is part of the request's body. `pages` are
+    those of a PDF, about; `name` is the name of a document's file.
     """
 
     url: str | None = None
     media_type: str | None = None
     data: str | None = None
     size: int = 0
+    is_document: bool = False
+    name: str | None = None
+    pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,7 @@ class Request:
         format: name of the wire format.
         provider: name of the provider, a part of the request's identity.
         system: text or text blocks.
-        images: placed before the text of the last user turn.
+        attachments: images, then documents; placed before the text of the last user turn.
         cache_ttl: how long to cache the system prompt: `5m` or `1h`.
     """
 
@@ -190,7 +194,7 @@ class Request:
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     cache_ttl: str | None = None
-    images: tuple[Image, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     answer: AnswerSchema | None = None
     max_tokens_key: str = "max_tokens"
     provider: str = ""

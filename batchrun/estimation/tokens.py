@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.formats.content_blocks import document_of
+
 if TYPE_CHECKING:
-    from batchrun.records import Request
+    from batchrun.records import Attachment, Request
 
 
 # Tokens of a message for its role and delimiters.
@@ -29,6 +31,10 @@ IMAGE_TOKENS = (85, 1_500, 1_600)
 # Providers may add instructions about the use of tools before the tools themselves.
 MOST_FOR_TOOLS = 350
 _IMAGES = frozenset({"image", "image_url"})
+# A page of a PDF. Claude's documentation: its text, and an image of it, about 2,300 together.
+PAGE_TOKENS = (500, 2_300, 4_600)
+# Pages of a PDF that is given by URL, which nothing is known of.
+_PAGES_AT_ADDRESS = (1, 5, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +104,25 @@ _shared_text_tokens = lru_cache(maxsize=16)(text_tokens)
 def prompt_tokens(request: Request) -> tuple[Tokens, Tokens]:
     """Return the input tokens of a request, and the part of them that is the system prompt."""
     texts: list[str] = []
-    images = len(request.images)
+    extra = sum(map(_attachment_tokens, request.attachments), Tokens())
     for message in request.messages:
-        images += _collect_texts(message.content, texts)
+        extra += _collect_texts(message.content, texts)
         if message.extra:
             texts.append(_json(message.extra))
     system = _system_tokens(request)
-    tokens = text_tokens("\n".join(texts)) + _TURN * len(request.messages)
-    if images:
-        tokens += Tokens(*IMAGE_TOKENS) * images
+    tokens = text_tokens("\n".join(texts)) + _TURN * len(request.messages) + extra
     return tokens + system + _schema_tokens(request), system
+
+
+def _attachment_tokens(attachment: Attachment) -> Tokens:
+    if not attachment.is_document:
+        return Tokens(*IMAGE_TOKENS)
+    if attachment.url is not None:
+        counts = zip(PAGE_TOKENS, _PAGES_AT_ADDRESS, strict=True)
+        return Tokens(*(page * pages for page, pages in counts))
+    if attachment.pages:
+        return Tokens(*PAGE_TOKENS) * attachment.pages
+    return text_tokens(attachment.data or "")
 
 
 def _system_tokens(request: Request) -> Tokens:
@@ -137,23 +152,25 @@ def _schema_tokens(request: Request) -> Tokens:
     return sum(described, Tokens(high=MOST_FOR_TOOLS))
 
 
-def _collect_texts(content: object, texts: list[str]) -> int:
-    """Append the texts of a message's content to `texts`; return the number of images."""
+def _collect_texts(content: object, texts: list[str]) -> Tokens:
+    """Append the texts of a message's content to `texts`; return the tokens of what is no text."""
+    found = Tokens()
     if isinstance(content, str):
         texts.append(content)
-        return 0
-    images = 0
+        return found
     for block in content if isinstance(content, list | tuple) else ():
         kind = block.get("type")
         if kind in _IMAGES:
-            images += 1
+            found += Tokens(*IMAGE_TOKENS)
+        elif (document := document_of(block)) is not None:
+            found += _attachment_tokens(document)
         elif kind == "text":
             texts.append(str(block.get("text", "")))
         elif kind == "tool_result":
-            images += _collect_texts(block.get("content"), texts)
+            found += _collect_texts(block.get("content"), texts)
         else:
             texts.append(_json(block))
-    return images
+    return found
 
 
 def _json(value: object) -> str:

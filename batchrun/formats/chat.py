@@ -17,7 +17,8 @@ from batchrun.formats.content import (
     stop_reason,
     text_of,
 )
-from batchrun.formats.conversation import chat_block, turns, turns_for_chat
+from batchrun.formats.content_blocks import chat_block
+from batchrun.formats.conversation import turns, turns_for_chat
 from batchrun.formats.merging import merged
 from batchrun.formats.model_rules import openai_rules
 from batchrun.formats.parsing import (

@@ -1,37 +1,28 @@
 """Converts conversations of a table, in the shape of either format, to the format of the request.
 
-Content that the format supports is unchanged. Tool calls, their results and images of the other format
-are converted; anything else of it raises ValueError, which suggests the other format. Turns are mappings with `role`, `content` and what their format puts beside these.
+Content that the format supports is unchanged. Tool calls, their results, images and documents of the other
+format are converted; anything else of it raises ValueError, which suggests the other format. Turns are mappings with `role`, `content` and what their format puts beside these.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from batchrun.records import Image, Message
+from batchrun.formats.content_blocks import chat_part, messages_part
+from batchrun.records import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from batchrun.records import Request
+    from batchrun.records import Attachment, Request
 
     Block = Mapping[str, Any]
 
 # Keys of a turn besides role and content. All of them are the chat format's.
 EXTRA_KEYS = ("name", "tool_calls", "tool_call_id")
-
-_DATA_URL = re.compile(
-    r"data:(?P<media_type>[^;,]*)(;[^;,]*)*;base64,(?P<data>.*)", re.DOTALL | re.IGNORECASE
-)
-MEDIA_TYPES = {"image/jpeg", "image/png", "image/gif", "image/webp"}
-_CHAT_ONLY = {"input_audio", "file", "refusal"}
-_MESSAGES_ONLY = {"thinking", "redacted_thinking", "document", "search_result", "container_upload"}
-# Of the provider's own tools: server_tool_use, mcp_tool_use, web_search_tool_result …
-_MESSAGES_ONLY_ENDS = ("_tool_use", "_tool_result")
 
 
 def turns_for_chat(turns: Sequence[Block]) -> tuple[Message, ...]:
@@ -101,31 +92,7 @@ def _check_name(turn: Block) -> None:
 def _messages_content(content: object) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
-    return [_messages_part(part) for part in _listed("content", content)]
-
-
-def _messages_part(part: Block) -> dict[str, Any]:
-    kind = part.get("type")
-    if kind in _CHAT_ONLY:
-        raise ValueError(f'the messages format has no {kind} content; use format = "chat"')
-    if kind != "image_url":
-        return dict(part)
-    given = part.get("image_url")
-    url = given.get("url") if isinstance(given, dict) else given
-    if not isinstance(url, str):
-        raise ValueError(f"image_url: must hold a url, not {given!r:.80}")  # noqa: TRY004 - one type
-    if isinstance(given, dict) and given.get("detail") not in {None, "auto"}:
-        raise ValueError('image_url: the messages format has no detail; use format = "chat"')
-    if not url[:5].lower().startswith("data:"):
-        return messages_block(Image(url=url))
-    inline = _DATA_URL.fullmatch(url)
-    media_type = inline["media_type"].lower() if inline else url[:40]
-    if inline is None or media_type not in MEDIA_TYPES:
-        raise ValueError(
-            f"image_url: must be base64 of {', '.join(sorted(MEDIA_TYPES))} for the messages "
-            f"format, not {media_type!r:.80}"
-        )
-    return messages_block(Image(media_type=media_type, data=inline["data"]))
+    return [messages_part(part) for part in _listed("content", content)]
 
 
 def _use_block(call: Block) -> dict[str, Any]:
@@ -176,24 +143,7 @@ def _chat_messages(turn: Block) -> Iterator[Message]:
         extra["tool_calls"] = [*extra.get("tool_calls", ()), *calls]
     rest = [block for block in blocks if block.get("type") not in {"tool_use", "tool_result"}]
     if rest or calls:
-        yield Message(role, [_chat_part(block) for block in rest] or None, extra)
-
-
-def _chat_part(block: Block) -> dict[str, Any]:
-    kind = str(block.get("type"))
-    if kind in _MESSAGES_ONLY or kind.endswith(_MESSAGES_ONLY_ENDS):
-        raise ValueError(
-            f'the chat format has no {kind} content; leave it out, or use format = "messages"'
-        )
-    if kind != "image":
-        return dict(block)
-    source = block.get("source")
-    match source:
-        case {"type": "url", "url": str(url)}:
-            return chat_block(Image(url=url))
-        case {"type": "base64", "media_type": str(media_type), "data": str(data)}:
-            return chat_block(Image(media_type=media_type, data=data))
-    raise ValueError(f"image: the chat format takes a url or base64 source, not {source!r:.80}")
+        yield Message(role, [chat_part(block) for block in rest] or None, extra)
 
 
 def _chat_call(block: Block) -> dict[str, Any]:
@@ -237,18 +187,18 @@ def _listed(key: str, value: object) -> list[Block]:
     return cast("list[Block]", value)
 
 
-def turns(request: Request, block: Callable[[Image], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the conversation in the common shape of both formats, with its images.
+def turns(request: Request, block: Callable[[Attachment], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the conversation in the common shape of both formats, with its attachments.
 
     Args:
-        request: whose messages and images.
-        block: writes one image as a content block of the format.
+        request: whose messages and attachments.
+        block: writes one attachment as a content block of the format.
     """
     written: list[dict[str, Any]] = [
         {"role": message.role, "content": message.content, **message.extra}
         for message in request.messages
     ]
-    if request.images:
+    if request.attachments:
         asked = next(
             turn
             for turn, message in zip(reversed(written), reversed(request.messages), strict=True)
@@ -256,19 +206,5 @@ def turns(request: Request, block: Callable[[Image], dict[str, Any]]) -> list[di
         )
         content = asked["content"]
         rest = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        asked["content"] = [*(block(image) for image in request.images), *rest]
+        asked["content"] = [*map(block, request.attachments), *rest]
     return written
-
-
-def messages_block(image: Image) -> dict[str, Any]:
-    """Write an image for the messages format."""
-    if image.url is not None:
-        return {"type": "image", "source": {"type": "url", "url": image.url}}
-    source = {"type": "base64", "media_type": image.media_type, "data": image.data}
-    return {"type": "image", "source": source}
-
-
-def chat_block(image: Image) -> dict[str, Any]:
-    """Write an image for the chat format."""
-    url = image.url or f"data:{image.media_type};base64,{image.data}"
-    return {"type": "image_url", "image_url": {"url": url}}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.conflicts import messages_conflict
 from batchrun.formats.content import block_texts, ending, stop_reason
-from batchrun.formats.conversation import messages_block, turns, turns_for_messages
+from batchrun.formats.content_blocks import messages_block
+from batchrun.formats.conversation import turns, turns_for_messages
 from batchrun.formats.merging import merged
 from batchrun.formats.message_batches import MESSAGE_BATCHES
 from batchrun.formats.model_rules import (
@@ -293,6 +294,7 @@ MESSAGES = WireFormat(
         system_beside_messages=True,
         cache_marks=True,
         vendor_tools=True,
+        document_urls=True,
     ),
     request_id_headers=("request-id", "x-request-id"),
     stream_members=b',"stream":true}',

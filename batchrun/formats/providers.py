@@ -42,6 +42,7 @@ class ProviderPreset:
         prices: the id in the price list; None: `id`.
         reasoning_models: a pattern of the models that take `max_completion_tokens` and no sampling
             parameters such as `temperature`; None: no model.
+        document_urls: whether it takes the URL of a document in the chat format, too.
         example_model: a model for a first job.
         aliases: other names that people use for it.
     """
@@ -56,6 +57,7 @@ class ProviderPreset:
     path: str = ""
     prices: str | None = None
     reasoning_models: str | None = None
+    document_urls: bool = False
     example_model: str = ""
     aliases: tuple[str, ...] = field(default=())
 
@@ -136,6 +138,7 @@ PROVIDERS: tuple[ProviderPreset, ...] = (
         key_env="OPENROUTER_API_KEY",
         auth="bearer",
         path="/api/",
+        document_urls=True,
         example_model="openai/gpt-4o-mini",
     ),
     ProviderPreset(

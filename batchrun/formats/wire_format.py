@@ -73,6 +73,7 @@ class Capabilities:
         json_without_schema: whether a request can ask for any JSON object.
         efforts: the values of `effort`.
         system_turns: whether a system turn can follow other turns.
+        document_urls: whether a document can be given by its URL at every provider.
         blank_stops: whether a stop sequence can be white space only.
         system_beside_messages: whether the system prompt stands beside the messages, not among them.
         limits_count_cache_reads: whether tokens read from a cache count against the rate limits.
@@ -91,6 +92,7 @@ class Capabilities:
     efforts: tuple[str, ...] = ()
     blank_stops: bool = True
     system_turns: bool = False
+    document_urls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -301,10 +301,10 @@ def _check_requests(
             f"requests: they were made by batchrun {version}, and this is {__version__}. Run the "
             "job again to make them anew: only what differs is sent"
         )
-    elif flaws and job.request.images:
+    elif flaws and (job.request.images or job.request.documents):
         found.notes.append(
             f"requests: {flaws[0].others + 1:,} rows ask something else than what was sent, such "
-            "as another image under the same name. Run the job again: only those are sent"
+            "as another image or document under the same name. Run the job again: only those are sent"
         )
     else:
         found.check("fingerprints", flaws, _RESTORE)

@@ -306,8 +306,9 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
                 f'{table}: the column "{column}" has the name of a request key that must be the '
                 "same for all rows; rename the column"
             )
-    if "images" in columns:
-        request["images"] = "{{ images }}"
+    for key in ("images", "documents"):
+        if key in columns:
+            request[key] = f"{{{{ {key} }}}}"
     request["from_columns"] = [column for column in columns if column in ROW_KEYS]
     return request
 

@@ -68,8 +68,8 @@ class RequestConfig:
 
     `system` are (template, marks) pairs, one for each block. `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
     turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
-    answer may have, and `cache_ttl` is how long to cache the system prompt. `images` are templates; files
-    among them stay below `image_dir`. `from_columns` names request keys whose
+    answer may have, and `cache_ttl` is how long to cache the system prompt. `images` and `documents`
+    are templates; files among them stay below `image_dir` and `document_dir`. `from_columns` names request keys whose
     column, where it is not empty, takes the place of the key for its row. Every row is asked
     `samples` times; with `dedupe`, rows that ask the same share one answer. `provider` is None where
     the base URL says who answers. With `keep_raw` the bodies of answers are kept, and those that end in
@@ -96,6 +96,8 @@ class RequestConfig:
     cache_ttl: str | None = None
     images: tuple[str, ...] = ()
     image_dir: Path | None = None
+    documents: tuple[str, ...] = ()
+    document_dir: Path | None = None
     answer: AnswerSchema | None = None
     auth: str | None = None
     max_tokens_key: str | None = None
@@ -127,6 +129,13 @@ class RequestConfig:
     def rules(self, model: str, effort: str | None) -> ModelRules:
         """Return what a model accepts."""
         return self.wire_format.model_rules(model, self.preset, effort, self.api_version)
+
+    @property
+    def takes_document_urls(self) -> bool:
+        """Whether the provider fetches documents by URL."""
+        preset = self.preset
+        by_provider = preset is not None and preset.document_urls
+        return by_provider or self.wire_format.capabilities.document_urls
 
     @property
     def key_source(self) -> str:

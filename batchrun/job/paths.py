@@ -25,7 +25,7 @@ SIMULATED_SUFFIX = ".simulated"
 
 
 # Keys of `[request]` whose files are sent away.
-_SENT = ("prompt_file", "system_file", "image_dir")
+_SENT = ("prompt_file", "system_file", "image_dir", "document_dir")
 JOBS_FOLDER = "jobs"
 _REMOTE = re.compile(r"(?:s3a?|gs|gcs|az|azure|adl|abfss?|hf|https?)://", re.IGNORECASE)
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -144,9 +144,11 @@ _NAMED = (
     ("request", "system_file"),
     ("request", "documents"),
     ("request", "image_dir"),
+    ("request", "document_dir"),
     ("matrix", "prompt_file"),
     ("matrix", "system_file"),
     ("matrix", "image_dir"),
+    ("matrix", "document_dir"),
     ("tools", "module"),
     ("score", "function"),
 )

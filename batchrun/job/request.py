@@ -90,7 +90,9 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         auth=connection.auth,
         api_key_command=connection.api_key_command,
         max_tokens_key=_read_max_tokens_key(section, wire_format),
-        image_dir=_read_image_dir(section, base),
+        image_dir=_read_folder(section, "image_dir", base),
+        documents=section.strings("documents") or (),
+        document_dir=_read_folder(section, "document_dir", base),
         dedupe=section.get("dedupe", bool) or False,
         samples=_read_samples(section),
         provider=connection.provider,
@@ -144,9 +146,9 @@ def _check_combination(section: Section, config: RequestConfig) -> None:
             )
 
 
-def _read_image_dir(section: Section, base: Path) -> Path:
-    given = section.text("image_dir", ".")
-    return section.check("image_dir", partial(absolute, base, given), base)
+def _read_folder(section: Section, key: str, base: Path) -> Path:
+    given = section.text(key, ".")
+    return section.check(key, partial(absolute, base, given), base)
 
 
 def _read_tools(section: Section, wire_format: WireFormat) -> tuple[Tool, ...]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from batchrun import formats
 
 if TYPE_CHECKING:
-    from batchrun.records import PlannedRequest, Request
+    from batchrun.records import Attachment, PlannedRequest, Request
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_IMAGE = 1_600
+TOKENS_PER_PAGE = 2_300  # of a PDF
+PAGES_AT_ADDRESS = 5  # of a document that is given by URL
 DEFAULT_OUTPUT_TOKENS = 256
 
 # No tokenizer makes more than one token of a byte. Images and documents given by URL are not in the body:
@@ -23,6 +25,7 @@ MOST_TOKENS_ADDED = 200
 MOST_TOKENS_FOR_TOOLS = 1_000
 _IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
 _DOCUMENTS = (b'"type":"document"', b'"type":"file"')
+_TEXT_SOURCE = b'"source":{"type":"text"'  # of a document whose text is in the body
 
 # Limits are kept for each of these: base URL, model, and the name of the key's variable.
 LimitKey = tuple[str, str, str]
@@ -45,14 +48,22 @@ class Demand:
 def demand(planned: PlannedRequest, most_cost: int | None = None, account: str = "") -> Demand:
     """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output.
 
-    Images count by their number, not by the bytes of their base64 text.
+    Images count by their number and PDFs by their pages, not by the bytes of their base64 text.
     """
     request = planned.request
-    tokens = _text_bytes(planned) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE
+    tokens = _text_bytes(planned) // BYTES_PER_TOKEN + sum(map(_tokens, request.attachments))
     output = (request.parameters.max_tokens or DEFAULT_OUTPUT_TOKENS) * (request.parameters.n or 1)
     key = (request.base_url, request.model, account)
     counts_cache_reads = formats.of(request.format).capabilities.limits_count_cache_reads
     return Demand(max(1, tokens), output, key, most_cost, counts_cache_reads)
+
+
+def _tokens(attachment: Attachment) -> int:
+    """Return about how many tokens an attachment has, apart from text in the body."""
+    if not attachment.is_document:
+        return TOKENS_PER_IMAGE
+    pages = attachment.pages if attachment.url is None else PAGES_AT_ADDRESS
+    return pages * TOKENS_PER_PAGE
 
 
 def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
@@ -61,7 +72,7 @@ def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:
     output = most_output(request)
     if output is None:
         return None
-    documents = sum(body.count(mark) for mark in _DOCUMENTS)
+    documents = sum(body.count(mark) for mark in _DOCUMENTS) - body.count(_TEXT_SOURCE)
     tokens = _text_bytes(planned) + MOST_TOKENS_ADDED
     if request.tools or request.answer is not None:
         tokens += MOST_TOKENS_FOR_TOOLS
@@ -81,4 +92,4 @@ def most_output(request: Request) -> int | None:
 
 
 def _text_bytes(planned: PlannedRequest) -> int:
-    return len(planned.wire.body) - sum(image.size for image in planned.request.images)
+    return len(planned.wire.body) - sum(one.size for one in planned.request.attachments)

@@ -21,13 +21,8 @@ from batchrun.formats.parameters import coerce, is_template
 from batchrun.formats.tool_calls import with_cache_mark
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
-from batchrun.render.prompt import (
-    arranged,
-    conversation_text,
-    read_images,
-    read_messages,
-    text_turns,
-)
+from batchrun.render.attachments import read_documents, read_images
+from batchrun.render.prompt import arranged, conversation_text, read_messages, text_turns
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Expression, Structure, Text
 
@@ -36,7 +31,7 @@ if TYPE_CHECKING:
 
     from batchrun.formats.model_rules import ModelRules
     from batchrun.job import Job, RequestConfig
-    from batchrun.records import Image, Item, Message
+    from batchrun.records import Attachment, Item, Message
     from batchrun.render.prompt import System
 
 
@@ -93,6 +88,7 @@ class Renderer:
         self._extra_body = Structure("extra_body", config.extra_body, section)
         self._extra_headers = Structure("extra_headers", dict(config.extra_headers), section)
         self._images = [text_of("images", image) for image in config.images]
+        self._documents = [text_of("documents", document) for document in config.documents]
         self._fixed = Parameters(
             **{k: v for k, v in config.parameters.items() if k not in self._templated}
         )
@@ -164,13 +160,15 @@ class Renderer:
     def text_turns(self, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
         """Return the (role, text) turns of a row's request, the system prompt first.
 
-        None where it has more than text, such as images or the results of tools.
+        None where it has more than text, such as images, documents or the results of tools.
 
         Raises:
             RenderError: when the row cannot be rendered.
         """
         values = {**values, ROW: values} if self._whole_row else values
-        return None if self._images else text_turns(*self._conversation(values))
+        if self._images or self._documents:
+            return None
+        return text_turns(*self._conversation(values))
 
     def prompt_text(self, values: Mapping[str, Any]) -> str:
         """Return the texts of a row's request as one text: the system prompt, then the turns.
@@ -232,7 +230,7 @@ class Renderer:
             tool_choice=config.tool_choice,
             parallel_tool_calls=config.parallel_tool_calls,
             cache_ttl=config.cache_ttl,
-            images=self._read_images(values),
+            attachments=self._attachments(values),
             answer=config.answer,
             max_tokens_key=config.max_tokens_key or rules.max_tokens_key or "max_tokens",
         )
@@ -265,10 +263,18 @@ class Renderer:
         blocks = zip(texts, marks, strict=True)
         return tuple({"type": "text", "text": text, **mark} for text, mark in blocks) or None
 
-    def _read_images(self, values: Mapping[str, Any]) -> tuple[Image, ...]:
-        folder = self._config.image_dir or Path()
-        found = [read_images(image.value(values), folder) for image in self._images]
-        return tuple(image for images in found for image in images)
+    def _attachments(self, values: Mapping[str, Any]) -> tuple[Attachment, ...]:
+        config = self._config
+        found: list[Attachment] = []
+        for image in self._images:
+            found += read_images(image.value(values), config.image_dir or Path())
+        for document in self._documents:
+            found += read_documents(
+                document.value(values),
+                config.document_dir or Path(),
+                addresses=config.takes_document_urls,
+            )
+        return tuple(found)
 
     def _parameters(self, row: Mapping[str, Any], values: Mapping[str, Any]) -> Parameters:
         found = {name: text.value(values) for name, text in self._templated.items()}
@@ -329,6 +335,7 @@ class Renderer:
             *self._system,
             *turns,
             *self._images,
+            *self._documents,
             *self._templated.values(),
             *extra,
         ]
@@ -363,10 +370,11 @@ def _sampled(row: RenderedItem, samples: int) -> Iterable[RenderedItem]:
 
 
 def _without_data(request: Request) -> Request:
-    """Return a request without the images' bytes: its body holds them."""
-    if not request.images:
+    """Return a request without the base64 of its attachments: its body holds them."""
+    if not request.attachments:
         return request
-    return replace(request, images=tuple(replace(image, data=None) for image in request.images))
+    slim = (replace(one, data=None) if one.size else one for one in request.attachments)
+    return replace(request, attachments=tuple(slim))
 
 
 def _is_empty(cell: object) -> bool:

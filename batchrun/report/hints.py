@@ -26,6 +26,11 @@ _ACCOUNT = "raise the account's quota, credit or spend limit, then run again"
 _COLUMN = "correct these rows in the table, or the key in [request] that reads them"
 _IMAGE = "use a JPEG, PNG, GIF or WebP image that is small enough and inside [request] image_dir"
 
+_DOCUMENT = (
+    "use a PDF or UTF-8 text that is small enough and inside [request] document_dir, or an address "
+    "where the provider fetches those"
+)
+
 _HINTS = {
     "abort": _AGAIN,
     "api_error": _AGAIN,
@@ -37,6 +42,7 @@ _HINTS = {
     "context_length_exceeded": _SHORTER,
     "credit_balance_exhausted": _ACCOUNT,
     "cut_answer": _ROOM,
+    "document_too_large": _DOCUMENT,
     "empty_model": _COLUMN,
     "empty_prompt": _COLUMN,
     "filtered_answer": _FILTER,
@@ -51,6 +57,7 @@ _HINTS = {
     "interrupted": "the process ended before the answer arrived: run again",
     "invalid_answer": "relax json_schema, describe the JSON in the prompt, or raise max_tokens",
     "invalid_api_key": _KEY,
+    "invalid_document": _DOCUMENT,
     "invalid_image": _IMAGE,
     "invalid_messages": _COLUMN,
     "invalid_parameter": _COLUMN,

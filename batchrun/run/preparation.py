@@ -133,9 +133,9 @@ class Prepared:
     def mark(self) -> str | None:
         """Identifies the whole plan: while it is the same, each row has the same request.
 
-        None when requests depend on more than the job and the input, such as on image files.
+        None when requests depend on more than the job and the input, such as on files of images or documents.
         """
-        if self.job.request.images:
+        if self.job.request.images or self.job.request.documents:
             return None
         return f"{__version__}:{self.signature}:{self.total}"
 

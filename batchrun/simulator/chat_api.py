@@ -31,6 +31,7 @@ _BLOCK = rs.by_type(
     foreign="image",
     text=rs.record("text", text={"type": "string"}),
     image_url=rs.record("image_url", image_url=rs.record("url", url=rs.IMAGE_ADDRESS)),
+    file=rs.record("file", file=rs.record(filename=rs.TEXT, file_data=rs.TEXT, file_id=rs.TEXT)),
 )
 _BLOCK["properties"]["cache_control"] = rs.CACHE_CONTROL
 _MESSAGE = rs.record(

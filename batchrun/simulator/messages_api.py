@@ -30,10 +30,18 @@ _SOURCE = rs.by_type(
     url=rs.record("url", url=rs.WEB_ADDRESS),
     file=rs.record("file_id", file_id=rs.TEXT),
 )
+_DOCUMENT_SOURCE = rs.by_type(
+    base64=rs.record("media_type", "data", media_type=rs.one_of("application/pdf"), data=rs.BASE64),
+    text=rs.record("media_type", "data", media_type=rs.one_of("text/plain"), data=rs.TEXT),
+    url=rs.record("url", url=rs.WEB_ADDRESS),
+    file=rs.record("file_id", file_id=rs.TEXT),
+    content=rs.record("content", content={"type": ["string", "array"]}),
+)
 _BLOCK = rs.by_type(
     foreign="image_url",
     text=rs.record("text", text={"type": "string"}),
     image=rs.record("source", source=_SOURCE),
+    document=rs.record("source", source=_DOCUMENT_SOURCE, title={"type": "string"}),
     tool_result=rs.record("tool_use_id", tool_use_id=rs.TEXT, content=_CONTENT),
 )
 _BLOCK["properties"]["cache_control"] = rs.CACHE_CONTROL

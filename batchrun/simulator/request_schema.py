@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MESSAGE_TOKENS = 3  # what a role and its delimiters cost
 _IMAGE_TOKENS = 1_500  # about one megapixel
+_FILE_TOKENS = 2_300  # one page of a PDF
 _LEAST_CACHED = 64  # tokens; the vendors' minimum is 1,024, which few rehearsals would reach
 _MOST_MARKS = 4
 _MEDIA_TYPES = ["image/jpeg", "image/png", "image/gif", "image/webp"]
@@ -217,6 +218,8 @@ class _ReadMessage:
             case "image" | "image_url":
                 self.images += 1
                 return _IMAGE_TOKENS
+            case "document" | "file" if (tokens := _file_tokens(block)) is not None:
+                return tokens
             case "tool_use":
                 self.called.add(block.get("id"))
             case "tool_result":
@@ -225,6 +228,12 @@ class _ReadMessage:
                 self.images += inner.images
                 return sum(part.tokens for part in inner.parts)
         return _json_tokens(block)
+
+
+def _file_tokens(block: Json) -> int | None:
+    """Return the tokens of a document as a file; None of one that is text."""
+    source = block.get("source") or {}
+    return None if source.get("type") in {"text", "content"} else _FILE_TOKENS
 
 
 def read_prompt(body: Json, system: object = None) -> PromptText:

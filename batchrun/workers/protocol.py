@@ -384,11 +384,12 @@ class RowEncoder:
 
     def _row(self, planned: PlannedRequest, forms: dict[int, Form]) -> Row:
         request, wire = planned.request, planned.wire
+        attachments = tuple(replace(one, data=None) for one in request.attachments)
         identity = (
             request.model,
             request.base_url,
             request.parameters,
-            request.images,
+            attachments,
             id(request.tools),
             id(request.answer),
             wire.url,
@@ -398,7 +399,14 @@ class RowEncoder:
         number = self._numbers.get(identity)
         if number is None:
             number = self._new(identity, request)
-            slim = replace(request, messages=(), system=None, extra_body={}, extra_headers=())
+            slim = replace(
+                request,
+                messages=(),
+                system=None,
+                extra_body={},
+                extra_headers=(),
+                attachments=attachments,
+            )
             forms[number] = Form(slim, replace(wire, body=b""))
         return Row(
             planned.key, planned.custom_id, number, wire.body, planned.attempts_made, planned.turns

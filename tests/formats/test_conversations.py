@@ -288,7 +288,7 @@ def test_names_of_speakers_are_for_chat() -> None:
         (
             "chat",
             {"role": "user", "content": [{"type": "document", "source": {}}]},
-            "the chat format has no document content",
+            "document: the chat format takes a base64 or text source",
         ),
         (
             "chat",
@@ -427,3 +427,85 @@ def test_a_senseless_wish_about_several_calls_is_named(
         with pytest.raises(JobError) as error:
             rendered(wire_format, [USER], **request_keys)
         assert f"[request] parallel_tool_calls: {message}" in str(error.value)
+
+
+PDF_SOURCE = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        (
+            {"type": "document", "source": PDF_SOURCE, "title": "a.pdf"},
+            {
+                "type": "file",
+                "file": {
+                    "filename": "a.pdf",
+                    "file_data": "data:application/pdf;base64,JVBERi0=",
+                },
+            },
+        ),
+        (
+            {"type": "document", "source": PDF_SOURCE},
+            {
+                "type": "file",
+                "file": {
+                    "filename": "document.pdf",
+                    "file_data": "data:application/pdf;base64,JVBERi0=",
+                },
+            },
+        ),
+    ],
+    ids=["with-title", "without-title"],
+)
+def test_documents_are_converted_both_ways(block: dict[str, Any], part: dict[str, Any]) -> None:
+    for given in (block, part):
+        for wire_format, expected in (("messages", block), ("chat", part)):
+            [turn] = sent(wire_format, [{"role": "user", "content": [given]}])
+            assert turn["content"] == [expected]
+
+
+def test_texts_of_documents_are_converted() -> None:
+    source = {"type": "text", "media_type": "text/plain", "data": "a & b"}
+    block = {"type": "document", "source": source, "title": 'a "1"'}
+    [turn] = sent("chat", [{"role": "user", "content": [block]}])
+    text = "<document name='a \"1\"'>\na & b\n</document>\n"
+    assert turn["content"] == [{"type": "text", "text": text}]
+    file = {"filename": 'a "1"', "file_data": "data:text/plain;base64,YSAmIGI="}
+    [turn] = sent("messages", [{"role": "user", "content": [{"type": "file", "file": file}]}])
+    assert turn["content"] == [block]
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "block", "reason"),
+    [
+        ("messages", {"type": "file", "file": {"file_id": "f"}}, "file: must hold file_data"),
+        (
+            "messages",
+            {"type": "file", "file": {"file_data": "data:image/png;base64,AA=="}},
+            "file: must be base64 of application/pdf or text/plain",
+        ),
+        (
+            "messages",
+            {"type": "file", "file": {"file_data": "data:text/plain;base64,/w=="}},
+            "file: is not base64 of UTF-8 text",
+        ),
+        (
+            "chat",
+            {"type": "document", "source": PDF_SOURCE, "citations": {"enabled": True}},
+            "document: the chat format has no context or citations",
+        ),
+        (
+            "chat",
+            {"type": "document", "source": {"type": "url", "url": "https://x.example/a.pdf"}},
+            "document: the chat format takes a base64 or text source",
+        ),
+    ],
+    ids=str,
+)
+def test_documents_that_a_format_cannot_express(
+    wire_format: str, block: dict[str, Any], reason: str
+) -> None:
+    item = rendered(wire_format, [{"role": "user", "content": [block]}])
+    assert item.error_type == "invalid_messages"
+    assert reason in str(item.error_message)

@@ -40,6 +40,7 @@ that its format does not support, the job is refused; nothing is dropped silentl
 | system prompt | `system` | a `system` message |
 | stop sequences | `stop_sequences` | `stop` |
 | images | `image` blocks | `image_url` |
+| documents | `document` blocks | `file` parts, or text |
 | tools | `input_schema`, `tool_choice` `any` | `function` with `parameters`, `tool_choice` `required` |
 | thinking | `thinking` with a budget | the `-thinking` model of a gateway |
 | structured output | `output_config.format` | `response_format` |

@@ -37,7 +37,7 @@ def secret(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("key", ["prompt_file", "system_file", "image_dir"])
+@pytest.mark.parametrize("key", ["prompt_file", "system_file", "image_dir", "document_dir"])
 @pytest.mark.parametrize("way", ["absolute", "up", "home", "link"])
 def test_what_is_sent_comes_from_the_job_s_own_project(
     tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch, key: str, way: str
