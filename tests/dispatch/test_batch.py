@@ -86,7 +86,7 @@ def test_live_after_batch_and_batch_after_live_send_nothing(
 def test_one_pass_submits_and_a_later_one_collects(
     write_job: Callable[..., Path], wire_format: str
 ) -> None:
-    with vendor(batch_s=1.0) as server:
+    with vendor(batch_s=8) as server:
         job = write_job(server.url, rows=30, wire_format=wire_format, extra=QUICK)
         report = run(job, wait=False)
         assert report.exit_code == 7
@@ -265,7 +265,7 @@ def test_priming_lets_the_others_read_the_cache(write_job: Callable[..., Path]) 
 def test_cancel_collects_what_was_answered(
     write_job: Callable[..., Path], wire_format: str
 ) -> None:
-    with vendor(batch_s=3) as server:
+    with vendor(batch_s=8) as server:
         job = write_job(server.url, rows=60, wire_format=wire_format, extra=QUICK)
         assert run(job, wait=False, batch__max_rows=20).exit_code == 7
         (canceled,) = cancel(job.parent / "out", RunOptions(quiet=True))
@@ -283,7 +283,7 @@ def test_cancel_collects_what_was_answered(
 
 
 def test_ctrl_c_leaves_batches_running_and_says_so(write_job: Callable[..., Path]) -> None:
-    with vendor(batch_s=3) as server:
+    with vendor(batch_s=8) as server:
         job = write_job(server.url, rows=30, extra=QUICK)
         process = start_batchrun("run", job, "--batch")
         wait_until(lambda: server.usage()["batches"], process)
@@ -298,7 +298,7 @@ def test_ctrl_c_leaves_batches_running_and_says_so(write_job: Callable[..., Path
 
 
 def test_the_command_line_of_batches(write_job: Callable[..., Path]) -> None:
-    with vendor(batch_s=2) as server:
+    with vendor(batch_s=20) as server:
         job = write_job(server.url, rows=10, extra=QUICK)
         code, _, stderr = command("run", job, "--no-wait")
         assert code == 2
