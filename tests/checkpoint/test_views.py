@@ -209,7 +209,8 @@ def test_the_page_names_every_column_of_the_outputs() -> None:
     )
     wanted = {
         *(column.name for column in RESULTS),
-        *(column.name for column in score_columns(("",))),
+        *(column.name for column in score_columns(("",), confident=True)),
+        *(column.name for column in score_columns(("",), judged=("",))),
     }
     for cells, names in ((results, wanted), (usage, {*ATTEMPT_KINDS})):
         named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
