@@ -123,7 +123,8 @@ class Attachment:
     """An image or a document: its URL, or base64 `data` with its media type; of a text, the text.
 
     `size` is the length of base64, which is dropped once it is part of the request's body. `pages` are
-    those of a PDF, about; `name` is the name of a document's file.
+    those of a PDF, about; `name` is the name of a document's file. `pixels` are width and height of an
+    image, None if they are not known.
     """
 
     url: str | None = None
@@ -133,6 +134,7 @@ class Attachment:
     is_document: bool = False
     name: str | None = None
     pages: int = 0
+    pixels: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun.estimation.image_tokens import image_bounds
 from batchrun.formats.content_blocks import document_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # Tokens of a message for its role and delimiters.
 TURN_TOKENS = 3
-# About one megapixel. Claude's documentation: width x height / 750; larger images are scaled down.
+# An image whose size is not known, such as one with an address: about one megapixel.
 IMAGE_TOKENS = (85, 1_500, 1_600)
 # Providers may add instructions about the use of tools before the tools themselves.
 MOST_FOR_TOOLS = 350
@@ -116,7 +117,9 @@ def prompt_tokens(request: Request) -> tuple[Tokens, Tokens]:
 
 def _attachment_tokens(attachment: Attachment) -> Tokens:
     if not attachment.is_document:
-        return Tokens(*IMAGE_TOKENS)
+        if attachment.pixels is None or not all(attachment.pixels):
+            return Tokens(*IMAGE_TOKENS)
+        return Tokens(*image_bounds(*attachment.pixels))
     if attachment.url is not None:
         counts = zip(PAGE_TOKENS, _PAGES_AT_ADDRESS, strict=True)
         return Tokens(*(page * pages for page, pages in counts))

@@ -22,6 +22,7 @@ from batchrun.formats.tool_calls import with_cache_mark
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.attachments import read_documents, read_images
+from batchrun.render.image_sizes import image_size
 from batchrun.render.prompt import arranged, conversation_text, read_messages, text_turns
 from batchrun.render.sandbox import ENVIRONMENT
 from batchrun.render.template import ROW, Expression, Structure, Text
@@ -373,8 +374,13 @@ def _without_data(request: Request) -> Request:
     """Return a request without the base64 of its attachments: its body holds them."""
     if not request.attachments:
         return request
-    slim = (replace(one, data=None) if one.size else one for one in request.attachments)
+    slim = (_measured(one) if one.size else one for one in request.attachments)
     return replace(request, attachments=tuple(slim))
+
+
+def _measured(one: Attachment) -> Attachment:
+    is_image = one.data is not None and not one.is_document
+    return replace(one, data=None, pixels=image_size(one.data or "") if is_image else None)
 
 
 def _is_empty(cell: object) -> bool:
