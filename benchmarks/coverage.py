@@ -2,7 +2,8 @@
 
     python -m benchmarks.coverage
 
-The truth is drawn anew for each simulated run, from everything that is possible.
+The truth is drawn anew for each simulated run, from everything that is possible. Of a confidence
+sequence, which is looked at after every row, all intervals of a run must hold it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from batchrun.evaluation import ScoreSums, interval
 from batchrun.evaluation.intervals import tango
 from batchrun.evaluation.metrics import difference_interval
 from batchrun.evaluation.scores import Pairs
+from batchrun.evaluation.sequences import ConfidenceSequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 COUNTS = (5, 10, 20, 50, 200, 2_000)
 DRAWS = 4_000
+POPULATIONS = {20: 2_000, 200: 2_000, 2_000: 300, 20_000: 30}
+ROUNDING = 1e-9
 
 
 def accuracy(chance: Random, count: int) -> tuple[Interval, float]:
@@ -113,6 +117,42 @@ def coverage(name: str, count: int, draws: int = DRAWS) -> float:
     return held / draws
 
 
+def path_coverage(population: int, draws: int, *, binary: bool = True) -> float:
+    """Return the share of simulated runs in which every interval of the sequence holds the mean.
+
+    A tenth of the rows has no score. The rows are drawn until all are.
+
+    Args:
+        population: rows of the table.
+        draws: simulated runs.
+        binary: scores are 0 or 1; otherwise between 0 and 1.
+    """
+    chance = Random(f"sequence {population} {binary}")
+    return sum(_holds_everywhere(chance, population, binary=binary) for _ in range(draws)) / draws
+
+
+def _holds_everywhere(chance: Random, population: int, *, binary: bool) -> bool:
+    share, a = chance.random(), chance.uniform(0.3, 3)
+    table = [
+        float(chance.random() < share) if binary else chance.betavariate(a, 1)
+        for _ in range(population)
+    ]
+    known = [value for value in table if chance.random() < 0.9] or table
+    rows: list[float | None] = [*known, *[None] * (population - len(known))]
+    truth = sum(known) / len(known)
+    chance.shuffle(rows)
+    sequence = ConfidenceSequence(population)
+    for score in rows:
+        if score is None:
+            sequence.skip()
+        else:
+            sequence.add(score)
+        low, high = sequence.bounds
+        if not low - ROUNDING <= truth <= high + ROUNDING:
+            return False
+    return True
+
+
 def _sums(scores: list[float]) -> ScoreSums:
     return ScoreSums(
         scored=len(scores),
@@ -129,3 +169,8 @@ if __name__ == "__main__":
     for kind in INTERVALS:
         shares = [coverage(kind, count, DRAWS if count <= 200 else 1_000) for count in COUNTS]
         print(f"{kind:<26}" + "".join(f"{share:>8.1%}" for share in shares))
+    print(f"{'sequence, rows of the table':<28}" + "".join(f"{n:>8,}" for n in POPULATIONS))
+    for binary in (True, False):
+        shares = [path_coverage(n, draws, binary=binary) for n, draws in POPULATIONS.items()]
+        name = "scores of 0 and 1" if binary else "scores between 0 and 1"
+        print(f"{name:<28}" + "".join(f"{share:>8.1%}" for share in shares))
