@@ -34,6 +34,7 @@ class RunEnd(StrEnum):
 
     UNFINISHED = "unfinished"  # it is still running, or its process died
     FINISHED = "finished"  # every row has its result
+    PRECISE = "precise"  # the score is as precise as `stop_at` says
     SAMPLED = "sampled"  # only some rows were to be sent; no outputs were written
     INTERRUPTED = "interrupted"  # by a signal
     REFUSED = "refused"  # the provider accepts neither key, model nor address

@@ -98,6 +98,7 @@ from batchrun.checkpoint.stored_scores import (
     judged_rows,
     score_rows,
     score_totals,
+    settled_answers,
     write_scores,
 )
 from batchrun.checkpoint.stored_verdicts import (
@@ -193,6 +194,7 @@ __all__ = [
     "score_ranges",
     "score_rows",
     "score_totals",
+    "settled_answers",
     "shared_lock",
     "state_flaws",
     "stored_verdicts",

@@ -50,6 +50,9 @@ _BY_CONFIDENCE = """SELECT confidence, count(*), count(*) FILTER (WHERE score >=
 _ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
     JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
+_UNSETTLED = """SELECT count(i.ordinal), count(*) FILTER (WHERE i.request_id IS NOT NULL
+    AND r.request_id IS NULL) FROM items i LEFT JOIN results r ON r.request_id = i.request_id
+    WHERE i.ordinal >= ? AND i.ordinal < ?"""
 _FIELDS = [field.name for field in fields(RowScore)]
 _INSERT = f"""INSERT INTO scores ({", ".join(_FIELDS)})
     VALUES ({", ".join("?" * len(_FIELDS))})"""  # noqa: S608 - our own names
@@ -129,6 +132,27 @@ def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
         samples = store.samples
         found = store.db.execute(_ANSWERS, (first * samples, end * samples)).fetchall()
     return found if samples == 1 else combine_answers(found, samples)
+
+
+def settled_answers(
+    store: Checkpoint, ordinals: Sequence[int]
+) -> list[tuple[str | None, str | None] | None]:
+    """Return the answers of these rows up to the first one that is not finished.
+
+    Returns:
+        Response and responses of each row, as in `answers`; None of one that has failed.
+    """
+    samples = store.samples
+    found: list[tuple[str | None, str | None] | None] = []
+    for ordinal in ordinals:
+        with usable(store.path):
+            window = (ordinal * samples, (ordinal + 1) * samples)
+            planned, unfinished = store.db.execute(_UNSETTLED, window).fetchone()
+        if unfinished or planned < samples:
+            break
+        row = answers(store, ordinal, ordinal + 1)
+        found.append((row[0][2], row[0][3]) if row else None)
+    return found
 
 
 def write_scores(store: Checkpoint, scores: Iterable[RowScore], scored_by: str) -> None:

@@ -130,6 +130,8 @@ def _state(totals: RunTotals) -> str:
     if not totals.executions:
         return "not started"
     outcome = totals.executions[-1]["outcome"]
+    if outcome is RunEnd.PRECISE:
+        outcome = RunEnd.FINISHED
     return outcome if outcome in _UNSTOPPED else "stopped"
 
 

@@ -264,7 +264,7 @@ class ScoreConfig:
     one score of those of several answers to a row. `by` are columns by whose values the figures are shown,
     `cluster` is one whose equal values mean that rows are not independent.
     `expected` is a template over the row's columns. `answer` is a pattern in RE2 syntax that finds
-    the answer in the text. `choices` are the labels of `match = "choice"`; empty means the letters.
+    the answer in the text. `stop_at` is half the width of the interval at which the run ends. `choices` are the labels of `match = "choice"`; empty means the letters.
     `function` is a Python file and the name of a function in it.
     """
 
@@ -283,6 +283,7 @@ class ScoreConfig:
     reduce: str = "mean"
     by: tuple[str, ...] = ()
     cluster: str | None = None
+    stop_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 REDUCERS = ("mean", "majority", "max")
 _COUNTED = re.compile(r"(?:at_least_|pass@|pass\^)[1-9]\d{0,3}\Z")
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*\Z")
+_HALF_WIDTH = re.compile(r"\s*(?:±|\+-|\+/-)?\s*(\d+(?:\.\d+)?)\s*%\s*\Z")
+LEAST_STOP_AT, MOST_STOP_AT = 0.001, 0.25
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,49}\Z")
 
 
@@ -104,6 +106,7 @@ def _read_score(section: Section, base: Path, request: Mapping[str, Any]) -> Sco
         variant=section.check("variant", partial(_variant, section), ""),
         by=section.strings("by") or (),
         cluster=section.get("cluster", str),
+        stop_at=section.check("stop_at", partial(_stop_at, section), None),
         reduce=section.check("reduce", partial(_reducer, section.text("reduce", "mean")), "mean"),
     )
     if not (config.expected or "").strip() and function is None and config.judge is None:
@@ -186,6 +189,26 @@ def _tolerance(section: Section) -> float | str | None:
             f'must be a number of at least 0, or a share such as "1 %", not {given!r:.80}'
         )
     return given if isinstance(given, str) else float(given)
+
+
+def _stop_at(section: Section) -> float | None:
+    given = section.raw("stop_at")
+    if given is None:
+        return None
+    for key, why in (
+        ("judge", "a judge is asked when all answers are there"),
+        ("function", "a function may be slow, and its scores may be of any size"),
+        ("cluster", "it counts rows as independent"),
+    ):
+        if key in section:
+            raise ValueError(f"does not work with {key}: {why}; remove one of them")
+    if section.text("match", "exact") == "math":
+        raise ValueError('does not work with match = "math", which is slow; use match = "number"')
+    width = float(found[1]) / 100 if (found := _HALF_WIDTH.match(str(given))) else given
+    is_number = isinstance(width, int | float) and not isinstance(width, bool)
+    if not is_number or not LEAST_STOP_AT <= width <= MOST_STOP_AT:
+        raise ValueError(f'must be from "±0.1 %" to "±25 %", such as "±2 %", not {given!r:.80}')
+    return float(width)
 
 
 def _variant(section: Section) -> str:

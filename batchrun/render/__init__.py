@@ -151,7 +151,8 @@ class Renderer:
 
         `more` are columns that are read beside them.
         """
-        return table.items(tuple(more) or self.columns, max(1, CHUNK_ROWS // samples))
+        columns = tuple(dict.fromkeys((*more, *self.columns)))
+        return table.items(columns, max(1, CHUNK_ROWS // samples))
 
     def table_chunks(self, table: ItemTable, samples: int = 1) -> Iterator[list[RenderedItem]]:
         """Turn all rows of a table into requests; see `chunks`."""

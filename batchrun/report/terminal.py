@@ -106,7 +106,8 @@ def _state(last: Mapping[str, Any] | None) -> str:
         return "not running"
     if last["outcome"] in (RunEnd.UNFINISHED, RunEnd.INTERRUPTED):
         return "interrupted"
-    return "finished" if last["outcome"] in (RunEnd.FINISHED, RunEnd.SAMPLED) else "stopped"
+    ended_well = (RunEnd.FINISHED, RunEnd.PRECISE, RunEnd.SAMPLED)
+    return "finished" if last["outcome"] in ended_well else "stopped"
 
 
 def judge_status_line(totals: RunTotals, name: str, *, colour: bool = False) -> str:
@@ -142,6 +143,9 @@ def _headline(totals: RunTotals) -> list[str]:
     lines = [f"{paint(name, BOLD)}:" + (f"\n  {counts}" if is_long else f" {counts}")]
     if totals.to_retry:
         lines.append(f"  {counted(totals.to_retry, 'failed row')} will be retried on the next run")
+    last = totals.executions[-1] if totals.executions else None
+    if last is not None and last["outcome"] is RunEnd.PRECISE:
+        lines.append(f"  {short(last['reason'] or '', 300)}")
     return lines
 
 

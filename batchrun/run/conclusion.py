@@ -13,6 +13,7 @@ from batchrun.errors import (
     JobError,
     OutputError,
     RecordsDamaged,
+    RunEnd,
 )
 from batchrun.run.damage import USAGE_FILE, check_intact
 from batchrun.run.scoring import score_table
@@ -62,7 +63,10 @@ class RunReport:
         """
         if self.error is not None:
             return self.error.exit_code
-        return 3 if self.totals.errored or self.totals.pending or self.without_verdict else 0
+        last = self.totals.executions[-1]["outcome"] if self.totals.executions else None
+        # Rows that were not sent because the score is precise enough are no failure.
+        pending = 0 if last is RunEnd.PRECISE else self.totals.pending
+        return 3 if self.totals.errored or pending or self.without_verdict else 0
 
     @property
     def without_verdict(self) -> int:

@@ -50,6 +50,7 @@ from batchrun.run.pipeline import (
     missing_bodies,
     nothing_to_do,
 )
+from batchrun.run.stopping import stopping_at
 from batchrun.workers import WORKERS
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class Execution:
         self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
         self._waits = Waits(parent=shared.waits)
         self._rows = self._finished_rows()
+        self._precision = stopping_at(run.plan, run.store, self._journal)
         self._feed = self._new_feed(self._rows)
         assignment = self._assignment()
         self._dispatcher = shared.options.dispatcher.create(assignment)
@@ -263,6 +265,7 @@ class Execution:
                     helpers.start_soon(self._note_waits)
                     helpers.start_soon(self._watch_checkpoint)
                     helpers.start_soon(self._stop_with_others)
+                    helpers.start_soon(self._watch_precision)
                     await self._send_everything()
                     helpers.cancel_scope.cancel()
             finally:
@@ -278,7 +281,8 @@ class Execution:
     def _new_feed(self, rows: FinishedRows | None, *, is_repeat: bool = False) -> Feed:
         shared = self._shared
         observers = (self._journal, shared.options, shared.progress, self.log)
-        return Feed(self._run, *observers, rows=rows, is_repeat=is_repeat)
+        precision = None if is_repeat else self._precision
+        return Feed(self._run, *observers, precision=precision, rows=rows, is_repeat=is_repeat)
 
     def _assignment(self) -> Assignment:
         plan, shared = self._plan, self._shared
@@ -367,6 +371,16 @@ class Execution:
             except BatchrunError as error:
                 self._error = error
                 self._dispatcher.drain()
+        if feed.stop is not None:
+            self._dispatcher.stop(feed.stop)
+
+    async def _watch_precision(self) -> None:
+        """Stop when the scores of the answers are as precise as `stop_at` says."""
+        stop = None
+        while self._precision is not None and stop is None:
+            await anyio.sleep(REFRESH_S)
+            if (stop := await self._precision.look()) is not None:
+                self._dispatcher.stop(stop)
 
     async def _note_waits(self) -> None:
         """Keep what the run is waiting for in the checkpoint, for `batchrun status`."""
@@ -418,6 +432,8 @@ class Execution:
             stop = Stop(stop.end, sentences(stop.reason, come_back(out)))
         if stop is None and tally.sent and not tally.succeeded:
             stop = Stop(RunEnd.NOTHING_SUCCEEDED, f"{tally.last_error}")
+        if stop is not None and stop.end is RunEnd.PRECISE:
+            return ExecutionEnd(stop.end, stop.reason)
         if stop is not None:
             return ExecutionEnd(stop.end, stop.reason, RunStopped(stop))
         is_whole = self._shared.options.rows is None

@@ -15,22 +15,26 @@ import anyio.to_thread
 from batchrun import __version__, checkpoint
 from batchrun.dispatch import rejected
 from batchrun.errors import BatchrunError, JobError, RunEnd
+from batchrun.evaluation.sequences import random_place
 from batchrun.job import Job
 from batchrun.limits.retry_delays import Cause
 from batchrun.run.model_checks import request_hints
 from batchrun.run.preparation import run_directory
+from batchrun.run.stopping import draws, in_random_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from anyio.streams.memory import MemoryObjectSendStream
 
     from batchrun.checkpoint import PlannedChunk, Reuse
+    from batchrun.errors import Stop
     from batchrun.records import Item, PlannedRequest, RenderedItem
     from batchrun.run.events import RunLog
     from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
+    from batchrun.run.stopping import PrecisionCheck
 
     RequestStream = MemoryObjectSendStream[list[PlannedRequest]]
 
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 SAMPLED_ROWS = 24
 MOST_SENT = 12
 MOST_SEARCHED_ROWS = 1_000_000
+# Drawn rows are sent a few at a time, because each may be the last.
+SENT_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,7 @@ class Feed:
         options: which rows, and whether to retry failed ones.
         progress: counts rows that need no request.
         log: reports rows and requests.
+        precision: draws the rows at random, and ends the run; None for rows in their order.
         rows: hands over rows that have their results already; None for nobody.
         is_repeat: the rows were planned and counted before; some have to be sent again.
     """
@@ -91,6 +98,7 @@ class Feed:
         progress: Progress,
         log: RunLog,
         *,
+        precision: PrecisionCheck | None = None,
         rows: FinishedRows | None = None,
         is_repeat: bool = False,
     ) -> None:
@@ -103,6 +111,7 @@ class Feed:
         self._progress = progress
         self._log = log
         self._rows = rows
+        self._precision = precision
         self._samples = run.plan.job.request.samples
         self._reused = self._out = 0
         self._sent = 0
@@ -111,6 +120,7 @@ class Feed:
         self._early: set[int] = set()  # rows that were sent before their turn
         self._early_keys: set[int] = set()
         self.is_planned = False
+        self.stop: Stop | None = None
 
     async def run(self, send: RequestStream) -> None:
         """Plan every row; returns when all are planned, or early when the receiver closes the stream.
@@ -144,6 +154,9 @@ class Feed:
             self._log.note(f"{self._reused:,} {unit}s already done{shared}, {out}{rest}")
 
     async def _plan_rows(self, send: RequestStream, *, is_known: bool) -> None:
+        if self._precision is not None and self._options.rows is None:
+            await self._plan_draws(send, self._precision)
+            return
         chunks = self._chunks(self._options.rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
             first, end = items[0].ordinal, items[-1].ordinal + 1
@@ -160,7 +173,56 @@ class Feed:
                     self._is_through = False
                     return
 
+    async def _plan_draws(self, send: RequestStream, precision: PrecisionCheck) -> None:
+        """Plan the rows as they are drawn, until the scores are precise enough."""
+        for places in draws(self._plan.total):
+            items = await anyio.to_thread.run_sync(
+                self._read_drawn, places, precision.columns, abandon_on_cancel=True
+            )
+            drawn = in_random_order(items)
+            precision.draw(drawn)
+            requests: list[PlannedRequest] = []
+            for rendered in self._plan.renderer.chunks(items, self._samples):
+                _, pending = await self._plan_requests(rendered)
+                requests += pending
+            place = {item.custom_id: n for n, item in enumerate(drawn)}
+            requests.sort(key=lambda request: place[request.custom_id])
+            is_open = await self._send_draw(requests, send, precision)
+            if not is_open and not await self._must_plan_rest():
+                self._is_through = False
+                return
+
+    def _read_drawn(self, places: range, more: Sequence[str]) -> list[Item]:
+        """Return the rows with these places, in the order of the table."""
+        chunks = self._plan.renderer.read(self._plan.table, self._samples, more)
+        return [item for items in chunks for item in items if random_place(item.ordinal) in places]
+
+    async def _send_draw(
+        self, requests: Sequence[PlannedRequest], send: RequestStream, precision: PrecisionCheck
+    ) -> bool:
+        """Send the requests of drawn rows; say whether the next rows may be drawn."""
+        for first in range(0, len(requests), SENT_AT_ONCE):
+            self.stop = self.stop or await precision.look()
+            if self.stop is not None or _is_closed(send):
+                return False
+            with suppress(anyio.BrokenResourceError):
+                await send.send([*requests[first : first + SENT_AT_ONCE]])
+        self.stop = self.stop or await precision.look()
+        return self.stop is None and not _is_closed(send)
+
     async def _plan_chunk(self, rendered: list[RenderedItem], send: RequestStream) -> None:
+        planned, pending = await self._plan_requests(rendered)
+        if pending and not _is_closed(send):
+            with suppress(anyio.BrokenResourceError):
+                await send.send(pending)
+        if self._rows is not None and rendered:
+            first, last = (rendered[at].ordinal // self._samples for at in (0, -1))
+            await self._rows.settled(first, last + 1, planned)
+
+    async def _plan_requests(
+        self, rendered: list[RenderedItem]
+    ) -> tuple[PlannedChunk, list[PlannedRequest]]:
+        """Plan rows; return their plan, and the requests to send that were not sent before."""
         planned = await self._planned(rendered)
         bad = sum(item.fingerprint is None for item in rendered)
         early = len(self._early & {item.ordinal // self._samples for item in rendered})
@@ -168,12 +230,7 @@ class Feed:
         self._log.unrenderable(rendered)
         self._log.planned(pending)
         self._count(len(rendered), bad, len(pending) + early, planned.out)
-        if pending and not _is_closed(send):
-            with suppress(anyio.BrokenResourceError):
-                await send.send(pending)
-        if self._rows is not None and rendered:
-            first, last = (rendered[at].ordinal // self._samples for at in (0, -1))
-            await self._rows.settled(first, last + 1, planned)
+        return planned, pending
 
     async def _planned(self, rendered: list[RenderedItem]) -> PlannedChunk:
         return await self._journal.call(
@@ -275,6 +332,7 @@ def _of_several_models(found: Mapping[int, PlannedRequest]) -> dict[int, Planned
 
 # Of the paid answers: if a change leaves more of them unused, the user is asked first.
 MOST_LEFT_SHARE = 0.1
+ENDED_WELL = {RunEnd.FINISHED, RunEnd.PRECISE}
 
 
 def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> Reuse | None:
@@ -424,7 +482,7 @@ def unfinished_before(job: Job, options: RunOptions) -> str | None:
     if directory == run_directory(job, options):
         return None
     try:
-        if checkpoint.is_locked(directory) or _outcome(earlier, options) == RunEnd.FINISHED:
+        if checkpoint.is_locked(directory) or _outcome(earlier, options) in ENDED_WELL:
             return None
     except BatchrunError:
         return None  # there was no run, or its checkpoint cannot be read

@@ -31,6 +31,7 @@ from batchrun.run.events import is_log
 from batchrun.run.judging import AnswerTable
 from batchrun.run.model_checks import check_price
 from batchrun.run.scoring import Evaluation, columns_of_scores
+from batchrun.run.stopping import check_stop_at
 from batchrun.source import Source, input_files
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
     if options.dispatcher is BATCH:
         check_batch(job)
+    check_stop_at(job, options)
     is_simulated = options.simulate is not None
     credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)

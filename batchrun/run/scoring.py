@@ -150,6 +150,11 @@ class Evaluation:
         needed.update(self._groups.columns)
         self._columns = tuple(name for name in columns if name in needed)
 
+    @property
+    def stopping(self) -> tuple[RowScorer, ...]:
+        """The scorers that end the run when their score is precise enough."""
+        return tuple(scorer for scorer in self._scorers if scorer.config.stop_at is not None)
+
     @classmethod
     def of(cls, job: Job, source: Source) -> Evaluation | None:
         """Return a job's evaluation, None when it has no `[score]`.

@@ -51,6 +51,14 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
         ({"function": "mine.py:no-name"}, r'as "my_scores.py:score"'),
         ({"function": "other.py:score"}, "is not a Python file; expected at /"),
         ({"function": "mine.py:score", "match": "exact"}, "match has no effect"),
+        ({"expected": "x", "stop_at": "2"}, r'stop_at: must be from "±0.1 %" to "±25 %"'),
+        ({"expected": "x", "stop_at": 2}, r'stop_at: must be .*, such as "±2 %", not 2'),
+        (
+            {"expected": "x", "stop_at": "2 %", "cluster": "c"},
+            "stop_at: does not work with cluster",
+        ),
+        ({"expected": "x", "stop_at": "2 %", "match": "math"}, 'not work with match = "math"'),
+        ({"function": "mine.py:score", "stop_at": "2 %"}, "stop_at: does not work with function"),
         ({"expected": "x", "name": "a b"}, r"name: must be letters, digits and underscores"),
         ({"expected": "x", "weight": 0}, r"weight: must be a finite number above 0"),
         ({"expected": "x", "pass_at": float("inf")}, r"pass_at: must be a finite number"),
@@ -63,6 +71,11 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
 def test_what_is_refused(read: Any, score: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match=message):
         read(**score)
+
+
+def test_ways_to_write_half_a_width(read: Any) -> None:
+    for given in ("±2 %", "2%", "+-2 %", "+/-2.0 %", 0.02):
+        assert read(expected="x", stop_at=given)[0].stop_at == pytest.approx(0.02)
 
 
 def several(*scorers: dict[str, Any]) -> dict[str, Any]:
