@@ -114,7 +114,18 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
+class OwnerChannel(SocketChannel):
+    """The worker's end. Without an owner the process ends at once: nothing could be recorded."""
+
+    async def receive(self) -> bytes:
+        """See `Channel`."""
+        try:
+            return await super().receive()
+        except anyio.EndOfStream:
+            os._exit(0)
+
+
 async def _serve(connected: socket.socket) -> None:
-    channel = SocketChannel(connected)
+    channel = OwnerChannel(connected)
     await channel.open()
     await serve(channel)
