@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_ERRORS = (PolarsError, PanicException, OSError, ValueError, ImportError)
+# Columns that every table of results has had in every version, behind whatever prefix.
+_ALWAYS_THERE = ("custom_id", "status", "response", "error_type")
 _FILE = "\0file"  # no column has this name
 _PART_ROWS = 500
 _NO_FILE = -1
@@ -61,6 +63,12 @@ def columns_in(path: Path) -> list[str]:
         return list(_record(next(_lines(path), b"{}")))
     except FILE_ERRORS:
         return []
+
+
+def are_results(columns: Sequence[str]) -> bool:
+    """Say whether these are the columns of a table of results, in any version."""
+    prefixes = (name.removesuffix("custom_id") for name in columns if name.endswith("custom_id"))
+    return any({prefix + name for name in _ALWAYS_THERE} <= {*columns} for prefix in prefixes)
 
 
 def _columns_flaw(

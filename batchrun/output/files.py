@@ -17,7 +17,7 @@ from polars.exceptions import PanicException, PolarsError
 from batchrun.errors import JobError, OutputError
 from batchrun.job.paths import PRIVATE_FILE, flush_directory
 from batchrun.output import workbooks
-from batchrun.output.file_readers import columns_in
+from batchrun.output.file_readers import are_results, columns_in
 from batchrun.output.folders import is_dataset, put_in_place, remove
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Columns that every table of results has had in every version, behind whatever prefix.
-_ALWAYS_THERE = ("custom_id", "status", "response", "error_type")
 _BY_FIDELITY = (".parquet", ".arrow", ".jsonl", ".csv", ".xlsx")
 _PAGE_MARK = "· batchrun</title>"
 _HEAD_BYTES = 64 * 1024
@@ -108,7 +106,7 @@ def refuse_foreign_results(path: Path, key: str, *, in_run_directory: bool) -> N
     is_file = path.is_file() or is_dataset(path)
     columns = columns_in(path) if is_file else []
     is_damaged = in_run_directory and is_file and not columns
-    if not (is_damaged or _are_results(columns)):
+    if not (is_damaged or are_results(columns)):
         raise _foreign(path, key, "table of results")
 
 
@@ -150,11 +148,6 @@ def refuse_foreign_log(path: Path, key: str) -> None:
         is_ours = False
     if not is_ours:
         raise _foreign(path, key, "log")
-
-
-def _are_results(columns: list[str]) -> bool:
-    prefixes = (name.removesuffix("custom_id") for name in columns if name.endswith("custom_id"))
-    return any({prefix + name for name in _ALWAYS_THERE} <= {*columns} for prefix in prefixes)
 
 
 def _is_empty(path: Path) -> bool:

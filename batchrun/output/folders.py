@@ -13,6 +13,7 @@ from polars.exceptions import PanicException, PolarsError
 
 from batchrun.errors import OutputError
 from batchrun.job.paths import PRIVATE_FILE, flush_directory
+from batchrun.output.file_readers import are_results, columns_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +54,8 @@ def put_in_place(temporary: Path, path: Path) -> None:
     Raises:
         OSError: when something else is there.
     """
-    if path.is_dir() and not is_dataset(path):
-        raise FileExistsError(errno.EEXIST, "a folder with other files is there")
+    if path.is_dir() and not _is_replaceable(path):
+        raise FileExistsError(errno.EEXIST, "a folder that batchrun did not write is there")
     if not path.is_dir() and not (temporary.is_dir() and os.path.lexists(path)):
         temporary.replace(path)
     elif not _exchanged(temporary, path):
@@ -67,9 +68,16 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 def is_dataset(path: Path) -> bool:
     """Say whether a folder holds files of Parquet and nothing else."""
-    return path.is_dir() and all(
-        inner.is_dir() or inner.suffix == ".parquet" for inner in path.rglob("*")
-    )
+    if not path.is_dir():
+        return False
+    suffixes = {inner.suffix for inner in path.rglob("*") if not inner.is_dir()}
+    return suffixes == {".parquet"}
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Say whether a folder is a dataset of results; one that cannot be read is a damaged one."""
+    columns = columns_in(path) if is_dataset(path) else ["other"]
+    return not columns or are_results(columns)
 
 
 def remove(path: Path) -> None:

@@ -5,27 +5,23 @@ prepare → open the checkpoint → (read → render → plan → dispatch → r
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import math
-import signal
-from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-from anyio.from_thread import start_blocking_portal
 
 from batchrun import checkpoint
 from batchrun.dispatch import LIVE
-from batchrun.errors import BatchrunError, JobError, keyboard_interrupt
+from batchrun.errors import BatchrunError, JobError
 from batchrun.run.conclusion import InterruptibleRows, RunReport
 from batchrun.run.events import EventFile, event_file
 from batchrun.run.execution import Execution, first_batchrun_error
-from batchrun.run.interrupts import Interrupts, counted_sigint
+from batchrun.run.interrupts import Interrupts
+from batchrun.run.loop_threads import run_loop
 from batchrun.run.preparation import (
     Prepared,
     RunOptions,
@@ -46,7 +42,7 @@ from batchrun.run.together import (
 from batchrun.workers import RayCluster, WorkersFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from batchrun.dispatch import DispatcherFactory
     from batchrun.job import Job, LimitsConfig
@@ -57,18 +53,6 @@ if TYPE_CHECKING:
 # processes are of use.
 FEWEST_PER_S_FOR_WORKERS = 1_500
 FEWEST_FOR_WORKERS = 20_000
-# In a notebook Ctrl-C is noticed within this time.
-POLL_S = 0.1
-
-
-class Report(Protocol):
-    """How runs ended; `error` is what ended them early."""
-
-    @property
-    def error(self) -> BatchrunError | None: ...
-
-
-R = TypeVar("R", bound=Report)
 
 
 def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
@@ -97,47 +81,6 @@ async def run_with_interrupts(job: Job, options: RunOptions, interrupts: Interru
     check_places(job, options)
     (report,) = await run_together([job], options, interrupts)
     return report
-
-
-def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
-    """Run an asynchronous function in a new event loop: uvloop's if it is installed.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C if another event loop is already running.
-    """
-    backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return anyio.run(_with_interrupts, function, backend_options=backend)
-    with counted_sigint() as sigint, start_blocking_portal(backend_options=backend) as portal:
-        interrupts = portal.call(Interrupts)
-        future = portal.start_task_soon(function, interrupts)
-        forwarded = 0
-        # polars makes the system resume waits for locks after a signal: Python sees the signal only
-        # when a wait times out.
-        while not futures.wait([future], timeout=POLL_S).done:
-            if sigint.value > forwarded:
-                forwarded += 1
-                if not interrupts.forward(signal.SIGINT):
-                    future.cancel()
-    if sigint.value:
-        raise _interrupted(future)
-    return future.result()
-
-
-async def _with_interrupts(function: Callable[[Interrupts], Awaitable[R]]) -> R:
-    return await function(Interrupts())
-
-
-def _interrupted(future: futures.Future[R]) -> BaseException:
-    """Return what ends the call after Ctrl-C, when the run has ended."""
-    if future.cancelled():
-        return keyboard_interrupt("interrupted; nothing was sent")
-    error = future.exception() or future.result().error
-    if error is None or isinstance(error, BatchrunError):
-        return keyboard_interrupt(f"{error or 'interrupted; all answers are saved'}")
-    return error
 
 
 async def run_together(
@@ -268,6 +211,7 @@ __all__ = [
     "RunReport",
     "arun_job",
     "run_job",
+    "run_loop",
     "run_plan",
     "run_together",
     "run_with_interrupts",

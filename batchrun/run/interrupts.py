@@ -55,7 +55,7 @@ class Interrupts:
 
     @contextmanager
     def _handled(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        if not _is_main_thread():
+        if not is_main_thread():
             yield
             return
         before = {s: signal.getsignal(s) for s in SIGNALS if not _is_under_nohup(s)}
@@ -102,7 +102,7 @@ def counted_sigint() -> Iterator[SigintCount]:
     """
     count = SigintCount()
     before = signal.getsignal(signal.SIGINT)
-    if before in {None, signal.SIG_IGN} or not _is_main_thread():
+    if before in {None, signal.SIG_IGN} or not is_main_thread():
         yield count
         return
 
@@ -116,7 +116,8 @@ def counted_sigint() -> Iterator[SigintCount]:
         signal.signal(signal.SIGINT, before)
 
 
-def _is_main_thread() -> bool:
+def is_main_thread() -> bool:
+    """Say whether this is the thread that receives signals."""
     return threading.current_thread() is threading.main_thread()
 
 

@@ -249,6 +249,7 @@ def test_files_and_folders_take_each_others_place(tmp_path: Path, there: str, co
     def make(path: Path, kind: str) -> None:
         if kind == "folder":
             path.mkdir()
+            (path / "part.parquet").touch()
         elif kind == "file":
             path.touch()
 
@@ -256,6 +257,23 @@ def test_files_and_folders_take_each_others_place(tmp_path: Path, there: str, co
     make(tmp_path / "new", comes)
     put_in_place(tmp_path / "new", tmp_path / "x")
     assert (tmp_path / "x").is_dir() == (comes == "folder")
+
+
+@pytest.mark.parametrize("table", [None, TABLE.select("id", "q")], ids=["empty", "dataset"])
+def test_a_folder_of_the_user_is_never_replaced(tmp_path: Path, table: pl.DataFrame | None) -> None:
+    """Neither one that is there before the run, nor one that appears during it."""
+    place = run(tmp_path, 'files = ["r.parquet"]') / "r.parquet"
+    place.unlink()
+    place.mkdir()
+    if table is not None:
+        table.write_parquet(place / "mine.parquet")
+    there = list(place.iterdir())
+    code, _, stderr = command("run", tmp_path / "job.toml", "--simulate", "-q")
+    assert (code, "not a table of results that batchrun wrote" in stderr) == (2, True), stderr
+    (tmp_path / "new").touch()
+    with pytest.raises(FileExistsError, match="batchrun did not write"):
+        put_in_place(tmp_path / "new", place)
+    assert list(place.iterdir()) == there
 
 
 # Excel

@@ -259,7 +259,6 @@ def test_results_are_read_lazily_from_whatever_was_written(
 def test_results_that_were_not_written(write_job: WriteJob, folder: Path) -> None:
     def in_the_way(call: Call) -> Reply:
         (folder / "out" / "results.parquet").mkdir(exist_ok=True)
-        (folder / "out" / "results.parquet" / "mine").touch()
         return answer(call)
 
     with serving(in_the_way) as provider:

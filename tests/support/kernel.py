@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TIMEOUT_S = 120.0
+# The first cell imports polars, pandas and pyarrow, perhaps on a machine with much else to do.
+TIMEOUT_S = 240.0
+LOOK_S = 1.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -52,9 +54,12 @@ class Kernel:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
-                message = self._client.get_iopub_msg(timeout=deadline - time.monotonic())
+                left_s = max(0.0, deadline - time.monotonic())
+                message = self._client.get_iopub_msg(timeout=min(LOOK_S, left_s))
             except Empty:
-                break
+                if not self._manager.is_alive():
+                    raise ChildProcessError(f"the kernel has died: {found}") from None
+                continue
             if message["parent_header"].get("msg_id") != cell:
                 continue
             if _is_last(message, found):
@@ -63,6 +68,17 @@ class Kernel:
 
     def run(self, code: str) -> Cell:
         return self.end(self.begin(code))
+
+    def wait_for_output(self) -> None:
+        """Wait until output arrives: what a kernel sends before it knows of us is lost."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                self.end(self.begin("None"), LOOK_S)
+                break
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
 
     def interrupt(self) -> None:
         self._manager.interrupt_kernel()
@@ -104,7 +120,9 @@ def running_kernel(folder: Path, interrupt_mode: str = "signal") -> Iterator[Ker
     client.start_channels()
     try:
         client.wait_for_ready(timeout=TIMEOUT_S)
-        yield Kernel(manager, client)
+        kernel = Kernel(manager, client)
+        kernel.wait_for_output()
+        yield kernel
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -1,0 +1,153 @@
+"""Runs asynchronous functions: in a new event loop, or in that of another thread where none can be started.
+
+The threads are kept and used again. A thread that ends and another that takes its place can crash the
+process in the allocator of the HTTP library (mimalloc 3.3, microsoft/mimalloc#1287).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib.util
+import signal
+import threading
+from concurrent import futures
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from batchrun.errors import BatchrunError, keyboard_interrupt
+from batchrun.run.interrupts import Interrupts, SigintCount, counted_sigint, is_main_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+# An event loop that does not stop within this time at exit is left as it is.
+STOP_S = 5.0
+# In a notebook Ctrl-C is noticed within this time.
+POLL_S = 0.1
+
+
+class Report(Protocol):
+    """How runs ended; `error` is what ended them early."""
+
+    @property
+    def error(self) -> BatchrunError | None:
+        """What ended it early."""
+
+
+R = TypeVar("R", bound=Report)
+
+
+def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
+    """Run an asynchronous function in another event loop: uvloop's if it is installed.
+
+    In the main thread it is a new one. Elsewhere, and where one is running already, it is in a thread
+    that is kept for the next call.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C if another event loop is already running.
+    """
+    if is_main_thread() and not _is_loop_running():
+        return anyio.run(_with_interrupts, function, backend_options=_backend_options())
+    with _loop_thread() as portal, counted_sigint() as sigint:
+        future = _waited_for(portal, function, sigint)
+    if sigint.value:
+        raise _interrupted(future)
+    return future.result()
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _waited_for(
+    portal: BlockingPortal, function: Callable[[Interrupts], Awaitable[R]], sigint: SigintCount
+) -> futures.Future[R]:
+    """Run a function in the event loop of another thread, and forward Ctrl-C to it."""
+    interrupts = portal.call(Interrupts)
+    future = portal.start_task_soon(function, interrupts)
+    forwarded = 0
+    # polars makes the system resume waits for locks after a signal: Python sees the signal only
+    # when a wait times out.
+    while not futures.wait([future], timeout=POLL_S).done:
+        if sigint.value > forwarded:
+            forwarded += 1
+            if not interrupts.forward(signal.SIGINT):
+                future.cancel()
+    return future
+
+
+async def _with_interrupts(function: Callable[[Interrupts], Awaitable[R]]) -> R:
+    return await function(Interrupts())
+
+
+def _interrupted(future: futures.Future[R]) -> BaseException:
+    """Return what ends the call after Ctrl-C, when the run has ended."""
+    if future.cancelled():
+        return keyboard_interrupt("interrupted; nothing was sent")
+    error = future.exception() or future.result().error
+    if error is None or isinstance(error, BatchrunError):
+        return keyboard_interrupt(f"{error or 'interrupted; all answers are saved'}")
+    return error
+
+
+def _backend_options() -> dict[str, bool]:
+    """Return what makes anyio use the event loop of uvloop if it is installed."""
+    return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+
+
+class _LoopThread(threading.Thread):
+    """A thread with an event loop that runs until `stop`."""
+
+    def __init__(self) -> None:
+        # Another kind of thread would be waited for before `stop` is called at exit.
+        super().__init__(name="batchrun", daemon=True)
+        self._portal: futures.Future[BlockingPortal] = futures.Future()
+        self.start()
+        self.portal = self._portal.result()
+
+    def run(self) -> None:
+        anyio.run(self._serve, backend_options=_backend_options())
+
+    async def _serve(self) -> None:
+        async with BlockingPortal() as portal:
+            self._portal.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    def stop(self) -> None:
+        if self.is_alive():
+            self.portal.start_task_soon(self.portal.stop)
+            self.join(STOP_S)
+
+
+_idle: list[_LoopThread] = []
+
+
+@contextmanager
+def _loop_thread() -> Iterator[BlockingPortal]:
+    """Provide the event loop of a thread that nothing else uses meanwhile."""
+    thread = _idle_thread() or _LoopThread()
+    yield thread.portal
+    # After an error its tasks may still run.
+    _idle.append(thread)
+
+
+def _idle_thread() -> _LoopThread | None:
+    while _idle:
+        thread = _idle.pop()
+        if thread.is_alive():  # in a forked process, threads are gone
+            return thread
+    return None
+
+
+@atexit.register
+def _stop() -> None:
+    for thread in _idle:
+        thread.stop()
