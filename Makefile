@@ -52,6 +52,7 @@ bench: $(READY)  ## measure the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.workers
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.limits --simulated
+	$(BIN)/python -m benchmarks.report_page
 	$(BIN)/python -m benchmarks.batches
 
 chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N --workers N"

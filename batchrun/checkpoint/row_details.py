@@ -41,9 +41,12 @@ _ERRORED = f"SELECT i.ordinal / ? FROM items i {RESULTS_OF_ITEMS} WHERE {ERRORED
 _UNUSUAL = f"""SELECT i.ordinal / ? FROM items i JOIN results r ON r.request_id = i.request_id
     WHERE r.ending NOT IN ('stop', 'tool_calls') {_MIXED}"""  # noqa: S608 - no values
 _WRONG = f"SELECT i.ordinal FROM scores i WHERE i.scorer = '' AND i.score < 1 {_MIXED}"  # noqa: S608 - no values
-_SCORES = """SELECT s.ordinal, s.scorer, s.score, s.predicted, s.expected, s.reason, s.problem, s.slices
-    FROM (SELECT DISTINCT scorer FROM scores) n JOIN scores s ON s.scorer = n.scorer
-    WHERE s.ordinal BETWEEN ? AND ?"""
+# The names of scorers are found in the index one after the other, without reading every score.
+_SCORES = """WITH RECURSIVE names (scorer) AS (SELECT min(scorer) FROM scores UNION ALL
+        SELECT (SELECT min(s.scorer) FROM scores s WHERE s.scorer > names.scorer) FROM names
+        WHERE names.scorer IS NOT NULL)
+    SELECT s.ordinal, s.scorer, s.score, s.predicted, s.expected, s.reason, s.problem, s.slices
+    FROM names n JOIN scores s ON s.scorer = n.scorer WHERE s.ordinal BETWEEN ? AND ?"""
 _RANGES = (
     "SELECT scorer, min(score), max(score) FROM scores WHERE score IS NOT NULL GROUP BY scorer"
 )
