@@ -445,7 +445,7 @@ class Attempt:
 
     `cause` is the kind of failure (`transient`, `rate_limit`, `fatal`, `no`), None for a success.
     `latency_s` is from the first byte sent to the last byte received. `model` is the model named in
-    the answer, `asked_model` the requested one.
+    the answer, `asked_model` the requested one. `dropped`: the parameter that later attempts leave out.
     """
 
     key: int
@@ -462,6 +462,7 @@ class Attempt:
     cost: Cost | None = None
     asked_model: str | None = None
     billing: Billing = field(default_factory=Billing)
+    dropped: str | None = None
 
     @property
     def error(self) -> str | None:

@@ -65,6 +65,7 @@ from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.checkpoint.statistics import (
     GivenPrice,
     attempts_to_count,
+    dropped_parameters,
     forget_prices,
     given_price,
     keep_given_price,
@@ -150,6 +151,7 @@ __all__ = [
     "collect_batch",
     "compare_rows",
     "differing_rows",
+    "dropped_parameters",
     "file_flaws",
     "find_damage",
     "forget_damaged_costs",

@@ -224,6 +224,7 @@ ATTEMPTS = (
     ColumnOf("service_tier", "text", "billing.service_tier"),
     ColumnOf("web_searches", "integer", "billing.web_search_requests"),
     ColumnOf("maybe_billed", "flag", "maybe_billed"),
+    ColumnOf("dropped", "text", "dropped"),
     _internal("cause", "text", "cause"),
     _internal("asked_model", "text", _asked_model),
     _internal("cache_write_1h_tokens", "integer", "usage.cache_write_1h_tokens"),

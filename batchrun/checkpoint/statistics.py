@@ -101,6 +101,8 @@ _ERRORS = f"""SELECT type, count(*), max(message) FROM (
         coalesce({RESULT["error_message"].sql}, 'its attempt is missing') AS message
     FROM items i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
     WHERE {ERRORED}) GROUP BY type ORDER BY 2 DESC"""  # noqa: S608
+_DROPPED = """SELECT DISTINCT coalesce(asked_model, model), dropped FROM attempts
+    WHERE dropped IS NOT NULL ORDER BY 1, 2"""
 _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
 # Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
@@ -122,6 +124,16 @@ _EXECUTIONS = """SELECT e.id, e.started_us, e.finished_us, e.outcome, e.reason, 
         SELECT max(a.started_us + coalesce(a.latency_s, 0) * 1e6) FROM attempts a
         WHERE a.execution = e.id) END
     FROM executions e ORDER BY e.id"""
+
+
+def dropped_parameters(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """Return pairs of a model and a parameter that is left out of its requests.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used.
+    """
+    with usable(checkpoint.path):
+        return [(model, name) for model, name in checkpoint.db.execute(_DROPPED)]
 
 
 def totals(checkpoint: Checkpoint) -> RunTotals:
@@ -166,6 +178,7 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
         cost_by_model={one.model: one.cost for one in models if one.cost is not None},
         latency_s=_percentiles(checkpoint),
         retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
+        dropped=tuple(db.execute(_DROPPED).fetchall()),
         waits_s_by_cause=_waits(known),
         errors_by_type={row[0]: (row[1], row[2]) for row in db.execute(_ERRORS)},
         executions=tuple(known),

@@ -41,7 +41,7 @@ _ADD_MEMBER = f"""INSERT INTO attempts (batch, request_id, number, execution, st
 # What counts towards `max_attempts`: not refusals by a limit, nor batches that ended too early.
 _MEMBERS = f"""SELECT a.request_id, a.number, a.reserved, (
         SELECT count(*) FROM attempts f WHERE f.request_id = a.request_id AND f.number < a.number
-        AND f.cause IN ('transient', 'invalid_answer')
+        AND f.cause IN ('transient', 'invalid_answer', 'unsupported_parameter')
         AND f.error_type NOT IN ('batch_expired', 'batch_canceled'))
     FROM attempts a WHERE a.batch = {_BATCH} AND a.checksum IS NULL
     AND a.batch IS NOT NULL AND a.latency_s IS NULL AND a.error_type IS NULL"""  # noqa: S608

@@ -6,6 +6,7 @@ exchange for each attempt. `judgement` says what an answer or a fault means, for
 
 from batchrun.dispatch.batch import BATCH, BatchDispatcher, check_batch
 from batchrun.dispatch.batch_ports import BatchContext, BatchJournal, BatchMode
+from batchrun.dispatch.dropped_parameters import DroppedParameters
 from batchrun.dispatch.live import LIVE, LiveDispatcher
 from batchrun.dispatch.ports import (
     Accounts,
@@ -39,6 +40,7 @@ __all__ = [
     "BatchMode",
     "Dispatcher",
     "DispatcherFactory",
+    "DroppedParameters",
     "FirstRequests",
     "Journal",
     "LiveDispatcher",

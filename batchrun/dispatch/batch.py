@@ -162,6 +162,7 @@ class BatchDispatcher:
             self._endpoint,
             self._config,
             with_primers=self._assignment.job.request.cache_ttl is not None,
+            dropped=self._assignment.rules.dropped,
         )
         live = LIVE.create(self._assignment)
         self._lives.append(live)

@@ -235,6 +235,11 @@ class BatchCollector:
         self, attempt: Attempt, fault: ProviderFault, member: BatchMember, record: TrackRecord
     ) -> tuple[Attempt, Result | None, Action]:
         """Judge a request that was not answered, like a failed live attempt."""
+        is_last = member.failures + 1 >= self._rules.retry.max_attempts
+        dropped = self._rules.dropped.learn(attempt.asked_model or "", fault)
+        if dropped is not None and not is_last:
+            cause = Cause.UNSUPPORTED.value
+            return replace(attempt, cause=cause, dropped=dropped), None, Action.RETRY
         judgement = judge(fault, record)
         attempt = replace(attempt, cause=judgement.cause.value)
         if judgement.action is Action.STOP and judgement.end is not None:

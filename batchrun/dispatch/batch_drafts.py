@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -14,6 +14,7 @@ from batchrun.records import AttemptStart
 
 if TYPE_CHECKING:
     from batchrun.dispatch.batch_ports import BatchEndpoint
+    from batchrun.dispatch.dropped_parameters import DroppedParameters
     from batchrun.formats import WireFormat
     from batchrun.job import BatchConfig
     from batchrun.records import PlannedRequest
@@ -145,6 +146,7 @@ class BatchCutter:
         endpoint: knows the vendor's limits.
         config: the job's `[batch]`.
         with_primers: whether one request of each kind is to fill the prompt cache for the others.
+        dropped: the parameters that are left out.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class BatchCutter:
         config: BatchConfig,
         *,
         with_primers: bool,
+        dropped: DroppedParameters,
     ) -> None:
         limits = endpoint.service.limits
         self._format = wire_format
@@ -162,10 +165,12 @@ class BatchCutter:
         self._most_bytes = min(int(config.max_mb * _MEGABYTE), limits.size)
         self.most_tokens: float = float("inf")
         self._with_primers = with_primers
+        self._dropped = dropped
         self._groups: dict[GroupKey, _DraftGroup] = {}
 
     def add(self, request: PlannedRequest, tokens: int, reserved: int | None) -> list[BatchDraft]:
         """Take a request; return the batches that are full because of it, in order."""
+        request = replace(request, wire=self._dropped.sent(request))
         group = GroupKey(request.wire.headers, request.request.model)
         kept = self._groups.setdefault(group, _DraftGroup(is_decided=not self._with_primers))
         if kept.is_decided:

@@ -66,6 +66,7 @@ class LiveDispatcher:
         self.draining = Draining(self.tally)
         self.pool = TaskPool(self._complete, admission, self.draining)
         self.review = rules.review
+        self.dropped = rules.dropped
         self.retries = Retries(rules, admission)
         self.conversation = Conversation(journal, rules.tools, rules.max_turns)
         self.refusals = Refusals(self.first)

@@ -191,6 +191,7 @@ class LiveRequest:
         state.number += 1
         sent, start = False, time.perf_counter()
         reserved = state.permit.cost if state.permit else None
+        wire = live.dropped.sent(request)
         try:
             await live.journal.begin(
                 AttemptStart(request.key, state.number, datetime.now(UTC), reserved)
@@ -198,9 +199,9 @@ class LiveRequest:
             sent, start = True, time.perf_counter()
             live.tally.sent += 1
             live.tally.in_flight += 1
-            exchange = await live.client.send(request.wire)
+            exchange = await live.client.send(wire)
         except ProviderError as error:
-            return await self._failed(error.fault, time.perf_counter() - start)
+            return await self._failed(error.fault, time.perf_counter() - start, wire.body)
         except anyio.get_cancelled_exc_class():
             await self._abandon(time.perf_counter() - start, sent=sent)
             raise
@@ -278,9 +279,15 @@ class LiveRequest:
             Result(request.key, Status.ERRORED, attempt, datetime.now(UTC), completion)
         )
 
-    async def _failed(self, fault: ProviderFault, latency_s: float) -> Step:
+    async def _failed(self, fault: ProviderFault, latency_s: float, sent: bytes) -> Step:
         live, request = self._live, self._request
-        judgement = judge(fault, live.refusals.record, sent=request.wire.body)
+        dropped = live.dropped.learn(request.request.model, fault, sent)
+        if dropped is not None:
+            attempt = self._failed_attempt(fault, latency_s, Cause.UNSUPPORTED)
+            attempt, _ = self._settled(replace(attempt, dropped=dropped), fault.limits)
+            await live.journal.fail(attempt)
+            return AT_ONCE
+        judgement = judge(fault, live.refusals.record, sent=sent)
         live.refusals.models.refused(request.request.model, fault)
         attempt = self._failed_attempt(fault, latency_s, judgement.cause)
         attempt, permit = self._settled(attempt, fault.limits)

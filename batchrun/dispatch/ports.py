@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from batchrun.dispatch.dropped_parameters import DroppedParameters
 from batchrun.errors import Rejection
 from batchrun.records import Completion
 
@@ -298,6 +299,7 @@ class Rules:
         review: returns an answer in its final form, and why it is rejected.
         tools: carry out calls, so that an answer with calls is not the last one.
         max_turns: of a conversation.
+        dropped: the parameters that are left out of requests.
         jitter: returns a number in [0, 1).
     """
 
@@ -305,6 +307,7 @@ class Rules:
     review: Review = accept
     tools: Tools | None = None
     max_turns: int = MAX_TURNS
+    dropped: DroppedParameters = field(default_factory=DroppedParameters)
     jitter: Callable[[], float] = random.random
 
 

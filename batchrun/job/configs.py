@@ -74,6 +74,7 @@ class RequestConfig:
     `samples` times; with `dedupe`, rows that ask the same share one answer. `provider` is None where
     the base URL says who answers. With `keep_raw` the bodies of answers are kept, and those that end in
     one of the ways in `reject` become errors. `cached_turns` are turns with a mark for the cache, from 0.
+    With `drops_unsupported`, a parameter that a model does not support is left out.
     """
 
     format: FormatName
@@ -108,6 +109,7 @@ class RequestConfig:
     reject: tuple[RejectReason, ...] = ()
     cached_turns: tuple[tuple[int, str], ...] = ()
     api_key_command: tuple[str, ...] = ()
+    drops_unsupported: bool = False
 
     @property
     def wire_format(self) -> WireFormat:

@@ -98,6 +98,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         provider=connection.provider,
         keep_raw=section.get("keep_raw", bool) or False,
         reject=_read_reject(section),
+        drops_unsupported=_read_on_unsupported(section),
     )
     _check_combination(section, config)
     section.check("extra_body", partial(_check_extra_body, config), None)
@@ -343,6 +344,13 @@ def _read_samples(section: Section) -> int:
             "samples", "cannot be combined with dedupe, which shares one answer; remove one of them"
         )
     return samples
+
+
+def _read_on_unsupported(section: Section) -> bool:
+    given = section.text("on_unsupported", "error")
+    if given not in {"error", "drop"}:
+        section.problem("on_unsupported", f'must be "error" or "drop", not {given!r:.80}')
+    return given == "drop"
 
 
 def _read_reject(section: Section) -> tuple[RejectReason, ...]:

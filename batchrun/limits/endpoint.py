@@ -53,7 +53,12 @@ DISTRUST_S = 60.0
 LONGEST_TROUBLE = 100  # characters of the line that says why requests wait
 
 # The endpoint answered, even if the request is wrong or the answer was rejected.
-_ANSWERED_CAUSES = {Cause.NO.value, Cause.UNDECIDED.value, Cause.INVALID.value}
+_ANSWERED_CAUSES = {
+    Cause.NO.value,
+    Cause.UNDECIDED.value,
+    Cause.INVALID.value,
+    Cause.UNSUPPORTED.value,
+}
 _PASSING_CAUSES = {Cause.TRANSIENT.value, Cause.RATE_LIMIT.value}
 _ABOUT_TOKENS = re.compile(r"token", re.IGNORECASE)
 

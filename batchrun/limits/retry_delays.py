@@ -23,6 +23,7 @@ class Cause(StrEnum):
     RATE_LIMIT = "rate_limit"  # too fast or overloaded: wait, for a limited time
     INVALID = "invalid_answer"  # it arrived and is not what was asked for: ask again
     UNDECIDED = "undecided"  # refused before anything was answered: whose fault it is will show
+    UNSUPPORTED = "unsupported_parameter"  # send it again without the parameter, at once
     FATAL = "fatal"  # no request of this run can succeed: stop
 
 

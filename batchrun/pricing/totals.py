@@ -113,6 +113,7 @@ class RunTotals:
     wall_time_s: float
     last_error: str | None
     waiting: str | None = None
+    dropped: tuple[tuple[str, str], ...] = ()
     cap: int | None = None
     prices: tuple[PriceUse, ...] = ()
     models: tuple[ModelTotals, ...] = ()

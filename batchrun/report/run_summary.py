@@ -179,6 +179,9 @@ def _attempts(totals: RunTotals) -> dict[str, Any]:
             "total": sum(totals.retries_by_cause.values()),
             "by_cause": dict(totals.retries_by_cause),
         },
+        "dropped_parameters": [
+            {"model": model, "parameter": name} for model, name in totals.dropped
+        ],
         "waits_s": {cause: round(s, 3) for cause, s in totals.waits_s_by_cause.items()},
         "errors": {
             error_type: {"count": count, "example": example, "hint": hint(error_type)}

@@ -245,6 +245,7 @@ def _speed(totals: RunTotals) -> list[str]:
         "speed": speed,
         "waited": waited,
         "retried": [f"{count:,} {cause.replace('_', ' ')}" for cause, count in retries],
+        "left out": [f"{name} for {model}" for model, name in totals.dropped],
         "last execution": _last_execution(totals),
     }
     return [

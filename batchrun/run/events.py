@@ -134,6 +134,7 @@ class RunLog:
         self._name = name
         self._label = label
         self._ids: dict[int, str] = {}
+        self._dropped: set[tuple[str | None, str]] = set()
 
     def write(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
         """Append an event to the file."""
@@ -166,6 +167,18 @@ class RunLog:
     def failed(self, attempt: Attempt) -> None:
         """An attempt failed; its request is sent again or stays pending."""
         self.write("attempt_failed", **self._facts(attempt))
+
+    def dropped(self, attempt: Attempt) -> None:
+        """Say once for each model which parameter it does not support."""
+        if attempt.dropped is None:
+            return
+        known = (attempt.asked_model, attempt.dropped)
+        if known not in self._dropped:
+            self._dropped.add(known)
+            self.note(
+                f"{attempt.asked_model} does not support {attempt.dropped}: it is left out of its "
+                "requests from now on"
+            )
 
     def finished(self, result: Result) -> None:
         """A request has its result; only a failed row is an event."""

@@ -18,6 +18,7 @@ from batchrun.dispatch import (
     Assignment,
     BatchContext,
     BatchMode,
+    DroppedParameters,
     FirstRequests,
     Provider,
     Rules,
@@ -305,11 +306,19 @@ class Execution:
             journal=journal,
             admission=shared.limits,
             accounts=Accounts(self._waits, errors, prices),
-            rules=Rules(job.retry, plan.review, plan.tools, job.tools.max_turns),
+            rules=Rules(
+                job.retry, plan.review, plan.tools, job.tools.max_turns, self._dropped_parameters()
+            ),
             first=FirstRequests(job.request.key_source, self._feed),
             provider=Provider(plan.credentials, shared.transport, shared.simulator),
             batches=batches,
         )
+
+    def _dropped_parameters(self) -> DroppedParameters:
+        """Return what earlier executions have learned to leave out."""
+        is_on = self._plan.job.request.drops_unsupported
+        known = checkpoint.dropped_parameters(self._store) if is_on else ()
+        return DroppedParameters(known, is_on=is_on)
 
     async def _send_everything(self) -> None:
         with self._work_scope:

@@ -65,6 +65,7 @@ class ObservedJournal:
         self._progress.used(attempt)
         self._counted[attempt.key] = attempt.number
         self._log.failed(attempt)
+        self._log.dropped(attempt)
         await self._note_price(attempt)
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
@@ -188,6 +189,7 @@ class ObservedBatches:
         for attempt in attempts:
             self._progress.used(attempt)
             self._log.failed(attempt)
+            self._log.dropped(attempt)
             await self._note_price(attempt)
         for result in results:
             self._progress.finished(result)

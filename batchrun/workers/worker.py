@@ -16,6 +16,7 @@ from batchrun.dispatch import (
     LIVE,
     Accounts,
     Assignment,
+    DroppedParameters,
     FirstRequests,
     Provider,
     Rules,
@@ -108,7 +109,13 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
         journal=RemoteJournal(line, leases),
         admission=leases,
         accounts=Accounts(waits, RemoteErrors(line), prices),
-        rules=Rules(job.retry, review_of(job), toolbox_of(job), job.tools.max_turns),
+        rules=Rules(
+            job.retry,
+            review_of(job),
+            toolbox_of(job),
+            job.tools.max_turns,
+            DroppedParameters(is_on=job.request.drops_unsupported),
+        ),
         first=FirstRequests(setup.variable, RemoteSampler(line), setup.is_answered),
         provider=Provider(
             _credentials(setup, job),

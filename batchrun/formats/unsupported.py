@@ -1,0 +1,67 @@
+"""Which parameter a provider says that a model does not support, and requests without it.
+
+Only parameters that do not change what is asked are left out: not messages, tools, schemas, lengths,
+stop sequences, the number of answers or the tier, which has its own price.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from batchrun.formats.parsing import dumps, loads
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from batchrun.errors import ProviderFault
+
+# Keys of a body, in either format.
+DROPPABLE = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "user",
+    "metadata",
+    "logprobs",
+    "top_logprobs",
+    "reasoning_effort",
+    "parallel_tool_calls",
+)
+_STATUSES = frozenset({400, 422})
+_UNSUPPORTED = re.compile(
+    r"unsupported|not (?:supported|permitted|allowed|accepted|available)|n[o']t support"
+    r"|extra inputs|unrecognized|unknown (?:field|name|parameter|argument)|unexpected"
+    r"|deprecated|only the default|incompatible",
+    re.IGNORECASE,
+)
+_LONGEST_MESSAGE = 1_000
+# A quotation with a space in it may be the row's own words.
+_QUOTATION = re.compile(r"""(["'`])(?:(?!\1).)*\s(?:(?!\1).)*\1""", re.DOTALL)
+_NAMES = re.compile(rf"(?<![\w.-])({'|'.join(DROPPABLE)})(?![\w-])")
+
+
+def unsupported_parameter(fault: ProviderFault, sent: bytes | None = None) -> str | None:
+    """Return the parameter that a refusal names as not supported; None if it names none.
+
+    Args:
+        fault: the refusal.
+        sent: the body that was refused, which must have the parameter; None if it is not known.
+    """
+    if fault.http_status not in _STATUSES:
+        return None
+    message = _QUOTATION.sub("…", fault.message[:_LONGEST_MESSAGE])
+    if _UNSUPPORTED.search(message) is None:
+        return None
+    asked = None if sent is None else loads(sent)
+    names = (found[0] for found in _NAMES.finditer(message))
+    return next((name for name in names if asked is None or name in asked), None)
+
+
+def without_parameters(body: bytes, names: Collection[str]) -> bytes:
+    """Return a body without some of its keys; the order of the others stays."""
+    asked = loads(body)
+    return dumps({key: value for key, value in asked.items() if key not in names})
