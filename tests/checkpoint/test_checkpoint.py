@@ -525,6 +525,7 @@ def test_attempts_are_listed_in_chunks_by_request_and_number(store: Checkpoint) 
         "service_tier": None,
         "web_searches": None,
         "maybe_billed": 1,
+        "dropped": None,
     }
     assert listed[1]["started_at"] == NOON_US + 3_000_000
     assert listed[1]["latency_s"] is None

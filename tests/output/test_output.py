@@ -472,6 +472,7 @@ def test_usage_has_one_typed_row_for_every_attempt(tmp_path: Path) -> None:
         "service_tier": pl.String,
         "web_searches": pl.Int64,
         "maybe_billed": pl.Boolean,
+        "dropped": pl.String,
     }
     first, second = table.rows(named=True)
     assert (first["maybe_billed"], first["http_status"], first["cost_usd"]) == (True, 500, None)

@@ -44,6 +44,7 @@ TOTALS = RunTotals(
     latency_s={"p50": 1.25, "p90": 2.5, "p99": 10.0},
     retries_by_cause={"transient": 600, "rate_limit": 400},
     waits_s_by_cause={"retry": 12.34567, "request rate": 60.0},
+    dropped=(("claude-a", "top_k"),),
     errors_by_type={"invalid_request_error": (280, "too long"), "timeout": (20, "no answer")},
     executions=(
         {
@@ -187,6 +188,7 @@ def test_the_summary_has_every_number_under_its_key() -> None:
         "throughput": {"rows_per_s": 200.867, "tokens_per_s": 93084.689},
         "attempts": 13_000,
         "retries": {"total": 1_000, "by_cause": {"transient": 600, "rate_limit": 400}},
+        "dropped_parameters": [{"model": "claude-a", "parameter": "top_k"}],
         "waits_s": {"retry": 12.346, "request rate": 60.0},
         "errors": {
             "invalid_request_error": {

@@ -49,6 +49,8 @@ def decide(call: Call) -> Reply:
         return refusal(400, "invalid_request_error", "refused")
     if n == 4 and not call.seen:
         return refusal(429, "rate_limit_error", "later", retry_after="0.05")
+    if "top_k" in call.json:
+        return refusal(400, "invalid_request_error", "top_k: Extra inputs are not permitted")
     return answer(call, "yes" if (n + call.seen) % 2 else "no")
 
 
@@ -60,6 +62,7 @@ human = "yes"
 RUNS = {
     "plain": ("", ""),
     "capped": ("", "[limits]\nmax_cost_usd = 0.0004\nconcurrency = 1"),
+    "dropped": ('top_k = 5\non_unsupported = "drop"', ""),
     "unpriced": ('model = "strange"', ""),
     "scored": ("", '[score]\nexpected = "yes"\nmatch = "exact"'),
     "sampled": ("samples = 2", '[score]\nexpected = "yes"\nmatch = "exact"'),
