@@ -81,6 +81,8 @@ def _answer_field(text: str) -> str | None:
             continue
         fields = {key.casefold().replace(" ", "_"): field for key, field in value.items()}
         for key in ANSWER_KEYS:
+            if key in fields and fields[key] is None:
+                return ""  # an answer that says it has none
             if isinstance(field := fields.get(key), str | int | float) and field is not True:
                 return str(field)
     return None

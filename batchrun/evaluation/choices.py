@@ -29,7 +29,9 @@ _CONJUNCTIONS = {"and", "as", "because", "but", "is", "or", "since", "nor"}
 _AROUND = " \t\r\n\"'`“”‘’«»*_.:;,!()[]{}<>$\\"
 # Words of languages that are written without spaces may stand directly beside a choice.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_BEFORE, _AFTER = rf"(?<![^\W{_CJK}])", rf"(?![^\W{_CJK}])"
+# A label that is a number is no part of another number: 1.5, -1.
+_BEFORE = rf"(?<![^\W{_CJK}])(?<!\d[.,])(?<![-+](?=\d))"
+_AFTER = rf"(?![^\W{_CJK}])(?!(?<=\d)[.,]\d)"
 # Fixed, short stretches, so that nothing backtracks.
 _MARKS = r"[\s*_(\[{\"'`$]{0,9}"
 _NOUN = (
@@ -43,8 +45,13 @@ _LINK = (
 _THEN = r"(?:\s+(?:the|option|choice|letter|label|category|answer))?"
 # "answer B" announces, "option B" only names it.
 _BARE = r"(?<!\w)answer[*_]{0,3}\s{1,3}"
+_CHOSEN = (
+    r"(?<!\w)(?:(?:I(?:'d|\sam|\swould|\swill|'ll)?|we)\s(?:choose|chose|pick|select|go\swith)"
+    r"|(?:so|but|therefore|thus|hence),?\s(?:it's|it\s(?:is|must\sbe)))\s(?:option\s|choice\s)?"
+)
 _ANNOUNCED = (
-    rf"(?i:(?:{_NOUN}{_LINK}(?P<denied>\s{{0,3}}not(?!\w))?\s{{0,9}}(?:[:：])?{_THEN}|{_BARE}))"
+    rf"(?i:(?:{_NOUN}{_LINK}(?P<denied>\s{{0,3}}not(?!\w))?\s{{0,9}}(?:[:：])?{_THEN}|{_BARE}"
+    rf"|{_CHOSEN}))"
 )
 _IS = r"[*_\"'`)\]]{0,4}\s{0,3}(?:is|was|seems|would be|must be)(?!\w)"
 _GOOD = r"\s{1,3}(?:clearly\s|indeed\s|therefore\s|thus\s)?(?:the\s)?(?:best|correct|right|answer)"
@@ -53,8 +60,16 @@ _BAD = (
     r"|(?:is|was|are|would be)\s{1,2}(?:\w{1,15}\s)?(?:incorrect|wrong|false|irrelevant|ruled out))"
 )
 _NEGATION = re.compile(
-    r"(?:(?<!\w)(?:not|no|never|neither|nor|cannot|without|except|excluding|rather than|instead of"
-    r"|ruled? out|unlikely)|n't)(?!\w)(?:[\s*_\"'`(]+[\w']+){0,4}[\s*_\"'`(\[]*\Z",
+    r"(?:(?<!\w)(?:not|no|never|neither|nor|cannot|hardly|without|except|excluding|rather than|instead of"
+    r"|ruled? out|unlikely|kein(?:e[nmrs]?)?|nicht|weder|pas|ni|не|нет|ни)|n't)(?!\w)"
+    r"(?:[\s*_\"'`(]+[\w']+){0,4}[\s*_\"'`(\[]*\Z"
+    r"|(?:不是|不选|并非|(?<!\w)non-?|(?:incorrect|wrong|false)\s(?:answer|choice|option|label)\sis\s)"
+    r"[\s*_\"'`(\[]*\Z",
+    re.IGNORECASE,
+)
+# "The wrong answer is B": what follows is announced, but not as the answer.
+_UNWANTED = re.compile(
+    r"(?<!\w)(?:incorrect|wrong|false|worst|cannot|can't|falsche|mauvaise|错误)\s{0,2}\Z",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[.!?;:,\n]|\b(?:but|however|though)\b", re.IGNORECASE)
@@ -84,7 +99,11 @@ class Choices:
         )
         self._asserted = re.compile(rf"{one}(?i:{_IS}{_GOOD})(?!\w)", flags)
         self._denied = re.compile(rf"(?i:{_BAD})")
-        self._begins = re.compile(rf"[\s*_(\[]{{0,9}}{one}[\s*_]{{0,3}}[)\].:]", flags)
+        end = r"[)\].:]" if self._has_letters else r"[)\].:,]"
+        self._begins = re.compile(rf"[\s*_(\[]{{0,9}}{one}[\s*_]{{0,3}}{end}", flags)
+        self._small = re.compile(
+            rf"{_ANNOUNCED}{_MARKS}(?P<label>{one})[\s*_)\].]*\Z", re.IGNORECASE
+        )
         self._mentioned = re.compile(one, flags)
 
     def find(self, text: str) -> str | None:
@@ -97,11 +116,26 @@ class Choices:
         if marked is not None:
             return self._only(_without_latex(marked))
         announced = list(self._announcements(text))
+        if not announced and self._has_letters:
+            small = self._small.search(text)
+            announced = [self._spelled(small["label"])] if small and _is_wanted(small) else []
         if announced:
             return announced[-1]
-        if (begins := self._begins.match(text)) is not None:
-            return self._spelled(begins[1])
-        return self._only(text)
+        return self._begins_with(text) or self._only(text)
+
+    def _begins_with(self, text: str) -> str | None:
+        """Return the choice that stands at the start of a text: `B) Paris`, `Yes, because …`."""
+        begins = self._begins.match(text)
+        if begins is None or (begins[0].endswith(",") and self._another.match(text, begins.end(1))):
+            return None
+        label = self._spelled(begins[1])
+        return None if self._lists_all(text, label) else label
+
+    def _lists_all(self, text: str, label: str) -> bool:
+        """Say whether the text repeats the question: `A) Paris B) Rome`."""
+        return label == self.labels[0] and all(
+            re.search(rf"(?<!\w){re.escape(each)}\)", text) for each in self.labels[:2]
+        )
 
     def of(self, expected: object) -> str | None:
         """Return the choice that a cell names: by its label, or by its number from 0."""
@@ -118,7 +152,7 @@ class Choices:
         asserted = (
             found for found in self._asserted.finditer(text) if not _negated(text, found, 1)
         )
-        announced = (found for found in self._announced.finditer(text) if not found["denied"])
+        announced = (found for found in self._announced.finditer(text) if _is_wanted(found))
         every = [(found.start(1), found.end(1), found[1]) for found in asserted]
         every += [(f.start("label"), f.end("label"), f["label"]) for f in announced]
         for start, end, label in sorted(every):
@@ -187,6 +221,12 @@ def _negated(text: str, found: re.Match[str], group: int) -> bool:
     clause = deque(_CLAUSE.finditer(before), maxlen=1)
     rest = before[clause[0].end() :] if clause else before
     return _NEGATION.search(rest) is not None
+
+
+def _is_wanted(announced: re.Match[str]) -> bool:
+    """Say whether an announcement is one of the answer, rather than of what is not: "The wrong answer is B"."""
+    before = announced.string[max(0, announced.start() - 20) : announced.start()]
+    return announced["denied"] is None and _UNWANTED.search(before) is None
 
 
 def _is_word(label: str, text: str, end: int) -> bool:

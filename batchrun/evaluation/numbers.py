@@ -18,7 +18,7 @@ _PLAIN_POWERS = 30
 
 # One number with all that belongs to it. `bad` parts make it one that is not read.
 _NUMBER = re.compile(
-    r"(?P<before>√|\\sqrt\s*(?:\[\d+\])?\{?|\\?(?:log|ln|sin|cos|tan|exp)(?:_\{?\w+\}?)?\s*[({]?)?\s?"
+    r"(?P<before>√|\\overline\s*\{|(?<=\d\.)\(|\\sqrt\s*(?:\[\d+\])?\{?|\\?(?:log|ln|sin|cos|tan|exp)(?:_\{?\w+\}?)?\s*[({]?)?\s?"
     r"(?P<sign>(?<![\w.)\]])[-+])?\s?"
     r"(?:[$€£¥₹₩]\s?(?P<inner>-)?)?"
     r"(?:(?P<whole>\d{1,9})\s(?=\d{1,9}\s?/\s?\d))?"
@@ -27,10 +27,11 @@ _NUMBER = re.compile(
     r"(?P<power>[eE][-+]?\d{1,4}(?!\w))?"
     r"(?:\s?/\s?(?P<under>\d{1,100})(?![\d/]))?"
     r"(?:(?P<times>\s?(?:[×xX*·]\s?)10)?\s?\^\s?[({]?\s?(?P<exponent>[-+]?\d{1,5})\s?[)}]?)?"
-    r"(?P<percent>\s?%)?"
+    r"(?P<percent>\s?(?:%|(?:per\s?cent|Prozent)\b))?"
     r"(?P<magnitude>(?:\s?(?:thousand|million|billion|trillion|lakh|crore|mio|mrd|bn|mn)\b\.?"
     r"|[kKMB](?![\w^])))?"
-    r"(?P<after>[:/]\d|-\d+-\d|\s?(?:\\?pi\b|π|√|\\sqrt)|\s?\^|!(?=\s|\Z)(?<=\d!)(?=\s*=))?"
+    # Only looked at, so that what follows is not read as a number of its own: 2024-05-01.
+    r"(?:(?=(?P<after>[:/]\d|-\d+-\d|\s?(?:\\?pi\b|π|√|\\sqrt)|\s?\^|!(?=\s|\Z)(?<=\d!)(?=\s*=))))?"
 )
 _MAGNITUDES = {
     "thousand": 3,
@@ -75,10 +76,22 @@ _LATEX = (
 _SIGNS = str.maketrans("−‒–﹣－＋％٪’٬٫،⁄\u00a0\u2007\u2009\u202f", "----" + "-+%%'" + "'.,/    ")
 _FRACTION_LEFT = re.compile(r"\\[dtc]?frac")
 _ANNOUNCED = re.compile(
-    r"(?i)(?:####|(?<!\w)(?:answer|result|total)(?:\*{0,2}\s{0,2}[:=]|\s+is(?!\w)(?:\s{0,2}:)?))\s{0,20}"
+    r"(?i)(?:####|(?:(?<!\w)(?:answer|result|total|r[ée]sultat|r[ée]ponse|resultado|respuesta|resposta"
+    r"|risultato|risposta|ergebnis|antwort|ответ)|答案|答え|정답)"
+    r"(?:\*{0,2}\s{0,2}[:=]|\s+(?:is|est|es|è|é|ist|lautet)(?!\w)(?:\s{0,2}:)?|是|は))\s{0,20}"
     r"(?P<said>[^\n]{1,300})"
 )
-_SENTENCE_END = re.compile(r"[.!?](?:\s|\Z)|[;]\s")
+_SENTENCE_END = re.compile(r"[.!?](?:\s|\Z)|[;]\s|[。！？]")
+# What comes after the number that an announcement gives: "18 (see step 3)", "18, not 20", "18 out of 20".
+_REMARK = re.compile(
+    r"(?<=[\d%])[^\d(]{0,40}?(?:\(|,?\s(?:not|out of|instead of|rather than)\s)", re.IGNORECASE
+)
+_NO_ANSWER = re.compile(r"[\s*_]*(?:none|unknown|undefined|n/a|null)[\s*_.]*\Z", re.IGNORECASE)
+_MINUS = re.compile(r"(?i)(?<!\w)minus\s+(?=\d)")
+# What stands before the last number of a calculation or a range: "5 × 3", "3-5" …
+_LEFT_SIDE = re.compile(r"\d(?: ?(?:[-+*×·xX]|\*\*) ?)\Z")
+# … and of a list that is given as the answer: "3 or 4".
+_LIST = re.compile(r"\d(?: (?:or|and) |[,;] )\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +154,14 @@ def find_number(text: str) -> Number | None:
     text = without_thoughts(text[-LONGEST_TEXT:])
     marked = marked_answer(text)
     if marked is not None:
-        return _last_number(_plain_text(marked))
+        return _last_number(_plain_text(marked), is_answer=True)
     text = _plain_text(text)
     announced = [found["said"] for found in _ANNOUNCED.finditer(text)]
     sentence = _SENTENCE_END.split(announced[-1], maxsplit=1)[0] if announced else ""
     if any(sign.isdigit() for sign in sentence):
-        return _last_number(sentence)
+        return _last_number(_REMARK.split(sentence, maxsplit=1)[0], is_answer=True)
+    if _NO_ANSWER.match(sentence):
+        return None
     return _last_number(text)
 
 
@@ -158,6 +173,7 @@ def _plain_text(text: str) -> str:
     text = unicodedata.normalize("NFKC", text)
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
+    text = _MINUS.sub("-", text)
     text = _FRACTION.sub(_fraction, text)
     # The power of a unit, as in m^2, is not one of the number.
     return _UNIT_POWER.sub("", text)
@@ -172,18 +188,30 @@ def _fraction(found: re.Match[str]) -> str:
     return f"{whole}{found['a'] or found['c']}/{found['b'] or found['d']}"
 
 
-def _last_number(text: str) -> Number | None:
+def _last_number(text: str, *, is_answer: bool = False) -> Number | None:
+    """Return the last number of a text; with `is_answer`, the text has nothing but the answer."""
     last = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
     if last is None or last["before"] or last["after"] or len(last["digits"]) > MOST_DIGITS:
         return None
     # A fraction that could not be read holds the numbers: \frac{x}{3}
     left = text[: last.start("digits")]
+    begin = last.end() - len(last[0].lstrip())
+    before = text[max(0, begin - 8) : begin]
+    if _is_right_side(last, before) or (is_answer and _LIST.search(before)):
+        return None
     if _FRACTION_LEFT.search(left[-120:].rpartition(" ")[2]) or _is_part(last, text):
         return None
     try:
         return Number(_value(last), is_percent=last["percent"] is not None)
     except (InvalidOperation, Overflow, ZeroDivisionError):
         return None
+
+
+def _is_right_side(found: re.Match[str], before: str) -> bool:
+    """Say whether the number ends a calculation or a range: 15 - 5, 3-5."""
+    if found["sign"] and re.search(r"\d \Z", before):
+        return True
+    return _LEFT_SIDE.search(before) is not None
 
 
 def _is_part(found: re.Match[str], text: str) -> bool:

@@ -67,7 +67,7 @@ def function_file(folder: Path, body: str) -> tuple[Path, str]:
         ("€ 12", "12"),
         ("\u22125", "-5"),
         ("+5", "5"),
-        ("10-5", "5"),
+        ("10-5", None),
         ("x-5", "5"),
         ("from 3 to -4", "-4"),
         ("1e3", "1000"),
