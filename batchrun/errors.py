@@ -241,6 +241,7 @@ class Record(StrEnum):
     REQUEST = "request"  # what was asked
     COST = "cost"  # of an attempt
     PRICE = "price"  # that an execution used
+    BATCH = "batch"  # its stage, and its ids at the provider
     EXECUTION = "execution"  # its start, its end, and who answered
     RUN = "run"  # its job, and what is known of its plan
 
@@ -252,6 +253,7 @@ FOLLOWS_FROM = {
     Record.REQUEST: "it can be restored from the job and its input",
     Record.COST: "it can be counted again from the stored tokens",
     Record.PRICE: "it can be looked up again",
+    Record.BATCH: "it can be looked up again at the provider",
     Record.EXECUTION: "no answer depends on it",
     Record.RUN: "it can be restored from the job and its input, except a price given to recost",
 }
@@ -264,7 +266,7 @@ class DamagedRecord:
     Attributes:
         record: its kind.
         request_id: number of its request; None for a row without one.
-        number: of its attempt, of its row in the input or of the execution, from 1.
+        number: of its attempt, of its row in the input, of the batch or of the execution, from 1.
         custom_id: of its row, if known.
     """
 
@@ -279,7 +281,7 @@ class DamagedRecord:
             which = f"cost of attempt {self.number}"
         elif self.record is Record.RUN:
             which = "description of the run"
-        elif self.record in {Record.ATTEMPT, Record.TURN, Record.PRICE, Record.EXECUTION}:
+        elif self.record in {Record.ATTEMPT, Record.TURN, Record.PRICE, Record.BATCH, Record.EXECUTION}:
             which = f"{self.record} {self.number}"
         elif self.record is Record.ROW:
             which = f"row (number {self.number} in the input)"

@@ -166,6 +166,12 @@ EXECUTION_COLUMNS = (
     *("id", "started_us", "finished_us", "outcome", "reason", "version", "provider", "base_url"),
     *("dispatcher", "waits"),
 )
+BATCH_COLUMNS = (
+    *("execution", "tag", "stage", "account", "base_url", "model", "rows", "tokens"),
+    *("queued_tokens", "is_primer", "intended_us", "input_file", "remote_id", "is_proven"),
+    *("refused_ids", "state", "done", "failed", "created_us", "expires_us", "ended_us"),
+    *("results_expire_us", "closed_us", "reason"),
+)
 PRICE_COLUMNS = ("execution", "model", "conditions", "source", "as_of_us", "matched", "rates")
 
 _OF_STATUS = ("request_id", "status", "retryable")
@@ -184,6 +190,7 @@ REQUESTS = Checked("requests", REQUEST_COLUMNS)
 RUN = Checked("run", RUN_COLUMNS)
 # Without `waiting`, which changes all the time and which only `status` shows.
 EXECUTIONS = Checked("executions", EXECUTION_COLUMNS)
+BATCHES = Checked("batches", ("id", *BATCH_COLUMNS))
 PRICES = Checked("prices", ("id", *PRICE_COLUMNS))
 _of_result = ANSWERS.pick(_RESULT_COLUMNS)
 _of_attempt = SENT.pick(_ATTEMPT_COLUMNS)

@@ -71,11 +71,12 @@ KINDS = {
     ),
     Record.COST: RecordKind(encoding.COSTS, "d.number"),
     Record.PRICE: RecordKind(encoding.PRICES, "d.id", key="NULL", custom_id="NULL"),
+    Record.BATCH: RecordKind(encoding.BATCHES, "d.id", key="NULL", custom_id="NULL"),
     Record.EXECUTION: RecordKind(encoding.EXECUTIONS, "d.id", key="NULL", custom_id="NULL"),
     Record.RUN: RecordKind(encoding.RUN, "0", key="NULL", custom_id="NULL"),
 }
 # What decides which rows are sent: checked before anything is sent.
-PLACES = (Record.ROW, Record.REQUEST, Record.STATUS, Record.EXECUTION, Record.RUN)
+PLACES = (Record.ROW, Record.REQUEST, Record.STATUS, Record.BATCH, Record.EXECUTION, Record.RUN)
 # What `recost` makes anew.
 COUNTED = (Record.COST, Record.PRICE)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint import encoding
+from batchrun.checkpoint.batch_repair import restore_batches
 from batchrun.checkpoint.integrity import COUNTED, KINDS, find_damage
 from batchrun.errors import Record
 
@@ -51,6 +52,7 @@ def repair(store: Checkpoint) -> Repair:
         _give_up(store)
         uncounted = find_damage(store, COUNTED).count
         forget_damaged_costs(store)
+        restore_batches(store)
         _restore_executions(store)
         _restore_run(store)
         _restore_statuses(store)

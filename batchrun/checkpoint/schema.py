@@ -130,7 +130,8 @@ _TABLES = (
         ended_us INTEGER,
         results_expire_us INTEGER,
         closed_us INTEGER,
-        reason TEXT
+        reason TEXT,
+        checksum INTEGER
     ) STRICT""",
     f"""CREATE TABLE attempts (
         request_id INTEGER NOT NULL REFERENCES requests (id),

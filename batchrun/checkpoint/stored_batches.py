@@ -6,6 +6,7 @@ attempt is out, the planner neither sends its request nor counts it as done.
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ _LEAVE = f"""UPDATE attempts SET error_type = ?, error_message = ?, cause = ?, m
     latency_s = ?, answered_in = ? WHERE batch = {_BATCH} AND checksum IS NULL AND {OUT}"""  # noqa: S608
 _ENDED = f"batch = {_BATCH} AND batch IS NOT NULL AND checksum IS NULL AND error_type IS NOT NULL"
 _SEALS = (encoding.COSTS.seal(_ENDED), encoding.SENT.seal(_ENDED))
+_SEAL = encoding.BATCHES.seal("tag = ?")
 _REMOTE = ("state", "done", "failed", "created_us", "expires_us", "ended_us", "results_expire_us")
 
 
@@ -57,6 +59,7 @@ def intend_batch(store: Checkpoint, batch: SentBatch, starts: Sequence[AttemptSt
     row = [_stored(batch, name) for name in _COLUMNS]
     with store.transaction():
         store.db.execute(_INSERT, (store.execution, *row))
+        store.db.execute(_SEAL, (batch.tag,))
         store.db.conn.executemany(
             _ADD_MEMBER,
             [(batch.tag, *encoding.start_row(start, store.execution)) for start in starts],
@@ -198,6 +201,7 @@ def _update(store: Checkpoint, tag: str, values: Mapping[str, Any]) -> None:
 def _set(db: Database, tag: str, values: Mapping[str, Any]) -> None:
     names = ", ".join(f"{name} = ?" for name in values)
     db.execute(f"UPDATE batches SET {names} WHERE tag = ?", (*values.values(), tag))  # noqa: S608
+    db.execute(_SEAL, (tag,))
 
 
 def _stored(batch: SentBatch, name: str) -> Any:  # noqa: ANN401 - a value of SQLite
@@ -208,8 +212,11 @@ def _stored(batch: SentBatch, name: str) -> Any:  # noqa: ANN401 - a value of SQ
 def _batch(row: Iterable[Any]) -> SentBatch:
     *values, out, reserved = row
     found = dict(zip(_COLUMNS, values, strict=True))
-    found["stage"] = BatchStage(found["stage"])
-    found["state"] = found["state"] and BatchState(found["state"])
+    try:
+        found["stage"] = BatchStage(found["stage"])
+        found["state"] = found["state"] and BatchState(found["state"])
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"batch {found['tag']}: {error}") from None
     found["refused_ids"] = tuple(orjson.loads(found["refused_ids"] or "[]"))
     for name in ("is_primer", "is_proven"):
         found[name] = bool(found[name])

@@ -19,7 +19,7 @@ from batchrun.dispatch.batch_collection import GONE, AnotherBatchError
 from batchrun.dispatch.judgement import Action, TrackRecord, judge, stop_for
 from batchrun.errors import ProviderError, RunEnd, Stop
 from batchrun.formats import BatchState
-from batchrun.formats.sent_batches import BatchStage
+from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -117,7 +117,8 @@ class BatchTracker:
 
         After a change of the key, the batches that are found with it belong to the same account.
         """
-        foreign = [b for b in self.open.values() if b.account != self._endpoint.account]
+        ours = {self._endpoint.account, UNKNOWN_ACCOUNT}
+        foreign = [batch for batch in self.open.values() if batch.account not in ours]
         lost = [batch for batch in foreign if not await self._is_found(batch)]
         if not lost:
             return None
@@ -396,7 +397,12 @@ class BatchTracker:
         age_s = (_now_us() - batch.intended_us) / _SECOND_US
         if age_s < self._config.doubt_s:
             return False
-        await self.void(tag, "not found at the provider")
+        if batch.reason == DAMAGED:
+            # It may be there under a tag that is no longer known.
+            await self._collector.close(batch, None, GONE)
+            self._close(tag)
+        else:
+            await self.void(tag, "not found at the provider")
         return True
 
     def _may_be(self, batch: SentBatch, remote: RemoteBatch) -> bool:

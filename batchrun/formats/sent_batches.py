@@ -19,6 +19,10 @@ class BatchStage(StrEnum):
     VOID = "void"  # the vendor does not have it, or refused it as a whole; nothing was billed
 
 
+# What a batch has when its record was damaged on the disk: it is looked for at the vendor again.
+DAMAGED, UNKNOWN_ACCOUNT = "damaged", ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SentBatch:
     """A batch of a run. Times are microseconds since 1970 UTC.
@@ -43,7 +47,7 @@ class SentBatch:
         created_us: when the vendor created it; likewise `expires_us`, `ended_us` and
             `results_expire_us`.
         closed_us: when it was collected or found to be void.
-        reason: why it is void.
+        reason: why it is void, or that its record was damaged.
         out: number of its requests whose outcome is not in the checkpoint.
         reserved: highest cost of those, in pico-dollars; None without a cost limit.
     """

@@ -12,7 +12,7 @@ from batchrun import checkpoint
 from batchrun.checkpoint import Checkpoint, Comparison, find_damage, state_flaws, totals
 from batchrun.errors import CheckpointError
 from batchrun.formats import BatchState, RemoteBatch
-from batchrun.formats.sent_batches import BatchStage, SentBatch
+from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage, SentBatch
 from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Status
 from tests.support.checkpoints import NOON, asked, items, plan, rows, start, succeeded
 
@@ -208,3 +208,58 @@ def test_latency_of_batches_is_not_that_of_requests(store: Checkpoint) -> None:
     result = succeeded(second, latency_s=2.0)
     store.record([], [result.last], [result])
     assert totals(store).latency_s == {"p50": 2.0, "p90": 2.0, "p99": 2.0}
+
+
+def damage(store: Checkpoint, assignments: str) -> None:
+    store.db.execute(f"UPDATE batches SET {assignments}")  # noqa: S608 - ours
+    (found,) = find_damage(store).first
+    assert "the stored batch 1 is damaged" in str(found)
+    with pytest.raises(CheckpointError, match="Nothing was sent"):
+        checkpoint.check_places(store)
+
+
+FLIPPED = {
+    "the stage": "stage = 'sEnt'",
+    "the tag": "tag = 'p0'",
+    "the id": "remote_id = 'rmmote'",
+    "an id that is not UTF-8": "remote_id = CAST(x'72656dff7465' AS TEXT)",
+    "the file": "input_file = 'fild-1'",
+    "the account": "account = 'digesu'",
+    "the state": "state = 'runnino'",
+    "the number of rows": "rows = rows | 16",
+    "a proof": "is_proven = 0",
+    "the start": "intended_us = intended_us | (1 << 61)",
+}
+
+
+@pytest.mark.parametrize("name", FLIPPED)
+def test_a_flipped_bit_of_a_batch_is_noticed_and_turned_back(store: Checkpoint, name: str) -> None:
+    first, second, _ = plan(store, items("abc"))
+    intend(store, [first, second])
+    checkpoint.note_upload(store, "t0", "file-1")
+    checkpoint.note_sent(store, "t0", REMOTE)
+    before = only(store)
+    damage(store, FLIPPED[name])
+    found = checkpoint.repair(store)
+    assert (found.restored, found.given_up) == (1, 0)
+    assert only(store) == before
+
+
+def test_a_damaged_batch_that_cannot_be_restored_is_looked_for_again(store: Checkpoint) -> None:
+    first, second, _ = plan(store, items("abc"))
+    intend(store, [first, second])
+    checkpoint.note_sent(store, "t0", REMOTE)
+    damage(store, "stage = 'void', remote_id = 'x', rows = 7, refused_ids = '{'")
+    checkpoint.repair(store)
+    batch = only(store)
+    assert (batch.stage, batch.remote_id, batch.rows, batch.out) == ("intended", None, 2, 2)
+    assert (batch.account, batch.reason, batch.refused_ids) == (UNKNOWN_ACCOUNT, DAMAGED, ())
+
+
+def test_a_stage_that_cannot_be_is_a_message(store: Checkpoint) -> None:
+    first, *_ = plan(store, items("abc"))
+    intend(store, [first])
+    store.db.execute("UPDATE batches SET stage = 'x'")
+    with pytest.raises(CheckpointError, match="'x' is not a valid BatchStage"):
+        checkpoint.batches(store)
+    checkpoint.repair(store)
