@@ -281,7 +281,13 @@ class DamagedRecord:
             which = f"cost of attempt {self.number}"
         elif self.record is Record.RUN:
             which = "description of the run"
-        elif self.record in {Record.ATTEMPT, Record.TURN, Record.PRICE, Record.BATCH, Record.EXECUTION}:
+        elif self.record in {
+            Record.ATTEMPT,
+            Record.TURN,
+            Record.PRICE,
+            Record.BATCH,
+            Record.EXECUTION,
+        }:
             which = f"{self.record} {self.number}"
         elif self.record is Record.ROW:
             which = f"row (number {self.number} in the input)"

@@ -11,6 +11,7 @@ from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
 from batchrun.checkpoint.directory import (
     FILES,
     JUDGE_FOLDER,
+    SIMULATED_BATCHES,
     check_directory,
     judge_folders,
     open_directory,
@@ -118,6 +119,7 @@ __all__ = [
     "FILE_NAME",
     "JUDGE_FOLDER",
     "MATRIX_FILE",
+    "SIMULATED_BATCHES",
     "AnswerCount",
     "Checkpoint",
     "CheckpointJournal",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FILE_NAME = "checkpoint.db"
 # The folder of a job's judge, which is a run of its own; with several scorers the name of one follows.
 JUDGE_FOLDER = "judge"
+# Where the simulator keeps the batches of a run.
+SIMULATED_BATCHES = "simulated_batches"
 # Files that only a run writes, with a key that they always have had.
 _MARKS = {MATRIX_FILE: "cells", "summary.json": "possibly_double_billed"}
 # What any run may write to its directory, beside its results.
@@ -207,6 +209,8 @@ def _is_run(directory: Path, files: Collection[str]) -> bool:
 
 
 def _is_ours(name: str, files: Collection[str]) -> bool:
+    if name == SIMULATED_BATCHES:
+        return True
     plain = name.removeprefix(".").removesuffix(".partial") if name.startswith(".") else name
     return plain in FILES or plain in files or _LEFTOVER.fullmatch(name) is not None
 

@@ -128,7 +128,7 @@ class BatchTracker:
             f"{_counted(len(lost), 'batch', 'batches')} with {_counted(rows, 'row')} "
             f"{'was' if len(lost) == 1 else 'were'} sent to {place} with another API key or address, "
             "and cannot be found with the present ones. To collect them, run again with that key and "
-            "base_url; to give them up, start over with --new"
+            "base_url; to give them up, start over with --new --yes"
         )
 
     async def _is_found(self, batch: SentBatch) -> bool:

@@ -12,11 +12,12 @@ import anyio.to_thread
 import orjson
 
 from batchrun import checkpoint, output, report
-from batchrun.errors import CheckpointError, JobError, harmless
+from batchrun.errors import BatchesOut, CheckpointError, JobError, harmless
 from batchrun.evaluation import mean_score
 from batchrun.job import Cell
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
+from batchrun.report.open_batches import come_back
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.preparation import RunOptions, check_places, run_directory
@@ -70,12 +71,15 @@ class MatrixReport:
         """What ended cells early, with the names of the cells."""
         by_message: dict[str, list[str]] = defaultdict(list)
         for name, cell in self.cells.items():
-            if cell.error is not None:
+            if cell.error is not None and not isinstance(cell.error, BatchesOut):
                 by_message[str(cell.error)].append(name)
-        return [
+        found = [
             message if len(names) == len(self.cells) else f"{' and '.join(names)}: {message}"
             for message, names in by_message.items()
         ]
+        waiting = [cell for cell in self.cells.values() if isinstance(cell.error, BatchesOut)]
+        out = [batch for cell in waiting for batch in cell.totals.open_batches]
+        return [*found, come_back(out)] if out else found
 
     @property
     def shortfall(self) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
-from contextlib import suppress
+import shlex
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,11 +23,12 @@ from batchrun.dispatch import (
     review_of,
     toolbox_of,
 )
-from batchrun.errors import JobError, OutputError
+from batchrun.errors import CheckpointError, JobError, OutputError
 from batchrun.job.paths import SIMULATED_SUFFIX, Protected, is_same_file
 from batchrun.job.reader import listed
 from batchrun.limits import MOST
 from batchrun.render import Renderer
+from batchrun.report.formatting import counted
 from batchrun.run.events import is_log
 from batchrun.run.judging import AnswerTable
 from batchrun.run.model_checks import check_price
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from batchrun.client import Credentials, TransportPort
     from batchrun.dispatch.toolbox import Toolbox
+    from batchrun.formats.sent_batches import SentBatch
     from batchrun.job import Job
     from batchrun.records import Kind
     from batchrun.run.finished_rows import RowBuffer
@@ -52,8 +55,6 @@ GRACE_S = 30.0
 SPARE_FILES, FEWEST_FILES = 128, 48
 # Keys of [input] that change what is read from a file.
 READ_AS = ("separator", "quote", "escape", "encoding", "sheet")
-# Where the simulator keeps batches, in the directory of the run.
-SIMULATED_BATCHES = "simulated_batches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,7 @@ def _check_run_directory(job: Job, options: RunOptions, protected: Protected) ->
     if options.new:
         protected.refuse_moving(directory, "--new", other)
         _refuse_moving_others(directory, job, options)
+        _refuse_leaving_batches(directory, options)
     for name in _written(job):
         key = "[output] files" if name in job.output.files else "[output] dir"
         for path in (directory / name, directory / f".{name}.partial"):
@@ -193,6 +195,39 @@ def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> Non
             "moved with the run. Move them to another place first, or name another directory with "
             "--output-dir"
         )
+
+
+def _refuse_leaving_batches(directory: Path, options: RunOptions) -> None:
+    """Check that `--new` leaves no batches at the provider, unless the user agrees.
+
+    Raises:
+        JobError: saying how many there are, and what to do.
+    """
+    if options.yes or options.simulate is not None:
+        return
+    runs = [directory, *(path.parent for path in directory.glob(f"*/{checkpoint.FILE_NAME}"))]
+    out = [batch for run in runs for batch in _open_batches(run)]
+    if out:
+        rows = sum(batch.out for batch in out)
+        batches = f"{len(out):,} {'batch' if len(out) == 1 else 'batches'}"
+        raise JobError(
+            f"--new: {batches} with {counted(rows, 'row')} of the previous run in {directory} "
+            f"{'is' if len(out) == 1 else 'are'} still at the provider and will be billed. To "
+            "collect the answers, run again without --new; to cancel: batchrun cancel "
+            f"{shlex.quote(str(directory))}; to start over anyway, add --yes"
+        )
+
+
+def _open_batches(directory: Path) -> list[SentBatch]:
+    """Return the open batches of a run; none where its checkpoint cannot be read."""
+    if not (directory / checkpoint.FILE_NAME).is_file():
+        return []
+    with (
+        suppress(CheckpointError),
+        closing(checkpoint.Checkpoint(directory, writable=False)) as store,
+    ):
+        return checkpoint.batches(store, open_only=True)
+    return []
 
 
 def _written(job: Job) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from batchrun.report.formatting import counted
 from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.run.execution import REFRESH_S, Execution, Shared
 from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
-from batchrun.run.preparation import SIMULATED_BATCHES, Prepared, RunOptions, over_answers
+from batchrun.run.preparation import Prepared, RunOptions, over_answers
 from batchrun.run.progress import Progress, Show
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ async def shared_by(
             from batchrun.simulator import Simulator  # noqa: PLC0415 - slow to load
 
             # The batches of this run outlive this process, as they would at a provider.
-            kept = plans[0].directory / SIMULATED_BATCHES
+            kept = plans[0].directory / checkpoint.SIMULATED_BATCHES
             config = replace(options.simulate, batch_directory=kept)
             simulator = await helpers.start(Simulator(config).serve)
         shared = Shared(

@@ -211,7 +211,7 @@ def test_latency_of_batches_is_not_that_of_requests(store: Checkpoint) -> None:
 
 
 def damage(store: Checkpoint, assignments: str) -> None:
-    store.db.execute(f"UPDATE batches SET {assignments}")  # noqa: S608 - ours
+    store.db.execute(f"UPDATE batches SET {assignments}")
     (found,) = find_damage(store).first
     assert "the stored batch 1 is damaged" in str(found)
     with pytest.raises(CheckpointError, match="Nothing was sent"):

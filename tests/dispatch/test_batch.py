@@ -350,3 +350,33 @@ def test_estimate_shows_live_and_batch_side_by_side(write_job: Callable[..., Pat
     code, stdout, _ = command("estimate", job)
     assert "in batches  $" in stdout
     assert "--batch saves $" in stdout
+
+
+def test_new_does_not_leave_open_batches_unless_asked(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_s=30) as server:
+        job = write_job(server.url, rows=4, extra=QUICK)
+        assert run(job, wait=False).exit_code == 7
+        code, _, stderr = command("run", job, "--batch", "--no-wait", "--new")
+        assert code == 2
+        assert "1 batch with 4 rows of the previous run" in stderr
+        assert server.usage()["batches"] == 1
+        assert command("run", job, "--batch", "--no-wait", "--new", "--yes")[0] == 7
+        assert server.usage()["batches"] == 2
+
+
+def test_a_matrix_says_how_many_batches_are_out_and_new_moves_its_simulated_ones(
+    write_job: Callable[..., Path],
+) -> None:
+    matrix = '[matrix]\nmodel = ["claude-haiku-4-5", "claude-sonnet-4-5"]\n'
+    with vendor(batch_s=30) as server:
+        job = write_job(server.url, rows=4, extra=QUICK + matrix)
+        code, _, stderr = command("run", job, "--batch", "--no-wait")
+        assert code == 7
+        assert "2 batches with 8 rows are being worked on" in stderr
+        assert (
+            "2 batches with 8 rows of the previous run"
+            in (command("run", job, "--batch", "--new")[2])
+        )
+    for _ in range(2):
+        code, _, stderr = command("run", job, "--simulate", "--batch", "--new")
+        assert code == 0, stderr

@@ -29,9 +29,7 @@ DAMAGES = {
 
 def run(job: Path, *, wait: bool = True, again: bool = False) -> RunReport:
     mode = BatchMode.WAIT if wait else BatchMode.ONE_PASS
-    options = RunOptions(
-        quiet=True, yes=True, dispatcher=BATCH, batches=mode, retry_errored=again
-    )
+    options = RunOptions(quiet=True, yes=True, dispatcher=BATCH, batches=mode, retry_errored=again)
     return run_job(Job.load(job), options)
 
 
@@ -47,7 +45,7 @@ def test_damaged_batches_are_found_again_or_count_as_maybe_billed(
         assert run(job, wait=False).exit_code == 7
         change, maybe_billed = DAMAGES[name]
         with closing(sqlite3.connect(job.parent / "out" / "checkpoint.db")) as db, db:
-            db.execute(f"UPDATE batches SET {change}")  # noqa: S608 - ours
+            db.execute(f"UPDATE batches SET {change}")
         with pytest.raises(RecordsDamaged, match="it can be looked up again at the provider"):
             raise run(job).error or AssertionError
         report = run(job, again=True)
