@@ -53,6 +53,7 @@ SCORES = """CREATE TABLE scores (
     cluster TEXT,
     slices TEXT,
     confidence REAL,
+    kind TEXT,
     PRIMARY KEY (scorer, ordinal)
 ) STRICT, WITHOUT ROWID"""
 

@@ -65,8 +65,9 @@ _SUMS = """SELECT column, value, sum(rows), sum(unscored), sum(total), sum(squar
         SELECT {key} AS column, {value} AS value, s.cluster, count(s.score) AS rows,
             count(*) - count(s.score) AS unscored, coalesce(sum(s.score), 0.0) AS total,
             coalesce(sum(s.score * s.score), 0.0) AS squares,
-            coalesce(sum(s.score NOT IN (0, 1)), 0) = 0 AS is_binary,
-            coalesce(sum(s.score NOT BETWEEN 0 AND 1), 0) = 0 AS is_share,
+            coalesce(sum(s.score NOT IN (0, 1) OR s.kind IN ('share', 'any')), 0) = 0
+                AS is_binary,
+            coalesce(sum(s.score NOT BETWEEN 0 AND 1 OR s.kind = 'any'), 0) = 0 AS is_share,
             count(iif(s.score IS NULL, NULL, s.correct)) = count(s.score) AS is_counted,
             count(*) FILTER (WHERE s.score >= :pass_at) AS correct
         FROM scores s {join} WHERE s.scorer = :scorer GROUP BY 1, 2, 3

@@ -7,6 +7,7 @@ has. The tokens of a prompt are estimated from its characters; existing answers,
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,13 @@ from batchrun import checkpoint
 from batchrun.checkpoint import RequestSize
 from batchrun.estimation.estimator import Estimator
 from batchrun.estimation.judging_costs import judge_estimates
-from batchrun.estimation.ranges import Estimate
+from batchrun.estimation.ranges import Estimate, RowsForPrecision
 from batchrun.estimation.text import estimate_json, estimate_text
 from batchrun.estimation.tokens import prompt_tokens
+from batchrun.evaluation.intervals import rows_for
+from batchrun.evaluation.metrics import HALF_WIDTHS, rows_needed
+from batchrun.evaluation.scorer import kind_of
+from batchrun.evaluation.scores import ScoreKind
 from batchrun.limits import most_output
 from batchrun.pricing import price_book
 from batchrun.render import Renderer
@@ -28,9 +33,14 @@ from batchrun.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from batchrun.job import Job
     from batchrun.records import RenderedItem
+
+
+# Fewer scores than these say too little about how much scores vary.
+FEWEST_SCORED = 20
 
 
 def estimate(job: Job, options: RunOptions | None = None, *, sample: int = 0) -> list[Estimate]:
@@ -80,8 +90,21 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
             counter.add(_asked(rendered))
         for counted in counter.counts(retry_errored=options.retry_errored):
             estimator.add_requests(counted)
-    found = estimator.estimate(directory)
+    found = replace(estimator.estimate(directory), precision=_precision(job, directory))
     return replace(found, judges=judge_estimates(job, source, found))
+
+
+def _precision(job: Job, directory: Path) -> RowsForPrecision | None:
+    """Return how many rows the score needs: by the scores of the run, or else at most."""
+    kinds = {kind_of(config) for config in job.scores}
+    if not kinds or ScoreKind.ANY in kinds:
+        return None
+    if (directory / checkpoint.FILE_NAME).exists():
+        with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+            totals = checkpoint.score_totals(store)
+        if totals.scored >= FEWEST_SCORED and (rows := rows_needed(totals)) is not None:
+            return RowsForPrecision(rows, totals.scored)
+    return RowsForPrecision({f"{width:g}": rows_for(width) for width in HALF_WIDTHS})
 
 
 def _asked(rendered: list[RenderedItem]) -> Iterator[RequestSize]:

@@ -11,6 +11,7 @@ from batchrun.evaluation.intervals import Z
 from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from batchrun.checkpoint import RequestCounts
@@ -43,6 +44,19 @@ class Duration:
 
 
 @dataclass(frozen=True, slots=True)
+class RowsForPrecision:
+    """How many rows an interval of the mean score needs.
+
+    Attributes:
+        rows: by half the width of the interval, such as `0.02`.
+        scored: rows whose scores it is based on; 0 for the most that scores from 0 to 1 can vary.
+    """
+
+    rows: Mapping[str, int]
+    scored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """The estimate of a run, or of one cell of a matrix.
 
@@ -65,6 +79,7 @@ class Estimate:
         duration: how long the run takes.
         answers: number of existing answers that the estimate is based on; 0 for none.
         warnings: what to change, or to know, before the run.
+        precision: how many rows the score needs; None without a score from 0 to 1.
         judges: the estimates of its judges, whose requests and costs come in addition.
     """
 
@@ -90,6 +105,7 @@ class Estimate:
     warnings: tuple[str, ...] = ()
     judges: tuple[Estimate, ...] = ()
     batch_cost: Range | None = None
+    precision: RowsForPrecision | None = None
 
     @property
     def cost_usd(self) -> tuple[Decimal, Decimal | None] | None:

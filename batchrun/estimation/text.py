@@ -15,7 +15,7 @@ from batchrun.records import PICO_PER_USD
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchrun.estimation.ranges import Duration, Estimate
+    from batchrun.estimation.ranges import Duration, Estimate, RowsForPrecision
 
 
 SCHEMA_VERSION = 1
@@ -75,6 +75,7 @@ def _facts(estimate: Estimate) -> dict[str, Any]:
         },
         "binds": estimate.duration.limit,
         "calibrated_by_answers": estimate.answers,
+        "precision": _precision_facts(estimate.precision),
         "warnings": list(estimate.warnings),
         "judges": [_facts(judge) for judge in estimate.judges],
     }
@@ -127,6 +128,7 @@ def _lines(estimate: Estimate) -> list[str]:
         *_batches(estimate),
         f"  time        {_time(estimate.duration)}; {LIMITED_BY[estimate.duration.limit]}",
         *_judges(estimate),
+        *_precision(estimate.precision),
         *_basis(estimate),
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
@@ -140,6 +142,26 @@ def _judges(estimate: Estimate) -> list[str]:
         lines.append(f"  judge       {judge.requests:,} requests to {models}{held}")
         lines.append(f"              in addition {_cost(judge.cost)}")
     return lines
+
+
+def _precision_facts(precision: RowsForPrecision | None) -> dict[str, Any] | None:
+    if precision is None:
+        return None
+    return {"rows_for": dict(precision.rows), "scored_rows": precision.scored}
+
+
+def _precision(precision: RowsForPrecision | None) -> list[str]:
+    """Return how many rows the score needs, the widest interval first."""
+    if precision is None:
+        return []
+    widths = sorted(precision.rows.items(), key=lambda each: -float(each[0]))
+    needed = ", ".join(f"{rows:,} rows for ±{100 * float(width):g} %" for width, rows in widths)
+    basis = (
+        f"if they vary like the {precision.scored:,} scored rows"
+        if precision.scored
+        else "at most, for scores from 0 to 1"
+    )
+    return [f"  score       {needed}; {basis}"]
 
 
 def _duplicates(estimate: Estimate) -> list[str]:

@@ -22,19 +22,21 @@ from batchrun.evaluation.matching import (
 from batchrun.evaluation.numbers import Tolerance
 from batchrun.evaluation.patterns import Pattern
 from batchrun.evaluation.reducers import majority_of, passes, reduced
-from batchrun.evaluation.scores import AnswerScore, CannotScore, RowScore
+from batchrun.evaluation.scores import AnswerScore, CannotScore, RowScore, ScoreKind
 from batchrun.evaluation.symbolic import check_math
 from batchrun.job.paths import import_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from batchrun.job import ScoreConfig
+    from batchrun.job import JudgeConfig, ScoreConfig
 
     # (the row's columns, what it answered) → a score, or a table with it
     Function = Callable[[dict[str, Any], str], Any]
 
 _KEYS = {"score", "predicted"}
+# Ways of comparing that give partial credit.
+GRADED = {"f1", "rouge", "similarity", "set", "fields"}
 
 
 class Scorer:
@@ -232,5 +234,30 @@ def weighted_mean(scores: Sequence[RowScore], weights: Sequence[float]) -> RowSc
             return RowScore(first.ordinal, answers=first.answers, problem=problem)
         parts.append(each.score * weight)
     score = fsum(parts) / fsum(weights)
-    is_share = all(0 <= (each.score or 0) <= 1 for each in scores)
-    return RowScore(first.ordinal, score=score, correct=int(score >= 1) if is_share else None)
+    kind = _kind_of_mean(scores)
+    is_share = kind is not ScoreKind.ANY and all(0 <= (each.score or 0) <= 1 for each in scores)
+    correct = int(score >= 1) if is_share else None
+    return RowScore(first.ordinal, score=score, correct=correct, kind=kind)
+
+
+def kind_of(config: ScoreConfig) -> ScoreKind | None:
+    """Return what the scores of a scorer can be; None of a function, which may return any number."""
+    if config.judge is not None:
+        return _kind_of_judge(config.judge)
+    if config.function is not None:
+        return None
+    return ScoreKind.SHARE if config.match in GRADED else ScoreKind.BINARY
+
+
+def _kind_of_judge(judge: JudgeConfig) -> ScoreKind:
+    worths = judge.scale or tuple(judge.choices.values())
+    if not all(0 <= worth <= 1 for worth in worths):
+        return ScoreKind.ANY
+    is_graded = judge.scale is not None or not {*worths} <= {0, 1}
+    return ScoreKind.SHARE if is_graded else ScoreKind.BINARY
+
+
+def _kind_of_mean(scores: Sequence[RowScore]) -> ScoreKind | None:
+    """Return what a mean can be: what the least restricted of its scores can be."""
+    kinds = {each.kind for each in scores}
+    return next((kind for kind in (ScoreKind.ANY, None, ScoreKind.SHARE) if kind in kinds), None)

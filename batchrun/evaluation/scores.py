@@ -31,6 +31,14 @@ class VerdictState(StrEnum):
     UNREADABLE = "unreadable"  # it answered, and the verdict could not be read
 
 
+class ScoreKind(StrEnum):
+    """What the score of an answer can be, whatever the scores of a run happen to be."""
+
+    BINARY = "binary"  # 0 or 1
+    SHARE = "share"  # from 0 to 1
+    ANY = "any"  # a scale of its own
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
     """The score of one answer, mostly 0 or 1, and what was compared.
@@ -67,6 +75,8 @@ class RowScore:
         slices: JSON: the row's values of the columns that the scores are shown by.
         confidence: the probability that the model gave its prediction; None of several answers, or where
             the log probabilities are not known.
+        kind: what the score of an answer can be; None where only the scores themselves say it, as those of
+            a function do.
     """
 
     ordinal: int
@@ -85,6 +95,7 @@ class RowScore:
     cluster: str | None = None
     slices: str | None = None
     confidence: float | None = None
+    kind: ScoreKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +207,8 @@ class ScoreSums:
         unscored: succeeded rows without a score.
         total: the sum of their scores.
         squares: the sum of the squares of their scores.
-        is_binary: every score is 0 or 1.
-        is_share: every score is from 0 to 1.
+        is_binary: every score is 0 or 1, and none could be anything else, as far as that is known.
+        is_share: every score is from 0 to 1, and could not be outside, as far as that is known.
         correct: rows whose score passes; None where nothing says from which score on they do.
         clusters: how many groups of rows are alike; None if rows are independent.
         cluster_sums: over clusters: of the squared sum of scores; of that sum times the number of rows; of

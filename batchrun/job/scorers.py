@@ -120,6 +120,12 @@ def _read_score(section: Section, base: Path, request: Mapping[str, Any]) -> Sco
     for key in ("match", "answer", "choices", "function"):
         if config.judge is not None and key in section:
             section.problem(key, "has no effect with a judge; remove one of them")
+    if config.judge is not None and config.pass_at is None and _COUNTED.match(config.reduce):
+        worths = config.judge.scale or tuple(config.judge.choices.values())
+        if not all(0 <= worth <= 1 for worth in worths):
+            section.problem(
+                "reduce", "needs pass_at, because the judge's scores are not from 0 to 1"
+            )
     return replace(config, pass_at=section.check("pass_at", partial(_finite, config.pass_at), None))
 
 

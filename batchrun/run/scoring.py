@@ -15,6 +15,7 @@ from batchrun.errors import JobError, RenderError
 from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
 from batchrun.evaluation.calibration import confidence
 from batchrun.evaluation.matching import as_text
+from batchrun.evaluation.scorer import kind_of
 from batchrun.evaluation.scores import NONE
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.render import Expression
@@ -234,8 +235,11 @@ class Evaluation:
     @staticmethod
     def _named(scorer: RowScorer, rows: Sequence[AnsweredRow], directory: Path) -> list[RowScore]:
         config = scorer.config
+        kind = kind_of(config)
         return [
-            replace(score, scorer=config.name, confidence=_confidence(config, row, score))
+            replace(
+                score, scorer=config.name, confidence=_confidence(config, row, score), kind=kind
+            )
             for row, score in zip(rows, scorer.score(rows, directory), strict=True)
         ]
 
