@@ -265,7 +265,7 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
         if path.stat().st_size % page_bytes and not _has_wal(path):
             raise _damaged(path, "it ends in the middle of a page")
         applied = {migration.name for migration in migrations.applied(db)}
-    if DEVELOPMENT in applied:
+    if DEVELOPMENT & applied:
         raise CheckpointError(
             f"{path}: was made by an earlier development version of batchrun, which this version "
             "cannot read. Start over with: batchrun run JOB --new. To keep the results, export "

@@ -189,12 +189,12 @@ _TABLES = (
     # name. A null score means: not scored.
     SCORES,
 )
-# The first migration of the versions before the first release, whose tables had other names.
-DEVELOPMENT = "m001_initial"
+# The first migrations of versions before the first release, whose tables had other names or columns.
+DEVELOPMENT = frozenset({"m001_initial", "m001_schema"})
 
 
 @migrations()
-def m001_schema(db: Database) -> None:
+def m001_tables(db: Database) -> None:
     """Create the tables. A later version adds its changes in a migration of its own."""
     for statement in _TABLES:
         db.execute(statement)

@@ -242,7 +242,7 @@ def score_notes(totals: ScoreTotals) -> list[str]:
     if unusual := unusual_endings(totals.endings):
         counts = ", ".join(f"{count:,} {ending}" for ending, count in unusual.items())
         lines.append(f"among the scored answers: {counts}")
-    if totals.unanswered:
+    if totals.unanswered and not totals.scorers:  # a weighted mean has no answer of its own
         lines.append(f"{_rows(totals.unanswered)} without an answer to compare, counted as wrong")
     if totals.unscored:
         lines.append(f"{_rows(totals.unscored)} not scored: {totals.problem}")
