@@ -377,7 +377,7 @@ def test_scoring_refuses_what_it_cannot_do(evaluate: Callable[..., Path], tmp_pa
         assert message in stderr
     assert (directory / "results.parquet").read_bytes() == before
     assert batchrun("score", directory)[0] == 0, "the section of the run is still the one it had"
-    assert batchrun("score", tmp_path)[0] == 5
+    assert batchrun("score", tmp_path)[0] == 2, "the runs inside are named"
     assert not (tmp_path / "checkpoint.db").exists()
     pl.DataFrame({"prompt": ["a", "c"], "label": ["b", "b"]}).write_parquet(
         tmp_path / "rows.parquet"
