@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,9 +218,17 @@ def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators
     return command
 
 
+def _finite(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    # No score is below nan: a pipeline would never fail.
+    if value is not None and not isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 FAIL_UNDER = click.option(
     "--fail-under",
     type=float,
+    callback=_finite,
     metavar="SCORE",
     help="Exit with status 8 if the mean score is lower, such as 0.8.",
 )

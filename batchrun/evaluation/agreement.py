@@ -26,6 +26,7 @@ class JudgeTotals:
         maybe_billed: those of them that may have been billed without an answer.
         input_tokens: of all attempts; None when no answer counted them. Also `output_tokens`.
         cost: of all attempts in pico-dollars; None when no price is known.
+        has_human: whether the table has verdicts of people.
     """
 
     model: str
@@ -40,6 +41,7 @@ class JudgeTotals:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost: int | None = 0
+    has_human: bool = False
 
     @property
     def without_verdict(self) -> int:
@@ -115,7 +117,8 @@ def _agreement(totals: JudgeTotals, bounds: Sequence[float] | None) -> dict[str,
 def judge_lines(totals: JudgeTotals, bounds: Sequence[float] | None) -> list[str]:
     """Return what a person reads about a judge."""
     cost = "unknown cost" if totals.cost is None else f"${totals.cost / 10**12:,.6f}"
-    lines = [f"judge {totals.model}: {totals.attempts:,} requests, {cost} in addition"]
+    requests = f"{totals.attempts:,} request{'' if totals.attempts == 1 else 's'}"
+    lines = [f"judge {totals.model}: {requests}, {cost} in addition"]
     counts = {"missing": totals.missing, "unreadable": totals.unreadable, "failed": totals.failed}
     if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
         lines.append(f"rows without a verdict: {told}")
@@ -131,4 +134,6 @@ def judge_lines(totals: JudgeTotals, bounds: Sequence[float] | None) -> list[str
             f"(95 % CI {bounds[0] * 100:.1f} to {bounds[1] * 100:.1f} %), "
             f"{kind} {'undefined' if kappa is None else f'{kappa:.3f}'}"
         )
+    if totals.has_human and not totals.compared:
+        lines.append("agreement with people: no judged row has a verdict of the judge in human")
     return lines

@@ -211,7 +211,8 @@ class Judge:
         found = JudgeTotals(
             self.job.request.model, **checkpoint.judged_rows(store, self.config.name)
         )
-        found = replace(found, order=_order(found.verdicts, self.config.judge))
+        order = _order(found.verdicts, self.config.judge)
+        found = replace(found, order=order, has_human=self._human is not None)
         folder = store.path.parent / self.folder
         if not (folder / checkpoint.FILE_NAME).exists():
             return found

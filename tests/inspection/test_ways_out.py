@@ -171,6 +171,12 @@ def test_a_score_below_the_threshold_is_status_8(done: Path, least: float, expec
     assert code == expected
 
 
+@pytest.mark.parametrize("least", ["nan", "inf", "-inf", "high"])
+def test_a_threshold_is_a_finite_number(done: Path, least: str) -> None:
+    code, _, stderr = command("score", done, f"--fail-under={least}")
+    assert (code, "--fail-under" in stderr) == (2, True)
+
+
 def test_a_run_below_the_threshold_is_status_8(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:

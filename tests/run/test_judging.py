@@ -211,6 +211,19 @@ def test_agreement_with_people(write_job: Callable[..., Path], tmp_path: Path) -
     assert found["ci95"][0] < 8 / 11 < found["ci95"][1]
 
 
+def test_verdicts_of_people_that_the_judge_does_not_know_are_reported(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=1, extra=f'{SECTION}human = "superb"\n')
+        assert run(job).exit_code == 0
+    assert summary(tmp_path)["score"]["judge"]["agreement"] is None
+    code, stdout, _ = command("score", tmp_path / "out")
+    assert code == 0
+    assert "1 request, " in stdout
+    assert "no judged row has a verdict of the judge in human" in stdout
+
+
 def test_several_scorers_one_of_them_a_judge(
     write_job: Callable[..., Path], results: Callable[[], pl.DataFrame], tmp_path: Path
 ) -> None:
