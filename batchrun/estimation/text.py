@@ -10,6 +10,7 @@ import orjson
 from batchrun.errors import harmless
 from batchrun.estimation.estimator import LEAST_SHARE
 from batchrun.estimation.ranges import Range
+from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _lines(estimate: Estimate) -> list[str]:
         *_duplicates(estimate),
         f"  input       {_tokens(estimate.input)}",
         f"  output      {_tokens(estimate.output)}",
-        f"  cost        {_cost(estimate.cost)}",
+        f"  cost        {_cost(estimate.cost)}{_if_simulated(estimate)}",
         *_batches(estimate),
         f"  time        {_time(estimate.duration)}; {LIMITED_BY[estimate.duration.limit]}",
         *_judges(estimate),
@@ -132,6 +133,12 @@ def _lines(estimate: Estimate) -> list[str]:
         *_basis(estimate),
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
+
+
+def _if_simulated(estimate: Estimate) -> str:
+    return (
+        " (of the real API; the simulated run is free)" if is_simulated(estimate.directory) else ""
+    )
 
 
 def _judges(estimate: Estimate) -> list[str]:

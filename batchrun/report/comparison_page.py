@@ -88,14 +88,19 @@ def _best_tiles(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> Itera
     scored = [run for run in runs if run.mean is not None]
     if scored:
         best = max(scored, key=lambda run: run.mean or 0.0)
-        more = sum(run.mean == best.mean for run in scored) - 1
-        yield Tile("Best score", run_cells(best, names)["score"], _named(best, more, names))
+        ties = sum(run.mean == best.mean for run in scored)
+        named = _named(best, ties, len(scored), names)
+        yield Tile("Best score", run_cells(best, names)["score"], named)
     priced = [run for run in runs if run.cost is not None]
     if priced and len(runs) > 1:
         best = min(priced, key=lambda run: run.cost or 0.0)
-        more = sum(run.cost == best.cost for run in priced) - 1
-        yield Tile("Lowest cost", usd(best.totals.cost.total), _named(best, more, names))
+        ties = sum(run.cost == best.cost for run in priced)
+        named = _named(best, ties, len(priced), names)
+        yield Tile("Lowest cost", usd(best.totals.cost.total), named)
 
 
-def _named(run: ComparedRun, more: int, names: Mapping[Path, str]) -> str:
-    return names[run.directory] + (f" and {more:,} more" if more else "")
+def _named(run: ComparedRun, ties: int, total: int, names: Mapping[Path, str]) -> str:
+    """Return the name of a run, and how many of `total` share its number."""
+    if ties == total > 1:
+        return f"the same for all {total:,} runs"
+    return names[run.directory] + (f" and {ties - 1:,} more" if ties > 1 else "")

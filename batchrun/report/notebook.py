@@ -10,7 +10,7 @@ from batchrun.job.paths import is_simulated
 from batchrun.report.formatting import dollars, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from batchrun.pricing.totals import RunTotals
@@ -33,6 +33,15 @@ def summary_html(totals: RunTotals, directory: Path, problem: str | None = None)
         for name, value in facts.items()
     )
     return f"<table>{''.join(rows)}</table>"
+
+
+def table_html(rows: Sequence[Sequence[str]], problems: Iterable[str] = ()) -> str:
+    """Return a table whose first row has the heads, and what went wrong below it."""
+    heads, *others = [[escape(printable(cell)) for cell in row] for row in rows]
+    lines = ["".join(f"<th>{cell}</th>" for cell in heads)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in others]
+    below = "".join(f"<p>{escape(printable(problem))}</p>" for problem in problems)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>{below}"
 
 
 def _facts(totals: RunTotals, directory: Path) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from batchrun.report.open_batches import expiring, listed_batches
 from batchrun.report.run_summary import cost_by_kind, throughput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from batchrun.evaluation import ScoreTotals
@@ -98,6 +98,18 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bo
         reason = f"{last['outcome'].replace('_', ' ')}: {short(last['reason'], 300)}"
         lines += _field("ended", *_wrapped(reason))
     return _joined("\n".join(lines), colour=colour)
+
+
+SIMULATED = "simulated: nothing was billed; these are the costs of such answers"
+
+
+def state_of_all(runs: Iterable[RunTotals]) -> str:
+    """Return how the last executions of several runs ended: that of a run that did not finish, if any."""
+    states = [_state(run.executions[-1] if run.executions else None) for run in runs]
+    for state in ("interrupted", "stopped", "not running"):
+        if state in states:
+            return state
+    return "finished" if states else "not running"
 
 
 def _state(last: Mapping[str, Any] | None) -> str:
@@ -185,7 +197,7 @@ def _costs(totals: RunTotals, directory: Path) -> list[str]:
     ]
     lines = _table(("", "tokens", "cost", ""), cells, "<>><")
     if is_simulated(directory):
-        lines.append("  simulated: nothing was billed; these are the costs of such answers")
+        lines.append(f"  {SIMULATED}")
     return lines
 
 

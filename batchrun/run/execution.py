@@ -41,7 +41,7 @@ from batchrun.report.formatting import counted
 from batchrun.report.open_batches import come_back, keep_running
 from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
-from batchrun.run.finished_rows import FinishedRows
+from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.pipeline import (
     Feed,
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         UnfinishedAttempt,
     )
     from batchrun.run.events import EventFile
+    from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.interrupts import Interrupts
     from batchrun.run.pipeline import OpenRun
     from batchrun.run.preparation import Prepared, RunOptions
@@ -140,7 +141,7 @@ class Execution:
         self._patience = checkpoint.FullDiskRetry(PATIENCE_S, self._note_from_thread)
         self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
         self._waits = Waits(parent=shared.waits)
-        self._rows = self._finished_rows()
+        self._rows = finished_rows(run, self._journal, shared.options.rows_to)
         self._precision = stopping_at(run.plan, run.store, self._journal)
         self._feed = self._new_feed(self._rows)
         assignment = self._assignment()
@@ -271,13 +272,6 @@ class Execution:
                     helpers.cancel_scope.cancel()
             finally:
                 self._journal.close()
-
-    def _finished_rows(self) -> FinishedRows | None:
-        """Return what hands over the rows; those of a judge are nobody's."""
-        buffer, plan = self._shared.options.rows_to, self._plan
-        if buffer is None or plan.judge is not None:
-            return None
-        return FinishedRows(plan, self._store, self._journal, buffer)
 
     def _new_feed(self, rows: FinishedRows | None, *, is_repeat: bool = False) -> Feed:
         shared = self._shared

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from batchrun.checkpoint import Checkpoint, CheckpointJournal, PlannedChunk
     from batchrun.records import Item
+    from batchrun.run.pipeline import OpenRun
     from batchrun.run.preparation import Prepared
 
 # Rows that wait for the reader; with more, what finishes next waits too, and no more is sent.
@@ -129,3 +130,12 @@ class FinishedRows:
 
     def _named(self, answer: dict[str, Any]) -> dict[str, Any]:
         return {self._names[name]: value for name, value in answer.items()}
+
+
+def finished_rows(
+    run: OpenRun, journal: CheckpointJournal, buffer: RowBuffer | None
+) -> FinishedRows | None:
+    """Return what hands over the rows of a run; None for nobody. Those of a judge are nobody's."""
+    if buffer is None or run.plan.judge is not None:
+        return None
+    return FinishedRows(run.plan, run.store, journal, buffer)

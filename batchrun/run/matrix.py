@@ -15,6 +15,7 @@ from batchrun import checkpoint, output, report
 from batchrun.errors import BatchesOut, CheckpointError, JobError, harmless
 from batchrun.evaluation import mean_score
 from batchrun.job import Cell
+from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
 from batchrun.report.open_batches import come_back
@@ -95,9 +96,16 @@ class MatrixReport:
         """Return the table for the terminal. It has no colours."""
         del colour
         rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
-        lines = [harmless(line) for line in _table(rows)]
+        lines = [harmless(line) for line in in_columns(_table(rows))]
+        lines += [report.SIMULATED] if is_simulated(self.directory) else []
         compare = [f"compare: batchrun compare {self.directory}"] if len(rows) > 1 else []
         return "\n".join([*lines, f"results: {self.directory}", *compare])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
+        notes = [report.SIMULATED] if is_simulated(self.directory) else []
+        return report.table_html(_table(rows), [*notes, *self.problems])
 
 
 def run_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
@@ -155,9 +163,14 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
     found = dict(_cell_totals(directory, running=running))
     damaged = {name: 0 if running else count_damaged(directory / name) for name in found}
     if not as_json:
-        state = "running" if running else "not running"
+        state = (
+            "running" if running else report.state_of_all(totals for totals, _ in found.values())
+        )
+        simulated = [report.SIMULATED] if is_simulated(directory) else []
         hints = [damage_hint(count, directory / name) for name, count in damaged.items() if count]
-        return "\n".join([state, *(harmless(line) for line in [*_table(found), *hints])])
+        return "\n".join(
+            [state, *(harmless(line) for line in [*in_columns(_table(found)), *simulated, *hints])]
+        )
     cells = {cell.name: cell.values for cell in read_cells(directory)}
     facts = {
         "running": running,
@@ -230,14 +243,15 @@ def _tokens(count: int | None) -> str:
     return "unknown" if count is None else f"{count:,}"
 
 
-def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[str]:
+def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[list[str]]:
+    """Return the rows of the table of cells, its heads first and the totals last."""
     heads = ["cell", "rows", "ok", "errored", "pending", "score", "in", "out", "cost", "p50"]
     lines = [heads, *(_row(name, *row) for name, row in rows.items())]
     total = _added(list(rows.values()))
     counts = [f"{total[key]:,}" for key in ("rows", "succeeded", "errored", "pending")]
     tokens = [_tokens(total[key]) for key in ("input_tokens", "output_tokens")]
     cost = _cost(total["cost_usd"], total["answers_without_price"])
-    return in_columns([*lines, ["total", *counts, "", *tokens, cost, ""]])
+    return [*lines, ["total", *counts, "", *tokens, cost, ""]]
 
 
 def _row(name: str, totals: RunTotals, score: ScoreTotals | None) -> list[str]:

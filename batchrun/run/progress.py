@@ -128,6 +128,7 @@ class Progress:
         unit: the name of an item.
         show: how to show it.
         money: the cost cap of the run, and what earlier executions have spent of it.
+        simulated: the answers are from the simulator, and so are their costs.
         clock: monotonic, in seconds.
     """
 
@@ -139,6 +140,7 @@ class Progress:
         unit: str = "row",
         show: Show = Show.AUTO,
         money: CostBudget | None = None,
+        simulated: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -157,6 +159,7 @@ class Progress:
         self._endings: Counter[str] = Counter()
         self._tokens = 0
         self._cap = None if money is None else money.cap
+        self._is_simulated = simulated
         self._pico = 0 if money is None or money.cap is None else money.spent
         self._unpriced = 0
         self._start = clock()
@@ -303,7 +306,9 @@ class Progress:
         if self._unpriced and not self._pico:
             return "unknown cost"
         of_cap = "" if self._cap is None else f" of ${self._cap / PICO_PER_USD:.4f}"
-        return f"${self._pico / PICO_PER_USD:.4f}{' or more' if self._unpriced else ''}{of_cap}"
+        label = " simulated" if self._is_simulated else ""
+        more = " or more" if self._unpriced else ""
+        return f"${self._pico / PICO_PER_USD:.4f}{more}{of_cap}{label}"
 
 
 def _short(number: int) -> str:

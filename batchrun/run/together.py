@@ -181,7 +181,8 @@ def _progress(plans: Sequence[Prepared], options: RunOptions, money: CostBudget)
     rows = [plan.total if options.rows is None else len(options.rows) for plan in plans]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
     show = Show.NOTHING if options.quiet else Show.AUTO
-    return Progress(jobs[0].name, total, unit=unit, show=show, money=money)
+    simulated = options.simulate is not None
+    return Progress(jobs[0].name, total, unit=unit, show=show, money=money, simulated=simulated)
 
 
 async def run_all(executions: Sequence[Execution], shared: Shared) -> list[BatchrunError | None]:
@@ -237,7 +238,10 @@ def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
     name = judges[0].plan.job.name if len(judges) == 1 else "judges"
     total = sum(judge.plan.total * judge.plan.job.request.samples for judge in judges)
     show = Show.NOTHING if shared.options.quiet else Show.AUTO
-    progress = Progress(name, total, unit="verdict", show=show, money=shared.money)
+    simulated = shared.options.simulate is not None
+    progress = Progress(
+        name, total, unit="verdict", show=show, money=shared.money, simulated=simulated
+    )
     return replace(shared, errors=ErrorTally(), progress=progress)
 
 

@@ -1,13 +1,15 @@
 """Finds the labels that a prompt offers, and ranks them by the words of the prompt.
 
 A prompt offers labels where it says so ("one of these labels: a, b", "Labels:", "choose from a, b or
-c") and a list of short items follows, on the line or as bullets. Everything else is prose.
+c", "with one word: a, b or c") and a list of short items follows, on the line or as bullets, or where it
+names the answers ("Answer yes or no"). Everything else is prose.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -19,17 +21,29 @@ _MAX_LABELS = 100
 _MAX_CHARACTERS = 60
 _MAX_WORDS = 5
 
-_CLUES = ("one of", "choose", "select", "pick", "labels", "categories", "classes")
+_CLUES = (
+    *("one of", "choose", "select", "pick", "labels", "categories", "classes", "classify"),
+    *("answer", "reply", "respond", "output", "return", "options", "choices", "/"),
+)
 # Announces a list: what follows may be inline, bracketed or bullets.
 _ANNOUNCED = re.compile(
     r"\b(?:one of|(?:choose|select|pick)\b[^.:\n]{0,40}?\b(?:one|from|among|between)"
-    r"|labels|categories|classes)\b[^.:(\[\n]{0,60}?(?:[:(\[]|\bare\b)",
+    r"|(?:one|single)\s+(?:word|letter|label|category|class|option|number)"
+    r"|labels|categories|classes|options|choices)\b[^.:(\[\n]{0,60}?(?:[:(\[]|\bare\b)",
     re.IGNORECASE,
 )
 # Runs into a list within its sentence, as prose does too: "one of" needs three items to count.
 _RUN_IN = re.compile(
     r"\b(?:(one)\s+of|(?:choose|select|pick)\s+(?:from|among|between))\s+", re.IGNORECASE
 )
+# Names the answers in a sentence: each of them is one word.
+_ANSWERS = re.compile(
+    r"\b(?:(?:answer|reply|respond|output|return)(?:\s+(?:only|just|exactly|simply|with|as))*"
+    r"|classify\b[^.:\n]{0,60}?\bas)\s+(?:either\s+)?",
+    re.IGNORECASE,
+)
+# As in "Sentiment (good/bad/mixed):", behind the noun.
+_SLASHED = re.compile(r"\(((?:[\w-]+/)+[\w-]+)\)\s*:")
 _ITEM = r"[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]+(\S.*)"
 _BULLET = re.compile(_ITEM)
 _BULLETS = re.compile(rf"[ \t]*\n(?:[ \t]*\n)?((?:{_ITEM}(?:\n|\Z))+)")
@@ -60,7 +74,7 @@ def find_labels(text: str) -> LabelOffer | None:
     lower = text.lower()
     if not any(clue in lower for clue in _CLUES):  # ten times as fast as the patterns
         return None
-    for start, end, labels in (*_announced(text), *_run_in(text)):
+    for start, end, labels in chain(_announced(text), _run_in(text), _answers(text)):
         if 2 <= len(labels) <= _MAX_LABELS and all(map(_is_label, labels)):
             return LabelOffer(labels, f"{text[:start]} {text[end:]}")
     return None
@@ -93,6 +107,16 @@ def _run_in(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
         end, labels = _inline(text, run_in.end())
         if len(labels) > 2 or not run_in[1]:
             yield run_in.start(), end, labels
+
+
+def _answers(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    for named in _ANSWERS.finditer(text):
+        colon = text.find(":", named.end())
+        end, labels = _inline(text if colon < 0 else text[:colon], named.end())
+        if not any(" " in label for label in labels):
+            yield named.start(), end, labels
+    for slashed in _SLASHED.finditer(text):
+        yield slashed.start(), slashed.end(), _unique(slashed[1].split("/"))
 
 
 def _inline(text: str, start: int) -> tuple[int, tuple[str, ...]]:

@@ -119,13 +119,13 @@ def test_the_simulator_serves_as_documented(tmp_path: Path) -> None:
 
 def test_the_readme_job_file_loads(tmp_path: Path) -> None:
     parts = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    path = tmp_path / "triage.toml"
+    path = tmp_path / "tickets.toml"
     path.write_text("\n".join(parts), encoding="utf-8")
     loaded = job.Job.load(path)
     assert loaded.request.format == "messages"
-    assert loaded.output.dir == tmp_path / "runs" / "triage"
+    assert loaded.output.dir == tmp_path / "runs" / "tickets"
     (score,) = loaded.scores
-    assert score.match == "casefold"
+    assert score.match == "choice"
 
 
 def test_make_demo_shows_the_results(tmp_path: Path) -> None:

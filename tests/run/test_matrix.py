@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+import batchrun as library
 from batchrun import Job, RunOptions, run_job, run_matrix
 from batchrun.checkpoint import Checkpoint, open_directory, totals
 from batchrun.errors import (
@@ -293,7 +294,7 @@ def test_status_compare_and_preview_of_a_matrix(
         assert command("run", job, "-q") == (0, "", "")
     code, stdout, _ = command("status", tmp_path / "out")
     assert code == 0
-    assert stdout.splitlines()[0] == "not running"
+    assert stdout.splitlines()[0] == "finished"
     assert "100.0 %" in stdout
     facts = json.loads(command("status", tmp_path / "out", "--json")[1])
     assert [cell["cell"] for cell in facts["cells"]] == list(CELLS)
@@ -532,3 +533,17 @@ def test_a_column_that_takes_the_place_of_a_key_is_no_matrix(tmp_path: Path) -> 
     )
     assert code == 2
     assert "the column 'model' overrides [matrix] model" in stderr
+
+
+def test_costs_of_a_simulated_matrix_are_labelled(write_job: Callable[..., Path]) -> None:
+    job = library.Job.load(write_job("https://api.anthropic.com", rows=3, extra=TWO))
+    options = library.RunOptions(simulate=library.SimulatorConfig(), quiet=True)
+    assert "the simulated run is free" in library.estimate_text(library.estimate(job, options))
+    report = library.run_matrix(job, options)
+    said = "simulated: nothing was billed"
+    assert said in report.summary_text()
+    assert said in library.status(report.directory, as_json=False)
+    page = report._repr_html_()
+    assert page.startswith("<table><tr><th>cell</th>")
+    assert said in page
+    assert all(f"<td>{cell}</td>" in page for cell in CELLS)
