@@ -380,3 +380,15 @@ def test_a_matrix_says_how_many_batches_are_out_and_new_moves_its_simulated_ones
     for _ in range(2):
         code, _, stderr = command("run", job, "--simulate", "--batch", "--new")
         assert code == 0, stderr
+
+
+def test_verify_finds_nothing_wrong_while_batches_are_out(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_s=30) as server:
+        job = write_job(server.url, rows=4, extra=QUICK)
+        assert run(job, wait=False).exit_code == 7
+        summary = job.parent / "out" / "summary.json"
+        facts = json.loads(summary.read_bytes())
+        facts["batches"][0]["age_s"] -= 5  # as if it had been written five seconds ago
+        summary.write_text(json.dumps(facts))
+        code, stdout, stderr = command("verify", job.parent / "out")
+        assert code == 0, stdout + stderr
