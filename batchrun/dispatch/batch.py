@@ -291,6 +291,12 @@ def check_batch(job: Job) -> None:
             "--batch: [tools] module needs several requests for a row, one after the other; remove "
             "the section, or run without --batch"
         )
+    for name, value in job.request.extra_headers:
+        if is_template(value):
+            raise JobError(
+                f"--batch: [request] extra_headers.{name} is a template, and all requests of a batch "
+                "share their headers; write a fixed value, or run without --batch"
+            )
 
 
 def endpoint_of(assignment: Assignment) -> tuple[BatchEndpoint, Request]:

@@ -392,3 +392,11 @@ def test_verify_finds_nothing_wrong_while_batches_are_out(write_job: Callable[..
         summary.write_text(json.dumps(facts))
         code, stdout, stderr = command("verify", job.parent / "out")
         assert code == 0, stdout + stderr
+
+
+def test_headers_that_differ_by_row_are_refused(write_job: Callable[..., Path]) -> None:
+    request = 'extra_headers = { "x-row" = "{{ id }}" }'
+    job = write_job("http://127.0.0.1:9", rows=3, request=request, extra=QUICK)
+    code, _, stderr = command("run", job, "--batch")
+    assert code == 2
+    assert "--batch: [request] extra_headers.x-row is a template" in stderr
