@@ -86,9 +86,10 @@ class RunStopped(BatchrunError):
 
     exit_code = 4
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: Stop, *, is_judge: bool = False) -> None:
         nothing = stop.end is RunEnd.NOTHING_SUCCEEDED
-        lead = "no request succeeded; the last error" if nothing else "stopped"
+        request = "request to the judge" if is_judge else "request"
+        lead = f"no {request} succeeded; the last error" if nothing else "stopped"
         reason = (
             stop.reason if nothing else f"{stop.reason.removesuffix('.')}. All answers are saved"
         )

@@ -438,7 +438,8 @@ class Execution:
         if stop is not None and stop.end is RunEnd.PRECISE:
             return ExecutionEnd(stop.end, stop.reason)
         if stop is not None:
-            return ExecutionEnd(stop.end, stop.reason, RunStopped(stop))
+            error = RunStopped(stop, is_judge=self._plan.judge is not None)
+            return ExecutionEnd(stop.end, stop.reason, error)
         is_whole = self._shared.options.rows is None
         return ExecutionEnd(RunEnd.FINISHED if is_whole else RunEnd.SAMPLED)
 

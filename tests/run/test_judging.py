@@ -169,6 +169,16 @@ def test_an_answer_that_cannot_be_read_is_never_a_score(
         assert len(provider.calls) == sent
 
 
+def test_a_judge_that_never_gives_a_verdict_is_named(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving(lambda call: answer(call, "lorem " * 5_000)) as provider:
+        code, _, stderr = command("run", write_job(provider.url, rows=2, extra=SECTION), "--quiet")
+    assert (code, "no request to the judge succeeded" in stderr) == (4, True), stderr
+    score = summary(tmp_path)["score"]
+    assert (score["mean"], score["judge"]["unreadable"]) == (None, 2)
+
+
 def test_the_same_answer_to_the_same_row_is_judged_once(
     write_job: Callable[..., Path], results: Callable[[], pl.DataFrame]
 ) -> None:
