@@ -16,6 +16,7 @@ from batchrun.checkpoint.directory import (
     judge_folders,
     open_directory,
     other_files,
+    part_folders,
 )
 from batchrun.checkpoint.integrity import (
     COUNTED,
@@ -34,11 +35,13 @@ from batchrun.checkpoint.integrity import (
 from batchrun.checkpoint.journal import CheckpointJournal
 from batchrun.checkpoint.lock import (
     MATRIX_FILE,
+    PARTS_FILE,
     DirectoryLock,
     is_locked,
     refuse_locked,
     shared_lock,
 )
+from batchrun.checkpoint.merged import EVERYTHING, SCORED, merged
 from batchrun.checkpoint.pairs import (
     applied_reject,
     compare_rows,
@@ -110,16 +113,20 @@ from batchrun.checkpoint.stored_verdicts import (
     answers_to_judge,
     stored_verdicts,
 )
+from batchrun.checkpoint.sums import totals_of_parts
 from batchrun.checkpoint.timeline import history
 
 __all__ = [
     "ATTEMPT_KINDS",
     "COUNTED",
+    "EVERYTHING",
     "FILES",
     "FILE_NAME",
     "JUDGE_FOLDER",
     "MATRIX_FILE",
     "SIMULATED_BATCHES",
+    "PARTS_FILE",
+    "SCORED",
     "AnswerCount",
     "Checkpoint",
     "CheckpointJournal",
@@ -173,6 +180,7 @@ __all__ = [
     "last_outcome",
     "last_version",
     "latest_plan",
+    "merged",
     "note_other",
     "note_price",
     "note_sent",
@@ -180,6 +188,7 @@ __all__ = [
     "note_upload",
     "open_directory",
     "other_files",
+    "part_folders",
     "places_of_requests",
     "planned_rows",
     "providers",
@@ -203,6 +212,7 @@ __all__ = [
     "state_flaws",
     "stored_verdicts",
     "totals",
+    "totals_of_parts",
     "void_batch",
     "write_costs",
     "write_scores",

@@ -17,7 +17,7 @@ import orjson
 
 from batchrun.checkpoint import file
 from batchrun.checkpoint.file import usable
-from batchrun.checkpoint.lock import MATRIX_FILE, DirectoryLock, unusable
+from batchrun.checkpoint.lock import MATRIX_FILE, PARTS_FILE, DirectoryLock, unusable
 from batchrun.errors import CheckpointError, JobError
 from batchrun.job.paths import flush_directory, is_same_file
 from batchrun.job.reader import listed
@@ -32,7 +32,12 @@ JUDGE_FOLDER = "judge"
 # Where the simulator keeps the batches of a run.
 SIMULATED_BATCHES = "simulated_batches"
 # Files that only a run writes, with a key that they always have had.
-_MARKS = {MATRIX_FILE: "cells", "summary.json": "possibly_double_billed"}
+_MARKS = {
+    MATRIX_FILE: "cells",
+    PARTS_FILE: "partition_rows",
+    "summary.json": "possibly_double_billed",
+}
+_PART = re.compile(r"part-\d{4,}")
 # What any run may write to its directory, beside its results.
 FILES = (
     *(f"{FILE_NAME}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")),
@@ -40,10 +45,11 @@ FILES = (
     "summary.json",
     "report.html",
     MATRIX_FILE,
+    PARTS_FILE,
 )
 # What a killed process leaves before there is a checkpoint, and what file managers leave anywhere.
 _LEFTOVER = re.compile(
-    r"\.matrix\.json\.partial|input-[0-9a-f]{16}\.(?:parquet|partial)|\.DS_Store|lost\+found"
+    r"\.(?:matrix|parts)\.json\.partial|input-[0-9a-f]{16}\.(?:parquet|partial)|\.DS_Store|lost\+found"
 )
 _CHOOSE = (
     'name a directory of its own, such as [output] dir = "runs/NAME", or one with --output-dir'
@@ -121,7 +127,9 @@ def other_files(directory: Path, files: Collection[str]) -> list[Path]:
     try:
         if not _is_run(directory, files):
             return []
-        cells, known = _cells(directory), {*files, *_earlier_files(directory / FILE_NAME)}
+        cells = _cells(directory)
+        runs = (directory, *(directory / cell for cell in cells))
+        known = {*files, *(file for run in runs for file in _earlier_files(run / FILE_NAME))}
         cells += [folder.name for folder in judge_folders(directory)]
         found = [path for path in directory.iterdir() if not _is_ours(path.name, known)]
         inside = [path for cell in cells for path in other_files(directory / cell, files)]
@@ -138,6 +146,13 @@ def judge_folders(directory: Path) -> list[Path]:
     return sorted(folder for folder in names if is_judge.match(folder.name))
 
 
+def part_folders(directory: Path) -> list[Path]:
+    """Return the folders of the parts of a run that have a checkpoint, in order."""
+    found = (path.parent for path in directory.glob(f"part-*/{FILE_NAME}"))
+    folders = [folder for folder in found if _PART.fullmatch(folder.name)]
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("part-")))
+
+
 def _earlier_files(path: Path) -> list[str]:
     """Return the names of the results as the run last wrote them; none where nobody can tell."""
     try:
@@ -149,7 +164,9 @@ def _earlier_files(path: Path) -> list[str]:
 
 
 def _cells(directory: Path) -> list[str]:
-    """Return the names of a matrix' cells that are runs; none of another directory."""
+    """Return the names of a matrix' cells or of parts that are runs; none of another directory."""
+    if (directory / PARTS_FILE).is_file():
+        return sorted(folder.name for folder in part_folders(directory))
     try:
         listed = orjson.loads((directory / MATRIX_FILE).read_bytes())
         names = [str(cell["name"]) for cell in listed["cells"]]
@@ -212,7 +229,8 @@ def _is_ours(name: str, files: Collection[str]) -> bool:
     if name == SIMULATED_BATCHES:
         return True
     plain = name.removeprefix(".").removesuffix(".partial") if name.startswith(".") else name
-    return plain in FILES or plain in files or _LEFTOVER.fullmatch(name) is not None
+    is_part = plain.endswith(".parquet") and _PART.fullmatch(plain.removesuffix(".parquet"))
+    return bool(plain in FILES or plain in files or _LEFTOVER.fullmatch(name) or is_part)
 
 
 def _free_name(directory: Path) -> Path:
@@ -221,4 +239,11 @@ def _free_name(directory: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-__all__ = ["FILES", "check_directory", "judge_folders", "open_directory", "other_files"]
+__all__ = [
+    "FILES",
+    "check_directory",
+    "judge_folders",
+    "open_directory",
+    "other_files",
+    "part_folders",
+]

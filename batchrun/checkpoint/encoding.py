@@ -289,3 +289,8 @@ def turn_row(turn: Turn) -> tuple[Any, ...]:
 def microseconds(moment: datetime) -> int:
     """Return a time in microseconds since 1970 UTC."""
     return round(moment.timestamp() * 1_000_000)
+
+
+def every_checked() -> list[Checked]:
+    """Return all tables with checksums."""
+    return [value for value in globals().values() if isinstance(value, Checked)]

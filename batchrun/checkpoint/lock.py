@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MATRIX_FILE = "matrix.json"
+PARTS_FILE = "parts.json"
 _TRIES = 20
 _PAUSE_S = 0.02
 

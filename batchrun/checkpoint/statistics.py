@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -34,7 +35,7 @@ from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunT
 from batchrun.records import PICO_PER_USD, Billing, Cost, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
@@ -176,7 +177,7 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
         usage=Usage(**{name: _counted(amount, answers) for name, amount in tokens}),
         cost=cost,
         cost_by_model={one.model: one.cost for one in models if one.cost is not None},
-        latency_s=_percentiles(checkpoint),
+        latency_s=percentiles(latency_counts(db), partial(fine_latencies, db)),
         retries_by_cause=dict(db.execute(_RETRIES).fetchall()),
         dropped=tuple(db.execute(_DROPPED).fetchall()),
         waits_s_by_cause=_waits(known),
@@ -253,19 +254,35 @@ def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
-def _percentiles(checkpoint: Checkpoint) -> dict[str, float | None]:
-    """Return percentiles of the latency of successful attempts (nearest rank), in seconds."""
-    counts = checkpoint.db.execute(_BY_MS).fetchall()
+def latency_counts(db: Database) -> list[tuple[int, int]]:
+    """Return how many successful attempts took how many milliseconds, in order."""
+    return db.execute(_BY_MS).fetchall()
+
+
+def fine_latencies(db: Database, milliseconds: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return for these milliseconds how many attempts took how many microseconds, in order."""
+    return db.execute(_BY_US, (orjson.dumps(milliseconds).decode(),)).fetchall()
+
+
+def percentiles(
+    counts: Sequence[tuple[int, int]],
+    fine: Callable[[Sequence[int]], Sequence[tuple[int, int, int]]],
+) -> dict[str, float | None]:
+    """Return percentiles of the latency of successful attempts (nearest rank), in seconds.
+
+    Args:
+        counts: as `latency_counts`.
+        fine: as `fine_latencies`.
+    """
     total = sum(count for _, count in counts)
     if not total:
         return {f"p{percent}": None for percent in PERCENTILES}
     ranks = {percent: -(-total * percent // 100) - 1 for percent in PERCENTILES}
     places = {percent: _ranked(counts, rank) for percent, rank in ranks.items()}
-    wanted = orjson.dumps(sorted({ms for ms, _ in places.values()})).decode()
-    fine: dict[int, list[tuple[int, int]]] = {}
-    for ms, us, count in checkpoint.db.execute(_BY_US, (wanted,)):
-        fine.setdefault(ms, []).append((us, count))
-    return {f"p{p}": _ranked(fine[ms], rank)[0] / 1e6 for p, (ms, rank) in places.items()}
+    by_ms: dict[int, list[tuple[int, int]]] = {}
+    for ms, us, count in fine(sorted({ms for ms, _ in places.values()})):
+        by_ms.setdefault(ms, []).append((us, count))
+    return {f"p{p}": _ranked(by_ms[ms], rank)[0] / 1e6 for p, (ms, rank) in places.items()}
 
 
 def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:

@@ -80,6 +80,8 @@ class NewExecution:
         provider: who answers, and so whose prices hold.
         base_url: the same, where `provider` is not set.
         dispatcher: the name of the way to dispatch.
+        number: of the execution; None for the next one. Those of a partitioned run are numbered over
+            all parts.
     """
 
     name: str
@@ -92,6 +94,7 @@ class NewExecution:
     provider: str | None = None
     base_url: str | None = None
     dispatcher: str = "live"
+    number: int | None = None
 
 
 class Checkpoint:
@@ -207,9 +210,9 @@ class Checkpoint:
             self.db.execute(encoding.RUN.seal("1"))
             self._close_lost(lost)
             cursor = self.db.execute(
-                """INSERT INTO executions (started_us, version, provider, base_url, dispatcher)
-                VALUES (?, ?, ?, ?, ?)""",
-                (now_us(), new.version, new.provider, new.base_url, new.dispatcher),
+                """INSERT INTO executions (id, started_us, version, provider, base_url, dispatcher)
+                VALUES (?, ?, ?, ?, ?, ?)""",
+                (new.number, now_us(), new.version, new.provider, new.base_url, new.dispatcher),
             )
             self.execution = int(cursor.lastrowid or 0)
             self.db.execute(_SEAL_EXECUTION, (self.execution,))

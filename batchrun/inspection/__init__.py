@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
@@ -31,17 +31,21 @@ from batchrun.run.matrix import (
     runs_in,
     settled_totals,
 )
+from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import our_columns, same_input
 from batchrun.run.scoring import Evaluation, score_table
+from batchrun.run.whole import folders_of, stored_run, totals_of_run
 from batchrun.source import Source, input_files, is_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchrun.evaluation import ScoreTotals
+    from batchrun.pricing.totals import RunTotals
 
 
 TABLE_PREFIX = "batchrun_"
+T = TypeVar("T")
 
 
 def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
@@ -82,13 +86,13 @@ def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
 
 def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     running = checkpoint.is_locked(directory)
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-        totals = settled_totals(checkpoint.totals(store), running=running)
+    totals = settled_totals(totals_of_run(directory), running=running)
     # Looking takes as long as adding up, and a live run is asked again and again.
     damaged = 0 if running else count_damaged(directory)
     if not as_json:
         text = report.status_text(totals, directory, running=running, colour=colour)
-        folders = checkpoint.judge_folders(directory)
+        runs = folders_of(directory)
+        folders = [folder for run in runs for folder in checkpoint.judge_folders(run)]
         lines = [text, *(_judge_status(folder, colour=colour) for folder in folders)]
         return "\n".join([*lines, *([damage_hint(damaged, directory)] if damaged else [])])
     facts = {"running": running, "waiting": totals.waiting, "damaged": damaged}
@@ -130,6 +134,8 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
         if since is not None:
             raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
         return [inspect_log.export_inspect_log(directory, to)]
+    if is_partitioned(directory):
+        return _export_whole(directory, to, since)
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         document, base, signature = store.job()
@@ -148,7 +154,8 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
                 evaluation.score(source, store, again=not evaluation.runs_code)
                 scores = score_table(job, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
-            results = output.Results(source, store, kinds, scores, _start(store, since))
+            start = _start(checkpoint.totals(store), since)
+            results = output.Results(source, store, kinds, scores, start)
             return [output.write_results(job.output, to, results, in_run_directory=False)]
         with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code
@@ -156,6 +163,25 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
             return list(written.files)
     finally:
         store.close()
+
+
+def _export_whole(directory: Path, to: Path | None, since: Since | None) -> list[Path]:
+    """Write the outputs of a partitioned run again: those of its parts, then those of the whole."""
+    run = stored_run(directory)
+    _check_targets(run.job, run.source, directory, to)
+    run.check_alike()
+    if to is not None:
+        for folder in folders_of(directory):
+            with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+                check_intact(store, folder, run.job.output)
+        contents = run.results(to.suffix, since=_start(run.totals(), since))
+        contents = replace(contents, partition_by=())
+        output.write_contents(to, contents, in_run_directory=False)
+        return [to]
+    with checkpoint.open_directory(directory):
+        for folder in folders_of(directory):
+            export(folder)
+        return list(run.write().files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +195,12 @@ class Since:
     moment: datetime | None = None
 
 
-def _start(store: checkpoint.Checkpoint, since: Since | None) -> datetime | None:
+def _start(totals: RunTotals, since: Since | None) -> datetime | None:
     if since is None:
         return None
     if since.moment is not None:
         return since.moment
-    executions = checkpoint.totals(store).executions
+    executions = totals.executions
     if not executions:
         return None
     return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=executions[-1]["started_us"])
@@ -192,6 +218,13 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
         JobError: when there is no `[score]`, it is wrong, or the input is gone.
         OutputError: when a file cannot be written or the input has changed.
     """
+    if is_partitioned(directory):
+        with checkpoint.open_directory(directory):
+            for folder in folders_of(directory):
+                score(folder, job_file)
+            run = stored_run(directory)
+            found = run.write().score
+        return _required(found, directory)
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         document, base, signature = store.job()
     if job_file is not None:
@@ -276,7 +309,27 @@ def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
             written.
     """
     given = None if job_file is None else Job.load(job_file)
-    return [_recost(each, given) for each in runs_in(directory)]
+    return [_recost_run(each, given) for each in runs_in(directory)]
+
+
+def _recost_run(directory: Path, given: Job | None) -> Recosted:
+    if not is_partitioned(directory):
+        return _recost(directory, given)
+    before = totals_of_run(directory)
+    with checkpoint.open_directory(directory, new=False):
+        for folder in folders_of(directory):
+            _recost(folder, given)
+        written = stored_run(directory).write()
+    after = written.totals or totals_of_run(directory)
+    return Recosted(
+        directory,
+        before.known_cost,
+        after.known_cost,
+        after.unpriced,
+        written.files,
+        before.unpriced,
+        _given(given),
+    )
 
 
 def _recost(directory: Path, given: Job | None) -> Recosted:
@@ -407,10 +460,11 @@ def _score_section(path: Path) -> dict[str, Any] | list[dict[str, Any]]:
     return tables if isinstance(given, list) else tables[0]
 
 
-def _required(evaluation: Evaluation | None, directory: Path) -> Evaluation:
-    if evaluation is None:
+def _required(found: T | None, directory: Path) -> T:
+    """Return the evaluation of a job, or its score, if it has any."""
+    if found is None:
         raise JobError(
             f"{directory}: the job of this run has no section [score]; add one to the job file, "
             f"and run: batchrun score {directory} --job JOB"
         )
-    return evaluation
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -25,6 +25,7 @@ from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.report.preference_text import preference_facts, preference_lines
 from batchrun.run.matrix import runs_in
+from batchrun.run.whole import opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,23 +63,23 @@ def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
         CheckpointError: when a directory holds no usable run.
     """
     with _opened(directories) as stores:
-        return corrected([_compared(store, stores[0]) for store in stores])
+        found = zip(directories, stores, strict=True)
+        return corrected([_compared(directory, store, stores[0]) for directory, store in found])
 
 
 @contextmanager
 def _opened(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]]:
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(closing(checkpoint.Checkpoint(directory, writable=False)))
-            for directory in directories
-        ]
+        yield [stack.enter_context(opened_whole(directory)) for directory in directories]
 
 
-def _compared(store: checkpoint.Checkpoint, first: checkpoint.Checkpoint) -> ComparedRun:
+def _compared(
+    directory: Path, store: checkpoint.Checkpoint, first: checkpoint.Checkpoint
+) -> ComparedRun:
     document, _, signature = store.job()
     checkpoint.check_intact(store)
     return ComparedRun(
-        directory=store.path.parent,
+        directory=directory,
         model=str(document["request"].get("model", "")),
         input=signature.rpartition(":")[2],
         totals=checkpoint.totals(store),

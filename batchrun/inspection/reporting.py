@@ -6,7 +6,6 @@ Of a matrix, a report of every cell and one of all of them side by side.
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -23,6 +22,7 @@ from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
 from batchrun.run.matrix import is_matrix, runs_in
 from batchrun.run.scoring import Evaluation
+from batchrun.run.whole import opened_whole, with_judges
 
 if TYPE_CHECKING:
     from batchrun.evaluation import ScoreTotals
@@ -62,7 +62,7 @@ def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
     """
     found: dict[str, ScoreTotals | None] = {}
     for run in runs_in(directory):
-        with closing(checkpoint.Checkpoint(run, writable=False)) as store:
+        with opened_whole(run) as store:
             document, _, _ = store.job()
             totals = checkpoint.score_totals(store)
         found[run.name] = totals if document.get("score") else None
@@ -84,7 +84,7 @@ def _write_matrix_report(directory: Path) -> Path:
 
 
 def _write_run_report(directory: Path) -> Path:
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+    with opened_whole(directory) as store:
         path = directory / FILE_NAME
         output.refuse_foreign_page(path, "report")
         text = _report(directory, store)
@@ -100,7 +100,7 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
         job = Job.from_document(document, Path(base), origin=str(store.path))
         check_intact(store, directory, job.output)
         job, source = usable_input(store)
-        score = _score(job, source, store)
+        score = _score(directory, job, source, store)
     except JobError as problem:
         source = None
         notes.append(f"Prompts and scores are not shown: {problem}")
@@ -117,13 +117,15 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
     return run_page(totals, checkpoint.history(store), score, rows, info)
 
 
-def _score(job: Job, source: Source, store: checkpoint.Checkpoint) -> ScoreTotals | None:
+def _score(
+    directory: Path, job: Job, source: Source, store: checkpoint.Checkpoint
+) -> ScoreTotals | None:
     """Add up the scores; judge the answers first where that was not done when they came."""
     evaluation = Evaluation.of(job, source)
     if evaluation is None:
         return None
     evaluation.score(source, store, again=False)
-    return evaluation.totals(store)
+    return with_judges(directory, evaluation, evaluation.totals(store))
 
 
 def _state(totals: RunTotals) -> str:

@@ -11,6 +11,7 @@ from batchrun.errors import JobError
 from batchrun.inspection import load_job
 from batchrun.job.reader import listed
 from batchrun.run.matrix import is_matrix
+from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import RunOptions, run_directory
 from batchrun.simulator import SimulatorConfig
 
@@ -60,7 +61,8 @@ def _runs_inside(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(directory: Path) -> bool:
-    return (directory / checkpoint.FILE_NAME).is_file() or is_matrix(directory)
+    has_checkpoint = (directory / checkpoint.FILE_NAME).is_file()
+    return has_checkpoint or is_matrix(directory) or is_partitioned(directory)
 
 
 def _shortened(path: Path) -> Path:

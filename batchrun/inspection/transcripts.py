@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,10 @@ from batchrun.evaluation import ScoreColumn
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import check_intact
+from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import same_input
 from batchrun.run.scoring import Evaluation
+from batchrun.run.whole import opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -128,12 +130,13 @@ def open_transcripts(directory: Path) -> Iterator[OpenTranscripts]:
         JobError: when the input is gone.
         OutputError: when the input has changed.
     """
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+    with opened_whole(directory) as store:
         document, base, signature = store.job()
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = same_input(job, signature)
         check_intact(store, directory, job.output)
         evaluation = Evaluation.of(job, source)
         if evaluation is not None:
-            evaluation.score(source, store, again=not evaluation.runs_code)
+            again = not evaluation.runs_code and not is_partitioned(directory)
+            evaluation.score(source, store, again=again)
         yield OpenTranscripts(job, source, store)

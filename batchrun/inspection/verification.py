@@ -6,68 +6,45 @@ input, and each output with what an export would write now.
 
 from __future__ import annotations
 
-import re
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from posixpath import normpath
+from typing import TYPE_CHECKING
 
 import orjson
 
 from batchrun import __version__, checkpoint, output, report
 from batchrun.errors import (
     DAMAGE_REMEDY,
-    BatchrunError,
     CheckpointError,
     Flaw,
     JobError,
     Record,
     RunEnd,
 )
+from batchrun.inspection.findings import SUMMARY, USAGE, Findings, check_whole, summary_flaws
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
 from batchrun.run.matrix import is_matrix, runs_in
+from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import input_signature, plan_signature
 from batchrun.run.scoring import Evaluation, score_table
+from batchrun.run.whole import folders_of
 from batchrun.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from batchrun.errors import Damage
     from batchrun.evaluation import ScoreTotals
+    from batchrun.inspection.findings import Finding
     from batchrun.records import RenderedItem
 
 
-USAGE = "usage.parquet"
-SUMMARY = "summary.json"
-# Values of the summary that grow while nothing changes.
-_AGE_OF_BATCH = re.compile(r"batches\.\d+\.age_s")
-# The errors that impossible values cause.
-_NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _BESIDE_INPUT = "requests, scores and the input's columns in the results"
 _RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is wrong in a run directory: in which file, at which row, and the way out.
-
-    `others` counts further rows with the same problem.
-    """
-
-    file: str
-    row: str | None
-    problem: str
-    others: int
-    remedy: str
-
-    def __str__(self) -> str:
-        row = f"row {self.row}: " if self.row is not None else ""
-        others = f" (and {self.others:,} more)" if self.others else ""
-        remedy = f"; {self.remedy}" if self.remedy else ""
-        return f"{self.file}: {row}{self.problem}{others}{remedy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +100,28 @@ def verify(directory: Path) -> Verification:
     """
     with checkpoint.shared_lock(directory):
         if not is_matrix(directory):
-            return _verify_with_judges(directory)
+            return _verify_whole(directory)
         with ExitStack() as stack:
             cells = runs_in(directory)
             for cell in cells:
                 stack.enter_context(checkpoint.shared_lock(cell))
-            return _combined(directory, [_verify_with_judges(cell) for cell in cells])
+            return _combined(directory, [_verify_whole(cell) for cell in cells])
+
+
+def _verify_whole(directory: Path) -> Verification:
+    """Check a run; of a partitioned one the parts, then the outputs of the whole against them."""
+    if not is_partitioned(directory):
+        return _verify_with_judges(directory)
+    with ExitStack() as stack:
+        folders = folders_of(directory)
+        for folder in folders:
+            stack.enter_context(checkpoint.shared_lock(folder))
+        parts = _combined(directory, [_verify_with_judges(folder) for folder in folders])
+    found = Findings(list(parts.findings), list(parts.notes), list(parts.checked))
+    if not found.findings:
+        with found.as_note("the outputs of the whole run"):
+            check_whole(directory, found)
+    return Verification(directory, tuple(found.findings), tuple(found.notes), tuple(found.checked))
 
 
 def _verify_with_judges(directory: Path) -> Verification:
@@ -144,14 +137,16 @@ def _combined(directory: Path, cells: Sequence[Verification]) -> Verification:
     ]
     return Verification(
         directory,
-        tuple(replace(f, file=name + f.file) for name, cell in named for f in cell.findings),
+        tuple(
+            replace(f, file=normpath(name + f.file)) for name, cell in named for f in cell.findings
+        ),
         tuple(name + note for name, cell in named for note in cell.notes),
-        tuple(name + file for name, cell in named for file in cell.checked),
+        tuple(normpath(name + file) for name, cell in named for file in cell.checked),
     )
 
 
 def _verify_run(directory: Path) -> Verification:
-    found = _Findings()
+    found = Findings()
     with closing(checkpoint.Checkpoint(directory, writable=False, still=True)) as store:
         try:
             _check_everything(directory, store, found)
@@ -161,7 +156,7 @@ def _verify_run(directory: Path) -> Verification:
     return Verification(directory, tuple(found.findings), tuple(found.notes), tuple(found.checked))
 
 
-def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: _Findings) -> None:
+def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: Findings) -> None:
     if found.wrong(checkpoint.FILE_NAME, checkpoint.file_flaws(store), _RESTORE):
         found.notes.append("everything else, because the checkpoint is damaged")
         return
@@ -193,7 +188,7 @@ def _describe(
     directory: Path,
     store: checkpoint.Checkpoint,
     job: Job | None,
-    found: _Findings,
+    found: Findings,
 ) -> None:
     """Add what is damaged; then the outputs may be the right ones."""
     shown = described(store, damage, directory, None if job is None else job.output)
@@ -212,7 +207,7 @@ def _check_outputs(
     store: checkpoint.Checkpoint,
     job: Job | None,
     source: Source | None,
-    found: _Findings,
+    found: Findings,
 ) -> None:
     outputs = _Outputs(directory, store, found)
     score = None
@@ -227,46 +222,7 @@ def _check_outputs(
         outputs.check_summary(score)
 
 
-@dataclass
-class _Findings:
-    """What has been found so far."""
-
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    checked: list[str] = field(default_factory=list)
-
-    def wrong(self, file: str, flaws: Iterable[Flaw], remedy: str = "") -> bool:
-        """Add the flaws of a file; say whether there were any."""
-        new = [Finding(file, flaw.row, flaw.problem, flaw.others, remedy) for flaw in flaws]
-        self.findings += new
-        return bool(new)
-
-    def check(self, file: str, flaws: Iterable[Flaw], remedy: str) -> None:
-        """Add the flaws of a file, and that it was checked."""
-        with self.as_note(file):
-            self.wrong(file, flaws, remedy)
-            self.checked.append(file)
-
-    @contextmanager
-    def as_note(self, what: str) -> Iterator[None]:
-        """Add a note about what prevents a check.
-
-        Raises:
-            CheckpointError: which ends the checking.
-        """
-        try:
-            yield
-        except CheckpointError:
-            raise
-        except BatchrunError as error:
-            self.notes.append(f"{what}: {error}")
-        except _NONSENSE as error:
-            if not self.findings:
-                raise  # nothing in the checkpoint explains it: a mistake of ours
-            self.notes.append(f"{what}, because of what is wrong already ({error!r:.80})")
-
-
-def _job_of(store: checkpoint.Checkpoint, found: _Findings) -> Job | None:
+def _job_of(store: checkpoint.Checkpoint, found: Findings) -> Job | None:
     """Return the job that the run keeps, as far as it can still be used."""
     document, base, _ = store.job()
     try:
@@ -276,7 +232,7 @@ def _job_of(store: checkpoint.Checkpoint, found: _Findings) -> Job | None:
         return None
 
 
-def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Findings) -> Source | None:
+def _source_of(job: Job, store: checkpoint.Checkpoint, found: Findings) -> Source | None:
     """Open the input when it is still the one that was run."""
     _, _, signature = store.job()
     try:
@@ -294,7 +250,7 @@ def _source_of(job: Job, store: checkpoint.Checkpoint, found: _Findings) -> Sour
 
 
 def _check_requests(
-    job: Job, source: Source, store: checkpoint.Checkpoint, found: _Findings
+    job: Job, source: Source, store: checkpoint.Checkpoint, found: Findings
 ) -> None:
     """See that each row has the request, by its fingerprint, that is rendered from it now."""
     flaws = list(_request_flaws(job, source, store))
@@ -349,7 +305,7 @@ def _request_problems(
 class _Outputs:
     """The files of a run directory, compared with what would be written now."""
 
-    def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: _Findings) -> None:
+    def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: Findings) -> None:
         self._directory = directory
         self._store = store
         self._totals = checkpoint.totals(store)
@@ -411,7 +367,9 @@ class _Outputs:
     def check_summary(self, score: ScoreTotals | None) -> None:
         """Compare the sums; what scores add up to only where it is known."""
         if self._is_expected(SUMMARY):
-            self._found.check(SUMMARY, self._summary_flaws(score), self._export)
+            wanted = report.summary_json(self._totals, score)
+            flaws = summary_flaws(self._directory / SUMMARY, wanted, is_scored=score is not None)
+            self._found.check(SUMMARY, flaws, self._export)
 
     def _compare(self, name: str, contents: output.FileContents) -> None:
         if self._is_expected(name):
@@ -433,30 +391,3 @@ class _Outputs:
         """Whether an execution came to its end: the samples of an estimate write no outputs."""
         before = {RunEnd.UNFINISHED, RunEnd.SAMPLED}
         return any(execution["outcome"] not in before for execution in self._totals.executions)
-
-    def _summary_flaws(self, score: ScoreTotals | None) -> Iterator[Flaw]:
-        wanted = _leaves(orjson.loads(report.summary_json(self._totals, score)))
-        try:
-            has = _leaves(orjson.loads((self._directory / SUMMARY).read_bytes()))
-        except (OSError, ValueError) as error:
-            yield Flaw(f"cannot be read: {error}")
-            return
-        for name in sorted(wanted.keys() | has.keys()):
-            is_unknown = score is None and name.startswith("score.")
-            is_age = _AGE_OF_BATCH.fullmatch(name) is not None
-            if has.get(name) != wanted.get(name) and not (is_unknown or is_age):
-                is_now, should = (repr(found.get(name))[:60] for found in (has, wanted))
-                yield Flaw(f"{name} is {is_now}, and the checkpoint gives {should}")
-
-
-def _leaves(value: object, path: str = "") -> Mapping[str, object]:
-    """Return the values at the ends of JSON by their places, such as `counts.total`."""
-    if not isinstance(value, dict | list) or not value:
-        return {path: value}
-    pairs: Iterable[tuple[Any, Any]] = (
-        value.items() if isinstance(value, dict) else enumerate(value)
-    )
-    found: dict[str, object] = {}
-    for key, part in pairs:
-        found |= _leaves(part, f"{path}.{key}" if path else str(key))
-    return found

@@ -7,7 +7,7 @@ that is how a run directory can write its outputs again without the job file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
     DEFAULT_FILES,
     FLEX_RETRY,
+    PARTITION_ROWS,
     BatchConfig,
     Cell,
     InputConfig,
@@ -29,6 +30,7 @@ from batchrun.job.configs import (
     PriceConfig,
     RequestConfig,
     RetryConfig,
+    RunPart,
     ScoreConfig,
     ToolsConfig,
 )
@@ -114,6 +116,8 @@ class Job:
         """
         path = Path(path)
         given, base = read_toml(path), path.resolve().parent
+        if "part" in given:
+            raise JobError(f"{path}: part: unknown key")
         if "judge" in given:
             raise JobError(f"{path}: judge: unknown key (a judge belongs in [score.judge])")
         if problems := strays(given, base, overrides or {}):
@@ -125,6 +129,15 @@ class Job:
     def _with_files(self, files: tuple[UserFile, ...]) -> Job:
         cells = tuple(cell._with_files(files) for cell in self.cells)
         return replace(self, files=files, cells=cells)
+
+    def of_part(self, part: RunPart) -> Job:
+        """Return the job of one part of a partitioned run: its rows, and its file of results."""
+        return replace(
+            self,
+            document={**self.document, "part": asdict(part)},
+            input=replace(self.input, part=part),
+            output=replace(self.output, files=(f"../{part.name}.parquet",), partition_by=()),
+        )
 
     @classmethod
     def for_table(
@@ -177,6 +190,8 @@ class Job:
             document=document,
             base=base,
         )
+        if "part" in document:
+            job = job.of_part(_read_part(top.table("part")))
         check_cap(sections["limits"], limits, request)
         for section, config in zip(scorers, scores, strict=True):
             if config.judge is not None and config.judge.request is not None:
@@ -321,6 +336,10 @@ def _read_name(section: Section) -> str:
     return name
 
 
+def _read_part(table: Mapping[str, Any]) -> RunPart:
+    return RunPart(*(int(table.get(each.name, 0)) for each in fields(RunPart)))
+
+
 def _read_retry(section: Section, request: RequestConfig) -> RetryConfig:
     is_flex = request.parameters.get("service_tier") == "flex"
     default = FLEX_RETRY if is_flex else RetryConfig()
@@ -407,6 +426,7 @@ def _read_output(
         unnest=_read_unnest(section, answer),
         escape_formulas=section.get("escape_formulas", bool) or False,
         partition_by=section.check("partition_by", partial(_partition_by, section, files), ()),
+        partition_rows=section.number("partition_rows", int, PARTITION_ROWS),
     )
 
 
@@ -480,6 +500,7 @@ __all__ = [
     "PriceConfig",
     "RequestConfig",
     "RetryConfig",
+    "RunPart",
     "ScoreConfig",
     "ToolsConfig",
     "UserFile",

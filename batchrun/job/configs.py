@@ -40,13 +40,34 @@ Match = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class RunPart:
+    """A part of a partitioned run: consecutive rows of the input, with a checkpoint of their own.
+
+    Attributes:
+        number: from 1.
+        first: the ordinal of its first row.
+        rows: how many rows it may have; the last part has as many as are left.
+    """
+
+    number: int
+    first: int
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder in the run directory, and of its file of results."""
+        return f"part-{self.number:04d}"
+
+
+@dataclass(frozen=True, slots=True)
 class InputConfig:
     """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column.
 
     `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
     A path may be an address in a cloud; `storage_options` then say how to reach it. `separator`, `quote`,
     `escape` and `encoding` describe a CSV file; None: detected. `sheet` is that of an Excel file.
-    `pattern` is the path before its dates were filled in, where it has some.
+    `pattern` is the path before its dates were filled in, where it has some. With a `part`, only its rows
+    are read.
     """
 
     path: str
@@ -60,6 +81,7 @@ class InputConfig:
     encoding: str | None = None
     sheet: str | None = None
     pattern: str | None = None
+    part: RunPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,13 +343,17 @@ class Cell:
     values: Mapping[str, Any]
 
 
+PARTITION_ROWS = 2_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
     `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. With `partition_by`,
-    files of Parquet are folders with a part for each value of these columns.
+    files of Parquet are folders with a part for each value of these columns. A run of more than
+    `partition_rows` rows has a checkpoint for each so many rows.
     """
 
     dir: Path
@@ -336,3 +362,4 @@ class OutputConfig:
     unnest: Mapping[str, Any] = field(default_factory=dict)
     escape_formulas: bool = False
     partition_by: tuple[str, ...] = ()
+    partition_rows: int = PARTITION_ROWS

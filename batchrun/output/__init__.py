@@ -49,7 +49,7 @@ from batchrun.output.frames import (
 )
 from batchrun.output.table_types import GivenTable, given_table
 from batchrun.output.workbooks import check_sheet
-from batchrun.output.writers import write_dataset, write_file
+from batchrun.output.writers import write_concatenated, write_dataset, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -218,6 +218,16 @@ def write_contents(path: Path, contents: FileContents, *, in_run_directory: bool
             write_file(temporary, path.suffix, contents)
 
 
+def concatenate(parts: Sequence[Path], path: Path) -> None:
+    """Write the rows of Parquet files with the same columns, one file after the other, into one.
+
+    Raises:
+        OutputError: when it cannot be written; what was there before is untouched.
+    """
+    with replacing(path) as temporary:
+        write_concatenated(temporary, parts)
+
+
 def check_outputs(
     config: OutputConfig, columns: Mapping[str, Any], ours: Mapping[str, Kind], rows: int
 ) -> None:
@@ -261,6 +271,7 @@ __all__ = [
     "Rows",
     "ScoreTable",
     "check_outputs",
+    "concatenate",
     "differences",
     "given_table",
     "own_contents",

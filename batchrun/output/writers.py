@@ -56,6 +56,12 @@ def write_file(path: Path, suffix: str, contents: FileContents) -> None:
         _lazy(contents, contents.frames).sink_ndjson(path, maintain_order=True)
 
 
+def write_concatenated(path: Path, parts: Sequence[Path]) -> None:
+    """Write the rows of Parquet files, in order, into one."""
+    rows = pl.concat([pl.scan_parquet(part, glob=False) for part in parts])
+    rows.sink_parquet(path, row_group_size=GROUP_ROWS, maintain_order=True)
+
+
 def write_dataset(folder: Path, contents: FileContents) -> None:
     """Write a Parquet dataset: a folder for each value of the columns of `contents.partition_by`.
 

@@ -22,6 +22,7 @@ from batchrun.run.events import EventFile, event_file
 from batchrun.run.execution import Execution, first_batchrun_error
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
+from batchrun.run.parts import division_of
 from batchrun.run.preparation import (
     Prepared,
     RunOptions,
@@ -39,6 +40,7 @@ from batchrun.run.together import (
     run_all,
     shared_by,
 )
+from batchrun.run.waves import DividedRun, run_in_parts
 from batchrun.workers import RayCluster, WorkersFactory
 
 if TYPE_CHECKING:
@@ -114,6 +116,9 @@ async def _run_together(
     for job in jobs:
         plans.append(await in_thread(prepare, job, options, plans[0] if plans else None))
     options = replace(options, dispatcher=dispatcher_of(plans, options))
+    divided = [DividedRun(plan, division_of(plan, options)) for plan in plans]
+    if any(run.parts is not None for run in divided):
+        return await run_in_parts(divided, options, interrupts, spent_before, log)
     with ExitStack() as stack:
         runs = [stack.enter_context(opened_run(plan, options)) for plan in plans]
         runs = [replace(run, reuse=await agreed(run, options)) for run in runs]

@@ -43,6 +43,7 @@ from batchrun.run.damage import restore_copies
 from batchrun.run.events import RunLog
 from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
+from batchrun.run.parts import division_notes
 from batchrun.run.pipeline import (
     Feed,
     change_message,
@@ -206,6 +207,7 @@ class Execution:
                 provider=plan.job.request.provider,
                 base_url=plan.job.request.base_url,
                 dispatcher=self._shared.options.dispatcher.name,
+                number=self._run.number,
             ),
             lost,
         )
@@ -213,6 +215,7 @@ class Execution:
         for hint in (
             *plan.source.notes,
             *nothing_to_do(plan),
+            *division_notes(plan, None),
             *hints(plan.job, self._shared.options),
         ):
             self.log.note(hint)
@@ -433,7 +436,7 @@ class Execution:
             return ExecutionEnd(RunEnd.BATCHES_OUT, reason, BatchesOut(reason))
         if stop is not None and out:
             stop = Stop(stop.end, sentences(stop.reason, come_back(out)))
-        if stop is None and tally.sent and not tally.succeeded:
+        if stop is None and tally.sent and not (tally.succeeded or self._run.has_succeeded):
             stop = Stop(RunEnd.NOTHING_SUCCEEDED, f"{tally.last_error}")
         if stop is not None and stop.end is RunEnd.PRECISE:
             return ExecutionEnd(stop.end, stop.reason)

@@ -21,7 +21,9 @@ from batchrun.report.formatting import in_columns
 from batchrun.report.open_batches import come_back
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
+from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import RunOptions, check_places, run_directory
+from batchrun.run.whole import folders_of, opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -147,7 +149,8 @@ def _spent_by_others(directory: Path, jobs: Sequence[Job]) -> int:
     for cell in read_cells(directory):
         if cell.name in names:
             continue
-        for run in (directory / cell.name, *checkpoint.judge_folders(directory / cell.name)):
+        parts = folders_of(directory / cell.name)
+        for run in (each for part in parts for each in (part, *checkpoint.judge_folders(part))):
             with closing(checkpoint.Checkpoint(run, writable=False)) as store:
                 spent += store.spent()
     return spent
@@ -191,8 +194,11 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
 
 def count_damaged(directory: Path) -> int:
     """Return how many records of a run do not match their checksums. The run must not be running."""
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-        return checkpoint.find_damage(store).count
+    found = 0
+    for folder in folders_of(directory):
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            found += checkpoint.find_damage(store).count
+    return found
 
 
 def damage_hint(count: int, directory: Path) -> str:
@@ -213,7 +219,7 @@ def _cell_totals(
     directory: Path, *, running: bool
 ) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
     for cell in read_cells(directory):
-        with closing(checkpoint.Checkpoint(directory / cell.name, writable=False)) as store:
+        with opened_whole(directory / cell.name) as store:
             score = checkpoint.score_totals(store)
             totals = settled_totals(checkpoint.totals(store), running=running)
             yield cell.name, (totals, score if score.scored else None)
@@ -300,7 +306,11 @@ def read_cells(directory: Path) -> list[Cell]:
             f"{path}: cannot be read ({error}); remove it and run the matrix again. The cells in "
             "the same directory are kept, and their answers are not sent again"
         ) from None
-    return [cell for cell in cells if (directory / cell.name / checkpoint.FILE_NAME).is_file()]
+    return [cell for cell in cells if _has_run(directory / cell.name)]
+
+
+def _has_run(directory: Path) -> bool:
+    return (directory / checkpoint.FILE_NAME).is_file() or is_partitioned(directory)
 
 
 def write_cells(directory: Path, jobs: Sequence[Job]) -> None:

@@ -58,6 +58,8 @@ class OpenRun:
         price_provider: whose prices `recost` was given; None when it was not used.
         price_note: a message about that price.
         judges: the runs of its judges.
+        number: of this execution; None for the next one of the run.
+        has_succeeded: whether this execution had answers in other parts of the run.
     """
 
     plan: Prepared
@@ -67,6 +69,8 @@ class OpenRun:
     price_provider: str | None = None
     price_note: str | None = None
     judges: tuple[OpenRun, ...] = ()
+    number: int | None = None
+    has_succeeded: bool = False
 
     @property
     def name(self) -> str:

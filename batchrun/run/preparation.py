@@ -276,10 +276,10 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         most_in_flight=most_in_flight,
     )
     judges = [] if evaluation is None or options.rows is not None else evaluation.judges
-    return replace(plan, judges=tuple(_judging(plan, judge, options) for judge in judges))
+    return replace(plan, judges=tuple(judging_plan(plan, judge, options) for judge in judges))
 
 
-def _judging(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
+def judging_plan(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
     """Check all of a judge that can be checked before there are answers.
 
     Raises:

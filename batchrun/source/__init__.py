@@ -6,8 +6,10 @@ text); values of other files keep their types.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from batchrun.job import InputConfig
+    from batchrun.job import InputConfig, RunPart
     from batchrun.source.tables import TableFile
 
 Part = TypeVar("Part", pl.DataFrame, list[bytes])
@@ -64,6 +66,7 @@ class Source:
     def __init__(self, config: InputConfig) -> None:
         self._name = config.path
         self._remote = RemoteCopy(config) if is_remote(config.path) else None
+        self._whole: Source | None = None
         self._config = config = config if self._remote is None else self._remote.config
         # The paths of copies, and what they are copies of.
         self._copies = {} if self._remote is None else {config.path: self._name}
@@ -113,7 +116,24 @@ class Source:
             JobError: when the input cannot be parsed.
         """
         total = sum(self._count_file(table) for table in self._tables)
-        return total if self._config.limit is None else min(total, self._config.limit)
+        first, rows = self._span
+        return max(0, total - first) if rows is None else max(0, min(total - first, rows))
+
+    def of_part(self, part: RunPart) -> Source:
+        """Return the rows of one part as a table, without opening the files again."""
+        found = copy.copy(self)
+        found._config = replace(self._config, part=part)
+        found._whole = self  # it removes the copies of files at its end
+        return found
+
+    @property
+    def _span(self) -> tuple[int, int | None]:
+        """The ordinal of the first row that is read, and how many are; None for all the rest."""
+        limit, part = self._config.limit, self._config.part
+        if part is None:
+            return 0, limit
+        left = part.rows if limit is None else max(0, limit - part.first)
+        return part.first, min(part.rows, left)
 
     def check_ids(self) -> None:
         """Check that every row has an id and that ids are unique.
@@ -149,8 +169,20 @@ class Source:
         """
         # Without columns, one is read to know the number of rows.
         names = list(self.schema if columns is None else columns) or list(self.schema)[:1]
-        every = (frame for table in self._tables for frame in self._file_frames(table, names))
-        return _first(every, self._config.limit)
+        first, rows = self._span
+        return _first(self._frames_from(first, names), rows)
+
+    def _frames_from(self, first: int, columns: list[str]) -> Iterator[pl.DataFrame]:
+        """Yield the rows from an ordinal on. Most of what is before it in Parquet files is not read."""
+        for table in self._tables:
+            skipped = 0
+            if first and table.kind == ".parquet" and self._where is None:
+                with self._named_as_given():
+                    skipped = min(first, parquet.count(table.place))
+            first -= skipped
+            for frame in self._file_frames(table, columns, skipped):
+                kept, first = frame[first:], max(0, first - frame.height)
+                yield kept
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
         """Yield the items in order, with the values of these columns.
@@ -166,7 +198,7 @@ class Source:
         read = self._read_lines if self._has_lines else self._read_frames
         start = 0
         for ids, rows in read(wanted, chunk_rows):
-            names = ids or numbered(start, len(rows))
+            names = ids or numbered(self._span[0] + start, len(rows))
             yield [Item(start + n, names[n], row) for n, row in enumerate(rows)]
             start += len(rows)
 
@@ -177,7 +209,7 @@ class Source:
             frame: consecutive rows, with all columns.
             start: the ordinal of the first one.
         """
-        return self._ids(frame).to_list() or numbered(start, frame.height)
+        return self._ids(frame).to_list() or numbered(self._span[0] + start, frame.height)
 
     def class_names(self, column: str) -> tuple[str, ...]:
         """Return the names of the classes of a column with class numbers, if the file has them."""
@@ -209,11 +241,13 @@ class Source:
         # Reads every cell, to find errors in a text file before anything is sent.
         return sum(frame.height for frame in self._file_frames(table, list(self.schema)))
 
-    def _file_frames(self, table: TableFile, columns: list[str]) -> Iterator[pl.DataFrame]:
+    def _file_frames(
+        self, table: TableFile, columns: list[str], skipped: int = 0
+    ) -> Iterator[pl.DataFrame]:
         if self._has_lines:
             found = json_lines.frames(table.place, self.schema, columns, self._condition)
         else:
-            found = readers.frames(table, columns, self._condition)
+            found = readers.frames(table, columns, self._condition, skipped)
         with self._where_in_errors(), self._named_as_given():
             yield from found
 
@@ -228,8 +262,8 @@ class Source:
             raise JobError(text) from error.__cause__
 
     def _as_given(self, text: str) -> str:
-        for copy, original in reversed(self._copies.items()):
-            text = text.replace(copy, original)
+        for place, original in reversed(self._copies.items()):
+            text = text.replace(place, original)
         return text
 
     def _read_frames(
@@ -246,7 +280,8 @@ class Source:
         self, columns: list[str], chunk_rows: int
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
         every = (lines for table in self._tables for lines in json_lines.blocks(table.place))
-        for lines in _first(map(self._matching, every), self._config.limit):
+        first, most = self._span
+        for lines in _first(_after(map(self._matching, every), first), most):
             for start in range(0, len(lines), chunk_rows):
                 part = lines[start : start + chunk_rows]
                 with file_errors(self._name):
@@ -282,6 +317,13 @@ class Source:
                         f'"{column}" is in row {seen[value]} and in row {row}; ids must be unique. Fix the '
                         f"table, {USE_ROW_NUMBERS}"
                     )
+
+
+def _after(parts: Iterable[Part], rows: int) -> Iterator[Part]:
+    """Yield parts without their first rows, of all parts together."""
+    for part in parts:
+        yield part[rows:]
+        rows = max(0, rows - len(part))
 
 
 def _first(parts: Iterable[Part], limit: int | None) -> Iterator[Part]:

@@ -56,15 +56,19 @@ def class_names(path: Path, column: str) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def frames(path: Path, columns: list[str], where: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+def frames(
+    path: Path, columns: list[str], where: pl.Expr | None = None, skipped: int = 0
+) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file in order, or those that satisfy a condition, in bounded frames.
+
+    Without a condition, the first `skipped` rows are left out.
 
     Raises:
         JobError: when it cannot be read.
     """
     with file_errors(path):
         if where is None:
-            yield from _every_frame(path, columns)
+            yield from _every_frame(path, columns, skipped)
         elif _is_large(path, needed := list({*columns, *where.meta.root_names()})):
             for frame in _every_frame(path, needed):
                 yield frame.filter(where).select(columns)
@@ -90,17 +94,30 @@ def _row_numbers(path: Path, where: pl.Expr) -> pl.Series:
     return numbered.filter(where).select(ROW_NUMBER).collect(engine="streaming").to_series()
 
 
-def _every_frame(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
-    first = 0
-    for is_large, run in groupby(_groups(path), lambda group: _group_is_large(group, columns)):
-        groups = list(run)
+def _every_frame(path: Path, columns: list[str], skipped: int = 0) -> Iterator[pl.DataFrame]:
+    """Yield the rows in order; row groups whose rows are all skipped are not read."""
+    first, left = 0, [*_groups(path)]
+    while left and first + left[0].rows <= skipped:
+        first += left.pop(0).rows
+    unwanted = skipped - first
+    for frame in _group_frames(path, columns, first, left):
+        yield frame[unwanted:] if unwanted else frame
+        unwanted = max(0, unwanted - frame.height)
+
+
+def _group_frames(
+    path: Path, columns: list[str], first: int, groups: Sequence[RowGroup]
+) -> Iterator[pl.DataFrame]:
+    """Yield the rows of consecutive row groups; the first of them has the row `first`."""
+    for is_large, run in groupby(groups, lambda group: _group_is_large(group, columns)):
+        alike = list(run)
         if is_large:
-            for number, group in enumerate(groups):
-                start = first + sum(each.rows for each in groups[:number])
+            for number, group in enumerate(alike):
+                start = first + sum(each.rows for each in alike[:number])
                 yield from _paged(path, columns, start, group)
         else:
-            yield from _sliced(path, columns, first, groups)
-        first += sum(group.rows for group in groups)
+            yield from _sliced(path, columns, first, alike)
+        first += sum(group.rows for group in alike)
 
 
 def _sliced(

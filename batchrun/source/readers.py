@@ -38,15 +38,17 @@ def schema(tables: Sequence[TableFile]) -> pl.Schema:
 
 
 def frames(
-    table: TableFile, columns: list[str], where: pl.Expr | None = None
+    table: TableFile, columns: list[str], where: pl.Expr | None = None, skipped: int = 0
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file in order, or those that satisfy a condition, in bounded frames.
+
+    Of a Parquet file without a condition, the first `skipped` rows are left out.
 
     Raises:
         JobError: when it cannot be read.
     """
     if table.kind == ".parquet":
-        yield from parquet.frames(table.place, columns, where)
+        yield from parquet.frames(table.place, columns, where, skipped)
         return
     with _errors(table):
         lazy = _scan(table)

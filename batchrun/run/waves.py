@@ -1,0 +1,247 @@
+"""Runs that are divided into parts: one part after the other, with the limits and money of the whole.
+
+Several runs, such as the cells of a matrix, work on their first parts at the same time, then on their
+second ones, and so on.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from batchrun import checkpoint
+from batchrun.checkpoint import Reuse
+from batchrun.errors import Interrupted, JobError, OutputError
+from batchrun.run.conclusion import InterruptibleRows, RunReport, Written
+from batchrun.run.execution import Execution, first_batchrun_error
+from batchrun.run.parts import (
+    PartList,
+    division_notes,
+    options_of_part,
+    plan_of_part,
+    write_parts,
+)
+from batchrun.run.pipeline import ask_consent, needs_consent, reuse_of
+from batchrun.run.together import (
+    Spending,
+    agreed,
+    agreed_judges,
+    budget_of,
+    concluded,
+    judge_all,
+    opened_run,
+    run_all,
+    shared_by,
+    spending_of,
+)
+from batchrun.run.whole import WholeRun, totals_of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrun.errors import BatchrunError
+    from batchrun.run.events import EventFile
+    from batchrun.run.execution import Shared
+    from batchrun.run.interrupts import Interrupts
+    from batchrun.run.pipeline import OpenRun
+    from batchrun.run.preparation import Prepared, RunOptions
+
+
+@dataclass
+class DividedRun:
+    """A run and how far this execution has come with its parts.
+
+    Attributes:
+        plan: of the whole run.
+        parts: how it is divided; None for a run that is not.
+        number: of this execution over all parts.
+        reuse: of earlier answers by a changed plan, by the number of the part.
+        succeeded: requests of this execution that got an answer.
+        reports: of the parts that have ended.
+        error: what ended the run early.
+    """
+
+    plan: Prepared
+    parts: PartList | None
+    number: int = 1
+    reuse: dict[int, Reuse] = field(default_factory=dict)
+    succeeded: int = 0
+    reports: list[RunReport] = field(default_factory=list)
+    error: BatchrunError | None = None
+
+    @property
+    def count(self) -> int:
+        """How many parts it has."""
+        return 1 if self.parts is None else self.parts.count
+
+    def part_plan(self, index: int, options: RunOptions) -> tuple[Prepared, RunOptions]:
+        """Return the plan of a part, from 0, and how to run it."""
+        if self.parts is None:
+            return self.plan, options
+        part = self.parts.parts[index]
+        return plan_of_part(self.plan, self.parts, part, options), options_of_part(options, part)
+
+
+async def run_in_parts(
+    runs: Sequence[DividedRun],
+    options: RunOptions,
+    interrupts: Interrupts,
+    spent_before: int,
+    log: EventFile,
+) -> list[RunReport]:
+    """Run or resume runs of which at least one is divided.
+
+    Args:
+        runs: those that this process works on.
+        options: how to run them.
+        interrupts: the signals that end them.
+        spent_before: what other runs have spent of `max_cost_usd`, in pico-dollars.
+        log: receives the events.
+    """
+    plans = [run.plan for run in runs]
+    with ExitStack() as stack:
+        before = Spending(spent_before)
+        for run in runs:
+            if run.parts is not None:
+                stack.enter_context(
+                    checkpoint.open_directory(
+                        run.plan.directory, new=options.new, files=run.plan.job.output.files
+                    )
+                )
+                await anyio.to_thread.run_sync(_begin, run, options)
+            before += await anyio.to_thread.run_sync(_spending, run, options)
+        money = budget_of(plans[0].job, before)
+        with interrupts.caught():
+            try:
+                async with shared_by(plans, money, options, interrupts, log) as shared:
+                    for run in runs:
+                        for note in division_notes(run.plan, run.parts) if run.parts else ():
+                            shared.progress.note(note)
+                    for index in range(max(run.count for run in runs)):
+                        await _run_wave(runs, index, shared)
+            except BaseExceptionGroup as group:
+                raise first_batchrun_error(group) from group
+            return [
+                await anyio.to_thread.run_sync(_ended, run, options, interrupts) for run in runs
+            ]
+
+
+def _begin(run: DividedRun, options: RunOptions) -> None:
+    """Ask for consent to a changed plan, and write how the run is divided."""
+    if run.parts is None:
+        return
+    for part in run.parts.parts:
+        folder = run.plan.directory / part.name
+        if not (folder / checkpoint.FILE_NAME).exists():
+            continue
+        plan = plan_of_part(run.plan, run.parts, part, options)
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            known = checkpoint.totals(store).executions
+            run.number = max([run.number, *(each["execution"] + 1 for each in known)])
+            reuse = reuse_of(plan, store, options_of_part(options, part))
+        if reuse is not None:
+            run.reuse[part.number] = reuse
+    together = _added(list(run.reuse.values()))
+    if needs_consent(together, options):
+        ask_consent(run.plan, together, options.ask)
+    write_parts(run.plan.directory, run.parts)
+
+
+def _added(every: Sequence[Reuse]) -> Reuse:
+    return Reuse(
+        reused=sum(one.reused for one in every),
+        new=sum(one.new for one in every),
+        paid=sum(one.paid for one in every),
+        left_behind=sum(one.left_behind for one in every),
+        out=sum(one.out for one in every),
+    )
+
+
+def _spending(run: DividedRun, options: RunOptions) -> Spending:
+    """Add up what a run and its judges have cost, in all parts."""
+    if options.new and run.parts is None:
+        return Spending()
+    home = run.plan.directory
+    runs = [home] if run.parts is None else checkpoint.part_folders(home)
+    found = Spending()
+    for folder in (each for one in runs for each in (one, *checkpoint.judge_folders(one))):
+        if (folder / checkpoint.FILE_NAME).exists():
+            with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+                found += spending_of([store])
+    return found
+
+
+async def _run_wave(runs: Sequence[DividedRun], index: int, shared: Shared) -> None:
+    """Run one part of each run that has not ended, at the same time."""
+    signal = shared.interrupts.first
+    active = [run for run in runs if run.error is None and index < run.count]
+    if signal is not None:
+        for run in active:
+            run.error = Interrupted(signal, "interrupted; all answers are saved")
+        return
+    if not active:
+        return
+    with ExitStack() as stack:
+        opened = []
+        for run in active:
+            plan, options = run.part_plan(index, shared.options)
+            found = stack.enter_context(opened_run(plan, options))
+            opened.append(await _agreed_part(run, index, found, options))
+        wave = [replace(shared, options=run.part_plan(index, shared.options)[1]) for run in active]
+        executions = [Execution(one, each) for one, each in zip(opened, wave, strict=True)]
+        with shared.progress:
+            errors = await run_all(executions, shared)
+        errors = await judge_all(opened, errors, shared)
+        for run, one, execution, error in zip(active, opened, executions, errors, strict=True):
+            rows = InterruptibleRows(one.store, shared.interrupts)
+            done = await anyio.to_thread.run_sync(
+                concluded, one, execution, rows, error, shared.options
+            )
+            execution.log.ended(done.exit_code, done.error, done.summary())
+            run.reports.append(done)
+            run.error = done.error
+            last = done.totals.last_execution
+            run.succeeded += 0 if last is None else last.succeeded
+
+
+async def _agreed_part(
+    run: DividedRun, index: int, opened: OpenRun, options: RunOptions
+) -> OpenRun:
+    if run.parts is None:
+        found = replace(opened, reuse=await agreed(opened, options))
+        return await agreed_judges(found, options)
+    part = run.parts.parts[index]
+    found = replace(
+        opened,
+        reuse=run.reuse.get(part.number),
+        label=f"{opened.label} {part.name}".strip(),
+        number=run.number,
+        has_succeeded=run.succeeded > 0,
+    )
+    return await agreed_judges(found, options)
+
+
+def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunReport:
+    """Write the outputs of a whole run; return its state."""
+    if run.parts is None:
+        return run.reports[0]
+    directory, error = run.plan.directory, run.error
+    whole = WholeRun(directory, run.plan.job, run.plan.source, run.parts)
+    written = Written()
+    try:
+        if options.rows is None and whole.is_placed():
+            written = whole.write(partial(InterruptibleRows, interrupts=interrupts))
+    except Interrupted as interrupted:
+        error = error or interrupted
+    except (OutputError, JobError) as problem:
+        error = error or OutputError(str(problem))
+    totals = written.totals or totals_of_run(directory)
+    return RunReport(totals, directory, written.files, error, written.score)
+
+
+__all__ = ["DividedRun", "run_in_parts"]

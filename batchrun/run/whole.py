@@ -1,0 +1,294 @@
+"""A partitioned run as a whole: its outputs, its sums and its scores, from those of its parts."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrun import checkpoint, output, report
+from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
+from batchrun.errors import CheckpointError, OutputError
+from batchrun.job import Job
+from batchrun.run.conclusion import SUMMARY_FILE, Written
+from batchrun.run.damage import USAGE_FILE
+from batchrun.run.parts import PartList, is_partitioned, read_parts
+from batchrun.run.preparation import same_input
+from batchrun.run.scoring import Evaluation, columns_of_scores, score_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    import polars as pl
+
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.job import RunPart
+    from batchrun.pricing.totals import RunTotals
+    from batchrun.source import Source
+
+
+class NoRows:
+    """The rows of a part that has not begun: nothing is known of them."""
+
+    def columns(self, _first: int, _end: int, names: Sequence[str]) -> Mapping[str, list[Any]]:
+        """Return no rows."""
+        return {name: [] for name in ("ordinal", *names)}
+
+    def rows_within(self, first: int, end: int, _most_bytes: int) -> int:
+        """Return all rows: they have no answers."""
+        return end - first
+
+    def attempt_columns(self, _chunk_rows: int) -> Iterator[Mapping[str, list[Any]]]:
+        """Yield nothing."""
+        yield from ()
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRun:
+    """A partitioned run.
+
+    Attributes:
+        directory: of the run.
+        job: of the whole.
+        source: the whole input.
+        parts: how it is divided.
+    """
+
+    directory: Path
+    job: Job
+    source: Source
+    parts: PartList
+
+    @property
+    def begun(self) -> list[RunPart]:
+        """The parts that have a checkpoint."""
+        there = {folder.name for folder in checkpoint.part_folders(self.directory)}
+        return [part for part in self.parts.parts if part.name in there]
+
+    def results(
+        self,
+        suffix: str,
+        rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None,
+        since: datetime | None = None,
+    ) -> output.FileContents:
+        """Return what a file of all results holds; one part is open at a time."""
+
+        def contents_of(part: RunPart, store: checkpoint.Checkpoint | None) -> output.FileContents:
+            job = self.job.of_part(part)
+            kinds = result_kinds(job.request.optional_columns)
+            rows: output.Rows = NoRows()
+            scores = _no_scores(job)
+            if store is not None:
+                rows = store if rows_of is None else rows_of(store)
+                scores = score_table(job, store)
+            results = output.Results(self.source.of_part(part), rows, kinds, scores, since)
+            return output.results_contents(self.job.output, suffix, results)
+
+        return self._chained(contents_of)
+
+    def usage(
+        self, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None
+    ) -> output.FileContents:
+        """Return what the table of all attempts holds."""
+
+        def contents_of(_part: RunPart, store: checkpoint.Checkpoint | None) -> output.FileContents:
+            rows: output.Rows = NoRows()
+            if store is not None:
+                rows = store if rows_of is None else rows_of(store)
+            return output.usage_contents(rows, ATTEMPT_KINDS)
+
+        return self._chained(contents_of)
+
+    def _chained(
+        self, contents_of: Callable[[RunPart, checkpoint.Checkpoint | None], output.FileContents]
+    ) -> output.FileContents:
+        begun = {part.number for part in self.begun}
+
+        def frames(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+            for part in self.parts.parts:
+                with self._opened(part, is_begun=part.number in begun) as store:
+                    yield from contents_of(part, store).frames(columns)
+
+        return replace(contents_of(self.parts.parts[0], None), frames=frames)
+
+    @contextmanager
+    def _opened(self, part: RunPart, *, is_begun: bool) -> Iterator[checkpoint.Checkpoint | None]:
+        if not is_begun:
+            yield None
+            return
+        folder = self.directory / part.name
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            yield store
+
+    def totals(self) -> RunTotals:
+        """Add the parts up."""
+        return totals_of_run(self.directory)
+
+    def score(self) -> ScoreTotals | None:
+        """Add the stored scores of the parts up; None when the job has no `[score]`."""
+        evaluation = Evaluation.of(self.job, self.source)
+        if evaluation is None:
+            return None
+        folders = [(self.directory / part.name, part.first) for part in self.begun]
+        with checkpoint.merged(folders, self.parts.rows, checkpoint.SCORED) as store:
+            return with_judges(self.directory, evaluation, evaluation.totals(store))
+
+    def write(
+        self, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None
+    ) -> Written:
+        """Write the outputs of the whole run from those of its parts, and its `summary.json`.
+
+        Raises:
+            OutputError: when a file cannot be written, or a part was made of another input or job.
+            JobError: when a file that no run wrote has the name of an output.
+        """
+        self.check_alike()
+        files = []
+        for name in self.job.output.files:
+            path = self.directory / name
+            output.refuse_foreign_results(path, "[output] files", in_run_directory=True)
+            self._write_results(path, rows_of)
+            files.append(path)
+        usage = self.directory / USAGE_FILE
+        output.write_contents(usage, self.usage(rows_of))
+        totals, score = self.totals(), self.score()
+        summary = self.directory / SUMMARY_FILE
+        output.write_text(summary, report.summary_json(totals, score))
+        return Written((*files, usage, summary), score, totals)
+
+    def _write_results(
+        self, path: Path, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None
+    ) -> None:
+        parts = [self.directory / f"{part.name}.parquet" for part in self.parts.parts]
+        is_plain = path.suffix == ".parquet" and not self.job.output.partition_by
+        if is_plain and all(part.exists() for part in parts):
+            output.concatenate(parts, path)
+        else:
+            output.write_contents(path, self.results(path.suffix, rows_of))
+
+    def check_alike(self) -> None:
+        """Check that all parts that have begun are of the same job and input.
+
+        Raises:
+            OutputError: when the run stopped before it came to a part whose input or job has changed.
+        """
+        if not self.is_placed():
+            raise OutputError(
+                f"{self.directory}: the job or its input has changed, and the run has not come to "
+                "all of its parts since then. Run the job again: only what differs is sent"
+            )
+
+    def is_placed(self) -> bool:
+        """Say whether all parts that have begun are of the same job and input."""
+        return len({_signature(self.directory / part.name) for part in self.begun}) <= 1
+
+
+def _signature(folder: Path) -> str:
+    with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+        return store.job()[2]
+
+
+def _no_scores(job: Job) -> output.ScoreTable | None:
+    if not job.scores:
+        return None
+    kinds = {column.name: column.kind for column in columns_of_scores(job)}
+    return output.ScoreTable(kinds, lambda _first, _end: [])
+
+
+def totals_of_run(directory: Path) -> RunTotals:
+    """Add a run up, which may be in parts.
+
+    Raises:
+        CheckpointError: when no part has begun, or one cannot be used.
+    """
+    if is_partitioned(directory):
+        folders = _begun_folders(directory)
+        return checkpoint.totals_of_parts(folders, read_parts(directory).rows)
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        return checkpoint.totals(store)
+
+
+def stored_document(directory: Path) -> tuple[dict[str, Any], str, str]:
+    """Return the job's document, the folder of its paths and the signature of a partitioned run.
+
+    Raises:
+        CheckpointError: when no part has begun, or the first cannot be used.
+    """
+    with closing(checkpoint.Checkpoint(_begun_folders(directory)[0], writable=False)) as store:
+        document, base, signature = store.job()
+    document.pop("part", None)
+    return document, base, signature
+
+
+def stored_run(directory: Path) -> WholeRun:
+    """Open a partitioned run whose input is the one that was run.
+
+    Raises:
+        JobError: when the input cannot be read.
+        OutputError: when it is another one.
+        CheckpointError: when no part has begun, or the first cannot be used.
+    """
+    document, base, signature = stored_document(directory)
+    job = Job.from_document(document, Path(base), origin=str(directory))
+    return WholeRun(directory, job, same_input(job, signature), read_parts(directory))
+
+
+def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> ScoreTotals:
+    """Add what judges did in all parts of a run, which is beside their checkpoints."""
+    for judge in evaluation.judges:
+        name = judge.config.name
+        folders = [part / judge.folder for part in checkpoint.part_folders(directory)]
+        folders = [each for each in folders if (each / checkpoint.FILE_NAME).exists()]
+        own = score.scorers[name] if name else score
+        if not folders or own.judge is None:
+            continue
+        done = checkpoint.totals_of_parts(folders, 0)
+        whole = replace(
+            own.judge,
+            attempts=done.attempts,
+            maybe_billed=done.maybe_billed,
+            input_tokens=done.usage.input_tokens,
+            output_tokens=done.usage.output_tokens,
+            cost=done.known_cost,
+        )
+        own = replace(own, judge=whole)
+        score = replace(score, scorers={**score.scorers, name: own}) if name else own
+    return score
+
+
+def folders_of(directory: Path) -> list[Path]:
+    """Return the directories that have the checkpoints of a run: of its parts, or its own."""
+    return _begun_folders(directory) if is_partitioned(directory) else [directory]
+
+
+@contextmanager
+def opened_whole(directory: Path) -> Iterator[checkpoint.Checkpoint]:
+    """Open the checkpoint of a run for reading; of a partitioned one, a temporary copy of its parts.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+        RecordsDamaged: when records of a part are damaged.
+        OutputError: when there is no room for temporary files.
+    """
+    if not is_partitioned(directory):
+        with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+            yield store
+        return
+    parts = read_parts(directory)
+    folders = _begun_folders(directory)
+    for folder in folders:
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            checkpoint.check_intact(store)
+    size = parts.partition_rows
+    firsts = [(int(folder.name.removeprefix("part-")) - 1) * size for folder in folders]
+    with checkpoint.merged(list(zip(folders, firsts, strict=True)), parts.rows) as store:
+        yield store
+
+
+def _begun_folders(directory: Path) -> list[Path]:
+    folders = checkpoint.part_folders(directory)
+    if not folders:
+        raise CheckpointError(f"{directory}: holds no run yet; run the job first")
+    return folders
