@@ -62,7 +62,7 @@ from batchrun.job.request import (
     request_keys,
 )
 from batchrun.job.scorers import read_scores, score_sections
-from batchrun.job.sections import check_cap, read_batch, read_input, read_limits
+from batchrun.job.sections import check_cap, read_batch, read_input, read_limits, read_unnest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -423,7 +423,7 @@ def _read_output(
         dir=section.check("dir", partial(_run_directory, base, place, day), base),
         files=files,
         prefix=section.text("prefix"),
-        unnest=_read_unnest(section, answer),
+        unnest=read_unnest(section, answer),
         escape_formulas=section.get("escape_formulas", bool) or False,
         partition_by=section.check("partition_by", partial(_partition_by, section, files), ()),
         partition_rows=section.number("partition_rows", int, PARTITION_ROWS),
@@ -436,33 +436,6 @@ def _run_directory(base: Path, given: str, day: date | None) -> Path:
     if not place.isprintable():
         raise ValueError(f"{place!r:.80} contains characters that cannot be printed")
     return path
-
-
-def _read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
-    if not section.get("unnest", bool):
-        return {}
-    schema = (answer.schema if answer else None) or {}
-    properties = schema.get("properties")
-    if not isinstance(properties, dict) or not properties:
-        section.problem("unnest", "needs a [request] json_schema with properties")
-        return {}
-    definitions = {
-        f"#/{key}/{name}": one
-        for key in ("$defs", "definitions")
-        for name, one in (schema.get(key) or {}).items()
-    }
-    return {name: _defined(one, definitions) for name, one in properties.items()}
-
-
-def _defined(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Return the schema that a property refers to, directly or as one of several."""
-    if not isinstance(schema, dict):
-        return schema
-    if "anyOf" in schema and isinstance(schema["anyOf"], list):
-        return {**schema, "anyOf": [_defined(one, definitions) for one in schema["anyOf"]]}
-    if "items" in schema:
-        return {**schema, "items": _defined(schema["items"], definitions)}
-    return definitions.get(str(schema.get("$ref")), schema)
 
 
 def _partition_by(section: Section, files: Sequence[str]) -> tuple[str, ...]:

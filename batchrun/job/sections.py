@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.job.configs import RequestConfig
+    from batchrun.records import AnswerSchema
 
 
 _SECRET = re.compile(
@@ -211,3 +212,31 @@ def check_cap(
                 "max_cost_usd",
                 f"cannot be enforced with the tool {kind}, which the provider runs and bills",
             )
+
+
+def read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
+    """Return the properties of the answer's schema that become columns, by name."""
+    if not section.get("unnest", bool):
+        return {}
+    schema = (answer.schema if answer else None) or {}
+    properties = schema.get("properties")
+    if not isinstance(properties, dict) or not properties:
+        section.problem("unnest", "needs a [request] json_schema with properties")
+        return {}
+    definitions = {
+        f"#/{key}/{name}": one
+        for key in ("$defs", "definitions")
+        for name, one in (schema.get(key) or {}).items()
+    }
+    return {name: _defined(one, definitions) for name, one in properties.items()}
+
+
+def _defined(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the schema that a property refers to, directly or as one of several."""
+    if not isinstance(schema, dict):
+        return schema
+    if "anyOf" in schema and isinstance(schema["anyOf"], list):
+        return {**schema, "anyOf": [_defined(one, definitions) for one in schema["anyOf"]]}
+    if "items" in schema:
+        return {**schema, "items": _defined(schema["items"], definitions)}
+    return definitions.get(str(schema.get("$ref")), schema)
