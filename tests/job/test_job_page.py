@@ -80,7 +80,7 @@ def spelt(value: object) -> str:
         return f'`"{value}"`'
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
-    return f"{value:g}"
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 @pytest.mark.parametrize("section", ["input", "limits", "retry", "output", "tools", "score"])
