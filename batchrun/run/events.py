@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun import __version__
 from batchrun.errors import BatchrunError, JobError
 from batchrun.job.paths import PRIVATE_FILE
 from batchrun.records import Status
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.records import Attempt, PlannedRequest, RenderedItem, Result
+    from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
 
 
@@ -249,3 +251,20 @@ def _is_event(line: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(found, dict) and {"time", "event", "pid"} <= found.keys()
+
+
+def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, Any]:
+    """Return the facts of the log's `start` event."""
+    request = plan.job.request
+    return {
+        "version": __version__,
+        "execution": execution,
+        "directory": str(plan.directory),
+        "rows": plan.total,
+        "format": request.format,
+        "base_url": request.base_url,
+        "provider": request.provider_name,
+        "model": request.model,
+        "simulated": options.simulate is not None,
+        "date": plan.job.date,
+    }

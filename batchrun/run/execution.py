@@ -40,8 +40,13 @@ from batchrun.pricing import price_book
 from batchrun.report.formatting import counted
 from batchrun.report.open_batches import come_back, keep_running
 from batchrun.run.damage import restore_copies
+<<<<<<< HEAD
 from batchrun.run.events import RunLog
 from batchrun.run.finished_rows import finished_rows
+=======
+from batchrun.run.events import RunLog, started
+from batchrun.run.finished_rows import FinishedRows
+>>>>>>> d0e9ad0 (The facts of the log's start event stand with the log)
 from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.parts import division_notes
 from batchrun.run.pipeline import (
@@ -71,7 +76,7 @@ if TYPE_CHECKING:
     from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.interrupts import Interrupts
     from batchrun.run.pipeline import OpenRun
-    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.preparation import RunOptions
     from batchrun.run.progress import Progress
 
 
@@ -484,20 +489,3 @@ def first_batchrun_error(group: BaseExceptionGroup[BaseException]) -> BaseExcept
         if isinstance(found, BatchrunError):
             return found
     return group
-
-
-def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, Any]:
-    """Return the facts of the log's `start` event."""
-    request = plan.job.request
-    return {
-        "version": __version__,
-        "execution": execution,
-        "directory": str(plan.directory),
-        "rows": plan.total,
-        "format": request.format,
-        "base_url": request.base_url,
-        "provider": request.provider_name,
-        "model": request.model,
-        "simulated": options.simulate is not None,
-        "date": plan.job.date,
-    }
