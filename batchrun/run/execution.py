@@ -40,13 +40,8 @@ from batchrun.pricing import price_book
 from batchrun.report.formatting import counted
 from batchrun.report.open_batches import come_back, keep_running
 from batchrun.run.damage import restore_copies
-<<<<<<< HEAD
-from batchrun.run.events import RunLog
-from batchrun.run.finished_rows import finished_rows
-=======
 from batchrun.run.events import RunLog, started
-from batchrun.run.finished_rows import FinishedRows
->>>>>>> d0e9ad0 (The facts of the log's start event stand with the log)
+from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.parts import division_notes
 from batchrun.run.pipeline import (
