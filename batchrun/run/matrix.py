@@ -18,7 +18,7 @@ from batchrun.job import Cell
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
-from batchrun.report.open_batches import come_back
+from batchrun.report.open_batches import come_back, listed_batches
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.parts import is_partitioned
@@ -171,9 +171,13 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
         )
         simulated = [report.SIMULATED] if is_simulated(directory) else []
         hints = [damage_hint(count, directory / name) for name, count in damaged.items() if count]
-        return "\n".join(
-            [state, *(harmless(line) for line in [*in_columns(_table(found)), *simulated, *hints])]
-        )
+        out = [
+            f"{name}: {line}"
+            for name, (totals, _) in found.items()
+            for line in listed_batches(totals.open_batches)
+        ]
+        lines = [*in_columns(_table(found)), *simulated, *out, *hints]
+        return "\n".join([state, *(harmless(line) for line in lines)])
     cells = {cell.name: cell.values for cell in read_cells(directory)}
     facts = {
         "running": running,

@@ -373,6 +373,9 @@ def test_a_matrix_says_how_many_batches_are_out_and_new_moves_its_simulated_ones
         code, _, stderr = command("run", job, "--batch", "--no-wait")
         assert code == 7
         assert "2 batches with 8 rows are being worked on" in stderr
+        status = command("status", job.parent / "out")[1]
+        assert status.count("msgbatch_") == 2
+        assert "model=claude-sonnet-4-5: msgbatch_" in status
         assert (
             "2 batches with 8 rows of the previous run"
             in (command("run", job, "--batch", "--new")[2])
