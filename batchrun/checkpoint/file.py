@@ -236,8 +236,8 @@ def _existing(path: Path) -> Path:
         is_matrix = path.with_name(MATRIX_FILE).exists()
         hint = "it is a matrix: name the folder of a cell"
         raise CheckpointError(
-            f"{path.parent}: holds no checkpoint.db; "
-            f"{hint if is_matrix else 'is it the directory of a run?'}"
+            f"{path.parent}: has no checkpoint.db; "
+            f"{hint if is_matrix else 'it is not a run directory'}"
         )
     return path
 

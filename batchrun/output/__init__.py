@@ -89,7 +89,7 @@ def result_names(
     if clashes:
         raise JobError(
             f"the input or the answer has columns that batchrun writes too: {listed(clashes)}; "
-            'choose what to put before ours, such as [output] prefix = "llm_"'
+            'set a prefix for those of batchrun, such as [output] prefix = "llm_"'
         )
     return names
 

@@ -793,7 +793,7 @@ def filled(directory: Path) -> None:
 
 
 def test_reading_a_directory_without_a_checkpoint_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no checkpoint\.db"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint\.db"):
         Checkpoint(tmp_path, writable=False)
     assert list(tmp_path.iterdir()) == []
 

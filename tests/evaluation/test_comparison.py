@@ -170,7 +170,7 @@ def test_what_cannot_be_compared(evaluate: Callable[..., Path], tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     code, _, stderr = batchrun("compare", one, tmp_path / "empty")
     assert code == 5
-    assert "holds no checkpoint.db" in stderr
+    assert "has no checkpoint.db" in stderr
 
 
 def test_archived_runs_are_compared_where_nothing_may_be_written(

@@ -654,7 +654,7 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: (d / "checkpoint.db").unlink(), "holds no checkpoint.db"),
+        (lambda d: (d / "checkpoint.db").unlink(), "has no checkpoint.db"),
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "not a SQLite file"),
         (lambda d: (d / "checkpoint.db").write_bytes(b""), "holds no run yet"),
         (sql("UPDATE _sqlite_migrations SET name = 'm999'"), "newer version"),

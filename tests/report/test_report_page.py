@@ -237,7 +237,7 @@ def test_a_report_does_without_its_input(directory: Path, tmp_path: Path) -> Non
 def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
     code, _, stderr = command("report", tmp_path)
     assert code == 5
-    assert "holds no checkpoint.db" in stderr
+    assert "has no checkpoint.db" in stderr
 
 
 def test_what_html_cannot_hold_is_replaced_and_every_value_is_escaped(directory: Path) -> None:
