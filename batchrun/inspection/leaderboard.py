@@ -17,6 +17,8 @@ from batchrun.job.paths import is_simulated
 from batchrun.report.formatting import in_columns
 from batchrun.report.ranking import Leaderboard, Ranking, leaderboard_page, ranked_cells
 from batchrun.run.matrix import is_matrix, runs_in
+from batchrun.run.parts import is_partitioned
+from batchrun.run.whole import stored_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +31,12 @@ REPORT = "report.html"
 
 def is_folder_of_runs(path: Path) -> bool:
     """Say whether a folder is no run itself, but has runs in it."""
-    is_run = (path / checkpoint.FILE_NAME).is_file() or is_matrix(path)
-    return path.is_dir() and not is_run and any(_runs(path))
+    return path.is_dir() and not _is_run(path) and any(_runs(path))
+
+
+def _is_run(path: Path) -> bool:
+    has_checkpoint = (path / checkpoint.FILE_NAME).is_file()
+    return has_checkpoint or is_matrix(path) or is_partitioned(path)
 
 
 def leaderboard(folder: Path) -> Leaderboard:
@@ -107,8 +113,8 @@ def write_leaderboard(board: Leaderboard, path: Path) -> None:
 
 def _runs(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and ((path / checkpoint.FILE_NAME).is_file() or is_matrix(path)):
-            yield from (run for run in runs_in(path) if (run / checkpoint.FILE_NAME).is_file())
+        if path.is_dir() and _is_run(path):
+            yield from (run for run in runs_in(path) if _is_run(run))
 
 
 def _table_of(directory: Path) -> tuple[str, str] | None:
@@ -116,8 +122,11 @@ def _table_of(directory: Path) -> tuple[str, str] | None:
 
     It is the table and how its answers are scored.
     """
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-        document, _, signature = store.job()
+    if is_partitioned(directory):
+        document, _, signature = stored_document(directory)
+    else:
+        with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+            document, _, signature = store.job()
     if "judge" in document:
         return None
     score = document.get("score") or []

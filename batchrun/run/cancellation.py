@@ -14,6 +14,7 @@ from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
 from batchrun.run import run_job
 from batchrun.run.matrix import runs_in
+from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import RunOptions
 from batchrun.simulator import SimulatorConfig
 
@@ -66,6 +67,8 @@ def cancel(directory: Path, options: RunOptions | None = None) -> list[Canceled]
 
 
 def _cancel(directory: Path, options: RunOptions) -> Canceled:
+    if is_partitioned(directory):
+        return Canceled(directory, ())  # a run in parts sends no batches
     with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
         document, base, _ = store.job()
         found = tuple(checkpoint.batches(store, open_only=True))

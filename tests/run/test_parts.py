@@ -306,3 +306,25 @@ def test_two_cells_of_a_matrix_are_divided_each(write_job: WriteJob) -> None:
     assert total["succeeded"] == 2 * ROWS
     assert batchrun("verify", out)[0] == 0
     assert batchrun("compare", out)[0] == 0
+
+
+def test_a_run_in_parts_is_ranked_and_compared_like_others(write_job: WriteJob) -> None:
+    with serving(say) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS + SCORED)
+        runs = job.parent / "runs"
+        whole = ("--set", "output.partition_rows=100", "--output-dir", runs / "whole")
+        for options in (("--output-dir", runs / "parts"), whole):
+            assert batchrun("run", job, *options)[0] == 0
+    code, stdout, stderr = batchrun("compare", runs)
+    assert code == 0, stderr
+    assert "parts" in stdout
+    assert "whole" in stdout
+    code, stdout, stderr = batchrun("compare", runs / "parts", runs / "whole")
+    assert code == 0, stderr
+    assert "against parts" in stdout
+    code, _, stderr = batchrun("compare", runs / "parts", runs / "whole", "--judge", job)
+    assert code == 2
+    assert "is divided into parts, which --judge cannot compare" in stderr
+    code, stdout, _ = batchrun("cancel", runs / "parts")
+    assert code == 0
+    assert "no batches are open" in stdout
