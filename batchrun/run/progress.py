@@ -293,6 +293,8 @@ class Progress:
     def _facts(self) -> list[_Fact]:
         """Return the facts beside the bar."""
         facts = [_Fact(f"{_short(self._tokens)} tokens", 3), _Fact(self._cost(), 2)]
+        if self._is_simulated:
+            facts.append(_Fact("simulated", 4))
         if self._errors:
             facts.append(_Fact(f"{self._errors} errors"))
         unusual = unusual_endings(self._endings)
@@ -306,9 +308,8 @@ class Progress:
         if self._unpriced and not self._pico:
             return "unknown cost"
         of_cap = "" if self._cap is None else f" of ${self._cap / PICO_PER_USD:.4f}"
-        label = " simulated" if self._is_simulated else ""
         more = " or more" if self._unpriced else ""
-        return f"${self._pico / PICO_PER_USD:.4f}{more}{of_cap}{label}"
+        return f"${self._pico / PICO_PER_USD:.4f}{more}{of_cap}"
 
 
 def _short(number: int) -> str:

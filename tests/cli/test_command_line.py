@@ -42,7 +42,7 @@ def _existing(words: list[str]) -> list[str]:
         __file__
         if word.endswith((".toml", ".csv", ".parquet")) and "=" not in word
         else str(Path(__file__).parent)
-        if word.startswith("runs/")
+        if word.startswith("runs/") or word == "runs"
         else word
         for word in words
     ]

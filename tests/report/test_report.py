@@ -83,6 +83,7 @@ TOTALS = RunTotals(
 )
 EMPTY = replace(
     TOTALS,
+    dropped=(),
     total=0,
     succeeded=0,
     errored=0,
@@ -286,6 +287,7 @@ triage:
   speed           201 rows/s · 93,085 tokens/s · 61.2 s
   waited          60.0 s request rate · 12.3 s retry · summed over rows
   retried         600 transient · 400 rate limit
+  left out        top_k for claude-a
 
   errors
              280  invalid_request_error: too long

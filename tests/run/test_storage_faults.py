@@ -43,7 +43,7 @@ Results = Callable[[], pl.DataFrame]
 CONCURRENCY = 16
 LIMITS = f"[limits]\nconcurrency = {CONCURRENCY}"
 WAITING = "waits up to 20 s for room"
-SMALL_DISK = 400_000
+SMALL_DISK = 1_200_000
 
 needs_prlimit = pytest.mark.skipif(
     not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process"
@@ -137,7 +137,7 @@ def test_outputs_that_do_not_fit_are_written_once_there_is_room(write_job: Write
         table = pl.read_csv(job.parent / "rows.csv", infer_schema=False)
         table.with_columns(pad=pl.lit("x" * 100_000)).write_csv(job.parent / "rows.csv")
         out = job.parent / "out"
-        code, _, stderr = finish(start_on_small_disk("run", job, size=1_000_000))
+        code, _, stderr = finish(start_on_small_disk("run", job, size=2_000_000))
         assert code == 6
         assert "results.csv: could not be written" in stderr
         assert f"batchrun export {out}" in stderr
