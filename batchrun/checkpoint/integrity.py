@@ -77,14 +77,14 @@ KINDS = {
 }
 # What decides which rows are sent: checked before anything is sent.
 PLACES = (Record.ROW, Record.REQUEST, Record.STATUS, Record.BATCH, Record.EXECUTION, Record.RUN)
-# What `recost` makes anew.
+# What `recost` replaces.
 COUNTED = (Record.COST, Record.PRICE)
 
 
 def find_damage(
     store: Checkpoint, records: Iterable[Record] = tuple(KINDS), most: int = MOST
 ) -> Damage:
-    """Look through what is kept, or only records of these kinds; describe at most so many.
+    """Look through what is kept, or only records of these kinds; describe at most `most`.
 
     Takes seconds for each million of rows.
 

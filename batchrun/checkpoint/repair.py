@@ -106,7 +106,7 @@ def _restore_ids(store: Checkpoint) -> None:
 
 
 def forget_damaged_costs(store: Checkpoint) -> None:
-    """Make damaged costs unknown, and delete damaged prices: `recost` makes both anew."""
+    """Make damaged costs unknown, and delete damaged prices: `recost` replaces both."""
     costs, prices = KINDS[Record.COST], KINDS[Record.PRICE]
     keys = store.db.execute(
         f"SELECT d.request_id, d.number FROM attempts d WHERE {costs.condition}"  # noqa: S608
@@ -138,7 +138,7 @@ def _restore_executions(store: Checkpoint) -> None:
 
 
 def _restore_run(store: Checkpoint) -> None:
-    """The execution that follows writes job and plan anew; the rest is unknown."""
+    """The execution that follows writes job and plan again; the rest is unknown."""
     if find_damage(store, (Record.RUN,)).count:
         store.update_run(
             "job = '{}', plan_signature = '', planned = NULL, scored = NULL, given_price = NULL, "

@@ -217,7 +217,7 @@ class BatchClient:
         return self._read(await self._call(_BatchCall("POST", url, httpx.ByteStream(b""))))
 
     async def delete_input(self, file_id: str) -> None:
-        """Delete an uploaded file. Failing is no problem: the vendor deletes it in time."""
+        """Delete an uploaded file. A failure is harmless: the vendor deletes it later."""
         with suppress(ProviderError):
             await self._call(_BatchCall("DELETE", self.service.file(file_id)))
 

@@ -46,7 +46,7 @@ class BatchEndpoint(Protocol):
         """Ask whether there are batches at all. Raises `NoBatchEndpoint`."""
 
     async def upload(self, requests: BinaryIO, tag: str) -> str | None:
-        """Upload the content of a batch; return the id of the file, or None where that is no step."""
+        """Upload the content of a batch; return the id of the file, or None where the format has no such step."""
 
     async def create(
         self,

@@ -41,7 +41,7 @@ def tile_tokens(width: int, height: int) -> float:
     """Return the tokens of an image in high detail for models of OpenAI that count tiles."""
     scale = min(1.0, TILES_WITHIN / max(width, height))
     scale *= min(1.0, TILES_EDGE / (min(width, height) * scale))
-    # A pixel more or less by rounding is no tile of its own.
+    # A pixel more or less by rounding does not add a tile.
     tiles = ceil(width * scale / TILE - 1e-9) * ceil(height * scale / TILE - 1e-9)
     return IMAGE_BASE + TILE_TOKENS * tiles
 

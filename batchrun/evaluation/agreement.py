@@ -120,8 +120,8 @@ def judge_lines(totals: JudgeTotals, bounds: Sequence[float] | None) -> list[str
     requests = f"{totals.attempts:,} request{'' if totals.attempts == 1 else 's'}"
     lines = [f"judge {totals.model}: {requests}, {cost} in addition"]
     counts = {"missing": totals.missing, "unreadable": totals.unreadable, "failed": totals.failed}
-    if told := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
-        lines.append(f"rows without a verdict: {told}")
+    if without := ", ".join(f"{count:,} {name}" for name, count in counts.items() if count):
+        lines.append(f"rows without a verdict: {without}")
     if totals.consistency is not None:
         lines.append(
             f"verdicts on the same answer agree in {totals.consistency * 100:.1f} % of pairs"

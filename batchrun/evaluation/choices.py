@@ -29,7 +29,7 @@ _CONJUNCTIONS = {"and", "as", "because", "but", "is", "or", "since", "nor"}
 _AROUND = " \t\r\n\"'`“”‘’«»*_.:;,!()[]{}<>$\\"
 # Words of languages that are written without spaces may stand directly beside a choice.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-# A label that is a number is no part of another number: 1.5, -1.
+# A label that is a number does not match a part of another number: 1.5, -1.
 _BEFORE = rf"(?<![^\W{_CJK}])(?<!\d[.,])(?<![-+](?=\d))"
 _AFTER = rf"(?![^\W{_CJK}])(?!(?<=\d)[.,]\d)"
 # Fixed, short stretches, so that nothing backtracks.

@@ -63,7 +63,7 @@ def share_interval(mean: float, variance: float, freedom: float, count: int) -> 
 
     It is Wilson's with as many rows as would give this variance if all values were 0 or 1, and with the
     quantile of Student's t. Near 0 and 1 it is not symmetric, as it should be, and it is never wider than
-    0 to 1. Without any variance there is no telling how much there is, and that of a share is assumed.
+    0 to 1. Equal scores show no variance, and that of a share is assumed.
 
     Args:
         mean: from 0 to 1.

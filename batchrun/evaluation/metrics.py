@@ -59,7 +59,7 @@ def _over_rows(
     return passed / rows if rows else None
 
 
-# Half widths of intervals for which the number of rows is told.
+# Half widths of intervals for which the number of rows is shown.
 HALF_WIDTHS = (0.01, 0.02, 0.05)
 LONGEST_LABEL = 100
 # More labels than this are not listed on a terminal.

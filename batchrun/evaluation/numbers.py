@@ -1,4 +1,4 @@
-"""Reading the number that a text gives as its answer. What cannot be read is no number, never another one."""
+"""Reading the number that a text gives as its answer. Text that is unclear gives no number, never a wrong one."""
 
 from __future__ import annotations
 

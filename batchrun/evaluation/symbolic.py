@@ -45,7 +45,7 @@ class SymbolicMath:
         """Return whether an answer equals the expected expression, and what was read from it.
 
         Raises:
-            CannotScore: when the expected text is no expression, or comparing takes too long.
+            CannotScore: when the expected text is not an expression, or comparing takes too long.
         """
         pipe = self._started()
         try:

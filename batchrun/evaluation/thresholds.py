@@ -33,12 +33,12 @@ def below_threshold(scores: Mapping[str, ScoreTotals | None], least: float) -> s
     }
     if not low:
         return None
-    told = [
+    scores_below = [
         f"{f'{name}: ' if len(scores) > 1 else ''}"
         f"{'there is no score' if totals is None else score_line(totals)}"
         for name, totals in low.items()
     ]
-    return f"--fail-under {least:g} was not reached: {'; '.join(told)}"
+    return f"--fail-under {least:g} was not reached: {'; '.join(scores_below)}"
 
 
 def code_with_threshold(exit_code: int, problem: str | None) -> int:

@@ -1,4 +1,4 @@
-"""Reading the verdict of a judge from its answer. What cannot be read without doubt is no verdict. Pure."""
+"""Reading the verdict of a judge from its answer. An answer that is unclear gives no verdict. Pure."""
 
 from __future__ import annotations
 

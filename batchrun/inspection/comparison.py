@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from batchrun.source import Source
 
 
-# Rows whose answers differ that are looked for, in runs of so many rows that not all can be shown.
+# How many rows with different answers are found first, in runs with more rows than a page can hold.
 MOST_ROWS = 40_000
 
 

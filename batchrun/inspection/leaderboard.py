@@ -30,7 +30,7 @@ REPORT = "report.html"
 
 
 def is_folder_of_runs(path: Path) -> bool:
-    """Say whether a folder is no run itself, but has runs in it."""
+    """Say whether a folder is not a run, and has runs in it."""
     return path.is_dir() and not _is_run(path) and any(_runs(path))
 
 

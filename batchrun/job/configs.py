@@ -353,7 +353,7 @@ class OutputConfig:
     `unnest` holds the properties of the answer's JSON schema that become columns, by name.
     `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. With `partition_by`,
     files of Parquet are folders with a part for each value of these columns. A run of more than
-    `partition_rows` rows has a checkpoint for each so many rows.
+    `partition_rows` rows is divided into parts of this size, each with a checkpoint.
     """
 
     dir: Path

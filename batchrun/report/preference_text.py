@@ -124,5 +124,5 @@ def _position(counts: PreferenceCounts) -> list[str]:
 
 def _missing(counts: PreferenceCounts) -> list[str]:
     kinds = {"missing": counts.missing, "unreadable": counts.unreadable, "failed": counts.failed}
-    told = ", ".join(f"{count:,} {name}" for name, count in kinds.items() if count)
-    return [f"verdicts without a result: {told}; their pairs are left out"] if told else []
+    missing = ", ".join(f"{count:,} {name}" for name, count in kinds.items() if count)
+    return [f"verdicts without a result: {missing}; their pairs are left out"] if missing else []

@@ -315,7 +315,7 @@ def expression_of(
     """Return a key of the job file as an expression; None when it is not set.
 
     Raises:
-        JobError: when it is no template, or needs a column that is not there.
+        JobError: when it is not a template, or needs a column that is not there.
     """
     return None if source is None else Expression(section, key, source, columns)
 

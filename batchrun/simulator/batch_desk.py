@@ -114,7 +114,7 @@ class BatchDesk:
         return self.provider.wall_clock()
 
     def draws(self, what: str, digest: bytes) -> RandomDraws:
-        """Return draws for one more try of something: the next try draws anew."""
+        """Return draws for one more try of something: the next try draws again."""
         key = what.encode() + digest
         self._tries[key] += 1
         return RandomDraws(self.provider.config.seed, what, digest, self._tries[key])

@@ -77,12 +77,12 @@ class Line:
         return next(self._numbers)
 
     def say(self, event: Reported) -> None:
-        """WorkerReport an event."""
+        """Report an event."""
         self.outgoing.append(event)
         self._wake()
 
     async def reply_to(self, number: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
-        """WorkerReport an event and return what the owner answers to its number."""
+        """Report an event and return what the owner answers to its number."""
         has_come, answer = self._waiting[number] = anyio.Event(), []
         self.say(event)
         try:
@@ -91,7 +91,7 @@ class Line:
             self._waiting.pop(number, None)
         return answer[0]
 
-    async def told(self, question: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
+    async def ask(self, question: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
         """Ask a question about an attempt; its record follows, even when the run is cancelled."""
         with anyio.CancelScope(shield=True):
             return await self.reply_to(question, event)
@@ -103,7 +103,7 @@ class Line:
             waiter[0].set()
 
     async def record(self, event: Reported) -> None:
-        """WorkerReport an event that the owner records; returns when it is on disk."""
+        """Report an event that the owner records; returns when it is on disk."""
         self._recorded += 1
         number, is_kept = self._recorded, anyio.Event()
         self._unkept[number] = is_kept
@@ -158,7 +158,7 @@ class Lease:
         question = self._leases.line.next_number()
         about = fault.error_type, fault.message, fault.http_status
         event = CoolDown(question, self._number, *about, decision, is_suspect)
-        answer: Backoff = await self._leases.line.told(question, event)
+        answer: Backoff = await self._leases.line.ask(question, event)
         return answer
 
     async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
@@ -166,7 +166,7 @@ class Lease:
         self._settle_now()
         question = self._leases.line.next_number()
         event = IsOwnFault(question, self._number, is_suspect, is_last)
-        answer: bool | None = await self._leases.line.told(question, event)
+        answer: bool | None = await self._leases.line.ask(question, event)
         return answer
 
     def close(self) -> tuple[int | None, LimitState | None]:
@@ -217,7 +217,7 @@ class Leases:
     async def above_reported(self, asked: Demand) -> str | None:
         """Return why the provider will always refuse a request, by the limits in its headers."""
         question = self.line.next_number()
-        answer: str | None = await self.line.told(question, AboveReported(question, asked))
+        answer: str | None = await self.line.ask(question, AboveReported(question, asked))
         return answer
 
     def admit_now(self, asked: Demand) -> Lease | None:
@@ -263,13 +263,13 @@ class Leases:
     async def succeeded_since(self, since: float) -> bool:
         """Say whether any request of the run was answered since then."""
         question = self.line.next_number()
-        answer: bool = await self.line.told(question, SucceededSince(question, since))
+        answer: bool = await self.line.ask(question, SucceededSince(question, since))
         return answer
 
     async def has_in_flight(self, asked: Demand) -> bool:
         """Say whether anything is in flight to the endpoint of this request."""
         question = self.line.next_number()
-        answer: bool = await self.line.told(question, HasInFlight(question, asked))
+        answer: bool = await self.line.ask(question, HasInFlight(question, asked))
         return answer
 
     def workers_wanted(self) -> int:
