@@ -26,10 +26,16 @@ if TYPE_CHECKING:
     from batchrun.run.progress import Progress
 
 
-class ObservedJournal:
-    """The checkpoint's journal; what is on disk is then shown on the bar and written to the log.
+class _Observed:
+    """What both journals report to.
 
-    Prices are kept in the checkpoint when they are first used.
+    Args:
+        journal: gives access to the checkpoint.
+        store: the checkpoint.
+        prices: of the run. They are kept in the checkpoint when they are first used.
+        progress: shows what has happened.
+        log: reports steps.
+        rows: hands over the rows that have their results; None for nobody.
     """
 
     def __init__(
@@ -51,6 +57,28 @@ class ObservedJournal:
         # Attempts that are counted already and may still be the last of their row: of conversations
         # that continue, and of held refusals.
         self._counted: dict[int, int] = {}
+        # Open batches, by tag.
+        self._open: dict[str, SentBatch] = {}
+
+    async def _hand_over(self, finished: Sequence[Result]) -> None:
+        if self._rows is not None and finished:
+            await self._rows.finished([result.key for result in finished])
+
+    async def _note_price(self, attempt: Attempt | None) -> None:
+        """Keep the price of a model when it is first used."""
+        if attempt is None:
+            return
+        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
+        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
+        if price is not None:
+            await self._journal.call(note_price, self._store, price)
+
+
+class ObservedJournal(_Observed):
+    """The checkpoint's journal; what is on disk is then shown on the bar and written to the log.
+
+    Prices are kept in the checkpoint when they are first used.
+    """
 
     async def begin(self, start: AttemptStart) -> None:
         """See `dispatch.Journal`, as for the following."""
@@ -108,49 +136,9 @@ class ObservedJournal:
         self._log.finished(result)
         await self._note_price(result.last)
 
-    async def _hand_over(self, finished: Sequence[Result]) -> None:
-        if self._rows is not None and finished:
-            await self._rows.finished([result.key for result in finished])
 
-    async def _note_price(self, attempt: Attempt | None) -> None:
-        """Keep the price of a model when it is first used."""
-        if attempt is None:
-            return
-        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
-        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
-        if price is not None:
-            await self._journal.call(note_price, self._store, price)
-
-
-class ObservedBatches:
-    """Keeps batches in the checkpoint, and shows them; see `dispatch.BatchJournal`.
-
-    Args:
-        journal: gives access to the checkpoint.
-        store: the checkpoint.
-        prices: of the run.
-        progress: shows the batches and their rows.
-        log: reports steps.
-        rows: hands over the rows that have their results; None for nobody.
-    """
-
-    def __init__(
-        self,
-        journal: CheckpointJournal,
-        *,
-        store: Checkpoint,
-        prices: PriceBook,
-        progress: Progress,
-        log: RunLog,
-        rows: FinishedRows | None = None,
-    ) -> None:
-        self._journal = journal
-        self._store = store
-        self._prices = NewPrices(prices)
-        self._progress = progress
-        self._log = log
-        self._rows = rows
-        self._open: dict[str, SentBatch] = {}
+class ObservedBatches(_Observed):
+    """Keeps batches in the checkpoint, and shows them; see `dispatch.BatchJournal`."""
 
     async def intend(self, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
         """A batch is about to be created from these attempts."""
@@ -198,8 +186,7 @@ class ObservedBatches:
         batch = self._open[tag]
         self._open[tag] = replace(batch, out=batch.out - len(attempts) - len(results))
         self._show()
-        if self._rows is not None and results:
-            await self._rows.finished([result.key for result in results])
+        await self._hand_over(results)
 
     async def close(
         self, tag: str, error_type: str, message: str, *, maybe_billed: bool, latency_s: float
@@ -248,10 +235,3 @@ class ObservedBatches:
         self._progress.batches(
             self, None if not self._open else describe(list(self._open.values()))
         )
-
-    async def _note_price(self, attempt: Attempt) -> None:
-        """Keep the price of a model when it is first used."""
-        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
-        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
-        if price is not None:
-            await self._journal.call(note_price, self._store, price)

@@ -229,7 +229,7 @@ class Worker:
         self._has_news.set()
 
     async def _report(self) -> None:
-        """WorkerReport what has happened, in steps."""
+        """Report what has happened, in steps."""
         while True:
             await self._has_news.wait()
             self._has_news = anyio.Event()
