@@ -2,13 +2,15 @@
 
     python -m benchmarks.coverage
 
-The truth is drawn anew for each simulated run, from everything that is possible. Of a confidence
-sequence, which is looked at after every row, all intervals of a run must hold it.
+Each simulated run draws a new truth, from everything that is possible. Of a confidence sequence, which
+is looked at after every row, all intervals of a run must hold it. The last table shows after how many
+rows a sequence is precise to ±2 %.
 """
 
 from __future__ import annotations
 
 from random import Random
+from statistics import median
 from typing import TYPE_CHECKING
 
 from batchrun.evaluation import ScoreSums, interval
@@ -26,6 +28,9 @@ COUNTS = (5, 10, 20, 50, 200, 2_000)
 DRAWS = 4_000
 POPULATIONS = {20: 2_000, 200: 2_000, 2_000: 300, 20_000: 30}
 ROUNDING = 1e-9
+PRECISE = 0.02
+ACCURACIES = (0.5, 0.7, 0.9)
+TABLES = (10_000, 100_000)
 
 
 def accuracy(chance: Random, count: int) -> tuple[Interval, float]:
@@ -153,6 +158,24 @@ def _holds_everywhere(chance: Random, population: int, *, binary: bool) -> bool:
     return True
 
 
+def rows_until_precise(population: int, accuracy: float, draws: int = 3) -> float:
+    """Return after how many rows a sequence is precise to ±2 %: the median of simulated runs."""
+    chance = Random(f"precise {population} {accuracy}")
+    return median(_rows_sent(chance, population, accuracy) for _ in range(draws))
+
+
+def _rows_sent(chance: Random, population: int, accuracy: float) -> int:
+    right = round(population * accuracy)
+    scores = [1.0] * right + [0.0] * (population - right)
+    chance.shuffle(scores)
+    sequence = ConfidenceSequence(population)
+    for sent, score in enumerate(scores, start=1):
+        sequence.add(score)
+        if sequence.half_width <= PRECISE:
+            return sent
+    return population
+
+
 def _sums(scores: list[float]) -> ScoreSums:
     return ScoreSums(
         scored=len(scores),
@@ -174,3 +197,7 @@ if __name__ == "__main__":
         shares = [path_coverage(n, draws, binary=binary) for n, draws in POPULATIONS.items()]
         name = "scores of 0 and 1" if binary else "scores between 0 and 1"
         print(f"{name:<28}" + "".join(f"{share:>8.1%}" for share in shares))
+    print(f"{'rows for ±2 %':<28}" + "".join(f"{share:>8.0%}" for share in ACCURACIES))
+    for population in TABLES:
+        sent = [rows_until_precise(population, share) for share in ACCURACIES]
+        print(f"{f'of {population:,} rows':<28}" + "".join(f"{rows:>8,}" for rows in sent))
