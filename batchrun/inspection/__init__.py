@@ -312,6 +312,24 @@ def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
     return [_recost_run(each, given) for each in runs_in(directory)]
 
 
+def _changed(
+    directory: Path,
+    before: RunTotals,
+    after: RunTotals,
+    files: tuple[Path, ...],
+    given: Job | None,
+) -> Recosted:
+    return Recosted(
+        directory,
+        before.known_cost,
+        after.known_cost,
+        after.unpriced,
+        files,
+        before.unpriced,
+        _given(given),
+    )
+
+
 def _recost_run(directory: Path, given: Job | None) -> Recosted:
     if not is_partitioned(directory):
         return _recost(directory, given)
@@ -321,15 +339,7 @@ def _recost_run(directory: Path, given: Job | None) -> Recosted:
             _recost(folder, given)
         written = stored_run(directory).write()
     after = written.totals or totals_of_run(directory)
-    return Recosted(
-        directory,
-        before.known_cost,
-        after.known_cost,
-        after.unpriced,
-        written.files,
-        before.unpriced,
-        _given(given),
-    )
+    return _changed(directory, before, after, written.files, given)
 
 
 def _recost(directory: Path, given: Job | None) -> Recosted:
@@ -359,15 +369,7 @@ def _recost(directory: Path, given: Job | None) -> Recosted:
         again = evaluation is None or not evaluation.runs_code
         written = write_files(job, source, store, directory, evaluation, score_again=again)
         after = written.totals or checkpoint.totals(store)
-    return Recosted(
-        directory,
-        before.known_cost,
-        after.known_cost,
-        after.unpriced,
-        written.files,
-        before.unpriced,
-        _given(given),
-    )
+    return _changed(directory, before, after, written.files, given)
 
 
 def _given(job: Job | None) -> str | None:

@@ -13,10 +13,11 @@ import orjson
 from batchrun import checkpoint, output
 from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.inspection.comparison import run_facts, side_by_side
+from batchrun.inspection.run_places import is_run
 from batchrun.job.paths import is_simulated
 from batchrun.report.formatting import in_columns
 from batchrun.report.ranking import Leaderboard, Ranking, leaderboard_page, ranked_cells
-from batchrun.run.matrix import is_matrix, runs_in
+from batchrun.run.matrix import runs_in
 from batchrun.run.parts import is_partitioned
 from batchrun.run.whole import stored_document
 
@@ -31,12 +32,7 @@ REPORT = "report.html"
 
 def is_folder_of_runs(path: Path) -> bool:
     """Say whether a folder is not a run, and has runs in it."""
-    return path.is_dir() and not _is_run(path) and any(_runs(path))
-
-
-def _is_run(path: Path) -> bool:
-    has_checkpoint = (path / checkpoint.FILE_NAME).is_file()
-    return has_checkpoint or is_matrix(path) or is_partitioned(path)
+    return path.is_dir() and not is_run(path) and any(_runs(path))
 
 
 def leaderboard(folder: Path) -> Leaderboard:
@@ -113,8 +109,8 @@ def write_leaderboard(board: Leaderboard, path: Path) -> None:
 
 def _runs(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and _is_run(path):
-            yield from (run for run in runs_in(path) if _is_run(run))
+        if path.is_dir() and is_run(path):
+            yield from (run for run in runs_in(path) if is_run(run))
 
 
 def _table_of(directory: Path) -> tuple[str, str] | None:

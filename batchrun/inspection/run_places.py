@@ -33,7 +33,7 @@ def run_of(path: Path) -> Path:
     real = run_directory(job, RunOptions())
     simulated = run_directory(job, RunOptions(simulate=SimulatorConfig()))
     for directory in (real, simulated):
-        if _is_run(directory):
+        if is_run(directory):
             return _shortened(directory)
     raise JobError(
         f"{path}: this job has no run yet (in {_shortened(real)}); start one with: "
@@ -42,7 +42,7 @@ def run_of(path: Path) -> Path:
 
 
 def _directory(path: Path) -> Path:
-    if _is_run(path):
+    if is_run(path):
         return path
     inside = [str(run) for run in _runs_inside(path)]
     if not inside:
@@ -56,11 +56,12 @@ def _directory(path: Path) -> Path:
 
 def _runs_inside(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and _is_run(path):
+        if path.is_dir() and is_run(path):
             yield path
 
 
-def _is_run(directory: Path) -> bool:
+def is_run(directory: Path) -> bool:
+    """Say whether a directory has a run: in one checkpoint, in parts, or of a matrix."""
     has_checkpoint = (directory / checkpoint.FILE_NAME).is_file()
     return has_checkpoint or is_matrix(directory) or is_partitioned(directory)
 
