@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     WriteJob = Callable[..., Path]
 
-ROWS = 900
+ROWS = 1_800
 SCORE = """
 [score]
 expected = "{{ label }}"
@@ -76,7 +76,8 @@ def test_a_run_ends_when_its_score_is_precise_and_continues_with_a_narrower_widt
         assert run(job).exit_code == 0
         assert len(provider.calls) == first  # precise already
         table = results()
-        assert run(job, "±7 %").exit_code == 0
+        # ±10 % needs 309 of these rows, ±4 % 889: what is in flight when a run ends cannot reach it.
+        assert run(job, "±4 %").exit_code == 0
     assert first < len(provider.calls) < ROWS
     assert last_execution(job)["outcome"] == "precise"
     assert last_execution(job)["reason"].startswith("stopped at ±")
@@ -97,7 +98,7 @@ def test_status_says_why_rows_are_pending(sorted_job: Callable[[str], Path]) -> 
     _, said, _ = batchrun("status", job.parent / "out")
     assert said.startswith("finished")
     assert "\n  stopped at ±" in said
-    assert f" of {ROWS} rows\n" in said
+    assert f" of {ROWS:,} rows\n" in said
 
 
 def test_rows_that_fail_are_no_part_of_the_score(sorted_job: Callable[[str], Path]) -> None:
