@@ -47,9 +47,6 @@ from .evaluation.thresholds import (
     code_with_threshold as code_with_threshold,
 )
 from .inspection import (
-    Recosted as Recosted,
-)
-from .inspection import (
     Since as Since,
 )
 from .inspection import (
@@ -57,15 +54,6 @@ from .inspection import (
 )
 from .inspection import (
     load_job as load_job,
-)
-from .inspection import (
-    recost as recost,
-)
-from .inspection import (
-    recost_notes as recost_notes,
-)
-from .inspection import (
-    recost_text as recost_text,
 )
 from .inspection import (
     score as score,
@@ -97,6 +85,18 @@ from .inspection.leaderboard import leaderboard_text as leaderboard_text
 from .inspection.leaderboard import write_leaderboard as write_leaderboard
 from .inspection.previews import preview as preview
 from .inspection.previews import preview_text as preview_text
+from .inspection.recosting import (
+    Recosted as Recosted,
+)
+from .inspection.recosting import (
+    recost as recost,
+)
+from .inspection.recosting import (
+    recost_notes as recost_notes,
+)
+from .inspection.recosting import (
+    recost_text as recost_text,
+)
 from .inspection.reporting import run_scores as run_scores
 from .inspection.reporting import write_report as write_report
 from .inspection.run_places import run_of as run_of

@@ -66,19 +66,7 @@ from batchrun.checkpoint.repair import (
 )
 from batchrun.checkpoint.row_details import chosen_rows, row_details, score_ranges
 from batchrun.checkpoint.sqlite import FullDiskRetry
-from batchrun.checkpoint.statistics import (
-    GivenPrice,
-    attempts_to_count,
-    dropped_parameters,
-    forget_prices,
-    given_price,
-    keep_given_price,
-    last_outcome,
-    note_price,
-    providers,
-    totals,
-    write_costs,
-)
+from batchrun.checkpoint.statistics import dropped_parameters, last_outcome, totals
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint, NewExecution
 from batchrun.checkpoint.stored_batches import (
     batch_members,
@@ -94,6 +82,16 @@ from batchrun.checkpoint.stored_batches import (
     remote_ids,
     reserved_by_batches,
     void_batch,
+)
+from batchrun.checkpoint.stored_prices import (
+    GivenPrice,
+    attempts_to_count,
+    forget_prices,
+    given_price,
+    keep_given_price,
+    note_price,
+    providers,
+    write_costs,
 )
 from batchrun.checkpoint.stored_scores import (
     Labels,

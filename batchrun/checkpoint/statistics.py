@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +16,15 @@ from batchrun.checkpoint.columns import (
     UNPRICED,
     exact_sum,
 )
-from batchrun.checkpoint.encoding import (
-    BILLING,
-    COSTS,
-    MONEY,
-    PRICE_COLUMNS,
-    PRICES,
-    SENT,
-    USAGE,
-    money_row,
-)
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.stored_batches import stored_batches
+from batchrun.checkpoint.stored_prices import prices
 from batchrun.errors import RunEnd
-from batchrun.pricing.totals import ExecutionTotals, ModelTotals, PriceUse, RunTotals
-from batchrun.records import PICO_PER_USD, Billing, Cost, Usage
+from batchrun.pricing.totals import ExecutionTotals, ModelTotals, RunTotals
+from batchrun.records import PICO_PER_USD, Cost, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from batchrun.checkpoint.sqlite import Database
     from batchrun.checkpoint.store import Checkpoint
@@ -323,151 +312,6 @@ def last_outcome(checkpoint: Checkpoint) -> RunEnd | None:
     with checkpoint.transaction():
         row = checkpoint.db.execute(_LAST_OUTCOME).fetchone()
         return RunEnd(row[0] or RunEnd.UNFINISHED) if row else None
-
-
-# The same price in several executions is listed once, as of its latest use.
-_PRICES = """SELECT model, conditions, source, max(as_of_us), matched, rates FROM prices
-    GROUP BY model, conditions, source, matched, rates ORDER BY max(execution), model, conditions"""
-_INSERT = f"""INSERT INTO prices ({", ".join(PRICE_COLUMNS)})
-    VALUES ({", ".join("?" for _ in PRICE_COLUMNS)})"""  # noqa: S608 - our own names
-_SEAL_PRICE = PRICES.seal("id = ?")
-CHUNK = 5_000
-_TO_COUNT = f"""SELECT request_id, number, execution, started_us, latency_s, model, asked_model,
-    {", ".join((*USAGE, *BILLING))} FROM attempts d
-    WHERE NOT ({SENT.differs("d")}) AND (request_id, number) > (?, ?) AND latency_s IS NOT NULL
-    AND (output_tokens IS NOT NULL OR stated_cost IS NOT NULL)
-    ORDER BY request_id, number LIMIT ?"""  # noqa: S608 - our own names, as below
-_REPLACE_COST = f"""UPDATE attempts SET {", ".join(f"{name} = ?" for name in MONEY)}
-    WHERE request_id = ? AND number = ?"""  # noqa: S608
-_SEAL_COST = COSTS.seal("request_id = ? AND number = ?")
-
-
-def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
-    """Record the price that an execution uses for a model; by default, of the latest execution."""
-    rates = None
-    if price.rates is not None:
-        rates = orjson.dumps({**price.rates, "tiers": price.tiers}).decode()
-    with store.transaction():
-        cursor = store.db.execute(
-            _INSERT,
-            (
-                store.execution if execution is None else execution,
-                price.model,
-                price.conditions,
-                price.source,
-                price.as_of_us,
-                price.matched,
-                rates,
-            ),
-        )
-        store.db.execute(_SEAL_PRICE, (cursor.lastrowid,))
-
-
-def prices(db: Database) -> tuple[PriceUse, ...]:
-    """Return the prices that a run was counted by."""
-    return tuple(_price(row) for row in db.execute(_PRICES))
-
-
-def _price(row: tuple[Any, ...]) -> PriceUse:
-    model, conditions, source, as_of_us, matched, rates = row
-    if rates is None:
-        return PriceUse(model, source, as_of_us, matched, conditions=conditions)
-    found = orjson.loads(rates)
-    tiers = tuple((start, tier) for start, tier in found.pop("tiers", ()))
-    return PriceUse(model, source, as_of_us, matched, found, tiers, conditions)
-
-
-@dataclass(frozen=True, slots=True)
-class PricedAttempt:
-    """What is known of an attempt when its cost is counted again.
-
-    Attributes:
-        key: the request, and `number` its attempt.
-        execution: that sent it.
-        ended_at: when it was answered.
-        model: as answered, `asked_model` as asked for.
-    """
-
-    key: int
-    number: int
-    execution: int
-    ended_at: datetime
-    model: str | None
-    asked_model: str | None
-    usage: Usage
-    billing: Billing
-
-
-def providers(db: Database) -> dict[int, tuple[str | None, str | None]]:
-    """Return provider and base URL of each execution; both None where they were not kept."""
-    rows = db.execute("SELECT id, provider, base_url FROM executions")
-    return {key: (provider, base_url) for key, provider, base_url in rows}
-
-
-def attempts_to_count(db: Database) -> Iterator[list[PricedAttempt]]:
-    """Yield the attempts that used something, in chunks; damaged ones are left out."""
-    last = (0, 0)
-    while rows := db.execute(_TO_COUNT, (*last, CHUNK)).fetchall():
-        last = rows[-1][:2]
-        yield [_priced(row) for row in rows]
-
-
-def _priced(row: tuple[Any, ...]) -> PricedAttempt:
-    key, number, execution, started_us, latency_s, model, asked_model, *rest = row
-    ended_us = started_us + (latency_s or 0.0) * 1e6
-    facts = dict(zip(BILLING.values(), rest[len(USAGE) :], strict=True))
-    return PricedAttempt(
-        key,
-        number,
-        execution,
-        datetime.fromtimestamp(ended_us / 1e6, UTC),
-        model,
-        asked_model or model,
-        Usage(**dict(zip(USAGE.values(), rest, strict=False))),
-        Billing(**facts),
-    )
-
-
-def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]) -> None:
-    """Replace what attempts cost."""
-    db.conn.executemany(
-        _REPLACE_COST, [(*money_row(cost), one.key, one.number) for one, cost in costs]
-    )
-    db.conn.executemany(_SEAL_COST, [(one.key, one.number) for one, _ in costs])
-
-
-def forget_prices(db: Database) -> None:
-    """Delete the recorded prices."""
-    db.execute("DELETE FROM prices")
-
-
-@dataclass(frozen=True, slots=True)
-class GivenPrice:
-    """What `recost` was given to count costs by: a `[price]`, and who answers; either may be None."""
-
-    section: dict[str, Any] | None = None
-    provider: str | None = None
-
-
-def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
-    """Keep what a run's costs are to be counted by until something else is given."""
-    text = None
-    if given != GivenPrice():
-        text = orjson.dumps({"section": given.section, "provider": given.provider}).decode()
-    with usable(store.path), store.transaction():
-        store.update_run("given_price = ?", text)
-
-
-def given_price(store: Checkpoint) -> GivenPrice:
-    """Return what a run's costs are to be counted by, where `recost` was given something."""
-    with usable(store.path):
-        row = store.db.execute("SELECT given_price FROM run").fetchone()
-    if row is None or not row[0]:
-        return GivenPrice()
-    try:
-        return GivenPrice(**orjson.loads(row[0]))
-    except (TypeError, ValueError):
-        return GivenPrice()  # what is kept of the run is damaged, which is found before it is used
 
 
 _ANSWERS = """JOIN results r ON r.request_id = i.request_id LEFT JOIN json_each(r.choices) c

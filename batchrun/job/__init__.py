@@ -18,9 +18,6 @@ from batchrun.errors import JobError
 from batchrun.formats.credentials import without_credentials
 from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
-    DEFAULT_FILES,
-    FLEX_RETRY,
-    PARTITION_ROWS,
     BatchConfig,
     Cell,
     InputConfig,
@@ -36,6 +33,7 @@ from batchrun.job.configs import (
 )
 from batchrun.job.connection import literal_credentials
 from batchrun.job.judge import judge_of
+from batchrun.job.output_section import OUTPUT_SUFFIXES, read_output
 from batchrun.job.overrides import (
     MATRIX,
     SCORE,
@@ -43,13 +41,10 @@ from batchrun.job.overrides import (
     apply_overrides,
     read_date,
     settled,
-    with_dates,
 )
 from batchrun.job.paths import (
     UserFile,
-    absolute,
     is_remote,
-    project_of,
     read_beside,
     strays,
     user_files,
@@ -62,16 +57,20 @@ from batchrun.job.request import (
     request_keys,
 )
 from batchrun.job.scorers import read_scores, score_sections
-from batchrun.job.sections import check_cap, read_batch, read_input, read_limits, read_unnest
+from batchrun.job.sections import (
+    check_cap,
+    read_batch,
+    read_input,
+    read_limits,
+    read_model_prices,
+    read_price,
+    read_retry,
+    read_tools,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
-
-    from batchrun.records import AnswerSchema
-
-OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl", ".arrow", ".xlsx")
-MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +178,11 @@ class Job:
             input=read_input(sections["input"], base, day),
             request=request,
             limits=(limits := read_limits(sections["limits"])),
-            retry=_read_retry(sections["retry"], request),
-            output=_read_output(sections["output"], base, name, day, request.answer),
-            tools=_read_tools(sections["tools"], base, request),
-            price=_read_price(sections["price"]),
-            model_prices=_read_model_prices(sections["price"], problems),
+            retry=read_retry(sections["retry"], request),
+            output=read_output(sections["output"], base, name, day, request.answer),
+            tools=read_tools(sections["tools"], base, request),
+            price=read_price(sections["price"]),
+            model_prices=read_model_prices(sections["price"], problems),
             scores=(scores := read_scores(scorers, base, top.table("request"))),
             judge=judge_of(top.table("judge")) if "judge" in document else None,
             batch=read_batch(sections["batch"]),
@@ -242,10 +241,10 @@ def known_keys() -> list[str]:
     read_input(sections["input"], here, None)
     request = read_request(Section("request", {}, []), here)
     read_limits(sections["limits"])
-    _read_retry(sections["retry"], request)
-    _read_output(sections["output"], here, "", None, None)
-    _read_tools(sections["tools"], here, request)
-    _read_price(sections["price"])
+    read_retry(sections["retry"], request)
+    read_output(sections["output"], here, "", None, None)
+    read_tools(sections["tools"], here, request)
+    read_price(sections["price"])
     names = {name: section.known for name, section in sections.items()}
     names["request"] = frozenset(request_keys())
     return sorted(f"{name}.{key}" for name, keys in names.items() for key in keys)
@@ -340,129 +339,8 @@ def _read_part(table: Mapping[str, Any]) -> RunPart:
     return RunPart(*(int(table.get(each.name, 0)) for each in fields(RunPart)))
 
 
-def _read_retry(section: Section, request: RequestConfig) -> RetryConfig:
-    is_flex = request.parameters.get("service_tier") == "flex"
-    default = FLEX_RETRY if is_flex else RetryConfig()
-    return RetryConfig(
-        max_attempts=section.number("max_attempts", int, default.max_attempts),
-        max_wait_s=section.number("max_wait_s", float, default.max_wait_s),
-        timeout_s=section.number("timeout_s", float, default.timeout_s, most=86_400),
-    )
-
-
-def _read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsConfig:
-    default = ToolsConfig()
-    given = section.get("module", str)
-    module = section.check("module", partial(_tools_module, base, given, request), None)
-    if given is None and "timeout_s" in section:
-        section.problem("module", 'is missing; name a Python file, such as module = "my_tools.py"')
-    return ToolsConfig(
-        module=module,
-        max_turns=section.number("max_turns", int, default.max_turns, most=1_000),
-        timeout_s=section.number("timeout_s", float, default.timeout_s, most=86_400),
-    )
-
-
-def _read_price(section: Section) -> PriceConfig | None:
-    names = [each.name for each in fields(PriceConfig)]
-    rates = {name: _rate(section, name) for name in names}
-    if not any(name in section for name in names):
-        return None
-    for name in ("input", "output"):
-        if name not in section:
-            section.problem(name, "is missing; write it in USD per million tokens")
-    return PriceConfig(
-        **{**rates, "input": rates["input"] or 0.0, "output": rates["output"] or 0.0}  # type: ignore[arg-type]
-    )
-
-
-def _read_model_prices(section: Section, problems: list[str]) -> dict[str, PriceConfig]:
-    """Read the tables within `[price]`: one for each model that has a price of its own."""
-    found = {}
-    for model, table in section.tables().items():
-        own = Section(f'price."{model}"', table, problems)
-        price = _read_price(own)
-        own.finish({})
-        if price is not None:
-            found[model] = price
-        elif not table:
-            own.problem("input", "is missing; write it in USD per million tokens")
-    return found
-
-
-def _rate(section: Section, name: str) -> float | None:
-    value = section.get(name, float)
-    if value is not None and not 0 <= value <= MAX_PRICE:
-        section.problem(name, f"must be from 0 to {MAX_PRICE:,} USD")
-    return value
-
-
-def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path | None:
-    if given is None:
-        return None
-    path = absolute(base, given)
-    if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{given!r:.80} is not a Python file; expected at {path}")
-    if not request.tools:
-        raise ValueError("there are no tools to run; describe them in [request] tools")
-    if request.parameters.get("n", 1) != 1:
-        raise ValueError("[request] n must be 1: a conversation continues from a single answer")
-    return path
-
-
-def _read_output(
-    section: Section, base: Path, name: str, day: date | None, answer: AnswerSchema | None
-) -> OutputConfig:
-    files = section.strings("files")
-    if files is None:
-        files = DEFAULT_FILES
-    section.check("files", partial(_check_files, files), None)
-    directory = section.get("dir", str)
-    place = directory or str(project_of(base) / "runs" / name)
-    return OutputConfig(
-        dir=section.check("dir", partial(_run_directory, base, place, day), base),
-        files=files,
-        prefix=section.text("prefix"),
-        unnest=read_unnest(section, answer),
-        escape_formulas=section.get("escape_formulas", bool) or False,
-        partition_by=section.check("partition_by", partial(_partition_by, section, files), ()),
-        partition_rows=section.number("partition_rows", int, PARTITION_ROWS),
-    )
-
-
-def _run_directory(base: Path, given: str, day: date | None) -> Path:
-    place = with_dates(given, day)
-    path = absolute(base, place)
-    if not place.isprintable():
-        raise ValueError(f"{place!r:.80} contains characters that cannot be printed")
-    return path
-
-
-def _partition_by(section: Section, files: Sequence[str]) -> tuple[str, ...]:
-    columns = section.strings("partition_by") or ()
-    if len(set(columns)) != len(columns):
-        raise ValueError(f"contains a column twice: {', '.join(columns)}")
-    if columns and not any(file.endswith(".parquet") for file in files):
-        raise ValueError("needs a file ending in .parquet in [output] files")
-    return tuple(columns)
-
-
-def _check_files(files: Sequence[str]) -> None:
-    if not files:
-        raise ValueError("is empty; remove it to write results.parquet")
-    for file in files:
-        plain = Path(file).name == file and file.isprintable()
-        if not plain or Path(file).suffix not in OUTPUT_SUFFIXES:
-            raise ValueError(
-                f"{file!r:.80} must be a plain file name ending in {', '.join(OUTPUT_SUFFIXES)}"
-            )
-        if file.casefold() == "usage.parquet":
-            raise ValueError("usage.parquet is reserved for the usage table; choose another name")
-    if len({file.casefold() for file in files}) != len(files):
-        raise ValueError(f"contains a file twice: {', '.join(files)}")
-
-
 __all__ = [
+    "OUTPUT_SUFFIXES",
     "BatchConfig",
     "Cell",
     "InputConfig",

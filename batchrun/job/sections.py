@@ -1,14 +1,24 @@
-"""The sections `[input]` and `[limits]` of a job file."""
+"""The short sections of a job file: `[input]`, `[limits]`, `[batch]`, `[retry]`, `[tools]` and `[price]`."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from batchrun.errors import JobError
-from batchrun.job.configs import BatchConfig, InputConfig, LimitsConfig, Then
+from batchrun.job.configs import (
+    FLEX_RETRY,
+    BatchConfig,
+    InputConfig,
+    LimitsConfig,
+    PriceConfig,
+    RetryConfig,
+    Then,
+    ToolsConfig,
+)
 from batchrun.job.overrides import with_dates
 from batchrun.job.paths import absolute, check_remote, is_remote
 from batchrun.job.reader import Section, did_you_mean
@@ -19,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.job.configs import RequestConfig
-    from batchrun.records import AnswerSchema
 
 
 _SECRET = re.compile(
@@ -214,29 +223,77 @@ def check_cap(
             )
 
 
-def read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:
-    """Return the properties of the answer's schema that become columns, by name."""
-    if not section.get("unnest", bool):
-        return {}
-    schema = (answer.schema if answer else None) or {}
-    properties = schema.get("properties")
-    if not isinstance(properties, dict) or not properties:
-        section.problem("unnest", "needs a [request] json_schema with properties")
-        return {}
-    definitions = {
-        f"#/{key}/{name}": one
-        for key in ("$defs", "definitions")
-        for name, one in (schema.get(key) or {}).items()
-    }
-    return {name: _defined(one, definitions) for name, one in properties.items()}
+MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
 
 
-def _defined(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Return the schema that a property refers to, directly or as one of several."""
-    if not isinstance(schema, dict):
-        return schema
-    if "anyOf" in schema and isinstance(schema["anyOf"], list):
-        return {**schema, "anyOf": [_defined(one, definitions) for one in schema["anyOf"]]}
-    if "items" in schema:
-        return {**schema, "items": _defined(schema["items"], definitions)}
-    return definitions.get(str(schema.get("$ref")), schema)
+def read_retry(section: Section, request: RequestConfig) -> RetryConfig:
+    """Read the section; what is wrong goes to its problems."""
+    is_flex = request.parameters.get("service_tier") == "flex"
+    default = FLEX_RETRY if is_flex else RetryConfig()
+    return RetryConfig(
+        max_attempts=section.number("max_attempts", int, default.max_attempts),
+        max_wait_s=section.number("max_wait_s", float, default.max_wait_s),
+        timeout_s=section.number("timeout_s", float, default.timeout_s, most=86_400),
+    )
+
+
+def read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsConfig:
+    """Read the section; what is wrong goes to its problems. Paths start at `base`."""
+    default = ToolsConfig()
+    given = section.get("module", str)
+    module = section.check("module", partial(_tools_module, base, given, request), None)
+    if given is None and "timeout_s" in section:
+        section.problem("module", 'is missing; name a Python file, such as module = "my_tools.py"')
+    return ToolsConfig(
+        module=module,
+        max_turns=section.number("max_turns", int, default.max_turns, most=1_000),
+        timeout_s=section.number("timeout_s", float, default.timeout_s, most=86_400),
+    )
+
+
+def read_price(section: Section) -> PriceConfig | None:
+    """Read the prices for every model; what is wrong goes to the problems of the section."""
+    names = [each.name for each in fields(PriceConfig)]
+    rates = {name: _rate(section, name) for name in names}
+    if not any(name in section for name in names):
+        return None
+    for name in ("input", "output"):
+        if name not in section:
+            section.problem(name, "is missing; write it in USD per million tokens")
+    return PriceConfig(
+        **{**rates, "input": rates["input"] or 0.0, "output": rates["output"] or 0.0}  # type: ignore[arg-type]
+    )
+
+
+def read_model_prices(section: Section, problems: list[str]) -> dict[str, PriceConfig]:
+    """Read the tables within `[price]`: one for each model that has a price of its own."""
+    found = {}
+    for model, table in section.tables().items():
+        own = Section(f'price."{model}"', table, problems)
+        price = read_price(own)
+        own.finish({})
+        if price is not None:
+            found[model] = price
+        elif not table:
+            own.problem("input", "is missing; write it in USD per million tokens")
+    return found
+
+
+def _rate(section: Section, name: str) -> float | None:
+    value = section.get(name, float)
+    if value is not None and not 0 <= value <= MAX_PRICE:
+        section.problem(name, f"must be from 0 to {MAX_PRICE:,} USD")
+    return value
+
+
+def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path | None:
+    if given is None:
+        return None
+    path = absolute(base, given)
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{given!r:.80} is not a Python file; expected at {path}")
+    if not request.tools:
+        raise ValueError("there are no tools to run; describe them in [request] tools")
+    if request.parameters.get("n", 1) != 1:
+        raise ValueError("[request] n must be 1: a conversation continues from a single answer")
+    return path

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
 
-from batchrun import __version__, checkpoint
+from batchrun import checkpoint
 from batchrun.dispatch import (
     BATCH,
-    LIVE,
     Accounts,
     Assignment,
     BatchContext,
@@ -35,38 +32,22 @@ from batchrun.errors import (
     Stop,
     sentences,
 )
-from batchrun.limits import MOST, ErrorBudget, Waits
+from batchrun.limits import ErrorBudget, Waits
 from batchrun.pricing import price_book
-from batchrun.report.formatting import counted
 from batchrun.report.open_batches import come_back, keep_running
-from batchrun.run.damage import restore_copies
-from batchrun.run.events import RunLog, started
+from batchrun.run.beginning import begin
+from batchrun.run.events import RunLog
 from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
-from batchrun.run.parts import division_notes
-from batchrun.run.pipeline import (
-    Feed,
-    change_message,
-    hints,
-    judge_again,
-    missing_bodies,
-    nothing_to_do,
-)
+from batchrun.run.pipeline import Feed
 from batchrun.run.stopping import stopping_at
-from batchrun.workers import WORKERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from batchrun.client import TransportPort
-    from batchrun.dispatch import DispatcherFactory
     from batchrun.limits import CostBudget, ErrorTally, Limits
-    from batchrun.records import (
-        PlannedRequest,
-        UnfinishedAttempt,
-    )
+    from batchrun.records import PlannedRequest
     from batchrun.run.events import EventFile
     from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.interrupts import Interrupts
@@ -79,8 +60,6 @@ REFRESH_S = 0.5
 NOTE_S = 2.0
 # How long answers are kept in memory while the disk has no room for them.
 PATIENCE_S = 20.0
-# Every way to dispatch that may have left attempts unfinished.
-FACTORIES = (LIVE, WORKERS, BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +146,7 @@ class Execution:
         Raises:
             CheckpointError: when the checkpoint stops working.
         """
-        self._begin()
+        begin(self._run, self._shared.options, self.log)
         await self._with_journal()
         self._restore_checkpoint()
         ended = self._ended()
@@ -181,85 +160,6 @@ class Execution:
             await self._shared.interrupts.cancel_requested.wait()
         self._patience.end()
         self._work_scope.cancel()
-
-    def _begin(self) -> None:
-        plan = self._plan
-        # First: an unknown dispatcher must leave the checkpoint as it is.
-        lost = lost_attempts(self._store.unfinished_attempts(), self._shared.options.dispatcher)
-        repair, copied = None, 0
-        if self._shared.options.retry_errored:
-            copied = restore_copies(self._store, plan.directory, plan.job.output)
-            repair = checkpoint.repair(self._store)
-        else:
-            checkpoint.check_places(self._store)
-        # Before the job is kept: a process that dies here does it again.
-        judged = judge_again(plan, self._store)
-        missing = missing_bodies(plan, self._store)
-        self._store.start_execution(
-            checkpoint.NewExecution(
-                name=plan.job.name,
-                job=plan.job.document,
-                base=plan.job.base,
-                signature=plan.signature,
-                total=plan.total,
-                version=__version__,
-                samples=plan.job.request.samples,
-                provider=plan.job.request.provider,
-                base_url=plan.job.request.base_url,
-                dispatcher=self._shared.options.dispatcher.name,
-                number=self._run.number,
-            ),
-            lost,
-        )
-        self.log.write("start", **started(plan, self._store.execution, self._shared.options))
-        for hint in (
-            *plan.source.notes,
-            *nothing_to_do(plan),
-            *division_notes(plan, None),
-            *hints(plan.job, self._shared.options),
-        ):
-            self.log.note(hint)
-        if plan.job.limits.concurrency is None and plan.most_in_flight < MOST:
-            self.log.note(
-                f"at most {plan.most_in_flight:,} requests in flight, because of the limit on open "
-                "files; raise it for more, for example: ulimit -n 65536"
-            )
-        for message in (judged, missing, self._run.price_note):
-            if message is not None:
-                self.log.note(message)
-        if self._run.reuse is not None:
-            self.log.note(change_message(self._run.reuse))
-        if repair is not None:
-            self._note_repair(repair, copied)
-        if lost:
-            were = "was" if len(lost) == 1 else "were"
-            self.log.note(
-                f"{counted(len(lost), 'request')} {were} in flight when an earlier execution ended "
-                "and may have been billed; sending again"
-            )
-
-    def _note_repair(self, repair: checkpoint.Repair, copied: int) -> None:
-        if copied:
-            self.log.note(
-                f"{counted(copied, 'record')} of the checkpoint did not match their checksums and "
-                "were restored from the outputs"
-            )
-        if repair.restored:
-            self.log.note(
-                f"{repair.restored} records of the checkpoint did not match their checksums and "
-                "were restored from the others and the input"
-            )
-        if repair.given_up:
-            self.log.note(
-                f"{repair.given_up} records of the checkpoint did not match their checksums and "
-                "were given up; their rows are sent again"
-            )
-        if repair.uncounted:
-            self.log.note(
-                f"{counted(repair.uncounted, 'cost')} or prices in the checkpoint did not match their "
-                "checksums and are unknown; to count them again: batchrun recost "
-                f"{shlex.quote(str(self._plan.directory))}"
-            )
 
     async def _with_journal(self) -> None:
         """Keep the journal open until everything that happened is on disk."""
@@ -445,36 +345,6 @@ class Execution:
             return ExecutionEnd(stop.end, stop.reason, error)
         is_whole = self._shared.options.rows is None
         return ExecutionEnd(RunEnd.FINISHED if is_whole else RunEnd.SAMPLED)
-
-
-def lost_attempts(
-    unfinished: Sequence[UnfinishedAttempt], current: DispatcherFactory
-) -> list[UnfinishedAttempt]:
-    """Return the unfinished attempts whose outcome can no longer arrive.
-
-    The factory that dispatched an attempt knows that.
-
-    Args:
-        unfinished: attempts of earlier executions.
-        current: the factory of this execution.
-
-    Raises:
-        CheckpointError: when an attempt was dispatched in a way that this version does not have.
-    """
-    factories = {factory.name: factory for factory in (*FACTORIES, current)}
-    lost: list[UnfinishedAttempt] = []
-    for name, attempts in groupby(sorted(unfinished, key=_dispatcher_of), key=_dispatcher_of):
-        if name not in factories:
-            raise CheckpointError(
-                f"the checkpoint has requests that were sent with the dispatcher {name}, which this "
-                "version of batchrun does not have; continue the run with the version that sent them"
-            )
-        lost += factories[name].lost(list(attempts))
-    return lost
-
-
-def _dispatcher_of(attempt: UnfinishedAttempt) -> str:
-    return attempt.dispatcher
 
 
 def first_batchrun_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

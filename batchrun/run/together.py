@@ -14,9 +14,10 @@ from batchrun import checkpoint
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import counted
+from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of, with_given_price
 from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.run.execution import REFRESH_S, Execution, Shared
-from batchrun.run.pipeline import OpenRun, ask_consent, needs_consent, reuse_of, with_given_price
+from batchrun.run.pipeline import OpenRun
 from batchrun.run.preparation import Prepared, RunOptions, over_answers
 from batchrun.run.progress import Progress, Show
 

@@ -17,6 +17,7 @@ import anyio.to_thread
 from batchrun import checkpoint
 from batchrun.checkpoint import Reuse
 from batchrun.errors import Interrupted, JobError, OutputError
+from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of
 from batchrun.run.conclusion import InterruptibleRows, RunReport, Written
 from batchrun.run.execution import Execution, first_batchrun_error
 from batchrun.run.parts import (
@@ -26,7 +27,6 @@ from batchrun.run.parts import (
     plan_of_part,
     write_parts,
 )
-from batchrun.run.pipeline import ask_consent, needs_consent, reuse_of
 from batchrun.run.together import (
     Spending,
     agreed,

@@ -15,7 +15,7 @@ from batchrun.job.configs import FLEX_RETRY
 from batchrun.limits import breaker, concurrency, load, rate_estimator, stops, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from batchrun.report import row_data
-from batchrun.run import dataframes, execution, pipeline, preparation
+from batchrun.run import changed_jobs, dataframes, execution, preparation
 from tests.conftest import ROOT
 
 WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 1_000_000: "a million"}
@@ -47,9 +47,15 @@ DOCUMENTED = [
     ("docs/formats.md", batch("chat", "lines")),
     ("docs/job.md", f"`max_wait_s = {FLEX_RETRY.max_wait_s:g}`"),
     ("docs/job.md", f"`timeout_s = {FLEX_RETRY.timeout_s:g}`"),
-    ("README.md", f"When more than a {part(pipeline.MOST_LEFT_SHARE)} of the paid answers"),
-    ("docs/reliability.md", f"a change that leaves at most a {part(pipeline.MOST_LEFT_SHARE)} of"),
-    ("docs/nightly.md", f"leave more than a {part(pipeline.MOST_LEFT_SHARE)} of the paid answers"),
+    ("README.md", f"When more than a {part(changed_jobs.MOST_LEFT_SHARE)} of the paid answers"),
+    (
+        "docs/reliability.md",
+        f"a change that leaves at most a {part(changed_jobs.MOST_LEFT_SHARE)} of",
+    ),
+    (
+        "docs/nightly.md",
+        f"leave more than a {part(changed_jobs.MOST_LEFT_SHARE)} of the paid answers",
+    ),
     ("docs/nightly.md", f"requests in flight finish for up to {preparation.GRACE_S:g} s"),
     ("docs/python.md", f"waits up to {preparation.GRACE_S:g} s for the requests in flight"),
     (

@@ -1,0 +1,206 @@
+"""Counting the costs of a run again from its tokens; nothing is sent."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from batchrun import checkpoint
+from batchrun.errors import Record, harmless
+from batchrun.job import Job
+from batchrun.pricing import NewPrices, price_book
+from batchrun.records import PICO_PER_USD
+from batchrun.run.conclusion import write_files
+from batchrun.run.damage import check_intact
+from batchrun.run.matrix import runs_in
+from batchrun.run.parts import is_partitioned
+from batchrun.run.preparation import same_input
+from batchrun.run.scoring import Evaluation
+from batchrun.run.whole import folders_of, stored_run, totals_of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrun.pricing.totals import RunTotals
+
+
+@dataclass(frozen=True, slots=True)
+class Recosted:
+    """What a run costs by today's prices, and what it cost before.
+
+    Attributes:
+        directory: of the run.
+        before: pico-dollars, None when no price was known; `after` likewise.
+        unpriced: answers whose price is not known, `unpriced_before` those that were not known.
+        kept: what the run is counted by from now on, in words; None when nothing was given.
+        files: that were written again.
+    """
+
+    directory: Path
+    before: int | None
+    after: int | None
+    unpriced: int
+    files: tuple[Path, ...]
+    unpriced_before: int = 0
+    kept: str | None = None
+
+
+def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
+    """Count the costs of a run again from its tokens, and write its outputs and summary again.
+
+    A cost that the provider stated stays. Of a matrix every cell is counted again.
+
+    Args:
+        directory: the run directory, or that of a matrix.
+        job_file: take `[price]`, and `[request] provider` where it is set, from this job file; the
+            run keeps its `[price]`. Otherwise the run's own `[price]` or the price list holds.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used, or the run is active.
+        JobError: when the job file is wrong, or the input is gone.
+        OutputError: when the input has changed, and nothing is counted; or when a file cannot be
+            written.
+    """
+    given = None if job_file is None else Job.load(job_file)
+    return [_recost_run(each, given) for each in runs_in(directory)]
+
+
+def _changed(
+    directory: Path,
+    before: RunTotals,
+    after: RunTotals,
+    files: tuple[Path, ...],
+    given: Job | None,
+) -> Recosted:
+    return Recosted(
+        directory,
+        before.known_cost,
+        after.known_cost,
+        after.unpriced,
+        files,
+        before.unpriced,
+        _given(given),
+    )
+
+
+def _recost_run(directory: Path, given: Job | None) -> Recosted:
+    if not is_partitioned(directory):
+        return _recost(directory, given)
+    before = totals_of_run(directory)
+    with checkpoint.open_directory(directory, new=False):
+        for folder in folders_of(directory):
+            _recost(folder, given)
+        written = stored_run(directory).write()
+    after = written.totals or totals_of_run(directory)
+    return _changed(directory, before, after, written.files, given)
+
+
+def _recost(directory: Path, given: Job | None) -> Recosted:
+    with (
+        checkpoint.open_directory(directory, new=False),
+        closing(checkpoint.Checkpoint(directory, writable=True)) as store,
+    ):
+        document, base, signature = store.job()
+        if given is not None:
+            document.pop("price", None)
+            if "price" in given.document:
+                document["price"] = given.document["price"]
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        source = same_input(job, signature)
+        check_intact(store, directory, job.output, {*Record} - {*checkpoint.COUNTED})
+        before = checkpoint.totals(store)
+        if given is None:
+            provider = checkpoint.given_price(store).provider
+        else:
+            provider = given.request.provider
+            kept = checkpoint.GivenPrice(given.document.get("price"), provider)
+            checkpoint.keep_given_price(store, kept)
+        with store.transaction():
+            _count_again(store, job, provider)
+            store.replace_job(document)
+        evaluation = Evaluation.of(job, source)
+        again = evaluation is None or not evaluation.runs_code
+        written = write_files(job, source, store, directory, evaluation, score_again=again)
+        after = written.totals or checkpoint.totals(store)
+    return _changed(directory, before, after, written.files, given)
+
+
+def _given(job: Job | None) -> str | None:
+    """Return in words what a job file gives to count costs by."""
+    if job is None:
+        return None
+    parts = ["[price]"] if "price" in job.document else []
+    if job.request.provider is not None:
+        parts.append(f'provider = "{job.request.provider}"')
+    return f"{' and '.join(parts)} of the job file" if parts else None
+
+
+def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -> None:
+    """Replace the cost of every attempt, and the prices that are kept with the run."""
+    books = {
+        execution: price_book(job, provider or name, base_url)
+        for execution, (name, base_url) in checkpoint.providers(store.db).items()
+    }
+    prices = {execution: NewPrices(book) for execution, book in books.items()}
+    checkpoint.forget_damaged_costs(store)
+    checkpoint.forget_prices(store.db)
+    for attempts in checkpoint.attempts_to_count(store.db):
+        costs = []
+        for one in attempts:
+            book, new, at = books[one.execution], prices[one.execution], one.ended_at
+            models = (one.model, one.asked_model)
+            cost = book.cost(one.usage, *models, billing=one.billing, at=at)
+            costs.append((one, cost))
+            price = new.of(one.usage, *models, billing=one.billing, at=at)
+            if price is not None:
+                checkpoint.note_price(store, price, one.execution)
+        checkpoint.write_costs(store.db, costs)
+
+
+def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
+    """Describe what costs became."""
+    if as_json:
+        facts = [
+            {
+                "directory": str(run.directory),
+                "before_usd": _whole_usd(run.before, run.unpriced_before),
+                "cost_usd": _whole_usd(run.after, run.unpriced),
+                "answers_without_price": run.unpriced,
+                "files": [str(file) for file in run.files],
+            }
+            for run in runs
+        ]
+        return orjson.dumps({"runs": facts}, option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(_recosted(run) for run in runs)
+
+
+def _whole_usd(pico: int | None, unpriced: int) -> float | None:
+    """Return a sum in USD; None when it is that of a part of the answers."""
+    return None if pico is None or unpriced else pico / PICO_PER_USD
+
+
+def _recosted(run: Recosted) -> str:
+    before, after = _amount(run.before, run.unpriced_before), _amount(run.after, run.unpriced)
+    rest = f"; the price of {run.unpriced:,} answers is unknown" if run.unpriced else ""
+    return harmless(f"{run.directory}: {after} (before: {before}){rest}")
+
+
+def recost_notes(runs: Sequence[Recosted], directory: Path) -> list[str]:
+    """Return what a person may want to know beside what costs became."""
+    notes = list(dict.fromkeys(f"kept for later runs: {run.kept}" for run in runs if run.kept))
+    if any(run.unpriced for run in runs):
+        again = shlex.join(["batchrun", "recost", str(directory), "--job", "JOB"])
+        notes.append(f'set [price."MODEL"] in a job file, then count again: {again}')
+    return notes
+
+
+def _amount(pico: int | None, unpriced: int) -> str:
+    """Return a sum of costs; that of a part of the answers says so."""
+    if pico is None:
+        return "unknown"
+    return f"{'at least ' if unpriced else ''}${pico / PICO_PER_USD:,.6f}"
