@@ -55,7 +55,7 @@ bench: $(READY)  ## measure the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.report_page
 	$(BIN)/python -m benchmarks.batches
 
-chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--rows N --kills N --seed N --workers N"
+chaos: $(READY)  ## kill a run 300 times over 50,000 rows; CHAOS="--only batches --rows N --kills N --seed N --workers N"
 	$(BIN)/python -m tests.support.chaos $(CHAOS)
 
 storms: $(READY)  ## measure refusals and outages of a local server (two minutes)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.chaos.batch_rounds import hunt
+from tests.support.chaos.batch_rounds import BatchStory, play
+from tests.support.chaos.lives import AFTER, BEFORE, COMMIT, HALF, Kill, Life
 from tests.support.chaos.rounds import Round, undisturbed
 from tests.support.chaos.snapshots import commit_ends
 
@@ -55,11 +56,19 @@ def test_commits_are_found_in_a_write_ahead_log() -> None:
     assert commit_ends(bytearray(wal)) == [32, 32 + 2 * 4120, 32 + 3 * 4120]
 
 
+# `make chaos` kills at every call and commit; here are the windows that differ most, one after the other.
+KILLS_OF_BATCHES = (
+    Kill(BEFORE, 1, "create"),
+    Kill(AFTER, 1, "create"),
+    Kill(COMMIT, 5),
+    Kill(HALF, 1, "results"),
+    Kill(AFTER, 1, "results"),
+)
+
+
 @pytest.mark.parametrize("wire_format", ["messages", "chat"])
 def test_batches_survive_kills_at_calls_and_commits(tmp_path: Path, wire_format: str) -> None:
-    seed = secrets.randbelow(10**6)
-    print(f"seed {seed}")
-    dice = random.Random(seed)
-    story = hunt(tmp_path, wire_format, dice, kills=8, rows=40, most=7)
-    print(story)
-    assert story.kills.total() >= 3
+    story = BatchStory()
+    lives = [Life(tmp_path, kill, is_faulty=n > 1) for n, kill in enumerate(KILLS_OF_BATCHES)]
+    assert play(tmp_path / "run", wire_format, lives, story)
+    assert story.kills.total() == len(KILLS_OF_BATCHES)

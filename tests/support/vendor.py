@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ class Vendor:
         """How many calls have been answered."""
         return sum(self._simulator.usage.statuses.values())
 
+    def come_to_rest(self) -> None:
+        """Wait until every call that has arrived is answered, or its caller is gone."""
+        deadline = time.monotonic() + 60
+        while self.requests > self.answers:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
     def usage(self) -> dict[str, Any]:
         """Return what was requested and billed."""
         found: dict[str, Any] = httpx.get(f"{self.url}/usage", timeout=30).json()
@@ -43,9 +51,20 @@ class Vendor:
 
 
 @contextmanager
-def vendor(**config: Any) -> Iterator[Vendor]:
-    """Serve a simulator; batches take a tenth of a second unless said otherwise."""
-    simulator = Simulator(SimulatorConfig(**{"batch_s": 0.1, **config}))
+def vendor(*, step_s: float | None = None, **config: Any) -> Iterator[Vendor]:
+    """Serve a simulator; batches take a tenth of a second unless said otherwise.
+
+    With `step_s`, its time goes on by this many seconds with each call that arrives, and not otherwise.
+    """
+    start = time.time()
+
+    def counted() -> float:
+        return start + (step_s or 0) * simulator.usage.requests
+
+    simulator: Simulator = Simulator(
+        SimulatorConfig(**{"batch_s": 0.1, **config}),
+        wall_clock=time.time if step_s is None else counted,
+    )
     with start_blocking_portal() as portal:
         scope = portal.call(anyio.CancelScope)
 

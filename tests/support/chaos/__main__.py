@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.chaos.batch_rounds import BatchStory, sweep
+from tests.support.chaos.batch_rounds import SCENES, BatchStory, sweep
 from tests.support.chaos.rounds import Round, Story, undisturbed
 
 ROWS_A_ROUND = 5_000
@@ -20,8 +20,16 @@ FORMATS = ("messages", "chat")
 
 
 def main() -> None:
-    """Play rounds until there were as many rows and kills as wanted."""
+    """Play rounds until there were as many rows and kills as wanted; then kill runs with batches."""
     options = parsed()
+    if options.only != "batches":
+        play_rows(options)
+    if options.only != "rows":
+        play_batches()
+
+
+def play_rows(options: argparse.Namespace) -> None:
+    """Kill live runs at random points, until there were as many rows and kills as wanted."""
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     print(f"seed {seed}", flush=True)
     size = min(options.rows, ROWS_A_ROUND)
@@ -49,9 +57,6 @@ def main() -> None:
                 ).play()
             )
             print(f"round {number}, {wire_format}: {stories[-1]}", flush=True)
-    batches = [play_batches(wire_format) for wire_format in FORMATS] if options.batches else []
-    for wire_format, story in zip(FORMATS, batches, strict=False):
-        print(f"batches, {wire_format}: {story}", flush=True)
     print(
         f"{len(stories)} rounds, {rows(stories)} rows, {kills(stories)} kills: 0 lost, 0 twice; "
         f"billed twice {sum(s.extra_bills for s in stories)}, "
@@ -67,15 +72,21 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--no-batches", dest="batches", action="store_false")
+    parser.add_argument("--only", choices=["rows", "batches"])
     parser.add_argument("--workers", type=int, default=0)
     return parser.parse_args()
 
 
-def play_batches(wire_format: str) -> BatchStory:
+def play_batches() -> None:
     """Kill runs with batches at every call and commit, one point after the other."""
-    with tempfile.TemporaryDirectory() as directory:
-        return sweep(Path(directory), wire_format)
+    for wire_format in FORMATS:
+        whole, started = BatchStory(), time.monotonic()
+        for scene in SCENES:
+            with tempfile.TemporaryDirectory() as directory:
+                story = sweep(Path(directory), wire_format, scene)
+            print(f"batches, {wire_format}, {scene.name}: {story}", flush=True)
+            whole += story
+        print(f"batches, {wire_format}: {whole}; {time.monotonic() - started:.0f} s", flush=True)
 
 
 def rows(stories: list[Story]) -> int:
