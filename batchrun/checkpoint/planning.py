@@ -45,9 +45,10 @@ class Reuse:
     Attributes:
         reused: rows that already have a result.
         new: requests to send.
-        paid: paid answers that rows have now.
+        paid: answers that rows have now, and requests of rows in batches, which will be paid.
         left_behind: those of them that no row would have any more.
         out: rows whose requests are in batches.
+        left_out: requests in batches that are left behind.
     """
 
     reused: int
@@ -55,6 +56,7 @@ class Reuse:
     paid: int
     left_behind: int
     out: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,16 +352,20 @@ _USABLE = """SELECT
             SELECT q.fingerprint, count(*) AS number
             FROM attempts a JOIN requests q ON q.id = a.request_id
             WHERE {out} GROUP BY q.fingerprint) o USING (fingerprint))"""
-# Of an interrupted plan nobody knows what it would have left behind, so all answers count.
-_LEFT = """SELECT coalesce(sum(h.number), 0), coalesce(sum(max(0, h.number -
-        CASE WHEN ? THEN min(1, coalesce(w.number, 0)) ELSE coalesce(w.number, 0) END)), 0)
-    FROM (
-        SELECT q.fingerprint, count(*) AS number FROM results r JOIN requests q ON q.id = r.request_id
-        WHERE r.status = 'succeeded' AND (
-            (SELECT planned FROM run) IS NULL
-            OR EXISTS (SELECT 1 FROM items i WHERE i.request_id = r.request_id))
-        GROUP BY q.fingerprint) h
-    LEFT JOIN wanted w USING (fingerprint)"""
+# Of an interrupted plan nobody knows what it would have left behind, so all answers count. Those that
+# will arrive from batches are paid, too; an answer that is there is used before one that is not.
+_LEFT = f"""SELECT coalesce(sum(number), 0), coalesce(sum(unused), 0),
+    coalesce(sum(min(unused, out)), 0)
+    FROM (SELECT h.number, h.out, max(0, h.number - CASE WHEN ? THEN min(1, coalesce(w.number, 0))
+        ELSE coalesce(w.number, 0) END) AS unused
+        FROM (SELECT q.fingerprint, count(*) AS number, sum(is_out) AS out
+            FROM (SELECT request_id, 0 AS is_out FROM results WHERE status = 'succeeded'
+                UNION ALL SELECT request_id, 1 FROM attempts WHERE {OUT}) r
+            JOIN requests q ON q.id = r.request_id
+            WHERE (SELECT planned FROM run) IS NULL
+                OR EXISTS (SELECT 1 FROM items i WHERE i.request_id = r.request_id)
+            GROUP BY q.fingerprint) h
+        LEFT JOIN wanted w USING (fingerprint))"""  # noqa: S608 - our own names
 
 
 class Comparison:
@@ -390,16 +396,21 @@ class Comparison:
             db = self._store.db
             standing = _USABLE.format(again=f"({again})", out=OUT)
             reused, out, new = db.execute(standing, {"shared": self._shared}).fetchone()
-            paid, left = db.execute(_LEFT, (self._shared,)).fetchone()
+            paid, left, left_out = db.execute(_LEFT, (self._shared,)).fetchone()
             db.execute("DROP TABLE temp.wanted")
-        return Reuse(reused=reused, new=new, paid=paid, left_behind=left, out=out)
+        return Reuse(
+            reused=reused, new=new, paid=paid, left_behind=left, out=out, left_out=left_out
+        )
 
 
 def has_answers(store: Checkpoint) -> bool:
-    """Say whether there is any answer that was paid for."""
+    """Say whether there is any answer that was paid for, or will be when its batch has ended."""
     with usable(store.path):
-        row = store.db.execute("SELECT 1 FROM results WHERE status = 'succeeded' LIMIT 1")
-        return row.fetchone() is not None
+        row = store.db.execute(
+            f"""SELECT EXISTS (SELECT 1 FROM results WHERE status = 'succeeded')
+            OR EXISTS (SELECT 1 FROM attempts WHERE {OUT})"""  # noqa: S608 - our own names
+        )
+        return bool(row.fetchone()[0])
 
 
 def answers_without_body(store: Checkpoint) -> int:

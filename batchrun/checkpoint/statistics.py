@@ -72,10 +72,12 @@ _LEFT_BEHIND = f"""SELECT coalesce({exact_sum("cost")}, 0) FROM attempts a WHERE
     (SELECT 1 FROM items i WHERE i.request_id = a.request_id)"""  # noqa: S608
 _RESULTS = "SELECT count(*) FROM results"
 _BUSY = "SELECT DISTINCT execution FROM attempts"
-# An attempt without a status was sent, unless it was refused or cancelled before.
+# An attempt without a status was sent, unless it was refused or cancelled before. What was sent in a
+# batch counts for the execution that submitted it, its outcome for the one that collected it.
 _LAST = f"""SELECT
-    count(DISTINCT a.request_id) FILTER (WHERE a.http_status IS NOT NULL OR a.maybe_billed
-        OR a.latency_s IS NULL OR (a.latency_s > 0 AND a.error_type <> 'cancelled')),
+    count(DISTINCT a.request_id) FILTER (WHERE a.execution = (SELECT max(id) FROM executions) AND (
+        a.http_status IS NOT NULL OR a.maybe_billed OR a.latency_s IS NULL
+        OR (a.latency_s > 0 AND a.error_type <> 'cancelled'))),
     count(*) FILTER (WHERE r.status = 'succeeded'), count(*) FILTER (WHERE r.status = 'errored'),
     sum(input_tokens), sum(output_tokens), {exact_sum("cost")}, count(*) FILTER (WHERE {ANSWERED}),
     count(*) FILTER (WHERE {UNPRICED})

@@ -57,8 +57,9 @@ class ExecutionTotals:
     """What one execution did.
 
     Attributes:
-        sent: requests that it sent, each counted once for all its attempts.
-        succeeded: requests that it got an answer to; `errored` those that failed.
+        sent: requests that it sent or submitted in batches, each counted once for all its attempts.
+        succeeded: requests that it got an answer to, whichever execution sent them; `errored` those
+            that failed.
         input_tokens: of its attempts, None when no answer counted them; also `output_tokens`.
         cost: of its attempts in pico-dollars, None when no price is known.
     """

@@ -158,6 +158,7 @@ def _added(every: Sequence[Reuse]) -> Reuse:
         new=sum(one.new for one in every),
         paid=sum(one.paid for one in every),
         left_behind=sum(one.left_behind for one in every),
+        left_out=sum(one.left_out for one in every),
         out=sum(one.out for one in every),
     )
 

@@ -190,14 +190,23 @@ def test_money_of_members_is_spent_until_their_answers_are_there(store: Checkpoi
     assert store.spent() == 7
 
 
-def test_what_an_execution_collected_counts_as_its_own(store: Checkpoint) -> None:
-    first, second = plan(store, items("ab"))
+def test_an_execution_counts_what_it_submits_as_sent_and_what_it_collects_as_answered(
+    store: Checkpoint,
+) -> None:
+    def last() -> tuple[int, int]:
+        found = totals(store).last_execution
+        assert found is not None
+        return found.sent, found.succeeded
+
+    first, second, third = plan(store, items("abc"))
     intend(store, [first, second])
-    start(store, 2)
+    assert last() == (2, 0)
+    start(store, 3)
+    assert last() == (0, 0)
     checkpoint.collect_batch(store, "t0", [], [succeeded(first)])
-    last = totals(store).last_execution
-    assert last is not None
-    assert (last.sent, last.succeeded) == (1, 1)
+    assert last() == (0, 1)
+    intend(store, [third], "t1")
+    assert last() == (1, 1)
 
 
 def test_latency_of_batches_is_not_that_of_requests(store: Checkpoint) -> None:

@@ -367,6 +367,29 @@ def test_new_does_not_leave_open_batches_unless_asked(write_job: Callable[..., P
         assert server.usage()["batches"] == 2
 
 
+def test_a_change_that_leaves_rows_in_batches_behind_takes_a_yes(
+    write_job: Callable[..., Path],
+) -> None:
+    with vendor(batch_s=30) as server:
+        job = write_job(server.url, rows=8, extra=QUICK)
+        assert run(job, wait=False).exit_code == 7
+        again = ("run", job, "--batch", "--no-wait")
+        code, _, stderr = command(*again, "--set", "request.temperature=0.5")
+        assert code == 2
+        assert "8 of 8 answers that are paid or in batches would no longer be used" in stderr
+        assert (
+            f"8 are in batches at the provider, and will be billed. To cancel these: batchrun cancel {job.parent / 'out'}"
+            in stderr
+        )
+        assert "8 requests would be sent" in stderr
+        assert server.usage()["batches"] == 1
+        assert command(*again)[0] == 7, "the same job asks nothing"
+        code, _, stderr = command(*again, "--set", "request.temperature=0.5", "--yes")
+        assert code == 7
+        assert "0 answers reused, 8 no longer used, 8 requests to send" in stderr
+        assert server.usage()["batches"] == 2
+
+
 def test_a_matrix_says_how_many_batches_are_out_and_new_moves_its_simulated_ones(
     write_job: Callable[..., Path],
 ) -> None:
