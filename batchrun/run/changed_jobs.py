@@ -59,10 +59,17 @@ def ask_consent(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None)
     Raises:
         JobError: when nobody can be asked, or the answer is no. Nothing has been sent or changed.
     """
+    what, stay = "paid answers", "they stay in the checkpoint"
+    if reuse.left_out:
+        what = "answers that are paid or in batches"
+        stay = (
+            f"{reuse.left_out:,} are in batches at the provider, and will be billed. To cancel these: "
+            f"batchrun cancel {shlex.quote(str(plan.directory))}"
+        )
     facts = (
         f"the job or its input has changed since the last run in {plan.directory}: {reuse.left_behind:,} of "
-        f"{reuse.paid:,} paid answers would no longer be used (they stay in the checkpoint), and "
-        f"{reuse.new:,} requests would be sent"
+        f"{reuse.paid:,} {what} would no longer be used ({stay}), and {reuse.new:,} requests would be "
+        "sent"
     )
     if ask is None:
         raise JobError(
