@@ -7,7 +7,6 @@ without saying which is the answer, picks none; so does one that only says what 
 from __future__ import annotations
 
 import re
-from collections import deque
 from functools import lru_cache
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
@@ -18,6 +17,23 @@ from batchrun.evaluation.answer_text import (
     normalized,
     without_thoughts,
 )
+from batchrun.evaluation.choice_phrases import (
+    ANNOUNCED,
+    ANOTHER,
+    ASSERTED,
+    CORRECTED,
+    DENIED,
+    ENDS_CLAUSE,
+    JOINS,
+    LONGEST_CLAUSE,
+    MARKS,
+    PREFERRED,
+    is_asked,
+    is_corrected,
+    is_negated,
+    is_questioned,
+    is_wanted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,56 +41,22 @@ if TYPE_CHECKING:
 
 _GAP = re.compile(r"[\s_-]+")  # "how_to" is said as "How to"
 _NEXT_WORD = re.compile(r"\s+([^\W\d_]{1,30})")
-_CONJUNCTIONS = {"and", "as", "because", "but", "is", "or", "since", "nor"}
+_CONJUNCTIONS = {"and", "as", "because", "but", "is", "it", "or", "since", "nor", "over", "than"}
+_CONJUNCTIONS |= {"fits", "matches", "rather", "remains", "suits", "works", "instead"}
+_AFTER_NO = {"alternative", "doubt", "exception", "exceptions", "idea", "longer", "matter", "more"}
+_AFTER_NO |= {"need", "other", "others", "question", "reason", "wonder"}
 _AROUND = " \t\r\n\"'`“”‘’«»*_.:;,!()[]{}<>$\\"
 # Words of languages that are written without spaces may stand directly beside a choice.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 # A label that is a number does not match a part of another number: 1.5, -1.
 _BEFORE = rf"(?<![^\W{_CJK}])(?<!\d[.,])(?<![-+](?=\d))"
 _AFTER = rf"(?![^\W{_CJK}])(?!(?<=\d)[.,]\d)"
-# Fixed, short stretches, so that nothing backtracks.
-_MARKS = r"[\s*_(\[{\"'`$]{0,9}"
-_NOUN = (
-    r"(?:(?<!\w)(?:(?:answer|choice|option|label|category|classification|class|verdict|prediction)s?"
-    r"|r[ée]ponse|respuesta|resposta|risposta|antwort|ответ)(?!\w)|答案|答え|정답)"
+# A line of a list that judges each choice: "A) wrong", "B: yes".
+_JUDGED = (
+    r"[*_)\]]{0,4}\s{0,2}[:.)—–-]?\s{0,2}[*_]{0,3}(?i:(?:is\s)?(?:(?P<good>correct|right|yes|true)"
+    r"|incorrect|wrong|no|false)(?!\w)|(?P<tick>[✓✔✅])|[✗✘❌])[*_\ufe0f]{0,3}\s*(?:[.;,\n]|\Z)"
 )
-_LINK = (
-    r"[*_\"'`)\]]{0,4}(?:\s{0,3}(?:[:：=]|(?:is|are|would be|must be|should be|est|es|ist|è|é)(?!\w)"
-    r"|是|为|は))"
-)
-_THEN = r"(?:\s+(?:the|option|choice|letter|label|category|answer))?"
-# "answer B" announces, "option B" only names it.
-_BARE = r"(?<!\w)answer[*_]{0,3}\s{1,3}"
-_CHOSEN = (
-    r"(?<!\w)(?:(?:I(?:'d|\sam|\swould|\swill|'ll)?|we)\s(?:choose|chose|pick|select|go\swith)"
-    r"|(?:so|but|therefore|thus|hence),?\s(?:it's|it\s(?:is|must\sbe)))\s(?:option\s|choice\s)?"
-)
-_ANNOUNCED = (
-    rf"(?i:(?:{_NOUN}{_LINK}(?P<denied>\s{{0,3}}not(?!\w))?\s{{0,9}}(?:[:：])?{_THEN}|{_BARE}"
-    rf"|{_CHOSEN}))"
-)
-_IS = r"[*_\"'`)\]]{0,4}\s{0,3}(?:is|was|seems|would be|must be)(?!\w)"
-_GOOD = r"\s{1,3}(?:clearly\s|indeed\s|therefore\s|thus\s)?(?:the\s)?(?:best|correct|right|answer)"
-_BAD = (
-    r"[*_\"'`)\]]{0,4}\s{0,3}(?:(?:is|was|are|would be|can|could|does|do)(?:n't|\s{1,2}not)(?!\w)|cannot(?!\w)"
-    r"|(?:is|was|are|would be)\s{1,2}(?:\w{1,15}\s)?(?:incorrect|wrong|false|irrelevant|ruled out))"
-)
-_NEGATION = re.compile(
-    r"(?:(?<!\w)(?:not|no|never|neither|nor|cannot|hardly|without|except|excluding|rather than|instead of"
-    r"|ruled? out|unlikely|kein(?:e[nmrs]?)?|nicht|weder|pas|ni|не|нет|ни)|n't)(?!\w)"
-    r"(?:[\s*_\"'`(]+[\w']+){0,4}[\s*_\"'`(\[]*\Z"
-    r"|(?:不是|不选|并非|(?<!\w)non-?|(?:incorrect|wrong|false)\s(?:answer|choice|option|label)\sis\s)"
-    r"[\s*_\"'`(\[]*\Z",
-    re.IGNORECASE,
-)
-# "The wrong answer is B": what follows is announced, but not as the answer.
-_UNWANTED = re.compile(
-    r"(?<!\w)(?:incorrect|wrong|false|worst|cannot|can't|falsche|mauvaise|错误)\s{0,2}\Z",
-    re.IGNORECASE,
-)
-_CLAUSE = re.compile(r"[.!?;:,\n]|\b(?:but|however|though)\b", re.IGNORECASE)
-_ANOTHER = r"[*_\"'`)\]}\s]{0,5}(?:,|/|&|\+|and|or|as well as)(?:\s{0,2}(?:and|or)(?!\w))?"
-LONGEST_CLAUSE = 80
+FEWEST_JUDGED = 3
 
 
 class Choices:
@@ -92,18 +74,20 @@ class Choices:
         labels_of = "|".join(_GAP.sub(r"[\\s_-]{1,3}", _escaped(label)) for label in longest_first)
         flags = 0 if self._has_letters else re.IGNORECASE
         one = rf"{_BEFORE}({labels_of}){_AFTER}"
-        other = rf"{_BEFORE}({labels_of}){_AFTER}"
-        self._announced = re.compile(rf"{_ANNOUNCED}{_MARKS}(?P<label>{one})", flags)
-        self._another = re.compile(
-            rf"(?i:{_ANOTHER})(?:\s(?i:option|choice))?{_MARKS}{other}", flags
-        )
-        self._asserted = re.compile(rf"{one}(?i:{_IS}{_GOOD})(?!\w)", flags)
-        self._denied = re.compile(rf"(?i:{_BAD})")
+        self._announced = re.compile(rf"{ANNOUNCED}{MARKS}(?P<label>{one})", flags)
+        self._corrected = re.compile(rf"{CORRECTED}{MARKS}(?P<label>{one})(?={ENDS_CLAUSE})", flags)
+        self._another = re.compile(rf"(?i:{ANOTHER})(?:\s(?i:option|choice))?{MARKS}{one}", flags)
+        self._beside = re.compile(rf"{one}(?i:{ANOTHER})(?:\s(?i:option|choice))?{MARKS}\Z", flags)
+        self._asserted = re.compile(rf"(?P<label>{one}){ASSERTED}", flags)
+        self._preferred = re.compile(rf"(?P<label>{one}){PREFERRED}", flags)
+        self._judged = re.compile(rf"(?P<label>{one}){_JUDGED}", flags)
+        self._item = re.compile(rf"(?:^|(?<=[\s(])){one}([).:\]])", flags | re.MULTILINE)
         end = r"[)\].:]" if self._has_letters else r"[)\].:,]"
-        self._begins = re.compile(rf"[\s*_(\[]{{0,9}}{one}[\s*_]{{0,3}}{end}", flags)
-        self._small = re.compile(
-            rf"{_ANNOUNCED}{_MARKS}(?P<label>{one})[\s*_)\].]*\Z", re.IGNORECASE
+        self._begins = re.compile(
+            rf"[\s*_(\[]{{0,9}}{one}[\s*_]{{0,3}}(?:{end}|(?i:,?\s(?:because|since|over)(?!\w)))",
+            flags,
         )
+        self._small = re.compile(rf"{ANNOUNCED}{MARKS}(?P<label>{one})[\s*_)\].]*\Z", re.IGNORECASE)
         self._mentioned = re.compile(one, flags)
 
     def find(self, text: str) -> str | None:
@@ -118,24 +102,64 @@ class Choices:
         announced = list(self._announcements(text))
         if not announced and self._has_letters:
             small = self._small.search(text)
-            announced = [self._spelled(small["label"])] if small and _is_wanted(small) else []
+            announced = [self._spelled(small["label"])] if small and is_wanted(small) else []
         if announced:
             return announced[-1]
-        return self._begins_with(text) or self._only(text)
+        ways = (self._alone_in_a_line, self._judged_right, self._begins_with, self._preferred_to)
+        found = (way(text) for way in (*ways, self._only))
+        return next((label for label in found if label is not None), None)
+
+    def _alone_in_a_line(self, text: str) -> str | None:
+        """Return the choice that is the whole first or last line, if no other line is a choice."""
+        lines = [_folded(line) for line in text.strip().split("\n")]
+        alone = {self._by_fold[line] for line in lines if line in self._by_fold}
+        is_at_an_end = lines[0] in self._by_fold or lines[-1] in self._by_fold
+        return alone.pop() if is_at_an_end and len(alone) == 1 else None
+
+    def _judged_right(self, text: str) -> str | None:
+        """Return the only choice that a list calls right: `A: no. B: yes. C: no.`."""
+        every = [found for found in self._judged.finditer(text) if self._is_at_item(text, found)]
+        right = {self._spelled(each["label"]) for each in every if each["good"] or each["tick"]}
+        is_list = len({self._spelled(each["label"]) for each in every}) >= FEWEST_JUDGED
+        return right.pop() if is_list and len(right) == 1 else None
+
+    @staticmethod
+    def _is_at_item(text: str, found: re.Match[str]) -> bool:
+        """Say whether a choice stands where an item of a list begins."""
+        before = text[: found.start()].rstrip(" \t*_([-")
+        return not before or before[-1] in "\n.;,:"
 
     def _begins_with(self, text: str) -> str | None:
         """Return the choice that stands at the start of a text: `B) Paris`, `Yes, because …`."""
         begins = self._begins.match(text)
-        if begins is None or (begins[0].endswith(",") and self._another.match(text, begins.end(1))):
+        if begins is None:
+            return None
+        another = self._another.match(text, begins.end(1)) if begins[0].endswith(",") else None
+        if another is not None and not _is_word(another[1], text, another.end()):
             return None
         label = self._spelled(begins[1])
-        return None if self._lists_all(text, label) else label
+        is_denied = DENIED.match(text, begins.end(1)) is not None
+        return None if is_denied or self._lists_all(text, label) else label
 
     def _lists_all(self, text: str, label: str) -> bool:
         """Say whether the text repeats the question: `A) Paris B) Rome`."""
-        return label == self.labels[0] and all(
-            re.search(rf"(?<!\w){re.escape(each)}\)", text) for each in self.labels[:2]
+        if label != self.labels[0]:
+            return False
+        items = [(self._spelled(item[1]), item[2]) for item in self._item.finditer(text)]
+        return any(
+            (self.labels[0], sign) in items and (each, sign) in items
+            for each in self.labels[1:2]
+            for sign in ").:]"
         )
+
+    def _preferred_to(self, text: str) -> str | None:
+        """Return the choice that a text prefers without announcing it: `B fits better than A`."""
+        preferred = {
+            self._spelled(found["label"])
+            for found in self._preferred.finditer(text)
+            if not is_negated(text, found.start()) and not is_questioned(text, found.end())
+        }
+        return preferred.pop() if len(preferred) == 1 else None
 
     def of(self, expected: object) -> str | None:
         """Return the choice that a cell names: by its label, or by its number from 0."""
@@ -149,43 +173,86 @@ class Choices:
 
     def _announcements(self, text: str) -> Iterator[str | None]:
         """Yield what is announced as the answer, in order; None for several choices at once."""
-        asserted = (
-            found for found in self._asserted.finditer(text) if not _negated(text, found, 1)
-        )
-        announced = (found for found in self._announced.finditer(text) if _is_wanted(found))
-        every = [(found.start(1), found.end(1), found[1]) for found in asserted]
-        every += [(f.start("label"), f.end("label"), f["label"]) for f in announced]
-        for start, end, label in sorted(every):
-            if self._has_letters and _is_word(label, text, end):
+        last: str | None = None
+        last_end = 0
+        for found in self._announcing(text):
+            start, end = found.span("label")
+            label = self._spelled(found["label"])
+            parts = found.groupdict()
+            if _is_word(found["label"], text, end):
                 continue
-            if self._denied.match(text, end):
+            if DENIED.match(text, end) or is_questioned(text, max(end, found.end())):
                 continue
-            if self._is_one_of_several(label, text, start, end):
-                yield None
+            is_other = last is not None and label != last
+            is_asserted = "also" in parts
+            if parts.get("also") or parts.get("too"):
+                label_or_none = None if is_other else label
+            elif self._is_one_of_several(label, text, start, end) or (
+                is_asserted and is_other and not is_corrected(text, last_end, start)
+            ):
+                label_or_none = None
             else:
-                yield self._spelled(label)
+                label_or_none = label
+            yield label_or_none
+            last, last_end = label_or_none, end
+
+    def _announcing(self, text: str) -> list[re.Match[str]]:
+        """Return what announces, asserts or corrects a choice, in the order of the choices."""
+        asserted = (
+            found
+            for found in self._asserted.finditer(text)
+            if not is_negated(text, found.start("label"))
+        )
+        announced = (found for found in self._announced.finditer(text) if is_wanted(found))
+        every = [*asserted, *announced, *self._corrected.finditer(text)]
+        return sorted(every, key=lambda found: found.span("label"))
 
     def _is_one_of_several(self, label: str, text: str, start: int, end: int) -> bool:
         """Say whether another choice stands beside this one: `A and B`, `A, B`."""
         after = self._another.match(text, end)
-        if after is not None and not (self._has_letters and _is_word(after[1], text, after.end())):
-            return self._spelled(after[1]) != self._spelled(label)
-        before = text[max(0, start - LONGEST_CLAUSE) : start]
-        beside = re.search(
-            rf"(?P<first>{self._mentioned.pattern})(?i:{_ANOTHER}){_MARKS}\Z", before
-        )
-        return beside is not None and self._spelled(beside["first"]) != self._spelled(label)
+        if after is not None and not _is_word(after[1], text, after.end()):
+            return self._spelled(after[1]) != label
+        beside = self._beside.search(text[max(0, start - LONGEST_CLAUSE) : start])
+        return beside is not None and self._spelled(beside[1]) != label
 
     def _only(self, text: str) -> str | None:
-        """Return the only choice that a text mentions without denying it."""
+        """Return the only choice that a text mentions without denying it or asking about it."""
+        unwanted = {
+            found.start("label") for found in self._announced.finditer(text) if not is_wanted(found)
+        }
         mentioned = {
             self._spelled(found[1])
-            for found in self._mentioned.finditer(text)
-            if not (self._has_letters and _is_word(found[1], text, found.end()))
-            and not _negated(text, found, 1)
-            and not self._denied.match(text, found.end())
+            for group in self._groups(text)
+            if not self._is_denied(text, group)
+            for found in group
+            if found.start() not in unwanted
+            and not is_negated(text, found.start())
+            and not DENIED.match(text, found.end())
+            and not is_asked(text, found.start(), group[-1].end())
         }
         return mentioned.pop() if len(mentioned) == 1 else None
+
+    def _groups(self, text: str) -> Iterator[list[re.Match[str]]]:
+        """Yield the choices that a text mentions; those that are said together as one group."""
+        group: list[re.Match[str]] = []
+        for found in self._mentioned.finditer(text):
+            if _is_word(found[1], text, found.end()):
+                continue
+            another = self._another.match(text, group[-1].end()) if group else None
+            if group and (another is None or another.end() != found.end()):
+                yield group
+                group = []
+            group.append(found)
+        if group:
+            yield group
+
+    @staticmethod
+    def _is_denied(text: str, group: list[re.Match[str]]) -> bool:
+        """Say whether several choices are denied together: `neither A nor B`, `A and B are wrong`."""
+        start, end = group[0].start(), group[-1].end()
+        if len(group) == 1 or JOINS.search(text, start, end) is None:
+            return False
+        return is_negated(text, start) or DENIED.match(text, end) is not None
 
     def _spelled(self, label: str) -> str:
         return self._by_fold[_folded(label)]
@@ -214,24 +281,13 @@ def _folded(text: str) -> str:
     return _GAP.sub(" ", text.strip(_AROUND) or text.strip()).casefold()
 
 
-def _negated(text: str, found: re.Match[str], group: int) -> bool:
-    """Say whether the clause before a choice denies it: "this is not billing"."""
-    start = found.start(group)
-    before = text[max(0, start - LONGEST_CLAUSE) : start]
-    clause = deque(_CLAUSE.finditer(before), maxlen=1)
-    rest = before[clause[0].end() :] if clause else before
-    return _NEGATION.search(rest) is not None
-
-
-def _is_wanted(announced: re.Match[str]) -> bool:
-    """Say whether an announcement is one of the answer, rather than of what is not: "The wrong answer is B"."""
-    before = announced.string[max(0, announced.start() - 20) : announced.start()]
-    return announced["denied"] is None and _UNWANTED.search(before) is None
-
-
 def _is_word(label: str, text: str, end: int) -> bool:
-    """Whether a letter is rather a word of the sentence: "A dog", "I think"."""
+    """Whether a choice is rather a word of the sentence: "A dog", "I think", "I'd", "no doubt"."""
+    following = _NEXT_WORD.match(text, end)
+    if label.lower() == "no":
+        return following is not None and following[1].lower() in _AFTER_NO
     if label not in {"A", "I"}:
         return False
-    following = _NEXT_WORD.match(text, end)
+    if label == "I" and text[end : end + 1] == "'":
+        return True
     return following is not None and following[1].lower() not in _CONJUNCTIONS
