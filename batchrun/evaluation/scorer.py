@@ -81,7 +81,7 @@ class Scorer:
             expected: the right answer.
             texts: what the model answered, once or several times.
         """
-        if _is_missing(expected) and self._function is None:
+        if is_missing(expected) and self._function is None:
             return RowScore(ordinal, answers=len(texts), problem="expected is empty for this row")
         try:
             found = [self._score_answer(row, expected, text) for text in texts]
@@ -129,7 +129,7 @@ class Scorer:
 
     def _label(self, expected: object, winner: AnswerScore) -> str | None:
         """Return the right answer as predictions are spelled; of several, the one that was given."""
-        if _is_missing(expected):
+        if is_missing(expected):
             return None
         match = "exact" if self._function is not None else self._config.match
         is_any_of = isinstance(expected, list) and match not in WHOLE_LISTS
@@ -189,8 +189,8 @@ def _tolerance(given: float | str | None) -> Tolerance | None:
     return None if given is None else Tolerance(given)
 
 
-def _is_missing(expected: object) -> bool:
-    """An empty cell: CSV knows no null."""
+def is_missing(expected: object) -> bool:
+    """Say whether a cell is empty: CSV knows no null."""
     return expected is None or (isinstance(expected, str) and not expected.strip())
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -17,6 +17,7 @@ from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
+from batchrun.run.judging import judge_folder, judge_job
 from batchrun.run.matrix import runs_in
 from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import same_input
@@ -24,7 +25,7 @@ from batchrun.run.scoring import Evaluation
 from batchrun.run.whole import folders_of, stored_run, totals_of_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from batchrun.pricing.totals import RunTotals
 
@@ -53,7 +54,8 @@ class Recosted:
 def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
     """Count the costs of a run again from its tokens, and write its outputs and summary again.
 
-    A cost that the provider stated stays. Of a matrix every cell is counted again.
+    A cost that the provider stated stays. Of a matrix every cell is counted again, and of a run also what
+    its judges cost.
 
     Args:
         directory: the run directory, or that of a matrix.
@@ -67,7 +69,7 @@ def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
             written.
     """
     given = None if job_file is None else Job.load(job_file)
-    return [_recost_run(each, given) for each in runs_in(directory)]
+    return [each for run in runs_in(directory) for each in _recost_run(run, given)]
 
 
 def _changed(
@@ -88,46 +90,98 @@ def _changed(
     )
 
 
-def _recost_run(directory: Path, given: Job | None) -> Recosted:
+def _recost_run(directory: Path, given: Job | None) -> list[Recosted]:
+    """Count the costs of a run again, then return them and those of its judges."""
     if not is_partitioned(directory):
         return _recost(directory, given)
     before = totals_of_run(directory)
+    judges = []
     with checkpoint.open_directory(directory, new=False):
         for folder in folders_of(directory):
-            _recost(folder, given)
+            judges += _recost(folder, given)[1:]
         written = stored_run(directory).write()
     after = written.totals or totals_of_run(directory)
-    return _changed(directory, before, after, written.files, given)
+    return [_changed(directory, before, after, written.files, given), *judges]
 
 
-def _recost(directory: Path, given: Job | None) -> Recosted:
-    with (
-        checkpoint.open_directory(directory, new=False),
-        closing(checkpoint.Checkpoint(directory, writable=True)) as store,
-    ):
+def _recost(directory: Path, given: Job | None) -> list[Recosted]:
+    with ExitStack() as stack:
+        stack.enter_context(checkpoint.open_directory(directory, new=False))
+        store = stack.enter_context(closing(checkpoint.Checkpoint(directory, writable=True)))
         document, base, signature = store.job()
-        if given is not None:
-            document.pop("price", None)
-            if "price" in given.document:
-                document["price"] = given.document["price"]
+        document = _with_price(document, given)
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = same_input(job, signature)
-        check_intact(store, directory, job.output, {*Record} - {*checkpoint.COUNTED})
+        uncounted = {*Record} - {*checkpoint.COUNTED}
+        check_intact(store, directory, job.output, uncounted)
+        # Those of the judges are checked before anything is counted again.
+        judges = [
+            (folder, stack.enter_context(_open_judge(folder, uncounted)))
+            for folder in checkpoint.judge_folders(directory)
+        ]
         before = checkpoint.totals(store)
-        if given is None:
-            provider = checkpoint.given_price(store).provider
-        else:
-            provider = given.request.provider
-            kept = checkpoint.GivenPrice(given.document.get("price"), provider)
-            checkpoint.keep_given_price(store, kept)
-        with store.transaction():
-            _count_again(store, job, provider)
-            store.replace_job(document)
+        _count_store(store, job, given)
+        judged = [_recost_judge(folder, own, given) for folder, own in judges]
         evaluation = Evaluation.of(job, source)
         again = evaluation is None or not evaluation.runs_code
         written = write_files(job, source, store, directory, evaluation, score_again=again)
         after = written.totals or checkpoint.totals(store)
-    return _changed(directory, before, after, written.files, given)
+    return [_changed(directory, before, after, written.files, given), *judged]
+
+
+@contextmanager
+def _open_judge(
+    folder: Path, records: Collection[Record]
+) -> Iterator[tuple[checkpoint.Checkpoint, Job]]:
+    """Lock the folder of a judge and open its checkpoint, whose `records` must be intact."""
+    with (
+        checkpoint.open_directory(folder, new=False),
+        closing(checkpoint.Checkpoint(folder, writable=True)) as store,
+    ):
+        document, base, _ = store.job()
+        job = Job.from_document(document, Path(base), origin=str(store.path))
+        check_intact(store, folder, job.output, records)
+        yield store, job
+
+
+def _recost_judge(
+    folder: Path, opened: tuple[checkpoint.Checkpoint, Job], given: Job | None
+) -> Recosted:
+    store, job = opened
+    own = None if given is None else _given_to_judge(given, folder)
+    job = Job.from_document(_with_price(job.document, own), job.base, origin=str(store.path))
+    before = checkpoint.totals(store)
+    _count_store(store, job, own)
+    return _changed(folder, before, checkpoint.totals(store), (), own)
+
+
+def _given_to_judge(given: Job, folder: Path) -> Job:
+    """Return what a job file says about a judge: its own `provider`, and the `[price]` of the job."""
+    for config in given.scores:
+        if config.judge is not None and judge_folder(config.name) == folder.name:
+            return judge_job(given, config.judge, folder.name)
+    return given
+
+
+def _with_price(document: Mapping[str, Any], given: Job | None) -> dict[str, Any]:
+    """Return the document of a job with the `[price]` of the job file that was given."""
+    if given is None:
+        return {**document}
+    rest = {key: section for key, section in document.items() if key != "price"}
+    return rest | ({"price": given.document["price"]} if "price" in given.document else {})
+
+
+def _count_store(store: checkpoint.Checkpoint, job: Job, given: Job | None) -> None:
+    """Count the costs in a checkpoint again by a job, and keep what was given for later runs."""
+    if given is None:
+        provider = checkpoint.given_price(store).provider
+    else:
+        provider = given.request.provider
+        kept = checkpoint.GivenPrice(given.document.get("price"), provider)
+        checkpoint.keep_given_price(store, kept)
+    with store.transaction():
+        _count_again(store, job, provider)
+        store.replace_job(job.document)
 
 
 def _given(job: Job | None) -> str | None:

@@ -18,6 +18,7 @@ from batchrun.errors import RenderError
 from batchrun.evaluation import RowScore
 from batchrun.evaluation.agreement import JudgeTotals
 from batchrun.evaluation.reducers import majority_of, reduced
+from batchrun.evaluation.scorer import is_missing
 from batchrun.evaluation.scores import AnswerScore, CannotScore, VerdictState
 from batchrun.evaluation.verdicts import (
     CUT_VERDICT,
@@ -129,9 +130,7 @@ class Judge:
     def __init__(self, config: ScoreConfig, job: Job, columns: Sequence[str]) -> None:
         judge = _required(config.judge)
         self.config = config
-        self.folder = (
-            f"{checkpoint.JUDGE_FOLDER}-{config.name}" if config.name else checkpoint.JUDGE_FOLDER
-        )
+        self.folder = judge_folder(config.name)
         self.job = judge_job(job, judge, self.folder)
         section = f"score.{config.name}.judge" if config.name else "score.judge"
         self._lookup = VerdictLookup(judge, self.job.request.samples, section)
@@ -156,9 +155,14 @@ class Judge:
         return tuple(column for column in columns if column in names)
 
     def items(self, row: AnsweredRow) -> list[Item]:
-        """Return what a judge is asked about the answers of a row, without their place in its run."""
+        """Return what a judge is asked about the answers of a row, without their place in its run.
+
+        Nothing if its prompt compares them with an expected answer that the row does not have.
+        """
         item, texts = row.item, row.texts
         values = {**item.values, **self._values(item)}
+        if EXPECTED in self.renderer.columns and is_missing(values.get(EXPECTED)):
+            return []
         return [
             Item(
                 0,
@@ -183,16 +187,20 @@ class Judge:
         every = [each for of_row in asked for each in of_row]
         found = self._lookup.find(directory / self.folder, every)
         scores = [
-            _row_score(
-                row.item.ordinal,
-                [self._lookup.verdicts(each, found) for each in of_row],
-                self.config.reduce,
-                self._pass_at,
-            )
+            self._row_score(row, [self._lookup.verdicts(each, found) for each in of_row])
             for row, of_row in zip(rows, asked, strict=True)
         ]
         persons = [self._person(row.item) for row in rows]
         return [replace(score, expected=said) for score, said in zip(scores, persons, strict=True)]
+
+    def _row_score(
+        self, row: AnsweredRow, judged: Sequence[Sequence[Verdict | NoVerdict]]
+    ) -> RowScore:
+        ordinal = row.item.ordinal
+        if not judged:
+            problem = "expected is empty for this row, so it was not judged"
+            return RowScore(ordinal, answers=len(row.texts), problem=problem)
+        return _row_score(ordinal, judged, self.config.reduce, self._pass_at)
 
     def check_intact(self, directory: Path) -> None:
         """See that the stored verdicts are as they were written.
@@ -278,6 +286,11 @@ def check_verdicts(folder: Path) -> None:
     if (folder / checkpoint.FILE_NAME).exists():
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
             checkpoint.check_intact(store)
+
+
+def judge_folder(scorer: str) -> str:
+    """Return the name of the folder of a scorer's judge in the run directory."""
+    return f"{checkpoint.JUDGE_FOLDER}-{scorer}" if scorer else checkpoint.JUDGE_FOLDER
 
 
 def judge_job(job: Job, config: JudgeConfig, folder: str) -> Job:

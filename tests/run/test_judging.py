@@ -426,6 +426,81 @@ def _open_batches(folder: Path) -> int:
         return len(list(checkpoint.batches(store, open_only=True)))
 
 
+def with_empty_expected(job: Path, rows: int) -> None:
+    """Every third row has no expected answer."""
+    lines = [f"r{n:05d},text {n},{'' if n % 3 == 1 else n}" for n in range(rows)]
+    (job.parent / "rows.csv").write_text("\n".join(["id,text,truth", *lines]) + "\n")
+
+
+def test_a_row_without_an_expected_answer_is_not_judged_against_one(
+    write_job: Callable[..., Path], results: Callable[[], pl.DataFrame], tmp_path: Path
+) -> None:
+    with serving(decide) as provider:
+        extra = SECTION.replace("{{ text }}", "{{ truth }}")
+        job = write_job(provider.url, rows=6, extra=extra)
+        with_empty_expected(job, 6)
+        code, stdout, stderr = command("run", job)
+        assert code == 0, stderr
+        assert len(judged(provider.calls)) == 4
+        assert results()["score"].to_list() == [1.0, None, 0.0, 1.0, None, 0.0]
+        assert summary(tmp_path)["score"]["unscored"] == 2
+        assert summary(tmp_path)["score"]["judge"]["missing"] == 0
+        said = "2 rows not scored: expected is empty for this row, so it was not judged"
+        assert said in stdout + stderr
+        assert command("run", job, "--quiet")[0] == 0
+        assert len(judged(provider.calls)) == 4
+        # A prompt that does not show the expected answer needs none.
+        text = job.read_text().replace("Right answer: {{ expected }} ", "")
+        job.write_text(text)
+        assert command("run", job, "--quiet", "--yes")[0] == 0
+    assert len(judged(provider.calls)) == 10
+    assert results()["score"].to_list() == [1.0, 0.5, 0.0] * 2
+
+
+def judge_costs(tmp_path: Path) -> list[float | None]:
+    found = summary(tmp_path)
+    return [found["cost_usd"]["total"], found["score"]["judge"]["cost_usd"]]
+
+
+def test_recost_counts_the_judge_again_too(write_job: Callable[..., Path], tmp_path: Path) -> None:
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=4, extra=SECTION)
+        assert command("run", job, "--quiet")[0] == 0
+        before = judge_costs(tmp_path)
+        own = job.with_name("priced.toml")
+        own.write_text(f"{job.read_text()}[price.'{JUDGE}']\ninput = 100\noutput = 0\n")
+        code, stdout, stderr = command("recost", tmp_path / "out", "--job", own)
+        assert code == 0, stderr
+        assert judge_costs(tmp_path) == pytest.approx([before[0], 4 * 11 * 100 / 1e6])
+        judge = tmp_path / "out" / "judge"
+        assert f"{judge}: $0.004400 (before: $0.000552)" in stdout
+        assert command("verify", tmp_path / "out")[0] == 0
+        # What was given holds for later runs and verdicts.
+        table = tmp_path / "rows.csv"
+        table.write_text(table.read_text() + "new,text 9\n")
+        assert command("run", job, "--quiet")[0] == 0
+        assert judge_costs(tmp_path)[1] == pytest.approx(5 * 11 * 100 / 1e6)
+        assert command("recost", tmp_path / "out", "--json")[0] == 0
+        assert judge_costs(tmp_path)[1] == pytest.approx(5 * 11 * 100 / 1e6)
+    assert len(provider.calls) == 10
+
+
+def test_recost_counts_nothing_if_a_verdict_is_damaged(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=4, extra=SECTION)
+        assert run(job).exit_code == 0
+    before = judge_costs(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "out" / "judge" / "checkpoint.db")) as db, db:
+        db.execute("UPDATE results SET response = 'Verdict: good' WHERE request_id = 3")
+    own = job.with_name("priced.toml")
+    own.write_text(f"{job.read_text()}[price]\ninput = 100\noutput = 0\n")
+    code, _, stderr = command("recost", tmp_path / "out", "--job", own)
+    assert (code, "judge/checkpoint.db" in stderr) == (5, True), stderr
+    assert judge_costs(tmp_path) == before
+
+
 KILLS = 20
 ROWS = 120
 
