@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.chat_batches import CHAT_BATCHES
+from batchrun.formats.conflicts import chat_conflict
 from batchrun.formats.content import (
     ending,
     merged_parts,
@@ -32,6 +33,7 @@ from batchrun.formats.parsing import (
     unusable,
 )
 from batchrun.formats.pieces import CallPieces, Pieces, merged_blocks
+from batchrun.formats.schema_rules import OPENAI_SCHEMAS
 from batchrun.formats.tool_calls import (
     chat_calls,
     chat_choice,
@@ -369,5 +371,7 @@ CHAT = WireFormat(
     write_turns=turns_for_chat,
     continue_body=continue_chat,
     model_rules=openai_rules,
+    conflict=chat_conflict,
+    schema_rules=OPENAI_SCHEMAS,
     batches=CHAT_BATCHES,
 )

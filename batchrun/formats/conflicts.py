@@ -1,4 +1,4 @@
-"""Parameters of the messages format that are refused together, for certain and whatever the text.
+"""What is refused together, for certain and whatever the text.
 
 Facts are from the Claude Messages API reference and the errors of the API (November 2026).
 """
@@ -13,6 +13,7 @@ from batchrun.formats.model_rules import (
     takes_budget,
     takes_effort,
     takes_one_of_temperature_and_top_p,
+    takes_prefill,
     thinking_budget,
 )
 
@@ -40,8 +41,27 @@ class Combination:
 
 def messages_conflict(asked: Combination) -> Conflict | None:
     """Return why a request of the messages format is refused; None if nothing is known."""
-    found = (_effort_conflict(asked), _thinking_conflict(asked), _sampling_conflict(asked))
+    found = (
+        _prefill_conflict(asked),
+        _effort_conflict(asked),
+        _thinking_conflict(asked),
+        _sampling_conflict(asked),
+    )
     return next((conflict for conflict in found if conflict is not None), None)
+
+
+def chat_conflict(asked: Combination) -> Conflict | None:
+    """Return why a request of the chat format is refused, for Claude models behind it."""
+    return _prefill_conflict(asked)
+
+
+def _prefill_conflict(asked: Combination) -> Conflict | None:
+    if not asked.is_prefilled or takes_prefill(asked.model):
+        return None
+    return "messages", (
+        f"{asked.model} does not accept the beginning of the answer as the last turn; end with a user turn, "
+        "and ask for the form of the answer in it or with json_schema"
+    )
 
 
 def _sampling_conflict(asked: Combination) -> Conflict | None:

@@ -33,6 +33,7 @@ from batchrun.formats.parsing import (
     text_or_none,
     unusable,
 )
+from batchrun.formats.schema_rules import CLAUDE_SCHEMAS
 from batchrun.formats.tool_calls import (
     cache_mark,
     continue_messages,
@@ -308,5 +309,6 @@ MESSAGES = WireFormat(
     continue_body=continue_messages,
     model_rules=claude_rules,
     conflict=messages_conflict,
+    schema_rules=CLAUDE_SCHEMAS,
     batches=MESSAGE_BATCHES,
 )

@@ -26,6 +26,7 @@ _FIRST_EFFORT = {"opus": (4, 5)}
 _FIRST_EFFORT_OF_OTHERS = (4, 6)
 _FIRST_WITHOUT_BUDGET = (4, 7)
 _FIRST_ONE_SAMPLING_PARAMETER = (4, 1)
+_FIRST_WITHOUT_PREFILL = (4, 6)
 # The share of `max_tokens` that thinking may take.
 _SHARES: Mapping[str, float] = {
     "minimal": 0.1,
@@ -109,6 +110,11 @@ def takes_budget(model: str) -> bool:
 def takes_one_of_temperature_and_top_p(model: str) -> bool:
     """Whether a Claude model refuses requests with both sampling parameters."""
     return _FIRST_ONE_SAMPLING_PARAMETER <= _version_of(model) < _FIRST_WITHOUT_BUDGET
+
+
+def takes_prefill(model: str) -> bool:
+    """Whether the last turn can be the beginning of the answer; Claude 4.6 and later refuse that."""
+    return _version_of(model) < _FIRST_WITHOUT_PREFILL
 
 
 def thinking_budget(model: str, parameters: Parameters) -> int | None:

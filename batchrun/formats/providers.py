@@ -42,6 +42,7 @@ class ProviderPreset:
         prices: the id in the price list; None: `id`.
         reasoning_models: a pattern of the models that take `max_completion_tokens` and no sampling
             parameters such as `temperature`; None: no model.
+        strict_schemas: the formats in which it refuses schemas that `SchemaRules` of the format name.
         document_urls: whether it takes the URL of a document in the chat format, too.
         example_model: a model for a first job.
         aliases: other names that people use for it.
@@ -57,6 +58,7 @@ class ProviderPreset:
     path: str = ""
     prices: str | None = None
     reasoning_models: str | None = None
+    strict_schemas: tuple[FormatName, ...] = ()
     document_urls: bool = False
     example_model: str = ""
     aliases: tuple[str, ...] = field(default=())
@@ -103,6 +105,7 @@ PROVIDERS: tuple[ProviderPreset, ...] = (
         title="Anthropic",
         addresses={"messages": "https://api.anthropic.com", "chat": "https://api.anthropic.com"},
         key_env="ANTHROPIC_API_KEY",
+        strict_schemas=("messages",),
         example_model="claude-haiku-4-5-20251001",
         aliases=("claude",),
     ),
@@ -114,6 +117,7 @@ PROVIDERS: tuple[ProviderPreset, ...] = (
         path="/chat/",
         key_env="OPENAI_API_KEY",
         reasoning_models=_OPENAI_REASONING,
+        strict_schemas=("chat",),
         example_model="gpt-4o-mini",
     ),
     ProviderPreset(
@@ -128,6 +132,7 @@ PROVIDERS: tuple[ProviderPreset, ...] = (
         auth="api-key",
         path="/openai/|/models/|/anthropic/",
         reasoning_models=_OPENAI_REASONING,
+        strict_schemas=("chat", "messages"),
         example_model="gpt-4o-mini",
         aliases=("azure-openai", "microsoft"),
     ),
@@ -173,6 +178,7 @@ PROVIDERS: tuple[ProviderPreset, ...] = (
         ),
         hosts=r"bedrock-(?:mantle|runtime)\.[\w-]+\.(?:api\.aws|amazonaws\.com)",
         key_env="AWS_BEARER_TOKEN_BEDROCK",
+        strict_schemas=("messages",),
         auth="bearer",
         example_model="openai.gpt-oss-20b",
         aliases=("bedrock", "amazon", "amazon-bedrock"),

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from batchrun.formats.conflicts import Combination, Conflict
     from batchrun.formats.providers import ProviderPreset
+    from batchrun.formats.schema_rules import SchemaRules
 
 Range = tuple[float, float]
 ANY: Range = (-math.inf, math.inf)
@@ -108,6 +109,7 @@ class WireFormat:
         auth: the default of `[request] auth`: `bearer` or the name of a header.
         model_rules: says what a model accepts, by model, provider, effort and version of the API.
         conflict: says which parameters are refused together.
+        schema_rules: which JSON schemas its vendor enforces; None: any.
         sdk_adds_version: whether the vendor's SDK adds the version to every base URL.
         example_model: the model in a job file that `batchrun init` writes.
         request_id_headers: response headers with the provider's id of an exchange, best first.
@@ -152,6 +154,7 @@ class WireFormat:
         lambda *_: NO_RULES
     )
     conflict: Callable[[Combination], Conflict | None] = lambda _: None
+    schema_rules: SchemaRules | None = None
     batches: BatchFormat | None = None
 
     def encode(self, request: Request) -> WireRequest:

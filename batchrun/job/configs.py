@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchrun.formats import WireFormat
     from batchrun.formats.model_rules import ModelRules
     from batchrun.formats.providers import ProviderPreset
+    from batchrun.formats.schema_rules import SchemaRules
     from batchrun.records import AnswerSchema, FormatName, RejectReason, Tool, ToolChoice
 
 DEFAULT_FILES = ("results.parquet",)
@@ -149,6 +150,13 @@ class RequestConfig:
         if self.provider is not None:
             return PRESETS.get(self.provider)
         return preset_at(urlsplit(self.base_url).hostname or "")
+
+    @property
+    def schema_rules(self) -> SchemaRules | None:
+        """Which JSON schemas are refused; None: none for certain, since gateways may complete them."""
+        preset = preset_at(urlsplit(self.base_url).hostname or "")
+        is_strict = preset is not None and self.format in preset.strict_schemas
+        return self.wire_format.schema_rules if is_strict else None
 
     def rules(self, model: str, effort: str | None) -> ModelRules:
         """Return what a model accepts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -30,7 +31,7 @@ from batchrun.job.texts import read_system, read_turns
 from batchrun.records import AnswerSchema, Message, Parameters, RejectReason, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batchrun.formats import WireFormat
     from batchrun.records import Tool, ToolChoice
@@ -48,6 +49,7 @@ JOB_WIDE_KEYS = (
     "samples",
 )
 MOST_SAMPLES = 100
+MOST_SCHEMA_PROBLEMS = 5
 REJECT_REASONS: tuple[RejectReason, ...] = get_args(RejectReason)
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 ROW_KEYS = ("model", "system", *PARAMETERS)
@@ -101,6 +103,7 @@ def read_request(section: Section, base: Path) -> RequestConfig:
         drops_unsupported=_read_on_unsupported(section),
     )
     _check_combination(section, config)
+    _check_schemas(section, config)
     section.check("extra_body", partial(_check_extra_body, config), None)
     return config
 
@@ -145,6 +148,27 @@ def _check_combination(section: Section, config: RequestConfig) -> None:
                 f"turn {number}, the beginning of the answer, ends in white space, which the "
                 f"{config.format} format refuses; remove it",
             )
+
+
+def _check_schemas(section: Section, config: RequestConfig) -> None:
+    """Report schemas that the provider does not enforce, and so refuses."""
+    rules, answer = config.schema_rules, config.answer
+    if rules is None:
+        return
+    is_enforced = answer is not None and (answer.strict or not rules.is_optional)
+    if answer is not None and answer.schema is not None and is_enforced and not answer.as_tool:
+        for problem in _some(rules.problems(answer.schema)):
+            section.problem("json_schema", f"{problem} (or set {rules.otherwise})")
+    for tool in config.tools:
+        if tool.strict and tool.input_schema is not None:
+            for problem in _some(rules.problems(tool.input_schema)):
+                section.problem("tools", f"{tool.name}: {problem} (or remove strict)")
+
+
+def _some(problems: Iterator[str]) -> list[str]:
+    """Return the first problems, and how many there are more."""
+    shown, rest = list(islice(problems, MOST_SCHEMA_PROBLEMS)), sum(1 for _ in problems)
+    return [*shown, f"{rest:,} more like these"] if rest else shown
 
 
 def _read_folder(section: Section, key: str, base: Path) -> Path:

@@ -215,7 +215,8 @@ class Renderer:
         model = self._text_override("model", row) or self._model.text(values)
         if not model.strip():
             raise RenderError("empty_model", "model: is empty for this row")
-        rules, parameters = self._accepted(model, self._parameters(row, values))
+        is_prefilled = bool(messages) and messages[-1].role == "assistant"
+        rules, parameters = self._accepted(model, self._parameters(row, values), is_prefilled)
         return Request(
             format=config.format,
             base_url=config.base_url,
@@ -293,18 +294,19 @@ class Renderer:
             raise RenderError("invalid_parameter", message)
         return parameters
 
-    def _accepted(self, model: str, parameters: Parameters) -> tuple[ModelRules, Parameters]:
+    def _accepted(
+        self, model: str, parameters: Parameters, is_prefilled: bool
+    ) -> tuple[ModelRules, Parameters]:
         """Return the rules of a model, and the parameters without those that it refuses."""
         rules = self._rules(model, parameters.effort)
         refused = {name: None for name in rules.refused if getattr(parameters, name) is not None}
         sent = replace(parameters, **refused) if refused else parameters
-        if not self._is_fixed:
-            self._check_combination(model, sent)
+        if not self._is_fixed or is_prefilled != self._config.is_prefilled:
+            self._check_combination(model, sent, is_prefilled)
         return rules, sent
 
-    def _check_combination(self, model: str, parameters: Parameters) -> None:
-        config = self._config
-        asked = Combination(model, parameters, config.forces_tool, config.is_prefilled)
+    def _check_combination(self, model: str, parameters: Parameters, is_prefilled: bool) -> None:
+        asked = Combination(model, parameters, self._config.forces_tool, is_prefilled)
         if (conflict := self._format.conflict(asked)) is not None:
             raise RenderError("invalid_parameter", ": ".join(conflict))
 

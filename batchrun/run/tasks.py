@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
+from batchrun.formats.schema_rules import closed
 from batchrun.run.dataframes import complete
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def extract(
         frame: the rows, as `complete` takes them.
         schema: a model class of pydantic, or a JSON schema of an object. Each of its properties becomes
             a column: text, integer, number, boolean, or a list of them. A nested object is JSON text.
+            All properties are asked for, and no others; one that is not required may be null.
         prompt: template of the user turn, such as `"{{ review }}"`.
         model: name of the model.
         arguments: those of `complete`.
@@ -42,7 +44,7 @@ def extract(
     Raises:
         JobError: when the schema is wrong, and as `complete` does.
     """
-    given = {"json_schema": json_schema(schema), "unnest": True}
+    given = {"json_schema": closed(json_schema(schema)), "unnest": True}
     return complete(frame, prompt=prompt, model=model, **{**arguments, **given})
 
 

@@ -43,7 +43,8 @@ def completion(*texts: str, **changes: Any) -> Completion:
 def test_each_format_has_its_own_way_to_ask() -> None:
     native = {"type": "json_schema", "schema": SCHEMA}
     assert body("messages", json_schema=SCHEMA)["output_config"] == {"format": native}
-    assert body("chat", json_schema=SCHEMA)["response_format"] == {
+    gateway = "http://127.0.0.1:1"
+    assert body("chat", json_schema=SCHEMA, base_url=gateway)["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
     }

@@ -115,7 +115,7 @@ def test_nor_has_the_newest_version_of_the_api(tmp_path: Path) -> None:
     "model", ["claude-opus-4-5-20251101", "claude-sonnet-4-6", "claude-opus-5-5", "glm-4.6", "m"]
 )
 def test_an_effort_is_a_key_of_output_config(tmp_path: Path, model: str) -> None:
-    schema = {"type": "object"}
+    schema = {"type": "object", "additionalProperties": False}
     found = body(tmp_path, model=model, effort="low", json_schema=schema)
     assert found["output_config"] == {
         "format": {"type": "json_schema", "schema": schema},
@@ -197,6 +197,17 @@ TOOL = {"name": "f", "input_schema": {"type": "object"}}
             },
             "messages: turn 2, the beginning of the answer, ends in white space",
         ),
+        (
+            {
+                "model": "claude-opus-4-6",
+                "prompt": None,
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "{"},
+                ],
+            },
+            "messages: claude-opus-4-6 does not accept the beginning of the answer",
+        ),
         ({"system": " ", "cache_system": True}, "cache_system: the system prompt is empty"),
     ],
 )
@@ -227,3 +238,26 @@ def test_a_row_that_is_certain_to_be_refused_is_errored(tmp_path: Path) -> None:
     assert "body" in accepted
     assert refused["error_type"] == "invalid_parameter"
     assert "top_p: cannot be combined with temperature" in refused["error_message"]
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_conversations_of_rows_may_end_with_an_answer_only_where_the_model_takes_that(
+    tmp_path: Path, wire_format: str
+) -> None:
+    asked = job(tmp_path, prompt=None, messages_column="m", model="{{ model }}", format=wire_format)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [
+        {"model": "claude-opus-4-5", "m": turns},
+        {"model": "anthropic/claude-opus-4.6", "m": turns},
+        {"model": "claude-sonnet-5", "m": turns[:1]},
+    ]
+    (tmp_path / "t.csv").unlink()
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = Job.from_document(
+        {**asked.document, "input": {"path": "t.jsonl"}, "name": "j"}, tmp_path
+    )
+    accepted, refused, plain = (json.loads(line) for line in preview(asked, 3))
+    assert "body" in accepted
+    assert refused["error_type"] == "invalid_parameter"
+    assert "claude-opus-4.6 does not accept the beginning" in refused["error_message"]
+    assert "body" in plain

@@ -29,7 +29,7 @@ def body(row: dict[str, Any], **request: Any) -> dict[str, Any]:
 
 
 def test_tables_are_merged_with_those_of_the_request() -> None:
-    schema = {"type": "object"}
+    schema = {"type": "object", "additionalProperties": False}
     found = body({}, json_schema=schema, extra_body={"output_config": {"task": {"a": 1}}})
     assert found["output_config"] == {
         "format": {"type": "json_schema", "schema": schema},

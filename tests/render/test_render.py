@@ -555,7 +555,12 @@ def test_marks_for_the_cache_stand_where_the_job_has_them() -> None:
         make_job(format="chat", messages=[{"role": "user", "content": "c", "cache": True}])
 
 
-SCHEMA = {"type": "object", "properties": {"q": {"type": "string"}}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"q": {"type": "string"}},
+    "required": ["q"],
+    "additionalProperties": False,
+}
 CLAUDE_TOOL = {"name": "f", "description": "d", "input_schema": SCHEMA, "strict": True}
 CHAT_TOOL = {
     "type": "function",
