@@ -7,6 +7,7 @@ query. A version that is already in the address is not written again.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ def is_endpoint(address: str, path: str) -> bool:
     return urlsplit(address).path.rstrip("/").endswith(endpoint_of(path))
 
 
+@lru_cache(maxsize=256)  # for every request
 def request_url(address: str, path: str, *, sdk_adds_version: bool) -> str:
     """Return the URL of requests.
 

@@ -115,7 +115,8 @@ class WireFormat:
         request_id_headers: response headers with the provider's id of an exchange, best first.
         stream_members: what asks for a stream: JSON members that end the body, with the brace.
         headers: returns the format's own headers for a request, without credentials.
-        body: returns the JSON body; its key order is fixed, because the fingerprint covers it.
+        body: returns the JSON body; its key order is fixed, because the fingerprint covers it. Texts
+            that are not blank appear in it as they are, and change nothing else of it.
         read_answer: reads the JSON of an answer; raises `InvalidResponse` if it is not one.
         read_usage: reads the usage object of an answer.
         assembler: returns what puts the events of a stream together.
@@ -192,12 +193,16 @@ class WireFormat:
         Left out is what cannot change the answer: the port of a server on this machine,
         credentials, extra headers, streaming, limits, outputs.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self.name}\n{request.provider}\n".encode())
-        digest.update(self._whole_body(wire))
+        digest = self.digest(request)
+        digest.update(self.whole_body(wire))
         return digest.digest()
 
-    def _whole_body(self, wire: WireRequest) -> bytes:
+    def digest(self, request: Request) -> hashlib.blake2b:
+        """Return the fingerprint of a request before its body has been added."""
+        prefix = f"{self.name}\n{request.provider}\n".encode()
+        return hashlib.blake2b(prefix, digest_size=16)
+
+    def whole_body(self, wire: WireRequest) -> bytes:
         """Return the body of a request that asks for a whole answer."""
         if not wire.stream:
             return wire.body
@@ -213,7 +218,7 @@ class WireFormat:
         """
         if self.batches is None:
             raise ValueError(f"the format {self.name} has no batches")
-        return self.batches.line(custom_id, self._whole_body(wire), service)
+        return self.batches.line(custom_id, self.whole_body(wire), service)
 
     def read_batch_line(self, content: bytes, *, keep_raw: bool = False) -> BatchAnswer:
         """Read one line of the results of a batch.

@@ -25,6 +25,7 @@ from batchrun.render.attachments import read_documents, read_images
 from batchrun.render.image_sizes import image_size
 from batchrun.render.prompt import arranged, conversation_text, read_messages, text_turns
 from batchrun.render.sandbox import ENVIRONMENT
+from batchrun.render.shape import NoShapeError, Shape
 from batchrun.render.template import ROW, Expression, Structure, Text
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from batchrun.formats.model_rules import ModelRules
     from batchrun.job import Job, RequestConfig
     from batchrun.records import Attachment, Item, Message
-    from batchrun.render.prompt import System
+    from batchrun.render.prompt import System, Turn
 
 
 # Maximum rows of a chunk of requests, and bytes of their bodies after which it ends.
@@ -96,6 +97,34 @@ class Renderer:
         self.columns = self._needed_columns(columns)
         self._known = tuple(columns)
         self._whole_row = ROW not in columns and any(ROW in text.names for text in self._texts())
+        self._provider = config.provider_name
+        self._shape = self._shape_of_all()
+
+    def _shape_of_all(self) -> Shape | None:
+        """Return the shape of all requests if they differ in texts of the conversation only."""
+        config = self._config
+        others = [*self._extra_body.texts, *self._extra_headers.texts]
+        others += [*self._images, *self._documents]
+        if others or not self._is_fixed or config.messages_column is not None:
+            return None
+        every = [*self._system, *(text for _, text in self._turns)]
+        first_turn = len(self._system)
+
+        def build(texts: Sequence[str]) -> Request:
+            given = iter(texts)
+            filled = [text.text({}) if text.is_constant else next(given) for text in every]
+            system = self._system_prompt(filled[:first_turn])
+            turns = self._spoken(filled[first_turn:])
+            return self._asking(arranged(self._format, system, turns), {}, {})
+
+        try:
+            return Shape(self._format, [text for text in every if not text.is_constant], build)
+        except (NoShapeError, RenderError, orjson.JSONEncodeError):
+            return None
+
+    def _values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the templates of a row can use."""
+        return {**row, ROW: row} if self._whole_row else row
 
     def check_columns(self) -> None:
         """Check that requests depend on a column: otherwise all rows would get the same one.
@@ -167,7 +196,7 @@ class Renderer:
         Raises:
             RenderError: when the row cannot be rendered.
         """
-        values = {**values, ROW: values} if self._whole_row else values
+        values = self._values(values)
         if self._images or self._documents:
             return None
         return text_turns(*self._conversation(values))
@@ -178,7 +207,7 @@ class Renderer:
         Raises:
             RenderError: when the row cannot be rendered.
         """
-        values = {**values, ROW: values} if self._whole_row else values
+        values = self._values(values)
         return conversation_text(*self._conversation(values))
 
     def turns_text(self, values: Mapping[str, Any]) -> str:
@@ -187,10 +216,14 @@ class Renderer:
         Raises:
             RenderError: when the row cannot be rendered.
         """
-        values = {**values, ROW: values} if self._whole_row else values
+        values = self._values(values)
         return conversation_text(None, self._conversation(values)[1])
 
     def _render_one(self, item: Item) -> RenderedItem:
+        if self._shape is not None:
+            found = self._shape.rendered(item, self._values(item.values))
+            if found is not None:
+                return found
         try:
             request = self._request(item.values)
             wire = self._format.encode(request)
@@ -209,9 +242,18 @@ class Renderer:
         return RenderedItem(item.ordinal, item.custom_id, _without_data(request), wire, digest)
 
     def _request(self, row: Mapping[str, Any]) -> Request:
+        values = self._values(row)
+        return self._asking(self._conversation(values), row, values)
+
+    def _asking(
+        self,
+        conversation: tuple[System | None, tuple[Message, ...]],
+        row: Mapping[str, Any],
+        values: Mapping[str, Any],
+    ) -> Request:
+        """Return the request with a conversation, whose other fields are those of a row."""
         config = self._config
-        values = {**row, ROW: row} if self._whole_row else row
-        system, messages = self._conversation(values)
+        system, messages = conversation
         model = self._text_override("model", row) or self._model.text(values)
         if not model.strip():
             raise RenderError("empty_model", "model: is empty for this row")
@@ -220,7 +262,7 @@ class Renderer:
         return Request(
             format=config.format,
             base_url=config.base_url,
-            provider=config.provider_name,
+            provider=self._provider,
             model=model,
             messages=messages,
             system=system,
@@ -249,17 +291,24 @@ class Renderer:
         return tuple(headers.items())
 
     def _conversation(self, values: Mapping[str, Any]) -> tuple[System | None, tuple[Message, ...]]:
-        system = self._text_override("system", values) or self._system_prompt(values)
+        system: System | None = self._text_override("system", values)
+        if not system:
+            system = self._system_prompt([text.text(values) for text in self._system])
         if self._config.messages_column is not None:
             turns = read_messages(self._config.messages_column, values)
         else:
-            turns = [{"role": role, "content": text.text(values)} for role, text in self._turns]
-            for number, ttl in self._config.cached_turns:
-                turns[number] = with_cache_mark(turns[number], ttl)
+            turns = self._spoken([text.text(values) for _, text in self._turns])
         return arranged(self._format, system, turns)
 
-    def _system_prompt(self, values: Mapping[str, Any]) -> System | None:
-        texts = [text.text(values) for text in self._system]
+    def _spoken(self, texts: Sequence[str]) -> list[Turn]:
+        """Return the turns with these texts."""
+        pairs = zip(self._turns, texts, strict=True)
+        turns: list[Turn] = [{"role": role, "content": text} for (role, _), text in pairs]
+        for number, ttl in self._config.cached_turns:
+            turns[number] = with_cache_mark(turns[number], ttl)
+        return turns
+
+    def _system_prompt(self, texts: Sequence[str]) -> System | None:
         marks = [marks for _, marks in self._config.system]
         if len(texts) == 1 and not marks[0]:
             return texts[0]

@@ -37,6 +37,8 @@ _TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
 )
+# Types of cells that `%` writes as Jinja does.
+_PLAIN = frozenset({str, int, float})
 
 
 class Text:
@@ -57,14 +59,20 @@ class Text:
         self._constant = None if is_template(source) else source
         bare = _BARE_NAME.match(source)
         self._bare = bare.group(1) if bare else None
-        # Whitespace around it belongs to the text.
-        self._whole = self._bare if source == source.strip() else None
         self.names: frozenset[str] = frozenset()
         self.row_names: frozenset[str] = frozenset()
         self.guarded: frozenset[str] = frozenset()
         self._template: Template | None = None
+        # Of a template that only inserts columns: its text with places, and the columns.
+        self._pattern = ""
+        self._inserted: tuple[str, ...] = ()
         if self._constant is None:
             self._compile(source)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is the same for every row."""
+        return self._constant is not None
 
     def text(self, values: Mapping[str, Any]) -> str:
         """Return the text for one row.
@@ -74,14 +82,29 @@ class Text:
         """
         if self._template is None:
             return cast("str", self._constant)
-        cell = None if self._whole is None else values.get(self._whole)
-        text = cell if type(cell) is str else self._rendered(self._template, values)
+        text = self._filled(values)
+        if text is None:
+            text = self._rendered(self._template, values)
         if len(text) > MAX_TEXT:
             raise RenderError(
                 "text_too_long",
                 f"{self.key}: the text has {len(text):,} characters; at most {MAX_TEXT:,} are sent",
             )
         return text
+
+    def _filled(self, values: Mapping[str, Any]) -> str | None:
+        """Return the text of a template that only inserts columns; None if Jinja has to render it."""
+        cells = [values.get(name) for name in self._inserted]
+        if not cells or not _PLAIN.issuperset(map(type, cells)):
+            return None
+        if self._pattern == "%s" and type(cells[0]) is str:
+            return cells[0]
+        # More than this is refused before it is put together.
+        size = sum([len(cell) for cell in cells if type(cell) is str])
+        try:
+            return self._pattern % tuple(cells) if size <= MAX_TEXT else None
+        except ValueError:  # an integer with thousands of digits
+            return None
 
     def _rendered(self, template: Template, values: Mapping[str, Any]) -> str:
         reset_budget()
@@ -114,6 +137,7 @@ class Text:
             self.names = frozenset(meta.find_undeclared_variables(tree))
             self.row_names = _row_names(tree) if ROW in self.names else frozenset()
             self.guarded = _guarded_names(tree)
+            self._pattern, self._inserted = _insertions(tree)
             self._template = ENVIRONMENT.from_string(guard(tree))
             # Jinja gives a chain of dicts, and would go through it again for every row.
             self._template.globals = dict(self._template.globals)
@@ -178,6 +202,21 @@ def _filled(value: object, values: Mapping[str, Any]) -> object:
     if isinstance(value, dict):
         return {name: _filled(inner, values) for name, inner in value.items()}
     return [_filled(item, values) for item in value] if isinstance(value, list) else value
+
+
+def _insertions(tree: nodes.Template) -> tuple[str, tuple[str, ...]]:
+    """Return a template that only inserts columns as a `%` pattern, with the columns; else nothing."""
+    outputs = [node for node in tree.body if isinstance(node, nodes.Output)]
+    parts = [part for output in outputs for part in output.nodes]
+    inserted = tuple(part.name for part in parts if isinstance(part, nodes.Name))
+    texts = sum(isinstance(part, nodes.TemplateData) for part in parts)
+    if len(outputs) < len(tree.body) or len(inserted) + texts < len(parts):
+        return "", ()
+    pattern = (
+        part.data.replace("%", "%%") if isinstance(part, nodes.TemplateData) else "%s"
+        for part in parts
+    )
+    return "".join(pattern), inserted
 
 
 def _row_names(tree: nodes.Template) -> frozenset[str]:
