@@ -198,7 +198,6 @@ _of_cost = COSTS.pick(_ATTEMPT_COLUMNS)
 _of_turn = TURNS.pick(_TURN_COLUMNS)
 _of_status = STATUSES.pick(_RESULT_COLUMNS)
 _of_item = ITEMS.pick(_ITEM_COLUMNS)
-_of_request = REQUESTS.pick(REQUEST_COLUMNS)
 _read_answer = _reader(_ANSWER)
 _read_attempt = _reader(_ATTEMPT)
 _read_cost = attrgetter(*_COST.values())
@@ -219,7 +218,7 @@ UPDATE_MEMBER = UPDATE_ATTEMPT.replace("SET ", "SET answered_in = ?, ", 1)
 REPLACE_RESULT = _insert(
     "INSERT OR REPLACE", "results", "checksum", "status_checksum", *_RESULT_COLUMNS
 )
-REPLACE_ITEM = _insert("INSERT OR REPLACE", "items", "checksum", *_ITEM_COLUMNS)
+INSERT_ITEM = _insert("INSERT", "items", "checksum", *_ITEM_COLUMNS)
 INSERT_REQUEST = _insert("INSERT", "requests", "checksum", *REQUEST_COLUMNS)
 REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
 
@@ -269,15 +268,21 @@ def result_row(result: Result) -> tuple[Any, ...]:
 
 
 def item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:
-    """Return what `REPLACE_ITEM` takes for an item with this request."""
+    """Return what `INSERT_ITEM` takes for an item with this request."""
     row = (item.ordinal, item.custom_id, key, item.error_type, item.error_message)
     return (checksum(_of_item(row)), *row)
 
 
+def planned_item(ordinal: int, custom_id: str, key: int) -> tuple[Any, ...]:
+    """As `item_row`, of an item that has a request and an id: made for every row of the input."""
+    found = zlib.crc32(b"%b\x1f%d\x1f%d" % (custom_id.encode(), ordinal, key))
+    return (found, ordinal, custom_id, key, None, None)
+
+
 def request_row(key: int, fingerprint: bytes, occurrence: int, custom_id: str) -> tuple[Any, ...]:
-    """Return what `INSERT_REQUEST` takes."""
-    row = (key, fingerprint, occurrence, custom_id)
-    return (checksum(_of_request(row)), *row)
+    """Return what `INSERT_REQUEST` takes: made for every row of the input."""
+    covered = (custom_id.encode(), fingerprint, key, occurrence)
+    return (zlib.crc32(b"%b\x1f%b\x1f%d\x1f%d" % covered), key, fingerprint, occurrence, custom_id)
 
 
 def turn_row(turn: Turn) -> tuple[Any, ...]:

@@ -92,15 +92,18 @@ class Planner:
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool
     ) -> PlannedChunk:
         """Give consecutive rows their requests."""
-        assigned = self._assign(rendered, dedupe=dedupe)
-        done = self._done(assigned.values(), retry_errored=retry_errored)
-        out = self._out(assigned.values())
+        first_new = self._next_key()
+        assigned = self._assign(rendered, first_new, dedupe=dedupe)
+        # Of a request that has just been made there is nothing else.
+        known = {key for key in assigned.values() if key < first_new}
+        done = self._done(known, retry_errored=retry_errored)
+        out = self._out(known)
         settled = done | out
         waiting = {ordinal: key for ordinal, key in assigned.items() if key not in settled}
         if dedupe:
             first = self._first_rows(waiting.values())
             waiting = {ordinal: key for ordinal, key in waiting.items() if first[key] == ordinal}
-        made = self._attempts_made(waiting.values())
+        made = self._attempts_made(known.intersection(waiting.values()))
         turns = self._turns(made)
         requests = [
             PlannedRequest(
@@ -114,13 +117,19 @@ class Planner:
         ]
         return PlannedChunk(requests, sum(key in out for key in assigned.values()))
 
-    def _assign(self, rendered: Sequence[RenderedItem], *, dedupe: bool) -> dict[int, int]:
+    def _assign(
+        self, rendered: Sequence[RenderedItem], first_new: int, *, dedupe: bool
+    ) -> dict[int, int]:
         """Return the request of each row by ordinal, writing what changed."""
         held = self._held(rendered)
         assigned: dict[int, int] = {}
         unassigned: list[RenderedItem] = []
-        changed: list[tuple[Any, ...]] = []
+        replaced: list[tuple[int]] = []
+        written: list[tuple[Any, ...]] = []
         for item in rendered:
+            if item.fingerprint is not None and item.ordinal not in held:
+                unassigned.append(item)
+                continue
             custom_id, key, fingerprint, error, is_damaged = held.get(item.ordinal, (None,) * 5)
             same_id = custom_id == item.custom_id
             if is_damaged and key is not None and self._is_repaired(key, item.fingerprint):
@@ -129,15 +138,18 @@ class Planner:
                 assigned[item.ordinal] = key
             elif item.fingerprint is not None:
                 self._large.pop(fingerprint, None)
+                replaced.append((item.ordinal,))
                 unassigned.append(item)
             elif error != item.error_message or not same_id:
                 self._large.pop(fingerprint, None)
-                changed.append(encoding.item_row(item, None))
-        self._free(unassigned)
-        for item, key in self._find_requests(unassigned, dedupe=dedupe):
+                replaced.append((item.ordinal,))
+                written.append(encoding.item_row(item, None))
+        self._db.conn.executemany("DELETE FROM items WHERE ordinal = ?", replaced)
+        for item, key in self._find_requests(unassigned, first_new, dedupe=dedupe):
             assigned[item.ordinal] = key
-            changed.append(encoding.item_row(item, key))
-        self._db.conn.executemany(encoding.REPLACE_ITEM, changed)
+            written.append(encoding.planned_item(item.ordinal, item.custom_id, key))
+        # Nothing is replaced: SQLite would copy every page first that an `OR REPLACE` changes.
+        self._db.conn.executemany(encoding.INSERT_ITEM, written)
         return assigned
 
     def _held(self, rendered: Sequence[RenderedItem]) -> dict[int, tuple[Any, ...]]:
@@ -169,17 +181,17 @@ class Planner:
         self._large.pop(fingerprint, None)
         return True
 
-    def _free(self, items: Sequence[RenderedItem]) -> None:
-        self._db.conn.executemany(
-            "DELETE FROM items WHERE ordinal = ?", [(item.ordinal,) for item in items]
-        )
+    def _next_key(self) -> int:
+        (key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
+        return int(key)
 
     def _find_requests(
-        self, items: Sequence[RenderedItem], *, dedupe: bool
+        self, items: Sequence[RenderedItem], first_new: int, *, dedupe: bool
     ) -> Iterator[tuple[RenderedItem, int]]:
-        """Find or make a request for each row."""
+        """Find or make a request for each row; those that are made are numbered from `first_new`."""
+        if not items:
+            return
         pools = self._pools({item.fingerprint for item in items})
-        (next_key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
         new: list[tuple[Any, ...]] = []
         moved: list[tuple[str, int]] = []
         for item in items:
@@ -190,7 +202,7 @@ class Planner:
                 key = pool.best = pool.free.pop()
                 moved.append((item.custom_id, key))
             else:
-                key = pool.best = next_key + len(new)
+                key = pool.best = first_new + len(new)
                 pool.highest += 1
                 fingerprint = item.fingerprint or b""
                 new.append(encoding.request_row(key, fingerprint, pool.highest, item.custom_id))

@@ -23,9 +23,9 @@ from batchrun.job.reader import did_you_mean, listed
 from batchrun.records import Parameters, RenderedItem, Request
 from batchrun.render.attachments import read_documents, read_images
 from batchrun.render.image_sizes import image_size
+from batchrun.render.pattern import NoPatternError, RequestPattern
 from batchrun.render.prompt import arranged, conversation_text, read_messages, text_turns
 from batchrun.render.sandbox import ENVIRONMENT
-from batchrun.render.shape import NoShapeError, Shape
 from batchrun.render.template import ROW, Expression, Structure, Text
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class Renderer:
         self._known = tuple(columns)
         self._whole_row = ROW not in columns and any(ROW in text.names for text in self._texts())
         self._provider = config.provider_name
-        self._shape = self._shape_of_all()
+        self._pattern = self._common_pattern()
 
-    def _shape_of_all(self) -> Shape | None:
-        """Return the shape of all requests if they differ in texts of the conversation only."""
+    def _common_pattern(self) -> RequestPattern | None:
+        """Return the pattern of all requests if they differ in texts of the conversation only."""
         config = self._config
         others = [*self._extra_body.texts, *self._extra_headers.texts]
         others += [*self._images, *self._documents]
@@ -118,8 +118,10 @@ class Renderer:
             return self._asking(arranged(self._format, system, turns), {}, {})
 
         try:
-            return Shape(self._format, [text for text in every if not text.is_constant], build)
-        except (NoShapeError, RenderError, orjson.JSONEncodeError):
+            return RequestPattern(
+                self._format, [text for text in every if not text.is_constant], build
+            )
+        except (NoPatternError, RenderError, orjson.JSONEncodeError):
             return None
 
     def _values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -220,8 +222,8 @@ class Renderer:
         return conversation_text(None, self._conversation(values)[1])
 
     def _render_one(self, item: Item) -> RenderedItem:
-        if self._shape is not None:
-            found = self._shape.rendered(item, self._values(item.values))
+        if self._pattern is not None:
+            found = self._pattern.rendered(item, self._values(item.values))
             if found is not None:
                 return found
         try:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _REST = tuple(field.name for field in fields(Request)[5:])
 
 
-class NoShapeError(ValueError):
+class NoPatternError(ValueError):
     """The texts of a job change more of its requests than their own places."""
 
 
-class Shape:
+class RequestPattern:
     """The request of a job with places for the texts that differ from row to row.
 
     Args:
@@ -39,7 +39,7 @@ class Shape:
         build: makes the request from these texts.
 
     Raises:
-        NoShapeError: if a text does not appear unchanged in one place of the body and one of the
+        NoPatternError: if a text does not appear unchanged in one place of the body and one of the
             conversation.
         RenderError: if the request is invalid whatever these texts are.
     """
@@ -57,7 +57,7 @@ class Shape:
         wire = wire_format.encode(request)
         places = [wire.body.find(mark.encode()) for mark in marks]
         if any(wire.body.count(mark.encode()) != 1 for mark in marks):
-            raise NoShapeError
+            raise NoPatternError
         # In the order of the body, so that its parts can be joined as they are.
         order = sorted(range(len(texts)), key=places.__getitem__)
         self._texts = [texts[number] for number in order]
@@ -110,7 +110,7 @@ def _of_message(message: Message, marks: Sequence[str]) -> Callable[[Sequence[st
         place = marks.index(content)
         return lambda texts: Message(role, texts[place], extra)
     if _has_any(content, marks):
-        raise NoShapeError
+        raise NoPatternError
     return lambda _: message
 
 
@@ -119,7 +119,7 @@ def _of_text(system: Any, marks: Sequence[str]) -> Callable[[Sequence[str]], Any
     if not _has_any(system, marks):
         return lambda _: system
     if not isinstance(system, str):
-        raise NoShapeError
+        raise NoPatternError
     inside = sorted((mark for mark in marks if mark in system), key=system.index)
     parts, places = _cut(system, inside), [marks.index(mark) for mark in inside]
 
