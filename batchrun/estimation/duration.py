@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from batchrun.estimation.ranges import Range
     from batchrun.job import LimitsConfig
 
-# Without answers: the time until the first token, and the tokens per second after it.
-FIRST_TOKEN_S = 1.0
-TOKENS_PER_S = 60.0
+# Without answers: the seconds until the first token, and the tokens per second after it, of fast, usual and
+# slow models.
+SPEEDS = {"low": (0.3, 150.0), "expected": (1.0, 60.0), "high": (3.0, 20.0)}
+# The latency of earlier answers changes with the load of the provider.
+LATENCY_FACTORS = {"low": 0.75, "expected": 1.0, "high": 1.5}
 CONCURRENCY = "concurrency"
 
 
@@ -39,7 +41,8 @@ def run_duration(
 ) -> Duration:
     """Return the duration of a run in minutes.
 
-    Rates apply to each model separately, and models run in parallel; the concurrency is shared.
+    `low` is for fast answers, `high` for slow ones, and for the last answer, which starts when all others
+    have begun. Rates apply to each model separately, and models run in parallel; the concurrency is shared.
 
     Args:
         limits: the limits of the job.
@@ -53,12 +56,15 @@ def run_duration(
     expected, limit = _longest(limits, loads, "expected", latency_s)
     is_unbounded = any(load.output.high is None for load in loads)
     high = None if is_unbounded else _longest(limits, loads, "high", latency_s)[0]
+    last = max(_busy_minutes(load, "high", latency_s) / load.requests for load in loads)
     if limit is not None:
-        return Duration(low, expected, high, limit)
+        return Duration(low, expected, None if high is None else high + last, limit)
     # No limit is set: between the initial concurrency and the highest one.
     most = min(MOST, sum(load.requests for load in loads))
     start = min(START, most)
-    return Duration(low / most, expected / start, high and high / start, None)
+    return Duration(
+        low / most, expected / start, None if high is None else high / start + last, None
+    )
 
 
 def _longest(
@@ -94,9 +100,11 @@ def _by_rates(
 def _busy_minutes(load: ModelLoad, bound: str, latency_s: float | None) -> float:
     """Return the minutes that all requests take sequentially."""
     if latency_s is None:
-        each = _tokens(load.output, bound) / load.requests
-        latency_s = FIRST_TOKEN_S + each / TOKENS_PER_S
-    return load.requests * latency_s / 60
+        first_token_s, per_s = SPEEDS[bound]
+        each = first_token_s + _tokens(load.output, bound) / load.requests / per_s
+    else:
+        each = latency_s * LATENCY_FACTORS[bound]
+    return load.requests * each / 60
 
 
 def _tokens(range_: Range, bound: str) -> int:

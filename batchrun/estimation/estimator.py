@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchrun.estimation.advice import advice
 from batchrun.estimation.duration import ModelLoad, run_duration
 from batchrun.estimation.ranges import AnswerSums, Estimate, Range
-from batchrun.estimation.tokens import Tokens
+from batchrun.estimation.tokenizers import Tokens, how_counted
 from batchrun.pricing import BATCH_TIER, cost_of
 from batchrun.records import Billing, Usage
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from batchrun.records import RenderedItem
 
 
-# Without answers: between a tenth and all of `max_tokens`.
-LEAST_SHARE = 0.1
-# Without `max_tokens` there is no upper bound; this many tokens per answer are expected.
-UNBOUNDED_OUTPUT = 256
+# Without answers: between one token and `max_tokens`, and a half of that is expected.
+USUAL_SHARE = 0.5
+# But not more than this many, also where there is no `max_tokens` and so no upper bound.
+USUAL_OUTPUT = 256
 # A conversation with tools has one to three turns, usually two; each sends the previous ones again.
 TURNS = (1, 2, 3)
 NOTHING = Range(0, 0, 0)
@@ -144,6 +144,7 @@ class Estimator:
             cost=None if unpriced else self._cost((group, group.to_send) for group in groups),
             duration=run_duration(self._job.limits, loads, self._latency_s()),
             answers=self._answers.count if self._answers.are_enough else 0,
+            counted=tuple(sorted({how_counted(group.model) for group in groups})),
         )
         found = replace(found, batch_cost=self._batch_cost(groups, found.cost))
         return replace(found, warnings=advice(self._job, found, loads, self._answers))
@@ -192,10 +193,11 @@ class Estimator:
         input_tokens = Range(
             round(fewest * size.low), round(usual * size.expected), round(most * size.high)
         )
+        each = USUAL_OUTPUT * sums.requests
         if longest is None:
-            return input_tokens, Range(sums.requests, UNBOUNDED_OUTPUT * sums.requests, None)
-        least = round(LEAST_SHARE * longest)
-        return input_tokens, Range(least, usual * (least + longest) // 2, most * longest)
+            return input_tokens, Range(sums.requests, usual * each, None)
+        expected = usual * min(round(USUAL_SHARE * longest), each)
+        return input_tokens, Range(sums.requests, max(expected, sums.requests), most * longest)
 
     def _cost(self, parts: Iterable[tuple[PriceGroup, RequestSums]]) -> Range:
         """Return the cost in pico-dollars of the groups whose price is known."""

@@ -81,6 +81,7 @@ class Estimate:
         warnings: what to change, or to know, before the run.
         precision: how many rows the score needs; None without a score from 0 to 1.
         judges: the estimates of its judges, whose requests and costs come in addition.
+        counted: how the input tokens were found, for each tokenizer.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Estimate:
     judges: tuple[Estimate, ...] = ()
     batch_cost: Range | None = None
     precision: RowsForPrecision | None = None
+    counted: tuple[str, ...] = ()
 
     @property
     def cost_usd(self) -> tuple[Decimal, Decimal | None] | None:

