@@ -288,6 +288,11 @@ _SHARED = (
 )
 _PLACES = """SELECT count(*), coalesce(min(ordinal), 0), coalesce(max(ordinal), -1),
     (SELECT total * samples FROM run) FROM items"""
+# The attempts of a batch that the provider does not have are removed.
+_BATCHES = """SELECT b.tag, b.rows, coalesce(m.number, 0) FROM batches b
+    LEFT JOIN (SELECT batch, count(*) AS number FROM attempts WHERE batch IS NOT NULL
+        GROUP BY batch) m ON m.batch = b.id
+    WHERE coalesce(m.number, 0) <> iif(b.stage = 'void', 0, b.rows) ORDER BY b.id"""
 # The mark of an earlier plan stays until the present one is through.
 _IS_PLANNED = """SELECT coalesce(instr(planned, ':' || plan_signature || ':' || total), 0) > 0
     FROM run"""
@@ -333,6 +338,7 @@ def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
     with usable(store.path):
         yield from _reference_flaws(store)
         yield from _place_flaws(store)
+        yield from _batch_flaws(store)
         for problem, query in _STATES if shared else (*_STATES, _SHARED):
             found = store.db.execute(query).fetchone()
             if found is not None:
@@ -343,6 +349,11 @@ def _place_flaws(store: Checkpoint) -> Iterator[Flaw]:
     count, first, last, total = store.db.execute(_PLACES).fetchone()
     if first < 0 or last >= total or (is_planned(store) and count != total):
         yield Flaw(f"holds {count:,} rows or samples of rows, and the input has {total:,}")
+
+
+def _batch_flaws(store: Checkpoint) -> Iterator[Flaw]:
+    for tag, rows, members in store.db.execute(_BATCHES).fetchmany(MOST_PROBLEMS):
+        yield Flaw(f"holds batch {tag} of {rows:,} requests, but has {members:,} of their attempts")
 
 
 def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, RenderedItem]:

@@ -21,7 +21,7 @@ from batchrun.dispatch.judgement import (
     judge,
     stop_for,
 )
-from batchrun.errors import ProviderError, RunEnd, Stop
+from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
 from batchrun.formats import BatchOutcome, BatchState
 from batchrun.limits import Cause, above_bound
 from batchrun.records import Attempt, Billing, Result, Status, Usage
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from batchrun.dispatch.batch_ports import BatchContext, BatchEndpoint
     from batchrun.dispatch.ports import Assignment, Tally
-    from batchrun.errors import ProviderFault
     from batchrun.formats import BatchAnswer, RemoteBatch
     from batchrun.formats.sent_batches import BatchMember, SentBatch
     from batchrun.records import Request
@@ -79,6 +78,14 @@ class _Chunk:
     def __len__(self) -> int:
         return len(self.settled)
 
+    def add(self, member: BatchMember, attempt: Attempt, result: Result | None) -> None:
+        """Add the outcome of a request; `result` is None if it is sent again."""
+        if result is None:
+            self.attempts.append(attempt)
+        else:
+            self.results.append(result)
+        self.settled.append((member.reserved or 0, attempt))
+
 
 class BatchCollector:
     """Judges and keeps the results of the batches of one run.
@@ -116,11 +123,12 @@ class BatchCollector:
         Args:
             batch: the batch.
             remote: what the vendor says about it.
-            is_last_try: close it even if some of its results cannot be read.
+            is_last_try: close it even if some of its results are missing or cannot be read.
 
         Raises:
             AnotherBatchError: if these are the results of another batch.
-            ProviderError: if they cannot be read to the end; what was read is kept.
+            ProviderError: if they cannot be read to the end, or are not all there (`invalid_response`);
+                what was read is kept.
         """
         collection = _Collection(self, batch, remote, await self._work.journal.members(batch.tag))
         try:
@@ -132,10 +140,14 @@ class BatchCollector:
                 raise
         finally:
             await collection.flush()
+        left = _LEFT_OVER.get(remote.state, _NO_ANSWER)
+        if left is _NO_ANSWER and collection.unanswered and not is_last_try:
+            # They may have been cut off: an answer that is paid for is not given up that easily.
+            message = f"the results of the batch lack {collection.unanswered:,} of its requests"
+            raise ProviderError(ProviderFault("invalid_response", message, maybe_billed=True))
         if not (batch.is_proven or collection.is_proven):
             raise AnotherBatchError(batch.remote_id)
         await collection.settle_refusals()
-        left = _LEFT_OVER.get(remote.state, _NO_ANSWER)
         count = await self.close(batch, remote, left)
         expired = collection.expired + (count if left.error_type == EXPIRED else 0)
         if expired and self._then == "stop":
@@ -143,7 +155,13 @@ class BatchCollector:
             self.stop(Stop(RunEnd.EXPIRED, reason))
 
     async def close(self, batch: SentBatch, remote: RemoteBatch | None, left: _LeftOver) -> int:
-        """Close a batch; return how many requests have no outcome. These are pending again."""
+        """Close a batch; return how many requests have no outcome. These are pending again.
+
+        Those that were lost as often as `[retry] max_attempts` says end in an error: each time may have
+        been billed.
+        """
+        if left.maybe_billed:
+            await self._end_lost(batch, remote, left)
         members = await self._work.journal.members(batch.tag)
         count = await self._work.journal.close(
             batch.tag,
@@ -159,6 +177,36 @@ class BatchCollector:
         if count:
             self._tally.last_error = f"{left.error_type}: {left.message}"
         return count
+
+    async def _end_lost(
+        self, batch: SentBatch, remote: RemoteBatch | None, left: _LeftOver
+    ) -> None:
+        """End the requests of a batch whose answers were lost too often."""
+        latency_s = _latency_s(batch, remote)
+        chunk = _Chunk()
+        for key, member in (await self._work.journal.members(batch.tag)).items():
+            if member.failures + 1 < self._rules.retry.max_attempts:
+                continue
+            attempt = Attempt(
+                key,
+                member.number,
+                latency_s,
+                error_type=left.error_type,
+                error_message=left.message,
+                cause=Cause.TRANSIENT.value,
+                maybe_billed=True,
+                model=batch.model,
+                asked_model=batch.model,
+            )
+            chunk.add(
+                member,
+                attempt,
+                Result(key, Status.ERRORED, attempt, datetime.now(UTC), retryable=True),
+            )
+            if len(chunk) >= CHUNK:
+                await self.keep(batch, chunk)
+                chunk = _Chunk()
+        await self.keep(batch, chunk)
 
     def judged(
         self, answer: BatchAnswer, key: int, member: BatchMember, batch: SentBatch, latency_s: float
@@ -324,6 +372,11 @@ class _Collection:
         self.is_proven = False
         self.expired = 0
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests have not been in the results so far."""
+        return len(self._members)
+
     async def take(self, answer: BatchAnswer) -> None:
         tag, _, number = answer.custom_id.rpartition("-")
         if tag != self._batch.tag:
@@ -374,13 +427,8 @@ class _Collection:
         await self.flush()
 
     async def _put(self, attempt: Attempt, result: Result | None, member: BatchMember) -> None:
-        chunk = self._chunk
-        if result is None:
-            chunk.attempts.append(attempt)
-        else:
-            chunk.results.append(result)
-        chunk.settled.append((member.reserved or 0, attempt))
-        if len(chunk) >= CHUNK:
+        self._chunk.add(member, attempt, result)
+        if len(self._chunk) >= CHUNK:
             await self.flush()
 
     async def flush(self) -> None:

@@ -7,7 +7,6 @@ or with the connection, the vendor's list shows whether it exists.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -40,10 +39,11 @@ LONGEST_POLL_S = 300.0
 # A vendor may raise its limits: what was learned is tried again after a day.
 _LEARNED_FOR_US = 86_400 * _SECOND_US
 _GROWTH = 1.5
-# Downloads of the results of one batch before those that cannot be read are given up.
-MOST_DOWNLOADS = 3
+# Downloads of the results of one batch before those that are not there or cannot be read are given up,
+# and the pause between them.
+MOST_DOWNLOADS, DOWNLOAD_PAUSE_S = 3, 5.0
 TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - an error code
-_MISSING = 404
+_MISSING = frozenset({404, 410})
 _CANNOT_CANCEL = frozenset({400, 404, 409})
 
 
@@ -94,7 +94,6 @@ class BatchTracker:
         self._known_ids: set[str] = set()
         self._creating: set[str] = set()
         self.is_canceling = False
-        self._downloads: Counter[str] = Counter()
         self._interval_s = config.poll_s
         self._closed = anyio.Event()
         self._changed = anyio.Event()  # of the stage of a batch
@@ -319,7 +318,7 @@ class BatchTracker:
         try:
             return await self._endpoint.get(remote_id)
         except ProviderError as error:
-            if error.fault.http_status == _MISSING:
+            if error.fault.http_status in _MISSING:
                 return None
             raise
 
@@ -337,10 +336,8 @@ class BatchTracker:
         return batch != before or batch.state is None or batch.state.is_final
 
     async def _collect(self, batch: SentBatch, remote: RemoteBatch) -> None:
-        self._downloads[batch.tag] += 1
-        is_last_try = self._downloads[batch.tag] >= MOST_DOWNLOADS
         try:
-            await self._collector.collect(batch, remote, is_last_try=is_last_try)
+            await self._download(batch, remote)
         except AnotherBatchError:
             await self._journal.disown(batch.tag, remote.id)
             refused = (*batch.refused_ids, remote.id)
@@ -349,7 +346,7 @@ class BatchTracker:
             )
             return
         except ProviderError as error:
-            if error.fault.http_status != _MISSING:
+            if error.fault.http_status not in _MISSING:
                 if judge(error.fault, TrackRecord(answered=True)).action is Action.RETRY:
                     return  # what was read is kept; the next look reads the rest
                 raise
@@ -357,6 +354,23 @@ class BatchTracker:
         self._close(batch.tag)
         if batch.input_file is not None:
             await self._endpoint.delete_input(batch.input_file)
+
+    async def _download(self, batch: SentBatch, remote: RemoteBatch) -> None:
+        """Collect results; those that are not whole are downloaded again, in the same pass.
+
+        Raises:
+            AnotherBatchError: see `BatchCollector.collect`.
+            ProviderError: if they cannot be downloaded now.
+        """
+        for more in reversed(range(MOST_DOWNLOADS)):
+            try:
+                await self._collector.collect(batch, remote, is_last_try=not more)
+            except ProviderError as error:
+                if error.fault.error_type != "invalid_response" or not more:
+                    raise
+                await anyio.sleep(min(self._config.poll_s, DOWNLOAD_PAUSE_S))
+            else:
+                return
 
     async def _refused(self, batch: SentBatch, remote: RemoteBatch) -> None:
         """The vendor refused a whole batch after it was created; nothing was billed."""

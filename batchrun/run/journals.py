@@ -11,6 +11,7 @@ from batchrun import checkpoint
 from batchrun.checkpoint import note_price
 from batchrun.formats.sent_batches import BatchStage
 from batchrun.pricing import NewPrices
+from batchrun.report.formatting import counted
 from batchrun.report.open_batches import describe
 
 if TYPE_CHECKING:
@@ -205,6 +206,13 @@ class ObservedBatches(_Observed):
         batch = self._forget(tag)
         rows = batch.rows if batch else 0
         self._log.write("batch", tag=tag, state="collected", rows=rows, unanswered=left)
+        if left and maybe_billed:
+            name = tag if batch is None else batch.remote_id or tag
+            were = "it is" if left == 1 else "they are"
+            self._log.note(
+                f"batch {name}: {message}; {counted(left, 'row')} may have been billed without an "
+                f"answer, and {were} pending again"
+            )
         return left
 
     async def void(self, tag: str, reason: str) -> None:

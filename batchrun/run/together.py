@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from batchrun.run.progress import Progress, Show
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from batchrun.checkpoint import Reuse
     from batchrun.client import TransportPort
@@ -90,13 +92,13 @@ async def shared_by(
     """Provide what runs share while they execute."""
     most = min(plan.most_in_flight for plan in plans)
     waits = Waits()
+    # The batches of this run outlive this process, as they would at a provider.
+    kept = plans[0].directory / checkpoint.SIMULATED_BATCHES
     async with anyio.create_task_group() as helpers:
         simulator = None
         if options.simulate is not None:
             from batchrun.simulator import Simulator  # noqa: PLC0415 - slow to load
 
-            # The batches of this run outlive this process, as they would at a provider.
-            kept = plans[0].directory / checkpoint.SIMULATED_BATCHES
             config = replace(options.simulate, batch_directory=kept)
             simulator = await helpers.start(Simulator(config).serve)
         shared = Shared(
@@ -117,6 +119,17 @@ async def shared_by(
             with anyio.CancelScope(shield=True):
                 await shared.transport.aclose()
         helpers.cancel_scope.cancel()
+    if kept.is_dir() and not any(_has_open_batches(plan.directory) for plan in plans):
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _has_open_batches(directory: Path) -> bool:
+    """Say whether a run or one of its judges has batches that are not collected."""
+    for each in (directory, *checkpoint.judge_folders(directory)):
+        with closing(checkpoint.Checkpoint(each, writable=False)) as store:
+            if checkpoint.has_open_batches(store):
+                return True
+    return False
 
 
 def _transport(connections: int) -> TransportPort:

@@ -209,6 +209,17 @@ def test_an_execution_counts_what_it_submits_as_sent_and_what_it_collects_as_ans
     assert last() == (1, 1)
 
 
+def test_the_number_of_requests_is_checked_against_the_members(store: Checkpoint) -> None:
+    first, second = plan(store, items("ab"))
+    intend(store, [first, second])
+    assert list(state_flaws(store, shared=False)) == []
+    checkpoint.collect_batch(store, "t0", [], [succeeded(first)])
+    store.db.execute("UPDATE batches SET rows = 3")
+    (flaw,) = state_flaws(store, shared=False)
+    assert flaw.problem == "holds batch t0 of 3 requests, but has 2 of their attempts"
+    store.db.execute("UPDATE batches SET rows = 2")
+
+
 def test_latency_of_batches_is_not_that_of_requests(store: Checkpoint) -> None:
     first, second = plan(store, items("ab"))
     intend(store, [first])

@@ -13,6 +13,7 @@ import pytest
 from batchrun import BATCH, LIVE, BatchMode, Job, RunOptions, cancel, run_job
 from batchrun.checkpoint import Checkpoint, batches
 from batchrun.errors import JobError
+from batchrun.simulator import SimulatorConfig
 from tests.conftest import ROOT, command, finish, start_batchrun, wait_until
 from tests.support.vendor import vendor
 
@@ -340,6 +341,24 @@ def test_a_simulated_job_runs_in_batches_within_seconds(tmp_path: Path) -> None:
     )
     assert code == 0, stderr
     assert "batches saved $" in stderr
+
+
+def test_simulated_batches_are_kept_until_nobody_needs_them(write_job: Callable[..., Path]) -> None:
+    job = write_job("http://127.0.0.1:9", rows=4, extra=QUICK)
+    out = job.parent / "out.simulated"
+    slow = RunOptions(
+        quiet=True,
+        simulate=SimulatorConfig(batch_s=1_000),
+        dispatcher=BATCH,
+        batches=BatchMode.ONE_PASS,
+    )
+    assert run_job(Job.load(job), slow).exit_code == 7
+    assert list((out / "simulated_batches").iterdir())
+    (canceled,) = cancel(out, RunOptions(quiet=True))
+    assert canceled.exit_code == 0
+    assert not (out / "simulated_batches").exists()
+    assert command("run", job, "--simulate", "--batch", "--quiet")[0] == 0
+    assert not (out / "simulated_batches").exists()
 
 
 def test_estimate_shows_live_and_batch_side_by_side(write_job: Callable[..., Path]) -> None:

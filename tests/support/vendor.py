@@ -50,6 +50,19 @@ class Vendor:
         return found
 
 
+def kind_of(request: httpx.Request) -> str:
+    """Return what a call to a batch endpoint is."""
+    path = request.url.path
+    if request.method == "POST":
+        ends = {"/cancel": "cancel", "/files": "upload"}
+        return next((kind for end, kind in ends.items() if path.endswith(end)), "create")
+    if request.method == "DELETE":
+        return "delete"
+    if path.endswith(("/results", "/content")):
+        return "results"
+    return "list" if path.endswith("/batches") else "get"
+
+
 @contextmanager
 def vendor(*, step_s: float | None = None, **config: Any) -> Iterator[Vendor]:
     """Serve a simulator; batches take a tenth of a second unless said otherwise.

@@ -21,6 +21,7 @@ import httpx
 from batchrun import BATCH, BatchMode, Job, RunOptions, cancel, run_job
 from batchrun.client import PyreqwestTransport
 from tests.conftest import KEY
+from tests.support.vendor import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -103,19 +104,6 @@ def forking() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*LOADED, __name__])
     return context
-
-
-def kind_of(request: httpx.Request) -> str:
-    """Return what a call to a batch endpoint is."""
-    path = request.url.path
-    if request.method == "POST":
-        ends = {"/cancel": "cancel", "/files": "upload"}
-        return next((kind for end, kind in ends.items() if path.endswith(end)), "create")
-    if request.method == "DELETE":
-        return "delete"
-    if path.endswith(("/results", "/content")):
-        return "results"
-    return "list" if path.endswith("/batches") else "get"
 
 
 def _die() -> None:
