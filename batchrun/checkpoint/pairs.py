@@ -30,8 +30,8 @@ MOST_DIFFERENCES = 2_000
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
     JOIN main.results r ON r.request_id = i.request_id AND r.status = 'succeeded'
     JOIN other.results s ON s.request_id = j.request_id AND s.status = 'succeeded'
-    LEFT JOIN main.scores a ON a.scorer = '' AND a.ordinal = i.ordinal / (SELECT samples FROM main.run)
-    LEFT JOIN other.scores b ON b.scorer = '' AND b.ordinal = j.ordinal / (SELECT samples FROM other.run)
+    LEFT JOIN main.scores a ON a.scorer = :scorer AND a.ordinal = i.ordinal / (SELECT samples FROM main.run)
+    LEFT JOIN other.scores b ON b.scorer = :scorer AND b.ordinal = j.ordinal / (SELECT samples FROM other.run)
     WHERE i.ordinal % (SELECT samples FROM main.run) = 0
     AND j.ordinal % (SELECT samples FROM other.run) = 0"""
 _COUNTS = f"""SELECT count(*), coalesce(sum(r.response IS s.response), 0),
@@ -58,17 +58,22 @@ _CHOOSE = """SELECT d.ordinal / (SELECT samples FROM main.run) FROM temp.differi
     ORDER BY d.matters DESC, d.ordinal * 2654435761 % 4294967296 LIMIT ?"""
 
 
-def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
+def compare_rows(one: Checkpoint, other: Checkpoint, scorer: str = "") -> Pairs:
     """Compare the rows that succeeded in both runs.
+
+    Args:
+        one: the first run.
+        other: the run that is compared with it.
+        scorer: whose scores are compared; empty for those over all scorers.
 
     Raises:
         CheckpointError: when one of the checkpoints cannot be used.
     """
     with usable(other.path), attached(one.db, other.path):
-        row = one.db.execute(_COUNTS).fetchone()
-        clusters, *sums = one.db.execute(_CLUSTERS).fetchone()
+        row = one.db.execute(_COUNTS, {"scorer": scorer}).fetchone()
+        clusters, *sums = one.db.execute(_CLUSTERS, {"scorer": scorer}).fetchone()
         few = row[4] <= MOST_DIFFERENCES
-        differences = dict(one.db.execute(_DIFFERENCES).fetchall()) if few else None
+        differences = one.db.execute(_DIFFERENCES, {"scorer": scorer}).fetchall() if few else None
     return Pairs(
         common=row[0],
         same_text=row[1],
@@ -80,7 +85,7 @@ def compare_rows(one: Checkpoint, other: Checkpoint) -> Pairs:
         second_higher=row[7],
         total=row[8],
         squares=row[9],
-        differences=differences,
+        differences=None if differences is None else dict(differences),
         is_share=bool(row[10]),
         clusters=clusters or None,
         cluster_sums=(sums[0] or 0.0, sums[1] or 0.0, sums[2] or 0.0),
@@ -107,7 +112,7 @@ def differing_rows(stores: Sequence[Checkpoint], most: int) -> Differing:
         )
     for other in stores[1:]:
         with usable(other.path), attached(first.db, other.path):
-            first.db.execute(_COLLECT)
+            first.db.execute(_COLLECT, {"scorer": ""})
     with usable(first.path):
         (count,) = first.db.execute("SELECT count(*) FROM temp.differing").fetchone()
         chosen = sorted(ordinal for (ordinal,) in first.db.execute(_CHOOSE, (most,)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,6 +21,7 @@ from batchrun.report.compared_runs import (
     notes_on,
     pair_cells,
     run_cells,
+    scorer_cells,
 )
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from batchrun.evaluation import Pairs
+    from batchrun.evaluation import Pairs, ScoreTotals
     from batchrun.job import Job
     from batchrun.run.comparisons import JudgedPairs
     from batchrun.source import Source
@@ -78,14 +80,30 @@ def _compared(
 ) -> ComparedRun:
     document, _, signature = store.job()
     checkpoint.check_intact(store)
-    return ComparedRun(
-        directory=directory,
-        model=str(document["request"].get("model", "")),
-        input=signature.rpartition(":")[2],
-        totals=checkpoint.totals(store),
-        score=checkpoint.score_totals(store),
-        pairs=None if store is first else checkpoint.compare_rows(first, store),
-    )
+
+    def by(scorer: str, totals: ScoreTotals) -> ComparedRun:
+        return ComparedRun(
+            directory=directory,
+            model=str(document["request"].get("model", "")),
+            input=signature.rpartition(":")[2],
+            totals=counted,
+            score=totals,
+            pairs=None if store is first else checkpoint.compare_rows(first, store, scorer),
+        )
+
+    counted = checkpoint.totals(store)
+    own = {
+        name: by(name, checkpoint.score_totals(store, name, pass_at=pass_at))
+        for name, pass_at in _named_scorers(document).items()
+    }
+    return replace(by("", checkpoint.score_totals(store)), scorers=own)
+
+
+def _named_scorers(document: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the names of the scorers of a job, each with its `pass_at`."""
+    section = document.get("score") or []
+    scorers = section if isinstance(section, list) else [section]
+    return {str(each["name"]): each.get("pass_at") for each in scorers if each.get("name")}
 
 
 def comparison_json(runs: Sequence[ComparedRun], judged: JudgedPairs | None = None) -> str:
@@ -102,21 +120,28 @@ def comparison_json(runs: Sequence[ComparedRun], judged: JudgedPairs | None = No
 
 def run_facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
     """Return the numbers of a run, and against the first: money in USD, times in seconds, shares from 0 to 1."""
-    totals, score = run.totals, run.score
+    totals = run.totals
     return {
         "directory": str(run.directory),
         "name": totals.name,
         "model": run.model,
         "counts": totals.counts,
         "endings": dict(totals.endings),
-        "scored": score.scored,
-        "correct": score.correct,
-        "mean": run.mean,
-        "accuracy": run.mean if score.is_binary else None,
-        "ci95": run.interval,
+        **_score_facts(run, first),
         "cost_usd": run.cost,
         "cost_per_correct_usd": run.cost_per_correct,
         "latency_s": {name: totals.latency_s.get(name) for name in ("p50", "p90")},
+        "scorers": {name: _score_facts(own, first) for name, own in run.scorers.items()},
+    }
+
+
+def _score_facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
+    return {
+        "scored": run.score.scored,
+        "correct": run.score.correct,
+        "mean": run.mean,
+        "accuracy": run.mean if run.score.is_binary else None,
+        "ci95": run.interval,
         "against_first": None if run.pairs is None else _pair_facts(run.pairs, run, first),
     }
 
@@ -147,6 +172,8 @@ def comparison_text(runs: Sequence[ComparedRun], judged: JudgedPairs | None = No
     pairs = [pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
     if pairs:
         lines += ["", *_table(f"against {names[runs[0].directory]}", pairs)]
+    if by_scorer := [cells for _, cells, _ in scorer_cells(runs, names)]:
+        lines += ["", *_table("scorer", by_scorer)]
     if notes := notes_on(runs, names):
         lines += ["", *notes]
     if judged is not None:

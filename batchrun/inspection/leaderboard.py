@@ -16,7 +16,13 @@ from batchrun.inspection.comparison import run_facts, side_by_side
 from batchrun.inspection.run_places import is_run
 from batchrun.job.paths import is_simulated
 from batchrun.report.formatting import in_columns
-from batchrun.report.ranking import Leaderboard, Ranking, leaderboard_page, ranked_cells
+from batchrun.report.ranking import (
+    Leaderboard,
+    Ranking,
+    leaderboard_page,
+    ranked_cells,
+    scorer_lines,
+)
 from batchrun.run.matrix import runs_in
 from batchrun.run.parts import is_partitioned
 from batchrun.run.whole import stored_document
@@ -84,6 +90,8 @@ def leaderboard_text(board: Leaderboard) -> str:
         rows = [ranked_cells(n, run, board.folder) for n, run in enumerate(ranking.runs, 1)]
         lines += ["", ranking.table] if lines else [ranking.table]
         lines += in_columns([list(rows[0]), *(list(row.values()) for row in rows)])
+        if scorers := [cells for _, cells, _ in scorer_lines(ranking, board.folder)]:
+            lines += ["", *in_columns([list(scorers[0]), *(list(row.values()) for row in scorers)])]
     lines += ["", *board.notes] if board.notes else []
     return "\n".join(harmless(line) for line in lines)
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from batchrun.evaluation.intervals import wilson
 from batchrun.report.formatting import compact, counted, elapsed, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from batchrun.evaluation.calibration import Calibration
     from batchrun.evaluation.history import Histogram
 
 # Pixels of the drawing. Three histograms stand next to each other, but two areas, so they are narrower.
@@ -22,6 +24,7 @@ AREA_WIDTH, HISTOGRAM_WIDTH = 560, 400
 HEIGHT, LEFT, TOP, BOTTOM, MARGIN = 220, 56, 14, 192, 12
 # The height of a row of percentile names, and the width of one name.
 ROW_HEIGHT, NAME_WIDTH = 14, 30
+MIN_RADIUS, MAX_RADIUS = 2.5, 7.0
 _ROUND_TIMES_S = (
     *(0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900),
     *(1_800, 3_600, 7_200, 14_400, 21_600),
@@ -58,6 +61,17 @@ class Percentile:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """A point with the interval of its height, from `low` to `high`."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """A drawing in pixels.
 
@@ -69,6 +83,7 @@ class Chart:
         bars: (x, y, width) of the bars of a histogram, which stand on the bottom.
         marks: x of the moments where one execution followed another.
         hits: (x, width, text) of the columns that show a text under the pointer.
+        diagonal: (x, y) of both ends of a line for comparison.
     """
 
     title: str
@@ -83,6 +98,8 @@ class Chart:
     marks: Sequence[float] = ()
     bars: Sequence[tuple[float, float, float]] = ()
     percentiles: Sequence[Percentile] = ()
+    points: Sequence[Point] = ()
+    diagonal: tuple[float, float, float, float] | None = None
 
 
 def stacked(
@@ -166,6 +183,38 @@ def histogram_chart(title: str, histogram: Histogram, write: Callable[[float], s
         ],
         bars=[(x(n) + 0.6, y(c), max(1.0, x(1) - x(0) - 1.2)) for n, c in enumerate(counts) if c],
         percentiles=percentiles,
+    )
+
+
+def reliability_chart(title: str, found: Calibration) -> Chart:
+    """Draw how often answers are right by their confidence; on the diagonal, both are the same."""
+    x = _scale(0, 1, LEFT, HISTOGRAM_WIDTH - MARGIN)
+    y = _scale(0, 1, BOTTOM, TOP)
+    shares = (0, 0.25, 0.5, 0.75, 1)
+    auroc = "" if found.auroc is None else f" · AUROC {found.auroc:.3f}"
+    largest = max(each.rows for each in found.bins)
+    points, hits = [], []
+    for each in found.bins:
+        low, high = wilson(each.correct, each.rows)
+        right = each.correct / each.rows
+        # The area of a point is in proportion to its rows.
+        radius = max(MIN_RADIUS, MAX_RADIUS * math.sqrt(each.rows / largest))
+        points.append(Point(x(each.confidence), y(right), y(low), y(high), radius))
+        text = (
+            f"confidence {each.low:.0%} to {each.high:.0%}, mean {each.confidence:.1%}\n"
+            f"right {right:.1%} (95 % CI {low:.1%} to {high:.1%}) of {counted(each.rows, 'row')}"
+        )
+        hits.append((x(each.low), x(each.high) - x(each.low), text))
+    return Chart(
+        title=title,
+        note=f"ECE {found.ece:.3f}{auroc} · dashed: as right as confident",
+        label=f"{title}: share of right answers by confidence, ECE {found.ece:.3f}",
+        width=HISTOGRAM_WIDTH,
+        levels=[(y(share), f"{share:.0%}") for share in shares],
+        ticks=[(x(share), f"{share:.0%}") for share in shares],
+        hits=hits,
+        points=points,
+        diagonal=(x(0), y(0), x(1), y(1)),
     )
 
 

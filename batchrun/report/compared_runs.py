@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from batchrun.evaluation.intervals import holm
@@ -36,6 +36,7 @@ class ComparedRun:
         score: what its answers are worth.
         pairs: against the first run; None for the first.
         p_holm: the p-value of the difference to the first run, corrected for the number of runs.
+        scorers: the same by each scorer that has a name.
     """
 
     directory: Path
@@ -45,6 +46,7 @@ class ComparedRun:
     score: ScoreTotals
     pairs: Pairs | None
     p_holm: float | None = None
+    scorers: Mapping[str, ComparedRun] = field(default_factory=dict)
 
     @property
     def has_scores(self) -> bool:
@@ -100,7 +102,20 @@ TESTS = {
 def corrected(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Return the runs with p-values that are corrected for the number of comparisons (Holm)."""
     p_values = holm([run.p_value for run in runs])
-    return [replace(run, p_holm=p) for run, p in zip(runs, p_values, strict=True)]
+    found = [replace(run, p_holm=p) for run, p in zip(runs, p_values, strict=True)]
+    for name in scorers_of(runs):
+        named = [run for run in found if name in run.scorers]
+        again = iter(corrected([run.scorers[name] for run in named]))
+        found = [
+            replace(run, scorers={**run.scorers, name: next(again)}) if run in named else run
+            for run in found
+        ]
+    return found
+
+
+def scorers_of(runs: Sequence[ComparedRun]) -> list[str]:
+    """Return the names of the scorers of runs, in the order in which they first occur."""
+    return list(dict.fromkeys(name for run in runs for name in run.scorers))
 
 
 def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
@@ -152,6 +167,30 @@ def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dic
     }
 
 
+def scorer_cells(
+    runs: Sequence[ComparedRun], names: Mapping[Path, str]
+) -> list[tuple[ComparedRun, dict[str, str], float]]:
+    """Return what each named scorer says of each run: its numbers, these as text by column, and a full score."""
+    found = []
+    for name in scorers_of(runs):
+        own = [run.scorers[name] for run in runs if name in run.scorers]
+        for run in own:
+            pair = {} if run.pairs is None else pair_cells(run, run.pairs, names)
+            cells = run_cells(run, names)
+            cells = {
+                "scorer": name,
+                "run": cells["run"],
+                "score": cells["score"],
+                "95 % CI": cells["95 % CI"],
+                "difference": pair.get("difference", ""),
+                "its 95 % CI": pair.get("95 % CI", ""),
+                "p": pair.get("p", ""),
+                "scored": f"{run.score.scored:,}",
+            }
+            found.append((run, cells, full_score(own)))
+    return found
+
+
 def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:
     """Return what could mislead."""
     notes = [
@@ -176,6 +215,8 @@ def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str
         notes.append("difference: run minus the first, over the rows that both have")
     if len(tested) > 1:
         notes.append(f"p: corrected for {len(tested)} comparisons (Holm)")
+    if tested and len(scorers_of(runs)) > 1:
+        notes.append("p by scorer: not corrected for the number of scorers")
     if any(run.pairs is not None and run.pairs.clusters is not None for run in tested):
         notes.append("95 % CI and p: rows of the same cluster are not counted as independent")
     return notes

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.report.compared_runs import full_score, names_of, notes_on, pair_cells, run_cells
+from batchrun.report.compared_runs import (
+    full_score,
+    names_of,
+    notes_on,
+    pair_cells,
+    run_cells,
+    scorer_cells,
+)
 from batchrun.report.formatting import counted, usd
 from batchrun.report.html import Tile, html_page
 
@@ -54,6 +61,7 @@ def comparison_page(
         full_score=full_score(runs),
         full_cost=max(run.cost or 0.0 for run in runs) or 1.0,
         pairs=[(run.pairs, pair_cells(run, run.pairs, names)) for run in runs if run.pairs],
+        scorers=scorer_cells(runs, names),
         differing=differing,
         rows=rows,
         first_total=runs[0].totals.total,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.report.compared_runs import full_score, pair_cells, run_cells
+from batchrun.report.compared_runs import full_score, pair_cells, run_cells, scorer_cells
 from batchrun.report.formatting import counted, usd
 from batchrun.report.html import Tile, html_page
 
@@ -100,7 +100,10 @@ def leaderboard_page(
         written_us=written_us,
         tiles=list(_tiles(board)),
         full_score=full_score,
-        rankings=[(each, list(_lines(each, board.folder, links))) for each in board.rankings],
+        rankings=[
+            (each, list(_lines(each, board.folder, links)), scorer_lines(each, board.folder))
+            for each in board.rankings
+        ],
     )
 
 
@@ -121,6 +124,11 @@ def _lines(
 ) -> Iterator[tuple[ComparedRun, dict[str, str], str | None]]:
     for rank, run in enumerate(ranking.runs, 1):
         yield run, ranked_cells(rank, run, folder), links.get(run.directory)
+
+
+def scorer_lines(ranking: Ranking, folder: Path) -> list[tuple[ComparedRun, dict[str, str], float]]:
+    """Return what each named scorer says of the runs of a ranking, in its order."""
+    return scorer_cells(ranking.runs, {run.directory: _name(run, folder) for run in ranking.runs})
 
 
 def _name(run: ComparedRun, folder: Path) -> str:

@@ -25,6 +25,7 @@ from batchrun.report.formatting import (
 from batchrun.report.hints import ending_problems, error_problems
 from batchrun.report.html import Tile, html_page
 from batchrun.report.run_summary import cost_by_kind, throughput
+from batchrun.report.score_groups import reliability_charts, score_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,8 @@ def run_page(
         score=facts,
         confusion=shown_confusion(facts["confusion"]) if facts and facts.get("confusion") else None,
         score_notes=[] if score is None else score_notes(score),
+        score_groups=[] if score is None else list(score_groups(score)),
+        reliability=[] if score is None else list(reliability_charts(score)),
         cost_by_kind=cost_by_kind(totals),
         distributions=list(_distributions(history)),
         errors=error_problems(totals)[:MOST_LINES],

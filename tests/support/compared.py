@@ -38,6 +38,7 @@ def matrix(
     rows: int = 12,
     samples: int = 1,
     score: str = CHOICE,
+    request: str = "",
     models: tuple[str, ...] = MODELS,
     decide: Callable[[Call], Reply] = decide,
     out: str = "out",
@@ -61,6 +62,7 @@ api_key_env = ""
 prompt = "{{{{ n }}}}"
 max_tokens = 50
 samples = {samples}
+{request}
 [price]
 input = 1.0
 output = 2.0
