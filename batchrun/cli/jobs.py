@@ -199,6 +199,11 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     type=click.Choice(["classify", "extract", "generate", "qa", "judge"]),
     help="What to ask. Default: found from the columns.",
 )
+@click.option(
+    "--instruction",
+    metavar="TEXT",
+    help="What the model should do with each row. On a terminal, init asks if it finds nothing.",
+)
 @click.option("--label", metavar="COLUMN", help="Column with the right answers.")
 @click.option("--labels", metavar="A,B,…", help="Labels; for class numbers, in their order.")
 @click.option("--fields", metavar="A,B,…", help="What to extract.")
@@ -238,12 +243,26 @@ def init(
 
 
 def _wish(
-    task: str | None, label: str | None, labels: str | None, fields: str | None
+    task: str | None,
+    instruction: str | None,
+    label: str | None,
+    labels: str | None,
+    fields: str | None,
 ) -> batchrun.Wish:
     def split(text: str | None) -> tuple[str, ...]:
         return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
-    return batchrun.Wish(task, label, split(labels), split(fields))
+    if task is not None and instruction is not None:
+        raise click.UsageError("--instruction cannot be combined with --task")
+    is_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    ask = _ask_instruction if is_terminal else None
+    return batchrun.Wish(task, label, split(labels), split(fields), instruction, ask)
+
+
+def _ask_instruction(found: str) -> str:
+    say(f"found {found}, and not what to do with each row")
+    text = "What should the model do with each row? (Enter: a guess)"
+    return str(click.prompt(text, default="", show_default=False, err=True))
 
 
 def _print_result(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:

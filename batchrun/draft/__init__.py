@@ -18,7 +18,9 @@ from batchrun import formats
 from batchrun.checkpoint import result_kinds
 from batchrun.draft.detection import Choice, choose, id_column_of, read_columns
 from batchrun.draft.document import Heading, job_text
-from batchrun.draft.shapes import TableShape, Wish, shape_of, unused_labels
+from batchrun.draft.guesses import check_header
+from batchrun.draft.shapes import shape_of, unused_labels
+from batchrun.draft.table_shape import TableShape, Wish
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
 from batchrun.formats.providers import PRESETS, blanks, meant_provider
@@ -77,7 +79,7 @@ def init_job(
         model: the model; default: a small model of the provider, or of the vendor of the format.
         wire_format: `messages` or `chat`; default: the usual one of the provider, or `messages`.
         provider: an id of the table of providers, whose settings are written to the file.
-        wish: the task, and the column and names of labels; default: found from the table.
+        wish: the task or instruction, and the column and names of labels; default: found from the table.
 
     Raises:
         JobError: when the table cannot be read, has no rows or no column for a prompt, or the file
@@ -93,7 +95,10 @@ def init_job(
     if not rows:
         raise JobError(f"{table}: has no rows; add some first, so that its columns can be examined")
     columns = read_columns(source)
-    shape = shape_of(columns, source, wish or Wish())
+    wish = wish or Wish()
+    if wish == Wish(ask=wish.ask):
+        check_header(columns, table)
+    shape = shape_of(columns, source, wish)
     choice = choose(columns, source.table) if shape is None else _chosen(shape, columns, source)
     heading = Heading(path.name, _written_path(place, path), rows)
     text = job_text(

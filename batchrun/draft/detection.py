@@ -15,7 +15,7 @@ from batchrun.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from batchrun.draft.shapes import TableShape
+    from batchrun.draft.table_shape import TableShape
 
 
 SAMPLE_ROWS = 500
@@ -177,7 +177,7 @@ def choose(columns: Sequence[TableColumn], path: str) -> Choice:
         prompt = tuple(column for column in columns if column.name == PROMPT_COLUMN)
         return Choice(id_column, prompt, from_columns=_request_keys(names))
     label = label_column(columns)
-    usable = [c for c in columns if c.is_plain and _can_be_in_template(c.name, names)]
+    usable = [c for c in columns if c.is_plain and can_be_in_template(c.name, names)]
     rest = [c for c in usable if c.name != id_column and c is not label]
     if not rest and len(usable) == 1:
         id_column, label, rest = None, None, usable  # a table with one column
@@ -196,7 +196,12 @@ def _request_keys(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in ROW_KEYS if name in names)
 
 
-def _can_be_in_template(name: str, names: set[str]) -> bool:
+def has_id_name(name: str) -> bool:
+    """Return whether a column has the name of an id."""
+    return _ID_NAME.search(name) is not None
+
+
+def can_be_in_template(name: str, names: set[str]) -> bool:
     """Return whether a template can use a column; a column named `row` hides `row[...]`."""
     return is_plain(name) or "row" not in names
 
@@ -208,7 +213,7 @@ def is_plain(name: str) -> bool:
 
 def id_column_of(columns: Sequence[TableColumn], path: str) -> str | None:
     """Return the first column with the name of an id, or else the first column, if it is unique."""
-    named = [column for column in columns if _ID_NAME.search(column.name)]
+    named = [column for column in columns if has_id_name(column.name)]
     first = [column for column in columns[:1] if not _is_long(column)]
     for column in [*named, *first]:
         if column.could_be_id and _is_unique(column.name, path):
@@ -252,6 +257,11 @@ def labels_of(column: TableColumn, path: str) -> tuple[str, ...]:
     repeated = sum(found.values()) >= 2 * len(found)
     is_plain_text = all(label.isprintable() and len(label) <= LONGEST_ID for label in found)
     return tuple(found) if len(folded) == len(found) > 1 and repeated and is_plain_text else ()
+
+
+def is_number_text(text: str) -> bool:
+    """Return whether a text is a number."""
+    return _NUMBER.match(text) is not None
 
 
 def _are_numbers(values: Iterable[Any]) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.draft.detection import Choice, TableColumn
-    from batchrun.draft.shapes import TableShape
+    from batchrun.draft.table_shape import TableShape
     from batchrun.formats.providers import ProviderPreset
 
 

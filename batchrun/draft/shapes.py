@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import (
-    LONG_TEXT,
     MOST_LABELS,
     PROMPT_NAMES,
     label_column,
     labels_of,
-    prompt_columns,
 )
 from batchrun.draft.document import expression, template_of
+from batchrun.draft.guesses import (
+    ASKING,
+    SUMMARY,
+    guessed,
+    instructed,
+    no_instruction,
+    prompt_of,
+    translation,
+)
+from batchrun.draft.table_shape import LABEL_TOKENS, TableShape, Wish
 from batchrun.errors import JobError
 from batchrun.job.reader import did_you_mean, listed
 
@@ -22,64 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from batchrun.draft.detection import TableColumn
+    from batchrun.draft.guesses import Columns
     from batchrun.source import Source
 
-Task = Literal["classify", "extract", "generate", "qa", "judge"]
-TASKS: tuple[str, ...] = get_args(Task)
-LABEL_TOKENS, TEXT_TOKENS = 20, 500
 _LETTERS = "ABCDEFGHIJ"
 _QUESTION = ("question", "query", "problem", "prompt", "instruction", "input")
 _ANSWER = ("response", "answer", "output", "completion", "prediction", "generation")
 _REFERENCE = ("reference", "expected", "gold", "ground_truth", "target", "correct_answer")
-_ASKING = {"prompt", "question", "instruction", "query", "input", "message", "messages", "problem"}
 _NUMBER_ANSWER = r"####\s*([^\n]+)"
 _STEPS = "Work it out step by step. Then write the number alone on a last line, after ####."
 _LETTER = "Answer with the letter of the right choice, and nothing else."
-SUMMARY = "Summarise the text in one sentence."
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the user says about a table: the task, the column and the names of labels, and fields."""
-
-    task: str | None = None
-    label: str | None = None
-    labels: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TableShape:
-    """What a job file says about a table of a known shape.
-
-    Attributes:
-        columns: those in the prompt.
-        template: of the prompt.
-        system: the instruction.
-        label: the column with the right answers.
-        expected: the template of the right answer; None without a score.
-        match: how to compare.
-        choices: the labels of `match = "choice"`; empty for letters.
-        answer: the pattern that finds the answer.
-        max_tokens: of an answer.
-        fields: the properties of the JSON answer.
-        note: what was assumed, for the user.
-    """
-
-    columns: tuple[str, ...]
-    template: str
-    system: str | None = None
-    label: str | None = None
-    expected: str | None = None
-    match: str | None = None
-    choices: tuple[str, ...] = ()
-    answer: str | None = None
-    max_tokens: int = TEXT_TOKENS
-    fields: tuple[str, ...] = ()
-    note: str | None = None
-
-
-Columns = dict[str, "TableColumn"]
 
 
 def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape | None:
@@ -89,13 +48,17 @@ def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Tabl
         JobError: when what is needed for the task was not found, with what to add.
     """
     _check_wish(columns, wish)
+    if wish.instruction is not None:
+        return instructed(columns, source, wish)
     if wish.task is not None:
         return _of_task(wish.task)(columns, source, wish)
     if wish.fields:
         return _extract(columns, source, wish)
     named = {column.name.lower(): column for column in columns}
     if wish.label is None and not wish.labels:
-        shapes = (known(named) for known in (_conversation, _reading, _choice, _worked))
+        shapes = (
+            known(named) for known in (_conversation, _reading, _choice, _worked, translation)
+        )
         found = next((shape for shape in shapes if shape is not None), None)
         if found is not None or _has_requests(named):
             return found
@@ -108,7 +71,7 @@ def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Ta
         return _classify(columns, source, wish)
     if label is not None and wish.label is not None:
         return _with_label(columns, source, label)
-    return _summary(columns) if label is None else None
+    return guessed(columns, source, wish) if label is None else None
 
 
 def _has_requests(named: Columns) -> bool:
@@ -322,7 +285,7 @@ def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Tab
             f"{source.table}: no column with labels was found; name it with --label COLUMN, or name "
             "the labels: --labels positive,negative"
         )
-    texts = _prompt_of(columns, label)
+    texts = prompt_of(columns, label)
     return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
@@ -354,20 +317,10 @@ def _with_label(columns: Sequence[TableColumn], source: Source, label: TableColu
 # Tasks
 
 
-def _prompt_of(
-    columns: Sequence[TableColumn], label: TableColumn | None, *others: TableColumn | None
-) -> tuple[TableColumn, ...]:
-    left_out = {id(label), *map(id, others)}
-    rest = [column for column in columns if column.is_plain and id(column) not in left_out]
-    if not rest:
-        raise JobError("no column can be used in a prompt; add one with text")
-    return prompt_columns(rest)
-
-
 def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableShape:
     if not wish.fields:
         raise JobError("--task extract: name what to find: --fields name,date,amount")
-    texts = _prompt_of(columns, None)
+    texts = prompt_of(columns, None)
     return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
@@ -377,14 +330,14 @@ def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> Tab
 
 
 def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> TableShape:
-    texts = _prompt_of(columns, label_column(columns))
-    is_asked = any(column.name.lower() in _ASKING for column in texts)
+    texts = prompt_of(columns, label_column(columns))
+    is_asked = any(column.name.lower() in ASKING for column in texts)
     return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
         system=None if is_asked else SUMMARY,
         max_tokens=1_000,
-        note=None if is_asked else _no_instruction(texts),
+        note=None if is_asked else no_instruction(texts, SUMMARY),
     )
 
 
@@ -394,7 +347,7 @@ def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableSha
         if wish.label is None and (found := known(named)) is not None:
             return found
     label = _label(columns, wish)
-    texts = _prompt_of(columns, label)
+    texts = prompt_of(columns, label)
     return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
@@ -421,28 +374,6 @@ def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> Table
         system="Judge the answer. Answer with exactly one of these words: correct, incorrect.",
         choices=("correct", "incorrect"),
         max_tokens=LABEL_TOKENS,
-    )
-
-
-def _summary(columns: Sequence[TableColumn]) -> TableShape | None:
-    """Return a job that makes sense for long texts without any instruction."""
-    texts = [column for column in columns if column.is_text and column.mean_length >= LONG_TEXT]
-    names = {column.name.lower() for column in columns}
-    if not texts or names & _ASKING:
-        return None
-    shown = prompt_columns(texts)
-    return TableShape(
-        columns=tuple(column.name for column in shown),
-        template=template_of(shown),
-        system=SUMMARY,
-        note=_no_instruction(shown),
-    )
-
-
-def _no_instruction(columns: Sequence[TableColumn]) -> str:
-    return (
-        f"found {listed([column.name for column in columns])}, and not what to do with it: the draft "
-        "asks for a summary; change system in it, or use --task"
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from batchrun import Wish, init_job
 from tests.conftest import ROOT, command
 
 if TYPE_CHECKING:
@@ -133,20 +134,113 @@ def test_a_table_of_conversations(tmp_path: Path) -> None:
     "table",
     [
         {"word": ["tree", "house"]},
-        {"id": [1, 2]},
-        {"x": [1.5, None, 2.5], "y": [1, None, None]},
-        {"when": [date(2026, 1, 1), None], "tags": [["a"], []], "is_new": [True, None]},
         {"notes": ["once", None], "id": [7, 7]},
         {"label": ["a", "b"]},
     ],
-    ids=["one column", "only ids", "numbers", "dates and lists", "nulls", "only labels"],
+    ids=["one column", "nulls", "only labels"],
 )
 def test_meagre_tables(tmp_path: Path, table: dict[str, Any]) -> None:
     pl.DataFrame(table, strict=False).write_parquet(tmp_path / "t.parquet")
-    command("init", "t.parquet", cwd=tmp_path)
+    assert command("init", "t.parquet", cwd=tmp_path)[0] == 0
     assert command("preview", "t.toml", cwd=tmp_path)[0] == 0
     # A row without any text is errored, which is not the draft's fault.
     assert command("run", "t.toml", "--simulate", "-q", cwd=tmp_path)[0] in {0, 3}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"id": [1, 2]},
+        {"x": [1.5, None, 2.5], "y": [1, None, None]},
+        {"amount": ["1.50", "$ 2"], "day": ["2026-01-02", "2026-01-03"]},
+        {"when": [date(2026, 1, 1), None], "tags": [["a"], []], "is_new": [True, None]},
+        {"url": ["https://example.com/a", "https://example.com/b"]},
+    ],
+    ids=["only ids", "numbers", "numbers as text", "dates and lists", "addresses"],
+)
+def test_a_table_without_words_needs_an_instruction(tmp_path: Path, table: dict[str, Any]) -> None:
+    """A prompt of a bare number would be paid for and make no sense."""
+    pl.DataFrame(table, strict=False).write_parquet(tmp_path / "t.parquet")
+    code, stdout, stderr = command("init", "t.parquet", cwd=tmp_path)
+    assert (code, stdout) == (2, "")
+    assert "no text that says what to do with each row" in stderr
+    assert '--instruction "What' in stderr
+    assert not (tmp_path / "t.toml").exists()
+    words = "Explain this."
+    assert command("init", "t.parquet", "--instruction", words, cwd=tmp_path)[0] == 0
+    request = tomllib.loads((tmp_path / "t.toml").read_text())["request"]
+    assert request["system"] == words
+    assert command("preview", "t.toml", cwd=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "shown"),
+    [
+        ({"id": [1, 2], "text": ["good", "bad stuff"]}, {"text"}),
+        ({"sku": ["A1", "A2"], "name": ["Mug", "Jar"], "price": ["1", "2"]}, {"name", "price"}),
+        ({"level": ["INFO", "WARN"], "message": ["it failed", "it works"]}, {"message"}),
+    ],
+)
+def test_short_texts_get_an_instruction_and_a_note(
+    tmp_path: Path, table: dict[str, Any], shown: set[str]
+) -> None:
+    pl.DataFrame(table).write_csv(tmp_path / "t.csv")
+    _, _, stderr = command("init", "t.csv", "-o", "first.toml", cwd=tmp_path)
+    assert 'the draft asks "Describe this in one sentence."' in stderr
+    request = drafted(tmp_path, "t.csv")["request"]
+    assert request["system"] == "Describe this in one sentence."
+    assert {name for name in table if name in request["prompt"]} == shown
+
+
+def test_an_instruction_with_labels_is_scored(tmp_path: Path) -> None:
+    rows = {"text": ["a b", "c d"] * 3, "kind": ["x", "y"] * 3}
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    words = ("--instruction", "Answer x or y.", "--label", "kind")
+    job = drafted(tmp_path, "t.csv", *words)
+    assert job["request"]["system"] == "Answer x or y."
+    assert (job["request"]["prompt"], job["score"]["choices"]) == ("{{ text }}", ["x", "y"])
+    code, _, stderr = command("init", "t.csv", *words, "--task", "qa", cwd=tmp_path)
+    assert (code, "--instruction cannot be combined with --task" in stderr) == (2, True)
+
+
+def test_pairs_of_languages_are_translated(tmp_path: Path) -> None:
+    rows = {"en": ["Good morning", "Thank you"], "German": ["Guten Morgen", "Danke"]}
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    job = drafted(tmp_path, "t.csv")
+    assert "from English to German" in job["request"]["system"]
+    assert job["request"]["prompt"] == "{{ en }}"
+    assert job["score"] == {"expected": "{{ German }}", "match": "similarity"}
+
+
+@pytest.mark.parametrize(
+    "text", ["u1,please stop it,cancel\nu2,go on,cancel\nu3,x y,keep\n", "1,2\n3,4\n"]
+)
+def test_a_file_without_names_of_columns_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    code, _, stderr = command("init", "t.csv", cwd=tmp_path)
+    assert code == 2
+    assert "the first line looks like a row" in stderr
+    assert not (tmp_path / "t.toml").exists()
+    assert command("init", "t.csv", "--instruction", "Explain this.", cwd=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "system"), [("Count the words.", "Count the words."), ("", "D")]
+)
+def test_the_user_is_asked_when_nothing_says_what_to_do(
+    tmp_path: Path, answer: str, system: str
+) -> None:
+    pl.DataFrame({"text": ["a b", "c d"]}).write_csv(tmp_path / "t.csv")
+    asked: list[str] = []
+
+    def ask(found: str) -> str:
+        asked.append(found)
+        return answer
+
+    init_job(str(tmp_path / "t.csv"), tmp_path / "t.toml", wish=Wish(ask=ask))
+    request = tomllib.loads((tmp_path / "t.toml").read_text())["request"]
+    assert asked == ["text"]
+    assert request["system"].startswith(system)
 
 
 @pytest.mark.parametrize(
