@@ -150,7 +150,7 @@ class Estimator:
         return replace(found, warnings=advice(self._job, found, loads, self._answers))
 
     def _batch_cost(self, groups: Sequence[PriceGroup], live: Range | None) -> Range | None:
-        """Return the cost in batches, if they are possible, and known to be cheaper."""
+        """Return the cost in batches, if they are possible and their price is known."""
         request, billing = self._job.request, Billing(BATCH_TIER)
         if request.wire_format.batches is None or self._job.tools.module is not None:
             return None
@@ -162,7 +162,7 @@ class Estimator:
             if rates is None or live is None:
                 return None
             cost += self._cost_of(group.model, rates, sums)
-        return cost if live is not None and cost.expected < live.expected else None
+        return cost
 
     def _latency_s(self) -> float | None:
         """Return the mean latency of the answers, None without enough of them."""

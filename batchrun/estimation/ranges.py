@@ -75,7 +75,8 @@ class Estimate:
         input: input tokens of the requests to send.
         output: tokens of their answers.
         cost: cost of both in pico-dollars, None when a price is unknown.
-        batch_cost: the same with `run --batch`; None where batches are not possible, or not cheaper.
+        batch_cost: the same with `run --batch`; None where batches are not possible, or
+            their price is unknown.
         duration: how long the run takes.
         answers: number of existing answers that the estimate is based on; 0 for none.
         warnings: what to change, or to know, before the run.

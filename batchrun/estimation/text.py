@@ -192,8 +192,12 @@ def _saved_by_batches(estimate: Estimate) -> int | None:
 def _batches(estimate: Estimate) -> list[str]:
     """What the same costs with `--batch`."""
     saved = _saved_by_batches(estimate)
-    if estimate.batch_cost is None or not saved:
+    if estimate.batch_cost is None or saved is None or not estimate.batch_cost.expected:
         return []
+    if saved <= 0:
+        cost = _cost(estimate.batch_cost)
+        hint = "if batches cost less, set [price] batch, such as 0.5"
+        return [f"  in batches  {cost}, by the same prices; {hint}"]
     return [
         f"  in batches  {_cost(estimate.batch_cost)}; --batch saves {_dollars(saved)}, answers within a day"
     ]

@@ -271,7 +271,8 @@ class PriceConfig:
     """`[price]`: USD per million tokens, and per thousand web searches, in place of the price list.
 
     Cache tokens cost as much as the input unless set, `cache_write_1h` as much as `cache_write`. Audio
-    and web searches have no price unless set.
+    and web searches have no price unless set. `batch` is the share of these prices that tokens cost in
+    a batch; None is all of it.
     """
 
     input: float
@@ -282,6 +283,7 @@ class PriceConfig:
     audio_input: float | None = None
     audio_output: float | None = None
     web_search: float | None = None
+    batch: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

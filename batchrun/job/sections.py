@@ -260,6 +260,12 @@ def read_price(section: Section) -> PriceConfig | None:
     for name in ("input", "output"):
         if name not in section:
             section.problem(name, "is missing; write it in USD per million tokens")
+    share = rates["batch"]
+    if share is not None and not 0 < share <= 1:
+        section.problem(
+            "batch",
+            "must be above 0 and at most 1: the share of these prices that batches cost, such as 0.5",
+        )
     return PriceConfig(
         **{**rates, "input": rates["input"] or 0.0, "output": rates["output"] or 0.0}  # type: ignore[arg-type]
     )

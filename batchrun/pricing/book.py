@@ -9,7 +9,14 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from batchrun.pricing.price_list import BATCH_TIER, PriceList, Tier, conditions_of, rates_for
+from batchrun.pricing.price_list import (
+    BATCH_TIER,
+    IN_BATCHES,
+    PriceList,
+    Tier,
+    conditions_of,
+    rates_for,
+)
 from batchrun.pricing.rates import FROM_JOB, cost_of, rates_of_job
 from batchrun.pricing.totals import PriceUse
 from batchrun.records import MOST_COST, Billing, Cost, CostSource
@@ -214,6 +221,7 @@ class PriceBook:
             self._found.clear()
         own = next((self._by_model[name] for name in names if name in self._by_model), self._fixed)
         if own is not None:
+            own = own.in_batches if IN_BATCHES in conditions else own
             return _ModelPrice(None, conditions, (Tier(-1, own),))
         return _ModelPrice(self._list.entry(names), conditions)
 

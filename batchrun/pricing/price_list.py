@@ -63,6 +63,7 @@ _TAIL = re.compile(r"(?:[-@:._]?(?:v?\d[\d.]*k?|latest|preview|beta|exp|stable|i
 _DATE_LENGTH = 8
 
 Conditions = tuple[tuple[str, str], ...]
+IN_BATCHES = ("processing", "batch")
 
 
 def conditions_of(billing: Billing | None) -> Conditions:
@@ -72,7 +73,7 @@ def conditions_of(billing: Billing | None) -> Conditions:
     found: list[tuple[str, str]] = []
     tier = (billing.service_tier or "").strip().lower()
     if tier == BATCH_TIER:
-        found.append(("processing", "batch"))
+        found.append(IN_BATCHES)
     elif tier not in _STANDARD:
         found.append(("service_tier", tier))
     if (speed := (billing.speed or "").strip().lower()) not in _STANDARD:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from batchrun.records import Cost, CostSource
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from batchrun.records import Usage
 
 FROM_JOB = "[price] of the job file"
@@ -25,7 +24,8 @@ class Rates:
     """Prices in 1e-18 USD per token, and the model in the price list that they belong to.
 
     None is an unknown price; for reasoning it means the price of other output. `web_search` is for one
-    search, `request` for one request.
+    search, `request` for one request. `batch` is the share of the prices of tokens that a job gives for
+    batches.
     """
 
     matched: str
@@ -40,6 +40,12 @@ class Rates:
     reasoning: int | None = None
     web_search: int | None = None
     request: int = 0
+    batch: Fraction | None = None
+
+    @property
+    def in_batches(self) -> Rates:
+        """The rates in a batch."""
+        return self if self.batch is None else self.times(self.batch)
 
     def highest(self, input_tokens: int, output_tokens: int) -> int:
         """Return the highest possible cost of tokens, in pico-dollars."""
@@ -72,7 +78,7 @@ class Rates:
 
 
 _EACH = frozenset({"web_search", "request"})
-_TOKEN_RATES = frozenset(Rates.__slots__) - _EACH - {"matched"}
+_TOKEN_RATES = frozenset(Rates.__slots__) - _EACH - {"matched", "batch"}
 
 
 def rates_of_job(
@@ -85,10 +91,11 @@ def rates_of_job(
     audio_input: float | None = None,
     audio_output: float | None = None,
     web_search: float | None = None,
+    batch: float | None = None,
 ) -> Rates:
     """Return the rates that a job file gives, exactly as written.
 
-    They are USD per million tokens, and per thousand of web searches.
+    They are USD per million tokens, and per thousand of web searches; `batch` is a share of them.
     """
     base, write = per_million(input), per_million(input if cache_write is None else cache_write)
     return Rates(
@@ -102,6 +109,7 @@ def rates_of_job(
         audio_cache_read=None if audio_input is None else per_million(audio_input),
         audio_output=None if audio_output is None else per_million(audio_output),
         web_search=None if web_search is None else per_thousand(web_search),
+        batch=None if batch is None else Fraction(str(batch)),
     )
 
 

@@ -374,6 +374,19 @@ def test_estimate_shows_live_and_batch_side_by_side(write_job: Callable[..., Pat
     assert "--batch saves $" in stdout
 
 
+def test_estimate_says_when_the_prices_of_the_job_apply_to_batches(
+    write_job: Callable[..., Path],
+) -> None:
+    job = write_job("http://127.0.0.1:9", rows=50, extra="[price]\ninput = 1\noutput = 2\n")
+    stdout = command("estimate", job)[1]
+    assert "by the same prices; if batches cost less, set [price] batch, such as 0.5" in stdout
+    half = json.loads(command("estimate", job, "--set", "price.batch=0.5", "--json")[1])
+    assert half["batch_saves_usd"] == pytest.approx(half["cost_usd"]["expected"] / 2)
+    code, _, stderr = command("estimate", job, "--set", "price.batch=50")
+    assert code == 2
+    assert "[price] batch: must be above 0 and at most 1" in stderr
+
+
 def test_new_does_not_leave_open_batches_unless_asked(write_job: Callable[..., Path]) -> None:
     with vendor(batch_s=30) as server:
         job = write_job(server.url, rows=4, extra=QUICK)

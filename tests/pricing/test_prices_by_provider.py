@@ -318,6 +318,18 @@ def test_prices_of_the_job_by_model_come_before_its_price_for_all_and_the_list()
         assert (cost.total, cost.source) == (usd * PICO_PER_USD, CostSource.JOB)
 
 
+@pytest.mark.parametrize(("share", "usd"), [(None, 10), (0.5, 5), (0.3, 3)])
+def test_a_price_of_the_job_may_say_what_batches_cost(share: float | None, usd: int) -> None:
+    book = PriceBook(fixed=rates_of_job(input=4, output=6, batch=share))
+    million = Usage(1_000_000, 1_000_000)
+    cost, live = book.cost(million, "m", billing=tier(BATCH_TIER)), book.cost(million, "m")
+    assert cost is not None
+    assert live is not None
+    assert (cost.total, live.total) == (usd * PICO_PER_USD, 10 * PICO_PER_USD)
+    assert cost.batch_saved == (10 - usd) * PICO_PER_USD
+    assert book.highest(10**6, 10**6, "m", BATCH_TIER) == usd * PICO_PER_USD
+
+
 def test_what_a_price_of_the_job_leaves_out_is_unknown() -> None:
     bare = PriceBook(fixed=rates_of_job(input=1, output=1))
     assert bare.cost(SPOKEN, "m") is None
