@@ -64,19 +64,22 @@ def kind_of(request: httpx.Request) -> str:
 
 
 @contextmanager
-def vendor(*, step_s: float | None = None, **config: Any) -> Iterator[Vendor]:
+def vendor(*, step_s: float | None = None, age_s: float = 0, **config: Any) -> Iterator[Vendor]:
     """Serve a simulator; batches take a tenth of a second unless said otherwise.
 
     With `step_s`, its time goes on by this many seconds with each call that arrives, and not otherwise.
+    With `age_s`, its clock is this many seconds behind, so that its batches are that old.
     """
     start = time.time()
 
-    def counted() -> float:
-        return start + (step_s or 0) * simulator.usage.requests
+    def clock() -> float:
+        if step_s is None:
+            return time.time() - age_s
+        return start - age_s + step_s * simulator.usage.requests
 
     simulator: Simulator = Simulator(
         SimulatorConfig(**{"batch_s": 0.1, **config}),
-        wall_clock=time.time if step_s is None else counted,
+        wall_clock=clock,
     )
     with start_blocking_portal() as portal:
         scope = portal.call(anyio.CancelScope)
