@@ -115,6 +115,7 @@ def batchrun(url: str, requests: int, in_flight: int) -> float:
     """This project, end to end."""
     import polars as pl
 
+    import batchrun.client  # noqa: F401 - a run would load it
     from batchrun.job import Job
     from batchrun.run import RunOptions, run_job
 

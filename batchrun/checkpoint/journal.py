@@ -6,6 +6,7 @@ gathers, so that the cost of a commit is shared by everything that arrived meanw
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import anyio
@@ -36,7 +37,8 @@ class _Group:
         self.attempts: list[Attempt] = []
         self.results: list[Result] = []
         self.turns: list[Turn] = []
-        self.committed = anyio.Event()
+        # Not anyio's: two tasks wait for one of these for every row.
+        self.committed = asyncio.Event()
         self.failure: CheckpointError | None = None
 
     @property

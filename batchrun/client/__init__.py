@@ -228,7 +228,7 @@ class Client:
     async def _exchange(self, wire: WireRequest, share: Share | None) -> Exchange:
         request = _Outgoing(self._head(wire), wire, self._options.timeout_s)
         response = await self._transport.handle_async_request(request)
-        headers = plain_headers(response.headers)
+        headers = plain_headers(response)
         request_id = self._format.request_id(headers)
         request_id = request_id and self._redaction.text(request_id)
         try:

@@ -283,7 +283,7 @@ class BatchClient:
     async def _lines(self, response: httpx.Response) -> AsyncGenerator[tuple[bytes, bool]]:
         """Yield the lines of a body, and whether each was cut because it is too long."""
         splitter = LineSplitter()
-        headers = plain_headers(response.headers)
+        headers = plain_headers(response)
         body = pieces(response, headers, _MOST_RESULTS_BYTES)
         while (
             piece := await self._in_time(anext(body, None), self._options.timeout_s)
@@ -334,7 +334,7 @@ class BatchClient:
         """Return the JSON that a call is answered with."""
         response = await self._open(outgoing)
         try:
-            headers = plain_headers(response.headers)
+            headers = plain_headers(response)
             content = await self._in_time(
                 read_whole(response, headers, MAX_BODY_BYTES, None), self._options.timeout_s
             )
@@ -356,7 +356,7 @@ class BatchClient:
         status = response.status_code
         if status in SUCCESS or status == 204:
             return response
-        headers = plain_headers(response.headers)
+        headers = plain_headers(response)
         try:
             content = await self._in_time(
                 read_whole(response, headers, MAX_BODY_BYTES, None), self._options.timeout_s

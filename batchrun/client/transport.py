@@ -7,6 +7,7 @@ import re
 import zlib
 from contextlib import suppress
 from datetime import timedelta
+from functools import cached_property
 from io import BytesIO
 from os import SEEK_END
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
@@ -109,11 +110,35 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         response = await _translated(exchange.__aenter__(), request)
         received = _received(response.headers)
         stream = BodyStream(exchange.__aexit__, response, request, _length(received))
-        return httpx.Response(response.status, headers=received, stream=stream, request=request)
+        return _Incoming(response.status, received, stream, request)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+class _Incoming(httpx.Response):
+    """A response whose headers become httpx's only when they are read as such."""
+
+    def __init__(
+        self,
+        status: int,
+        received: list[tuple[str, str]],
+        stream: BodyStream,
+        request: httpx.Request,
+    ) -> None:
+        self.status_code = status
+        self.received = received
+        self.stream = stream
+        self.request = request
+        self.extensions = {}
+        self.history = []
+        self.is_closed = self.is_stream_consumed = False
+
+    @cached_property
+    def headers(self) -> httpx.Headers:  # type: ignore[override]
+        """The headers."""
+        return httpx.Headers(self.received)
 
 
 class FileBody(httpx.AsyncByteStream):
@@ -155,9 +180,12 @@ def _received(headers: HeaderMap) -> list[tuple[str, str]]:
         return found
 
 
-def plain_headers(headers: httpx.Headers) -> dict[str, str]:
-    """Return headers as a dict, whose lookups are faster than httpx's."""
-    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
+def plain_headers(response: httpx.Response) -> dict[str, str]:
+    """Return headers by lower-case name, as a dict, whose lookups are faster than httpx's."""
+    if isinstance(response, _Incoming):
+        return dict(response.received)
+    raw = response.headers.raw
+    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
 
 def _length(headers: list[tuple[str, str]]) -> int | None:

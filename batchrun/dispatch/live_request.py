@@ -220,7 +220,7 @@ class LiveRequest:
         if not continues:
             completion, rejection = live.review(concluded(completion, request))
         attempt = self._answered_attempt(exchange, latency_s, completion, rejection)
-        attempt, _ = self._settled(attempt, exchange.limits)
+        self._settle(attempt, exchange.limits)
         if continues:
             return await self._next_turn(attempt, completion)
         if rejection is not None:
@@ -243,24 +243,17 @@ class LiveRequest:
             Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), completion)
         )
 
-    def _settled(
-        self, attempt: Attempt, reported: LimitState | None
-    ) -> tuple[Attempt, Permit | None]:
-        """Put a cost on an attempt, and return to the limits what it did not use.
+    def _settle(self, attempt: Attempt, reported: LimitState | None) -> Permit | None:
+        """Return to the limits what an attempt did not use; return its permit.
 
         If it cost more than a request can, the cost cap cannot be kept: the run stops.
         """
-        live, state = self._live, self._state
-        cost = live.accounts.prices.cost(
-            attempt.usage, attempt.model, attempt.asked_model, billing=attempt.billing
-        )
-        attempt = replace(attempt, cost=cost)
-        permit, state.permit = state.permit, None
+        permit, self._state.permit = self._state.permit, None
         if permit is not None:
             permit.settle(attempt, reported)
             if (stop := above_bound(attempt, permit.cost)) is not None:
-                live.stop(stop)
-        return attempt, permit
+                self._live.stop(stop)
+        return permit
 
     async def _next_turn(self, attempt: Attempt, completion: Completion) -> Step:
         """Keep a turn before the conversation continues: it is paid for."""
@@ -284,13 +277,14 @@ class LiveRequest:
         dropped = live.dropped.learn(request.request.model, fault, sent)
         if dropped is not None:
             attempt = self._failed_attempt(fault, latency_s, Cause.UNSUPPORTED)
-            attempt, _ = self._settled(replace(attempt, dropped=dropped), fault.limits)
+            attempt = replace(attempt, dropped=dropped)
+            self._settle(attempt, fault.limits)
             await live.journal.fail(attempt)
             return AT_ONCE
         judgement = judge(fault, live.refusals.record, sent=sent)
         live.refusals.models.refused(request.request.model, fault)
         attempt = self._failed_attempt(fault, latency_s, judgement.cause)
-        attempt, permit = self._settled(attempt, fault.limits)
+        permit = self._settle(attempt, fault.limits)
         if judgement.action is Action.HOLD:
             return await self._held(attempt, fault, judgement)
         if judgement.end is not None:
@@ -397,7 +391,12 @@ class LiveRequest:
         return CLOSED
 
     def _failed_attempt(self, fault: ProviderFault, latency_s: float, cause: Cause) -> Attempt:
-        model = self._request.request.model
+        asked = self._request.request.model
+        model, usage, billing = (
+            fault.model or asked,
+            fault.usage or Usage(),
+            fault.billing or Billing(),
+        )
         return Attempt(
             self._request.key,
             self._state.number,
@@ -408,10 +407,11 @@ class LiveRequest:
             cause=cause.value,
             maybe_billed=fault.maybe_billed,
             request_id=fault.request_id,
-            model=fault.model or model,
-            asked_model=model,
-            usage=fault.usage or Usage(),
-            billing=fault.billing or Billing(),
+            model=model,
+            asked_model=asked,
+            usage=usage,
+            billing=billing,
+            cost=self._live.accounts.prices.cost(usage, model, asked, billing=billing),
         )
 
     def _answered_attempt(
@@ -421,7 +421,8 @@ class LiveRequest:
         completion: Completion,
         rejection: Rejection | None,
     ) -> Attempt:
-        model = self._request.request.model
+        asked = self._request.request.model
+        model, usage, billing = completion.model or asked, completion.usage, completion.billing
         return Attempt(
             self._request.key,
             self._state.number,
@@ -431,10 +432,11 @@ class LiveRequest:
             error_message=None if rejection is None else rejection.message,
             cause=None if rejection is None else Cause.INVALID.value,
             request_id=exchange.request_id,
-            model=completion.model or model,
-            asked_model=model,
-            usage=completion.usage,
-            billing=completion.billing,
+            model=model,
+            asked_model=asked,
+            usage=usage,
+            billing=billing,
+            cost=self._live.accounts.prices.cost(usage, model, asked, billing=billing),
         )
 
 

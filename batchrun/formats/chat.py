@@ -12,6 +12,7 @@ from batchrun.formats.conflicts import chat_conflict
 from batchrun.formats.content import (
     ending,
     merged_parts,
+    plain_text_of,
     reasoning_of,
     references,
     refusal_of,
@@ -158,10 +159,13 @@ class _Answer:
     def __init__(self, choice: Mapping[str, Any]) -> None:
         self.choice = choice
         self.message = as_dict(choice.get("message"))
-        self.text = text_of(self.message)
-        self.reasoning = reasoning_of(self.message)
-        self.calls = chat_calls(self.message)
-        self.refusal = refusal_of(self.message)
+        if (text := plain_text_of(self.message)) is not None:
+            self.text, self.reasoning, self.calls, self.refusal = text, None, [], None
+        else:
+            self.text = text_of(self.message)
+            self.reasoning = reasoning_of(self.message)
+            self.calls = chat_calls(self.message)
+            self.refusal = refusal_of(self.message)
         self.stop_reason = stop_reason(choice.get("finish_reason"))
         found = ending(self.stop_reason, refusal=self.refusal, calls=self.calls)
         self.ending = Ending.ERROR if choice.get("error") else found

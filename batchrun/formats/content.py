@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _TEXT, _THINKING, _REFUSAL = "text", "thinking", "refusal"
 _REASONING = "reasoning"  # Databricks: thinking as a list of summaries
 _REFERENCE = "reference"  # Mistral: where the text beside it was found
+_SAID = frozenset({"role", "content"})
 _PART_TYPES = (_TEXT, "output_text", _THINKING, _REASONING, _REFUSAL, _REFERENCE)
 
 
@@ -42,6 +43,14 @@ def text_of(message: Mapping[str, Any]) -> str:
     if parts is None:
         return "" if content == [] else _as_text(content)
     return "".join(_part_text(part) for part in parts)
+
+
+def plain_text_of(message: Mapping[str, Any]) -> str | None:
+    """Return the text of a message that has nothing but text; None when there may be more."""
+    content = message.get("content")
+    if not isinstance(content, str) or any(message[name] for name in message if name not in _SAID):
+        return None
+    return content
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,28 @@ _XAI_TICKS_PER_USD = 10**10
 # Decimal also reads "nan", "inf", "1_000", digits of other scripts and very large exponents.
 _DECIMAL = re.compile(r"[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?|\.[0-9]{1,40}")
 _GATEWAY_WRITES = ("claude_cache_creation_5_m_tokens", "claude_cache_creation_1_h_tokens")
+# Names that most servers of the chat format do not use. Without any of them there is less to look for.
+_RARE_COUNTS = frozenset(
+    {
+        *("input_tokens", "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"),
+        *("cache_creation", "cache_creation_input_tokens", *_GATEWAY_WRITES),
+    }
+)
+_CACHE_WRITES = frozenset(
+    {
+        *("cache_creation", "cache_creation_token_details", "cache_write_tokens"),
+        *("cache_creation_tokens", "cache_creation_input_tokens"),
+    }
+)
+_RARE_FACTS = frozenset(
+    {
+        *("service_tier", "speed", "inference_geo", "server_tool_use", "num_search_queries"),
+        *("cost", "cost_in_usd_ticks"),
+    }
+)
+
+
+_NOTHING = Billing()
 
 
 def messages_usage(usage: object) -> Usage:
@@ -56,8 +78,12 @@ def chat_usage(usage: object) -> Usage:
     prompt, completion = _prompt_details(counts), _completion_details(counts)
     if "prompt_tokens" not in counts and _is_exclusive(counts):
         return messages_usage(counts)
-    read, (write, write_1h) = _cache_read(counts, prompt), _cache_write(counts, prompt)
-    total_input = _first(counts.get("prompt_tokens"), counts.get("input_tokens"))
+    total_input, write, write_1h = as_count(counts.get("prompt_tokens")), None, None
+    if _RARE_COUNTS.isdisjoint(counts) and _CACHE_WRITES.isdisjoint(prompt):
+        read = as_count(prompt.get("cached_tokens"))
+    else:
+        read, (write, write_1h) = _cache_read(counts, prompt), _cache_write(counts, prompt)
+        total_input = _first(total_input, counts.get("input_tokens"))
     if total_input is not None and (read or 0) + (write or 0) > total_input:
         # Parts cannot exceed the total: this server does not count the cache in the prompt.
         total_input += (read or 0) + (write or 0)
@@ -96,10 +122,12 @@ def billing(payload: Mapping[str, Any], counts: Mapping[str, Any]) -> Billing:
         payload: the body of an answer.
         counts: the usage object in it.
     """
+    tier = text_or_none(payload.get("service_tier"))
+    if _RARE_FACTS.isdisjoint(counts):
+        return Billing(service_tier=tier) if tier else _NOTHING
     server_tools = as_dict(counts.get("server_tool_use"))
     return Billing(
-        service_tier=text_or_none(payload.get("service_tier"))
-        or text_or_none(counts.get("service_tier")),
+        service_tier=tier or text_or_none(counts.get("service_tier")),
         speed=text_or_none(counts.get("speed")),
         inference_geo=text_or_none(counts.get("inference_geo")),
         web_search_requests=_first(

@@ -188,6 +188,9 @@ class Limits:
 
     def workers_wanted(self) -> int:
         """Return how many requests could be worked on now: more would only wait."""
+        if len(self._endpoints) == 1:  # of nearly all runs, and asked for every row
+            ((only, _),) = self._endpoints.values()
+            return min(only.limit, self._cap) + (LOOKAHEAD if only.pause_s > 0 else 0)
         endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
         if not endpoints:
             return self._config.concurrency or START

@@ -52,6 +52,7 @@ class Allowances:
             INPUT: config.input_tokens_per_minute or math.inf,
             OUTPUT: config.output_tokens_per_minute or math.inf,
         }
+        self._is_configured = any(map(math.isfinite, self._configured.values()))
         self._buckets = {
             name: TokenBucket(self._configured.get(name, math.inf), clock) for name in RATES
         }
@@ -82,6 +83,8 @@ class Allowances:
 
     def too_large(self, asked: Demand) -> str | None:
         """Return why a request can never be admitted; None when it can."""
+        if not self._is_configured:
+            return None
         amounts = self.amounts(asked, factor=1.0)
         for name, limit in self._configured.items():
             if amounts[name] > limit:

@@ -11,6 +11,8 @@ import anyio
 REQUEST_BYTES = 96 * 1024 * 1024
 # Answers from their arrival until they are in the checkpoint.
 ANSWER_BYTES = 128 * 1024 * 1024
+# Python looks for cyclic garbage after this many new objects, without those that are gone (default: 700).
+COLLECTED_EVERY = 10_000
 
 
 @dataclass(eq=False, slots=True)

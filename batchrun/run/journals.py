@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchrun.formats import RemoteBatch
     from batchrun.formats.sent_batches import BatchMember, SentBatch
     from batchrun.pricing import PriceBook
+    from batchrun.pricing.totals import PriceUse
     from batchrun.records import Attempt, AttemptStart, Result, Turn
     from batchrun.run.events import RunLog
     from batchrun.run.finished_rows import FinishedRows
@@ -66,13 +67,16 @@ class _Observed:
             await self._rows.finished([result.key for result in finished])
 
     async def _note_price(self, attempt: Attempt | None) -> None:
-        """Keep the price of a model when it is first used."""
-        if attempt is None:
-            return
-        models, now = (attempt.model, attempt.asked_model), datetime.now(UTC)
-        price = self._prices.of(attempt.usage, *models, billing=attempt.billing, at=now)
-        if price is not None:
-            await self._journal.call(note_price, self._store, price)
+        if attempt is not None and (price := self._new_price(attempt, datetime.now(UTC))):
+            await self._keep_price(price)
+
+    def _new_price(self, attempt: Attempt, at: datetime) -> PriceUse | None:
+        """Return the price of an answer when it is first used."""
+        models = attempt.model, attempt.asked_model
+        return self._prices.of(attempt.usage, *models, billing=attempt.billing, at=at)
+
+    async def _keep_price(self, price: PriceUse) -> None:
+        await self._journal.call(note_price, self._store, price)
 
 
 class ObservedJournal(_Observed):
@@ -121,21 +125,22 @@ class ObservedJournal(_Observed):
             await self._has_failed(attempt)
         for _, answered in turns:
             await self._has_turn(answered)
-        for result in finished:
-            await self._has_result(result)
-        await self._hand_over(finished)
+        await self._have_results(finished)
 
     async def finish(self, result: Result) -> None:
         """A request has its result."""
         await self._journal.finish(result)
-        await self._has_result(result)
-        await self._hand_over([result])
+        await self._have_results((result,))
 
-    async def _has_result(self, result: Result) -> None:
-        is_counted = self._counted.pop(result.key, None) == result.last.number
-        self._progress.finished(result, is_counted=is_counted)
-        self._log.finished(result)
-        await self._note_price(result.last)
+    async def _have_results(self, finished: Sequence[Result]) -> None:
+        for result in finished:
+            is_counted = self._counted.pop(result.key, None) == result.last.number
+            self._progress.finished(result, is_counted=is_counted)
+            self._log.finished(result)
+            if (price := self._new_price(result.last, result.finished_at)) is not None:
+                await self._keep_price(price)
+        if self._rows is not None:
+            await self._hand_over(finished)
 
 
 class ObservedBatches(_Observed):

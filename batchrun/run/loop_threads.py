@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import importlib.util
 import signal
 import threading
@@ -19,6 +20,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from batchrun.errors import BatchrunError, keyboard_interrupt
+from batchrun.limits.memory import COLLECTED_EVERY
 from batchrun.run.interrupts import Interrupts, SigintCount, counted_sigint, is_main_thread
 
 if TYPE_CHECKING:
@@ -28,6 +30,35 @@ if TYPE_CHECKING:
 STOP_S = 5.0
 # In a notebook Ctrl-C is noticed within this time.
 POLL_S = 0.1
+
+
+class _RareCollection:
+    """While it is entered, Python looks for cyclic garbage less often.
+
+    A run makes many objects and few cycles: to look for them took a fifteenth of its CPU time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entered = 0
+        self._before = gc.get_threshold()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._entered:
+                self._before = gc.get_threshold()
+                first, *others = self._before
+                gc.set_threshold(first and max(first, COLLECTED_EVERY), *others)
+            self._entered += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                gc.set_threshold(*self._before)
+
+
+RARE_COLLECTION = _RareCollection()
 
 
 class Report(Protocol):
@@ -50,10 +81,11 @@ def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
     Raises:
         KeyboardInterrupt: after Ctrl-C if another event loop is already running.
     """
-    if is_main_thread() and not _is_loop_running():
-        return anyio.run(_with_interrupts, function, backend_options=_backend_options())
-    with _loop_thread() as portal, counted_sigint() as sigint:
-        future = _waited_for(portal, function, sigint)
+    with RARE_COLLECTION:
+        if is_main_thread() and not _is_loop_running():
+            return anyio.run(_with_interrupts, function, backend_options=_backend_options())
+        with _loop_thread() as portal, counted_sigint() as sigint:
+            future = _waited_for(portal, function, sigint)
     if sigint.value:
         raise _interrupted(future)
     return future.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from batchrun.limits.memory import COLLECTED_EVERY
 from batchrun.workers.channel import SocketChannel
 from batchrun.workers.worker import serve
 
@@ -108,6 +110,7 @@ def main(descriptor: int) -> None:
     # The owner drains its workers, whoever sent the signal.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    gc.set_threshold(COLLECTED_EVERY)
     backend = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     anyio.run(_serve, socket.socket(fileno=descriptor), backend_options=backend)
     # Threads of tools that are still running do not hold up the end.

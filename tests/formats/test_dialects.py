@@ -11,7 +11,7 @@ from batchrun import formats
 from batchrun.client import Credentials
 from batchrun.formats import InvalidResponse
 from batchrun.formats.limit_headers import seconds_until_reset
-from batchrun.formats.usage import chat_usage, messages_usage
+from batchrun.formats.usage import billing, chat_usage, messages_usage
 from batchrun.records import Billing, Ending, Usage
 
 if TYPE_CHECKING:
@@ -53,6 +53,30 @@ def fault_of(wire_format: FormatName, body: object) -> ProviderFault:
     with pytest.raises(InvalidResponse) as caught:
         formats.of(wire_format).parse(json.dumps(body).encode())
     return caught.value.fault
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18},
+        {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 30},
+        {"prompt_tokens": 12, "completion_tokens": 6, "prompt_tokens_details": None},
+        {"prompt_tokens": 12, "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 1}},
+        {"prompt_tokens": 12, "prompt_tokens_details": {"cached_tokens": 80}},
+        {"prompt_tokens": True, "completion_tokens": -1},
+        {},
+    ],
+)
+def test_usual_counts_are_read_as_they_are_among_rare_ones(counts: dict[str, Any]) -> None:
+    assert chat_usage(counts) == chat_usage({**counts, "cache_creation": None})
+    assert billing({}, counts) == billing({}, {**counts, "cost": None})
+    assert billing({"service_tier": "flex"}, counts).service_tier == "flex"
+
+
+@pytest.mark.parametrize("content", ["text", "", None, [], 7, [{"type": "text", "text": "a"}]])
+def test_a_plain_message_is_read_as_one_with_an_unknown_field(content: object) -> None:
+    plain = {"role": "assistant", "content": content, "refusal": None, "tool_calls": []}
+    assert chat(plain) == chat({**plain, "unknown": "field"})
 
 
 def test_a_message_of_text_alone_is_an_answer() -> None:

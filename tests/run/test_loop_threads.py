@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from batchrun.limits.memory import COLLECTED_EVERY
 from batchrun.run import run_loop
 from tests.conftest import DEADLINE_S, environment
 from tests.support.provider import serving
@@ -87,3 +89,33 @@ def test_a_call_within_a_call_has_a_thread_of_its_own() -> None:
 
     first, second = asyncio.run(cell()), asyncio.run(cell())
     assert first.thread == second.thread != threading.get_ident()
+
+
+def test_garbage_is_looked_for_less_often_during_a_run_and_as_before_after_it() -> None:
+    before = gc.get_threshold()
+    during: list[int] = []
+
+    async def outer(_: Interrupts) -> Done:
+        run_loop(inner)  # its end changes nothing for the outer one
+        during.append(gc.get_threshold()[0])
+        return Done(0)
+
+    async def inner(_: Interrupts) -> Done:
+        during.append(gc.get_threshold()[0])
+        return Done(0)
+
+    run_loop(outer)
+    assert during == [COLLECTED_EVERY, COLLECTED_EVERY]
+    assert gc.get_threshold() == before
+
+
+def test_a_user_who_switched_the_collector_off_keeps_it_off() -> None:
+    async def look(_: Interrupts) -> Done:
+        return Done(gc.get_threshold()[0])
+
+    before = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        assert run_loop(look).thread == 0
+    finally:
+        gc.set_threshold(*before)
