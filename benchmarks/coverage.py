@@ -112,6 +112,14 @@ INTERVALS: dict[str, Callable[[Random, int], tuple[Interval, float]]] = {
 }
 
 
+def draws_of(count: int) -> int:
+    """Return how many runs of `count` rows are simulated: more of small ones, where intervals differ most.
+
+    With 40,000 draws, a share near 95 % is exact to 0.2 points, with 4,000 to 0.7.
+    """
+    return 1_000 if count > 200 else max(DRAWS, 200_000 // count)
+
+
 def coverage(name: str, count: int, draws: int = DRAWS) -> float:
     """Return the share of simulated runs of `count` rows whose interval holds the truth."""
     chance = Random(f"{name} {count}")
@@ -190,7 +198,7 @@ def _sums(scores: list[float]) -> ScoreSums:
 if __name__ == "__main__":
     print(f"{'rows':<26}" + "".join(f"{count:>8,}" for count in COUNTS))
     for kind in INTERVALS:
-        shares = [coverage(kind, count, DRAWS if count <= 200 else 1_000) for count in COUNTS]
+        shares = [coverage(kind, count, draws_of(count)) for count in COUNTS]
         print(f"{kind:<26}" + "".join(f"{share:>8.1%}" for share in shares))
     print(f"{'sequence, rows of the table':<28}" + "".join(f"{n:>8,}" for n in POPULATIONS))
     for binary in (True, False):

@@ -88,7 +88,9 @@ class RowData:
         self._kinds_of.append(sum(1 << self._bit(kind) for kind in self._kinds_in(row)))
         self._note_slices(row)
         for name, number in self._sortable(row):
-            self._numbers.setdefault(name, [None] * self._count).append(number)
+            if name not in self._numbers:
+                self._numbers[name] = [None] * self._count
+            self._numbers[name].append(number)
         answers = [None if answer is None else self._answer(answer) for answer in row.answers]
         self._has_expected |= row.expected is not None
         texts = (row.custom_id, row.prompt, row.expected)
@@ -142,8 +144,8 @@ class RowData:
 
     def _note_slices(self, row: RowDetails) -> None:
         said = {self._cut(name) or "": value for name, value in row.slices.items()}
-        for name in said:
-            self._slices.setdefault(name, _Values([None] * self._count))
+        for name in said.keys() - self._slices.keys():
+            self._slices[name] = _Values([None] * self._count)
         for name, values in self._slices.items():
             values.add(said.get(name))
 

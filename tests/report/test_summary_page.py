@@ -89,6 +89,11 @@ expected = "yes, no"
 match = "set\"""",
     ),
     "numbers": ("", '[score]\nexpected = "1"\nmatch = "number"'),
+    "stopped": ("", '[score]\nexpected = "yes"\nstop_at = "±25 %"'),
+    "judged_too": (
+        "samples = 2",
+        f'[[score]]\nname = "a"\nexpected = "yes"\n[[score]]\nname = "b"\n{JUDGED}',
+    ),
     "tiered": ('model = "claude-sonnet-4-5-20250929"', ""),
     "audio": ('model = "gemini-2.5-pro"\nprovider = "google"', ""),
 }

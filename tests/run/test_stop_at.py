@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -11,7 +13,7 @@ import pytest
 from batchrun import Job, RunOptions, run_job
 from batchrun.dispatch import BATCH
 from batchrun.errors import JobError
-from tests.conftest import KEY, batchrun
+from tests.conftest import KEY, batchrun, finish, start_batchrun, wait_until
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -132,3 +134,73 @@ def test_what_sends_rows_together_is_refused(sorted_job: Callable[[str], Path]) 
         run(job, dispatcher=BATCH)
     with pytest.raises(JobError, match=r"stop_at .*dedupe"):
         run_job(Job.load(job, {"request.dedupe": True}), RunOptions(quiet=True))
+
+
+def calls_by_row(calls: list[Call]) -> Counter[str]:
+    return Counter(call.prompt for call in calls)
+
+
+def test_workers_stop_when_the_score_is_precise(sorted_job: Callable[[str], Path]) -> None:
+    with serving(yes) as provider:
+        job = sorted_job(provider.url)
+        code, _, stderr = batchrun("run", job, "--quiet", "--workers", "2")
+        assert code == 0, stderr
+        sent = len(provider.calls)
+        assert batchrun("run", job, "--quiet", "--workers", "2")[0] == 0
+    assert last_execution(job)["outcome"] == "precise"
+    assert 309 <= sent == len(provider.calls) < ROWS
+    assert max(calls_by_row(provider.calls).values()) == 1
+
+
+def test_samples_of_a_row_count_together(
+    sorted_job: Callable[[str], Path], results: Callable[[], pl.DataFrame]
+) -> None:
+    with serving(yes) as provider:
+        job = sorted_job(provider.url)
+        keys = {"request.samples": 2}
+        report = run_job(Job.load(job, keys), RunOptions(quiet=True))
+    assert report.exit_code == 0, report.error
+    assert last_execution(job)["outcome"] == "precise"
+    assert set(results()["status"]) == {"succeeded", "pending"}
+    assert report.score is not None
+    assert 309 <= report.score.scored < ROWS
+    assert set(calls_by_row(provider.calls).values()) <= {1, 2}
+    scored = results().filter(pl.col("score").is_not_null())
+    assert scored.height == report.score.scored
+    assert scored["responses"].list.len().unique().to_list() == [2]
+
+
+def test_each_cell_of_a_matrix_stops_by_itself(sorted_job: Callable[[str], Path]) -> None:
+    def decide(call: Call) -> Reply:
+        return answer(call, "no" if call.json["temperature"] else "yes")
+
+    with serving(decide) as provider:
+        job = sorted_job(provider.url)
+        job.write_text(f"{job.read_text()}\n[matrix]\ntemperature = [0, 1]\n")
+        code, _, stderr = batchrun("run", job, "--quiet")
+    assert code == 0, stderr
+    cells = sorted((job.parent / "out").glob("*/summary.json"))
+    found = [json.loads(cell.read_text()) for cell in cells]
+    assert [cell["executions"][-1]["outcome"] for cell in found] == ["precise"] * 2
+    # Both draw the same rows first.
+    assert found[0]["score"]["mean"] + found[1]["score"]["mean"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_killed_run_goes_on_to_the_same_precision(
+    sorted_job: Callable[[str], Path], results: Callable[[], pl.DataFrame]
+) -> None:
+    with serving(lambda call: replace(yes(call), delay_s=0.005)) as provider:
+        job = sorted_job(provider.url)
+        process = start_batchrun("run", str(job), "--quiet")
+        wait_until(lambda: len(provider.calls) >= 150 or process.poll() is not None)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+        finish(process)
+        provider.settle()
+        code, _, stderr = batchrun("run", job, "--quiet")
+    assert code == 0, stderr
+    assert last_execution(job)["outcome"] == "precise"
+    # What was in flight at the kill is sent twice at most, and nothing else.
+    assert max(calls_by_row(provider.calls).values()) <= 2
+    answered = results().filter(pl.col("status") == "succeeded").height
+    assert 309 <= answered < ROWS
