@@ -554,3 +554,7 @@ def _same_books(folder: Path, calls: list[Call]) -> None:
     # Beyond one request for each verdict, only what was in flight when a process died was sent again.
     assert verdicts <= len(calls) <= attempts
     assert attempts == verdicts + unsure
+    # A process had at most 4 requests in flight when it died.
+    assert unsure <= KILLS * 4
+    # A verdict is paid again only where an attempt without an answer says so.
+    assert len(calls) - verdicts <= unsure
