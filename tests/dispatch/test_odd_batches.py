@@ -166,6 +166,28 @@ def test_one_pass_closes_a_batch_whose_results_are_not_whole(
         assert report.totals.open_batches == ()
 
 
+def test_a_batch_that_is_refused_as_a_whole_ends_the_run(write_job: Callable[..., Path]) -> None:
+    error = {"code": "model_not_found", "message": "The model 'x' has no batches.", "line": 1}
+
+    def refused(batch: dict[str, Any]) -> None:
+        batch.update(status="failed", output_file_id=None, errors={"data": [error]})
+
+    with vendor(batch_s=30) as server:
+        job = write_job(server.url, rows=3, wire_format="chat", extra=QUICK)
+        report = run(job, every_batch(refused))
+        assert report.exit_code == 4
+        text = (
+            "the provider refused a batch (line 1): model_not_found: The model 'x' has no batches."
+        )
+        assert text in str(report.error)
+        assert (report.totals.pending, report.totals.attempts, report.totals.maybe_billed) == (
+            3,
+            0,
+            0,
+        )
+        assert verify(job.parent / "out").exit_code == 0
+
+
 @FORMATS
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_batch_that_the_provider_has_lost_is_sent_again_and_said(
