@@ -39,6 +39,7 @@ HOMES = {
 LOOSE = {"__init__.py", "__init__.pyi", "__main__.py", "errors.py", "records.py", "py.typed"}
 MOST_FOLDERS = 19
 MOST_LINES = 500
+MOST_ARGUMENTS = 6
 # Only these may know the wire formats by name: the formats, and what answers in them.
 KNOW_THE_FORMATS = ("formats/", "simulator/")
 FORMAT_NAMES = {"messages", "chat"}
@@ -174,6 +175,19 @@ def test_nothing_outside_the_formats_depends_on_the_name_of_a_format() -> None:
 )
 def test_what_depends_on_the_name_of_a_format(code: str, is_found: bool) -> None:
     assert any(distinguishes_formats(node) for node in ast.walk(ast.parse(code))) == is_found
+
+
+def test_no_constructor_takes_more_than_six_arguments() -> None:
+    found = [
+        f"{place(path)}:{node.lineno}"
+        for path in modules()
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef)
+        and node.name == "__init__"
+        and len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]) - 1
+        > MOST_ARGUMENTS
+    ]
+    assert found == []
 
 
 def test_test_modules_import_no_test_modules() -> None:

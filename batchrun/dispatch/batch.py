@@ -12,7 +12,7 @@ import anyio
 from batchrun import formats
 from batchrun.dispatch.batch_collection import TIER, BatchCollector
 from batchrun.dispatch.batch_drafts import BatchCutter
-from batchrun.dispatch.batch_ports import BatchMode
+from batchrun.dispatch.batch_ports import BatchMode, BatchVendor
 from batchrun.dispatch.batch_submission import BatchSubmitter
 from batchrun.dispatch.batch_tracking import BatchTracker
 from batchrun.dispatch.live import LIVE
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
-    from batchrun.dispatch.batch_ports import BatchContext, BatchEndpoint
+    from batchrun.dispatch.batch_ports import BatchContext
     from batchrun.dispatch.ports import Assignment, Dispatcher
     from batchrun.job import Job
     from batchrun.records import PlannedRequest, UnfinishedAttempt
@@ -60,28 +60,24 @@ class BatchDispatcher:
         self._tally = Tally()
         self._draining = Draining(self._tally)
         self._lives: list[Dispatcher] = []
-        self._endpoint, request = endpoint_of(assignment)
-        self._collector = BatchCollector(assignment, work, self._endpoint, request, self._tally)
-        variable = assignment.first.variable
+        vendor = vendor_of(assignment)
+        self._endpoint = vendor.endpoint
+        self._collector = BatchCollector(assignment, work, vendor, self._tally)
         self._tracker = BatchTracker(
-            self._endpoint,
+            vendor,
             work,
             self._collector,
             config=self._config,
             retry=job.retry,
-            request=request,
             tally=self._tally,
-            variable=variable,
         )
         self._submitter = BatchSubmitter(
-            self._endpoint,
+            vendor,
             work,
             self._tracker,
             self._draining,
             config=self._config,
             retry=job.retry,
-            request=request,
-            variable=variable,
         )
         self._follow_scope = anyio.CancelScope()
         self._is_submitted = self._has_left = False
@@ -299,8 +295,8 @@ def check_batch(job: Job) -> None:
             )
 
 
-def endpoint_of(assignment: Assignment) -> tuple[BatchEndpoint, Request]:
-    """Return the batch endpoint of a run, and a request that stands for all of them."""
+def vendor_of(assignment: Assignment) -> BatchVendor:
+    """Return the vendor whose batch endpoint takes the requests of a run."""
     from batchrun.client import ClientOptions  # noqa: PLC0415 - slow to load, as below
     from batchrun.client.batch_client import BatchClient  # noqa: PLC0415
 
@@ -332,7 +328,7 @@ def endpoint_of(assignment: Assignment) -> tuple[BatchEndpoint, Request]:
         transport=provider.transport,
         options=options,
     )
-    return client, request
+    return BatchVendor(client, request, assignment.first.variable)
 
 
 def _now() -> datetime:

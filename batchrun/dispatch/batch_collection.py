@@ -29,11 +29,10 @@ from batchrun.records import Attempt, Billing, Result, Status, Usage
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchrun.dispatch.batch_ports import BatchContext, BatchEndpoint
+    from batchrun.dispatch.batch_ports import BatchContext, BatchVendor
     from batchrun.dispatch.ports import Assignment, Tally
     from batchrun.formats import BatchAnswer, RemoteBatch
     from batchrun.formats.sent_batches import BatchMember, SentBatch
-    from batchrun.records import Request
 
 # Rows that are committed together.
 CHUNK = 500
@@ -93,8 +92,7 @@ class BatchCollector:
     Args:
         assignment: the rules of the run.
         work: keeps batches and money.
-        endpoint: has the results.
-        request: any request of the run, for messages.
+        vendor: has the results.
         tally: counts what is collected.
     """
 
@@ -102,17 +100,15 @@ class BatchCollector:
         self,
         assignment: Assignment,
         work: BatchContext,
-        endpoint: BatchEndpoint,
-        request: Request,
+        vendor: BatchVendor,
         tally: Tally,
     ) -> None:
         self._then = assignment.job.batch.then
         self._rules = assignment.rules
         self._accounts = assignment.accounts
-        self._variable = assignment.first.variable
         self._work = work
-        self._endpoint = endpoint
-        self._request = request
+        self._vendor = vendor
+        self._endpoint = vendor.endpoint
         self._tally = tally
 
     async def collect(
@@ -291,7 +287,7 @@ class BatchCollector:
         judgement = judge(fault, record)
         attempt = replace(attempt, cause=judgement.cause.value)
         if judgement.action is Action.STOP and judgement.end is not None:
-            self.stop(stop_for(fault, judgement.end, self._request, self._variable))
+            self.stop(stop_for(fault, judgement.end, self._vendor.request, self._vendor.variable))
             return attempt, None, Action.STOP
         if judgement.action is Action.HOLD:
             return attempt, None, Action.HOLD
@@ -318,7 +314,7 @@ class BatchCollector:
         end = judge(fault, TrackRecord()).end
         if end is None:
             end = RunEnd.REFUSED if is_about_access(fault) else RunEnd.REJECTED
-        self.stop(stop_for(fault, end, self._request, self._variable))
+        self.stop(stop_for(fault, end, self._vendor.request, self._vendor.variable))
 
     async def keep(self, batch: SentBatch, chunk: _Chunk) -> None:
         """Commit outcomes, then count them."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from batchrun.formats import BatchAnswer, BatchService, RemoteBatch
     from batchrun.formats.sent_batches import BatchMember, SentBatch
     from batchrun.limits import CostBudget
-    from batchrun.records import Attempt, AttemptStart, Result
+    from batchrun.records import Attempt, AttemptStart, Request, Result
 
 
 class BatchMode(Enum):
@@ -112,6 +112,21 @@ class BatchJournal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchVendor:
+    """The vendor of the batches of one run.
+
+    Attributes:
+        endpoint: its batch endpoint.
+        request: any request of the run, for messages.
+        variable: the environment variable with the key; empty if there is none.
+    """
+
+    endpoint: BatchEndpoint
+    request: Request
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchContext:
     """What an execution needs to work with batches.
 
@@ -126,4 +141,4 @@ class BatchContext:
     mode: BatchMode = BatchMode.WAIT
 
 
-__all__ = ["BatchContext", "BatchEndpoint", "BatchJournal", "BatchMode"]
+__all__ = ["BatchContext", "BatchEndpoint", "BatchJournal", "BatchMode", "BatchVendor"]

@@ -21,13 +21,12 @@ from batchrun.errors import (
 
 if TYPE_CHECKING:
     from batchrun.dispatch.batch_drafts import BatchDraft
-    from batchrun.dispatch.batch_ports import BatchContext, BatchEndpoint
+    from batchrun.dispatch.batch_ports import BatchContext, BatchVendor
     from batchrun.dispatch.batch_tracking import BatchTracker
     from batchrun.dispatch.pool import Draining
     from batchrun.errors import ProviderFault
     from batchrun.formats import RemoteBatch
     from batchrun.job import BatchConfig, RetryConfig
-    from batchrun.records import Request
 
 # How long other batches wait for the one that fills the prompt cache.
 PRIMER_WAIT_S = 600.0
@@ -40,37 +39,32 @@ class BatchSubmitter:
     """Submits the drafts of one run, one after the other.
 
     Args:
-        endpoint: the vendor's.
+        vendor: of the batches.
         work: keeps batches and money.
         tracker: knows the open batches.
         draining: says when nothing more is sent.
         config: the job's `[batch]`.
         retry: how often to try again.
-        request: any request of the run, for messages.
-        variable: the environment variable with the key.
     """
 
     def __init__(
         self,
-        endpoint: BatchEndpoint,
+        vendor: BatchVendor,
         work: BatchContext,
         tracker: BatchTracker,
         draining: Draining,
         *,
         config: BatchConfig,
         retry: RetryConfig,
-        request: Request,
-        variable: str = "",
     ) -> None:
-        self._endpoint = endpoint
+        self._vendor = vendor
+        self._endpoint = vendor.endpoint
         self._work = work
         self._journal = work.journal
         self._tracker = tracker
         self._draining = draining
         self._config = config
         self._retry = retry
-        self._request = request
-        self._variable = variable
         self._is_patient = work.mode is BatchMode.WAIT
         self._doubts = 0
         self._waited_s = 0.0
@@ -113,7 +107,7 @@ class BatchSubmitter:
         if not self._is_checked:
             await self._check()
         queued = self._tracker.queued_tokens(draft.group.model) + draft.tokens
-        batch = draft.intended(self._endpoint.account, self._request.base_url, queued)
+        batch = draft.intended(self._endpoint.account, self._vendor.request.base_url, queued)
         await self._journal.intend(batch, draft.starts)
         self._tracker.add(batch)
         self.sent += batch.rows
@@ -193,7 +187,7 @@ class BatchSubmitter:
         judgement = judge(fault, TrackRecord(answered=True))
         if judgement.action is not Action.RETRY:
             end = judgement.end or RunEnd.REJECTED
-            stop = stop_for(fault, end, self._request, self._variable)
+            stop = stop_for(fault, end, self._vendor.request, self._vendor.variable)
             self._draining.begin(stop)
             return False
         if failures >= self._retry.max_attempts and not isinstance(error, BatchNotCreated):

@@ -24,13 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from batchrun.dispatch.batch_collection import BatchCollector
-    from batchrun.dispatch.batch_ports import BatchContext, BatchEndpoint
+    from batchrun.dispatch.batch_ports import BatchContext, BatchVendor
     from batchrun.dispatch.ports import Tally
     from batchrun.errors import ProviderFault
     from batchrun.formats import RemoteBatch
     from batchrun.formats.sent_batches import SentBatch
     from batchrun.job import BatchConfig, RetryConfig
-    from batchrun.records import Request
 
 _SECOND_US = 1_000_000
 # A batch is looked for from this long before it was intended: clocks differ.
@@ -51,12 +50,11 @@ class BatchTracker:
     """The open batches of a run.
 
     Args:
-        endpoint: the vendor's.
+        vendor: of the batches.
         work: keeps batches.
         collector: keeps results.
         config: the job's `[batch]`.
         retry: how long a vendor may be unreachable.
-        request: any request of the run, for messages.
         tally: keeps why to stop, and how many requests are pending again.
 
     Attributes:
@@ -67,27 +65,22 @@ class BatchTracker:
 
     def __init__(
         self,
-        endpoint: BatchEndpoint,
+        vendor: BatchVendor,
         work: BatchContext,
         collector: BatchCollector,
         *,
         config: BatchConfig,
         retry: RetryConfig,
-        request: Request,
         tally: Tally,
-        variable: str = "",
-        jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._endpoint = endpoint
+        self._vendor = vendor
+        self._endpoint = vendor.endpoint
         self._journal = work.journal
         self._money = work.money
         self._collector = collector
         self._config = config
         self._retry = retry
-        self._request = request
         self._tally = tally
-        self._variable = variable
-        self._jitter = jitter
         self.open: dict[str, SentBatch] = {}
         self.unreached: ProviderFault | None = None
         self._failing_since: float | None = None
@@ -249,7 +242,7 @@ class BatchTracker:
             interval_s = min(interval_s, max(0.05, self._config.doubt_s / 10))
         retry_after_s = 0.0 if self.unreached is None else self.unreached.retry_after_s or 0.0
         # Jitter, so that many runs do not look at the same moment.
-        interval_s = max(interval_s * (0.9 + 0.2 * self._jitter()), retry_after_s)
+        interval_s = max(interval_s * (0.9 + 0.2 * random.random()), retry_after_s)  # noqa: S311
         if self.unreached is not None:
             await anyio.sleep(interval_s)
             return
@@ -269,9 +262,9 @@ class BatchTracker:
         self._interval_s = min(self._interval_s * 2, LONGEST_POLL_S)
         judgement = judge(fault, TrackRecord(answered=True))
         if judgement.end is not None:
-            stop = stop_for(fault, judgement.end, self._request, self._variable)
+            stop = stop_for(fault, judgement.end, self._vendor.request, self._vendor.variable)
         elif judgement.action is Action.FAIL:
-            stop = stop_for(fault, RunEnd.REFUSED, self._request, self._variable)
+            stop = stop_for(fault, RunEnd.REFUSED, self._vendor.request, self._vendor.variable)
         elif now - self._failing_since > self._retry.max_wait_s:
             reason = (
                 f"the batches could not be looked at within [retry] max_wait_s = "

@@ -155,7 +155,7 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
             return [output.write_results(job.output, to, results, in_run_directory=False)]
         with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code
-            written = write_files(job, source, store, directory, evaluation, score_again=again)
+            written = write_files(job, source, store, evaluation, score_again=again)
             return list(written.files)
     finally:
         store.close()
@@ -235,7 +235,7 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
             output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
             _check_targets(job, source, directory, None)
             store.replace_job(document)
-            write_files(job, source, store, directory, evaluation)
+            write_files(job, source, store, evaluation)
             return evaluation.totals(store)
         finally:
             store.close()

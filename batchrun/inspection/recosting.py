@@ -124,7 +124,7 @@ def _recost(directory: Path, given: Job | None) -> list[Recosted]:
         judged = [_recost_judge(folder, own, given) for folder, own in judges]
         evaluation = Evaluation.of(job, source)
         again = evaluation is None or not evaluation.runs_code
-        written = write_files(job, source, store, directory, evaluation, score_again=again)
+        written = write_files(job, source, store, evaluation, score_again=again)
         after = written.totals or checkpoint.totals(store)
     return [_changed(directory, before, after, written.files, given), *judged]
 

@@ -52,7 +52,7 @@ class CircuitBreaker:
         self._latest = 0  # number that the share is reckoned up to
         self._first_failed: int | None = None  # since the last success of a later request
         self._delay_s = SHORTEST_STEP_S / 2  # until a failure arrives
-        self.has_recovered = False  # since this was last set to False
+        self._has_recovered = False
         self._until = -math.inf
         self.since = -math.inf  # when the trouble began, or something succeeded in it
         self._is_strict = False
@@ -163,6 +163,11 @@ class CircuitBreaker:
         self._obeys = asked_s is not None
         self._until = max(self._until, now + pause)
 
+    def take_recovery(self) -> bool:
+        """Say whether requests have succeeded after a pause since this was last asked."""
+        has_recovered, self._has_recovered = self._has_recovered, False
+        return has_recovered
+
     def extend(self, asked_s: float) -> None:
         """The provider asked a request that was sent before the pause to wait longer."""
         if self.state is State.OPEN:
@@ -175,7 +180,7 @@ class CircuitBreaker:
 
     def _widen(self, next_number: int, most: int) -> None:
         if self._is_strict or 2 * self._allowed >= most:
-            self.state, self.has_recovered = State.CLOSED, True
+            self.state, self._has_recovered = State.CLOSED, True
             self.failing_share, self._first_failed = 0.0, None
         else:
             self._begin_step(2 * self._allowed, next_number)
@@ -183,7 +188,7 @@ class CircuitBreaker:
     def _begin_step(self, allowed: int, next_number: int) -> None:
         self._allowed, self._sent, self._passed = allowed, 0, 0
         self._step_from = next_number
-        self.has_recovered = self.has_recovered or allowed > 1
+        self._has_recovered = self._has_recovered or allowed > 1
 
     def _note_passed(self, number: int) -> None:
         """All failures up to this number are known."""

@@ -274,7 +274,7 @@ class EndpointLimiter:
         used = self.rates.used(permit.asked, permit.amounts, attempt)
         self.rates.refund(permit.amounts, used, permit.sent_at)
         if used is not REFUSED:
-            self._load.tokens -= permit.amounts[TOKENS] - used[TOKENS]
+            self._load.note_unused(permit.amounts[TOKENS] - used[TOKENS])
         if succeeded:
             self._note_success(permit, used)
         elif attempt.cause in _ANSWERED_CAUSES and attempt.http_status is not None:
@@ -293,7 +293,7 @@ class EndpointLimiter:
         """See `EndpointPermit.withdraw`."""
         self.concurrency.leave(succeeded=False)
         self.rates.refund(permit.amounts, NOTHING, permit.sent_at)
-        self._load.tokens -= permit.amounts[TOKENS]
+        self._load.note_unused(permit.amounts[TOKENS])
         self._money.settle(permit.cost or 0, 0)
         self._all_in_flight.leave()
 
@@ -380,8 +380,7 @@ class EndpointLimiter:
             self._note_recovered()
 
     def _note_recovered(self) -> None:
-        if self.breaker.has_recovered:
-            self.breaker.has_recovered = False
+        if self.breaker.take_recovery():
             self._load.note_recovered()
             self._apply_learned_rates()
 

@@ -111,6 +111,10 @@ class LoadControl:
             for estimator in self.rates.values():
                 estimator.note_sent()
 
+    def note_unused(self, tokens: float) -> None:
+        """Tokens that were counted as sent turned out not to be used."""
+        self.tokens -= tokens
+
     def note_success(self, latency_s: float, *, was_full: bool) -> None:
         """A request was answered."""
         memory = LATENCY_MEMORY if self.latency_s else 0.0

@@ -193,9 +193,7 @@ def conclude(
     try:
         if is_placed:
             evaluation = plan.evaluation
-            written = write_files(
-                plan.job, plan.source, store, plan.directory, evaluation, rows=rows
-            )
+            written = write_files(plan.job, plan.source, store, evaluation, rows=rows)
     except Interrupted as interrupted:
         error = error or interrupted
     except (OutputError, JobError) as problem:
@@ -211,7 +209,6 @@ def write_files(
     job: Job,
     source: Source,
     store: checkpoint.Checkpoint,
-    directory: Path,
     evaluation: Evaluation | None,
     *,
     rows: output.Rows | None = None,
@@ -231,6 +228,7 @@ def write_files(
             f"{job.input.path}: has changed during the run, so results cannot be matched to its "
             "rows; they are safe in the checkpoint. Run the job again: only new rows are sent"
         )
+    directory = store.path.parent
     for name in job.output.files:
         output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
     check_intact(store, directory, job.output)

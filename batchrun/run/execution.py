@@ -39,7 +39,7 @@ from batchrun.run.beginning import begin
 from batchrun.run.events import RunLog
 from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
-from batchrun.run.pipeline import Feed
+from batchrun.run.pipeline import Feed, FirstPass
 from batchrun.run.stopping import stopping_at
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from batchrun.limits import CostBudget, ErrorTally, Limits
     from batchrun.records import PlannedRequest
     from batchrun.run.events import EventFile
-    from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.interrupts import Interrupts
     from batchrun.run.pipeline import OpenRun
     from batchrun.run.preparation import RunOptions
@@ -123,7 +122,8 @@ class Execution:
         self._waits = Waits(parent=shared.waits)
         self._rows = finished_rows(run, self._journal, shared.options.rows_to)
         self._precision = stopping_at(run.plan, run.store, self._journal)
-        self._feed = self._new_feed(self._rows)
+        first = FirstPass(shared.progress, self._precision, self._rows)
+        self._feed = self._new_feed(first)
         assignment = self._assignment()
         self._dispatcher = shared.options.dispatcher.create(assignment)
         self._batches = BATCH.beside(self._dispatcher, assignment)
@@ -176,11 +176,8 @@ class Execution:
             finally:
                 self._journal.close()
 
-    def _new_feed(self, rows: FinishedRows | None, *, is_repeat: bool = False) -> Feed:
-        shared = self._shared
-        observers = (self._journal, shared.options, shared.progress, self.log)
-        precision = None if is_repeat else self._precision
-        return Feed(self._run, *observers, precision=precision, rows=rows, is_repeat=is_repeat)
+    def _new_feed(self, first: FirstPass | None) -> Feed:
+        return Feed(self._run, self._journal, self._shared.options, self.log, first)
 
     def _assignment(self) -> Assignment:
         plan, shared = self._plan, self._shared
@@ -224,7 +221,7 @@ class Execution:
             await self._send_round()
             # What batches did not answer is planned and sent again.
             while self._may_repeat():
-                await self._send_round(self._new_feed(None, is_repeat=True))
+                await self._send_round(self._new_feed(None))
 
     async def _collect_batches(self) -> bool:
         """Collect batches of earlier executions that have ended; say whether to continue."""

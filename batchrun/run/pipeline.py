@@ -71,6 +71,21 @@ class OpenRun:
         return f"{self.plan.job.name} {self.label}".strip()
 
 
+@dataclass(frozen=True, slots=True)
+class FirstPass:
+    """What takes part when the rows of a run are planned for the first time.
+
+    Attributes:
+        progress: counts rows that need no request.
+        precision: draws the rows at random, and ends the run; None for rows in their order.
+        rows: hands over rows that have their results already; None for nobody.
+    """
+
+    progress: Progress
+    precision: PrecisionCheck | None = None
+    rows: FinishedRows | None = None
+
+
 class Feed:
     """Plans the rows of one run and puts their requests into a stream, as fast as they are taken.
 
@@ -80,11 +95,8 @@ class Feed:
         run: the run.
         journal: gives access to the checkpoint.
         options: which rows, and whether to retry failed ones.
-        progress: counts rows that need no request.
         log: reports rows and requests.
-        precision: draws the rows at random, and ends the run; None for rows in their order.
-        rows: hands over rows that have their results already; None for nobody.
-        is_repeat: the rows were planned and counted before; some have to be sent again.
+        first: None if the rows were planned and counted before, and some have to be sent again.
     """
 
     def __init__(
@@ -92,23 +104,18 @@ class Feed:
         run: OpenRun,
         journal: checkpoint.CheckpointJournal,
         options: RunOptions,
-        progress: Progress,
         log: RunLog,
-        *,
-        precision: PrecisionCheck | None = None,
-        rows: FinishedRows | None = None,
-        is_repeat: bool = False,
+        first: FirstPass | None,
     ) -> None:
         self._plan = run.plan
-        self._is_repeat = is_repeat
         self._store = run.store
         self._reuse = run.reuse
         self._journal = journal
         self._options = options
-        self._progress = progress
         self._log = log
-        self._rows = rows
-        self._precision = precision
+        self._progress = None if first is None else first.progress
+        self._rows = None if first is None else first.rows
+        self._precision = None if first is None else first.precision
         self._samples = run.plan.job.request.samples
         self._reused = self._out = 0
         self._sent = 0
@@ -142,7 +149,7 @@ class Feed:
         self._note_reused()
 
     def _note_reused(self) -> None:
-        if (self._reused or self._out) and self._reuse is None and not self._is_repeat:
+        if self._progress is not None and (self._reused or self._out) and self._reuse is None:
             requests = "1 request" if self._sent == 1 else f"{self._sent:,} requests"
             rest = f"{requests} to send" if self._sent else "nothing to send"
             shared = " or duplicates" if self._plan.job.request.dedupe else ""
@@ -298,7 +305,7 @@ class Feed:
         return self._has_unplaced
 
     def _count(self, rows: int, unrenderable: int, to_send: int, out: int) -> None:
-        if self._is_repeat:
+        if self._progress is None:
             return
         self._progress.unrenderable(unrenderable)
         reused = rows - unrenderable - to_send - out

@@ -119,6 +119,19 @@ class Show(Enum):
     NOTHING = "nothing"
 
 
+@dataclass(frozen=True, slots=True)
+class RunCosts:
+    """What the costs of a run are.
+
+    Attributes:
+        budget: the cost cap, and what earlier executions have spent of it.
+        are_simulated: the answers are from the simulator.
+    """
+
+    budget: CostBudget
+    are_simulated: bool
+
+
 class Progress:
     """Shows how far a run is, on stderr.
 
@@ -127,8 +140,7 @@ class Progress:
         total: items in the run.
         unit: the name of an item.
         show: how to show it.
-        money: the cost cap of the run, and what earlier executions have spent of it.
-        simulated: the answers are from the simulator, and so are their costs.
+        costs: of the run; None to show those of its answers without a cap.
         clock: monotonic, in seconds.
     """
 
@@ -139,8 +151,7 @@ class Progress:
         *,
         unit: str = "row",
         show: Show = Show.AUTO,
-        money: CostBudget | None = None,
-        simulated: bool = False,
+        costs: RunCosts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -158,9 +169,9 @@ class Progress:
         self._errors = 0
         self._endings: Counter[str] = Counter()
         self._tokens = 0
-        self._cap = None if money is None else money.cap
-        self._is_simulated = simulated
-        self._pico = 0 if money is None or money.cap is None else money.spent
+        self._cap = None if costs is None else costs.budget.cap
+        self._is_simulated = costs is not None and costs.are_simulated
+        self._pico = 0 if costs is None or costs.budget.cap is None else costs.budget.spent
         self._unpriced = 0
         self._start = clock()
         self._next = self._start

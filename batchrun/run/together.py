@@ -20,7 +20,7 @@ from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.run.execution import REFRESH_S, Execution, Shared
 from batchrun.run.pipeline import OpenRun
 from batchrun.run.preparation import Prepared, RunOptions, over_answers
-from batchrun.run.progress import Progress, Show
+from batchrun.run.progress import Progress, RunCosts, Show
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -195,8 +195,8 @@ def _progress(plans: Sequence[Prepared], options: RunOptions, money: CostBudget)
     rows = [plan.total if options.rows is None else len(options.rows) for plan in plans]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
     show = Show.NOTHING if options.quiet else Show.AUTO
-    simulated = options.simulate is not None
-    return Progress(jobs[0].name, total, unit=unit, show=show, money=money, simulated=simulated)
+    costs = RunCosts(money, are_simulated=options.simulate is not None)
+    return Progress(jobs[0].name, total, unit=unit, show=show, costs=costs)
 
 
 async def run_all(executions: Sequence[Execution], shared: Shared) -> list[BatchrunError | None]:
@@ -252,10 +252,8 @@ def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
     name = judges[0].plan.job.name if len(judges) == 1 else "judges"
     total = sum(judge.plan.total * judge.plan.job.request.samples for judge in judges)
     show = Show.NOTHING if shared.options.quiet else Show.AUTO
-    simulated = shared.options.simulate is not None
-    progress = Progress(
-        name, total, unit="verdict", show=show, money=shared.money, simulated=simulated
-    )
+    costs = RunCosts(shared.money, are_simulated=shared.options.simulate is not None)
+    progress = Progress(name, total, unit="verdict", show=show, costs=costs)
     return replace(shared, errors=ErrorTally(), progress=progress)
 
 
