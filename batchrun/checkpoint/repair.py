@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint import encoding
-from batchrun.checkpoint.batch_repair import restore_batches
+from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.integrity import COUNTED, KINDS, find_damage
 from batchrun.errors import Record
+from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +21,12 @@ ERROR_TYPE = "damaged"
 _PAID = (Record.ANSWER, Record.ATTEMPT, Record.TURN)
 _HAS_ANSWER = """EXISTS (SELECT 1 FROM attempts a WHERE a.request_id = d.request_id
     AND a.number = d.attempts AND a.error_type IS NULL AND a.latency_s IS NOT NULL)"""
+_LOOK_AGAIN = f"""UPDATE batches AS d SET stage = iif(is_out, '{BatchStage.INTENDED}',
+        '{BatchStage.COLLECTED}'), reason = '{DAMAGED}', account = '{UNKNOWN_ACCOUNT}',
+    remote_id = NULL, refused_ids = NULL, state = NULL, is_proven = 1, is_primer = 0,
+    rows = members, intended_us = coalesce(first_us, intended_us)
+    FROM (SELECT count(*) AS members, min(started_us) AS first_us,
+        coalesce(max({OUT}), 0) AS is_out FROM attempts WHERE batch = ?1) WHERE id = ?1"""  # noqa: S608 - our own names
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ def repair(store: Checkpoint) -> Repair:
         _give_up(store)
         uncounted = find_damage(store, COUNTED).count
         forget_damaged_costs(store)
-        restore_batches(store)
+        _look_for_batches_again(store)
         _restore_executions(store)
         _restore_run(store)
         _restore_statuses(store)
@@ -116,6 +123,14 @@ def forget_damaged_costs(store: Checkpoint) -> None:
     for statement in (f"UPDATE attempts SET {unknown} WHERE {one}", encoding.COSTS.seal(one)):  # noqa: S608
         store.db.conn.executemany(statement, keys)
     store.db.execute(f"DELETE FROM prices AS d WHERE {prices.condition}")  # noqa: S608
+
+
+def _look_for_batches_again(store: Checkpoint) -> None:
+    """Damaged batches are looked for at the vendor: they were paid for, so that none is given up."""
+    damaged = KINDS[Record.BATCH].condition
+    for (key,) in store.db.execute(f"SELECT d.id FROM batches d WHERE {damaged}").fetchall():  # noqa: S608
+        store.db.execute(_LOOK_AGAIN, (key,))
+        store.db.execute(encoding.BATCHES.seal("id = ?"), (key,))
 
 
 def _restore_executions(store: Checkpoint) -> None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
 from batchrun.checkpoint.columns import (
+    ATTEMPTS as ATTEMPT_COLUMNS,
     COST_PARTS,
     ERRORED,
     LAST_ATTEMPTS,
     OUT,
     RESULT,
+    RESULTS as RESULT_COLUMNS,
     RESULTS_OF_ITEMS,
     USAGE_COLUMNS,
     total_of,
 )
-from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
 from batchrun.checkpoint.sqlite import Migrations
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ A `DispatcherFactory` is a way to dispatch: it makes the `Dispatcher` of a run. 
 exchange for each attempt. `judgement` says what an answer or a fault means, for every way to dispatch.
 """
 
-from batchrun.dispatch.batch import BATCH, BatchDispatcher, check_batch
+from batchrun.dispatch.batch import BATCH, check_batch
 from batchrun.dispatch.batch_ports import BatchContext, BatchJournal, BatchMode
-from batchrun.dispatch.dropped_parameters import DroppedParameters
 from batchrun.dispatch.live import LIVE, LiveDispatcher
 from batchrun.dispatch.ports import (
     Accounts,
@@ -19,42 +18,10 @@ from batchrun.dispatch.ports import (
     Provider,
     Review,
     Rules,
-    Sampler,
     Sender,
     Tally,
-    Tools,
     accept,
 )
 from batchrun.dispatch.review import rejected, rejecting, review_of
 from batchrun.dispatch.toolbox import toolbox_of
-
-__all__ = [
-    "BATCH",
-    "LIVE",
-    "Accounts",
-    "Admission",
-    "Assignment",
-    "BatchContext",
-    "BatchDispatcher",
-    "BatchJournal",
-    "BatchMode",
-    "Dispatcher",
-    "DispatcherFactory",
-    "DroppedParameters",
-    "FirstRequests",
-    "Journal",
-    "LiveDispatcher",
-    "Provider",
-    "Review",
-    "Rules",
-    "Sampler",
-    "Sender",
-    "Tally",
-    "Tools",
-    "accept",
-    "check_batch",
-    "rejected",
-    "rejecting",
-    "review_of",
-    "toolbox_of",
-]
+from batchrun.formats.unsupported import DroppedParameters

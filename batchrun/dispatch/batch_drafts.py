@@ -14,8 +14,8 @@ from batchrun.records import AttemptStart
 
 if TYPE_CHECKING:
     from batchrun.dispatch.batch_ports import BatchEndpoint
-    from batchrun.dispatch.dropped_parameters import DroppedParameters
     from batchrun.formats import WireFormat
+    from batchrun.formats.unsupported import DroppedParameters
     from batchrun.job import BatchConfig
     from batchrun.records import PlannedRequest
 

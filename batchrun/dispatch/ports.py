@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from batchrun.dispatch.dropped_parameters import DroppedParameters
 from batchrun.errors import Rejection
+from batchrun.formats.unsupported import DroppedParameters
 from batchrun.records import Completion
 
 if TYPE_CHECKING:

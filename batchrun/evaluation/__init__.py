@@ -27,25 +27,3 @@ from batchrun.evaluation.scores import (
     ScoreTotals,
     score_columns,
 )
-
-__all__ = [
-    "AnswerScore",
-    "ClassCount",
-    "ClassTotals",
-    "Confusion",
-    "Pairs",
-    "RowScore",
-    "ScoreColumn",
-    "ScoreSums",
-    "ScoreTotals",
-    "Scorer",
-    "fold",
-    "interval",
-    "mean_score",
-    "score_columns",
-    "score_facts",
-    "score_line",
-    "score_lines",
-    "score_notes",
-    "weighted_mean",
-]

@@ -1,4 +1,4 @@
-"""Which parameter a provider says that a model does not support, and requests without it.
+"""Parameters that a provider says a model does not support, and requests without them.
 
 Only parameters that do not change what is asked are left out: not messages, tools, schemas, lengths,
 stop sequences, the number of answers or the tier, which has its own price.
@@ -7,14 +7,16 @@ stop sequences, the number of answers or the tier, which has its own price.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchrun.formats.parsing import dumps, loads
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from batchrun.errors import ProviderFault
+    from batchrun.records import PlannedRequest, WireRequest
 
 # Keys of a body, in either format.
 DROPPABLE = (
@@ -65,3 +67,32 @@ def without_parameters(body: bytes, names: Collection[str]) -> bytes:
     """Return a body without some of its keys; the order of the others stays."""
     asked = loads(body)
     return dumps({key: value for key, value in asked.items() if key not in names})
+
+
+class DroppedParameters:
+    """What `[request] on_unsupported = "drop"` has left out so far, by model.
+
+    Args:
+        known: pairs of a model and a parameter, of earlier executions.
+        is_on: whether parameters are left out at all.
+    """
+
+    def __init__(self, known: Iterable[tuple[str, str]] = (), *, is_on: bool = False) -> None:
+        self._is_on = is_on
+        self._by_model: dict[str, set[str]] = {}
+        for model, name in known:
+            self._by_model.setdefault(model, set()).add(name)
+
+    def sent(self, request: PlannedRequest) -> WireRequest:
+        """Return a request as it is sent: without what its model does not support."""
+        names = self._by_model.get(request.request.model) if self._is_on else None
+        if not names:
+            return request.wire
+        return replace(request.wire, body=without_parameters(request.wire.body, names))
+
+    def learn(self, model: str, fault: ProviderFault, sent: bytes | None = None) -> str | None:
+        """Return the parameter that a refusal names, which is left out from now on; None if none."""
+        name = unsupported_parameter(fault, sent) if self._is_on else None
+        if name is not None:
+            self._by_model.setdefault(model, set()).add(name)
+        return name

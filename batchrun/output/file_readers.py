@@ -85,26 +85,55 @@ def _columns_flaw(
     return None if list(wanted) == list(found) else "has its columns in another order"
 
 
-class _Typed:
-    """A file of Parquet or Arrow, which keep types."""
+class _Batches:
+    """A table that is read in batches: a typed file, CSV, or a workbook.
+
+    Args:
+        header: the columns of the file.
+        batches: its rows.
+        contents: what belongs into it.
+        as_read: returns a frame as it is read from such a file; None where types are kept.
+    """
 
     is_written = False
 
-    def __init__(self, path: Path, contents: FileContents) -> None:
-        self._lazy = _SCANS[path.suffix](path)
-        self._contents = contents
-        self._taken = 0
+    def __init__(
+        self,
+        header: pl.Schema,
+        batches: Iterator[pl.DataFrame],
+        contents: FileContents,
+        as_read: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    ) -> None:
+        self._header, self._batches = header, batches
+        self._contents, self._as_read = contents, as_read
+        self._held = pl.DataFrame(schema=header)
 
     def schema_flaw(self) -> str | None:
-        return _typed_flaw(self._lazy.collect_schema(), self._contents)
+        if self._as_read is None:
+            return _typed_flaw(self._header, self._contents)
+        wanted = self._as_read(pl.DataFrame(schema=self._contents.schema)).columns
+        return _columns_flaw(wanted, list(self._header), self._contents)
 
     def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        found = self._lazy.slice(self._taken, wanted.height).collect(engine="streaming")
-        self._taken += found.height
-        return wanted, found
+        while self._held.height < wanted.height:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            self._held = pl.concat([self._held, batch])
+        found, self._held = self._held.head(wanted.height), self._held.slice(wanted.height)
+        return wanted if self._as_read is None else self._as_read(wanted), found
 
     def rest(self) -> int:
-        return int(self._lazy.select(pl.len()).collect().item()) - self._taken
+        return self._held.height + sum(batch.height for batch in self._batches)
+
+
+def _scanned(
+    lazy: pl.LazyFrame,
+    contents: FileContents,
+    as_read: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+) -> _Batches:
+    batches = lazy.collect_batches(maintain_order=True, lazy=True)
+    return _Batches(lazy.collect_schema(), batches, contents, as_read)
 
 
 def _typed_flaw(found: pl.Schema, contents: FileContents) -> str | None:
@@ -211,60 +240,13 @@ class _Part:
         return taken
 
 
-class _Workbook:
-    is_written = False
-
-    def __init__(self, path: Path, contents: FileContents) -> None:
-        self._found = workbooks.read(path)
-        self._contents = contents
-        self._taken = 0
-
-    def schema_flaw(self) -> str | None:
-        wanted = self._as_read(pl.DataFrame(schema=self._contents.schema)).columns
-        return _columns_flaw(wanted, self._found.columns, self._contents)
-
-    def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        found = self._found.slice(self._taken, wanted.height)
-        self._taken += found.height
-        return self._as_read(wanted), found
-
-    def _as_read(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return what is read from a workbook of this frame."""
-        content = BytesIO()
-        contents = FileContents(frame.schema, lambda _names: iter((frame,)), ())
-        workbooks.write(content, contents)
-        read = workbooks.read(content.getvalue())
-        # Rows at the end without any value are not in the file.
-        return read.head(0) if not frame.height else read
-
-    def rest(self) -> int:
-        return self._found.height - self._taken
-
-
-class _Csv:
-    is_written = False
-
-    def __init__(self, path: Path, contents: FileContents) -> None:
-        lazy = _scan(path)
-        self._contents, self._header = contents, lazy.collect_schema()
-        self._batches = lazy.collect_batches(maintain_order=True, lazy=True)
-        self._held = pl.DataFrame(schema=self._header)
-
-    def schema_flaw(self) -> str | None:
-        wanted = _as_text(pl.DataFrame(schema=self._contents.schema)).columns
-        return _columns_flaw(wanted, list(self._header), self._contents)
-
-    def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        while self._held.height < wanted.height:
-            batch = next(self._batches, None)
-            if batch is None:
-                break
-            self._held = pl.concat([self._held, batch])
-        found, self._held = self._held.head(wanted.height), self._held.slice(wanted.height)
-        return _as_text(wanted), found
-
-    def rest(self) -> int:
-        return self._held.height + sum(batch.height for batch in self._batches)
+def _as_cells(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return what is read from a workbook of this frame."""
+    content = BytesIO()
+    workbooks.write(content, FileContents(frame.schema, lambda _names: iter((frame,)), ()))
+    read = workbooks.read(content.getvalue())
+    # Rows at the end without any value are not in the file.
+    return read.head(0) if not frame.height else read
 
 
 def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
@@ -330,9 +312,11 @@ def reader_of(path: Path, contents: FileContents) -> FileReader:
     """Return what reads a file, beside what belongs into it."""
     if path.is_dir():
         return _Dataset(path, contents)
-    readers: dict[str, type[_Typed | _Csv | _JsonLines | _Workbook]] = {
-        ".csv": _Csv,
-        ".jsonl": _JsonLines,
-        ".xlsx": _Workbook,
-    }
-    return readers.get(path.suffix, _Typed)(path, contents)
+    if path.suffix == ".jsonl":
+        return _JsonLines(path, contents)
+    if path.suffix == ".xlsx":
+        found = workbooks.read(path)
+        return _Batches(found.schema, iter((found,)), contents, _as_cells)
+    if path.suffix == ".csv":
+        return _scanned(_scan(path), contents, _as_text)
+    return _scanned(_SCANS[path.suffix](path), contents)

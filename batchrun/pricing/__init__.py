@@ -7,17 +7,3 @@ with genai-prices' offline list. Without a known price the cost is unknown, neve
 from batchrun.pricing.book import NewPrices, PriceBook, price_book
 from batchrun.pricing.price_list import BATCH_TIER, known_models, near_model, near_provider
 from batchrun.pricing.rates import FROM_JOB, Rates, cost_of, rates_of_job
-
-__all__ = [
-    "BATCH_TIER",
-    "FROM_JOB",
-    "NewPrices",
-    "PriceBook",
-    "Rates",
-    "cost_of",
-    "known_models",
-    "near_model",
-    "near_provider",
-    "price_book",
-    "rates_of_job",
-]

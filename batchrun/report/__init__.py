@@ -1,6 +1,5 @@
 """The results of a run for people and for programs: `summary.json`, the terminal, `report.html`."""
 
-from batchrun.report.hints import hint
 from batchrun.report.notebook import summary_html, table_html
 from batchrun.report.run_summary import SCHEMA_VERSION, summary, summary_json
 from batchrun.report.terminal import (
@@ -11,18 +10,3 @@ from batchrun.report.terminal import (
     status_text,
     summary_text,
 )
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "SIMULATED",
-    "hint",
-    "judge_status_line",
-    "shortfall",
-    "state_of_all",
-    "status_text",
-    "summary",
-    "summary_html",
-    "summary_json",
-    "summary_text",
-    "table_html",
-]
