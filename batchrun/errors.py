@@ -211,8 +211,8 @@ class NoBatchEndpoint(ProviderError):
 
 DAMAGE_REMEDY = (
     "keep the outputs as they are. Restore checkpoint.db from a backup, or run: batchrun run JOB "
-    "--retry-errored. It restores what follows from the rest or from the outputs, and sends the other "
-    "damaged rows again (and they are billed again)"
+    "--retry-errored. It restores what can be derived from other records or from the outputs, and sends the other "
+    "damaged rows again (they are billed again)"
 )
 
 
@@ -252,7 +252,7 @@ FOLLOWS_FROM = {
     Record.STATUS: "it can be restored from the stored attempts",
     Record.ROW: "it can be restored from the input",
     Record.REQUEST: "it can be restored from the job and its input",
-    Record.COST: "it can be counted again from the stored tokens",
+    Record.COST: "it can be calculated again from the stored tokens",
     Record.PRICE: "it can be looked up again",
     Record.BATCH: "it can be looked up again at the provider",
     Record.EXECUTION: "no answer depends on it",

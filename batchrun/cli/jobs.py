@@ -17,6 +17,9 @@ from batchrun.cli.options import (
     CONCURRENCY,
     FAIL_UNDER,
     JOB,
+    JSON,
+    QUIET,
+    YES,
     FormatChoice,
     WorkerCount,
     checked_score,
@@ -45,12 +48,12 @@ if TYPE_CHECKING:
 @click.option(
     "--batch",
     is_flag=True,
-    help="Use the provider's batch endpoint: about half the price, answers within a day.",
+    help="Use the provider's batch endpoint (about half the price; answers within a day).",
 )
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="With --batch: collect what is done, submit the rest, and don't wait (exit code 7).",
+    help="With --batch: collect finished batches, submit the rest, and exit (code 7) without waiting.",
 )
 @click.option("--new", is_flag=True, help="Start over; the previous run is kept as DIR.1.")
 @click.option("--retry-errored", is_flag=True, help="Also retry rows that failed permanently.")
@@ -62,21 +65,16 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=WorkerCount(),
-    help="Send the requests from N processes of this machine, or from as many as are of use (auto).",
+    help="Send the requests from N processes on this machine; auto chooses N.",
 )
 @click.option(
     "--on",
     metavar="ray[:ADDRESS]",
-    help="Send the requests from the nodes of a Ray cluster: one worker per node, or --workers.",
+    help="Send the requests from the nodes of a Ray cluster. Default: one worker per node; set their number with --workers.",
 )
 @FAIL_UNDER
 @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no summary.")
-@click.option(
-    "--yes",
-    "-y",
-    is_flag=True,
-    help="Don't ask for confirmation when paid answers would no longer be used.",
-)
+@YES
 def run(job: Path, **options: Any) -> int:  # noqa: ANN401 - click passes options by name
     """Run JOB, or resume it.
 
@@ -148,14 +146,9 @@ def preview(job: Path, *, count: int, as_json: bool, **options: Any) -> None:  #
     help="Send N requests for a better estimate; the run reuses their answers.",
 )
 @click.option("--simulate", is_flag=True, help="Estimate a simulated run (no API key, no cost).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
-@click.option(
-    "--yes",
-    "-y",
-    is_flag=True,
-    help="Don't ask for confirmation when paid answers would no longer be used.",
-)
+@JSON
+@QUIET
+@YES
 def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401
     """Estimate requests, tokens, cost and duration of a run of JOB.
 
@@ -197,16 +190,20 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
 @click.option(
     "--task",
     type=click.Choice(["classify", "extract", "generate", "qa", "judge"]),
-    help="What to ask. Default: found from the columns.",
+    help="Kind of task. Default: detected from the columns.",
 )
 @click.option(
     "--instruction",
     metavar="TEXT",
     help="What the model should do with each row. On a terminal, init asks if it finds nothing.",
 )
-@click.option("--label", metavar="COLUMN", help="Column with the right answers.")
-@click.option("--labels", metavar="A,B,…", help="Labels; for class numbers, in their order.")
-@click.option("--fields", metavar="A,B,…", help="What to extract.")
+@click.option("--label", metavar="COLUMN", help="Column with the expected answers.")
+@click.option(
+    "--labels",
+    metavar="A,B,…",
+    help="Labels to choose from. For numbered classes, list them in the order of the numbers.",
+)
+@click.option("--fields", metavar="A,B,…", help="Fields to extract.")
 def init(
     table: str,
     output: Path | None,
@@ -217,7 +214,7 @@ def init(
 ) -> None:
     """Write a job file for TABLE.
 
-    Chooses an id column, a prompt and, if a column has the right answers, a score. The job can be run unchanged. Never overwrites a file.
+    Chooses an id column, a prompt and, if a column has the expected answers, a score. The job can be run without changes. Never overwrites a file.
 
     \b
     Examples:

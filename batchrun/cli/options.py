@@ -244,6 +244,14 @@ def checked_score(
     return batchrun.code_with_threshold(exit_code, problem)
 
 
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+YES = click.option(
+    "--yes",
+    "-y",
+    is_flag=True,
+    help="Don't ask for confirmation when paid answers would no longer be used.",
+)
 CONCURRENCY = click.option(
     "--concurrency",
     type=click.IntRange(min=1),

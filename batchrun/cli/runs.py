@@ -14,6 +14,8 @@ from batchrun.cli.console import fail, say, wants_color
 from batchrun.cli.options import (
     DIRECTORY,
     FAIL_UNDER,
+    JSON,
+    QUIET,
     ComparedPlace,
     checked_score,
     completing,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def status(directory: Path, *, as_json: bool) -> None:
     """Show the progress of a run.
 
@@ -45,11 +47,11 @@ def status(directory: Path, *, as_json: bool) -> None:
 
 @click.command()
 @DIRECTORY
-@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+@QUIET
 def cancel(directory: Path, *, quiet: bool) -> int:
-    """Cancel the batches of a run that are open.
+    """Cancel the open batches of a run.
 
-    Waits until they have ended, and collects the answers that were ready. Rows without an answer stay pending. The provider bills only answers.
+    Waits until they have ended, and collects the answers that are ready. Rows without an answer stay pending. The provider bills only answers.
 
     \b
     Examples:
@@ -76,16 +78,18 @@ def cancel(directory: Path, *, quiet: bool) -> int:
     metavar="[FORMAT]",
     is_flag=False,
     flag_value="",
-    help="With --to: only the rows that passed, as fine-tuning data (.jsonl) in the shape of this format. Default: the format of the job.",
+    help="With --to: write only the rows that passed, as fine-tuning data (.jsonl) in this format. Default: the format of the job.",
 )
 @click.option(
-    "--last", is_flag=True, help="With --to: only rows that got their result in the last execution."
+    "--last",
+    is_flag=True,
+    help="With --to: write only rows that got their result in the last execution.",
 )
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
     metavar="TIME",
-    help="With --to: only rows that got their result at TIME or later, such as 2026-11-28 or 2026-11-28T09:30.",
+    help="With --to: write only rows that got their result at TIME or later, such as 2026-11-28 or 2026-11-28T09:30.",
 )
 def export(
     directory: Path, to: Path | None, shape: str | None, since: datetime | None, *, last: bool
@@ -142,7 +146,7 @@ def report(directory: Path, fail_under: float | None) -> int:
     help="Use [score] of this job file, and save it with the run.",
 )
 @FAIL_UNDER
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def score(directory: Path, job: Path | None, fail_under: float | None, *, as_json: bool) -> int:
     """Score the answers of a run again.
 
@@ -167,7 +171,7 @@ def score(directory: Path, job: Path | None, fail_under: float | None, *, as_jso
     shell_complete=completing(options.jobs),
     help="Use [price], and [request] provider if set, of this job file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     """Recalculate the costs of a run from its tokens.
 
@@ -195,11 +199,11 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     metavar="DIRECTORY...",
     shell_complete=completing(options.places),
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write an HTML page, with rows on which the runs disagree.",
+    help="Also write an HTML page with the rows on which the runs disagree.",
 )
 @click.option(
     "--judge",
@@ -219,7 +223,7 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     is_flag=True,
     help="With --judge: use the built-in simulator (no API key, no cost).",
 )
-@click.option("--quiet", "-q", is_flag=True, help="Print no progress.")
+@QUIET
 @click.option(
     "--yes",
     "-y",
@@ -289,7 +293,7 @@ def _rank(folder: Path, html: Path | None, *, as_json: bool) -> int:
 
 @click.command()
 @DIRECTORY
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def verify(directory: Path, *, as_json: bool) -> int:
     """Check a run and its outputs for damage.
 
@@ -355,8 +359,8 @@ def _share(name: str, help_text: str) -> Callable[[Any], Any]:
     help="Time that a batch takes, in seconds.",
 )
 @_share("--batch-expiry-rate", "Share of batches that expire before they are finished.")
-@_share("--lost-create-rate", "Share of created batches whose creation gets no answer.")
-@_share("--torn-download-rate", "Share of downloads of batch results that break off.")
+@_share("--lost-create-rate", "Share of batch creations that succeed without a response.")
+@_share("--torn-download-rate", "Share of batch result downloads that are cut off.")
 @click.option(
     "--enqueued-tokens",
     type=click.IntRange(min=1),
@@ -374,7 +378,7 @@ def _share(name: str, help_text: str) -> Callable[[Any], Any]:
     default=0,
     show_default=True,
     metavar="N",
-    help="Seed of the answers and faults.",
+    help="Seed for the answers and faults.",
 )
 @click.option("--api-key", metavar="KEY", help="Require this API key.")
 def simulate(port: int, **options: Any) -> None:  # noqa: ANN401 - as above
