@@ -28,7 +28,8 @@ from batchrun.render import Renderer
 from batchrun.run import run_job
 from batchrun.run.matrix import run_matrix
 from batchrun.run.model_checks import service_tier
-from batchrun.run.preparation import RunOptions, run_directory
+from batchrun.run.preparation import RunOptions
+from batchrun.run.run_directories import run_directory
 from batchrun.source import Source
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from batchrun.limits import most_output
 from batchrun.pricing import price_book
 from batchrun.run.answered import AnsweredRow, texts_of
 from batchrun.run.model_checks import service_tier
-from batchrun.run.preparation import plan_signature
 from batchrun.run.scoring import Evaluation
+from batchrun.run.signatures import plan_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,8 +20,8 @@ from batchrun.run.damage import check_intact
 from batchrun.run.judging import judge_folder, judge_job
 from batchrun.run.matrix import runs_in
 from batchrun.run.parts import is_partitioned
-from batchrun.run.preparation import same_input
 from batchrun.run.scoring import Evaluation
+from batchrun.run.signatures import same_input
 from batchrun.run.whole import folders_of, stored_run, totals_of_run
 
 if TYPE_CHECKING:

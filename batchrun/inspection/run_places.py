@@ -12,7 +12,8 @@ from batchrun.inspection import load_job
 from batchrun.job.reader import listed
 from batchrun.run.matrix import is_matrix
 from batchrun.run.parts import is_partitioned
-from batchrun.run.preparation import RunOptions, run_directory
+from batchrun.run.preparation import RunOptions
+from batchrun.run.run_directories import run_directory
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from batchrun.errors import JobError, RenderError
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.report.row_data import MOST_ROWS, EmbeddedRows, RowData
-from batchrun.run.preparation import input_signature
+from batchrun.run.signatures import input_signature
 from batchrun.source import Source
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import check_intact
 from batchrun.run.parts import is_partitioned
-from batchrun.run.preparation import same_input
 from batchrun.run.scoring import Evaluation
+from batchrun.run.signatures import same_input
 from batchrun.run.whole import opened_whole
 
 if TYPE_CHECKING:

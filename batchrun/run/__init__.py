@@ -23,13 +23,8 @@ from batchrun.run.execution import Execution, first_batchrun_error
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.parts import division_of
-from batchrun.run.preparation import (
-    Prepared,
-    RunOptions,
-    check_places,
-    prepare,
-    run_directory,
-)
+from batchrun.run.preparation import Prepared, RunOptions, prepare
+from batchrun.run.run_directories import check_places, run_directory
 from batchrun.run.together import (
     agreed,
     agreed_judges,

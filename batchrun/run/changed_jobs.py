@@ -14,7 +14,7 @@ from batchrun.errors import BatchrunError, JobError, RunEnd
 from batchrun.job import Job
 from batchrun.limits.retry_delays import Cause
 from batchrun.run.model_checks import request_hints
-from batchrun.run.preparation import run_directory
+from batchrun.run.run_directories import run_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,11 +22,8 @@ from batchrun.run.judging import check_verdicts
 from batchrun.run.matrix import runs_in
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
 from batchrun.run.parts import is_partitioned
-from batchrun.run.preparation import (
-    RunOptions,
-    plan_of_pairs,
-    same_input,
-)
+from batchrun.run.preparation import RunOptions, plan_of_pairs
+from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

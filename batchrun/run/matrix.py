@@ -22,7 +22,8 @@ from batchrun.report.open_batches import come_back, listed_batches
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.parts import is_partitioned
-from batchrun.run.preparation import RunOptions, check_places, run_directory
+from batchrun.run.preparation import RunOptions
+from batchrun.run.run_directories import check_places, run_directory
 from batchrun.run.whole import folders_of, opened_whole
 
 if TYPE_CHECKING:

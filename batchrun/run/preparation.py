@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import resource
-import shlex
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from batchrun import __version__, checkpoint, output
@@ -23,25 +18,23 @@ from batchrun.dispatch import (
     review_of,
     toolbox_of,
 )
-from batchrun.errors import CheckpointError, JobError, OutputError
-from batchrun.job.paths import SIMULATED_SUFFIX, Protected, is_same_file
-from batchrun.job.reader import listed
+from batchrun.errors import JobError
 from batchrun.limits import MOST
 from batchrun.render import Renderer
-from batchrun.report.formatting import counted
-from batchrun.run.events import is_log
 from batchrun.run.judging import AnswerTable
 from batchrun.run.model_checks import check_price
+from batchrun.run.run_directories import run_directory
 from batchrun.run.scoring import Evaluation, columns_of_scores
+from batchrun.run.signatures import plan_signature
 from batchrun.run.stopping import check_stop_at
-from batchrun.source import Source, input_files
+from batchrun.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from batchrun.client import Credentials, TransportPort
     from batchrun.dispatch.toolbox import Toolbox
-    from batchrun.formats.sent_batches import SentBatch
     from batchrun.job import Job
     from batchrun.records import Kind
     from batchrun.run.finished_rows import RowBuffer
@@ -53,8 +46,6 @@ if TYPE_CHECKING:
 GRACE_S = 30.0
 # Open files beside the connections; on a small system as few as can be.
 SPARE_FILES, FEWEST_FILES = 128, 48
-# Keys of [input] that change what is read from a file.
-READ_AS = ("separator", "quote", "escape", "encoding", "sheet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,99 +131,6 @@ class Prepared:
         if self.job.request.images or self.job.request.documents:
             return None
         return f"{__version__}:{self.signature}:{self.total}"
-
-
-def check_places(job: Job, options: RunOptions) -> None:
-    """Check that no run of a job writes to a file or directory of the user.
-
-    Raises:
-        JobError: naming the file, the key that names it, and how to continue.
-    """
-    protected = Protected([*input_files(job.input), *job.files])
-    jobs = (job, *job.cells)
-    for each in jobs:
-        _check_run_directory(each, options, protected)
-    if (log := options.log_file) is None:
-        return
-    protected.refuse_overwriting(log, "--log-file", "name another file")
-    for path in (run_directory(each, options) / name for each in jobs for name in _written(each)):
-        if is_same_file(log, path):
-            raise JobError(f"--log-file {log}: the run itself writes this file; name another one")
-
-
-def _check_run_directory(job: Job, options: RunOptions, protected: Protected) -> None:
-    directory = run_directory(job, options)
-    checkpoint.check_directory(directory, besides=options.log_file)
-    other = "name another directory with [output] dir or --output-dir"
-    if options.new:
-        protected.refuse_moving(directory, "--new", other)
-        _refuse_moving_others(directory, job, options)
-        _refuse_leaving_batches(directory, options)
-    for name in _written(job):
-        key = "[output] files" if name in job.output.files else "[output] dir"
-        for path in (directory / name, directory / f".{name}.partial"):
-            protected.refuse_overwriting(path, key, other)
-            if path.is_dir():  # a dataset, which is replaced as a whole
-                protected.refuse_moving(path, key, other)
-    for name in job.output.files:
-        output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
-
-
-def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> None:
-    """Check that `--new` moves only files that a run wrote.
-
-    Raises:
-        JobError: naming the other files in the run directory.
-    """
-    others = [
-        str(path.relative_to(directory))
-        for path in checkpoint.other_files(directory, job.output.files)
-        if not (path.is_file() and is_log(path))
-    ]
-    if others:
-        raise JobError(
-            f"--new: {directory} holds files that no run made ({listed(others)}), and they would be "
-            "moved with the run. Move them to another place first, or name another directory with "
-            "--output-dir"
-        )
-
-
-def _refuse_leaving_batches(directory: Path, options: RunOptions) -> None:
-    """Check that `--new` leaves no batches at the provider, unless the user agrees.
-
-    Raises:
-        JobError: saying how many there are, and what to do.
-    """
-    if options.yes or options.simulate is not None:
-        return
-    runs = [directory, *(path.parent for path in directory.glob(f"*/{checkpoint.FILE_NAME}"))]
-    out = [batch for run in runs for batch in _open_batches(run)]
-    if out:
-        rows = sum(batch.out for batch in out)
-        batches = f"{len(out):,} {'batch' if len(out) == 1 else 'batches'}"
-        raise JobError(
-            f"--new: {batches} with {counted(rows, 'row')} of the previous run in {directory} "
-            f"{'is' if len(out) == 1 else 'are'} still at the provider and will be billed. To "
-            "collect the answers, run again without --new; to cancel: batchrun cancel "
-            f"{shlex.quote(str(directory))}; to start over anyway, add --yes"
-        )
-
-
-def _open_batches(directory: Path) -> list[SentBatch]:
-    """Return the open batches of a run; none where its checkpoint cannot be read."""
-    if not (directory / checkpoint.FILE_NAME).is_file():
-        return []
-    with (
-        suppress(CheckpointError),
-        closing(checkpoint.Checkpoint(directory, writable=False)) as store,
-    ):
-        return checkpoint.batches(store, open_only=True)
-    return []
-
-
-def _written(job: Job) -> tuple[str, ...]:
-    """Return the names of the files that a run may write to its directory."""
-    return (*job.output.files, *checkpoint.FILES)
 
 
 def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prepared:
@@ -337,22 +235,6 @@ def plan_of_pairs(
     )
 
 
-def same_input(job: Job, signature: str) -> Source:
-    """Open the input of a run, as long as it is still the one that was run.
-
-    Raises:
-        JobError: when it cannot be read.
-        OutputError: when it is another one.
-    """
-    source = Source(job.input)
-    if not signature.endswith(input_signature(job, source)):
-        raise OutputError(
-            f"{job.input.path}: has changed since the run, so its results cannot be matched to "
-            "the rows. Run the job again: only new rows are sent"
-        )
-    return source
-
-
 def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
     from batchrun.client import Credentials  # noqa: PLC0415 - slow to load
 
@@ -408,69 +290,3 @@ def most_requests(files: int) -> int:
     """Return how many requests may be in flight with this many open files."""
     spare = SPARE_FILES if files >= 4 * SPARE_FILES else max(FEWEST_FILES, files // 4)
     return (files - spare) // 2
-
-
-def run_directory(job: Job, options: RunOptions) -> Path:
-    """Return where the run keeps its files; simulated answers are kept apart from real ones.
-
-    Their directory is next to that of the real answers, or inside it if that contains the job file or the
-    current folder: `dir = "."` must not write to the parent folder.
-
-    Raises:
-        JobError: when it is the root of the file system.
-    """
-    directory = job.output.dir.resolve()
-    if directory == directory.parent:
-        raise JobError(
-            f"[output] dir: {directory} cannot be a run directory; name another directory"
-        )
-    if options.simulate is not None:
-        is_around = any(path.is_relative_to(directory) for path in _working_folders(job))
-        name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX
-        directory = directory / name if is_around else directory.with_name(name)
-    return directory if job.cell is None else directory / job.cell.name
-
-
-def _working_folders(job: Job) -> list[Path]:
-    """Return the folder of the job file and the current one, as far as there is one."""
-    places = [job.base.resolve()]
-    with suppress(OSError):  # it may have been removed
-        places.append(Path.cwd())
-    return places
-
-
-def plan_signature(job: Job, source: Source) -> str:
-    """Return `<what is asked>:<of which input>` as two digests."""
-    # Where the provider is reached changes no request (a server on this machine changes its port), nor
-    # does what is done with answers once they are there.
-    request = replace(
-        job.request,
-        provider=job.request.provider_name,
-        base_url="",
-        keep_raw=False,
-        reject=(),
-    )
-    return f"{_digest(asdict(request))}:{input_signature(job, source)}"
-
-
-def _digest(facts: object) -> str:
-    """Return a digest of values as JSON: records by the names of their fields.
-
-    The order of keys counts, as it does in the body of a request.
-    """
-    text = json.dumps(facts, default=_plain, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _plain(value: object) -> object:
-    """Return a value that JSON does not have as one that it has: sets sorted, others as text."""
-    return sorted(value) if isinstance(value, set | frozenset) else str(value)
-
-
-def input_signature(job: Job, source: Source) -> str:
-    """Return a digest that changes when the input's files change, or which of their rows are read."""
-    facts: tuple[object, ...] = (job.input.id, source.stamps)
-    if job.input.where is not None:
-        facts = (*facts, job.input.where)
-    given = {key: value for key in READ_AS if (value := getattr(job.input, key)) is not None}
-    return _digest((*facts, given) if given else facts)

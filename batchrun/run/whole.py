@@ -14,8 +14,8 @@ from batchrun.job import Job
 from batchrun.run.conclusion import SUMMARY_FILE, Written
 from batchrun.run.damage import USAGE_FILE
 from batchrun.run.parts import PartList, is_partitioned, read_parts
-from batchrun.run.preparation import same_input
 from batchrun.run.scoring import Evaluation, columns_of_scores, score_table
+from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
