@@ -12,7 +12,8 @@ from dataclasses import replace
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
-from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS, RESULTS as RESULT_COLUMNS
+from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
+from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
 from batchrun.records import MOST_COST, Cost, Status
 
 if TYPE_CHECKING:

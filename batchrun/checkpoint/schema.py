@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.columns import (
     ATTEMPTS as ATTEMPT_COLUMNS,
+)
+from batchrun.checkpoint.columns import (
     COST_PARTS,
     ERRORED,
     LAST_ATTEMPTS,
     OUT,
     RESULT,
-    RESULTS as RESULT_COLUMNS,
     RESULTS_OF_ITEMS,
     USAGE_COLUMNS,
     total_of,
+)
+from batchrun.checkpoint.columns import (
+    RESULTS as RESULT_COLUMNS,
 )
 from batchrun.checkpoint.sqlite import Migrations
 

@@ -11,7 +11,8 @@ from zlib import crc32
 
 import orjson
 
-from batchrun.simulator import calls, request_schema as rs
+from batchrun.simulator import calls
+from batchrun.simulator import request_schema as rs
 from batchrun.simulator.composition import ANY_OBJECT
 
 if TYPE_CHECKING:

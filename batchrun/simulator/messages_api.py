@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.simulator import calls, request_schema as rs
+from batchrun.simulator import calls
+from batchrun.simulator import request_schema as rs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.checkpoint import Checkpoint, result_kinds
 from batchrun.output.frames import CHUNK_BYTES, CHUNK_ROWS, Results, joined_frames

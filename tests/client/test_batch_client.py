@@ -17,7 +17,8 @@ from batchrun.formats import BatchOutcome, BatchState
 from batchrun.records import WireRequest
 from batchrun.simulator import SimulatorConfig
 from tests.support.provider import Call, Provider, Reply, refusal, serving
-from tests.support.simulated import body, serving as simulated
+from tests.support.simulated import body
+from tests.support.simulated import serving as simulated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

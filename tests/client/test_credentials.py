@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import polars as pl
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import batchrun
 from batchrun.client import Credentials

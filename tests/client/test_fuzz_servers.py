@@ -9,7 +9,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.fuzzing import JSON, fuzzed, run_over
 from tests.support.provider import Call, Provider, Reply, serving

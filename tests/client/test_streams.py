@@ -14,7 +14,8 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun import formats
 from batchrun.formats import InvalidResponse

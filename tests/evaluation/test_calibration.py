@@ -7,7 +7,8 @@ from collections import Counter
 from math import log
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.evaluation.calibration import calibration, confidence
 

@@ -7,7 +7,8 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchrun.errors import JobError
 from batchrun.evaluation import Scorer, ScoreTotals, score_facts, score_line, score_lines

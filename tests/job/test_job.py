@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.errors import JobError
 from batchrun.job import Job, LimitsConfig, PriceConfig, RetryConfig, apply_overrides, parse_setting

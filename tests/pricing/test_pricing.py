@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.pricing import PriceBook, rates_of_job
 from batchrun.records import PICO_PER_USD, Cost, CostSource, Usage

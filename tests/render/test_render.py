@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 import polars as pl
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.errors import JobError
 from batchrun.job import InputConfig, Job

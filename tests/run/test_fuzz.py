@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.fuzzing import JSON, as_job_file, checked, fuzzed, run_over
 from tests.support.provider import Provider, answer, serving

@@ -11,7 +11,8 @@ import anyio
 import anyio.lowlevel
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from batchrun.checkpoint import Checkpoint, open_directory
 from batchrun.job import Job

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrun.simulator.calls import RefusedError
 from batchrun.simulator.draws import RandomDraws, sample_pattern
