@@ -64,7 +64,7 @@ def check_directory(directory: Path, *, besides: Path | None = None) -> None:
         besides: a file that may lie there, too: that of the log.
 
     Raises:
-        JobError: when it is a file, or holds files that no run made.
+        JobError: when it is a file, or contains files that are not from a run.
     """
     try:
         names = sorted(path.name for path in directory.iterdir())
@@ -81,8 +81,8 @@ def check_directory(directory: Path, *, besides: Path | None = None) -> None:
         foreign = [name for name in foreign if not is_same_file(directory / name, besides)]
     if foreign and not _has_mark(directory):
         raise JobError(
-            f"[output] dir: {directory} holds files that no run made ({listed(foreign)}), and a "
-            f"run would write among them; {_CHOOSE}"
+            f"[output] dir: {directory} contains files that are not from a run ({listed(foreign)}), and a "
+            f"run would write its files beside them; {_CHOOSE}"
         )
 
 

@@ -105,7 +105,7 @@ def open_still(path: Path) -> Database:
     with usable(path):
         if _begun(path, _check(_existing(path), connect)) != _known():
             raise CheckpointError(
-                f"{path}: was written by an earlier version of batchrun; bring it to this one with: "
+                f"{path}: was written by an earlier version of batchrun; upgrade it with: "
                 f"batchrun status {path.parent}"
             )
         return connect(path)
@@ -137,8 +137,8 @@ def usable(path: Path) -> Iterator[None]:
         if _is_full(error):
             raise CheckpointFull(
                 f"{path}: cannot be used: {error}; check the disk: it is full, over its quota or "
-                "failing. Make room and run the job again: what is in the checkpoint is safe, and "
-                "an answer that could not be saved any more counts as possibly billed"
+                "failing. Make room and run the job again: the stored answers are safe, and those "
+                "that could not be saved count as possibly billed"
             ) from error
         # The second is what SQLite says when `unpacked` is given what was never packed.
         if "decode" in str(error) or "user-defined function" in str(error):
@@ -244,7 +244,7 @@ def _existing(path: Path) -> Path:
 
 def _begun(path: Path, applied: set[str]) -> set[str]:
     if not applied:
-        raise CheckpointError(f"{path}: holds no run yet; run the job first")
+        raise CheckpointError(f"{path}: contains no run yet; run the job first")
     return applied
 
 

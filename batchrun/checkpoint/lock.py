@@ -108,8 +108,8 @@ def refuse_hard_links(path: Path) -> None:
     if (names := path.stat().st_nlink) > 1:
         copy = f"{path}.copy"
         raise CheckpointError(
-            f"{path}: has {names} names (hard links). To write through one of them would destroy it "
-            f"for the others, so it was left as it is. Make this one a file of its own: "
+            f"{path}: has {names} names (hard links). Writing to it would damage the file "
+            f"under its other names, so nothing was written. Make it a separate file: "
             f"cp {path} {copy} && mv {copy} {path}"
         )
 
@@ -169,7 +169,7 @@ def _try_lock(fd: int, kind: int) -> bool:
 def _in_use(directory: Path) -> CheckpointError:
     return CheckpointError(
         f"{directory}: another batchrun process is working on this run; "
-        "wait for it, or stop it. `batchrun status` shows how far it is"
+        "wait for it to end, or stop it. `batchrun status` shows its progress"
     )
 
 

@@ -409,7 +409,7 @@ class Checkpoint:
                 raise RecordsDamaged(f"{self.path}: {_DAMAGED_RUN}; {DAMAGE_REMEDY}", _OF_RUN)
             row = self.db.execute("SELECT job, base, plan_signature FROM run").fetchone()
             if row is None:
-                raise CheckpointError(f"{self.path}: holds no run yet; run the job first")
+                raise CheckpointError(f"{self.path}: contains no run yet; run the job first")
             return orjson.loads(row[0]), row[1], row[2]
 
 

@@ -168,7 +168,9 @@ class WorkerCount(click.ParamType[int | str]):
         if value == "auto":
             return "auto"
         if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f'{value!r} is not a number of processes from 1, nor "auto"', param, ctx)
+            self.fail(
+                f'{value!r} is neither a number of processes (1 or more) nor "auto"', param, ctx
+            )
         return int(value)
 
 

@@ -125,7 +125,7 @@ class BatchDispatcher:
         await self._tracker.look()
         fault = self._tracker.unreached
         if fault is not None and self._work.mode is BatchMode.ONE_PASS:
-            reason = f"the batches could not be looked at: {fault.error_type}: {fault.message}"
+            reason = f"the batches could not be checked: {fault.error_type}: {fault.message}"
             self.stop(Stop(RunEnd.UNAVAILABLE, reason))
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:

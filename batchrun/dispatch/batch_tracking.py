@@ -267,7 +267,7 @@ class BatchTracker:
             stop = stop_for(fault, RunEnd.REFUSED, self._vendor.request, self._vendor.variable)
         elif now - self._failing_since > self._retry.max_wait_s:
             reason = (
-                f"the batches could not be looked at within [retry] max_wait_s = "
+                f"the batches could not be checked within [retry] max_wait_s = "
                 f"{self._retry.max_wait_s:g} s; the last error: {fault.error_type}: {fault.message}"
             )
             stop = Stop(RunEnd.UNAVAILABLE, reason)

@@ -29,7 +29,7 @@ class Pattern:
             self._pattern: Any = re2.compile(source, options)
         except re2.error as error:
             raise ValueError(
-                f"is not a pattern in RE2 syntax, which has no lookahead, lookbehind and back "
+                f"is not a pattern in RE2 syntax, which has no lookahead, lookbehind or back "
                 f"references: {_reason(error)}"
             ) from None
         except UnicodeEncodeError:

@@ -42,7 +42,7 @@ class FineTuning:
     def note(self) -> str:
         """What was written, in words."""
         rest = f"; {self.unsuitable:,} have more than text" if self.unsuitable else ""
-        return f"{self.written:,} rows written, {self.left_out:,} left out that did not pass{rest}"
+        return f"{self.written:,} rows written, {self.left_out:,} that did not pass left out{rest}"
 
 
 def export_fine_tuning(directory: Path, to: Path, shape: FormatName | None = None) -> FineTuning:

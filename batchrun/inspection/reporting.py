@@ -72,7 +72,7 @@ def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
 def _write_matrix_report(directory: Path) -> Path:
     cells = runs_in(directory)
     if not cells:
-        raise CheckpointError(f"{directory}: none of the matrix has been begun; run the job first")
+        raise CheckpointError(f"{directory}: no cell of the matrix has started; run the job first")
     for cell in cells:
         _write_run_report(cell)
     path = directory / FILE_NAME

@@ -257,13 +257,14 @@ def _check_requests(
     version = checkpoint.last_version(store)
     if flaws and version != __version__:
         found.notes.append(
-            f"requests: they were made by batchrun {version}, and this is {__version__}. Run the "
-            "job again to make them anew: only what differs is sent"
+            f"requests: they were created by batchrun {version}, and this is {__version__}. Run "
+            "the job again to create them again: only those that differ are sent"
         )
     elif flaws and (job.request.images or job.request.documents):
         found.notes.append(
-            f"requests: {flaws[0].others + 1:,} rows ask something else than what was sent, such "
-            "as another image or document under the same name. Run the job again: only those are sent"
+            f"requests: {flaws[0].others + 1:,} rows have a different request from the one that "
+            "was sent, for example another image or document under the same name. Run the job again: "
+            "only those are sent"
         )
     else:
         found.check("fingerprints", flaws, _RESTORE)
@@ -271,7 +272,7 @@ def _check_requests(
 
 def _request_flaws(job: Job, source: Source, store: checkpoint.Checkpoint) -> Iterator[Flaw]:
     if plan_signature(job, source) != store.job()[2]:
-        yield Flaw("the job that is kept is not the one that was run")
+        yield Flaw("the stored job is not the one that was run")
     renderer, rows = Renderer(job, source.columns), 0
     flaws: dict[str, Flaw] = {}
     samples = job.request.samples
@@ -299,7 +300,10 @@ def _request_problems(
         elif planned.custom_id != item.custom_id:
             yield item, "is kept under another id"
         elif planned != replace(item, request=None, wire=None):
-            yield item, "asks something else than what was sent: its fingerprint differs"
+            yield (
+                item,
+                "has a different request from the one that was sent: its fingerprint differs",
+            )
 
 
 class _Outputs:
@@ -332,13 +336,14 @@ class _Outputs:
         again = f"batchrun score {self._directory}"
         if evaluation.runs_code:
             self._found.notes.append(
-                "scores: verify does not run the [score] function; to work them out again: " + again
+                "scores: verify does not run the [score] function; to calculate them again: "
+                + again
             )
             return
         evaluation.score(source, self._store)
         if self._has_ended:
             flaws = checkpoint.score_flaws(self._store)
-            self._found.check("scores", flaws, f"work them out again with: {again}")
+            self._found.check("scores", flaws, f"calculate them again with: {again}")
 
     def check_own_columns(self, job: Job) -> None:
         """Compare the columns that batchrun adds, when the input is missing."""
@@ -383,7 +388,7 @@ class _Outputs:
         if self._has_ended:
             self._found.wrong(name, [Flaw("is not there")], self._export)
         else:
-            self._found.notes.append(f"{name}: no execution has come to its end yet")
+            self._found.notes.append(f"{name}: no execution has finished yet")
         return False
 
     @property

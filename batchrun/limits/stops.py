@@ -169,8 +169,8 @@ def above_bound(attempt: Attempt, bound: int | None) -> Stop | None:
         if cost.source is CostSource.STATED:
             way_out = "the provider stated this cost: check the model's price in [price]"
         reason = (
-            f"an answer of {model} cost {_usd(cost.total)} USD{output}, and at most {_usd(bound)} USD "
-            f"were possible by max_tokens and the prices; {way_out}"
+            f"an answer of {model} cost {_usd(cost.total)} USD{output}, and max_tokens and the "
+            f"prices allow at most {_usd(bound)} USD; {way_out}"
         )
     else:
         return None

@@ -187,7 +187,7 @@ def scan_results(directory: Path, files: Iterable[str]) -> pl.LazyFrame:
     there = [directory / name for name in files if (directory / name).exists()]
     if not there:
         raise OutputError(
-            f"{directory}: holds no results yet; run the job, or write them: "
+            f"{directory}: contains no results yet; run the job, or write them: "
             f"batchrun export {directory}"
         )
     return scan_file(min(there, key=lambda path: _BY_FIDELITY.index(path.suffix)))

@@ -237,7 +237,7 @@ def _result_columns(
     if found["custom_id"] != ids:
         raise OutputError(
             "the input has changed since the run began, so results cannot be matched to its rows; "
-            "they are safe in the checkpoint. Run the job again to match them anew"
+            "they are safe in the checkpoint. Run the job again to match them to its rows"
         )
     return _typed(found, results.kinds)
 

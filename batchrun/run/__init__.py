@@ -133,12 +133,10 @@ def dispatcher_of(plans: Sequence[Prepared], options: RunOptions) -> DispatcherF
         return options.dispatcher
     if options.dispatcher.name != LIVE.name:
         raise JobError(
-            "workers send requests one by one; leave out either --batch, or --workers and --on"
+            "workers send requests one by one; remove either --batch, or --workers and --on"
         )
     if options.transport is not None:
-        raise JobError(
-            "workers have transports of their own; leave out either workers or transport"
-        )
+        raise JobError("workers use their own transports; remove either workers or transport")
     if on is not None:
         return WorkersFactory(None if count == "auto" else count, RayCluster.of(on))
     if count == "auto":

@@ -130,8 +130,8 @@ def with_given_price(
             plan,
             None,
             (
-                "[price] of the job file takes the place of the price given to batchrun recost; to count "
-                f"earlier answers by it too: batchrun recost {shlex.quote(str(plan.directory))} --job JOB"
+                "[price] of the job file replaces the price given to batchrun recost; to apply "
+                f"it to earlier answers too: batchrun recost {shlex.quote(str(plan.directory))} --job JOB"
             ),
         )
     if given.section is not None:
@@ -141,7 +141,7 @@ def with_given_price(
             plan.job, document=document, price=priced.price, model_prices=priced.model_prices
         )
         plan = replace(plan, job=job)
-    said = "costs are counted by the price given to batchrun recost; a [price] of the job file replaces it"
+    said = "costs are calculated with the price given to batchrun recost; a [price] in the job file replaces it"
     return plan, given.provider, said
 
 
@@ -166,7 +166,7 @@ def nothing_to_do(plan: Prepared) -> list[str]:
         return []
     if plan.job.input.where is not None:
         return [f"{plan.job.input.path}: no row satisfies [input] where; there is nothing to do"]
-    return [f"{plan.job.input.path}: has columns and no rows; there is nothing to do"]
+    return [f"{plan.job.input.path}: has columns but no rows; there is nothing to do"]
 
 
 def unfinished_before(job: Job, options: RunOptions) -> str | None:

@@ -178,7 +178,7 @@ class RunLog:
         if known not in self._dropped:
             self._dropped.add(known)
             self.note(
-                f"{attempt.asked_model} does not support {attempt.dropped}: it is left out of its "
+                f"{attempt.asked_model} does not support {attempt.dropped}: it is omitted from its "
                 "requests from now on"
             )
 

@@ -306,7 +306,7 @@ class Execution:
         """Write the checkpoint again if the run directory was removed or moved."""
         if self._store.is_in_place():
             return
-        gone = f"{self._store.path}: was removed or moved during the run, which stopped"
+        gone = f"{self._store.path}: was removed or moved during the run, so the run stopped"
         try:
             self._store.restore_file()
         except CheckpointError as error:

@@ -70,7 +70,7 @@ def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> Non
     ]
     if others:
         raise JobError(
-            f"--new: {directory} holds files that no run made ({listed(others)}), and they would be "
+            f"--new: {directory} contains files that are not from a run ({listed(others)}), and they would be "
             "moved with the run. Move them to another place first, or name another directory with "
             "--output-dir"
         )

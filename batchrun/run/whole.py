@@ -176,8 +176,8 @@ class WholeRun:
         """
         if not self.is_placed():
             raise OutputError(
-                f"{self.directory}: the job or its input has changed, and the run has not come to "
-                "all of its parts since then. Run the job again: only what differs is sent"
+                f"{self.directory}: the job or its input has changed, and not all "
+                "parts have been updated since then. Run the job again: only what differs is sent"
             )
 
     def is_placed(self) -> bool:
@@ -290,5 +290,5 @@ def opened_whole(directory: Path) -> Iterator[checkpoint.Checkpoint]:
 def _begun_folders(directory: Path) -> list[Path]:
     folders = checkpoint.part_folders(directory)
     if not folders:
-        raise CheckpointError(f"{directory}: holds no run yet; run the job first")
+        raise CheckpointError(f"{directory}: contains no run yet; run the job first")
     return folders

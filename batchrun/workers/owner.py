@@ -335,7 +335,7 @@ class WorkersDispatcher:
     def _note_death(self, session: WorkerSession) -> None:
         self._false_starts += 1
         if self._false_starts > MOST_FALSE_STARTS * self._wanted:
-            raise BatchrunError(f"workers end before they do anything: {session.why_ended}")
+            raise BatchrunError(f"workers stopped before doing any work: {session.why_ended}")
 
     async def _hand_out(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Give chunks to the workers that have room."""

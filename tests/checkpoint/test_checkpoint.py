@@ -359,7 +359,7 @@ def test_the_run_remembers_its_job(store: Checkpoint) -> None:
 
 
 def test_a_checkpoint_without_a_run_says_so(store: Checkpoint) -> None:
-    with pytest.raises(CheckpointError, match="holds no run yet; run the job first"):
+    with pytest.raises(CheckpointError, match="contains no run yet; run the job first"):
         store.job()
 
 
@@ -800,7 +800,7 @@ def test_reading_a_directory_without_a_checkpoint_says_so(tmp_path: Path) -> Non
 
 def test_looking_at_a_file_that_a_crash_left_empty_does_not_spoil_it(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).touch()
-    with pytest.raises(CheckpointError, match="holds no run yet"):
+    with pytest.raises(CheckpointError, match="contains no run yet"):
         Checkpoint(tmp_path, writable=False)
     with closing(Checkpoint(tmp_path, writable=True)) as store:
         answer_all(store, plan(store, items("a")))

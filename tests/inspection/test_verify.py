@@ -356,7 +356,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another fingerprint": (
         resealed(f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}"),
-        "fingerprints: row r1: asks something else than what was sent: its fingerprint differs",
+        "fingerprints: row r1: has a different request from the one that was sent: its fingerprint differs",
     ),
     "an id": (
         sql("UPDATE items SET custom_id = 'other' WHERE custom_id = 'r2'"),
@@ -416,7 +416,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a score in the checkpoint": (
         sql("UPDATE scores SET score = 0 WHERE ordinal = 1"),
-        "scores: row r1: has another score than its answer gives; work them out again with",
+        "scores: row r1: has another score than its answer gives; calculate them again with",
     ),
     "the job in the checkpoint": (
         sql("UPDATE run SET job = replace(job, 'Say', 'Tell')"),
@@ -424,7 +424,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another job in the checkpoint": (
         resealed("UPDATE run SET job = replace(job, 'Say', 'Tell')"),
-        "fingerprints: the job that is kept is not the one that was run",
+        "fingerprints: the stored job is not the one that was run",
     ),
     "the job is no JSON": (
         sql("UPDATE run SET job = 'x'"),
@@ -656,7 +656,7 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
     [
         (lambda d: (d / "checkpoint.db").unlink(), "has no checkpoint.db"),
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "not a SQLite file"),
-        (lambda d: (d / "checkpoint.db").write_bytes(b""), "holds no run yet"),
+        (lambda d: (d / "checkpoint.db").write_bytes(b""), "contains no run yet"),
         (sql("UPDATE _sqlite_migrations SET name = 'm999'"), "newer version"),
         (sql("UPDATE _sqlite_migrations SET name = 'm001_schema'"), "development version"),
     ],

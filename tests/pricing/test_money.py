@@ -206,7 +206,7 @@ def test_a_price_that_was_given_holds_until_another_is(write_job: WriteJob, tmp_
         # New answers are counted by it, and so is everything else.
         table.write_text(table.read_text() + "new,row\n")
         _, _, stderr = command("run", job)
-        assert "costs are counted by the price given to batchrun recost" in stderr
+        assert "costs are calculated with the price given to batchrun recost" in stderr
         assert summary(out)["cost_usd"]["total"] == 4 * 81e-6
         assert command("recost", out)[0] == 0
         assert command("run", job)[0] == 0
@@ -216,7 +216,7 @@ def test_a_price_that_was_given_holds_until_another_is(write_job: WriteJob, tmp_
         other.write_text(job.read_text() + "[price]\ninput = 0\noutput = 100\n")
         table.write_text(table.read_text() + "newer,row 2\n")
         _, _, stderr = command("run", other)
-        assert "takes the place of the price given to batchrun recost" in stderr
+        assert "replaces the price given to batchrun recost" in stderr
         assert summary(out)["cost_usd"]["total"] == pytest.approx(4 * 81e-6 + 700e-6)
         # Without it, nothing is kept any more; what is known is not shown as the whole.
         table.write_text(table.read_text() + "newest,row 3\n")

@@ -169,7 +169,7 @@ def test_a_matrix_that_has_not_begun_has_no_report(tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text('{"cells": []}')
     code, _, stderr = command("report", tmp_path)
     assert code == 5
-    assert "none of the matrix has been begun; run the job first" in stderr
+    assert "no cell of the matrix has started; run the job first" in stderr
 
 
 def test_a_matrix_of_one_cell_has_a_report(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_table_with_a_header_alone_says_that_nothing_was_done(
     pl.DataFrame(schema={"id": pl.String, "text": pl.String}).write_csv(job.parent / "rows.csv")
     code, _, stderr = command("run", job)
     assert code == 0
-    assert f"{job.parent / 'rows.csv'}: has columns and no rows; there is nothing to do" in stderr
+    assert f"{job.parent / 'rows.csv'}: has columns but no rows; there is nothing to do" in stderr
     job.write_text(job.read_text().replace('id = "id"', 'id = "id"\nwhere = "id = \'x\'"'))
     code, _, stderr = command("run", job)
     assert (code, "no row satisfies [input] where" in stderr) == (0, True)

@@ -145,7 +145,7 @@ def test_the_root_is_no_run_directory(project: Project, simulate: list[str]) -> 
 def test_the_directory_of_a_matrix_is_looked_at_too(project: Project) -> None:
     more = '[matrix]\nmodel = ["one", "two"]'
     project.write(output='dir = ".."', more=more)
-    assert "holds files that no run made" in project.refused("run", project.job)
+    assert "contains files that are not from a run" in project.refused("run", project.job)
     project.write(more=more)
     project.run()
     found = [path for path in (project.place / "out").iterdir() if path.is_dir()]
@@ -154,7 +154,7 @@ def test_the_directory_of_a_matrix_is_looked_at_too(project: Project) -> None:
     found[0].mkdir()
     (found[0] / "thesis.txt").write_text("mine")
     stderr = project.refused("run", project.job)
-    assert f"{found[0]} holds files that no run made (thesis.txt)" in stderr
+    assert f"{found[0]} contains files that are not from a run (thesis.txt)" in stderr
 
 
 def test_an_empty_directory_and_one_that_a_run_made_are_used(project: Project) -> None:
@@ -199,7 +199,7 @@ def test_new_moves_only_what_a_run_made(project: Project) -> None:
     (log.parent / "figures" / "one.svg").write_text("mine")
     stderr = project.refused("run", project.job, "--new")
     assert "--new: " in stderr
-    assert "holds files that no run made (figures, thesis.txt)" in stderr
+    assert "contains files that are not from a run (figures, thesis.txt)" in stderr
     assert "Move them to another place first, or name another directory with --output-dir" in stderr
     assert not (project.place / "out.1").exists()
     shutil.rmtree(log.parent / "figures")
@@ -219,7 +219,7 @@ def test_new_moves_only_what_the_runs_of_a_matrix_made(project: Project, place: 
     else:
         (out / place).write_text("mine")
     stderr = project.refused("run", project.job, "--new")
-    assert f"holds files that no run made ({place})" in stderr
+    assert f"contains files that are not from a run ({place})" in stderr
     shutil.rmtree(out / place, ignore_errors=True)
     (out / place).unlink(missing_ok=True)
     project.run("--new")
@@ -439,7 +439,7 @@ def test_the_log_may_lie_in_the_run_directory(project: Project, *, is_there: boo
     log = out / "log.jsonl"
     if is_there:
         shutil.copy(project.place / "in.csv", out)
-        assert "holds files that no run made (in.csv)" in project.refused(
+        assert "contains files that are not from a run (in.csv)" in project.refused(
             "run", project.job, "--log-file", log
         )
         (out / "in.csv").unlink()
@@ -479,7 +479,7 @@ def test_complete_writes_into_no_folder_of_the_users(
     project.table("input-mine.parquet")
     before = project.contents()
     frame = pl.DataFrame({"text": ["a", "b"]})
-    with pytest.raises(library.JobError, match="holds files that no run made"):
+    with pytest.raises(library.JobError, match="contains files that are not from a run"):
         library.complete(
             frame,
             prompt="Say {{ text }}",

@@ -225,7 +225,7 @@ class Round:
         except CheckpointError as error:
             found = [f"checkpoint.db: {error}"]
         # Killed before its tables or its first row were there.
-        begun = [f for f in found if not ("holds no run yet" in f or "earlier version" in f)]
+        begun = [f for f in found if not ("contains no run yet" in f or "earlier version" in f)]
         assert not [f for f in begun if f.startswith(("checkpoint.db: ", "fingerprints: "))]
 
     def _finish(self) -> None:
