@@ -578,7 +578,7 @@ def test_before_the_first_execution_has_ended_there_are_no_outputs(directory: Pa
         file.unlink()
     verdict = library.verify(directory)
     assert verdict.exit_code == 0
-    assert len([note for note in verdict.notes if "no execution has come to its end" in note]) == 5
+    assert len([note for note in verdict.notes if "no execution has finished yet" in note]) == 5
 
 
 def test_a_run_that_was_killed_while_planning_anew_is_not_called_wrong(directory: Path) -> None:
