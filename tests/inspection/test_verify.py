@@ -615,7 +615,7 @@ def test_requests_of_another_version_are_not_called_wrong(directory: Path) -> No
         f"UPDATE requests SET fingerprint = x'00' WHERE id = {ANSWERED}",
     )(directory)
     verdict = library.verify(directory)
-    assert "they were made by batchrun 0.0.1" in verdict.notes[0]
+    assert "they were created by batchrun 0.0.1" in verdict.notes[0]
     assert not [finding for finding in verdict.findings if finding.file == "fingerprints"]
 
 

@@ -397,7 +397,7 @@ def test_a_server_that_ignores_max_tokens_later_ends_the_run_then(
         job = write_job(provider.url, rows=300, extra=CAPPED.format(cap=5).replace("64", "4"))
         code, _, stderr = command("run", job)
         assert code == 4, stderr
-        assert "for 1,000,000 output tokens, and at most" in stderr
+        assert "for 1,000,000 output tokens, and max_tokens" in stderr
         assert "raise max_tokens" in stderr
         assert len(provider.calls) <= 34, "what was in flight, and nothing after it"
     last = summary(tmp_path / "out")["last_execution"]
