@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 import anyio.to_thread
@@ -25,6 +26,19 @@ _SHOWN_LETTERS = 500
 _KEPT_KEYS = 5
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRenewal:
+    """One run of the program after the first. It never has a key.
+
+    Attributes:
+        reason: why it ran.
+        error: why there is no new key; None if there is one.
+    """
+
+    reason: Literal["refused", "aged"]
+    error: str | None = None
+
+
 class KeyCommand:
     """The key of a program, kept in memory only.
 
@@ -42,6 +56,7 @@ class KeyCommand:
         self._keys: tuple[str, ...] = () if key is None else (key,)
         self._renewed = time.monotonic()
         self._lock: anyio.Lock | None = None
+        self._renewals: list[KeyRenewal] = []
 
     def __repr__(self) -> str:
         return f"KeyCommand({self.arguments[0]} …)"
@@ -105,7 +120,7 @@ class KeyCommand:
         Raises:
             JobError: if the program fails.
         """
-        await self._run_unless(lambda: self.key != used)
+        await self._run_unless(lambda: self.key != used, "refused")
         return self.key != used
 
     async def renew_if_old(self) -> None:
@@ -113,19 +128,32 @@ class KeyCommand:
         if self._is_fresh():
             return
         try:
-            await self._run_unless(self._is_fresh)
+            await self._run_unless(self._is_fresh, "aged")
         except JobError:
             self._renewed = time.monotonic()
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._renewed < MOST_AGE_S
 
-    async def _run_unless(self, is_done: Callable[[], bool]) -> None:
+    async def _run_unless(
+        self, is_done: Callable[[], bool], reason: Literal["refused", "aged"]
+    ) -> None:
         """Run the program, once for all who wait for it."""
         self._lock = self._lock or anyio.Lock()
         async with self._lock:
-            if not is_done():
+            if is_done():
+                return
+            try:
                 await anyio.to_thread.run_sync(self.run)
+            except JobError as error:
+                self._renewals.append(KeyRenewal(reason, str(error)))
+                raise
+            self._renewals.append(KeyRenewal(reason))
+
+    def taken_renewals(self) -> list[KeyRenewal]:
+        """Return the renewals since the last call, for the log."""
+        taken, self._renewals = self._renewals, []
+        return taken
 
 
 def _failure(reason: str) -> JobError:

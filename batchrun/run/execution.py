@@ -294,6 +294,13 @@ class Execution:
                 await self._journal.call(self._store.note_waiting, reason)
                 self.log.write("waiting", reason=reason)
                 noted = reason
+            self._note_keys()
+
+    def _note_keys(self) -> None:
+        """Write to the log when a program was run for another key."""
+        command = self._plan.credentials.command
+        for renewal in () if command is None else command.taken_renewals():
+            self.log.write("key_renewed", reason=renewal.reason, error=renewal.error)
 
     async def _watch_checkpoint(self) -> None:
         """Stop when the run directory is removed or moved: the run could not be resumed."""
@@ -320,6 +327,7 @@ class Execution:
 
     def _ended(self) -> ExecutionEnd:
         """Return why the execution ended; it is decided here and nowhere else."""
+        self._note_keys()
         tally, interrupts, error = self._dispatcher.tally, self._shared.interrupts, self._error
         if error is not None:
             return ExecutionEnd(RunEnd.FAILED, str(error), error)

@@ -89,10 +89,15 @@ def test_a_refused_key_is_renewed_once_for_all_and_no_row_is_lost(
 
     with serving(accepting(valid)) as server:
         job = write_command_job(server.url, rows=40)
-        code, _, stderr = command("run", job, "--quiet")
+        log = job.parent / "log.jsonl"
+        code, _, stderr = command("run", job, "--quiet", "--log-file", log)
     assert code == 0, stderr
     assert len(answered) == 40
     assert runs_of(job) == 2
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    [renewed] = [event for event in events if event["event"] == "key_renewed"]
+    assert (renewed["reason"], renewed["error"]) == ("refused", None)
+    assert "token-number-" not in log.read_text()
 
 
 def test_a_key_that_stays_refused_stops_the_run(write_command_job: Callable[..., Path]) -> None:
@@ -113,10 +118,15 @@ def test_a_program_that_fails_later_stops_the_run_with_what_it_said(
 
     with serving(accepting(valid)) as server:
         job = write_command_job(server.url, rows=3)
-        code, _, stderr = command("run", job, "--quiet")
+        log = job.parent / "log.jsonl"
+        code, _, stderr = command("run", job, "--quiet", "--log-file", log)
     assert code == 4
     assert "api_key_command" in stderr
     assert "cannot log in with ***" in stderr
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    renewals = [event for event in events if event["event"] == "key_renewed"]
+    assert renewals
+    assert all("cannot log in with ***" in event["error"] for event in renewals)
 
 
 def test_a_program_that_fails_at_the_start_sends_nothing(
