@@ -9,9 +9,12 @@ import orjson
 
 from batchrun.estimation.image_tokens import image_bounds
 from batchrun.estimation.tokenizers import Tokens, family_of, text_tokens
-from batchrun.formats.content_blocks import document_of
+from batchrun.formats.content_blocks import document_of, image_data
+from batchrun.render.image_sizes import image_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchrun.records import Attachment, Request
 
 
@@ -43,6 +46,13 @@ def prompt_tokens(request: Request) -> tuple[Tokens, Tokens]:
     tokens = sum((text_tokens(text, model) for text in texts), family.request + extra)
     tokens += family.message * len(request.messages)
     return tokens + system + _schema_tokens(request), system
+
+
+def _image_tokens(block: Mapping[str, Any], model: str) -> Tokens:
+    """Return the tokens of an image in a conversation."""
+    data = image_data(block)
+    size = None if data is None else image_size(data)
+    return Tokens(*(image_bounds(*size, model) if size and all(size) else IMAGE_TOKENS))
 
 
 def _attachment_tokens(attachment: Attachment, model: str) -> Tokens:
@@ -95,7 +105,7 @@ def _collect_texts(content: object, texts: list[str], model: str) -> Tokens:
     for block in content if isinstance(content, list | tuple) else ():
         kind = block.get("type")
         if kind in _IMAGES:
-            found += Tokens(*IMAGE_TOKENS)
+            found += _image_tokens(block, model)
         elif (document := document_of(block)) is not None:
             found += _attachment_tokens(document, model)
         elif kind == "text":

@@ -157,6 +157,16 @@ def chat_part(block: Block) -> dict[str, Any]:
     raise ValueError(f"image: the chat format takes a url or base64 source, not {source!r:.80}")
 
 
+def image_data(block: Block) -> str | None:
+    """Return the base64 of the image in a content block of either format; None for one at an address."""
+    match block:
+        case {"source": {"type": "base64", "data": str(data)}}:
+            return data
+        case {"image_url": {"url": str(url)} | str(url)} if url.startswith("data:"):
+            return url.partition(",")[2]
+    return None
+
+
 def document_of(block: Block) -> Attachment | None:
     """Return the document in a content block of either format, with its pages; None if there is none."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ MOST_TOKENS_ADDED = 200
 MOST_TOKENS_FOR_TOOLS = 1_000
 _IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
 _DOCUMENTS = (b'"type":"document"', b'"type":"file"')
+# The base64 of an image or a document in either format. A text has another key.
+_BASE64 = re.compile(rb'"(?:data|url|file_data)":"(?:data:[^",]{1,100},)?([A-Za-z0-9+/=]{64,})"')
 _TEXT_SOURCE = b'"source":{"type":"text"'  # of a document whose text is in the body
 
 # Limits are kept for each of these: base URL, model, and the name of the key's variable.
@@ -48,10 +51,13 @@ class Demand:
 def demand(planned: PlannedRequest, most_cost: int | None = None, account: str = "") -> Demand:
     """Estimate a request's tokens: its bytes for the input, `max_tokens` for the output.
 
-    Images count by their number and PDFs by their pages, not by the bytes of their base64 text.
+    Images count by their number and PDFs by their pages, not by the bytes of their base64 text. Those of
+    a conversation in a column are found in the body; their pages are not counted.
     """
     request = planned.request
-    tokens = _text_bytes(planned) // BYTES_PER_TOKEN + sum(map(_tokens, request.attachments))
+    held_bytes, held_tokens = _held_in_conversation(planned)
+    tokens = (_text_bytes(planned) - held_bytes) // BYTES_PER_TOKEN + held_tokens
+    tokens += sum(map(_tokens, request.attachments))
     output = (request.parameters.max_tokens or DEFAULT_OUTPUT_TOKENS) * (request.parameters.n or 1)
     key = (request.base_url, request.model, account)
     counts_cache_reads = formats.of(request.format).capabilities.limits_count_cache_reads
@@ -64,6 +70,24 @@ def _tokens(attachment: Attachment) -> int:
         return TOKENS_PER_IMAGE
     pages = attachment.pages if attachment.url is None else PAGES_AT_ADDRESS
     return pages * TOKENS_PER_PAGE
+
+
+def _held_in_conversation(planned: PlannedRequest) -> tuple[int, int]:
+    """Return the bytes of base64 in a conversation, and about how many tokens its images and PDFs have."""
+    body, attachments = planned.wire.body, planned.request.attachments
+    documents = sum(one.is_document for one in attachments)
+    images = body.count(_IMAGES) - (len(attachments) - documents)
+    files = sum(body.count(mark) for mark in _DOCUMENTS) - body.count(_TEXT_SOURCE)
+    files = max(
+        0,
+        files
+        - sum(one.is_document and (one.pages > 0 or one.url is not None) for one in attachments),
+    )
+    if images <= 0 and files <= 0:
+        return 0, 0
+    held = sum(found.end(1) - found.start(1) for found in _BASE64.finditer(body))
+    tokens = max(0, images) * TOKENS_PER_IMAGE + files * PAGES_AT_ADDRESS * TOKENS_PER_PAGE
+    return max(0, held - sum(one.size for one in attachments)), tokens
 
 
 def most_tokens(planned: PlannedRequest) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 PDF = b"%PDF-1.7\n1 0 obj <</Type /Pages /Count 2>>\n<</Type /Page>> <</Type/Page>>\n%%EOF"
 PNG = b"\x89PNG\r\n\x1a\npng"
+# The beginning of an image of 640 x 480 pixels, as far as its size is read from it.
+PNG_HEAD = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 640, 480)
 DATA = base64.b64encode(PDF).decode()
 DATA_URL = f"data:application/pdf;base64,{DATA}"
 TEXT = {"type": "text", "text": "What is it?"}
@@ -173,6 +176,8 @@ def test_tokens_follow_the_pages_and_not_the_base64(tmp_path: Path, wire_format:
             (2 * 500, 2 * 2_300, 2 * 4_600), abs=30
         )
     assert 4_600 <= demand(planned(by_key)).input_tokens < 5_000
+    # Pages of a conversation are not counted for the rate limits: five are assumed.
+    assert 5 * 2_300 <= demand(planned(by_column)).input_tokens < 5 * 2_300 + 400
     bound = most_tokens(planned(by_key))
     assert bound is not None
     assert 1_000_000 <= bound[0] < 1_010_000
@@ -182,6 +187,23 @@ def test_tokens_follow_the_pages_and_not_the_base64(tmp_path: Path, wire_format:
     bound = most_tokens(planned(text))
     assert bound is not None
     assert 5_000 < bound[0] < 10_000
+
+
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_images_of_a_conversation_count_by_their_size(tmp_path: Path, wire_format: str) -> None:
+    """Not by their base64, for the estimate and for the rate limits; one at an address by its number."""
+    data = base64.b64encode(PNG_HEAD + b"x" * 900_000).decode()
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    other = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
+    turns = [{"role": "user", "content": [image, other, TEXT]}]
+    item = rendered(
+        tmp_path, turns, wire_format, documents=None, prompt=None, messages_column="file"
+    )
+    assert item.request is not None
+    tokens, _ = prompt_tokens(item.request)
+    assert 640 * 480 / 750 + 1_000 < tokens.expected < 2_500
+    assert tokens.high < 5_000
+    assert 2 * 1_600 <= demand(planned(item)).input_tokens < 2 * 1_600 + 200
 
 
 def test_a_worker_gets_a_document_once_and_knows_its_size(tmp_path: Path) -> None:
