@@ -26,7 +26,11 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 # As long as keys, without the words of a name, and with digits.
 _KEY_LIKE = re.compile(r"(?=.*\d)[A-Za-z0-9]{32,}\Z")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
-_OTHER_ENDPOINTS = ("/completions", "/responses", "/embeddings", "/models", "/batches")
+# Of other APIs, such as Ollama's and llama.cpp's own, and an address with its version twice.
+_OTHER_ENDPOINTS = (
+    *("/completions", "/responses", "/embeddings", "/models", "/batches"),
+    *("/api/chat", "/api/generate", "/completion", "/v1/v1"),
+)
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LIKE_A_HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?(?:/.*)?\Z")
 # Azure's older addresses, which are complete only with a query.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchrun import checkpoint, formats, output
-from batchrun.errors import CheckpointError, Interrupted, keyboard_interrupt
+from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
 from batchrun.job import Job
 from batchrun.output import given_table
 from batchrun.run import run_job
@@ -183,9 +183,14 @@ def prepared(
         CheckpointError: when the directory cannot be used.
     """
     table = given_table(frame)
+    if not isinstance(directory, str | os.PathLike):
+        raise JobError(f"{origin}: directory must be a path, not {directory!r:.80}")
     folder = Path(directory).expanduser().absolute()
     path = _stored(table, folder)
     sections = {"limits": limits, "retry": retry, "price": price, "score": score}
+    for name, keys in sections.items():
+        if keys is not None and not hasattr(keys, "keys"):
+            raise JobError(f"{origin}: {name} must be a dict of keys of [{name}], not {keys!r:.80}")
     document = {
         **{name: _without_nones(keys) for name, keys in sections.items() if keys is not None},
         "name": folder.name.strip(".") or "batchrun",

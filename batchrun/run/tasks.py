@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import JobError
@@ -77,20 +77,31 @@ def classify(
     Raises:
         JobError: when there are fewer than two different labels, and as `complete` does.
     """
-    names = list(labels)
-    if isinstance(labels, str) or len(set(names)) < 2 or len(set(names)) < len(names):
-        raise JobError(
-            f"labels must be a list of at least two different labels, not {labels!r:.80}"
-        )
+    names = _label_names(labels)
     schema = {
         "type": "object",
         "properties": {column: {"type": "string", "enum": names}},
         "required": [column],
         "additionalProperties": False,
     }
-    system = _label_prompt(labels)
+    system = _label_prompt(labels if isinstance(labels, Mapping) else names)
     given = {"schema": schema, "prompt": prompt, "model": model}
     return extract(frame, **{"system": system, **arguments, **given})
+
+
+def _label_names(labels: object) -> list[str]:
+    """Return the labels.
+
+    Raises:
+        JobError: when they are not at least two different texts.
+    """
+    names = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str) else []
+    is_text = all(isinstance(name, str) for name in names)
+    if not is_text or len(names) < 2 or len(set(names)) < len(names):
+        raise JobError(
+            f"labels must be a list of at least two different labels (texts), not {labels!r:.80}"
+        )
+    return names
 
 
 def _label_prompt(labels: Sequence[str] | Mapping[str, str]) -> str:

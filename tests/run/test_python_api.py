@@ -19,6 +19,7 @@ import pytest
 
 import batchrun as library
 from batchrun.checkpoint import DirectoryLock
+from batchrun.errors import JobError
 from batchrun.run.progress import Progress
 from tests.conftest import KEY, ROOT
 from tests.support.provider import Call, Provider, Reply, answer, refusal, serving
@@ -330,3 +331,25 @@ def test_elsewhere_there_is_none(kernel: type[Widget], monkeypatch: pytest.Monke
     with Progress("x", 3):
         pass
     assert not kernel.made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limits": "x"}, r"limits must be a dict of keys of \[limits\], not 'x'"),
+        ({"retry": [1]}, r"retry must be a dict of keys of \[retry\], not \[1\]"),
+        ({"directory": None}, "directory must be a path, not None"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JobError, match=message):
+        library.complete([{"text": "a"}], prompt="{{ text }}", model="m", **arguments)
+
+
+@pytest.mark.parametrize("labels", [None, 3, "ab", [1, 2], [["a"], ["b"]], ["a", "a"]])
+def test_labels_are_different_texts(labels: Any) -> None:
+    with pytest.raises(JobError, match="labels must be a list of at least two different labels"):
+        library.classify([{"text": "a"}], labels=labels, prompt="{{ text }}", model="m")
