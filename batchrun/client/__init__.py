@@ -183,7 +183,10 @@ class Client:
         """
         share = None if self._memory is None else self._memory.share()
         try:
-            exchange = await self._with_a_valid_key(wire, share)
+            if (command := self._credentials.command) is None:
+                exchange = await self._in_time(wire, share)
+            else:
+                exchange = await self._with_a_valid_key(command, wire, share)
         except BaseException as error:
             if share is not None:
                 share.close()
@@ -197,10 +200,10 @@ class Client:
             else replace(exchange, completion=completion)
         )
 
-    async def _with_a_valid_key(self, wire: WireRequest, share: Share | None) -> Exchange:
+    async def _with_a_valid_key(
+        self, command: KeyCommand, wire: WireRequest, share: Share | None
+    ) -> Exchange:
         """Make one attempt; send it again if its short-lived key was refused and there is a new one."""
-        if (command := self._credentials.command) is None:
-            return await self._in_time(wire, share)
         await command.renew_if_old()
         used = command.key
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -146,17 +145,23 @@ class LiveRequest:
             state.permit = live.admission.admit_now(asked)
             if state.permit is not None:
                 return True
-        start = anyio.current_time()
-        left_s = math.inf if state.failed is None else live.retries.wait_left_s(state)
-        with anyio.move_on_after(left_s):
+        if state.failed is None:
             await live.draining.interruptible(partial(self._ask, asked))
+        else:
+            await self._admitted_again(state.failed, asked)
         if live.is_draining:
             self._withdraw()
-        elif state.failed is not None:
+        return state.permit is not None
+
+    async def _admitted_again(self, failed: Attempt, asked: Demand) -> None:
+        """Wait after a failed attempt, but no longer than the request may wait in total."""
+        live, state, start = self._live, self._state, anyio.current_time()
+        with anyio.move_on_after(live.retries.wait_left_s(state)):
+            await live.draining.interruptible(partial(self._ask, asked))
+        if not live.is_draining:
             state.waited_s += anyio.current_time() - start
             if state.permit is None:
-                await self._give_up_waiting(state.failed, asked)
-        return state.permit is not None
+                await self._give_up_waiting(failed, asked)
 
     async def _ask(self, asked: Demand) -> None:
         live, state = self._live, self._state

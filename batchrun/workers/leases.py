@@ -339,8 +339,9 @@ class RemoteErrors:
         self._line = line
 
     def count(self, error: str | None = None, *, timed_out: bool = False) -> None:
-        """Count a finished row."""
-        self._line.say(Count(error, timed_out))
+        """Count a row that failed. The owner sees by itself which rows succeeded."""
+        if error is not None:
+            self._line.say(Count(error, timed_out))
 
 
 class RemoteSampler:

@@ -143,7 +143,7 @@ class Sample(WorkerMessage, frozen=True):
 
 
 class Count(WorkerMessage, frozen=True):
-    """A row has finished, for `max_errors`."""
+    """A row has failed, for `max_errors`."""
 
     error: str | None
     timed_out: bool

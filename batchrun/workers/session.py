@@ -391,6 +391,8 @@ class WorkerSession:
         self._assigned.pop(result.key, None)
         self._numbers.pop(result.key, None)
         self._batch.finished.append(result)
+        if result.status is Status.SUCCEEDED:
+            self._owner.count(None, timed_out=False)
         self._has_recorded()
 
     def _on_cool_down(self, event: CoolDown) -> None:

@@ -99,3 +99,16 @@ def test_workers_need_a_network_and_a_number(write_job: WriteJob) -> None:
     assert code == 2
     assert "--batch" in stderr
     assert not (job.parent / "out" / "checkpoint.db").exists()
+
+
+def test_rows_that_succeed_count_in_the_share_of_errors(write_job: WriteJob) -> None:
+    def third(call: Call) -> Reply:
+        if int(call.prompt.rsplit(" ", 1)[1]) % 3 == 2:
+            return refusal(400, "invalid_request_error", "this row is wrong")
+        return answer(call)
+
+    with serving(third) as provider:  # max_errors is judged from the 200th row on
+        job = write_job(provider.url, rows=660, extra=f"{LIMITS}\nmax_errors = 0.5")
+        code, _, stderr = batchrun("run", job, "--workers", "2")
+    assert code == 3, stderr
+    assert len(provider.calls) == 660
