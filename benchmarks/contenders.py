@@ -1,4 +1,4 @@
-"""Send chat requests with one client and a fixed concurrency; print the seconds it takes.
+"""Send chat requests with one client and a fixed concurrency; print the seconds that it takes, and the CPU seconds.
 
 Usage: python benchmarks/contenders.py NAME BASE_URL REQUESTS IN_FLIGHT
 
@@ -39,6 +39,21 @@ dir = "run"
 """
 
 
+# Seconds, and CPU seconds of all threads of this process.
+Measured = tuple[float, float]
+
+
+def now() -> Measured:
+    """Return the time on both clocks."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Measured) -> Measured:
+    """Return what has passed."""
+    seconds, cpu_s = now()
+    return seconds - start[0], cpu_s - start[1]
+
+
 def prompt(number: int) -> str:
     """Return the text of one request."""
     return f"{number}: " + "some words to read " * 10
@@ -50,20 +65,20 @@ def body(number: int) -> dict[str, Any]:
     return {"model": MODEL, "messages": messages, "max_tokens": 100}
 
 
-async def drive(send: Callable[[int], Awaitable[None]], requests: int, in_flight: int) -> float:
-    """Send the numbers 0 … requests-1 with concurrent workers; return the seconds."""
+async def drive(send: Callable[[int], Awaitable[None]], requests: int, in_flight: int) -> Measured:
+    """Send the numbers 0 … requests-1 with concurrent workers; return what it took."""
     numbers = iter(range(requests))
 
     async def work() -> None:
         for number in numbers:
             await send(number)
 
-    start = time.perf_counter()
+    start = now()
     await asyncio.gather(*(work() for _ in range(in_flight)))
-    return time.perf_counter() - start
+    return since(start)
 
 
-async def bare_aiohttp(url: str, requests: int, in_flight: int) -> float:
+async def bare_aiohttp(url: str, requests: int, in_flight: int) -> Measured:
     """The plainest loop over aiohttp; it keeps nothing."""
     import aiohttp
 
@@ -80,7 +95,7 @@ async def bare_aiohttp(url: str, requests: int, in_flight: int) -> float:
         return await drive(send, requests, in_flight)
 
 
-async def httpx_client(url: str, requests: int, in_flight: int) -> float:
+async def httpx_client(url: str, requests: int, in_flight: int) -> Measured:
     """The plainest loop over httpx.AsyncClient, its pool as large as needed."""
     import httpx
 
@@ -94,7 +109,7 @@ async def httpx_client(url: str, requests: int, in_flight: int) -> float:
         return await drive(send, requests, in_flight)
 
 
-async def async_openai(url: str, requests: int, in_flight: int) -> float:
+async def async_openai(url: str, requests: int, in_flight: int) -> Measured:
     """The official client under a semaphore, as its examples show it."""
     import openai
 
@@ -106,12 +121,12 @@ async def async_openai(url: str, requests: int, in_flight: int) -> float:
             answer = await client.chat.completions.create(**body(number))
         assert answer.choices[0].message.content
 
-    start = time.perf_counter()
+    start = now()
     await asyncio.gather(*(send(number) for number in range(requests)))
-    return time.perf_counter() - start
+    return since(start)
 
 
-def batchrun(url: str, requests: int, in_flight: int) -> float:
+def batchrun(url: str, requests: int, in_flight: int) -> Measured:
     """This project, end to end."""
     import polars as pl
 
@@ -124,13 +139,13 @@ def batchrun(url: str, requests: int, in_flight: int) -> float:
         pl.DataFrame({"text": texts}).write_parquet(Path(directory) / "rows.parquet")
         job = Path(directory) / "job.toml"
         job.write_text(JOB.format(url=url, model=MODEL, in_flight=in_flight))
-        start = time.perf_counter()
+        start = now()
         report = run_job(Job.load(job), RunOptions(quiet=True))
         assert report.totals.succeeded == requests, report
-        return time.perf_counter() - start
+        return since(start)
 
 
-async def lm_deluge(url: str, requests: int, in_flight: int) -> float:
+async def lm_deluge(url: str, requests: int, in_flight: int) -> Measured:
     """The fastest peer; it keeps no checkpoint."""
     from lm_deluge import Conversation, LLMClient
     from lm_deluge.models import register_model
@@ -147,13 +162,13 @@ async def lm_deluge(url: str, requests: int, in_flight: int) -> float:
         max_new_tokens=100,
     )
     conversations = [Conversation().user(prompt(number)) for number in range(requests)]
-    start = time.perf_counter()
+    start = now()
     answers = await client.process_prompts_async(conversations, show_progress=False)
     assert all(answer is not None and answer.completion for answer in answers)
-    return time.perf_counter() - start
+    return since(start)
 
 
-async def async_batch_llm(url: str, requests: int, in_flight: int) -> float:
+async def async_batch_llm(url: str, requests: int, in_flight: int) -> Measured:
     """The fastest peer that keeps a checkpoint, as safe as this project's."""
     from async_batch_llm import OpenAIModel, OpenAIStrategy, SqliteArtifactStore, process_prompts
     from async_batch_llm.sqlite_artifacts import SqliteDurability
@@ -167,7 +182,7 @@ async def async_batch_llm(url: str, requests: int, in_flight: int) -> float:
         )
         client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600)
         model = OpenAIModel(MODEL, client, api_surface="chat_completions")
-        start = time.perf_counter()
+        start = now()
         done = await process_prompts(
             OpenAIStrategy(model),
             [prompt(number) for number in range(requests)],
@@ -175,10 +190,10 @@ async def async_batch_llm(url: str, requests: int, in_flight: int) -> float:
             artifact_store=store,
         )
         assert len(list(done.outputs())) == requests
-        return time.perf_counter() - start
+        return since(start)
 
 
-CONTENDERS: dict[str, Callable[[str, int, int], Coroutine[Any, Any, float]]] = {
+CONTENDERS: dict[str, Callable[[str, int, int], Coroutine[Any, Any, Measured]]] = {
     "aiohttp": bare_aiohttp,
     "httpx": httpx_client,
     "openai": async_openai,
@@ -191,4 +206,5 @@ if __name__ == "__main__":
     name, url, requests, in_flight = sys.argv[1:]
     measured = (url, int(requests), int(in_flight))
     # batchrun chooses its own event loop; that is a part of it.
-    print(batchrun(*measured) if name == "batchrun" else asyncio.run(CONTENDERS[name](*measured)))
+    took = batchrun(*measured) if name == "batchrun" else asyncio.run(CONTENDERS[name](*measured))
+    print(*took)

@@ -5,7 +5,8 @@ Usage: python -m benchmarks.throughput [--rounds 5] [--requests 10000] [--in-fli
 
 Every round runs each client once, each in a separate process on the first core, against one server
 on the second core. Prints medians of the rounds, and of the ratios to the plain aiohttp loop of the
-same round. Skips clients that are not installed; `--peers` is the Python of an environment with
+same round, and the CPU time of a request in the client, which other work on the machine changes
+less than its requests per second. Skips clients that are not installed; `--peers` is the Python of an environment with
 clients that this project does not depend on.
 """
 
@@ -38,7 +39,9 @@ def main() -> None:
     """Measure and print."""
     options = read_options()
     pythons = {name: python for name in options.only if (python := find(name, options.peers))}
-    print(f"{'in flight':>9}  {'client':15} {'requests/s':>10} {'of aiohttp':>10} {'server':>7}")
+    print(
+        f"{'in flight':>9}  {'client':15} {'requests/s':>10} {'of aiohttp':>10} {'server':>7} {'CPU µs':>7}"
+    )
     for in_flight in options.in_flight:
         rounds = [one_round(pythons, options, in_flight) for _ in range(options.rounds)]
         for name in pythons:
@@ -71,9 +74,9 @@ def find(name: str, peers: str | None) -> str | None:
 
 def one_round(
     pythons: dict[str, str], options: argparse.Namespace, in_flight: int
-) -> dict[str, tuple[float, float]]:
-    """Run each client once; return its requests/s and how busy the server was meanwhile."""
-    found: dict[str, tuple[float, float]] = {}
+) -> dict[str, tuple[float, float, float]]:
+    """Run each client once; return its requests/s, how busy the server was, and CPU µs a request."""
+    found: dict[str, tuple[float, float, float]] = {}
     command = [sys.executable, "-m", "benchmarks.server", str(options.latency_ms)]
     with subprocess.Popen(pinned(1, command), stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -82,17 +85,19 @@ def one_round(
             for name, python in pythons.items():
                 requests = max(in_flight, int(options.requests * SHARE.get(name, 1)))
                 _, before = counted(url)
-                seconds = run(python, name, url, requests, in_flight)
+                took = run(python, name, url, requests, in_flight)
                 _, after = counted(url)
-                if seconds is not None:
-                    found[name] = (requests / seconds, (after - before) / seconds)
+                if took is not None:
+                    seconds, cpu_s = took
+                    busy = (after - before) / seconds
+                    found[name] = (requests / seconds, busy, cpu_s / requests * 1e6)
         finally:
             server.terminate()
     return found
 
 
-def run(python: str, name: str, url: str, requests: int, in_flight: int) -> float | None:
-    """Run a client on the first core; return its seconds, None when it failed or took too long."""
+def run(python: str, name: str, url: str, requests: int, in_flight: int) -> list[float] | None:
+    """Run a client on the first core; return its seconds and CPU seconds, None when it failed."""
     command = [python, str(CONTENDERS), name, url, str(requests), str(in_flight)]
     try:
         done = subprocess.run(
@@ -102,7 +107,7 @@ def run(python: str, name: str, url: str, requests: int, in_flight: int) -> floa
         reason = str(error.stderr or error).strip().splitlines()[-1]
         print(f"{name}, {in_flight} in flight: {reason}", file=sys.stderr)
         return None
-    return float(done.stdout.split()[-1])
+    return [float(each) for each in done.stdout.split()[-2:]]
 
 
 def pinned(core: int, command: list[str]) -> list[str]:
@@ -117,16 +122,17 @@ def counted(url: str) -> tuple[int, float]:
     return number, seconds
 
 
-def tell(name: str, in_flight: int, rounds: list[dict[str, tuple[float, float]]]) -> None:
+def tell(name: str, in_flight: int, rounds: list[dict[str, tuple[float, float, float]]]) -> None:
     """Print the medians of a client."""
     if not rounds:
         print(f"{in_flight:>9}  {name:15} {'–':>10}")
         return
     rate = statistics.median(found[name][0] for found in rounds)
     busy = statistics.median(found[name][1] for found in rounds)
+    cpu_us = statistics.median(found[name][2] for found in rounds)
     ratios = [found[name][0] / found["aiohttp"][0] for found in rounds if "aiohttp" in found]
     ratio = f"{statistics.median(ratios):.2f}" if ratios else "–"
-    print(f"{in_flight:>9}  {name:15} {rate:>10,.0f} {ratio:>10} {busy:>7.0%}")
+    print(f"{in_flight:>9}  {name:15} {rate:>10,.0f} {ratio:>10} {busy:>7.0%} {cpu_us:>7.0f}")
 
 
 if __name__ == "__main__":
