@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SPEEDS = {"low": (0.3, 150.0), "expected": (1.0, 60.0), "high": (3.0, 20.0)}
 # The latency of earlier answers changes with the load of the provider.
 LATENCY_FACTORS = {"low": 0.75, "expected": 1.0, "high": 1.5}
+# A run also reads the table, renders the first rows and writes its files.
+OVERHEAD_MINUTES = 3 / 60
 CONCURRENCY = "concurrency"
 
 
@@ -41,8 +43,9 @@ def run_duration(
 ) -> Duration:
     """Return the duration of a run in minutes.
 
-    `low` is for fast answers, `high` for slow ones, and for the last answer, which starts when all others
-    have begun. Rates apply to each model separately, and models run in parallel; the concurrency is shared.
+    `low` is for fast answers, `high` for slow ones; `high` includes the last answer, which starts when all
+    others have begun, and three seconds for files. Rates apply to each model separately, and models run
+    in parallel; the concurrency is shared.
 
     Args:
         limits: the limits of the job.
@@ -57,6 +60,7 @@ def run_duration(
     is_unbounded = any(load.output.high is None for load in loads)
     high = None if is_unbounded else _longest(limits, loads, "high", latency_s)[0]
     last = max(_busy_minutes(load, "high", latency_s) / load.requests for load in loads)
+    last += OVERHEAD_MINUTES
     if limit is not None:
         return Duration(low, expected, None if high is None else high + last, limit)
     # No limit is set: between the initial concurrency and the highest one.

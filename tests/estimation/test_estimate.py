@@ -300,6 +300,20 @@ def test_the_time_under_limits_and_what_binds(
     assert found.limit == binds
 
 
+def test_the_time_has_a_low_and_a_high_end() -> None:
+    """Latencies seen so far may fall by a quarter or rise by a half; the last answer and files add to it."""
+    extra = (1.5 * 2.0 + 3) / 60
+    paced = run_duration(LimitsConfig(requests_per_minute=60), [LOAD], latency_s=2.0)
+    assert (paced.low, paced.expected) == (10, 10)
+    assert paced.high == pytest.approx(10 + extra)
+    shared = run_duration(LimitsConfig(concurrency=2), [LOAD], latency_s=2.0)
+    assert (shared.low, shared.expected) == pytest.approx((7.5, 10))
+    assert shared.high == pytest.approx(15 + extra)
+    unseen = run_duration(LimitsConfig(concurrency=2), [LOAD], latency_s=None)
+    assert unseen.high is not None
+    assert unseen.low < 0.5 * unseen.expected < 0.25 * unseen.high
+
+
 def test_what_is_set_aside_for_long_answers_bounds_what_is_in_flight() -> None:
     """Of 1,000 tokens a minute, ten requests that may have 100 are under way, though they take 10."""
     limits = LimitsConfig(output_tokens_per_minute=1_000)

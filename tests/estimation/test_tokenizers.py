@@ -54,6 +54,7 @@ TICKETS = {
     "uk": (65, 82, 82, 65, 92, 84),
     "zh": (554, 853, 849, 599, 505, 483),
 }
+MOST_OF_18 = 16
 with_vocabulary = pytest.mark.skipif(
     importlib.util.find_spec("bpe_openai") is None, reason="needs the extra tokens"
 )
@@ -64,17 +65,20 @@ def tickets(language: str) -> list[str]:
     return [f"{row['subject']}\n{row['body']}" for row in table.iter_rows(named=True)]
 
 
-def test_nine_of_ten_sums_of_tickets_are_within_narrow_bounds() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_nine_of_ten_sums_of_tickets_are_within_narrow_bounds(model: str) -> None:
     """None of these texts is among those that the rates were fitted to."""
     held, widths = [], []
     for language, true in TICKETS.items():
-        texts = tickets(language)
-        for model, tokens in zip(MODELS, true, strict=True):
-            found = [rated_tokens(text, family_of(model)) for text in texts]
-            low, high = sum(each.low for each in found), sum(each.high for each in found)
-            held.append(low <= tokens <= high)
-            widths.append((high - low) / sum(each.expected for each in found))
-    assert sum(held) >= 0.9 * len(held)
+        tokens = true[MODELS.index(model)]
+        found = [rated_tokens(text, family_of(model)) for text in tickets(language)]
+        low, high = sum(each.low for each in found), sum(each.high for each in found)
+        expected = sum(each.expected for each in found)
+        held.append(low <= tokens <= high)
+        widths.append((high - low) / expected)
+        if language == "en":
+            assert expected == pytest.approx(tokens, rel=0.1)
+    assert sum(held) >= MOST_OF_18
     assert sorted(widths)[len(widths) // 2] < 0.45
 
 
