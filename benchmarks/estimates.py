@@ -5,7 +5,7 @@ A server on loopback answers and counts the tokens with the tokenizer of the mod
 anything is sent, and then run. Jobs of 60 rows or more are estimated again after a sample of 20 rows; that
 estimate is compared with what the other rows take.
 
-Usage: python -m benchmarks.estimates [--exact]   (about five minutes, 20 MB of vocabularies)
+Usage: python -m benchmarks.estimates [--exact]   (about three minutes, 11 MB of vocabularies)
 
 Without --exact, OpenAI's models are estimated from characters, too, as without the extra `tokens`.
 The texts are none of those that the rates were fitted to. The length of answers is what is made up here:
@@ -32,7 +32,7 @@ from batchrun import Job, RunOptions, estimate, run_job
 from batchrun.estimation import tokenizers
 from batchrun.estimation.image_tokens import claude_tokens, tile_tokens
 from benchmarks.vocabularies import counter, fetch
-from tests.estimation.test_image_tokens import png
+from tests.support.png_files import png
 from tests.support.provider import Call, Reply, answer, serving
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,21 +17,10 @@ from batchrun.estimation.image_tokens import (
 )
 from batchrun.render.image_sizes import image_size
 from tests.conftest import command
+from tests.support.png_files import png
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def png(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    rows = zlib.compress(b"".join(b"\0" + b"\0" * width for _ in range(height)))
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = (chunk(b"IHDR", head), chunk(b"IDAT", rows), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def jpeg(width: int, height: int, preview: int) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from batchrun import Job, RunOptions, estimate, run_job
 from batchrun.estimation.image_tokens import tile_tokens
 from tests.conftest import ROOT
-from tests.estimation.test_image_tokens import png
+from tests.support.png_files import png
 from tests.support.provider import Call, Reply, answer, serving
 
 if TYPE_CHECKING:
