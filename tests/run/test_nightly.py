@@ -154,8 +154,8 @@ def test_the_table_of_dates() -> None:
 
 def test_the_table_of_events_and_exit_codes(project: Path) -> None:
     named = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
-    source = (ROOT / "batchrun" / "run" / "events.py").read_text(encoding="utf-8")
-    source += (ROOT / "batchrun" / "run" / "execution.py").read_text(encoding="utf-8")
+    modules = sorted((ROOT / "batchrun" / "run").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in modules)
     written = set(re.findall(r"write\(\s*\"(\w+)\"", source))
     assert named == written
     commands = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
