@@ -50,6 +50,8 @@ bench: $(READY)  ## measure the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.workers
+	$(BIN)/python -m benchmarks.workers --ray
+	$(BIN)/python -m benchmarks.parts
 	$(BIN)/python -m benchmarks.limits
 	$(BIN)/python -m benchmarks.limits --simulated
 	$(BIN)/python -m benchmarks.report_page

@@ -95,6 +95,7 @@ class RunStopped(BatchrunError):
         )
         super().__init__(f"{lead}: {reason}")
         self.stop = stop
+        self.is_judge = is_judge
 
 
 class CheckpointError(BatchrunError):

@@ -20,6 +20,7 @@ import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.contenders import JOB, MODEL, prompt
@@ -49,7 +50,9 @@ def main() -> None:
     if options.one:
         run_one(*options.one)
         return
-    if options.ray:
+    if options.ray and find_spec("ray") is None:
+        print('not measured: ray is not installed; install it with: pip install -e ".[ray]"')
+    elif options.ray:
         from tests.support.ray_nodes import ray_nodes
 
         with ray_nodes(2) as nodes:

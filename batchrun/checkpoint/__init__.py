@@ -41,7 +41,7 @@ from batchrun.checkpoint.lock import (
     refuse_locked,
     shared_lock,
 )
-from batchrun.checkpoint.merged import SCORED, merged
+from batchrun.checkpoint.merged import EVERYTHING, SCORED, merged
 from batchrun.checkpoint.pairs import (
     applied_reject,
     compare_rows,

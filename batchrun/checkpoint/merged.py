@@ -21,7 +21,8 @@ _STEP = 1 << 40
 _SHIFTED = {
     "requests": {"id": "id + {keys}", "occurrence": "occurrence + {keys}"},
     "items": {"ordinal": "ordinal + {items}", "request_id": "request_id + {keys}"},
-    "attempts": {"request_id": "request_id + {keys}"},
+    "batches": {"id": "id + {keys}"},
+    "attempts": {"request_id": "request_id + {keys}", "batch": "batch + {keys}"},
     "results": {"request_id": "request_id + {keys}"},
     "scores": {"ordinal": "ordinal + {rows}"},
     "prices": {"id": "NULL"},

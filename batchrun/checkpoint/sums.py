@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.statistics import fine_latencies, latency_counts, percentiles, totals
 from batchrun.checkpoint.store import Checkpoint
+from batchrun.errors import RunEnd
 from batchrun.pricing.totals import ExecutionTotals, ModelTotals
 from batchrun.records import Cost, Usage
 
@@ -22,17 +23,20 @@ if TYPE_CHECKING:
 # Fields that are numbers of rows, attempts, answers, seconds or pico-dollars.
 _COUNTS = (
     *("succeeded", "errored", "to_retry", "in_flight", "attempts", "maybe_billed", "unpriced"),
-    *("unreported", "stated", "results", "held_rows", "held_cost", "wall_time_s", "busy_s"),
+    *("unreported", "stated", "results", "held_rows", "held_cost"),
 )
+# How an execution ended is how its part with the lowest number here ended, 1 if there is none; of several
+# the last one.
+_RANKS = {RunEnd.UNFINISHED: 0, RunEnd.BATCHES_OUT: 2, RunEnd.FINISHED: 3, RunEnd.SAMPLED: 3}
 _COST_PARTS = tuple(each.name for each in fields(Cost) if each.name != "source")
 
 
-def totals_of_parts(folders: Sequence[Path], rows: int) -> RunTotals:
+def totals_of_parts(folders: Sequence[Path], rows: int | None = None) -> RunTotals:
     """Add up the parts of a run.
 
     Args:
         folders: of the parts that have a checkpoint, in order; at least one.
-        rows: of the whole input.
+        rows: of the whole input; None for those of these parts.
 
     Raises:
         CheckpointError: when a checkpoint cannot be used.
@@ -43,7 +47,8 @@ def totals_of_parts(folders: Sequence[Path], rows: int) -> RunTotals:
             every.append(totals(store))
             with usable(store.path):
                 counts.update(dict(latency_counts(store.db)))
-    return replace(_added(every, rows), latency_s=_latencies(folders, counts))
+    total = sum(one.total for one in every) if rows is None else rows
+    return replace(_added(every, total), latency_s=_latencies(folders, counts))
 
 
 def _latencies(folders: Sequence[Path], counts: Counter[int]) -> Mapping[str, float | None]:
@@ -62,6 +67,7 @@ def _added(every: Sequence[RunTotals], rows: int) -> RunTotals:
     first, last = every[0], every[-1]
     sums: dict[str, Any] = {name: sum(getattr(one, name) for one in every) for name in _COUNTS}
     executions = _executions(every)
+    wall_time_s = sum(one["wall_time_s"] for one in executions)
     errors = [one.last_error for one in every if one.last_error is not None]
     answers = {one.same_answer for one in every if one.succeeded}
     return replace(
@@ -77,6 +83,9 @@ def _added(every: Sequence[RunTotals], rows: int) -> RunTotals:
         endings=_counted(one.endings for one in every),
         errors_by_type=_errors(every),
         executions=executions,
+        wall_time_s=wall_time_s,
+        busy_s=min(wall_time_s, sum(one.busy_s for one in every)),
+        dropped=tuple(sorted({each for one in every for each in one.dropped})),
         last_error=errors[-1] if errors else None,
         waiting=last.waiting,
         cap=last.cap,
@@ -124,22 +133,36 @@ def _errors(every: Sequence[RunTotals]) -> dict[str, tuple[int, str]]:
 
 
 def _executions(every: Sequence[RunTotals]) -> tuple[Mapping[str, Any], ...]:
-    """Make one of what each execution did in several parts, one after the other."""
-    found: dict[int, dict[str, Any]] = {}
+    """Make one of what each execution did in several parts, one after the other or at the same time."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
     for one in every:
         for execution in one.executions:
-            before = found.setdefault(
-                execution["execution"], {**execution, "wall_time_s": 0.0, "waits_s": {}}
-            )
-            found[execution["execution"]] = {
-                **before,
-                "started_us": min(before["started_us"], execution["started_us"]),
-                "wall_time_s": before["wall_time_s"] + execution["wall_time_s"],
-                "outcome": execution["outcome"],
-                "reason": execution["reason"],
-                "waits_s": _counted([before["waits_s"], execution["waits_s"]]),
-            }
-    return tuple(found[number] for number in sorted(found))
+            found.setdefault(execution["execution"], []).append(execution)
+    return tuple(_execution(found[number]) for number in sorted(found))
+
+
+def _execution(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    end = min(reversed(parts), key=lambda part: _RANKS.get(part["outcome"], 1))
+    # While batches of several parts are out, the reasons are only about those of each part.
+    is_out = end["outcome"] is RunEnd.BATCHES_OUT and len(parts) > 1
+    return {
+        **parts[0],
+        "started_us": min(part["started_us"] for part in parts),
+        "wall_time_s": _covered_s(parts),
+        "outcome": end["outcome"],
+        "reason": None if is_out else end["reason"],
+        "waits_s": _counted(part["waits_s"] for part in parts),
+    }
+
+
+def _covered_s(parts: Sequence[Mapping[str, Any]]) -> float:
+    """Return for how long at least one part was worked on."""
+    covered, until = 0.0, 0.0
+    for start, length in sorted((part["started_us"] / 1e6, part["wall_time_s"]) for part in parts):
+        end = start + length
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return covered
 
 
 def _prices(every: Sequence[RunTotals]) -> tuple[PriceUse, ...]:

@@ -7,7 +7,6 @@ has. The tokens of a prompt are estimated from its characters; existing answers,
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,10 @@ from batchrun.render import Renderer
 from batchrun.run import run_job
 from batchrun.run.matrix import run_matrix
 from batchrun.run.model_checks import service_tier
+from batchrun.run.parts import divided
 from batchrun.run.preparation import RunOptions
 from batchrun.run.run_directories import run_directory
+from batchrun.run.whole import has_begun, opened_whole
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -82,17 +83,19 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
     renderer = Renderer(job, source.columns)
     renderer.check_columns()
     source.check_ids()
-    source.count()  # an error in a column that the template does not use stops the run, too
+    rows = source.count()  # an error in a column that the template does not use stops the run, too
     directory = run_directory(job, options)
     estimator = Estimator(job, price_book(job), service_tier(job))
-    with checkpoint.request_counter(directory) as counter:
-        for rendered in renderer.table_chunks(source):
-            estimator.add_rows(rendered)
-            counter.add(_asked(rendered))
-        for counted in counter.counts(retry_errored=options.retry_errored):
-            estimator.add_requests(counted)
+    places = divided(job, source, directory, rows)
+    for folder, part in places:
+        with checkpoint.request_counter(folder) as counter:
+            for rendered in renderer.table_chunks(part):
+                estimator.add_rows(rendered)
+                counter.add(_asked(rendered))
+            for counted in counter.counts(retry_errored=options.retry_errored):
+                estimator.add_requests(counted)
     found = replace(estimator.estimate(directory), precision=_precision(job, directory))
-    return replace(found, judges=judge_estimates(job, source, found))
+    return replace(found, judges=judge_estimates(job, places, found))
 
 
 def _precision(job: Job, directory: Path) -> RowsForPrecision | None:
@@ -100,8 +103,8 @@ def _precision(job: Job, directory: Path) -> RowsForPrecision | None:
     kinds = {kind_of(config) for config in job.scores}
     if not kinds or ScoreKind.ANY in kinds:
         return None
-    if (directory / checkpoint.FILE_NAME).exists():
-        with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+    if has_begun(directory):
+        with opened_whole(directory, checkpoint.SCORED) as store:
             totals = checkpoint.score_totals(store)
         if totals.scored >= FEWEST_SCORED and (rows := rows_needed(totals)) is not None:
             return RowsForPrecision(rows, totals.scored)

@@ -38,27 +38,27 @@ CHUNK_ROWS = 500
 UNBOUNDED_ANSWER = 4_096
 
 
-def judge_estimates(job: Job, source: Source, rows: Estimate) -> tuple[Estimate, ...]:
+def judge_estimates(
+    job: Job, places: Sequence[tuple[Path, Source]], rows: Estimate
+) -> tuple[Estimate, ...]:
     """Estimate what each judge of a job would send and cost.
 
     Args:
         job: the job.
-        source: its input.
+        places: the directories of its checkpoints, each with its rows; see `divided`.
         rows: the estimate of its rows.
 
     Raises:
         JobError: when the section of a judge is wrong.
     """
-    evaluation = Evaluation.of(job, source)
-    if evaluation is None or not evaluation.judges:
+    evaluation = Evaluation.of(job, places[0][1])
+    if evaluation is None:
         return ()
-    with ExitStack() as opened:
-        store = _answers(job, source, rows.directory, opened)
-        return tuple(_estimate(judge, job, source, rows, store) for judge in evaluation.judges)
+    return tuple(_estimate(judge, job, places, rows) for judge in evaluation.judges)
 
 
 def _answers(job: Job, source: Source, directory: Path, opened: ExitStack) -> Checkpoint | None:
-    """Open the run's checkpoint, if its rows are those of the job."""
+    """Open a checkpoint of the run, if its rows are those of the job."""
     if not (directory / checkpoint.FILE_NAME).exists():
         return None
     store = opened.enter_context(closing(checkpoint.Checkpoint(directory, writable=False)))
@@ -68,20 +68,22 @@ def _answers(job: Job, source: Source, directory: Path, opened: ExitStack) -> Ch
 
 
 def _estimate(
-    judge: Judge, job: Job, source: Source, rows: Estimate, store: Checkpoint | None
+    judge: Judge, job: Job, places: Sequence[tuple[Path, Source]], rows: Estimate
 ) -> Estimate:
     estimator = Estimator(judge.job, price_book(judge.job), service_tier(judge.job))
     number = job.request.samples * int(job.request.parameters.get("n") or 1)
-    folder = rows.directory / judge.folder
-    with checkpoint.request_counter(folder) as counter:
-        for items in source.items(judge.columns, CHUNK_ROWS):
-            for row, is_answered in _rows(items, store, number):
-                rendered = judge.renderer.render(judge.items(row))
-                estimator.add_rows(rendered)
-                counter.add(_sizes(rendered, None if is_answered else rows))
-        for counted in counter.counts(retry_errored=False):
-            estimator.add_requests(counted)
-    return replace(estimator.estimate(folder), warnings=())
+    for directory, source in places:
+        with ExitStack() as opened:
+            store = _answers(job, source, directory, opened)
+            counter = opened.enter_context(checkpoint.request_counter(directory / judge.folder))
+            for items in source.items(judge.columns, CHUNK_ROWS):
+                for row, is_answered in _rows(items, store, number):
+                    rendered = judge.renderer.render(judge.items(row))
+                    estimator.add_rows(rendered)
+                    counter.add(_sizes(rendered, row.item, None if is_answered else rows))
+            for counted in counter.counts(retry_errored=False):
+                estimator.add_requests(counted)
+    return replace(estimator.estimate(rows.directory / judge.folder), warnings=())
 
 
 def _rows(
@@ -97,7 +99,9 @@ def _rows(
         yield AnsweredRow(item, texts or [""] * number), texts is not None
 
 
-def _sizes(rendered: Sequence[RenderedItem], unanswered: Estimate | None) -> Iterator[RequestSize]:
+def _sizes(
+    rendered: Sequence[RenderedItem], row: Item, unanswered: Estimate | None
+) -> Iterator[RequestSize]:
     """Yield the sizes of requests; to those of unanswered rows the expected answer is added."""
     low, expected, high = (0.0, 0.0, 0.0) if unanswered is None else _answer_tokens(unanswered)
     for number, item in enumerate(rendered):
@@ -105,7 +109,7 @@ def _sizes(rendered: Sequence[RenderedItem], unanswered: Estimate | None) -> Ite
             continue
         tokens, system = prompt_tokens(item.request)
         # Different answers are judged one by one, though nobody knows them yet.
-        mark = b"" if unanswered is None else b"%d:%d" % (item.ordinal, number)
+        mark = b"" if unanswered is None else b"%d:%d" % (row.ordinal, number)
         yield RequestSize(
             item.fingerprint + mark,
             item.request.model,

@@ -88,20 +88,24 @@ def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
     damaged = 0 if running else count_damaged(directory)
     if not as_json:
         text = report.status_text(totals, directory, running=running, colour=colour)
-        runs = folders_of(directory)
-        folders = [folder for run in runs for folder in checkpoint.judge_folders(run)]
-        lines = [text, *(_judge_status(folder, colour=colour) for folder in folders)]
+        lines = [text, *_judges_status(directory, colour=colour)]
         return "\n".join([*lines, *([damage_hint(damaged, directory)] if damaged else [])])
     facts = {"running": running, "waiting": totals.waiting, "damaged": damaged}
     facts |= report.summary(totals)
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def _judge_status(folder: Path, *, colour: bool) -> str:
-    """Describe how far a judge is, in one line."""
-    with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-        totals = checkpoint.totals(store)
-    return report.judge_status_line(totals, folder.name, colour=colour)
+def _judges_status(directory: Path, *, colour: bool) -> list[str]:
+    """Describe how far the judges of a run are, each in one line; in a partitioned run over all parts."""
+    every = [each for run in folders_of(directory) for each in checkpoint.judge_folders(run)]
+    return [
+        report.judge_status_line(
+            checkpoint.totals_of_parts([each for each in every if each.name == name]),
+            name,
+            colour=colour,
+        )
+        for name in dict.fromkeys(folder.name for folder in every)
+    ]
 
 
 def export(directory: Path, to: Path | None = None, since: Since | None = None) -> list[Path]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import orjson
 
-from batchrun import checkpoint, output
+from batchrun import output
 from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.inspection.comparison import run_facts, side_by_side
 from batchrun.inspection.run_places import is_run
@@ -24,7 +23,6 @@ from batchrun.report.ranking import (
     scorer_lines,
 )
 from batchrun.run.matrix import runs_in
-from batchrun.run.parts import is_partitioned
 from batchrun.run.whole import stored_document
 
 if TYPE_CHECKING:
@@ -126,11 +124,7 @@ def _table_of(directory: Path) -> tuple[str, str] | None:
 
     It is the table and how its answers are scored.
     """
-    if is_partitioned(directory):
-        document, _, signature = stored_document(directory)
-    else:
-        with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-            document, _, signature = store.job()
+    document, _, signature = stored_document(directory)
     if "judge" in document:
         return None
     score = document.get("score") or []

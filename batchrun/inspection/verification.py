@@ -6,6 +6,7 @@ input, and each output with what an export would write now.
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
 from batchrun.run.matrix import is_matrix, runs_in
-from batchrun.run.parts import is_partitioned
+from batchrun.run.parts import is_partitioned, missing_parts
 from batchrun.run.scoring import Evaluation, score_table
 from batchrun.run.signatures import input_signature, plan_signature
 from batchrun.run.whole import folders_of
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 
 _BESIDE_INPUT = "requests, scores and the input's columns in the results"
+_PART = re.compile(r"\bpart-\d{4,}(?=[/.])")
 _RESTORE = "restore checkpoint.db from a backup, or start over with: batchrun run JOB --new"
+_RESTORE_PART = "restore it from a backup; to send its rows again, run the job with --yes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,10 @@ class Verification:
         count = len(self.findings)
         whole = "no problems found in what was checked" if self.notes else "no problems found"
         found = f"{count} {'problem' if count == 1 else 'problems'} found" if count else whole
-        lines.append(f"{self.directory}: {found}; checked {', '.join(self.checked) or 'nothing'}")
+        # A run may have hundreds of parts.
+        names = dict.fromkeys(_PART.sub("part-*", name) for name in self.checked)
+        checked = ", ".join(names) or "nothing"
+        lines.append(f"{self.directory}: {found}; checked {checked}")
         return "\n".join(lines)
 
     def json(self) -> str:
@@ -113,12 +119,17 @@ def _verify_whole(directory: Path) -> Verification:
     if not is_partitioned(directory):
         return _verify_with_judges(directory)
     with ExitStack() as stack:
-        folders = folders_of(directory)
+        missing = missing_parts(directory)
+        folders = checkpoint.part_folders(directory) if missing else folders_of(directory)
         for folder in folders:
             stack.enter_context(checkpoint.shared_lock(folder))
         parts = _combined(directory, [_verify_with_judges(folder) for folder in folders])
     found = Findings(list(parts.findings), list(parts.notes), list(parts.checked))
-    if not found.findings:
+    for part in missing:
+        found.wrong(f"{part}/{checkpoint.FILE_NAME}", [Flaw("is not there")], _RESTORE_PART)
+    if missing:
+        found.notes.append("the outputs of the whole run, because parts of it are missing")
+    elif not found.findings:
         with found.as_note("the outputs of the whole run"):
             check_whole(directory, found)
     return Verification(directory, tuple(found.findings), tuple(found.notes), tuple(found.checked))

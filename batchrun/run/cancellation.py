@@ -14,8 +14,8 @@ from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
 from batchrun.run import run_job
 from batchrun.run.matrix import runs_in
-from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import RunOptions
+from batchrun.run.whole import folders_of, stored_document
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:
@@ -67,14 +67,12 @@ def cancel(directory: Path, options: RunOptions | None = None) -> list[Canceled]
 
 
 def _cancel(directory: Path, options: RunOptions) -> Canceled:
-    if is_partitioned(directory):
-        return Canceled(directory, ())  # a run in parts sends no batches
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-        document, base, _ = store.job()
-        found = tuple(checkpoint.batches(store, open_only=True))
-    for folder in checkpoint.judge_folders(directory):
-        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-            found += tuple(checkpoint.batches(store, open_only=True))
+    document, base, _ = stored_document(directory)
+    found: tuple[SentBatch, ...] = ()
+    for part in folders_of(directory):
+        for folder in (part, *checkpoint.judge_folders(part)):
+            with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+                found += tuple(checkpoint.batches(store, open_only=True))
     if not found:
         return Canceled(directory, ())
     job = Job.from_document(document, Path(base), origin=str(directory))

@@ -21,9 +21,9 @@ from batchrun.run import run_loop, run_plan
 from batchrun.run.judging import check_verdicts
 from batchrun.run.matrix import runs_in
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
-from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import RunOptions, plan_of_pairs
 from batchrun.run.signatures import same_input
+from batchrun.run.whole import opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,19 +88,10 @@ def judge_pairs(
     runs = [run for each in directories for run in runs_in(each)]
     if len({run.resolve() for run in runs}) < max(2, len(runs)):
         raise JobError("compare: name two different run directories or more")
-    for run in runs:
-        if is_partitioned(run):
-            raise JobError(
-                f"{run}: is divided into parts, which --judge cannot compare; run its job again with "
-                "a larger [output] partition_rows and another --output-dir"
-            )
     place = _place(runs, options) if directory is None else directory
     config, note = pairwise_config(job)
     with ExitStack() as opened:
-        stores = [
-            opened.enter_context(closing(checkpoint.Checkpoint(run, writable=False)))
-            for run in runs
-        ]
+        stores = [opened.enter_context(opened_whole(run)) for run in runs]
         document, base, signature = stores[0].job()
         asked = Job.from_document(document, Path(base), origin=str(stores[0].path))
         source = same_input(asked, signature)

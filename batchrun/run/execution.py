@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ class Shared:
         waits: count the waits of all runs.
         errors: count the failed rows of all runs.
         simulator: the address that takes the place of every base URL; None for none.
+        planning: how many runs may plan rows at the same time; None for all.
     """
 
     options: RunOptions
@@ -83,6 +85,7 @@ class Shared:
     progress: Progress
     interrupts: Interrupts
     events: EventFile
+    planning: anyio.CapacityLimiter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +273,8 @@ class Execution:
     ) -> None:
         async with send:
             try:
-                await feed.run(send)
+                async with self._shared.planning or nullcontext():
+                    await feed.run(send)
             except BatchrunError as error:
                 self._error = error
                 self._dispatcher.drain()

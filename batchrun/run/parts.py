@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import orjson
 
 from batchrun import checkpoint, output
-from batchrun.dispatch import BATCH
 from batchrun.errors import CheckpointError, JobError
 from batchrun.job import RunPart
 from batchrun.run.preparation import Prepared, judging_plan
 from batchrun.run.scoring import Evaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from batchrun.job import Job
     from batchrun.run.preparation import RunOptions
+    from batchrun.source import Source
 
 PARTS_FILE = checkpoint.PARTS_FILE
 
@@ -76,6 +78,26 @@ def read_parts(directory: Path) -> PartList:
     return listed
 
 
+def missing_parts(directory: Path) -> list[str]:
+    """Return the names of the parts of a run that are gone: later parts or their results are there."""
+    there = {folder.name for folder in checkpoint.part_folders(directory)}
+    results = {path.stem for path in directory.glob("part-*.parquet")}
+    begun = sorted(part for part in there | results if part.removeprefix("part-").isdecimal())
+    last = int(begun[-1].removeprefix("part-")) if begun else 0
+    names = (RunPart(number, 0, 0).name for number in range(1, last + 1))
+    return [name for name in names if name not in there]
+
+
+def missing_message(directory: Path, missing: Sequence[str]) -> str:
+    """Return what is wrong with a run whose parts are missing, and the way out."""
+    first = directory / missing[0] / checkpoint.FILE_NAME
+    more = f" (nor are those of {len(missing) - 1:,} more parts)" if len(missing) > 1 else ""
+    return (
+        f"{first}: is not there{more}, and without it its answers are lost. Restore it from a backup; to send "
+        "its rows again, run the job with --yes"
+    )
+
+
 def write_parts(directory: Path, parts: PartList) -> None:
     """Write how a run is divided.
 
@@ -94,25 +116,53 @@ def write_parts(directory: Path, parts: PartList) -> None:
 def division_of(plan: Prepared, options: RunOptions) -> PartList | None:
     """Return how a run is divided; None for a run in one part.
 
-    A run stays as it was begun, whatever `partition_rows` says later.
+    Raises:
+        JobError: when the run is divided, and the job has `stop_at`.
+    """
+    parts = _division(plan.job, plan.directory, plan.total, is_new=options.new)
+    if parts is not None:
+        check_divided(plan, parts)
+    return parts
+
+
+def check_divided(plan: Prepared, parts: PartList) -> None:
+    """Check that a job can be run in parts.
 
     Raises:
-        JobError: when the run is divided, and is to be sent in batches.
+        JobError: when it has `stop_at`.
     """
-    size, count = plan.job.output.partition_rows, 0
-    if not options.new and is_partitioned(plan.directory):
-        begun = read_parts(plan.directory)
-        size, count = begun.partition_rows, begun.count
-    elif plan.total <= size or (not options.new and _has_checkpoint(plan.directory)):
-        return None
-    if options.dispatcher is BATCH:
+    if any(config.stop_at is not None for config in plan.job.scores):
         raise JobError(
-            f"--batch: this run has {plan.total:,} rows and is divided into parts of {size:,}, which are "
-            "worked on one after the other, so a batch would wait for the one before it. To send it "
-            f"in batches, start it with [output] partition_rows = {plan.total} and another "
-            "--output-dir, or --new"
+            f"[score] stop_at draws rows from the whole table, and this run of {plan.total:,} rows is divided "
+            f"into parts of {parts.partition_rows:,}. Remove stop_at, or start the run with [output] "
+            f"partition_rows = {plan.total} and another --output-dir, or --new"
         )
-    return PartList(size, plan.total, max(count, -(-plan.total // size)))
+
+
+def _division(job: Job, directory: Path, rows: int, *, is_new: bool = False) -> PartList | None:
+    """Return how a run of so many rows is divided. It stays as it was begun, whatever the job says later."""
+    size, count = job.output.partition_rows, 0
+    if not is_new and is_partitioned(directory):
+        begun = read_parts(directory)
+        size, count = begun.partition_rows, begun.count
+    elif rows <= size or (not is_new and _has_checkpoint(directory)):
+        return None
+    return PartList(size, rows, max(count, -(-rows // size)))
+
+
+def divided(job: Job, source: Source, directory: Path, rows: int) -> list[tuple[Path, Source]]:
+    """Return the directories that a run has its checkpoints in, or will have, each with its rows.
+
+    Args:
+        job: the job.
+        source: its input.
+        directory: of the run, which may not have begun.
+        rows: number of rows of the input.
+    """
+    parts = _division(job, directory, rows)
+    if parts is None:
+        return [(directory, source)]
+    return [(directory / part.name, source.of_part(part)) for part in parts.parts]
 
 
 def division_notes(plan: Prepared, parts: PartList | None) -> list[str]:
@@ -151,7 +201,7 @@ def plan_of_part(plan: Prepared, parts: PartList, part: RunPart, options: RunOpt
     """
     job = plan.job.of_part(part)
     source = plan.source.of_part(part)
-    divided = replace(
+    of_part = replace(
         plan,
         job=job,
         source=source,
@@ -160,13 +210,13 @@ def plan_of_part(plan: Prepared, parts: PartList, part: RunPart, options: RunOpt
         judges=(),
     )
     if plan.evaluation is None or not plan.judges:
-        return divided
+        return of_part
     evaluation = Evaluation.of(job, source)
     if evaluation is None:
-        return divided
+        return of_part
     evaluation.load()
-    judges = tuple(judging_plan(divided, judge, options) for judge in evaluation.judges)
-    return replace(divided, evaluation=evaluation, judges=judges)
+    judges = tuple(judging_plan(of_part, judge, options) for judge in evaluation.judges)
+    return replace(of_part, evaluation=evaluation, judges=judges)
 
 
 def options_of_part(options: RunOptions, part: RunPart) -> RunOptions:

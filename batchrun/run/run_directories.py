@@ -84,7 +84,7 @@ def _refuse_leaving_batches(directory: Path, options: RunOptions) -> None:
     """
     if options.yes or options.simulate is not None:
         return
-    runs = [directory, *(path.parent for path in directory.glob(f"*/{checkpoint.FILE_NAME}"))]
+    runs = [path.parent for path in directory.rglob(checkpoint.FILE_NAME)]
     out = [batch for run in runs for batch in _open_batches(run)]
     if out:
         rows = sum(batch.out for batch in out)

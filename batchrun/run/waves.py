@@ -1,7 +1,7 @@
 """Runs that are divided into parts: one part after the other, with the limits and money of the whole.
 
 Several runs, such as the cells of a matrix, work on their first parts at the same time, then on their
-second ones, and so on.
+second ones, and so on. With batches all parts are worked on at the same time: a batch may take a day.
 """
 
 from __future__ import annotations
@@ -16,13 +16,25 @@ import anyio.to_thread
 
 from batchrun import checkpoint
 from batchrun.checkpoint import Reuse
-from batchrun.errors import Interrupted, JobError, OutputError
+from batchrun.dispatch import BATCH, BatchMode
+from batchrun.errors import (
+    BatchesOut,
+    CheckpointError,
+    Interrupted,
+    JobError,
+    OutputError,
+    RunEnd,
+    RunStopped,
+)
+from batchrun.report.open_batches import come_back, keep_running
 from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of
 from batchrun.run.conclusion import InterruptibleRows, RunReport, Written
 from batchrun.run.execution import Execution, first_batchrun_error
 from batchrun.run.parts import (
     PartList,
     division_notes,
+    missing_message,
+    missing_parts,
     options_of_part,
     plan_of_part,
     write_parts,
@@ -51,6 +63,10 @@ if TYPE_CHECKING:
     from batchrun.run.pipeline import OpenRun
     from batchrun.run.preparation import Prepared, RunOptions
 
+INTERRUPTED = "interrupted; all answers are saved"
+# Parts that are read and cut into batches at the same time: each holds a batch in memory.
+MOST_PLANNING = 2
+
 
 @dataclass
 class DividedRun:
@@ -64,6 +80,7 @@ class DividedRun:
         succeeded: requests of this execution that got an answer.
         reports: of the parts that have ended.
         error: what ended the run early.
+        fruitless: that no request of a part succeeded.
     """
 
     plan: Prepared
@@ -73,11 +90,30 @@ class DividedRun:
     succeeded: int = 0
     reports: list[RunReport] = field(default_factory=list)
     error: BatchrunError | None = None
+    fruitless: RunStopped | None = None
+
+    def ended(self, report: RunReport) -> None:
+        """Note how a part has ended. While its batches are out, other parts are worked on."""
+        self.reports.append(report)
+        error = report.error
+        if isinstance(error, RunStopped) and _is_fruitless(error):
+            self.fruitless = error
+        elif not isinstance(error, BatchesOut):
+            self.error = self.error or error
+        last = report.totals.last_execution
+        self.succeeded += 0 if last is None else last.succeeded
 
     @property
     def count(self) -> int:
         """How many parts it has."""
         return 1 if self.parts is None else self.parts.count
+
+    def has_begun(self, index: int) -> bool:
+        """Say whether a part, counted from 0, has a checkpoint."""
+        if self.parts is None:
+            return True
+        folder = self.plan.directory / self.parts.parts[index].name
+        return (folder / checkpoint.FILE_NAME).exists()
 
     def part_plan(self, index: int, options: RunOptions) -> tuple[Prepared, RunOptions]:
         """Return the plan of a part, from 0, and how to run it."""
@@ -122,8 +158,8 @@ async def run_in_parts(
                     for run in runs:
                         for note in division_notes(run.plan, run.parts) if run.parts else ():
                             shared.progress.note(note)
-                    for index in range(max(run.count for run in runs)):
-                        await _run_wave(runs, index, shared)
+                    for wave in _waves(runs, options):
+                        await _run_wave(wave, shared)
             except BaseExceptionGroup as group:
                 raise first_batchrun_error(group) from group
             return [
@@ -135,6 +171,9 @@ def _begin(run: DividedRun, options: RunOptions) -> None:
     """Ask for consent to a changed plan, and write how the run is divided."""
     if run.parts is None:
         return
+    directory = run.plan.directory
+    if (missing := missing_parts(directory)) and not options.yes and options.simulate is None:
+        raise CheckpointError(missing_message(directory, missing))
     for part in run.parts.parts:
         folder = run.plan.directory / part.name
         if not (folder / checkpoint.FILE_NAME).exists():
@@ -177,37 +216,62 @@ def _spending(run: DividedRun, options: RunOptions) -> Spending:
     return found
 
 
-async def _run_wave(runs: Sequence[DividedRun], index: int, shared: Shared) -> None:
-    """Run one part of each run that has not ended, at the same time."""
+def _waves(runs: Sequence[DividedRun], options: RunOptions) -> list[list[tuple[DividedRun, int]]]:
+    """Return which parts of which runs to work on at the same time, one group after the other."""
+    most = max(run.count for run in runs)
+    waves = [[(run, index) for run in runs if index < run.count] for index in range(most)]
+    if options.dispatcher is not BATCH:
+        return waves
+    every = [one for wave in waves for one in wave]
+    if options.batches is BatchMode.CANCEL:
+        every = [(run, index) for run, index in every if run.has_begun(index)]
+    return [every]
+
+
+async def _run_wave(wave: Sequence[tuple[DividedRun, int]], shared: Shared) -> None:
+    """Run parts of runs that have not ended, at the same time."""
     signal = shared.interrupts.first
-    active = [run for run in runs if run.error is None and index < run.count]
+    active = [(run, index) for run, index in wave if not _is_over(run)]
     if signal is not None:
-        for run in active:
-            run.error = Interrupted(signal, "interrupted; all answers are saved")
+        for run, _ in active:
+            run.error = Interrupted(signal, INTERRUPTED)
         return
     if not active:
         return
+    shared = replace(shared, planning=anyio.CapacityLimiter(max(MOST_PLANNING, _runs_in(active))))
     with ExitStack() as stack:
-        opened = []
-        for run in active:
-            plan, options = run.part_plan(index, shared.options)
-            found = stack.enter_context(opened_run(plan, options))
-            opened.append(await _agreed_part(run, index, found, options))
-        wave = [replace(shared, options=run.part_plan(index, shared.options)[1]) for run in active]
-        executions = [Execution(one, each) for one, each in zip(opened, wave, strict=True)]
+        opened, options = [], []
+        for run, index in active:
+            plan, of_part = run.part_plan(index, shared.options)
+            found = stack.enter_context(opened_run(plan, of_part))
+            opened.append(await _agreed_part(run, index, found, of_part))
+            options.append(of_part)
+        executions = [
+            Execution(one, replace(shared, options=each))
+            for one, each in zip(opened, options, strict=True)
+        ]
         with shared.progress:
             errors = await run_all(executions, shared)
         errors = await judge_all(opened, errors, shared)
-        for run, one, execution, error in zip(active, opened, executions, errors, strict=True):
+        for (run, _), one, execution, error in zip(active, opened, executions, errors, strict=True):
             rows = InterruptibleRows(one.store, shared.interrupts)
             done = await anyio.to_thread.run_sync(
                 concluded, one, execution, rows, error, shared.options
             )
             execution.log.ended(done.exit_code, done.error, done.summary())
-            run.reports.append(done)
-            run.error = done.error
-            last = done.totals.last_execution
-            run.succeeded += 0 if last is None else last.succeeded
+            run.ended(done)
+
+
+def _is_fruitless(error: RunStopped) -> bool:
+    return error.stop.end is RunEnd.NOTHING_SUCCEEDED and not error.is_judge
+
+
+def _is_over(run: DividedRun) -> bool:
+    return run.error is not None or (run.fruitless is not None and not run.succeeded)
+
+
+def _runs_in(wave: Sequence[tuple[DividedRun, int]]) -> int:
+    return len({id(run) for run, _ in wave})
 
 
 async def _agreed_part(
@@ -217,10 +281,12 @@ async def _agreed_part(
         found = replace(opened, reuse=await agreed(opened, options))
         return await agreed_judges(found, options)
     part = run.parts.parts[index]
+    label = f"{opened.label} {part.name}".strip()
     found = replace(
         opened,
         reuse=run.reuse.get(part.number),
-        label=f"{opened.label} {part.name}".strip(),
+        label=label,
+        judges=tuple(replace(judge, label=label) for judge in opened.judges),
         number=run.number,
         has_succeeded=run.succeeded > 0,
     )
@@ -231,7 +297,8 @@ def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunR
     """Write the outputs of a whole run; return its state."""
     if run.parts is None:
         return run.reports[0]
-    directory, error = run.plan.directory, run.error
+    directory = run.plan.directory
+    error = run.error or (run.fruitless if _is_over(run) else None)
     whole = WholeRun(directory, run.plan.job, run.plan.source, run.parts)
     written = Written()
     try:
@@ -242,6 +309,11 @@ def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunR
     except (OutputError, JobError) as problem:
         error = error or OutputError(str(problem))
     totals = written.totals or totals_of_run(directory)
+    out = totals.open_batches
+    if out and error is None:
+        error = BatchesOut(come_back(out))
+    elif out and isinstance(error, Interrupted):
+        error = Interrupted(error.signum, f"{INTERRUPTED}; {keep_running(out, directory)}")
     return RunReport(totals, directory, written.files, error, written.score)
 
 

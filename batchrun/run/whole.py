@@ -13,7 +13,13 @@ from batchrun.errors import CheckpointError, OutputError
 from batchrun.job import Job
 from batchrun.run.conclusion import SUMMARY_FILE, Written
 from batchrun.run.damage import USAGE_FILE
-from batchrun.run.parts import PartList, is_partitioned, read_parts
+from batchrun.run.parts import (
+    PartList,
+    is_partitioned,
+    missing_message,
+    missing_parts,
+    read_parts,
+)
 from batchrun.run.scoring import Evaluation, columns_of_scores, score_table
 from batchrun.run.signatures import same_input
 
@@ -211,12 +217,12 @@ def totals_of_run(directory: Path) -> RunTotals:
 
 
 def stored_document(directory: Path) -> tuple[dict[str, Any], str, str]:
-    """Return the job's document, the folder of its paths and the signature of a partitioned run.
+    """Return the document of a run's job, the folder of its paths and the signature of its plan.
 
     Raises:
-        CheckpointError: when no part has begun, or the first cannot be used.
+        CheckpointError: when there is no usable checkpoint; of a partitioned run, in its first part.
     """
-    with closing(checkpoint.Checkpoint(_begun_folders(directory)[0], writable=False)) as store:
+    with closing(checkpoint.Checkpoint(folders_of(directory)[0], writable=False)) as store:
         document, base, signature = store.job()
     document.pop("part", None)
     return document, base, signature
@@ -244,7 +250,7 @@ def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> 
         own = score.scorers[name] if name else score
         if not folders or own.judge is None:
             continue
-        done = checkpoint.totals_of_parts(folders, 0)
+        done = checkpoint.totals_of_parts(folders)
         whole = replace(
             own.judge,
             attempts=done.attempts,
@@ -263,9 +269,22 @@ def folders_of(directory: Path) -> list[Path]:
     return _begun_folders(directory) if is_partitioned(directory) else [directory]
 
 
+def has_begun(directory: Path) -> bool:
+    """Say whether a run has a checkpoint, or one of its parts has."""
+    if is_partitioned(directory):
+        return bool(checkpoint.part_folders(directory))
+    return (directory / checkpoint.FILE_NAME).exists()
+
+
 @contextmanager
-def opened_whole(directory: Path) -> Iterator[checkpoint.Checkpoint]:
+def opened_whole(
+    directory: Path, tables: Sequence[str] = checkpoint.EVERYTHING
+) -> Iterator[checkpoint.Checkpoint]:
     """Open the checkpoint of a run for reading; of a partitioned one, a temporary copy of its parts.
+
+    Args:
+        directory: of the run.
+        tables: what is copied of parts, beside the run and its executions.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.
@@ -283,7 +302,7 @@ def opened_whole(directory: Path) -> Iterator[checkpoint.Checkpoint]:
             checkpoint.check_intact(store)
     size = parts.partition_rows
     firsts = [(int(folder.name.removeprefix("part-")) - 1) * size for folder in folders]
-    with checkpoint.merged(list(zip(folders, firsts, strict=True)), parts.rows) as store:
+    with checkpoint.merged(list(zip(folders, firsts, strict=True)), parts.rows, tables) as store:
         yield store
 
 
@@ -291,4 +310,6 @@ def _begun_folders(directory: Path) -> list[Path]:
     folders = checkpoint.part_folders(directory)
     if not folders:
         raise CheckpointError(f"{directory}: contains no run yet; run the job first")
+    if missing := missing_parts(directory):
+        raise CheckpointError(missing_message(directory, missing))
     return folders

@@ -10,6 +10,8 @@ import copy
 import weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
@@ -36,11 +38,13 @@ from batchrun.source.inputs import (
 )
 from batchrun.source.remote import RemoteCopy
 from batchrun.source.tables import input_notes, open_tables
+from batchrun.source.text_index import TextIndex, csv_frames, index_of, lines_after
 from batchrun.source.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from batchrun.job import InputConfig, RunPart
     from batchrun.source.tables import TableFile
@@ -81,6 +85,8 @@ class Source:
         self.schema = self._read_schema()
         if config.id is not None:
             check_id_column(self._name, config.id, self.schema)
+        self._indexes: dict[Path, TextIndex | None] = {}  # of text files, also for the parts
+        self._index_lock = Lock()
         self._where = Where(config.where, self.schema, self._name) if config.where else None
 
     @property
@@ -175,14 +181,36 @@ class Source:
     def _frames_from(self, first: int, columns: list[str]) -> Iterator[pl.DataFrame]:
         """Yield the rows from an ordinal on. Most of what is before it in Parquet files is not read."""
         for table in self._tables:
-            skipped = 0
-            if first and table.kind == ".parquet" and self._where is None:
-                with self._named_as_given():
-                    skipped = min(first, parquet.count(table.place))
+            skipped = min(first, self._skippable(table)) if first else 0
             first -= skipped
             for frame in self._file_frames(table, columns, skipped):
                 kept, first = frame[first:], max(0, first - frame.height)
                 yield kept
+
+    def _skippable(self, table: TableFile) -> int:
+        """Return how many rows of a file can be left out without reading them."""
+        if self._where is not None:
+            return 0
+        if table.kind == ".parquet":
+            with self._named_as_given():
+                return parquet.count(table.place)
+        return 0 if (index := self._index(table)) is None else index.rows
+
+    def _index(self, table: TableFile) -> TextIndex | None:
+        """Return where the rows of a text file are; None of a small one, and of other files."""
+        if table.dialect is None and table.kind != ".jsonl":
+            return None
+        with self._index_lock:
+            if table.place not in self._indexes:
+                self._indexes[table.place] = self._new_index(table)
+            return self._indexes[table.place]
+
+    def _new_index(self, table: TableFile) -> TextIndex | None:
+        with self._named_as_given():
+            found = index_of(table, self.schema)
+            # An empty line between two blocks may be a row, and is none at the end of a text.
+            is_right = table.dialect is None or found.rows == self._count_file(table)
+        return found if is_right and len(found.blocks) > 1 else None
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
         """Yield the items in order, with the values of these columns.
@@ -244,8 +272,14 @@ class Source:
     def _file_frames(
         self, table: TableFile, columns: list[str], skipped: int = 0
     ) -> Iterator[pl.DataFrame]:
+        index = self._index(table) if skipped and table.kind != ".parquet" else None
         if self._has_lines:
-            found = json_lines.frames(table.place, self.schema, columns, self._condition)
+            lines = json_lines.blocks(table.place)
+            if index is not None:
+                lines = lines_after(table.place, index, skipped)
+            found = json_lines.frames(table.place, lines, self.schema, columns, self._condition)
+        elif index is not None:
+            found = csv_frames(table, self.schema, index, skipped, columns)
         else:
             found = readers.frames(table, columns, self._condition, skipped)
         with self._where_in_errors(), self._named_as_given():
@@ -279,8 +313,8 @@ class Source:
     def _read_lines(
         self, columns: list[str], chunk_rows: int
     ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-        every = (lines for table in self._tables for lines in json_lines.blocks(table.place))
         first, most = self._span
+        every, first = self._blocks_from(first)
         for lines in _first(_after(map(self._matching, every), first), most):
             for start in range(0, len(lines), chunk_rows):
                 part = lines[start : start + chunk_rows]
@@ -288,6 +322,19 @@ class Source:
                     rows = json_lines.rows(part, columns)
                     ids = [] if self._config.id is None else self._line_ids(part)
                 yield ids, rows
+
+    def _blocks_from(self, first: int) -> tuple[Iterator[list[bytes]], int]:
+        """Return blocks of lines, and how many rows at their start are before this ordinal."""
+        blocks: list[Iterator[list[bytes]]] = []
+        for table in self._tables:
+            skipped = min(first, self._skippable(table)) if first else 0
+            index = self._index(table) if skipped else None
+            if index is None:
+                blocks.append(json_lines.blocks(table.place))
+            elif skipped < index.rows:
+                blocks.append(lines_after(table.place, index, skipped))
+            first -= skipped
+        return chain.from_iterable(blocks), first
 
     def _matching(self, lines: list[bytes]) -> list[bytes]:
         if self._condition is None:

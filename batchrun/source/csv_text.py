@@ -98,6 +98,21 @@ class CsvText:
                 yield from _records(recoded, self.dialect, is_utf8=True)
 
 
+def checked_blocks(path: Path, dialect: Dialect) -> Iterator[bytes]:
+    """Yield a text that polars can read in blocks that end where a record ends, with its byte order mark.
+
+    Raises:
+        JobError: with the first line that is wrong.
+    """
+    with file_errors(path), open_text(path) as file:
+        mark = file.read(len(codecs.BOM_UTF8))
+        lead = mark if mark == codecs.BOM_UTF8 else b""
+        file.seek(len(lead))
+        for block in _records(file, dialect, is_utf8=False):
+            yield lead + block
+            lead = b""
+
+
 def _sample(start: bytes, encoding: str) -> bytes:
     """Return the start of a file as UTF-8, up to the last line break."""
     decoder = codecs.getincrementaldecoder(encoding)(errors="replace")

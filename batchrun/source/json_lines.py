@@ -17,7 +17,7 @@ from batchrun.errors import JobError
 from batchrun.source.inputs import file_errors, open_text, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 BLOCK_BYTES = 4 * 1024 * 1024
@@ -29,15 +29,15 @@ _SURROGATES = re.compile(
 _BOM = b"\xef\xbb\xbf"
 
 
-def blocks(path: Path) -> Iterator[list[bytes]]:
-    """Yield the lines that are not blank in blocks of a few megabytes.
+def blocks(path: Path, offset: int = 0) -> Iterator[list[bytes]]:
+    """Yield the lines that are not blank in blocks of a few megabytes, from this byte of the text on.
 
     Raises:
         JobError: when the file cannot be read.
     """
     with file_errors(path), open_text(path) as file:
-        if file.read(len(_BOM)) != _BOM:
-            file.seek(0)
+        if offset or file.read(len(_BOM)) != _BOM:
+            file.seek(offset)
         while lines := file.readlines(BLOCK_BYTES):
             if kept := [_without_lone_surrogates(line) for line in lines if line.strip()]:
                 yield kept
@@ -66,15 +66,19 @@ def frame(lines: Sequence[bytes], columns: pl.Schema | None) -> pl.DataFrame:
 
 
 def frames(
-    path: Path, columns: pl.Schema, wanted: list[str], where: pl.Expr | None = None
+    path: Path,
+    blocks_of_lines: Iterable[list[bytes]],
+    columns: pl.Schema,
+    wanted: list[str],
+    where: pl.Expr | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield the rows of a file in order, or those that satisfy a condition, in bounded frames.
+    """Yield lines of a file as rows, or those that satisfy a condition, in bounded frames.
 
     Raises:
-        JobError: when it cannot be read.
+        JobError: when they cannot be read.
     """
     with file_errors(path):
-        for lines in blocks(path):
+        for lines in blocks_of_lines:
             found = frame(lines, columns)
             yield (found if where is None else found.filter(where)).select(wanted)
 

@@ -12,6 +12,7 @@ from batchrun.source import parquet
 from batchrun.source.inputs import file_errors
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -50,14 +51,15 @@ def frames(
     if table.kind == ".parquet":
         yield from parquet.frames(table.place, columns, where, skipped)
         return
-    with _errors(table):
+    with errors_of(table):
         lazy = _scan(table)
         kept = lazy if where is None else lazy.filter(where)
         # A batch is a few megabytes.
         yield from kept.select(columns).collect_batches(maintain_order=True, lazy=True)
 
 
-def _errors(table: TableFile) -> AbstractContextManager[None]:
+def errors_of(table: TableFile) -> AbstractContextManager[None]:
+    """Translate polars' errors about a file."""
     return file_errors(table.place, None if table.dialect is None else table.dialect.separator)
 
 
@@ -95,17 +97,40 @@ def _value_bytes(column: pl.Series) -> pl.Series:
 
 
 def _scan(table: TableFile) -> pl.LazyFrame:
+    if table.dialect is not None:
+        return scan_text(table, table.place)
+    scan = parquet.scan if table.kind == ".parquet" else pl.scan_ipc
+    return scan(table.place)
+
+
+def scan_text(
+    table: TableFile, text: Path | io.BytesIO, columns: pl.Schema | None = None
+) -> pl.LazyFrame:
+    """Return the rows of a CSV file, or of a piece of it, as a lazy frame.
+
+    Args:
+        table: the file.
+        text: what is read of it.
+        columns: of a piece without the header; None reads the header.
+
+    Raises:
+        ValueError: when the file has no dialect.
+    """
     if table.dialect is None:
-        scan = parquet.scan if table.kind == ".parquet" else pl.scan_ipc
-        return scan(table.place)
+        raise ValueError(f"{table.path} is not a text with cells")
     quote = table.dialect.quote
+    header: dict[str, Any] = (
+        {"with_column_names": lambda names: [unescape_quotes(name, quote) for name in names]}
+        if columns is None
+        else {"has_header": False, "schema": columns}
+    )
     return pl.scan_csv(
-        table.place,
+        text,
         separator=table.dialect.separator,
         quote_char=quote or None,
         **CSV_OPTIONS,
         glob=False,
-        with_column_names=lambda header: [unescape_quotes(name, quote) for name in header],
+        **header,
     )
 
 
@@ -115,7 +140,7 @@ def unescape_quotes(name: str, quote: str = '"') -> str:
 
 
 def _schema(table: TableFile) -> pl.Schema:
-    with _errors(table):
+    with errors_of(table):
         found = _scan(table).collect_schema()
     if table.dialect is not None:
         check_header(table.path, found)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from tests.conftest import batchrun, finish, start_batchrun, wait_until
+from tests.conftest import batchrun, command, finish, start_batchrun, wait_until
 from tests.support.provider import Reply, answer, refusal, serving
+from tests.support.vendor import vendor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,9 +58,9 @@ def test_results_are_those_of_a_run_in_one_part(
         job = write_job(
             provider.url, rows=ROWS, wire_format=wire_format, extra=files + PARTS + SCORED
         )
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         assert (
-            batchrun(
+            command(
                 "run", job, "--set", "output.partition_rows=100", "--output-dir", job.parent / "one"
             )[0]
             == 0
@@ -89,7 +91,7 @@ def test_row_numbers_are_those_of_the_whole_input(write_job: WriteJob, results: 
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
         job.write_text(job.read_text().replace('id = "id"\n', ""))
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
     assert results()["custom_id"].to_list() == [str(n + 1) for n in range(ROWS)]
     assert results()["response"].to_list() == [f"answer to Say text {n}" for n in range(ROWS)]
 
@@ -110,15 +112,15 @@ def test_a_run_that_is_killed_in_a_later_part_loses_nothing(
         process = start_batchrun("run", job, "--quiet")
         victim.append(process.pid)
         assert finish(process)[0] == -signal.SIGKILL
-        code, text, _ = batchrun("status", job, "--json")
+        code, text, _ = command("status", job, "--json")
         assert code == 0
         assert 0 < json.loads(text)["counts"]["pending"] < 25
-        code, _, error = batchrun("run", job)
+        code, _, error = command("run", job)
         assert code == 0, error
         assert provider.extra_bills <= 8
         assert summary(job)["possibly_double_billed"] >= provider.extra_bills
     assert_answered(results(), 35)
-    assert batchrun("verify", job)[0] == 0
+    assert command("verify", job)[0] == 0
 
 
 def test_an_interrupted_run_has_all_rows_and_is_resumed(
@@ -134,7 +136,7 @@ def test_an_interrupted_run_has_all_rows_and_is_resumed(
         assert sent < 35
         assert results().height == 35
         assert set(results()["status"]) == {"succeeded", "pending"}
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         assert len(provider.calls) == 35
     assert_answered(results(), 35)
     executions = summary(job)["executions"]
@@ -146,29 +148,29 @@ def test_appended_rows_fill_the_last_part_and_open_new_ones(
 ) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         append(job, range(ROWS, 42))
-        code, _, error = batchrun("run", job)
+        code, _, error = command("run", job)
         assert code == 0, error
         assert len(provider.calls) == 42
     assert_answered(results(), 42)
     assert len([*(job.parent / "out").glob("part-*/checkpoint.db")]) == 5
-    assert batchrun("verify", job)[0] == 0
+    assert command("verify", job)[0] == 0
 
 
 def test_a_run_stays_divided_as_it_was_begun(write_job: WriteJob, results: Results) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
         one = ["--set", "output.partition_rows=100"]
-        assert batchrun("run", job, "--output-dir", job.parent / "one", *one)[0] == 0
-        code, _, error = batchrun("run", job, "--output-dir", job.parent / "one")
+        assert command("run", job, "--output-dir", job.parent / "one", *one)[0] == 0
+        code, _, error = command("run", job, "--output-dir", job.parent / "one")
         assert (code, len(provider.calls)) == (0, ROWS)
         assert "started without parts and keeps its single checkpoint" in error
-        assert batchrun("run", job)[0] == 0
-        code, _, error = batchrun("run", job, *one)
+        assert command("run", job)[0] == 0
+        code, _, error = command("run", job, *one)
         assert (code, len(provider.calls)) == (0, 2 * ROWS)
         assert "started with parts of 10 rows and keeps them" in error
-        assert batchrun("run", job, "--new", *one)[0] == 0
+        assert command("run", job, "--new", *one)[0] == 0
         assert len(provider.calls) == 3 * ROWS
     assert (job.parent / "out" / "checkpoint.db").exists()
     assert (job.parent / "out.1" / "part-0003" / "checkpoint.db").exists()
@@ -178,13 +180,13 @@ def test_a_run_stays_divided_as_it_was_begun(write_job: WriteJob, results: Resul
 def test_a_changed_prompt_asks_once_for_all_parts(write_job: WriteJob, results: Results) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         job.write_text(job.read_text().replace("Say {{", "Tell {{"))
-        code, _, error = batchrun("run", job)
+        code, _, error = command("run", job)
         assert code == 2
         assert f"{ROWS} of {ROWS} paid answers would no longer be used" in error
         assert len(provider.calls) == ROWS
-        assert batchrun("run", job, "--yes")[0] == 0
+        assert command("run", job, "--yes")[0] == 0
         assert len(provider.calls) == 2 * ROWS
     assert results()["response"].to_list() == [f"answer to Tell text {n}" for n in range(ROWS)]
 
@@ -198,9 +200,9 @@ def test_failed_rows_of_all_parts_are_retried(write_job: WriteJob, results: Resu
 
     with serving(decide) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
-        assert batchrun("run", job)[0] == 3
+        assert command("run", job)[0] == 3
         assert results()["status"].to_list().count("errored") == 3
-        assert batchrun("run", job, "--retry-errored")[0] == 0
+        assert command("run", job, "--retry-errored")[0] == 0
         assert len(provider.calls) == ROWS + 3
     assert_answered(results(), ROWS)
 
@@ -212,7 +214,7 @@ def test_a_part_without_any_answer_is_no_run_without_any(write_job: WriteJob) ->
 
     with serving(decide) as provider:
         job = write_job(provider.url, rows=21, extra=PARTS)
-        assert batchrun("run", job)[0] == 3
+        assert command("run", job)[0] == 3
 
 
 def test_the_cost_limit_is_that_of_the_whole_run(write_job: WriteJob) -> None:
@@ -220,7 +222,7 @@ def test_the_cost_limit_is_that_of_the_whole_run(write_job: WriteJob) -> None:
         cap = 0.0035  # a request may cost about 0.00026 USD
         job = write_job(provider.url, rows=35, extra=f"{PARTS}[limits]\nmax_cost_usd = {cap}")
         for _ in range(2):
-            code, _, error = batchrun("run", job)
+            code, _, error = command("run", job)
             assert code in {0, 4}, error
             cost = summary(job)["cost_usd"]
             assert cost["total"] <= cap
@@ -229,40 +231,224 @@ def test_the_cost_limit_is_that_of_the_whole_run(write_job: WriteJob) -> None:
 def test_every_command_works_on_the_whole(write_job: WriteJob) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS + SCORED)
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         assert (
-            batchrun(
+            command(
                 "run", job, "--output-dir", job.parent / "one", "--set", "output.partition_rows=100"
             )[0]
             == 0
         )
     out, one = job.parent / "out", job.parent / "one"
-    assert json.loads(batchrun("status", out, "--json")[1])["counts"]["succeeded"] == ROWS
-    assert json.loads(batchrun("score", out, "--json")[1])["scored"] == ROWS
-    assert len(json.loads(batchrun("recost", out, "--json")[1])["runs"]) == 1
-    assert batchrun("report", out)[0] == 0
+    assert json.loads(command("status", out, "--json")[1])["counts"]["succeeded"] == ROWS
+    assert json.loads(command("score", out, "--json")[1])["scored"] == ROWS
+    assert len(json.loads(command("recost", out, "--json")[1])["runs"]) == 1
+    assert command("report", out)[0] == 0
     assert (out / "report.html").stat().st_size > 10_000
     for pair in ((out, one), (one, out)):
-        found = json.loads(batchrun("compare", *pair, "--json")[1])["runs"]
+        found = json.loads(command("compare", *pair, "--json")[1])["runs"]
         assert found[1]["against_first"]["common"] == ROWS
         assert found[1]["against_first"]["same_text"] == 1.0
     (out / "results.parquet").unlink()
-    code, text, _ = batchrun("verify", out)
+    code, text, _ = command("verify", out)
     assert code == 5
     assert "results.parquet: is not there" in text
-    assert batchrun("export", out)[0] == 0
-    assert batchrun("export", out, "--to", job.parent / "all.jsonl", "--last")[0] == 0
+    assert command("export", out)[0] == 0
+    assert command("export", out, "--to", job.parent / "all.jsonl", "--last")[0] == 0
     assert len((job.parent / "all.jsonl").read_text().splitlines()) == ROWS
-    assert batchrun("verify", out)[0] == 0
+    assert command("verify", out)[0] == 0
 
 
-def test_batches_are_refused_with_the_way_out(write_job: WriteJob) -> None:
+@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+def test_batches_of_all_parts_are_collected(
+    write_job: WriteJob, results: Results, wire_format: str
+) -> None:
+    with vendor() as server:
+        quick = "[batch]\npoll_s = 0.05\n"
+        job = write_job(server.url, rows=ROWS, wire_format=wire_format, extra=PARTS + quick)
+        start = time.monotonic()
+        code, _, error = command("run", job, "--batch")
+        elapsed = time.monotonic() - start
+        assert code == 0, error
+        usage = server.usage()
+        assert (usage["billed"], usage["batches"], usage["extra_bills"]) == (ROWS, 3, 0)
+    assert results()["custom_id"].to_list() == [f"r{n:05d}" for n in range(ROWS)]
+    assert set(results()["status"]) == {"succeeded"}
+    found = summary(job)
+    assert len(found["batches"]) == 3
+    # The parts were worked on at the same time, which counts once.
+    assert found["wall_time_s"] <= elapsed
+    assert command("verify", job)[0] == 0
+    assert command("report", job)[0] == 0
+
+
+def test_batches_of_all_parts_are_out_together(write_job: WriteJob) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=ROWS, extra=PARTS + "[batch]\npoll_s = 0.05\n")
+        code, _, error = command("run", job, "--batch", "--no-wait")
+        assert code == 7
+        assert "3 batches with 25 rows are being worked on" in error
+        # Rows that are in batches are not sent alone.
+        code, _, error = command("run", job)
+        assert (code, server.usage()["batches"]) == (7, 3)
+        assert "3 batches with 25 rows" in error
+        _, text, _ = command("status", job)
+        assert text.count("msgbatch_") == 3
+        assert "1 batch with" not in text
+        code, _, error = command("run", job, "--batch", "--new")
+        assert code == 2
+        assert "3 batches with 25 rows of the previous run" in error
+    assert command("verify", job)[0] == 0
+
+
+def test_cancel_closes_the_batches_of_all_parts(write_job: WriteJob) -> None:
+    with vendor(batch_s=8) as server:
+        job = write_job(server.url, rows=ROWS, extra=PARTS + "[batch]\npoll_s = 0.05\n")
+        assert command("run", job, "--batch", "--no-wait")[0] == 7
+        code, text, error = command("cancel", job)
+        assert code == 0, error
+        assert "3 batches with 25 rows closed" in text
+        assert "no batches are open" in command("cancel", job)[1]
+        counts = json.loads(command("status", job, "--json")[1])["counts"]
+        assert counts["succeeded"] + counts["pending"] == ROWS
+        assert counts["succeeded"] == server.usage()["billed"]
+    assert command("verify", job)[0] == 0
+
+
+def test_an_interrupt_names_the_batches_of_all_parts(write_job: WriteJob) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=ROWS, extra=PARTS + "[batch]\npoll_s = 0.05\n")
+        process = start_batchrun("run", job, "--batch")
+        wait_until(lambda: server.usage()["batches"] == 3, process)
+        process.send_signal(signal.SIGINT)
+        code, _, error = finish(process)
+        assert code == 130, error
+        assert f"batchrun cancel {job.parent / 'out'}\n" in error
+
+
+def test_stop_at_is_refused_with_the_way_out(write_job: WriteJob) -> None:
+    with serving(say) as provider:
+        scored = SCORED + 'stop_at = "±5 %"\n'
+        job = write_job(provider.url, rows=ROWS, extra=PARTS + scored)
+        code, _, error = command("run", job)
+        assert code == 2
+        assert "stop_at draws rows from the whole table" in error
+        assert "partition_rows = 25" in error
+        assert provider.calls == []
+
+
+def test_estimate_knows_the_answers_of_all_parts(write_job: WriteJob) -> None:
+    with serving(say) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS + SCORED)
+        assert json.loads(command("estimate", job, "--json")[1])["requests"] == ROWS
+        assert command("run", job)[0] == 0
+        append(job, range(ROWS, 42))
+        found = json.loads(command("estimate", job, "--json")[1])
+        assert (found["rows"], found["requests"], found["already_answered"]) == (42, 17, ROWS)
+        assert command("run", job)[0] == 0
+        assert len(provider.calls) == 42
+
+
+JUDGE = """[score.judge]
+model = "claude-sonnet-4-5-20250929"
+prompt = "Is this right? {{ response }}"
+choices = { yes = 1.0, no = 0.0 }
+"""
+
+
+def judged(call: Call) -> Reply:
+    if call.json["model"] != "claude-sonnet-4-5-20250929":
+        return say(call)
+    return answer(call, "Verdict: yes" if "3" in call.prompt else "Verdict: no")
+
+
+def test_a_judge_judges_the_answers_of_all_parts(write_job: WriteJob, results: Results) -> None:
+    with serving(judged) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS + JUDGE)
+        code, _, error = command("run", job)
+        assert code == 0, error
+        assert len(provider.calls) == 2 * ROWS
+        assert command("run", job)[0] == 0
+        assert len(provider.calls) == 2 * ROWS
+        found = json.loads(command("estimate", job, "--json")[1])
+        assert found["judges"][0]["already_answered"] == ROWS
+        one = ("--output-dir", job.parent / "one", "--set", "output.partition_rows=100")
+        assert command("run", job, *one)[0] == 0
+    right = [float("3" in f"{n}") for n in range(ROWS)]
+    assert results()["score"].to_list() == right
+    parts = json.loads((job.parent / "out" / "summary.json").read_bytes())["score"]
+    single = json.loads((job.parent / "one" / "summary.json").read_bytes())["score"]
+    assert parts == single
+    _, text, _ = command("status", job)
+    assert "25 of 25 verdicts" in text
+    for name in ("verify", "score", "export", "report", "recost"):
+        code, _, error = command(name, job)
+        assert code == 0, error
+    assert "part-*/judge/checkpoint.db" in command("verify", job)[1]
+    assert json.loads((job.parent / "out" / "summary.json").read_bytes())["score"] == single
+
+
+def test_pairs_of_answers_in_parts_are_judged_like_others(write_job: WriteJob) -> None:
+    def decide(call: Call) -> Reply:
+        if "answer_" in call.prompt:
+            return answer(call, "Verdict: A")
+        return answer(call, f"{call.json.get('temperature')} {call.prompt}")
+
+    with serving(decide) as provider:
+        judge = JUDGE.partition("prompt")[0] + 'rubric = "preference"\n'
+        job = write_job(provider.url, rows=ROWS, extra=PARTS)
+        runs = [job.parent / name for name in ("parts", "whole", "other")]
+        sizes = (10, 100, 7)
+        for run, size, temperature in zip(runs, sizes, (1, 1, 0), strict=True):
+            options = ("--output-dir", run, "--set", f"request.temperature={temperature}")
+            size_of = ("--set", f"output.partition_rows={size}")
+            assert command("run", job, *options, *size_of)[0] == 0
+        job.write_text(job.read_text() + judge)
+        found = []
+        for run in runs[:2]:
+            code, text, error = command("compare", run, runs[2], "--judge", job, "--json")
+            assert code == 0, error
+            (pair,) = json.loads(text)["preferences"]["pairs"]
+            found.append([pair[key] for key in ("wins", "losses", "ties", "win_rate")])
+        before = len(provider.calls)
+        assert command("compare", runs[0], runs[2], "--judge", job)[0] == 0
+        assert len(provider.calls) == before
+    assert found[0] == found[1]
+    assert sum(found[0][:3]) == ROWS
+
+
+def test_a_missing_part_is_named_and_nothing_is_lost(write_job: WriteJob, results: Results) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
-        code, _, error = batchrun("run", job, "--batch")
-        assert code == 2
-        assert "[output] partition_rows = 25" in error
-        assert provider.calls == []
+        assert command("run", job)[0] == 0
+        for part in ("part-0002", "part-0003"):
+            kept = (job.parent / "out" / part).rename(job.parent / part)
+            before = (job.parent / "out" / "results.parquet").read_bytes()
+            for name in ("run", "status", "verify", "export", "report", "recost", "cancel"):
+                code, text, error = command(name, job)
+                assert code == 5, name
+                assert f"{part}/checkpoint.db: is not there" in text + error, name
+            assert (job.parent / "out" / "results.parquet").read_bytes() == before
+            kept.rename(job.parent / "out" / part)
+        assert command("verify", job)[0] == 0
+        assert len(provider.calls) == ROWS
+        (job.parent / "out" / "part-0002").rename(job.parent / "gone")
+        assert command("run", job, "--yes")[0] == 0
+        assert len(provider.calls) == ROWS + 10
+    assert_answered(results(), ROWS)
+
+
+def test_a_damaged_part_is_named(write_job: WriteJob) -> None:
+    with serving(say) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS)
+        assert command("run", job)[0] == 0
+        damaged = job.parent / "out" / "part-0002" / "checkpoint.db"
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:100] + b"damage" * 5_000 + content[30_100:])
+        for name in ("run", "status", "verify", "export", "report", "recost"):
+            code, text, error = command(name, job)
+            assert code == 5, name
+            assert "part-0002/checkpoint.db: is damaged" in text + error, name
+        assert damaged.read_bytes()[:200] == (content[:100] + b"damage" * 50)[:200]
 
 
 def test_workers_send_the_rows_of_each_part(write_job: WriteJob, results: Results) -> None:
@@ -277,16 +463,16 @@ def test_workers_send_the_rows_of_each_part(write_job: WriteJob, results: Result
 def test_a_list_of_parts_that_cannot_be_read_says_the_way_out(write_job: WriteJob) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         listed = job.parent / "out" / "parts.json"
         content = listed.read_text()
         listed.write_text("{")
-        for command in ("run", "status"):
-            code, _, error = batchrun(command, job)
+        for name in ("run", "status"):
+            code, _, error = command(name, job)
             assert code == 5
             assert "parts.json: cannot be read" in error
         listed.write_text(content)
-        assert batchrun("run", job)[0] == 0
+        assert command("run", job)[0] == 0
         assert len(provider.calls) == ROWS
 
 
@@ -294,7 +480,7 @@ def test_two_cells_of_a_matrix_are_divided_each(write_job: WriteJob) -> None:
     with serving(say) as provider:
         matrix = '[matrix]\nmodel = ["claude-haiku-4-5-20251001", "claude-sonnet-4-5-20250929"]\n'
         job = write_job(provider.url, rows=ROWS, extra=PARTS + matrix)
-        code, _, error = batchrun("run", job)
+        code, _, error = command("run", job)
         assert code == 0, error
         assert len(provider.calls) == 2 * ROWS
     out = job.parent / "out"
@@ -302,10 +488,10 @@ def test_two_cells_of_a_matrix_are_divided_each(write_job: WriteJob) -> None:
     assert len(cells) == 2
     for cell in cells:
         assert_answered(pl.read_parquet(cell / "results.parquet"), ROWS)
-    total = json.loads(batchrun("status", out, "--json")[1])["total"]
+    total = json.loads(command("status", out, "--json")[1])["total"]
     assert total["succeeded"] == 2 * ROWS
-    assert batchrun("verify", out)[0] == 0
-    assert batchrun("compare", out)[0] == 0
+    assert command("verify", out)[0] == 0
+    assert command("compare", out)[0] == 0
 
 
 def test_a_run_in_parts_is_ranked_and_compared_like_others(write_job: WriteJob) -> None:
@@ -314,17 +500,14 @@ def test_a_run_in_parts_is_ranked_and_compared_like_others(write_job: WriteJob) 
         runs = job.parent / "runs"
         whole = ("--set", "output.partition_rows=100", "--output-dir", runs / "whole")
         for options in (("--output-dir", runs / "parts"), whole):
-            assert batchrun("run", job, *options)[0] == 0
-    code, stdout, stderr = batchrun("compare", runs)
+            assert command("run", job, *options)[0] == 0
+    code, stdout, stderr = command("compare", runs)
     assert code == 0, stderr
     assert "parts" in stdout
     assert "whole" in stdout
-    code, stdout, stderr = batchrun("compare", runs / "parts", runs / "whole")
+    code, stdout, stderr = command("compare", runs / "parts", runs / "whole")
     assert code == 0, stderr
     assert "against parts" in stdout
-    code, _, stderr = batchrun("compare", runs / "parts", runs / "whole", "--judge", job)
-    assert code == 2
-    assert "is divided into parts, which --judge cannot compare" in stderr
-    code, stdout, _ = batchrun("cancel", runs / "parts")
+    code, stdout, _ = command("cancel", runs / "parts")
     assert code == 0
     assert "no batches are open" in stdout

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     WriteJob = Callable[..., Path]
 
 
-@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+FORMATS = pytest.mark.parametrize("wire_format", ["messages", "chat"])
+
+
+@FORMATS
 def test_the_results_are_those_of_one_process(write_job: WriteJob, wire_format: str) -> None:
     tables: list[pl.DataFrame] = []
     for workers in ([], ["--workers", "3"]):
@@ -44,8 +47,9 @@ def test_the_results_are_those_of_one_process(write_job: WriteJob, wire_format: 
     assert set(alone["status"]) == {"succeeded", "errored"}
 
 
+@FORMATS
 def test_a_worker_that_is_killed_loses_nothing(
-    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+    write_job: WriteJob, results: Callable[[], pl.DataFrame], wire_format: str
 ) -> None:
     owner: list[subprocess.Popen[str]] = []
     killed: list[int] = []
@@ -57,7 +61,7 @@ def test_a_worker_that_is_killed_loses_nothing(
         return answer(call, f"answer to {call.prompt}", delay_s=0.02)
 
     with serving(decide) as provider:
-        job = write_job(provider.url, rows=500, extra=LIMITS)
+        job = write_job(provider.url, rows=500, wire_format=wire_format, extra=LIMITS)
         owner.append(start_batchrun("run", job, "--workers", "2", "--quiet"))
         code, _, stderr = finish(owner[0])
         assert code == 0, stderr
@@ -72,11 +76,12 @@ def test_a_worker_that_is_killed_loses_nothing(
     assert lost["maybe_billed"].all()
 
 
+@FORMATS
 def test_an_owner_that_is_killed_loses_nothing(
-    write_job: WriteJob, results: Callable[[], pl.DataFrame]
+    write_job: WriteJob, results: Callable[[], pl.DataFrame], wire_format: str
 ) -> None:
     with serving(lambda call: answer(call, f"answer to {call.prompt}", delay_s=0.02)) as provider:
-        job = write_job(provider.url, rows=500, extra=LIMITS)
+        job = write_job(provider.url, rows=500, wire_format=wire_format, extra=LIMITS)
         owner = start_batchrun("run", job, "--workers", "2", "--quiet")
         wait_until(lambda: len(provider.calls) >= 200, owner)
         workers = workers_of(owner)

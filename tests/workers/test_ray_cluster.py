@@ -47,7 +47,10 @@ def assert_whole(table: pl.DataFrame) -> None:
     assert table["response"].to_list() == [f"answer to Say text {n}" for n in range(ROWS)]
 
 
-@pytest.mark.parametrize("wire_format", ["messages", "chat"])
+FORMATS = pytest.mark.parametrize("wire_format", ["messages", "chat"])
+
+
+@FORMATS
 def test_the_results_are_those_of_one_process(
     cluster: RayNodes, write_job: WriteJob, wire_format: str
 ) -> None:
@@ -64,9 +67,14 @@ def test_the_results_are_those_of_one_process(
     assert alone.equals(together)
 
 
+@FORMATS
 @pytest.mark.parametrize("victim", ["actor", "raylet"])
 def test_a_node_that_dies_is_replaced(
-    cluster: RayNodes, write_job: WriteJob, results: Callable[[], pl.DataFrame], victim: str
+    cluster: RayNodes,
+    write_job: WriteJob,
+    results: Callable[[], pl.DataFrame],
+    victim: str,
+    wire_format: str,
 ) -> None:
     killed: list[int] = []
 
@@ -77,7 +85,7 @@ def test_a_node_that_dies_is_replaced(
         return prompt_answer(call)
 
     with serving(decide) as provider:
-        job = write_job(provider.url, rows=ROWS, extra=LIMITS)
+        job = write_job(provider.url, rows=ROWS, wire_format=wire_format, extra=LIMITS)
         run = start_batchrun("run", job, "--on", f"ray:{cluster.address}", "--workers", "4")
         code, _, stderr = finish(run)
         assert code == 0, stderr
@@ -92,12 +100,13 @@ def test_a_node_that_dies_is_replaced(
         cluster.raylets.append(cluster.add())
 
 
+@FORMATS
 def test_an_owner_that_is_killed_loses_nothing(
-    cluster: RayNodes, write_job: WriteJob, results: Callable[[], pl.DataFrame]
+    cluster: RayNodes, write_job: WriteJob, results: Callable[[], pl.DataFrame], wire_format: str
 ) -> None:
     before = set(actors())
     with serving(prompt_answer) as provider:
-        job = write_job(provider.url, rows=ROWS, extra=LIMITS)
+        job = write_job(provider.url, rows=ROWS, wire_format=wire_format, extra=LIMITS)
         owner = start_batchrun("run", job, "--on", f"ray:{cluster.address}", "--quiet")
         wait_until(lambda: len(provider.calls) >= ROWS // 2, owner)
         owner.kill()
