@@ -47,6 +47,8 @@ audit: $(READY)  ## check the installed packages for known vulnerabilities (need
 bench: $(READY)  ## measure the figures of docs/performance.md
 	$(BIN)/python -m benchmarks.large_input
 	$(BIN)/python -m benchmarks.resume
+	$(BIN)/python -m benchmarks.checkpoint_size
+	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.workers

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import jsonschema_rs
 import orjson
 
 from batchrun.dispatch.ports import accept
@@ -25,6 +24,8 @@ from batchrun.records import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    import jsonschema_rs
 
     from batchrun.dispatch.ports import Review
     from batchrun.job import Job, JudgeConfig
@@ -176,7 +177,9 @@ def _unwrapped(completion: Completion) -> Completion:
 
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(dict(schema), retriever=_refuse)
+    from jsonschema_rs import validator_for  # noqa: PLC0415 - most commands get no answers
+
+    return validator_for(dict(schema), retriever=_refuse)
 
 
 def _refuse(uri: str) -> Any:  # noqa: ANN401 - it never returns

@@ -7,9 +7,6 @@ import string
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from rapidfuzz import fuzz
-from rapidfuzz.distance import JaroWinkler, LCSseq, Levenshtein
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -35,6 +32,8 @@ def rouge(said: str, right: str, variant: str) -> float:
     """
     one, other = (_WORD.findall(text.lower()) for text in (said, right))
     if variant == "rougeL":
+        from rapidfuzz.distance import LCSseq  # noqa: PLC0415 - most commands score nothing
+
         return f_measure(LCSseq.similarity(one, other), len(one), len(other))
     length = int(variant[-1])
     grams, wanted = _grams(one, length), _grams(other, length)
@@ -46,13 +45,37 @@ def f_measure(common: float, given: int, wanted: int) -> float:
     return 2 * common / (given + wanted) if common else 0.0
 
 
+def _percent(name: str) -> Callable[[str, str], float]:
+    """Return a similarity of rapidfuzz in percent, from 0 to 1."""
+
+    def similarity(one: str, other: str) -> float:
+        from rapidfuzz import fuzz  # noqa: PLC0415 - as above
+
+        found: float = getattr(fuzz, name)(one, other)
+        return found / 100
+
+    return similarity
+
+
+def _levenshtein(one: str, other: str) -> float:
+    from rapidfuzz.distance import Levenshtein  # noqa: PLC0415 - as above
+
+    return Levenshtein.normalized_similarity(one, other)
+
+
+def _jaro_winkler(one: str, other: str) -> float:
+    from rapidfuzz.distance import JaroWinkler  # noqa: PLC0415 - as above
+
+    return JaroWinkler.similarity(one, other)
+
+
 SIMILARITIES: Mapping[str, Callable[[str, str], float]] = {
-    "ratio": lambda one, other: fuzz.ratio(one, other) / 100,
-    "partial_ratio": lambda one, other: fuzz.partial_ratio(one, other) / 100,
-    "token_sort_ratio": lambda one, other: fuzz.token_sort_ratio(one, other) / 100,
-    "token_set_ratio": lambda one, other: fuzz.token_set_ratio(one, other) / 100,
-    "levenshtein": Levenshtein.normalized_similarity,
-    "jaro_winkler": JaroWinkler.similarity,
+    **{
+        name: _percent(name)
+        for name in ("ratio", "partial_ratio", "token_sort_ratio", "token_set_ratio")
+    },
+    "levenshtein": _levenshtein,
+    "jaro_winkler": _jaro_winkler,
 }
 
 

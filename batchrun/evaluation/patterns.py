@@ -6,8 +6,6 @@ from collections import deque
 from functools import lru_cache
 from typing import Any
 
-import re2
-
 # Where answers end is what matters; also linear time adds up.
 LONGEST_TEXT = 1_000_000
 LONGEST_PATTERN = 10_000
@@ -21,6 +19,8 @@ class Pattern:
     """
 
     def __init__(self, source: str) -> None:
+        import re2  # noqa: PLC0415 - few jobs have patterns
+
         options = re2.Options()
         options.log_errors = False
         if len(source) > LONGEST_PATTERN:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import multiprocessing
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from batchrun.evaluation.scores import CannotScore
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
 
 TIMEOUT_S = 10.0
@@ -38,7 +38,7 @@ class SymbolicMath:
     """Compares expressions in a process of its own, which is started with the first one."""
 
     def __init__(self) -> None:
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
     def compare(self, text: str, expected: str) -> tuple[bool, str | None]:
@@ -63,6 +63,8 @@ class SymbolicMath:
     def _started(self) -> Connection:
         if self._process is not None and self._process.is_alive() and self._pipe is not None:
             return self._pipe
+        import multiprocessing  # noqa: PLC0415 - few jobs compare formulas
+
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other,), daemon=True)

@@ -8,7 +8,6 @@ import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import quoteattr
 
 from batchrun.records import Attachment
 
@@ -57,6 +56,8 @@ def messages_block(attachment: Attachment) -> dict[str, Any]:
 def chat_block(attachment: Attachment) -> dict[str, Any]:
     """Write an attachment for the chat format, where the text of a document is text."""
     if attachment.is_document and attachment.media_type == TEXT:
+        from xml.sax.saxutils import quoteattr  # noqa: PLC0415 - it loads all of HTTP
+
         name = "" if attachment.name is None else f" name={quoteattr(attachment.name)}"
         return {"type": "text", "text": f"<document{name}>\n{attachment.data}\n</document>\n"}
     url = attachment.url or f"data:{attachment.media_type};base64,{attachment.data}"
