@@ -166,6 +166,10 @@ class Planner:
             (key,),
         ).fetchone()
         stored = dict(zip(encoding.REQUEST_COLUMNS, row, strict=True))
+        if stored["fingerprint"] == fingerprint:
+            # What the row asks is what was asked: the checksum itself has changed.
+            self._db.execute(encoding.REQUESTS.seal("id = ?"), (key,))
+            return True
         tries = (
             {**stored, "fingerprint": fingerprint, "occurrence": occurrence}
             for occurrence in (stored["occurrence"], *range(1, MANY + 1))

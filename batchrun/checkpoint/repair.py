@@ -54,6 +54,7 @@ def repair(store: Checkpoint) -> Repair:
     if not (count := find_damage(store).count):
         return Repair(0, 0)
     with store.transaction():
+        _restore_attempt_keys(store)
         _restore_attempt_numbers(store)
         given_up = find_damage(store, _PAID).count
         _give_up(store)
@@ -79,6 +80,31 @@ def forget_damaged_requests(store: Checkpoint) -> None:
         for key in keys:
             store.db.execute("UPDATE requests SET fingerprint = randomblob(16) WHERE id = ?", key)
             store.db.execute(encoding.REQUESTS.seal("id = ?"), key)
+
+
+def _restore_attempt_keys(store: Checkpoint) -> None:
+    """Give attempts whose number has changed the one that their checksum was written with."""
+    kind = KINDS[Record.ATTEMPT]
+    names = ", ".join(f"d.{name}" for name in ("request_id", "number", "checksum"))
+    rows = store.db.execute(
+        f"SELECT {names}, {encoding.SENT.stored('d')} FROM attempts d WHERE {kind.condition}"  # noqa: S608
+    ).fetchall()
+    for key, number, expected, *values in rows:
+        row = dict(zip(encoding.SENT.columns, values, strict=True))
+        taken = {
+            taken
+            for (taken,) in store.db.execute(
+                "SELECT number FROM attempts WHERE request_id = ?", (key,)
+            )
+        }
+        free = (each for each in range(1, len(taken) + 1) if each not in taken)
+        for right in free:
+            if encoding.SENT.of({**row, "number": right}) == expected:
+                store.db.execute(
+                    "UPDATE attempts SET number = ? WHERE request_id = ? AND number = ?",
+                    (right, key, number),
+                )
+                break
 
 
 def _restore_attempt_numbers(store: Checkpoint) -> None:

@@ -140,7 +140,8 @@ def totals(checkpoint: Checkpoint) -> RunTotals:
 
 def _totals(checkpoint: Checkpoint) -> RunTotals:
     db = checkpoint.db
-    name, total = db.execute("SELECT name, total FROM run").fetchone() or ("", 0)
+    total, samples = checkpoint.size()
+    (name,) = db.execute("SELECT name FROM run").fetchone() or ("",)
     succeeded, errored, to_retry = _counts(checkpoint)
     counts = db.execute(_ATTEMPTS).fetchone()
     attempts, maybe_billed, in_flight, unpriced, answers, unreported, stated, *amounts = counts
@@ -181,9 +182,9 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
         prices=prices(db),
         models=models,
         endings=endings(db),
-        results=_one(db, _RESULTS) / checkpoint.samples,
+        results=_one(db, _RESULTS) / samples,
         busy_s=sum(each["wall_time_s"] for each in known if each["execution"] in busy),
-        held_rows=_one(db, _HELD) / checkpoint.samples,
+        held_rows=_one(db, _HELD) / samples,
         held_cost=cost.total - int(_one(db, _LEFT_BEHIND)),
         last_execution=_last_execution(db) if known else None,
         batches=tuple(stored_batches(db)),

@@ -370,8 +370,21 @@ class Checkpoint:
     @property
     def samples(self) -> int:
         """How often each row is asked."""
-        row = self.db.execute("SELECT samples FROM run").fetchone()
-        return row[0] if row else 1
+        return self.size()[1]
+
+    def size(self) -> tuple[int, int]:
+        """Return the number of rows, and how often each is asked.
+
+        Raises:
+            RecordsDamaged: when they cannot be, because they have changed on the disk.
+        """
+        row = self.db.execute("SELECT total, samples FROM run").fetchone() or (0, 1)
+        if row[0] is None or row[0] < 0 or row[1] < 1:
+            raise self._damaged_run()
+        return row[0], row[1]
+
+    def _damaged_run(self) -> RecordsDamaged:
+        return RecordsDamaged(f"{self.path}: {_DAMAGED_RUN}; {DAMAGE_REMEDY}", _OF_RUN)
 
     def _is_shared(self) -> bool:
         row = self.db.execute("SELECT job ->> '$.request.dedupe' FROM run").fetchone()
@@ -406,7 +419,7 @@ class Checkpoint:
         with usable(self.path):
             (is_damaged,) = self.db.execute(_RUN_IS_DAMAGED).fetchone()
             if is_damaged:
-                raise RecordsDamaged(f"{self.path}: {_DAMAGED_RUN}; {DAMAGE_REMEDY}", _OF_RUN)
+                raise self._damaged_run()
             row = self.db.execute("SELECT job, base, plan_signature FROM run").fetchone()
             if row is None:
                 raise CheckpointError(f"{self.path}: contains no run yet; run the job first")

@@ -238,6 +238,7 @@ DESCRIPTIONS = {
     "the number of rows": "UPDATE run SET total = 3",
     "the samples": "UPDATE run SET samples = 2",
     "no samples": "UPDATE run SET samples = 0",
+    "no number of rows": "UPDATE run SET total = NULL",
     "the folder": "UPDATE run SET base = '/x'",
     "the price given": "UPDATE run SET given_price = 'x'",
     "the start": "UPDATE executions SET started_us = 7",
@@ -260,6 +261,8 @@ def test_a_damaged_description_of_the_run_is_restored_and_nothing_is_sent(
         assert "is damaged: it does not match its checksum" in stdout + stderr
         assert "batchrun run JOB --retry-errored" in stdout + stderr
         assert outputs(out) == before
+    code, stdout, stderr = command("status", out)
+    assert "batchrun verify" in stdout if code == 0 else code == 5, (stdout, stderr)
     code, _, stderr = command("run", job, "--retry-errored")
     assert code == 0, stderr
     assert len(provider.calls) == ROWS
@@ -297,6 +300,9 @@ SENDS_NOTHING = {
     "the fingerprint of another": "UPDATE requests SET fingerprint = "
     "(SELECT fingerprint FROM requests WHERE id = 2), occurrence = 2 WHERE id = 3",
     "an occurrence": "UPDATE requests SET occurrence = 7 WHERE id = 3",
+    "the checksum of a request": "UPDATE requests SET checksum = checksum + 1 WHERE id = 3",
+    "no checksum of a request": "UPDATE requests SET checksum = NULL WHERE id = 3",
+    "the number of an attempt": "UPDATE attempts SET number = 3 WHERE request_id = 3",
     "a status": "UPDATE results SET status = 'errored' WHERE request_id = 3",
     "a status that cannot be": "UPDATE results SET status = 'succeedee' WHERE request_id = 3",
     "retryable": "UPDATE results SET status = 'errored', retryable = 1 WHERE request_id = 3",
