@@ -50,7 +50,9 @@ def decide(call: Call) -> Reply:
             "size": "s",
             "when": None,
         }
-        return answer(call, text=json.dumps(found))
+        # Another schema has this property only, and is closed.
+        kept = found if '"count"' in schema else {"amount": found["amount"]}
+        return answer(call, text=json.dumps(kept))
     return answer(call, text=said.split()[-1])
 
 
