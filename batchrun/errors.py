@@ -175,6 +175,7 @@ class ProviderFault:
         model: the model that the failed answer named.
         usage: tokens of the failed answer; of a broken stream, the output may have been more.
         billing: what the failed answer says about its price.
+        address: what was asked, without its query, where that is not the address of single requests.
     """
 
     error_type: str
@@ -188,6 +189,7 @@ class ProviderFault:
     model: str | None = None
     usage: Usage | None = None
     billing: Billing | None = None
+    address: str | None = None
 
 
 class ProviderError(BatchrunError):

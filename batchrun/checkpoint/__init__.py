@@ -81,6 +81,7 @@ from batchrun.checkpoint.stored_batches import (
     note_upload,
     remote_ids,
     reserved_by_batches,
+    row_at,
     void_batch,
 )
 from batchrun.checkpoint.stored_prices import (

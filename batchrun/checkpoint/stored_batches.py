@@ -46,6 +46,9 @@ _MEMBERS = f"""SELECT a.request_id, a.number, a.reserved, (
         AND f.error_type NOT IN ('batch_expired', 'batch_canceled'))
     FROM attempts a WHERE a.batch = {_BATCH} AND a.checksum IS NULL
     AND a.batch IS NOT NULL AND a.latency_s IS NULL AND a.error_type IS NULL"""  # noqa: S608
+_ROW_AT = f"""SELECT r.custom_id FROM attempts a JOIN requests r ON r.id = a.request_id
+    WHERE a.batch = {_BATCH} AND a.batch IS NOT NULL AND a.checksum IS NULL
+    ORDER BY a.started_us LIMIT 1 OFFSET ?"""  # noqa: S608
 _LEAVE = f"""UPDATE attempts SET error_type = ?, error_message = ?, cause = ?, maybe_billed = ?,
     latency_s = ?, answered_in = ? WHERE batch = {_BATCH} AND checksum IS NULL AND {OUT}"""  # noqa: S608
 _ENDED = f"batch = {_BATCH} AND batch IS NOT NULL AND checksum IS NULL AND error_type IS NOT NULL"
@@ -184,6 +187,16 @@ def batch_members(store: Checkpoint, tag: str) -> dict[int, BatchMember]:
         return {
             key: BatchMember(number, failures, reserved) for key, number, reserved, failures in rows
         }
+
+
+def row_at(store: Checkpoint, tag: str, line: int) -> str | None:
+    """Return the id of the row at a line of a batch without results, from 1; None for no such line.
+
+    The attempts of a batch began in the order of its lines.
+    """
+    with usable(store.path):
+        found = store.db.execute(_ROW_AT, (tag, line - 1)).fetchone() if line > 0 else None
+    return None if found is None else str(found[0])
 
 
 def remote_ids(store: Checkpoint) -> set[str]:

@@ -34,6 +34,7 @@ from batchrun.errors import (
     ProviderFault,
 )
 from batchrun.formats import BatchAnswer, InvalidResponse
+from batchrun.formats.batches import split_url
 from batchrun.formats.parsing import as_dict, as_text, dumps, glimpse, read_json
 
 if TYPE_CHECKING:
@@ -367,7 +368,8 @@ class BatchClient:
             await close_quietly(response)
         request_id = self._format.request_id(headers)
         fault = status_fault(self._format, status, headers, content, request_id)
-        raise ProviderError(self._redaction.fault(fault))
+        address, _ = split_url(outgoing.url, "")
+        raise ProviderError(self._redaction.fault(replace(fault, address=address)))
 
     def _request(self, outgoing: _BatchCall) -> httpx.Request:
         given = self._headers if outgoing.headers is None else outgoing.headers

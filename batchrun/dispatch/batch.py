@@ -157,7 +157,7 @@ class BatchDispatcher:
             self._assignment.job.request.wire_format,
             self._endpoint,
             self._config,
-            with_primers=self._assignment.job.request.cache_ttl is not None,
+            with_primers=self._assignment.job.request.fills_cache,
             dropped=self._assignment.rules.dropped,
         )
         live = LIVE.create(self._assignment)

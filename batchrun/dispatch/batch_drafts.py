@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from batchrun.records import PlannedRequest
 
 _MEGABYTE = 1_000_000
+_MICROSECOND = timedelta(microseconds=1)
 # The content of a batch is in memory up to this size.
 _SPOOLED_BYTES = 8 * _MEGABYTE
 # Where the system prompt is cached, this many requests are worth a batch of one that fills the cache.
@@ -88,8 +89,10 @@ class BatchDraft:
             OutputError: if the temporary file cannot be written.
         """
         self._write((self._batches.separator if self.starts else b"") + line)
-        number = request.attempts_made + 1
-        self.starts.append(AttemptStart(request.key, number, datetime.now(UTC), reserved))
+        number, started_at = request.attempts_made + 1, datetime.now(UTC)
+        if self.starts:  # each later than the one before: their order is that of the lines
+            started_at = max(started_at, self.starts[-1].started_at + _MICROSECOND)
+        self.starts.append(AttemptStart(request.key, number, started_at, reserved))
         self.size += len(line)
         self.tokens += tokens
 

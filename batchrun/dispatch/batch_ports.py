@@ -110,6 +110,9 @@ class BatchJournal(Protocol):
     async def members(self, tag: str) -> Mapping[int, BatchMember]:
         """Return the requests of a batch without an outcome, by key."""
 
+    async def row_at(self, tag: str, line: int) -> str | None:
+        """Return the id of the row at a line of a batch, from 1; None if there is no such line."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchVendor:

@@ -16,7 +16,7 @@ import anyio
 
 from batchrun.dispatch.batch_collection import GONE, AnotherBatchError
 from batchrun.dispatch.judgement import Action, TrackRecord, judge, stop_for
-from batchrun.errors import ProviderError, RunEnd, Stop
+from batchrun.errors import ProviderError, RunEnd, Stop, printable
 from batchrun.formats import BatchState
 from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage
 
@@ -369,12 +369,15 @@ class BatchTracker:
         """The vendor refused a whole batch after it was created; nothing was billed."""
         problem = remote.problem
         code = "failed" if problem is None else problem.code
+        line = None if problem is None else problem.line
+        row = None if line is None else await self._journal.row_at(batch.tag, line)
         await self.void(batch.tag, code)
         if code == TOKEN_LIMIT:
             self._learn(batch)
             return
         message = "" if problem is None else f": {problem.message}"
-        where = "" if problem is None or problem.line is None else f" (line {problem.line})"
+        named = "" if row is None else f", row {printable(row)}"
+        where = "" if line is None else f" (line {line}{named})"
         reason = f"the provider refused a batch{where}: {code}{message}"
         self._tally.stop = self._tally.stop or Stop(RunEnd.REJECTED, reason)
 

@@ -286,7 +286,8 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
     said = f"{status}{printable(fault.error_type)}: {printable(fault.message)}"
     way_out = _way_out(fault, end, request, variable)
-    return Stop(end, sentences(f"{_endpoint(request)} refused the request: {said}", way_out))
+    endpoint = printable(fault.address) if fault.address else _endpoint(request)
+    return Stop(end, sentences(f"{endpoint} refused the request: {said}", way_out))
 
 
 def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> str:
@@ -304,6 +305,8 @@ def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     if status == 401:
         nothing = "no key was sent: name its environment variable in [request] api_key_env"
         return f"check {key}" if variable else nothing
+    if status == 403 and fault.address:
+        return f"check that {key} may use batches and their files" if variable else "check base_url"
     if status == 403:
         return f"check that {key} may use {model}" if variable else f"check {model} and base_url"
     what = "" if status == 405 or (status or 0) < 400 else f"{model} and "

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from batchrun import formats
 from batchrun.formats.credentials import KEY_COMMAND
+from batchrun.formats.parameters import is_template
 from batchrun.formats.providers import PRESETS, preset_at
 from batchrun.job.addresses import provider_of
 
@@ -133,6 +134,17 @@ class RequestConfig:
     cached_turns: tuple[tuple[int, str], ...] = ()
     api_key_command: tuple[str, ...] = ()
     drops_unsupported: bool = False
+
+    @property
+    def fills_cache(self) -> bool:
+        """Whether requests mark a beginning for the provider's cache that others may share."""
+        turns = self.turns[: max((n for n, _ in self.cached_turns), default=-1) + 1]
+        return (
+            self.cache_ttl is not None
+            or any("cache_control" in marks for _, marks in self.system)
+            or any(t.cache_ttl or "cache_control" in (t.vendor or {}) for t in self.tools)
+            or (0 < len(turns) < len(self.turns) and not any(is_template(x) for _, x in turns))
+        )
 
     @property
     def wire_format(self) -> WireFormat:

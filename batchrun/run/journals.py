@@ -239,6 +239,10 @@ class ObservedBatches(_Observed):
         """Return the requests of a batch without an outcome, by key."""
         return await self._journal.call(checkpoint.batch_members, self._store, tag)
 
+    async def row_at(self, tag: str, line: int) -> str | None:
+        """Return the id of the row at a line of a batch, from 1; None if there is no such line."""
+        return await self._journal.call(checkpoint.row_at, self._store, tag, line)
+
     def _forget(self, tag: str) -> SentBatch | None:
         batch = self._open.pop(tag, None)
         self._show()

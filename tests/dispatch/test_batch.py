@@ -271,6 +271,39 @@ def test_priming_lets_the_others_read_the_cache(write_job: Callable[..., Path]) 
     assert cost["primed"] < 0.5 * cost["not primed"]
 
 
+_MARKED_TURN = (
+    '{ role = "user", content = "Hi", cache = true }, { role = "assistant", content = "Yes" }'
+)
+
+
+@pytest.mark.parametrize(
+    ("request_lines", "sent"),
+    [
+        ('system = [{ text = "Be kind.", cache = true }]', [1, 11]),
+        (
+            'tools = [{ name = "look", input_schema = { type = "object" }, cache = true }]',
+            [1, 11],
+        ),
+        (f'messages = [{_MARKED_TURN}, {{ role = "user", content = "{{{{ text }}}}" }}]', [1, 11]),
+        # Nothing that others can read.
+        ('messages = [{ role = "user", content = "{{ text }}", cache = true }]', [12]),
+        ('system = "Be kind."', [12]),
+    ],
+)
+def test_every_mark_for_the_cache_that_rows_share_starts_a_primer(
+    write_job: Callable[..., Path], request_lines: str, sent: list[int]
+) -> None:
+    with vendor(batch_s=0) as server:
+        job = write_job(server.url, rows=12, request=request_lines, extra=QUICK)
+        if "messages" in request_lines:
+            lines = job.read_text().splitlines(keepends=True)
+            job.write_text("".join(line for line in lines if not line.startswith("prompt")))
+        assert run(job).exit_code == 0
+        store = Checkpoint(job.parent / "out", writable=False)
+        assert [batch.rows for batch in batches(store)] == sent
+        store.close()
+
+
 def test_images_cut_batches_by_their_bytes(write_job: Callable[..., Path]) -> None:
     with vendor() as server:
         job = write_job(

@@ -167,7 +167,7 @@ def test_one_pass_closes_a_batch_whose_results_are_not_whole(
 
 
 def test_a_batch_that_is_refused_as_a_whole_ends_the_run(write_job: Callable[..., Path]) -> None:
-    error = {"code": "model_not_found", "message": "The model 'x' has no batches.", "line": 1}
+    error = {"code": "model_not_found", "message": "The model 'x' has no batches.", "line": 2}
 
     def refused(batch: dict[str, Any]) -> None:
         batch.update(status="failed", output_file_id=None, errors={"data": [error]})
@@ -177,7 +177,8 @@ def test_a_batch_that_is_refused_as_a_whole_ends_the_run(write_job: Callable[...
         report = run(job, every_batch(refused))
         assert report.exit_code == 4
         text = (
-            "the provider refused a batch (line 1): model_not_found: The model 'x' has no batches."
+            "the provider refused a batch (line 2, row r00001): model_not_found: "
+            "The model 'x' has no batches."
         )
         assert text in str(report.error)
         assert (report.totals.pending, report.totals.attempts, report.totals.maybe_billed) == (
@@ -186,6 +187,39 @@ def test_a_batch_that_is_refused_as_a_whole_ends_the_run(write_job: Callable[...
             0,
         )
         assert verify(job.parent / "out").exit_code == 0
+        # A row that is new, and the first one.
+        table = job.parent / "rows.csv"
+        header, *rows = table.read_text().splitlines()
+        table.write_text("\n".join([header, "new,text", *rows]))
+        report = run(job, every_batch(refused))
+        assert "(line 2, row r00000)" in str(report.error)
+        error["line"] = 9
+        assert "refused a batch (line 9): model_not_found" in str(
+            run(job, every_batch(refused)).error
+        )
+
+
+@FORMATS
+def test_a_refused_download_is_said_with_its_address(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    body = b'{"error": {"type": "permission_error", "message": "this key may not read files"}}'
+
+    def refused(kind: str, status: int, content: bytes) -> tuple[int, bytes]:
+        return (403, body) if kind == "results" else (status, content)
+
+    with vendor(batch_s=0) as server:
+        job = write_job(server.url, rows=3, wire_format=wire_format, extra=QUICK)
+        report = run(job, refused)
+        assert report.exit_code == 4
+        end = "/results" if wire_format == "messages" else "/content"
+        said = str(report.error)
+        assert f"{server.url}/v1/" in said
+        assert f"{end} refused the request: HTTP 403 permission_error" in said
+        assert "may use batches and their files" in said
+        assert report.totals.pending == 3
+        assert run(job, lambda _, *same: same).exit_code == 0
+        assert server.usage()["extra_bills"] == 0
 
 
 @FORMATS
