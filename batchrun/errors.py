@@ -42,7 +42,7 @@ class RunEnd(StrEnum):
     REJECTED = "rejected"  # every request was rejected for the same reason
     EXPIRED = "expired"  # rows of a batch expired, and `[batch] then` is "stop"
     BATCHES_OUT = "batches_out"  # batches are being worked on, and it was not to wait for them
-    UNAVAILABLE = "unavailable"  # the provider gave no answers for longer than a row may wait
+    UNAVAILABLE = "unavailable"  # no answers for longer than a row may wait, or no way to connect
     NOTHING_SUCCEEDED = "nothing_succeeded"  # requests were sent, and none of them succeeded
     MAX_ERRORS = "max_errors"  # too many rows failed
     MAX_COST = "max_cost_usd"  # the next request could cost more than is left, or than it may
@@ -164,7 +164,8 @@ class ProviderFault:
 
     Attributes:
         error_type: the provider's (`rate_limit_error`, `invalid_api_key` …) or, if no usable answer
-            arrived, ours: `connection_error`, `timeout`, `invalid_response`.
+            arrived, ours: `connection_error`, `timeout`, `invalid_response`; and `certificate_error`,
+            `tls_error`, `unknown_host` for connections that cannot come about.
         message: the provider's message or a description of what happened.
         http_status: None when no status line arrived.
         request_id: the provider's id of this exchange, from a header or the error body.

@@ -27,6 +27,8 @@ Kind = Literal["text", "texts", "integer", "number", "money", "time", "flag"]
 PICO_PER_USD = 10**12
 # Characters of a provider's message in one line.
 LONGEST_ERROR = 500
+# Our own types of errors whose message says everything.
+_SAID = frozenset({"certificate_error", "connection_error", "timeout", "tls_error", "unknown_host"})
 # Upper bound of the cost of an answer, one million USD: sums must fit in 64 bits, and no cap is
 # higher.
 MOST_COST = 10**6 * PICO_PER_USD
@@ -470,8 +472,7 @@ class Attempt:
         if self.error_type is None:
             return None
         message = " ".join((self.error_message or "").split())[:LONGEST_ERROR]
-        # For our own types, the message is enough.
-        is_said = self.error_type in {"connection_error", "timeout"} and message
+        is_said = self.error_type in _SAID and message
         return message if is_said else f"{self.error_type}: {message}".removesuffix(": ")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import math
+import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from batchrun.formats import WireFormat
 
 MAX_RETRY_AFTER_S = 24 * 3600.0
+
+# Connections that will not come about however often they are tried, in the words of rustls, glibc, musl
+# and macOS. A name server that does not answer is something else: "Temporary failure in name resolution".
+_NO_WAY = {
+    "certificate_error": re.compile("invalid peer certificate"),
+    "tls_error": re.compile(
+        "received corrupt message|peer is incompatible"
+        "|received fatal alert: (?!InternalError|CloseNotify|UserCanceled)"
+    ),
+    "unknown_host": re.compile(
+        "dns error.*(?:name or service not known|name does not resolve|nodename nor servname"
+        "|no address associated)",
+        re.IGNORECASE,
+    ),
+}
 
 
 def status_fault(
@@ -65,6 +81,8 @@ def transport_fault(error: httpx.TransportError) -> ProviderFault:
     """Return the fault of a connection that could not be made, or broke."""
     kind = "timeout" if isinstance(error, httpx.TimeoutException) else "connection_error"
     before = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+    if before:
+        kind = next((name for name, said in _NO_WAY.items() if said.match(str(error))), kind)
     return broken(kind, str(error), maybe_billed=not before)
 
 

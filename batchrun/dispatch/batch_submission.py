@@ -184,7 +184,7 @@ class BatchSubmitter:
         fault = error.fault
         if _QUEUE_IS_FULL.search(f"{fault.error_type} {fault.message}"):
             return await self._queue_was_full(draft)
-        judgement = judge(fault, TrackRecord(answered=True))
+        judgement = judge(fault, TrackRecord(answered=self._is_checked))
         if judgement.action is not Action.RETRY:
             end = judgement.end or RunEnd.REJECTED
             stop = stop_for(fault, end, self._vendor.request, self._vendor.variable)

@@ -55,6 +55,18 @@ _STATUS_OF_TYPE = {
     "overloaded_error": _OVERLOADED,
     "slow_down": _OVERLOADED,
 }
+# Why no connection comes about, and what to do. Before the first answer, waiting does not help.
+_UNREACHABLE = {
+    "certificate_error": (
+        "its certificate is not valid",
+        "check base_url and the clock of this machine; for an authority of your own, set SSL_CERT_FILE",
+    ),
+    "tls_error": (
+        "no TLS connection can be made",
+        "check the port in base_url, and write http:// there if the server does not speak https",
+    ),
+    "unknown_host": ("there is no host with this name", "check base_url and the network"),
+}
 # The flex tier has no capacity at the moment: nothing is billed, and it may take minutes.
 # https://platform.openai.com/docs/guides/flex-processing (429), https://console.groq.com/docs/flex-processing (498)
 _NO_CAPACITY = frozenset({"resource_unavailable", "capacity_exceeded"})
@@ -210,6 +222,8 @@ def judge(
 
 def _judge_fault(fault: ProviderFault, record: TrackRecord, sent: bytes) -> Judgement:
     status = _status(fault)
+    if fault.error_type in _UNREACHABLE and status is None and not record.answered:
+        return Judgement(Action.STOP, RetryDecision(Cause.TRANSIENT), RunEnd.UNAVAILABLE)
     if status == 401:
         return Judgement(Action.STOP, RetryDecision(Cause.FATAL), RunEnd.REFUSED)
     if status == 402 or _is_exhausted(fault):
@@ -283,6 +297,10 @@ def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
         request: the refused one.
         variable: the environment variable with the key, or `KEY_COMMAND`; empty when no key is sent.
     """
+    if end is RunEnd.UNAVAILABLE and fault.error_type in _UNREACHABLE:
+        cause, remedy = _UNREACHABLE[fault.error_type]
+        problem = f"{_endpoint(request)} cannot be reached: {cause} ({printable(fault.message)})"
+        return Stop(end, sentences(problem, remedy))
     status = f"HTTP {fault.http_status} " if fault.http_status else ""
     said = f"{status}{printable(fault.error_type)}: {printable(fault.message)}"
     way_out = _way_out(fault, end, request, variable)

@@ -208,7 +208,7 @@ class Limits:
             if troubles:
                 return troubles[0]
         if current == RETRY:
-            error = next((each.last_error for each in endpoints if each.last_error), None)
+            error = self.waits_after()
             return RETRY if error is None else f"{RETRY}: {error}"[:LONGEST_TROUBLE]
         if current not in {None, CONCURRENCY}:
             return current
@@ -216,6 +216,14 @@ class Limits:
             return current
         full = all(endpoint.concurrency.in_flight >= endpoint.limit for endpoint in endpoints)
         return f"{CONCURRENCY if full else 'server'} ({self._in_flight.count} in flight)"
+
+    def waits_after(self) -> str | None:
+        """Return the error after which requests wait now; None if they do not wait for that."""
+        endpoints = [endpoint for endpoint, _ in self._endpoints.values()]
+        is_trouble = any(each.trouble is not None for each in endpoints)
+        if not is_trouble and self._waits.current not in {PAUSE, OUTAGE, RETRY}:
+            return None
+        return next((each.last_error for each in endpoints if each.last_error), None)
 
     def _endpoint(self, key: LimitKey) -> tuple[EndpointLimiter, PriorityLock]:
         found = self._endpoints.get(key)

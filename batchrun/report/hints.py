@@ -23,6 +23,7 @@ _NOT_ALLOWED = (
 )
 _NOT_FOUND = "other rows were answered: check the model of these rows, then use --retry-errored"
 _ACCOUNT = "raise the account's quota, credit or spend limit, then run again"
+_NETWORK = "check base_url and the network, then run again"
 _COLUMN = "correct these rows in the table, or the key in [request] that reads them"
 _IMAGE = "use a JPEG, PNG, GIF or WebP image that is small enough and inside [request] image_dir"
 
@@ -38,7 +39,8 @@ _HINTS = {
     "billing_error": _ACCOUNT,
     "billing_hard_limit_reached": _ACCOUNT,
     "cancelled": "the run was stopped while the request was in flight: run again",
-    "connection_error": "check base_url and the network, then run again",
+    "certificate_error": "check base_url and the clock of this machine, then run again",
+    "connection_error": _NETWORK,
     "context_length_exceeded": _SHORTER,
     "credit_balance_exhausted": _ACCOUNT,
     "cut_answer": _ROOM,
@@ -83,6 +85,8 @@ _HINTS = {
     "stream_error": _AGAIN,
     "template_error": "correct the template, or the rows for which it fails",
     "timeout": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
+    "tls_error": "check the port in base_url and whether the server speaks https, then run again",
+    "unknown_host": _NETWORK,
     "unknown_price": "set the price of the model in [price], or remove max_cost_usd",
 }
 

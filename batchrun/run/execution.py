@@ -139,6 +139,11 @@ class Execution:
         return self._dispatcher.tally.in_flight
 
     @property
+    def max_wait_s(self) -> float:
+        """The longest that a row may wait."""
+        return self._plan.job.retry.max_wait_s
+
+    @property
     def is_planned(self) -> bool:
         """Whether every row has its request."""
         return self._feed.is_planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 30.0
 REFRESH_EVERY_S = 0.2
+# A server that needs a moment more is no news to somebody who asked for quiet.
+SILENT_S = 2.0
 
 
 # Columns of the bar itself: at most, with every fact that fits, with those that must be shown.
@@ -176,6 +179,7 @@ class Progress:
         self._start = clock()
         self._next = self._start
         self._waiting: str | None = None
+        self._failing_since: float | None = None
         self._batches: dict[object, str] = {}
 
     def __enter__(self) -> Self:
@@ -242,6 +246,24 @@ class Progress:
         self._waiting = reason and harmless(reason)
         self._show()
 
+    def failing(self, error: str, most_s: float) -> None:
+        """Say once, where nothing else is shown, that no request succeeds and the run waits.
+
+        Args:
+            error: the last one.
+            most_s: how long the run waits, in seconds.
+        """
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        if not self._quiet or self._sent or now - self._failing_since < SILENT_S:
+            return
+        self._failing_since = math.inf
+        self._write(
+            f"{self._name}: no request has succeeded yet ({error}); the run tries again, and stops "
+            f"when a {self.unit} has waited {most_s:g} s ([retry] max_wait_s)"
+        )
+
     def batches(self, run: object, text: str | None) -> None:
         """Show the open batches of a run; None for none."""
         self._batches.pop(run, None)
@@ -253,12 +275,14 @@ class Progress:
         """Print a message above the bar."""
         if self._quiet:
             return
-        message = harmless(message)
         if self._bar is not None:
-            self._bar.write(message, file=self._display)
+            self._bar.write(harmless(message), file=self._display)
         else:
-            self._display.write(f"{message}\n")
-            self._display.flush()
+            self._write(message)
+
+    def _write(self, message: str) -> None:
+        self._display.write(f"{harmless(message)}\n")
+        self._display.flush()
 
     def _show(self) -> None:
         now = self._clock()

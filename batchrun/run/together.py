@@ -207,7 +207,7 @@ async def run_all(executions: Sequence[Execution], shared: Shared) -> list[Batch
         errors[execution] = await execution.run()
 
     async with anyio.create_task_group() as helpers:
-        helpers.start_soon(_show_waits, shared)
+        helpers.start_soon(_show_waits, executions, shared)
         helpers.start_soon(_handle_signals, executions, shared)
         async with anyio.create_task_group() as work:
             for execution in executions:
@@ -257,10 +257,13 @@ def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
     return replace(shared, errors=ErrorTally(), progress=progress)
 
 
-async def _show_waits(shared: Shared) -> None:
+async def _show_waits(executions: Sequence[Execution], shared: Shared) -> None:
+    most_s = max(execution.max_wait_s for execution in executions)
     while True:
         await anyio.sleep(REFRESH_S)
         shared.progress.waiting(shared.limits.waiting_for())
+        if (error := shared.limits.waits_after()) is not None:
+            shared.progress.failing(error, most_s)
 
 
 async def _handle_signals(executions: Sequence[Execution], shared: Shared) -> None:

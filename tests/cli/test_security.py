@@ -300,7 +300,7 @@ def run_against(
     certificate: trustme.LeafCert, write_job: WriteJob, **trusted: str
 ) -> tuple[int, str, list[bytes]]:
     with serving_tls(certificate) as (url, received):
-        job = write_job(url, rows=1, extra="[retry]\nmax_wait_s = 1")
+        job = write_job(url, rows=1, extra="[retry]\nmax_wait_s = 60")
         code, _, stderr = command("run", job, env=environment(**trusted))
     return code, stderr, received
 
@@ -310,7 +310,9 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
 ) -> None:
     code, stderr, received = run_against(authority.issue_cert("localhost"), write_job)
     assert (code, received) == (4, [])
-    assert "invalid peer certificate: UnknownIssuer" in stderr
+    assert "its certificate is not valid (invalid peer certificate: UnknownIssuer" in stderr
+    assert "SSL_CERT_FILE" in stderr
+    assert "max_wait_s" not in stderr  # it does not wait for another certificate
 
 
 def test_certificates_are_checked_for_name_and_date(

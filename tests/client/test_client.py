@@ -421,7 +421,7 @@ async def test_a_refused_connection_cannot_have_been_billed() -> None:
 async def test_a_host_that_does_not_exist_cannot_have_billed() -> None:
     async with opened() as client:
         fault = await fault_of(client, wire("http://no-such-host.invalid"))
-    assert (fault.error_type, fault.maybe_billed) == ("connection_error", False)
+    assert (fault.error_type, fault.maybe_billed) == ("unknown_host", False)
 
 
 async def close_at_once(writer: asyncio.StreamWriter) -> None:

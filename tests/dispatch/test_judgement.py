@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -384,6 +386,28 @@ def test_the_reason_of_a_stop_names_the_way_out(
     assert f"HTTP {status} their_word: no" in stop.reason
     assert "\x1b" not in stop.reason
     assert ("MY_KEY" in stop.reason) == (variable != "" and status in {401, 403})
+
+
+@pytest.mark.parametrize(
+    ("error_type", "said"),
+    [
+        ("certificate_error", "its certificate is not valid (no�[31m); check base_url and"),
+        ("tls_error", "no TLS connection can be made (no�[31m); check the port in base_url"),
+        ("unknown_host", "there is no host with this name (no�[31m); check base_url and"),
+    ],
+)
+def test_a_connection_that_cannot_come_about_stops_a_run_that_has_no_answer(
+    error_type: str, said: str
+) -> None:
+    one = ProviderFault(error_type, "no\x1b[31m")
+    judgement = judge(one, NEW)
+    assert (judgement.action, judgement.end) == (Action.STOP, RunEnd.UNAVAILABLE)
+    stop = stop_for(one, RunEnd.UNAVAILABLE, REQUEST, "MY_KEY")
+    assert f"https://api.example.com/v1/chat/completions cannot be reached: {said}" in stop.reason
+    # Once it was answered, it may pass: one of several servers, or a network that comes back.
+    assert judge(one, ANSWERED).action is Action.RETRY
+    # A provider's word for something else.
+    assert judge(replace(one, http_status=503), NEW).action is Action.RETRY
 
 
 @pytest.mark.parametrize(

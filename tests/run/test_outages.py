@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socketserver
 import threading
 import time
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import command, environment, start_batchrun
 from tests.support.provider import Call, Provider, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -216,6 +217,49 @@ def test_a_server_that_trickles_is_given_up_and_tried_again(
         code, _, stderr = command("run", job)
     assert code == 0, stderr
     assert results()["attempts"].to_list() == [2] * 4
+
+
+class PlainHttp(socketserver.BaseRequestHandler):
+    """Answers whatever arrives as nginx and uvicorn answer what is no HTTP."""
+
+    def handle(self) -> None:
+        self.request.recv(65_536)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+
+def test_https_at_a_port_that_speaks_plain_http_stops_the_run(
+    write_job: WriteJob, results: Results
+) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), PlainHttp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base_url = f"https://127.0.0.1:{server.server_address[1]}"
+        job = write_job(base_url, rows=3, extra="[retry]\nmax_wait_s = 60")
+        code, _, stderr = command("run", job, "-q")
+        server.shutdown()
+    assert code == 4
+    assert f"{base_url}/v1/messages cannot be reached: no TLS connection can be made" in stderr
+    assert "write http:// there if the server does not speak https" in stderr
+    assert "max_wait_s" not in stderr  # another attempt would end in the same way
+    assert results()["status"].to_list() == ["pending"] * 3
+
+
+def test_quiet_says_that_it_waits_for_a_server_that_is_not_there_yet(
+    write_job: WriteJob, results: Results
+) -> None:
+    with serving() as provider:
+        port = port_of(provider)
+    job = write_job(f"http://127.0.0.1:{port}", rows=3)
+    with start_batchrun("run", job, "-q", env=environment()) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        with serving(port=port):
+            _, rest = process.communicate(timeout=60)
+    assert line == (
+        f"job: no request has succeeded yet (connection refused (127.0.0.1:{port})); the run tries "
+        "again, and stops when a row has waited 600 s ([retry] max_wait_s)\n"
+    )
+    assert (process.returncode, rest) == (0, "")
+    assert results()["status"].to_list() == ["succeeded"] * 3
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from batchrun.records import Attempt, Completion, Cost, Ending, Result, Status, Usage
-from batchrun.run.progress import LINE_EVERY_S, Progress, Show
+from batchrun.run.progress import LINE_EVERY_S, SILENT_S, Progress, Show
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r")
 
@@ -239,6 +239,32 @@ def test_quiet_shows_nothing_at_all(stderr: io.StringIO, clock: Clock) -> None:
         progress.finished(result())
         progress.waiting("retry")
     assert stderr.getvalue() == ""
+
+
+def test_quiet_says_once_that_no_request_succeeds(pipe: io.StringIO, clock: Clock) -> None:
+    with progress_on(pipe, 10, clock, show=Show.NOTHING) as progress:
+        progress.failing("connection refused (localhost:8001)", 600.0)
+        assert pipe.getvalue() == ""
+        for _ in range(3):
+            clock.now += SILENT_S
+            progress.failing("connection refused (localhost:8001)", 600.0)
+    assert pipe.getvalue() == (
+        "triage: no request has succeeded yet (connection refused (localhost:8001)); the run tries "
+        "again, and stops when a row has waited 600 s ([retry] max_wait_s)\n"
+    )
+
+
+@pytest.mark.parametrize("show", [Show.NOTHING, Show.LINES])
+def test_nothing_is_said_of_failures_beside_answers_or_where_the_wait_is_shown(
+    pipe: io.StringIO, clock: Clock, *, show: Show
+) -> None:
+    with progress_on(pipe, 10, clock, show=show) as progress:
+        if show is Show.NOTHING:
+            progress.finished(result())
+        progress.failing("timeout", 600.0)
+        clock.now += SILENT_S
+        progress.failing("timeout", 600.0)
+    assert pipe.getvalue() == ""
 
 
 # The display is not what the run is for
