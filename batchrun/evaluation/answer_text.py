@@ -21,6 +21,12 @@ _TAG = re.compile(
     r"<(?P<tag>final_answer|answer|choice|label)>(?P<inner>[^<]{0,2000})</(?P=tag)>", re.IGNORECASE
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+# "\boxed{A}? No.": what a text marks and takes back at once.
+_TAKEN_BACK = re.compile(
+    r"[$*_`.)\]\\\s]{0,8}(?:[?？]\s{0,3}(?:(?:hmm+|well)\W{1,3})?(?:no|nope|not|wait|actually|rather|incorrect|wrong)"
+    r"|(?:is|was|would be)\s(?:not\s(?:right|correct)|incorrect|wrong|false))(?!\w)",
+    re.IGNORECASE,
+)
 _FENCE = re.compile(r"```[\w-]{0,20}[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _PAIRS = (
     re.compile(r"(\*{1,3})(?=\S)([^*\n]{1,2000}?)(?<=\S)\1"),
@@ -48,25 +54,34 @@ def marked_answer(text: str) -> str | None:
     r"""Return what a text marks as its answer; None when nothing is marked.
 
     A mark is `\boxed{…}`, a tag such as `<answer>`, or a field such as `answer` of a JSON object. The
-    last one counts, and a box counts more than a tag.
+    last one counts, and a box counts more than a tag. A mark that is taken back at once is none:
+    `\boxed{A}? No. The answer is B.`
     """
     text = text[-LONGEST_TEXT:]
     box = _last_box(text)
     if box is not None:
         return box
-    tags = [found["inner"] for found in _TAG.finditer(text)]
+    tags = [
+        found["inner"] for found in _TAG.finditer(text) if not _is_taken_back(text, found.end())
+    ]
     return tags[-1] if tags else _answer_field(text)
 
 
 def _last_box(text: str) -> str | None:
-    """Return what stands in the last box that is closed, up to the brace that closes it."""
+    """Return what stands in the last box that is closed and not taken back, up to the brace that closes it."""
     for found in reversed(deque(_BOX.finditer(text), maxlen=MOST_BOXES)):
         depth = 1
         for place in range(found.end(), min(len(text), found.end() + LONGEST_BOX)):
             depth += {"{": 1, "}": -1}.get(text[place], 0)
             if depth == 0:
+                if _is_taken_back(text, place + 1):
+                    break
                 return text[found.end() : place]
     return None
+
+
+def _is_taken_back(text: str, end: int) -> bool:
+    return _TAKEN_BACK.match(text, end) is not None
 
 
 def _answer_field(text: str) -> str | None:

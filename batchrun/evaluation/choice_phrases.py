@@ -32,9 +32,14 @@ _CHOSEN = (
     r"(?:it's|it\s(?:is|must\sbe|should\sbe|has\sto\sbe))"
     r"|(?:that\s)?leav(?:es|ing)(?:\sus)?(?:\swith)?(?:\sonly)?)\s(?:option\s|choice\s)?"
 )
+# With a colon only: "Final: B", but not "the decision is hard".
+_HEADED = (
+    rf"(?<!\w)(?:final(?:\s(?:decision|pick))?|conclusion|solution|decision|pick|selection|guess){_CLOSED}"
+    r"\s?[:：]"
+)
 ANNOUNCED = (
     rf"(?i:(?:{_NOUN}{_LINK}(?P<denied>\s{{0,3}}not(?!\w))?\s{{0,9}}(?:[:：])?{_THEN}|{_BARE}"
-    rf"|{_CHOSEN}))"
+    rf"|{_HEADED}|{_CHOSEN}))"
 )
 # "A? No, B.": a correction announces its choice only if that is all that it says.
 CORRECTED = (

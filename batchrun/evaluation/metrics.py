@@ -204,11 +204,13 @@ def interval_method(totals: ScoreSums) -> str:
 def pass_interval(totals: ScoreSums) -> Interval | None:
     """Return the 95 % interval of the share of rows that pass; None without such a share.
 
-    Rows of a cluster are counted as independent if their scores are not 0 or 1.
+    Of rows in clusters it is known only if the scores are 0 or 1: others are not summed by what passes.
     """
     if totals.correct is None or not totals.scored:
         return None
-    return interval(totals) if totals.is_binary else wilson(totals.correct, totals.scored)
+    if totals.is_binary:
+        return interval(totals)
+    return wilson(totals.correct, totals.scored) if totals.clusters is None else None
 
 
 def rows_needed(totals: ScoreSums) -> dict[str, int] | None:
@@ -333,21 +335,27 @@ def _class_table(classes: ClassTotals | None) -> list[str]:
 
 
 def _field_lines(totals: ScoreTotals) -> list[str]:
-    if not totals.fields or len(totals.fields) > MOST_LINES:
-        return []
-    return [
+    lines = [
         f"field {path}: right in {_percent(total / rows)} of {_rows(rows)}"
         for path, (rows, total) in totals.fields.items()
     ]
+    return _first_lines(lines, "fields", "score.fields")
 
 
 def _slice_lines(totals: ScoreTotals) -> list[str]:
-    return [
-        f"{column} = {_short(value)}: {score_line(sums)}"
-        for column, slices in totals.slices.items()
-        if len(slices) <= MOST_LINES
-        for value, sums in slices.items()
-    ]
+    found: list[str] = []
+    for column, slices in totals.slices.items():
+        lines = [f"{column} = {_short(value)}: {score_line(of)}" for value, of in slices.items()]
+        found += _first_lines(lines, column, f"score.by.{column}")
+    return found
+
+
+def _first_lines(lines: list[str], what: str, key: str) -> list[str]:
+    """Return the first lines, and where the others are."""
+    if len(lines) <= MOST_LINES:
+        return lines
+    rest = f"{len(lines) - MOST_LINES:,} more, see {key} in summary.json"
+    return [*lines[:MOST_LINES], f"{what}: {rest}"]
 
 
 def _short(label: str) -> str:

@@ -81,6 +81,11 @@ class ComparedRun:
         return tested[1] if tested else None
 
     @property
+    def is_in_points(self) -> bool:
+        """Whether the difference to the first run is one of accuracies, shown in percentage points."""
+        return self.pairs is not None and self.pairs.is_binary and self.score.is_binary
+
+    @property
     def cost(self) -> float | None:
         """The run's cost in USD, None when it is not known in full."""
         return None if self.totals.unpriced else self.totals.cost.total / PICO_PER_USD
@@ -160,8 +165,8 @@ def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dic
         "same answer": _score(part_of(pairs.same_prediction, pairs.predicted), is_share=True),
         "difference": ""
         if difference is None
-        else _number(difference, "+", is_share=pairs.is_binary),
-        "95 % CI": _bounds(difference_interval(pairs), "+", is_share=pairs.is_binary),
+        else _number(difference, "+", is_share=run.is_in_points),
+        "95 % CI": _bounds(difference_interval(pairs), "+", is_share=run.is_in_points),
         "p": "" if run.p_holm is None else f"{run.p_holm:.2g}",
         "test": TESTS.get(run.test or "", ""),
     }

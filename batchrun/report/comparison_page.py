@@ -61,6 +61,7 @@ def comparison_page(
         full_score=full_score(runs),
         full_cost=max(run.cost or 0.0 for run in runs) or 1.0,
         pairs=[(run.pairs, pair_cells(run, run.pairs, names)) for run in runs if run.pairs],
+        is_in_points=all(run.is_in_points for run in runs if run.pairs),
         scorers=scorer_cells(runs, names),
         differing=differing,
         rows=rows,

@@ -132,8 +132,8 @@ class PrecisionCheck:
 
     def _stop(self) -> Stop:
         widths = ", ".join(
-            f"{f'{scorer.config.name} ' if scorer.config.name else ''}"
             f"±{100 * sequence.half_width:.2g} %"
+            f"{f' ({scorer.config.name})' if scorer.config.name else ''}"
             for sequence, scorer in zip(self._sequences, self._scorers, strict=True)
         )
         reason = f"stopped at {widths}, {self._counted:,} of {self._total:,} rows"

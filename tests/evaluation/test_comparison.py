@@ -118,6 +118,17 @@ def test_scores_between_0_and_1_are_compared_by_their_signs(
     assert pairs["ci95"][1] > 0.25
 
 
+def test_a_difference_has_the_unit_of_its_scores(evaluate: Callable[..., Path]) -> None:
+    """Fractional scores that happen to be 0 and 1 have no accuracy, and their difference no points."""
+    score = '[[score]]\nname = "words"\nexpected = "{{ label }}"\nmatch = "f1"\n'
+    one = evaluate("one", ["1", "1", "0", "1"], score=score)
+    two = evaluate("two", ["1", "0", "1", "0"], score=score)
+    lines = [line for line in comparison_text(compare([one, two])).splitlines() if "two" in line]
+    assert ["0.500" in line for line in lines] == [True, False, True]
+    assert ["-0.250" in line for line in lines] == [False, True, True]
+    assert "-25.0" not in "".join(lines)
+
+
 def test_runs_without_scores_have_costs_and_texts(evaluate: Callable[..., Path]) -> None:
     one = evaluate("one", ["a", "b"], score="", price="")
     runs = compare([one, evaluate("two", ["a", "c"], score="", price="")])

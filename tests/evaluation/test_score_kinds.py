@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from batchrun import Job, RunOptions, estimate, run_job
 from batchrun.errors import JobError
-from batchrun.evaluation.metrics import score_facts
+from batchrun.evaluation.metrics import pass_interval, score_facts, score_lines
 from batchrun.evaluation.scorer import kind_of, weighted_mean
-from batchrun.evaluation.scores import RowScore, ScoreKind
+from batchrun.evaluation.scores import RowScore, ScoreKind, ScoreSums, ScoreTotals
 from batchrun.job import JudgeConfig, ScoreConfig
 from tests.support.provider import Call, Reply, answer, serving
 
@@ -85,3 +85,42 @@ def test_estimate_says_how_many_rows_a_score_needs(write_job: Callable[..., Path
     assert before.precision.rows == {"0.01": 9_604, "0.02": 2_401, "0.05": 385}
     assert (before.precision.scored, after.precision.scored) == (0, 40)
     assert after.precision.rows["0.02"] < 500  # all answers are right
+
+
+def sums(rows: int, **more: Any) -> ScoreSums:
+    return ScoreSums(scored=rows, total=rows / 2, squares=rows / 2, correct=rows // 2, **more)
+
+
+def test_the_first_slices_and_fields_are_listed_and_the_others_counted() -> None:
+    totals = ScoreTotals(
+        scored=130,
+        total=65,
+        squares=65,
+        correct=65,
+        is_binary=True,
+        majority=None,
+        unanswered=0,
+        slices={
+            "language": {f"l{n:02}": sums(10, is_binary=True) for n in range(13)},
+            "place": {f"p{n:02}": sums(10, is_binary=True) for n in range(12)},
+        },
+        fields={f"f{n:02}": (130, 65.0) for n in range(20)},
+    )
+    lines = score_lines(totals)
+    assert "language = l11: accuracy 50.0 % (95 % CI 23.7 to 76.3), 5 of 10 rows" in lines
+    assert not any("l12" in line or "f12" in line for line in lines)
+    assert "language: 1 more, see score.by.language in summary.json" in lines
+    assert "fields: 8 more, see score.fields in summary.json" in lines
+    assert not any(line.startswith("place: ") for line in lines)
+
+
+def test_what_passes_in_clusters_has_an_interval_only_where_the_clusters_count() -> None:
+    """Rows that are alike say less than independent ones: an interval as of those is too narrow."""
+    clusters: dict[str, Any] = {"clusters": 4, "cluster_sums": (120.0, 250.0, 700.0)}
+    binary = pass_interval(sums(50, is_binary=True, **clusters))
+    independent = pass_interval(sums(50, is_binary=True))
+    assert binary is not None
+    assert independent is not None
+    assert binary[0] < independent[0]
+    assert pass_interval(sums(50, is_binary=False)) == independent
+    assert pass_interval(sums(50, is_binary=False, **clusters)) is None

@@ -96,10 +96,13 @@ def test_a_run_ends_when_its_score_is_precise_and_continues_with_a_narrower_widt
 def test_status_says_why_rows_are_pending(sorted_job: Callable[[str], Path]) -> None:
     with serving(yes) as provider:
         job = sorted_job(provider.url)
+        named = job.read_text().replace("[score]\n", '[[score]]\nname = "label"\n')
+        job.write_text(named)
         assert run(job).exit_code == 0
     _, said, _ = batchrun("status", job.parent / "out")
     assert said.startswith("finished")
     assert "\n  stopped at ±" in said
+    assert " % (label), " in said
     assert f" of {ROWS:,} rows\n" in said
 
 
