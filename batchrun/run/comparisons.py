@@ -16,12 +16,12 @@ from batchrun import checkpoint
 from batchrun.errors import BatchrunError, JobError
 from batchrun.evaluation.preferences import PreferenceCounts
 from batchrun.job import Job
-from batchrun.job.paths import SIMULATED_SUFFIX
 from batchrun.run import run_loop, run_plan
 from batchrun.run.judging import check_verdicts
 from batchrun.run.matrix import runs_in
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
 from batchrun.run.preparation import RunOptions, plan_of_pairs
+from batchrun.run.run_directories import kept_apart
 from batchrun.run.signatures import same_input
 from batchrun.run.whole import opened_whole
 
@@ -78,7 +78,8 @@ def judge_pairs(
         directories: of the runs; that of a matrix stands for those of its cells.
         job: has the `[score.judge]`.
         options: how to run.
-        directory: where to keep the verdicts; by default beside the first run.
+        directory: where to keep the verdicts; by default beside the first run. Simulated verdicts are kept in
+            another one, `<directory>.simulated`.
 
     Raises:
         JobError: when something is wrong; nothing was sent.
@@ -88,7 +89,7 @@ def judge_pairs(
     runs = [run for each in directories for run in runs_in(each)]
     if len({run.resolve() for run in runs}) < max(2, len(runs)):
         raise JobError("compare: name two different run directories or more")
-    place = _place(runs, options) if directory is None else directory
+    place = kept_apart(directory or _beside(runs), job, options)
     config, note = pairwise_config(job)
     with ExitStack() as opened:
         stores = [opened.enter_context(opened_whole(run)) for run in runs]
@@ -109,14 +110,12 @@ def judge_pairs(
     return JudgedPairs(tuple(runs), place, model, counts, totals, note, end.error)
 
 
-def _place(runs: Sequence[Path], options: RunOptions) -> Path:
-    """Return where the verdicts on these runs are kept: beside the first, always the same."""
+def _beside(runs: Sequence[Path]) -> Path:
+    """Return where the verdicts on these runs are kept by default: beside the first, always the same."""
     name = "_vs_".join(run.name for run in runs)
     if len(name) > LONGEST_NAME:
         digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
         name = f"{runs[0].name[:LONGEST_NAME]}_vs_{len(runs) - 1}_others_{digest}"
-    if options.simulate is not None:
-        name += SIMULATED_SUFFIX
     return runs[0].resolve().parent / name
 
 

@@ -117,22 +117,32 @@ def _written(job: Job) -> tuple[str, ...]:
 def run_directory(job: Job, options: RunOptions) -> Path:
     """Return where the run keeps its files; simulated answers are kept apart from real ones.
 
-    Their directory is next to that of the real answers, or inside it if that contains the job file or the
+    Raises:
+        JobError: when it is the root of the file system.
+    """
+    directory = kept_apart(job.output.dir, job, options)
+    return directory if job.cell is None else directory / job.cell.name
+
+
+def kept_apart(directory: Path, job: Job, options: RunOptions) -> Path:
+    """Return the absolute directory of answers: `directory`, or another one if they are simulated.
+
+    That is next to the directory of the real answers, or inside it if that contains the job file or the
     current folder: `dir = "."` must not write to the parent folder.
 
     Raises:
         JobError: when it is the root of the file system.
     """
-    directory = job.output.dir.resolve()
+    directory = directory.resolve()
     if directory == directory.parent:
         raise JobError(
             f"[output] dir: {directory} cannot be a run directory; name another directory"
         )
-    if options.simulate is not None:
-        is_around = any(path.is_relative_to(directory) for path in _working_folders(job))
-        name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX
-        directory = directory / name if is_around else directory.with_name(name)
-    return directory if job.cell is None else directory / job.cell.name
+    if options.simulate is None:
+        return directory
+    is_around = any(path.is_relative_to(directory) for path in _working_folders(job))
+    name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX
+    return directory / name if is_around else directory.with_name(name)
 
 
 def _working_folders(job: Job) -> list[Path]:

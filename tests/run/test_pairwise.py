@@ -203,6 +203,25 @@ def test_on_the_command_line(
         assert (code, "judge" in stdout) == (0, False)
 
 
+def test_simulated_verdicts_never_pass_for_real_ones(
+    compared: Callable[..., tuple[Path, list[Path]]], tmp_path: Path
+) -> None:
+    with serving(decide) as provider:
+        job, runs = compared(provider.url)
+        options = ("--judge", job, "--quiet", "--json", "--output-dir", tmp_path / "pairs")
+        code, stdout, stderr = command("compare", *runs, *options, "--simulate")
+        assert code == 0, stderr
+        simulated = json.loads(stdout)["preferences"]
+        assert simulated["directory"] == str(tmp_path / "pairs.simulated")
+        sent = len(provider.calls)
+        code, stdout, stderr = command("compare", *runs, *options)
+        assert code == 0, stderr
+        real = json.loads(stdout)["preferences"]
+    assert real["directory"] == str(tmp_path / "pairs")
+    assert len(provider.calls) - sent == 16  # eight rows with different answers, in both orders
+    assert (tmp_path / "pairs.simulated" / "checkpoint.db").exists()
+
+
 def test_killed_in_the_middle_it_resumes_and_pays_for_nothing_twice(
     compared: Callable[..., tuple[Path, list[Path]]],
 ) -> None:
