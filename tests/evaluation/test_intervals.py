@@ -53,6 +53,15 @@ def test_the_interval_and_the_test_of_a_mean_are_those_of_scipy(values: list[flo
     assert t_interval(mean, variance, count - 1) == pytest.approx(bounds, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("count", [1, 2, 10, 2_000])
+def test_shares_at_both_ends_and_of_one_row_are_those_of_scipy(count: int) -> None:
+    from scipy.stats import binomtest
+
+    for correct in {0, 1, count // 2, count - 1, count}:
+        known = binomtest(correct, count).proportion_ci(method="wilson")
+        assert wilson(correct, count) == pytest.approx((known.low, known.high), abs=1e-12)
+
+
 def test_clustered_errors_are_those_of_statsmodels() -> None:
     import numpy as np
     from statsmodels.api import OLS

@@ -1,8 +1,10 @@
-"""Ways of comparing and reducers, against those of inspect_ai on random data."""
+"""Ways of comparing, reducers and agreement, against inspect_ai, rapidfuzz and scikit-learn on random data."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from math import isnan
 from typing import TYPE_CHECKING
 
 import anyio
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrun.evaluation.agreement import cohen_kappa
 from batchrun.evaluation.matching import MatchOptions, compare
 from batchrun.evaluation.reducers import majority_of, reduced
 from batchrun.evaluation.scores import AnswerScore
@@ -124,3 +127,42 @@ def test_reducers(passed: list[bool], k: int) -> None:
     for name, reducer in oracles.items():
         value = reducer(given_scores).as_float()
         assert reduced(name, found, winner, 1.0) == pytest.approx(value), name
+
+
+@SLOW_FIRST
+@given(TEXTS, TEXTS)
+def test_similarity_is_that_of_rapidfuzz(said: str, right: str) -> None:
+    from rapidfuzz import fuzz
+    from rapidfuzz.distance import Indel, JaroWinkler, Levenshtein
+
+    # What folding does to these texts; what is left of them is compared.
+    one, other = (text.lower().strip(".,()") for text in (said, right))
+    oracles = {
+        "ratio": Indel.normalized_similarity(one, other),
+        "levenshtein": Levenshtein.normalized_similarity(one, other),
+        "jaro_winkler": JaroWinkler.similarity(one, other),
+        "partial_ratio": fuzz.partial_ratio(one, other) / 100,
+        "token_sort_ratio": fuzz.token_sort_ratio(one, other) / 100,
+        "token_set_ratio": fuzz.token_set_ratio(one, other) / 100,
+    }
+    for variant, value in oracles.items():
+        options = MatchOptions(variant=variant)
+        assert compare("similarity", said, right, options).score == pytest.approx(value), variant
+
+
+@SLOW_FIRST
+@given(st.lists(st.tuples(st.sampled_from("1234"), st.sampled_from("1234")), max_size=30))
+def test_kappa_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    """Of no rows, of one, with full agreement, with and without an order."""
+    from sklearn.metrics import cohen_kappa_score
+
+    counts = Counter(pairs)
+    if len({label for pair in pairs for label in pair}) < 2:
+        assert cohen_kappa(counts) is cohen_kappa(counts, "1234") is None
+        return
+    people, judge = zip(*pairs, strict=True)
+    known = cohen_kappa_score(people, judge)
+    assert not isnan(known)
+    assert cohen_kappa(counts) == pytest.approx(known)
+    weighted = cohen_kappa_score(people, judge, labels=list("1234"), weights="quadratic")
+    assert cohen_kappa(counts, "1234") == pytest.approx(weighted)
