@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def is_same_json(one: object, other: object, tolerance: Tolerance | None = None) -> bool:
-    """Say whether two JSON values are the same: 1 is 1.0, and true is not 1.
+    """Say whether two JSON values are the same: 1 is 1.0, true is not 1, and é may be one sign or two.
 
     `tolerance` is for the numbers, around those of `other`.
     """
@@ -77,10 +78,11 @@ def is_same_json(one: object, other: object, tolerance: Tolerance | None = None)
         return len(one) == len(other) and all(
             is_same_json(*pair, tolerance) for pair in zip(one, other, strict=True)
         )
-    if isinstance(one, bool) != isinstance(other, bool):
-        return False
-    if one == other or tolerance is None:
-        return one == other
+    if isinstance(one, str) and isinstance(other, str):
+        return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+    is_same = one == other and isinstance(one, bool) == isinstance(other, bool)
+    if is_same or tolerance is None or isinstance(one, bool) or isinstance(other, bool):
+        return is_same
     if isinstance(one, int | float) and isinstance(other, int | float):
         return Number(Decimal(str(one))).equals(Number(Decimal(str(other))), tolerance)
     return False

@@ -6,6 +6,7 @@ a provider is come together: a key of the job is never sent to another server.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import replace
 from functools import cache, partial
@@ -36,6 +37,8 @@ CONNECTION = (
 OWN_KEYS = ("rubric", "choices", "scale", "answer", "human")
 # Of a judge, these would change what a verdict is.
 _REFUSED = ("tools", "tool_choice", "parallel_tool_calls", "messages_column", "n", "dedupe")
+# In a template, also `response_a`, `responses` and `row.response`.
+_RESPONSE = re.compile(r"\{[{%][^}]*response")
 
 
 @cache
@@ -76,6 +79,8 @@ def read_judge(
     asked = _asked(values, config)
     section = Section(section_name, {**values, **asked}, problems)
     request_config = read_request(section, base)
+    if request_config.turns and not any(_RESPONSE.search(text) for _, text in request_config.turns):
+        section.problem("prompt", "does not show the answer to the judge; add {{ response }}")
     for key in OWN_KEYS:
         section.raw(key)
     section.finish({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -471,3 +472,11 @@ def test_scores_other_than_0_and_1_have_a_mean_and_no_accuracy() -> None:
         "effective_wilson",
     )
     assert score_line(totals).startswith("mean 0.625 (95 % CI 0.")
+
+
+def test_json_texts_are_equal_in_any_unicode_form() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    said = json.dumps({"place": [composed]}, ensure_ascii=False)
+    for match in ("json", "fields"):
+        assert compare(match, said, {"place": [decomposed]}).score == 1
+        assert compare(match, said, {"place": ["cafe"]}).score == 0

@@ -316,7 +316,11 @@ def test_a_judge_elsewhere_gets_its_own_key_only(
 def test_everything_about_a_judge_is_checked_first(write_job: Callable[..., Path]) -> None:
     with serving(decide) as provider:
         for change, words in (
-            ({"score.judge.prompt": "{{ nothing }}"}, "[score.judge] prompt: the input has no"),
+            (
+                {"score.judge.prompt": "{{ response }} {{ nothing }}"},
+                "[score.judge] prompt: the input has no",
+            ),
+            ({"score.judge.prompt": "Is {{ text }} a response?"}, "does not show the answer"),
             ({"score.judge.human": "{{ nobody }}"}, "[score.judge] human: the input has no"),
             ({"score.judge.api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
             (
