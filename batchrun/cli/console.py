@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 import threading
 from contextlib import suppress
@@ -34,6 +35,11 @@ def wants_color(stream: TextIO | None) -> bool:
     if os.environ.get("FORCE_COLOR", "0") not in ("", "0", "false"):
         return True
     return stream is not None and os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def terminal_width() -> int | None:
+    """Return how many characters a line of the terminal has; None where stdout is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def fail(error: BatchrunError | str) -> None:

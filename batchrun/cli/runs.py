@@ -10,7 +10,7 @@ import click
 
 import batchrun
 from batchrun.cli import options
-from batchrun.cli.console import fail, say, wants_color
+from batchrun.cli.console import fail, say, terminal_width, wants_color
 from batchrun.cli.options import (
     DIRECTORY,
     FAIL_UNDER,
@@ -274,8 +274,10 @@ def compare(
     if html is not None:
         batchrun.write_comparison(runs, html)
         say(f"wrote {html}")
-    text = batchrun.comparison_json if as_json else batchrun.comparison_text
-    click.echo(text(runs, judged))
+    if as_json:
+        click.echo(batchrun.comparison_json(runs, judged))
+    else:
+        click.echo(batchrun.comparison_text(runs, judged, width=terminal_width()))
     if judged is not None and judged.error is not None:
         fail(str(judged.error))
     return 0 if judged is None else judged.exit_code
@@ -286,8 +288,10 @@ def _rank(folder: Path, html: Path | None, *, as_json: bool) -> int:
     if html is not None:
         batchrun.write_leaderboard(board, html)
         say(f"wrote {html}")
-    text = batchrun.leaderboard_json if as_json else batchrun.leaderboard_text
-    click.echo(text(board))
+    if as_json:
+        click.echo(batchrun.leaderboard_json(board))
+    else:
+        click.echo(batchrun.leaderboard_text(board, width=terminal_width()))
     return 0
 
 

@@ -165,15 +165,23 @@ def _pair_facts(pairs: Pairs, run: ComparedRun, first: ComparedRun) -> dict[str,
     }
 
 
-def comparison_text(runs: Sequence[ComparedRun], judged: JudgedPairs | None = None) -> str:
-    """Return the comparison for people."""
+def comparison_text(
+    runs: Sequence[ComparedRun], judged: JudgedPairs | None = None, *, width: int | None = None
+) -> str:
+    """Return the comparison for people.
+
+    Args:
+        runs: what `compare` returned.
+        judged: what `judge_pairs` returned.
+        width: characters of a line of a table, as on a terminal. None: as many as the cells need.
+    """
     names = names_of(runs)
-    lines = _table("run", [run_cells(run, names) for run in runs])
+    lines = _table("run", [run_cells(run, names) for run in runs], width)
     pairs = [pair_cells(run, run.pairs, names) for run in runs if run.pairs is not None]
     if pairs:
-        lines += ["", *_table(f"against {names[runs[0].directory]}", pairs)]
+        lines += ["", *_table(f"against {names[runs[0].directory]}", pairs, width)]
     if by_scorer := [cells for _, cells, _ in scorer_cells(runs, names)]:
-        lines += ["", *_table("scorer", by_scorer)]
+        lines += ["", *_table("scorer", by_scorer, width)]
     if notes := notes_on(runs, names):
         lines += ["", *notes]
     if judged is not None:
@@ -183,10 +191,10 @@ def comparison_text(runs: Sequence[ComparedRun], judged: JudgedPairs | None = No
     return "\n".join(harmless(line) for line in lines)
 
 
-def _table(first: str, rows: Sequence[Mapping[str, str]]) -> list[str]:
+def _table(first: str, rows: Sequence[Mapping[str, str]], width: int | None) -> list[str]:
     """Rows below their columns; `first` is the heading of the first one."""
     heads = [first, *list(rows[0])[1:]]
-    return in_columns([heads, *(list(row.values()) for row in rows)])
+    return in_columns([heads, *(list(row.values()) for row in rows)], width)
 
 
 def write_comparison(

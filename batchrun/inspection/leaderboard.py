@@ -81,17 +81,26 @@ def leaderboard_json(board: Leaderboard) -> str:
     return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def leaderboard_text(board: Leaderboard) -> str:
-    """Return the rankings for people."""
+def leaderboard_text(board: Leaderboard, *, width: int | None = None) -> str:
+    """Return the rankings for people.
+
+    Args:
+        board: what `leaderboard` returned.
+        width: characters of a line of a table, as on a terminal. None: as many as the cells need.
+    """
     lines: list[str] = []
     for ranking in board.rankings:
         rows = [ranked_cells(n, run, board.folder) for n, run in enumerate(ranking.runs, 1)]
         lines += ["", ranking.table] if lines else [ranking.table]
-        lines += in_columns([list(rows[0]), *(list(row.values()) for row in rows)])
+        lines += _table(rows, width)
         if scorers := [cells for _, cells, _ in scorer_lines(ranking, board.folder)]:
-            lines += ["", *in_columns([list(scorers[0]), *(list(row.values()) for row in scorers)])]
+            lines += ["", *_table(scorers, width)]
     lines += ["", *board.notes] if board.notes else []
     return "\n".join(harmless(line) for line in lines)
+
+
+def _table(rows: Sequence[Mapping[str, str]], width: int | None) -> list[str]:
+    return in_columns([list(rows[0]), *(list(row.values()) for row in rows)], width)
 
 
 def write_leaderboard(board: Leaderboard, path: Path) -> None:

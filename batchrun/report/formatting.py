@@ -110,16 +110,72 @@ def moment(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
 
 
-def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines: the first column to the left, the others, numbers, right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
+def in_columns(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """Return rows of cells as lines: the first column to the left, the others, numbers, right.
+
+    Args:
+        rows: the headings, then the rows.
+        width: characters of a line. Long names are cut in the middle; then columns that matter less are
+            left out, which a last line says. None: as wide as the cells are.
+    """
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    left_out: list[str] = []
+    if width is not None:
+        columns, left_out = _fitted(columns, width)
+    widths = [_wide(column) for column in columns]
+    lines = [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(wide) if place else cell.ljust(wide)
+            for place, (cell, wide) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for row in zip(*columns, strict=True)
     ]
+    if left_out:
+        lines.append(f"no room for: {', '.join(left_out)} (see --json)")
+    return lines
+
+
+# Columns that a narrow terminal can do without, the first to go first.
+_DISPENSABLE = ("test", "p90", "p50", "per correct", "same text", "same answer", "ok", "rows")
+# To how many characters a name is cut before columns are left out, and after.
+_NAME_WIDTHS = (26, 12)
+
+
+def _fitted(columns: list[list[str]], width: int) -> tuple[list[list[str]], list[str]]:
+    """Cut names and leave out columns until the lines fit; return the columns and the headings left out."""
+
+    def excess() -> int:
+        return sum(map(_wide, columns)) + 2 * (len(columns) - 1) - width
+
+    left_out: list[str] = []
+    for least in _NAME_WIDTHS:
+        for place in sorted(range(len(columns)), reverse=True):
+            if excess() > 0 and (place == 0 or columns[place][0] == "model"):
+                most = max(least, _wide(columns[place]) - excess())
+                columns[place] = _cut(columns[place], most)
+        for name in _DISPENSABLE:
+            kept = [column for column in columns if column[0] != name]
+            if excess() > 0 and len(kept) < len(columns):
+                columns = kept
+                left_out.append(name)
+    return columns, left_out
+
+
+def _cut(names: list[str], least: int) -> list[str]:
+    """Cut names in the middle, because they often differ at the end; not so far that some look alike."""
+    for size in range(least, _wide(names)):
+        end = (size - 1) // 2
+        cut = [
+            f"{name[: size - 1 - end]}…{name[-end:]}" if len(name) > size else name
+            for name in names
+        ]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return names
+
+
+def _wide(column: Sequence[str]) -> int:
+    return max(map(len, column))
 
 
 def is_dumb() -> bool:

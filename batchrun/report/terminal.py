@@ -50,7 +50,7 @@ def summary_text(
         _errors(totals),
         _problems("endings", ending_problems(totals), YELLOW),
         _alike(totals),
-        [] if score is None else _field("score", *map(harmless, score_lines(score))),
+        [] if score is None else _field("score", *_score_lines(score)),
         _last(totals, directory),
     ]
     return _joined("\n\n".join("\n".join(lines) for lines in parts if lines), colour=colour)
@@ -222,7 +222,7 @@ def _unpriced(totals: RunTotals, directory: Path) -> list[str]:
 
 def _models(totals: RunTotals) -> list[str]:
     if len(totals.models) < 2:
-        return [line for one in totals.models for line in _field("model", short(one.model, 60))]
+        return [line for one in totals.models for line in _field("model", short(one.model, 200))]
     cells = [
         (
             short(one.model, MODEL_WIDTH),
@@ -329,6 +329,12 @@ def _last(totals: RunTotals, directory: Path) -> list[str]:
         )
         lines += _field("cap", *_wrapped(cap))
     return [*lines, *_field("results", str(directory))]
+
+
+def _score_lines(score: ScoreTotals) -> list[str]:
+    """Sentences about the scores, wrapped; lines of tables, which have gaps, as they are."""
+    lines = map(harmless, score_lines(score))
+    return [part for line in lines for part in ([line] if "  " in line else _wrapped(line))]
 
 
 def _unbroken(text: str) -> str:

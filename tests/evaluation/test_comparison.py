@@ -158,6 +158,9 @@ def test_the_table_for_people(evaluate: Callable[..., Path], tmp_path: Path) -> 
     moved = tmp_path / "elsewhere" / "one"
     shutil.copytree(one, moved)
     assert str(moved) in comparison_text(compare([one, moved])), "names that repeat say where"
+    narrow = comparison_text(compare([one, two]), width=60).splitlines()
+    assert max(map(len, narrow[:3])) <= 60
+    assert narrow[3].startswith("no room for: p90")
 
 
 def test_what_could_mislead_is_told(evaluate: Callable[..., Path]) -> None:

@@ -70,7 +70,7 @@ def test_an_accuracy_of_zero_says_so(write_job: Callable[..., Path]) -> None:
         job = write_job(provider.url, rows=4, extra=score)
         _, _, stderr = command("run", job)
         assert "accuracy 0.0 %" in stderr
-        assert "no answer is right: compare some answers with the expected ones" in stderr
+        assert "no answer is right: compare some answers with the expected" in stderr
         _, _, stderr = command(
             "run", job, "--set", 'score.match="regex"', "--set", "score.expected=."
         )
