@@ -12,6 +12,7 @@ from batchrun.dispatch import BATCH, BatchMode
 from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
+from batchrun.report.formatting import counted
 from batchrun.run import run_job
 from batchrun.run.matrix import runs_in
 from batchrun.run.preparation import RunOptions
@@ -19,6 +20,8 @@ from batchrun.run.whole import folders_of, stored_document
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from batchrun.formats.sent_batches import SentBatch
     from batchrun.run.conclusion import RunReport
 
@@ -31,11 +34,15 @@ class Canceled:
         directory: of the run.
         batches: those that were open.
         report: of the run afterwards; None if no batch was open.
+        answered: requests that have a result since, those of judges among them.
+        open: batches that are still open.
     """
 
     directory: Path
     batches: tuple[SentBatch, ...]
     report: RunReport | None = None
+    answered: int = 0
+    open: tuple[SentBatch, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -48,11 +55,15 @@ class Canceled:
         if self.report is None:
             return f"{self.directory}: no batches are open"
         number, rows = len(self.batches), sum(batch.out for batch in self.batches)
-        totals = self.report.totals
-        answered = rows - sum(batch.out for batch in totals.open_batches) - totals.pending
+        batches = f"{number:,} {'batch' if number == 1 else 'batches'}"
+        closed = f"{batches} with {counted(rows, 'row')} closed"
+        if self.open:
+            closed = (
+                f"{number - len(self.open):,} of {batches} closed, {len(self.open):,} still open"
+            )
         return (
-            f"{self.directory}: {number:,} {'batch' if number == 1 else 'batches'} with {rows:,} rows "
-            f"closed; {max(0, answered):,} answers collected, {totals.pending:,} rows pending"
+            f"{self.directory}: {closed}; {counted(self.answered, 'answer')} collected, "
+            f"{counted(self.report.totals.pending, 'row')} pending"
         )
 
 
@@ -68,11 +79,7 @@ def cancel(directory: Path, options: RunOptions | None = None) -> list[Canceled]
 
 def _cancel(directory: Path, options: RunOptions) -> Canceled:
     document, base, _ = stored_document(directory)
-    found: tuple[SentBatch, ...] = ()
-    for part in folders_of(directory):
-        for folder in (part, *checkpoint.judge_folders(part)):
-            with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-                found += tuple(checkpoint.batches(store, open_only=True))
+    found = _open(directory)
     if not found:
         return Canceled(directory, ())
     job = Job.from_document(document, Path(base), origin=str(directory))
@@ -87,7 +94,29 @@ def _cancel(directory: Path, options: RunOptions) -> Canceled:
     wanted = replace(
         options, dispatcher=BATCH, batches=BatchMode.CANCEL, simulate=simulate, yes=True
     )
-    return Canceled(directory, found, run_job(job, wanted))
+    done = _done(directory)
+    report = run_job(job, wanted)
+    return Canceled(directory, found, report, _done(directory) - done, _open(directory))
+
+
+def _open(directory: Path) -> tuple[SentBatch, ...]:
+    """Return the open batches of a run and of its judges."""
+    return tuple(
+        batch for store in _stores(directory) for batch in checkpoint.batches(store, open_only=True)
+    )
+
+
+def _done(directory: Path) -> int:
+    """Return how many requests of a run and of its judges have a result."""
+    found = [checkpoint.totals(store) for store in _stores(directory)]
+    return sum(totals.succeeded + totals.errored for totals in found)
+
+
+def _stores(directory: Path) -> Iterator[checkpoint.Checkpoint]:
+    for part in folders_of(directory):
+        for folder in (part, *checkpoint.judge_folders(part)):
+            with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+                yield store
 
 
 __all__ = ["Canceled", "cancel"]

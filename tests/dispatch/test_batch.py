@@ -15,6 +15,7 @@ from batchrun.checkpoint import Checkpoint, batches
 from batchrun.errors import JobError
 from batchrun.simulator import SimulatorConfig
 from tests.conftest import ROOT, command, finish, start_batchrun, wait_until
+from tests.support.distorted import DistortingTransport
 from tests.support.vendor import vendor
 
 if TYPE_CHECKING:
@@ -357,6 +358,34 @@ def test_cancel_collects_what_was_answered(
         assert server.usage()["extra_bills"] == 0
 
 
+@FORMATS
+def test_cancel_counts_what_it_collected_and_what_is_still_open(
+    write_job: Callable[..., Path], wire_format: str
+) -> None:
+    with vendor(batch_s=8) as server:
+        job = write_job(server.url, rows=30, wire_format=wire_format, extra=QUICK)
+        # Most rows are in no batch: the cost limit has no room for them.
+        assert run(job, wait=False, limits__max_cost_usd=0.0015).exit_code == 7
+        store = Checkpoint(job.parent / "out", writable=False)
+        (batch,) = batches(store)
+        store.close()
+        assert batch.rows < 15
+        (canceled,) = cancel(
+            job.parent / "out", RunOptions(quiet=True, transport=DistortingTransport(_refused))
+        )
+        assert canceled.exit_code == 4
+        assert "0 of 1 batch closed, 1 still open; 0 answers collected" in canceled.text()
+        (canceled,) = cancel(job.parent / "out", RunOptions(quiet=True))
+        billed = server.usage()["billed"]
+        assert canceled.answered == billed
+        text = f"1 batch with {batch.rows} rows closed; {billed} answer"
+        assert text in canceled.text()
+
+
+def _refused(kind: str, status: int, body: bytes) -> tuple[int, bytes]:
+    return (403, b"{}") if kind == "list" else (status, body)
+
+
 def test_ctrl_c_leaves_batches_running_and_says_so(write_job: Callable[..., Path]) -> None:
     with vendor(batch_s=8) as server:
         job = write_job(server.url, rows=30, extra=QUICK)
@@ -367,6 +396,7 @@ def test_ctrl_c_leaves_batches_running_and_says_so(write_job: Callable[..., Path
         code, _, stderr = finish(process)
         assert code == 130, stderr
         assert "1 batch with 30 rows keeps running at the provider" in stderr
+        assert "0 requests" not in stderr
         assert f"batchrun cancel {job.parent / 'out'}" in stderr
         assert run(job).exit_code == 0
         assert server.usage()["billed"] == 30
