@@ -9,6 +9,7 @@ from batchrun.estimation.advice import advice
 from batchrun.estimation.duration import ModelLoad, run_duration
 from batchrun.estimation.ranges import AnswerSums, Estimate, Range
 from batchrun.estimation.tokenizers import Tokens, how_counted
+from batchrun.formats.parameters import is_template
 from batchrun.pricing import BATCH_TIER, cost_of
 from batchrun.records import Billing, Usage
 
@@ -146,7 +147,9 @@ class Estimator:
             answers=self._answers.count if self._answers.are_enough else 0,
             counted=tuple(sorted({how_counted(group.model) for group in groups})),
         )
-        found = replace(found, batch_cost=self._batch_cost(groups, found.cost))
+        tier = self._job.request.parameters.get("service_tier") or ""
+        batch_cost = self._batch_cost(groups, found.cost)
+        found = replace(found, batch_cost=batch_cost, tier="" if is_template(tier) else str(tier))
         return replace(found, warnings=advice(self._job, found, loads, self._answers))
 
     def _batch_cost(self, groups: Sequence[PriceGroup], live: Range | None) -> Range | None:

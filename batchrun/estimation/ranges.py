@@ -77,6 +77,7 @@ class Estimate:
         cost: cost of both in pico-dollars, None when a price is unknown.
         batch_cost: the same with `run --batch`; None where batches are not possible, or
             their price is unknown.
+        tier: the service tier that the requests ask for; empty for none, or one that rows choose.
         duration: how long the run takes.
         answers: number of existing answers that the estimate is based on; 0 for none.
         warnings: what to change, or to know, before the run.
@@ -107,6 +108,7 @@ class Estimate:
     warnings: tuple[str, ...] = ()
     judges: tuple[Estimate, ...] = ()
     batch_cost: Range | None = None
+    tier: str = ""
     precision: RowsForPrecision | None = None
     counted: tuple[str, ...] = ()
 

@@ -196,6 +196,8 @@ def _batches(estimate: Estimate) -> list[str]:
         return []
     if saved <= 0:
         cost = _cost(estimate.batch_cost)
+        if estimate.tier:
+            return [f"  in batches  {cost}, no less than with service_tier = {estimate.tier!r}"]
         hint = "if batches cost less, set [price] batch, such as 0.5"
         return [f"  in batches  {cost}, by the same prices; {hint}"]
     return [

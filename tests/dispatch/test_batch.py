@@ -481,6 +481,11 @@ def test_estimate_says_when_the_prices_of_the_job_apply_to_batches(
     job = write_job("http://127.0.0.1:9", rows=50, extra="[price]\ninput = 1\noutput = 2\n")
     stdout = command("estimate", job)[1]
     assert "by the same prices; if batches cost less, set [price] batch, such as 0.5" in stdout
+    flex = ("--set", "request.service_tier=flex", "--set", "request.model=gpt-5-mini")
+    chat = write_job("http://127.0.0.1:9", rows=50, wire_format="chat", provider="openai")
+    stdout = command("estimate", chat, *flex)[1]
+    assert "no less than with service_tier = 'flex'" in stdout
+    job = write_job("http://127.0.0.1:9", rows=50, extra="[price]\ninput = 1\noutput = 2\n")
     half = json.loads(command("estimate", job, "--set", "price.batch=0.5", "--json")[1])
     assert half["batch_saves_usd"] == pytest.approx(half["cost_usd"]["expected"] / 2)
     code, _, stderr = command("estimate", job, "--set", "price.batch=50")
