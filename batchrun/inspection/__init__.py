@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from batchrun import checkpoint, output, report
-from batchrun.errors import JobError, harmless
+from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.evaluation import score_facts, score_lines
 from batchrun.inspection import inspect_log
 from batchrun.job import OUTPUT_SUFFIXES, Job
@@ -82,6 +82,18 @@ def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
 
 
 def _run_status(directory: Path, *, as_json: bool, colour: bool) -> str:
+    try:
+        return _described_run(directory, as_json=as_json, colour=colour)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # What a damaged record holds may be of another type than the column.
+        if not (damaged := count_damaged(directory)):
+            raise
+        raise CheckpointError(
+            f"{directory}: the run cannot be described: {damage_hint(damaged, directory)}"
+        ) from None
+
+
+def _described_run(directory: Path, *, as_json: bool, colour: bool) -> str:
     running = checkpoint.is_locked(directory)
     totals = settled_totals(totals_of_run(directory), running=running)
     # Looking takes as long as adding up, and a live run is asked again and again.

@@ -102,6 +102,23 @@ def test_a_flipped_bit_in_an_answer_is_noticed_by_everything_that_reads_it(
     assert not (job.parent / "elsewhere.csv").exists()
 
 
+def test_a_value_of_another_type_ends_status_with_an_error_of_ours(job: Path) -> None:
+    out = job.parent / "out"
+    strict = "UPDATE sqlite_master SET sql = {} WHERE name IN ('attempts', 'results')"
+    for statement in (
+        strict.format("replace(sql, 'STRICT, WITHOUT', 'WITHOUT')"),
+        "UPDATE attempts SET error_type = x'07' WHERE request_id = 3",
+        "UPDATE results SET status = 'errored' WHERE request_id = 3",
+        strict.format("replace(sql, 'WITHOUT', 'STRICT, WITHOUT')"),
+    ):
+        with closing(sqlite3.connect(out / FILE_NAME)) as connection, connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(statement)
+    code, stdout, stderr = command("status", out)
+    assert code == 5, (stdout, stderr)
+    assert f"do not match their checksums: batchrun verify {out}" in stderr
+
+
 def test_verify_says_which_copy_is_right(job: Path) -> None:
     out = job.parent / "out"
     flip(out, "the answer to Say text 4")
