@@ -241,6 +241,7 @@ class Record(StrEnum):
     ANSWER = "answer"
     STATUS = "status"  # of an answer
     ATTEMPT = "attempt"  # its tokens, and the provider's ids
+    START = "start"  # of an attempt: when, and in which execution
     TURN = "turn"  # of a conversation with tools
     ROW = "row"  # of the input: its id, and its request
     REQUEST = "request"  # what was asked
@@ -259,6 +260,7 @@ FOLLOWS_FROM = {
     Record.COST: "it can be calculated again from the stored tokens",
     Record.PRICE: "it can be looked up again",
     Record.BATCH: "it can be looked up again at the provider",
+    Record.START: "no answer depends on it",
     Record.EXECUTION: "no answer depends on it",
     Record.RUN: "it can be restored from the job and its input, except a price given to recost",
 }
@@ -284,6 +286,8 @@ class DamagedRecord:
         which = str(self.record)
         if self.record is Record.COST:
             which = f"cost of attempt {self.number}"
+        elif self.record is Record.START:
+            which = f"start of attempt {self.number}"
         elif self.record is Record.RUN:
             which = "description of the run"
         elif self.record in {

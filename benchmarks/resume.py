@@ -91,7 +91,13 @@ def finish(plan: Prepared) -> tuple[float, float]:
                 response, stop_reason, response_id) SELECT id, 'succeeded', 0, 1, 1000000,
                 'An answer of some words to number ' || id, 'end_turn', 'msg_' || id FROM requests"""
             )
-            for table in (encoding.ANSWERS, encoding.STATUSES, encoding.SENT, encoding.COSTS):
+            for table in (
+                encoding.ANSWERS,
+                encoding.STATUSES,
+                encoding.STARTS,
+                encoding.SENT,
+                encoding.COSTS,
+            ):
                 store.db.execute(table.seal("1"))
         store.close()
     return took

@@ -1,8 +1,8 @@
 """Records as rows of the tables, each with a checksum that shows later changes on the disk.
 
-The checksum covers everything that is known once an attempt or a request has ended. Of an attempt it
-leaves out what was written when it began (execution, start, reserved cost). Costs have a separate
-one, because they can be counted again from the tokens.
+The checksum covers everything that is known once an attempt or a request has ended. What is written
+when an attempt begins (execution, start, reserved cost) has a separate one, and so have costs, because
+they can be counted again from the tokens.
 """
 
 from __future__ import annotations
@@ -163,6 +163,7 @@ _ANSWER = _stored(RESULT_COLUMNS)
 _ATTEMPT = _stored(column for column in ATTEMPT_COLUMNS if column.table_column not in MONEY)
 _RESULT_COLUMNS = ("request_id", "status", "retryable", "attempts", "finished_us", *_names(_ANSWER))
 _ATTEMPT_COLUMNS = (*_names(_ATTEMPT), *MONEY, "request_id", "number")
+START_COLUMNS = ("request_id", "number", "execution", "started_us", "reserved")
 _TURN_COLUMNS = ("request_id", "number", "said", "calls", "results")
 _ITEM_COLUMNS = ("ordinal", "custom_id", "request_id", "error_type", "error_message")
 REQUEST_COLUMNS = ("id", "fingerprint", "occurrence", "custom_id")
@@ -192,6 +193,7 @@ SENT = Checked("attempts", {*_ATTEMPT_COLUMNS} - {*MONEY}, reals=_REALS, is_writ
 COSTS = Checked(
     "attempts", ("request_id", "number", *MONEY), "cost_checksum", is_written=_HAS_ENDED
 )
+STARTS = Checked("attempts", START_COLUMNS, "start_checksum")
 TURNS = Checked("turns", _TURN_COLUMNS)
 ITEMS = Checked("items", _ITEM_COLUMNS)
 REQUESTS = Checked("requests", REQUEST_COLUMNS)
@@ -203,6 +205,7 @@ PRICES = Checked("prices", ("id", *PRICE_COLUMNS))
 _of_result = ANSWERS.pick(_RESULT_COLUMNS)
 _of_attempt = SENT.pick(_ATTEMPT_COLUMNS)
 _of_cost = COSTS.pick(_ATTEMPT_COLUMNS)
+_of_start = STARTS.pick(START_COLUMNS)
 _of_turn = TURNS.pick(_TURN_COLUMNS)
 _of_status = STATUSES.pick(_RESULT_COLUMNS)
 _of_item = ITEMS.pick(_ITEM_COLUMNS)
@@ -216,9 +219,7 @@ def _insert(verb: str, table: str, *columns: str) -> str:
     return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({_marks(columns)})"
 
 
-INSERT_START = _insert(
-    "INSERT", "attempts", "request_id", "number", "execution", "started_us", "reserved"
-)
+INSERT_START = _insert("INSERT", "attempts", "start_checksum", *START_COLUMNS)
 UPDATE_ATTEMPT = f"""UPDATE attempts SET {
     ", ".join(f"{name} = ?" for name in ("checksum", "cost_checksum", *_ATTEMPT_COLUMNS[:-2]))
 } WHERE request_id = ? AND number = ?"""  # noqa: S608 - our own names
@@ -233,7 +234,8 @@ REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
 
 def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
     """Return what `INSERT_START` takes."""
-    return start.key, start.number, execution, microseconds(start.started_at), start.reserved
+    row = (start.key, start.number, execution, microseconds(start.started_at), start.reserved)
+    return (checksum(_of_start(row)), *row)
 
 
 def attempt_row(attempt: Attempt) -> tuple[Any, ...]:

@@ -58,6 +58,7 @@ KINDS = {
         " OR (d.retryable AND d.status = 'succeeded')",
     ),
     Record.ATTEMPT: RecordKind(encoding.SENT, "d.number", ATTEMPTS),
+    Record.START: RecordKind(encoding.STARTS, "d.number", ATTEMPTS),
     Record.TURN: RecordKind(encoding.TURNS, "d.number"),
     Record.ROW: RecordKind(
         encoding.ITEMS, "d.ordinal / (SELECT samples FROM run) + 1", custom_id="d.custom_id"
@@ -159,7 +160,7 @@ def right_values(
     kind = KINDS[damaged.record]
     with usable(store.path):
         row = store.db.execute(
-            f"""SELECT d.checksum, {kind.table.stored("d")} FROM {kind.table.table} d
+            f"""SELECT d.{kind.table.checksum}, {kind.table.stored("d")} FROM {kind.table.table} d
             WHERE {_THE_RECORD.format(kind.number)}""",  # noqa: S608 - our own names
             (damaged.request_id, damaged.number),
         ).fetchone()

@@ -62,6 +62,7 @@ def repair(store: Checkpoint) -> Repair:
         forget_damaged_costs(store)
         _look_for_batches_again(store)
         _restore_executions(store)
+        _restore_starts(store)
         _restore_run(store)
         _restore_statuses(store)
         _restore_ids(store)
@@ -176,6 +177,27 @@ def _restore_executions(store: Checkpoint) -> None:
             (key,),
         )
         store.db.execute(encoding.EXECUTIONS.seal("id = ?"), (key,))
+
+
+def _restore_starts(store: Checkpoint) -> None:
+    """What no output knows of the start of an attempt is bounded by its execution and the others."""
+    damaged = KINDS[Record.START].condition
+    keys = store.db.execute(
+        f"SELECT d.request_id, d.number FROM attempts d WHERE {damaged}"  # noqa: S608
+    ).fetchall()
+    one = "request_id = ? AND number = ?"
+    for statement in (
+        f"""UPDATE attempts AS d SET execution = (SELECT coalesce(max(e.id),
+        (SELECT min(id) FROM executions)) FROM executions e WHERE e.id <= d.execution)
+        WHERE {one}""",  # noqa: S608
+        f"""UPDATE attempts AS d SET started_us = (SELECT iif(d.started_us BETWEEN e.started_us
+        AND coalesce(e.finished_us, d.started_us), d.started_us, e.started_us)
+        FROM executions e WHERE e.id = d.execution), reserved = min(reserved, (SELECT
+        coalesce(max(a.reserved), 0) FROM attempts a WHERE (a.request_id, a.number)
+        <> (d.request_id, d.number))) WHERE {one}""",  # noqa: S608
+        encoding.STARTS.seal(one),
+    ):
+        store.db.conn.executemany(statement, keys)
 
 
 def _restore_run(store: Checkpoint) -> None:

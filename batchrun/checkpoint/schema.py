@@ -24,6 +24,7 @@ from batchrun.checkpoint.columns import (
 from batchrun.checkpoint.columns import (
     RESULTS as RESULT_COLUMNS,
 )
+from batchrun.checkpoint.encoding import STARTS, register
 from batchrun.checkpoint.sqlite import Migrations
 
 if TYPE_CHECKING:
@@ -202,6 +203,14 @@ def m001_tables(db: Database) -> None:
     """Create the tables. A later version adds its changes in a migration of its own."""
     for statement in _TABLES:
         db.execute(statement)
+
+
+@migrations()
+def m002_starts(db: Database) -> None:
+    """Add the checksums of what is written when an attempt begins."""
+    db.execute("ALTER TABLE attempts ADD COLUMN start_checksum INTEGER")
+    register(db.conn)  # also for a database in memory
+    db.execute(STARTS.seal("1"))
 
 
 def add_missing_columns(db: Database) -> None:

@@ -37,8 +37,8 @@ _SELECT = f"""SELECT {", ".join(f"b.{name}" for name in _COLUMNS)},
     {{where}} GROUP BY b.id ORDER BY b.id"""  # noqa: S608
 _OPEN = "b.stage IN ('intended', 'sent')"
 _BATCH = "(SELECT id FROM batches WHERE tag = ?)"
-_ADD_MEMBER = f"""INSERT INTO attempts (batch, request_id, number, execution, started_us, reserved)
-    VALUES ({_BATCH}, ?, ?, ?, ?, ?)"""  # noqa: S608
+_ADD_MEMBER = f"""INSERT INTO attempts (batch, start_checksum, {", ".join(encoding.START_COLUMNS)})
+    VALUES ({_BATCH}, ?, ?, ?, ?, ?, ?)"""  # noqa: S608
 # What counts towards `max_attempts`: not refusals by a limit, nor batches that ended too early.
 _MEMBERS = f"""SELECT a.request_id, a.number, a.reserved, (
         SELECT count(*) FROM attempts f WHERE f.request_id = a.request_id AND f.number < a.number

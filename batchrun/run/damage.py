@@ -22,7 +22,7 @@ MOST_DESCRIBED = 5
 MOST_RESTORED = 100_000
 CHUNK = 1_000
 # Which files repeat which records.
-_COPIED = (Record.ANSWER, Record.ATTEMPT)
+_COPIED = (Record.ANSWER, Record.ATTEMPT, Record.START)
 
 
 def check_intact(

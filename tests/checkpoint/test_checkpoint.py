@@ -769,7 +769,9 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_an_earlier_development_version_is_refused(tmp_path: Path) -> None:
     filled(tmp_path)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as earlier, earlier:
-        earlier.execute("UPDATE _sqlite_migrations SET name = 'm001_initial'")
+        earlier.execute(
+            "UPDATE _sqlite_migrations SET name = 'm001_initial' WHERE name = 'm001_tables'"
+        )
     refused(tmp_path, "earlier development version of batchrun.*--new.*export")
 
 

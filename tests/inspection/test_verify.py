@@ -657,8 +657,14 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
         (lambda d: (d / "checkpoint.db").unlink(), "has no checkpoint.db"),
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "not a SQLite file"),
         (lambda d: (d / "checkpoint.db").write_bytes(b""), "contains no run yet"),
-        (sql("UPDATE _sqlite_migrations SET name = 'm999'"), "newer version"),
-        (sql("UPDATE _sqlite_migrations SET name = 'm001_schema'"), "development version"),
+        (
+            sql("UPDATE _sqlite_migrations SET name = 'm999' WHERE name = 'm001_tables'"),
+            "newer version",
+        ),
+        (
+            sql("UPDATE _sqlite_migrations SET name = 'm001_schema' WHERE name = 'm001_tables'"),
+            "development version",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_of_this_version_is_refused(

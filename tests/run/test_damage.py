@@ -179,6 +179,56 @@ def test_an_answer_of_several_samples_is_found_among_its_texts(
     assert "results.parquet has the right copy" in stderr
 
 
+STARTS = {
+    "its time": "started_us = started_us + 64",
+    "a time that cannot be": "started_us = 1 << 62",
+    "its execution": "execution = 0",
+    "a reserved cost": "reserved = 1 << 60",
+    "the checksum": "start_checksum = NULL",
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_a_damaged_start_of_an_attempt_is_told_and_sends_nothing(
+    job: Path, provider: Provider, name: str, is_copied: bool
+) -> None:
+    out = job.parent / "out"
+    usage = pl.read_parquet(out / "usage.parquet")
+    change(out, f"UPDATE attempts SET {STARTS[name]} WHERE request_id = 3")
+    before = outputs(out)
+    for arguments in (("run", job), ("export", out), ("verify", out), ("recost", out)):
+        code, stdout, stderr = command(*arguments)
+        assert code == 5, (arguments, stdout, stderr)
+        assert "the stored start of attempt 1 is damaged" in stdout + stderr
+        assert outputs(out) == before
+    if not is_copied:
+        (out / "usage.parquet").unlink()
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert len(provider.calls) == ROWS
+    assert command("verify", out)[0] == 0
+    after = pl.read_parquet(out / "usage.parquet")
+    assert after.drop("started_at").equals(usage.drop("started_at"))
+    moved = zip(after["started_at"], usage["started_at"], strict=True)
+    assert all(abs((now - then).total_seconds()) < 60 for now, then in moved)
+    assert after.equals(usage) or not is_copied
+
+
+def test_attempts_of_an_earlier_version_get_the_checksums_of_their_starts(
+    job: Path, provider: Provider
+) -> None:
+    out = job.parent / "out"
+    with closing(sqlite3.connect(out / FILE_NAME)) as earlier, earlier:
+        earlier.execute("ALTER TABLE attempts DROP COLUMN start_checksum")
+        earlier.execute("DELETE FROM _sqlite_migrations WHERE name = 'm002_starts'")
+    assert "earlier version of batchrun" in command("verify", out)[2]
+    assert command("status", out)[0] == 0
+    assert command("verify", out)[0] == 0
+    assert command("run", job)[0] == 0
+    assert len(provider.calls) == ROWS
+
+
 def test_a_damaged_row_is_asked_again_on_request_and_only_that(
     job: Path, provider: Provider, results: Callable[[], pl.DataFrame]
 ) -> None:
