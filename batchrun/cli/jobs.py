@@ -204,12 +204,21 @@ def estimate(job: Path, *, sample: int | None, as_json: bool, **options: Any) ->
     help="Labels to choose from. For numbered classes, list them in the order of the numbers.",
 )
 @click.option("--fields", metavar="A,B,…", help="Fields to extract.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How to read the table, such as input.encoding=cp1252 or input.quote=''. Repeatable.",
+)
 def init(
     table: str,
     output: Path | None,
     model: str | None,
     wire_format: FormatName | None,
     provider: str | None,
+    *,
+    settings: tuple[str, ...],
     **wishes: str | None,
 ) -> None:
     """Write a job file for TABLE.
@@ -228,6 +237,7 @@ def init(
         wire_format=wire_format,
         provider=provider,
         wish=_wish(**wishes),
+        settings=dict(batchrun.parse_setting(setting) for setting in settings),
     )
     click.echo(draft.path)
     shown = ", ".join(draft.prompt) or "the conversations"
@@ -265,6 +275,8 @@ def _ask_instruction(found: str) -> str:
 def _print_result(report: RunReport | MatrixReport, day: date | None, *, quiet: bool) -> None:
     if not quiet:
         echo(harmless_but_coloured(report.summary_text(colour=wants_color(sys.stderr))))
+        for note in report.notes:
+            say(note)
     if report.exit_code == BATCHES_OUT:
         # Nothing is wrong: the message says when to come back.
         for problem in () if quiet else report.problems:

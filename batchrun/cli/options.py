@@ -61,13 +61,18 @@ def models(incomplete: str) -> list[str]:
 
 
 def keys(incomplete: str) -> list[str]:
-    """Return the keys of a job file that start with `incomplete`, ready for their value."""
-    from batchrun.job import known_keys  # noqa: PLC0415 - as above
+    """Return the keys of a job file that start with `incomplete`, ready for their value.
 
-    if incomplete.startswith("request.model="):
-        start = incomplete.removeprefix("request.model=")
-        return [f"request.model={name}" for name in models(start)]
-    return [f"{key}=" for key in known_keys() if key.startswith(incomplete)]
+    Keys without their section only after their first letter: before it, there are too many.
+    """
+    from batchrun.job import known_keys, short_keys  # noqa: PLC0415 - as above
+
+    for key in ("request.model=", "model="):
+        if incomplete.startswith(key):
+            return [f"{key}{name}" for name in models(incomplete.removeprefix(key))]
+    known = known_keys()
+    found = [*known, *(short_keys(known) if incomplete else ())]
+    return [f"{key}=" for key in found if key.startswith(incomplete)]
 
 
 def _files_with(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:

@@ -111,7 +111,7 @@ def export(
     # Without a time zone, it is the local time.
     chosen = batchrun.Since(since and since.astimezone()) if last or since is not None else None
     if shape is None:
-        for path in batchrun.export(directory, to, chosen):
+        for path in batchrun.export(directory, to, chosen, note=say):
             click.echo(path)
         return
     if to is None or chosen is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun import formats
 from batchrun.checkpoint import result_kinds
@@ -24,19 +24,23 @@ from batchrun.draft.table_shape import TableShape, Wish
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
 from batchrun.formats.providers import PRESETS, blanks, meant_provider
-from batchrun.job import InputConfig, Job, is_remote
+from batchrun.job import InputConfig, Job, apply_overrides, is_remote, table_input
 from batchrun.job.reader import listed
 from batchrun.output import result_names
 from batchrun.render import Renderer
 from batchrun.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchrun.draft.detection import TableColumn
     from batchrun.formats.providers import ProviderPreset
     from batchrun.records import FormatName
 
 PREFIXES = ("", "batchrun_", "llm_", "answer_to_")
 TRIED_ROWS = 3
+# What `init` passes on to the job file.
+READING = ("separator", "quote", "escape", "encoding", "sheet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def init_job(
     wire_format: FormatName | None = None,
     provider: str | None = None,
     wish: Wish | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Write a job file for a table. Never overwrites a file.
 
@@ -80,9 +85,10 @@ def init_job(
         wire_format: `messages` or `chat`; default: the usual one of the provider, or `messages`.
         provider: an id of the table of providers, whose settings are written to the file.
         wish: the task or instruction, and the column and names of labels; default: found from the table.
+        settings: keys of `[input]` that say how to read the table, such as `input.encoding`.
 
     Raises:
-        JobError: when the table cannot be read, has no rows or no column for a prompt, or the file
+        JobError: when one of these is wrong, when the table cannot be read, has no rows or no column for a prompt, or the file
             exists.
     """
     preset = None if provider is None else _preset(provider, wire_format)
@@ -90,7 +96,8 @@ def init_job(
     path = to or Path(f"{_plain_name(table)}.toml")
     _refuse_existing(path)
     place = table if is_remote(table) else str(Path(table).absolute())
-    source = Source(InputConfig(place))
+    reading = _reading(settings or {})
+    source = Source(_input(place, reading))
     rows = source.count()
     if not rows:
         raise JobError(f"{table}: has no rows; add some first, so that its columns can be examined")
@@ -100,7 +107,7 @@ def init_job(
         check_header(columns, table)
     shape = shape_of(columns, source, wish)
     choice = choose(columns, source.table) if shape is None else _chosen(shape, columns, source)
-    heading = Heading(path.name, _written_path(place, path), rows)
+    heading = Heading(path.name, _written_path(place, path), rows, reading)
     text = job_text(
         heading,
         columns,
@@ -121,6 +128,30 @@ def init_job(
         () if preset is None else blanks(preset.addresses[wire_format]),
         (*source.notes, *_notes(columns, choice)),
     )
+
+
+def _reading(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of `[input]` that say how to read the table.
+
+    Raises:
+        JobError: when there are others.
+    """
+    document = apply_overrides({}, settings)
+    reading: dict[str, Any] = document.get("input", {})
+    others = [name for name in settings if name.rpartition(".")[2] not in READING]
+    if others or document.keys() - {"input"}:
+        raise JobError(
+            f"--set {listed(others or settings)}: init takes only the keys that say how to read the "
+            f"table: {', '.join(f'input.{key}' for key in READING)}; write others into the job file"
+        )
+    return reading
+
+
+def _input(place: str, reading: Mapping[str, Any]) -> InputConfig:
+    if not reading:
+        return InputConfig(place)
+    dotted = {f"input.{key}": value for key, value in reading.items()}
+    return replace(table_input(Path(place), dotted), path=place)
 
 
 def _chosen(shape: TableShape, columns: list[TableColumn], source: Source) -> Choice:

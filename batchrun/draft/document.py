@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import is_plain
@@ -12,7 +12,7 @@ from batchrun.errors import printable
 from batchrun.formats.providers import blanks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batchrun.draft.detection import Choice, TableColumn
     from batchrun.draft.table_shape import TableShape
@@ -34,7 +34,7 @@ JOB_FILE = """\
 
 [input]
 path = {table} # relative to the folder of this file
-{id}
+{reading}{id}
 # limit = 100 # process only the first 100 rows
 
 [request]
@@ -61,11 +61,12 @@ NO_SCORE = """\
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """The name of the job file, the path of the table in it, and the rows of the table."""
+    """The job file's name, and the table: its path in that file, its rows, and how to read it."""
 
     name: str
     table: str
     rows: int
+    reading: Mapping[str, str] = field(default_factory=dict)
 
 
 def job_text(
@@ -85,6 +86,9 @@ def job_text(
         rows=f"{heading.rows:,} {'row' if heading.rows == 1 else 'rows'}",
         columns="\n".join(_listed(columns)),
         table=toml_string(heading.table),
+        reading="".join(
+            f"{key} = {toml_string(value)}\n" for key, value in heading.reading.items()
+        ),
         id=f"id = {toml_string(choice.id)} # becomes custom_id in the results"
         if choice.id is not None
         else "# id = …  column with a unique value in every row; default: the row number",

@@ -35,7 +35,7 @@ from batchrun.run.whole import folders_of, stored_run, totals_of_run
 from batchrun.source import Source, input_files, is_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batchrun.evaluation import ScoreTotals
     from batchrun.pricing.totals import RunTotals
@@ -120,7 +120,13 @@ def _judges_status(directory: Path, *, colour: bool) -> list[str]:
     ]
 
 
-def export(directory: Path, to: Path | None = None, since: Since | None = None) -> list[Path]:
+def export(
+    directory: Path,
+    to: Path | None = None,
+    since: Since | None = None,
+    *,
+    note: Callable[[str], None] | None = None,
+) -> list[Path]:
     """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
 
     A function of the job's author runs only for answers that it has not scored yet.
@@ -129,6 +135,7 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
         directory: the run directory.
         to: write only this file, with the results, instead of the run's own files.
         since: write only rows whose results are as new as this; needs `to`.
+        note: is told what a file lacks, such as cells that are cut; None: nobody is.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -148,7 +155,7 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
             raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
         return [inspect_log.export_inspect_log(directory, to)]
     if is_partitioned(directory):
-        return _export_whole(directory, to, since)
+        return _export_whole(directory, to, since, note)
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         document, base, signature = store.job()
@@ -169,16 +176,26 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
             kinds = checkpoint.result_kinds(job.request.optional_columns)
             start = _start(checkpoint.totals(store), since)
             results = output.Results(source, store, kinds, scores, start)
-            return [output.write_results(job.output, to, results, in_run_directory=False)]
+            _tell(note, output.write_results(job.output, to, results, in_run_directory=False))
+            return [to]
         with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code
             written = write_files(job, source, store, evaluation, score_again=again)
+            _tell(note, *written.notes)
             return list(written.files)
     finally:
         store.close()
 
 
-def _export_whole(directory: Path, to: Path | None, since: Since | None) -> list[Path]:
+def _tell(note: Callable[[str], None] | None, *sentences: str | None) -> None:
+    for sentence in sentences:
+        if note is not None and sentence is not None:
+            note(sentence)
+
+
+def _export_whole(
+    directory: Path, to: Path | None, since: Since | None, note: Callable[[str], None] | None
+) -> list[Path]:
     """Write the outputs of a partitioned run again: those of its parts, then those of the whole."""
     run = stored_run(directory)
     _check_targets(run.job, run.source, directory, to)
@@ -189,12 +206,14 @@ def _export_whole(directory: Path, to: Path | None, since: Since | None) -> list
                 check_intact(store, folder, run.job.output)
         contents = run.results(to.suffix, since=_start(run.totals(), since))
         contents = replace(contents, partition_by=())
-        output.write_contents(to, contents, in_run_directory=False)
+        _tell(note, output.write_contents(to, contents, in_run_directory=False))
         return [to]
     with checkpoint.open_directory(directory):
         for folder in folders_of(directory):
             export(folder)
-        return list(run.write().files)
+        written = run.write()
+        _tell(note, *written.notes)
+        return list(written.files)
 
 
 @dataclass(frozen=True, slots=True)

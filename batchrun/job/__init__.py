@@ -41,6 +41,7 @@ from batchrun.job.overrides import (
     apply_overrides,
     read_date,
     settled,
+    short_keys,
 )
 from batchrun.job.paths import (
     UserFile,
@@ -66,6 +67,7 @@ from batchrun.job.sections import (
     read_price,
     read_retry,
     read_tools,
+    table_input,
 )
 
 if TYPE_CHECKING:
@@ -359,4 +361,6 @@ __all__ = [
     "is_remote",
     "known_keys",
     "parse_setting",
+    "short_keys",
+    "table_input",
 ]

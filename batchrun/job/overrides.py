@@ -22,7 +22,7 @@ from batchrun.job.reader import did_you_mean
 from batchrun.job.texts import TEXT_SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from batchrun.job.reader import Section
 
@@ -115,6 +115,12 @@ def _place(dotted: str) -> list[str]:
         hint = did_you_mean(section, (*SECTIONS, MATRIX))
         raise JobError(f"--set {dotted}: there is no section [{section}]{hint}")
     return parts
+
+
+def short_keys(dotted: Iterable[str]) -> list[str]:
+    """Return the keys that `--set` takes without their section, of those given with one."""
+    pairs = (name.split(".") for name in dotted)
+    return sorted({key for section, key in pairs if _section_of(key) == section} | {*TOP_KEYS})
 
 
 def _section_of(key: str) -> str:

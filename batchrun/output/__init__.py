@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ from batchrun.output.frames import (
     usage_frames,
 )
 from batchrun.output.table_types import GivenTable, given_table
-from batchrun.output.workbooks import check_sheet
+from batchrun.output.workbooks import LONGEST_CELL, check_sheet
 from batchrun.output.writers import write_concatenated, write_dataset, write_file
 
 if TYPE_CHECKING:
@@ -94,10 +94,18 @@ def result_names(
     return names
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenFiles:
+    """Files of outputs, and what some of them lack, as sentences for the user."""
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
 def write_outputs(
     config: OutputConfig, directory: Path, results: Results, attempts: Mapping[str, Kind]
-) -> list[Path]:
-    """Write the result files and the usage table into a directory; return their paths.
+) -> WrittenFiles:
+    """Write the result files and the usage table into a directory.
 
     `attempts` are the columns of the usage table.
 
@@ -105,10 +113,11 @@ def write_outputs(
         OutputError: when a file cannot be written; what was there before is untouched.
     """
     with _without_collector():
-        files = [write_results(config, directory / file, results) for file in config.files]
+        paths = [directory / file for file in config.files]
+        notes = [write_results(config, path, results) for path in paths]
         usage = directory / "usage.parquet"
         write_contents(usage, usage_contents(results.rows, attempts))
-    return [*files, usage]
+    return WrittenFiles((*paths, usage), tuple(note for note in notes if note is not None))
 
 
 @contextmanager
@@ -125,8 +134,8 @@ def _without_collector() -> Iterator[None]:
 
 def write_results(
     config: OutputConfig, path: Path, results: Results, *, in_run_directory: bool = True
-) -> Path:
-    """Write one file of results; its suffix says the format.
+) -> str | None:
+    """Write one file of results; its suffix says the format. Return what it lacks, for the user.
 
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
@@ -134,8 +143,7 @@ def write_results(
     contents = results_contents(config, path.suffix, results)
     if not in_run_directory:
         contents = replace(contents, partition_by=())
-    write_contents(path, contents, in_run_directory=in_run_directory)
-    return path
+    return write_contents(path, contents, in_run_directory=in_run_directory)
 
 
 def results_contents(config: OutputConfig, suffix: str, results: Results) -> FileContents:
@@ -204,8 +212,12 @@ def _contents(
     return FileContents(pl.Schema({n: kinds[named[n]] for n in named}), in_file, key)
 
 
-def write_contents(path: Path, contents: FileContents, *, in_run_directory: bool = True) -> None:
-    """Write a file of the outputs, or a dataset; the suffix says the format.
+def write_contents(
+    path: Path, contents: FileContents, *, in_run_directory: bool = True
+) -> str | None:
+    """Write a file of the outputs, or a dataset; return what it lacks, for the user.
+
+    The suffix says the format.
 
     Raises:
         OutputError: when it cannot be written; what was there before is untouched.
@@ -213,9 +225,16 @@ def write_contents(path: Path, contents: FileContents, *, in_run_directory: bool
     if contents.partition_by:
         with replacing_folder(path) as folder:
             write_dataset(folder, contents)
-    else:
-        with replacing(path, in_run_directory=in_run_directory) as temporary:
-            write_file(temporary, path.suffix, contents)
+        return None
+    with replacing(path, in_run_directory=in_run_directory) as temporary:
+        cut = write_file(temporary, path.suffix, contents)
+    if not cut:
+        return None
+    cells = "1 cell was" if cut == 1 else f"{cut:,} cells were"
+    return (
+        f"warning: {path.name}: {cells} cut, because an Excel cell holds {LONGEST_CELL:,} characters; "
+        ".parquet has the whole text"
+    )
 
 
 def concatenate(parts: Sequence[Path], path: Path) -> None:
@@ -270,6 +289,7 @@ __all__ = [
     "Results",
     "Rows",
     "ScoreTable",
+    "WrittenFiles",
     "check_outputs",
     "concatenate",
     "differences",

@@ -47,8 +47,10 @@ def check_sheet(key: str, rows: int, columns: int) -> None:
         )
 
 
-def write(target: Path | BytesIO, contents: FileContents) -> None:
-    """Write a workbook with one sheet. Texts are never formulas; one that is too long is cut.
+def write(target: Path | BytesIO, contents: FileContents) -> int:
+    """Write a workbook with one sheet; return how many cells were cut because they are too long.
+
+    Texts are never formulas.
 
     Raises:
         OutputError: when there are more rows than a sheet holds.
@@ -60,15 +62,18 @@ def write(target: Path | BytesIO, contents: FileContents) -> None:
     with xlsxwriter.Workbook(place, _OPTIONS) as book:
         sheet = book.add_worksheet(SHEET)
         _write_row(sheet, 0, names)
-        number = 0
+        number = cut = 0
         for frame in contents.frames(names):
             if number + frame.height >= MOST_ROWS:
                 raise OutputError(f"an Excel sheet holds {MOST_ROWS - 1:,} rows; choose .parquet")
             for number, row in enumerate(frame.iter_rows(), number + 1):  # noqa: B020
-                _write_row(sheet, number, row)
+                cut += _write_row(sheet, number, row)
+    return cut
 
 
-def _write_row(sheet: Any, number: int, row: Any) -> None:  # noqa: ANN401 - xlsxwriter is untyped
+def _write_row(sheet: Any, number: int, row: Any) -> int:  # noqa: ANN401 - xlsxwriter is untyped
+    """Write a row; return how many of its cells were cut."""
+    cut = 0
     for column, value in enumerate(row):
         if value is None:
             continue
@@ -77,7 +82,11 @@ def _write_row(sheet: Any, number: int, row: Any) -> None:  # noqa: ANN401 - xls
         elif isinstance(value, int | float) and _is_exact(value):
             sheet.write_number(number, column, value)
         else:
-            sheet.write_string(number, column, _fitted(str(value)))
+            text = str(value)
+            fitted = _fitted(text)
+            cut += fitted is not text
+            sheet.write_string(number, column, fitted)
+    return cut
 
 
 def _is_exact(value: float) -> bool:

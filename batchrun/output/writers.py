@@ -29,8 +29,8 @@ MOST_PARTITIONS = 10_000
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the name of the folder of nulls
 
 
-def write_file(path: Path, suffix: str, contents: FileContents) -> None:
-    """Write a file of the outputs.
+def write_file(path: Path, suffix: str, contents: FileContents) -> int:
+    """Write a file of the outputs; return how many cells were cut to fit the format.
 
     Args:
         path: an existing, empty file.
@@ -51,9 +51,10 @@ def write_file(path: Path, suffix: str, contents: FileContents) -> None:
     elif suffix == ".csv":
         _lazy(contents, contents.frames).sink_csv(path, maintain_order=True)
     elif suffix == ".xlsx":
-        workbooks.write(path, contents)
+        return workbooks.write(path, contents)
     else:
         _lazy(contents, contents.frames).sink_ndjson(path, maintain_order=True)
+    return 0
 
 
 def write_concatenated(path: Path, parts: Sequence[Path]) -> None:

@@ -47,6 +47,7 @@ class RunReport:
         error: what ended the execution early, or why the outputs could not be written; None when it
             finished, whether or not rows failed.
         score: of the answers, when the job has a `[score]`.
+        notes: what the files lack, such as cells that were cut.
     """
 
     totals: RunTotals
@@ -54,6 +55,7 @@ class RunReport:
     files: tuple[Path, ...] = ()
     error: BatchrunError | None = field(default=None)
     score: ScoreTotals | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -135,11 +137,12 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The output files of a run, its totals and its score."""
+    """The output files of a run and what they lack, its totals and its score."""
 
     files: tuple[Path, ...] = ()
     score: ScoreTotals | None = None
     totals: RunTotals | None = None
+    notes: tuple[str, ...] = ()
 
 
 class InterruptibleRows:
@@ -202,7 +205,7 @@ def conclude(
         error = problem
     # The totals of a large run take seconds to compute.
     totals = written.totals or checkpoint.totals(store)
-    return RunReport(totals, plan.directory, written.files, error, written.score)
+    return RunReport(totals, plan.directory, written.files, error, written.score, written.notes)
 
 
 def write_files(
@@ -242,4 +245,4 @@ def write_files(
     totals = checkpoint.totals(store)
     summary = directory / SUMMARY_FILE
     output.write_text(summary, report.summary_json(totals, score))
-    return Written((*files, summary), score, totals)
+    return Written((*files.paths, summary), score, totals, files.notes)

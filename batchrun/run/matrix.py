@@ -86,6 +86,11 @@ class MatrixReport:
         return [*found, come_back(out)] if out else found
 
     @property
+    def notes(self) -> list[str]:
+        """What the files of cells lack, with the names of the cells."""
+        return [f"{name}: {note}" for name, cell in self.cells.items() for note in cell.notes]
+
+    @property
     def shortfall(self) -> str | None:
         """How many rows of all cells have no answer, with the most frequent reason; None without any."""
         return report.shortfall([cell.totals for cell in self.cells.values()])

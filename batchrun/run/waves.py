@@ -314,7 +314,7 @@ def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunR
         error = BatchesOut(come_back(out))
     elif out and isinstance(error, Interrupted):
         error = Interrupted(error.signum, f"{INTERRUPTED}; {keep_running(out, directory)}")
-    return RunReport(totals, directory, written.files, error, written.score)
+    return RunReport(totals, directory, written.files, error, written.score, written.notes)
 
 
 __all__ = ["DividedRun", "run_in_parts"]

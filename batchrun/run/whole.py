@@ -151,28 +151,29 @@ class WholeRun:
             JobError: when a file that no run wrote has the name of an output.
         """
         self.check_alike()
-        files = []
+        files, notes = [], []
         for name in self.job.output.files:
             path = self.directory / name
             output.refuse_foreign_results(path, "[output] files", in_run_directory=True)
-            self._write_results(path, rows_of)
+            note = self._write_results(path, rows_of)
             files.append(path)
+            notes += [] if note is None else [note]
         usage = self.directory / USAGE_FILE
         output.write_contents(usage, self.usage(rows_of))
         totals, score = self.totals(), self.score()
         summary = self.directory / SUMMARY_FILE
         output.write_text(summary, report.summary_json(totals, score))
-        return Written((*files, usage, summary), score, totals)
+        return Written((*files, usage, summary), score, totals, tuple(notes))
 
     def _write_results(
         self, path: Path, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None
-    ) -> None:
+    ) -> str | None:
         parts = [self.directory / f"{part.name}.parquet" for part in self.parts.parts]
         is_plain = path.suffix == ".parquet" and not self.job.output.partition_by
         if is_plain and all(part.exists() for part in parts):
             output.concatenate(parts, path)
-        else:
-            output.write_contents(path, self.results(path.suffix, rows_of))
+            return None
+        return output.write_contents(path, self.results(path.suffix, rows_of))
 
     def check_alike(self) -> None:
         """Check that all parts that have begun are of the same job and input.

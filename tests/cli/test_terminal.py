@@ -163,6 +163,9 @@ def test_what_is_unknown_comes_before_what_is_missing(tmp_path: Path) -> None:
     [
         ("batchrun run job.toml --set request.temp", "plain,request.temperature="),
         ("batchrun run job.toml --set request.model=gpt-4o-min", "plain,request.model=gpt-4o-mini"),
+        ("batchrun run job.toml --set max_to", "plain,max_tokens="),
+        ("batchrun run job.toml --set max_at", "plain,max_attempts="),
+        ("batchrun run job.toml --set model=gpt-4o-min", "plain,model=gpt-4o-mini"),
         ("batchrun run job.toml --model gpt-4o-min", "plain,gpt-4o-mini"),
         ("batchrun status jo", "plain,job.toml"),
     ],

@@ -243,6 +243,40 @@ def test_the_user_is_asked_when_nothing_says_what_to_do(
     assert request["system"].startswith(system)
 
 
+def test_how_to_read_the_table_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes('id;text\n1;Größe "M"\n2;weiß\n'.encode("cp1252"))
+    code, _, stderr = command("init", "t.csv", cwd=tmp_path)
+    assert code == 2
+    assert '[input] quote = ""' in stderr
+    keys = ("--set", "input.encoding=cp1252", "--set", "quote=''")
+    asked = ("--instruction", "Explain.")
+    job = drafted(tmp_path, "t.csv", *keys, *asked)
+    assert job["input"]["encoding"] == "cp1252"
+    assert job["input"]["quote"] == ""
+    assert "text" in job["request"]["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "max_tokens=5",
+            "--set max_tokens: init takes only the keys that say how to read the table",
+        ),
+        ("input.limit=5", "--set input.limit: init takes only the keys"),
+        ("input.encoding=klingon", "encoding"),
+        ("input.separator=5", "separator"),
+        ("inputs.quote=x", 'did you mean "input"'),
+    ],
+)
+def test_other_keys_are_not_passed_on(tmp_path: Path, setting: str, message: str) -> None:
+    pl.DataFrame({"text": ["a b", "c d"]}).write_csv(tmp_path / "t.csv")
+    code, _, stderr = command("init", "t.csv", "--set", setting, cwd=tmp_path)
+    assert code == 2
+    assert message in stderr
+    assert not (tmp_path / "t.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [

@@ -145,7 +145,7 @@ def write(
     rows: Rows,
 ) -> list[Path]:
     results = Results(table, rows, result_kinds())
-    return write_outputs(config, directory, results, ATTEMPT_KINDS)
+    return list(write_outputs(config, directory, results, ATTEMPT_KINDS).paths)
 
 
 def written(

@@ -83,6 +83,28 @@ def test_every_format_has_the_same_rows_for_the_owner_alone(tmp_path: Path) -> N
     assert verify(directory)[0] == 0
 
 
+CUT = "1 cell was cut, because an Excel cell holds 32,767 characters; .parquet has the whole text"
+
+
+def test_cells_that_excel_cuts_are_counted_after_a_run_and_an_export(tmp_path: Path) -> None:
+    directory = run(tmp_path, 'files = ["r.xlsx", "r.parquet"]')
+    job = tmp_path / "job.toml"
+    _, _, stderr = command("run", job, "--simulate")
+    assert f"\nwarning: r.xlsx: {CUT}\n" in stderr
+    assert command("export", directory)[2] == f"warning: r.xlsx: {CUT}\n"
+    _, stdout, stderr = command("export", directory, "--to", tmp_path / "x.xlsx")
+    assert (stdout, stderr) == (f"{tmp_path / 'x.xlsx'}\n", f"warning: x.xlsx: {CUT}\n")
+    assert command("export", directory, "--to", tmp_path / "x.parquet")[2] == ""
+
+
+def test_cells_that_excel_cuts_are_counted_in_a_run_in_parts(tmp_path: Path) -> None:
+    directory = run(tmp_path, 'files = ["r.xlsx"]\npartition_rows = 5')
+    _, _, stderr = command("run", tmp_path / "job.toml", "--simulate")
+    assert stderr.count(f"warning: r.xlsx: {CUT}") == 1
+    assert command("export", directory)[2] == f"warning: r.xlsx: {CUT}\n"
+    assert command("export", directory, "--to", tmp_path / "x.xlsx")[2].count(CUT) == 1
+
+
 @pytest.mark.parametrize("file", ["r.arrow", "r.xlsx", "r.parquet"])
 def test_export_replaces_a_file_and_verify_sees_what_changed_in_it(
     tmp_path: Path, file: str
