@@ -17,7 +17,7 @@ import httpx
 
 from batchrun import formats
 from batchrun.client.faults import broken, retry_after, status_fault, transport_fault, unusable
-from batchrun.client.key_command import KeyCommand
+from batchrun.client.key_command import KeyCommand, KeyRenewal
 from batchrun.client.keys import Credentials, Redaction
 from batchrun.client.transport import (
     HEAD_EXTENSION,
@@ -336,6 +336,7 @@ __all__ = [
     "Credentials",
     "Exchange",
     "KeyCommand",
+    "KeyRenewal",
     "PyreqwestTransport",
     "TransportPort",
     "retry_after",

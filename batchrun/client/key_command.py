@@ -150,6 +150,10 @@ class KeyCommand:
                 raise
             self._renewals.append(KeyRenewal(reason))
 
+    def note_renewal(self, renewal: KeyRenewal) -> None:
+        """Keep a renewal for the log; another process may have made it."""
+        self._renewals.append(renewal)
+
     def taken_renewals(self) -> list[KeyRenewal]:
         """Return the renewals since the last call, for the log."""
         taken, self._renewals = self._renewals, []

@@ -81,7 +81,19 @@ class DroppedParameters:
         self._is_on = is_on
         self._by_model: dict[str, set[str]] = {}
         for model, name in known:
-            self._by_model.setdefault(model, set()).add(name)
+            self.add(model, name)
+
+    @property
+    def known(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of a model and a parameter that is left out."""
+        return tuple((model, name) for model, names in self._by_model.items() for name in names)
+
+    def add(self, model: str, name: str) -> bool:
+        """Leave a parameter out from now on; say whether that is new."""
+        names = self._by_model.setdefault(model, set())
+        is_new = name not in names
+        names.add(name)
+        return is_new
 
     def sent(self, request: PlannedRequest) -> WireRequest:
         """Return a request as it is sent: without what its model does not support."""
@@ -94,5 +106,5 @@ class DroppedParameters:
         """Return the parameter that a refusal names, which is left out from now on; None if none."""
         name = unsupported_parameter(fault, sent) if self._is_on else None
         if name is not None:
-            self._by_model.setdefault(model, set()).add(name)
+            self.add(model, name)
         return name

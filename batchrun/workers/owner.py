@@ -18,7 +18,7 @@ from batchrun import __version__
 from batchrun.dispatch import Tally
 from batchrun.errors import BatchrunError
 from batchrun.limits import CapReached
-from batchrun.workers.protocol import Answered, Setup
+from batchrun.workers.protocol import Answered, Drop, Setup
 from batchrun.workers.session import WorkerSession
 from batchrun.workers.worker import digest_of
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
     from anyio.abc import ObjectReceiveStream, TaskGroup
 
+    from batchrun.client import KeyRenewal
     from batchrun.dispatch import Admission, Assignment
     from batchrun.errors import Stop
     from batchrun.limits import Waits
     from batchrun.limits.demand import LimitKey
-    from batchrun.records import PlannedRequest
+    from batchrun.records import Attempt, PlannedRequest
     from batchrun.workers.channel import Channel
     from batchrun.workers.protocol import Ask, WorkerReport
 
@@ -212,6 +213,20 @@ class WorkersDispatcher:
         if report.stop is not None:
             self.stop(report.stop)
         self._share_room()
+
+    def share_dropped(self, attempt: Attempt) -> None:
+        """Let all workers leave out a parameter that one has learned to leave out."""
+        model, name = attempt.asked_model, attempt.dropped
+        if model is None or name is None or not self._assignment.rules.dropped.add(model, name):
+            return
+        for session in self._sessions:
+            session.order(Drop(model, name))
+
+    def note_renewal(self, renewal: KeyRenewal) -> None:
+        """Keep for the log that a worker ran the program for another key."""
+        command = self._assignment.provider.credentials.command
+        if command is not None:
+            command.note_renewal(renewal)
 
     def forget(self, last: WorkerReport | None) -> None:
         """A worker is gone: nothing waits there."""
@@ -410,4 +425,5 @@ class WorkersDispatcher:
             self.admission.caps_cost,
             self._wanted,
             self._is_answered,
+            self._assignment.rules.dropped.known,
         )

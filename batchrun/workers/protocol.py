@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from batchrun.client import KeyRenewal
 from batchrun.errors import Stop
 from batchrun.limits import Demand, RetryDecision
 from batchrun.records import (
@@ -153,6 +154,12 @@ class Ready(WorkerMessage, frozen=True):
     """The worker has everything that the job needs, and waits for requests."""
 
 
+class Renewed(WorkerMessage, frozen=True):
+    """`api_key_command` was run for another key."""
+
+    renewal: KeyRenewal
+
+
 class Took(WorkerMessage, frozen=True):
     """A chunk of requests was taken: there is room for another."""
 
@@ -185,6 +192,7 @@ Reported: TypeAlias = (
     | Count
     | Ready
     | Took
+    | Renewed
     | Ended
     | Failed
 )
@@ -229,6 +237,7 @@ class Setup(WorkerMessage, frozen=True):
         caps_cost: whether there is a cost cap.
         workers: how many share the memory for answers.
         is_answered: the provider has answered this run before.
+        dropped: pairs of a model and a parameter that it does not support.
     """
 
     version: str
@@ -243,6 +252,7 @@ class Setup(WorkerMessage, frozen=True):
     caps_cost: bool
     workers: int
     is_answered: bool
+    dropped: tuple[tuple[str, str], ...] = ()
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True):
@@ -317,6 +327,13 @@ class Answered(WorkerMessage, frozen=True):
     """The provider has answered a request of the run: from now on a refusal is its row's fault."""
 
 
+class Drop(WorkerMessage, frozen=True):
+    """A model does not support a parameter, as another worker has learned: leave it out."""
+
+    model: str
+    parameter: str
+
+
 class NoMore(WorkerMessage, frozen=True):
     """There are no more requests."""
 
@@ -339,6 +356,7 @@ Ordered: TypeAlias = (
     | TellBackoff
     | Room
     | Answered
+    | Drop
     | NoMore
     | Drain
     | Cancel

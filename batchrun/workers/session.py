@@ -32,6 +32,7 @@ from batchrun.workers.protocol import (
     NoMore,
     Ready,
     Refuse,
+    Renewed,
     Room,
     RowEncoder,
     Sample,
@@ -141,6 +142,7 @@ class WorkerSession:
             Count: self._on_count,
             Ready: self._on_ready,
             Took: self._on_took,
+            Renewed: self._on_renewed,
             Ended: self._on_ended,
             Failed: self._on_failed,
         }
@@ -370,6 +372,7 @@ class WorkerSession:
     def _on_fail(self, event: Fail) -> None:
         self._settle(event.ask, event.attempt, event.reported)
         self._close_lease(event.attempt)
+        self._owner.share_dropped(event.attempt)
         self._batch.failed.append(event.attempt)
         self._has_recorded()
 
@@ -442,6 +445,9 @@ class WorkerSession:
     def _on_took(self, _event: Took) -> None:
         self._ahead -= 1
         self._owner.has_changed()
+
+    def _on_renewed(self, event: Renewed) -> None:
+        self._owner.note_renewal(event.renewal)
 
     def _on_ended(self, _event: Ended) -> None:
         self.has_ended = True

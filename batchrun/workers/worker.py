@@ -33,6 +33,7 @@ from batchrun.workers.protocol import (
     Answered,
     Cancel,
     Drain,
+    Drop,
     Ended,
     Failed,
     Grant,
@@ -40,6 +41,7 @@ from batchrun.workers.protocol import (
     NoMore,
     Ready,
     Refuse,
+    Renewed,
     Requests,
     Room,
     RowDecoder,
@@ -114,7 +116,7 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
             review_of(job),
             toolbox_of(job),
             job.tools.max_turns,
-            DroppedParameters(is_on=job.request.drops_unsupported),
+            DroppedParameters(setup.dropped, is_on=job.request.drops_unsupported),
         ),
         first=FirstRequests(setup.variable, RemoteSampler(line), setup.is_answered),
         provider=Provider(
@@ -142,6 +144,7 @@ class Worker:
         self._rows = RowDecoder()
         self._scope = anyio.CancelScope()
         self._dispatcher: LiveDispatcher | None = None
+        self._command: KeyCommand | None = None
         # The owner sends a chunk for each that was taken, so there are never many here.
         self._inbox, self._received = anyio.create_memory_object_stream["list[PlannedRequest]"](
             MOST_CHUNKS
@@ -161,6 +164,7 @@ class Worker:
             except BatchrunError as error:
                 self._line.say(Failed(str(error), is_job=isinstance(error, JobError)))
             else:
+                self._command = assignment.provider.credentials.command
                 self._dispatcher = LIVE.create(assignment)
                 self._line.say(Ready())
                 group.start_soon(self._work, self._dispatcher, assignment.provider.transport)
@@ -222,6 +226,8 @@ class Worker:
             self._dispatcher.drain()
         elif isinstance(order, Answered) and self._dispatcher is not None:
             self._dispatcher.refusals.answered()
+        elif isinstance(order, Drop) and self._dispatcher is not None:
+            self._dispatcher.dropped.add(order.model, order.parameter)
         elif isinstance(order, Cancel):
             self._scope.cancel()
 
@@ -237,6 +243,8 @@ class Worker:
             await anyio.sleep(STEP_S)
 
     def _next_report(self) -> WorkerReport:
+        renewals = () if self._command is None else self._command.taken_renewals()
+        self._line.outgoing += map(Renewed, renewals)
         events, self._line.outgoing = self._line.outgoing, []
         tally = Tally() if self._dispatcher is None else self._dispatcher.tally
         waiting = {cause: count for cause, count in self._waits.waiting.items() if count}

@@ -10,7 +10,7 @@ import pytest
 
 from batchrun.client import KeyCommand, key_command
 from batchrun.errors import JobError
-from tests.conftest import command
+from tests.conftest import batchrun, command
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -98,6 +98,18 @@ def test_a_refused_key_is_renewed_once_for_all_and_no_row_is_lost(
     [renewed] = [event for event in events if event["event"] == "key_renewed"]
     assert (renewed["reason"], renewed["error"]) == ("refused", None)
     assert "token-number-" not in log.read_text()
+
+
+def test_a_key_that_a_worker_renews_is_in_the_log(write_command_job: Callable[..., Path]) -> None:
+    with serving(accepting(lambda key: key == "token-number-000001")) as server:
+        job = write_command_job(server.url, rows=8)
+        log = job.parent / "log.jsonl"
+        run = ("run", job, "--workers", "1", "--quiet", "--log-file", log)
+        code, _, stderr = batchrun(*run)
+    assert code == 0, stderr
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    renewals = [event for event in events if event["event"] == "key_renewed"]
+    assert [(one["reason"], one["error"]) for one in renewals] == [("refused", None)]
 
 
 def test_a_key_that_stays_refused_stops_the_run(write_command_job: Callable[..., Path]) -> None:

@@ -94,7 +94,7 @@ def test_a_parameter_is_left_out_once_for_each_model(write_job: WriteJob, tmp_pa
         assert "temperature" not in second
         assert all(not {"temperature", "seed"} & body.keys() for body in others)
         assert {key for key in first if key not in others[0]} == {"temperature", "seed"}
-        assert "does not support temperature: it is left out" in stderr
+        assert "does not support temperature: it is omitted" in stderr
         summary = json.loads((job.parent / "out" / "summary.json").read_text())
         assert [one["parameter"] for one in summary["dropped_parameters"]] == [
             "seed",
@@ -136,11 +136,16 @@ def test_another_execution_and_another_model(write_job: WriteJob) -> None:
         assert all("seed" in call.json for call in provider.calls[asked:])
 
 
-def test_workers_leave_out_parameters(write_job: WriteJob) -> None:
+def test_workers_learn_from_each_other_what_to_leave_out(write_job: WriteJob) -> None:
     with serving(decide) as provider:
-        job = write_job(provider.url, rows=40, wire_format="chat", request=KEYS + DROP)
-        code, _, stderr = batchrun("run", job, "--workers", "2", "--quiet")
+        job = write_job(provider.url, rows=100, wire_format="chat", request=KEYS + DROP)
+        run = ("run", job, "--workers", "2", "--concurrency", "1", "--quiet")
+        code, _, stderr = batchrun(*run, "--limit", "96")
         assert code == 0, stderr
+        # One refusal for each parameter, whichever worker sends the next request.
+        assert len(provider.calls) == 96 + 2
+        assert batchrun(*run)[0] == 0
+        assert len(provider.calls) == 100 + 2
     summary = json.loads((job.parent / "out" / "summary.json").read_text())
     assert len(summary["dropped_parameters"]) == 2
 
