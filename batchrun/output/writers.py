@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -10,13 +11,12 @@ from polars.io.plugins import register_io_source
 
 from batchrun.errors import OutputError
 from batchrun.output import workbooks
-from batchrun.output.frames import CHUNK_ROWS
+from batchrun.output.frames import CHUNK_ROWS, FileContents
+from batchrun.output.row_groups import append_row_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-    from batchrun.output.frames import FileContents
 
 
 # Rows of a row group of Parquet, which has fewer of them where they are large.
@@ -58,9 +58,18 @@ def write_file(path: Path, suffix: str, contents: FileContents) -> int:
 
 
 def write_concatenated(path: Path, parts: Sequence[Path]) -> None:
-    """Write the rows of Parquet files, in order, into one."""
-    rows = pl.concat([pl.scan_parquet(part, glob=False) for part in parts])
-    rows.sink_parquet(path, row_group_size=GROUP_ROWS, maintain_order=True)
+    """Write the rows of Parquet files with the same columns, in order, into one."""
+    if append_row_groups(path, parts):
+        return
+    # Files of different versions of polars: they are read and written again.
+    schema = pl.scan_parquet(parts[0], glob=False).collect_schema()
+    _write_groups(FileContents(schema, partial(_stored, parts), ()), GROUP_ROWS, lambda: path)
+
+
+def _stored(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    for part in parts:
+        rows = pl.scan_parquet(part, glob=False).select(columns)
+        yield from rows.collect_batches(maintain_order=True, lazy=True, chunk_size=CHUNK_ROWS)
 
 
 def write_dataset(folder: Path, contents: FileContents) -> None:

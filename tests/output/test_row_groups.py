@@ -1,0 +1,109 @@
+"""Parquet files that are appended to each other, as they are."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from batchrun import output
+from batchrun.errors import OutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 60
+
+
+def part_files(folder: Path, count: int) -> list[Path]:
+    """Write files of 60 rows in row groups of 25; their columns have most types of the outputs."""
+    paths = []
+    for number in range(count):
+        ids = [f"r{number}-{row}" for row in range(ROWS)]
+        frame = pl.DataFrame(
+            {
+                "id": ids,
+                "empty": pl.Series([None] * ROWS, dtype=pl.String),
+                "texts": [[name, None] if row % 3 else None for row, name in enumerate(ids)],
+                "tokens": range(number * ROWS, number * ROWS + ROWS),
+                "cost": [row / 7 if row % 2 else None for row in range(ROWS)],
+                "at": [datetime(2026, 1, 1 + number % 28, tzinfo=UTC)] * ROWS,
+                "flag": [row % 2 == 0 for row in range(ROWS)],
+            }
+        )
+        paths.append(folder / f"part-{number:04}.parquet")
+        frame.write_parquet(paths[-1], row_group_size=25)
+    return paths
+
+
+def pages(path: Path) -> bytes:
+    """Return what is before the footer of a file."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<I", content[-8:-4])
+    return content[4 : len(content) - 8 - length]
+
+
+def test_row_groups_are_copied_as_they_are(tmp_path: Path) -> None:
+    parts, whole = part_files(tmp_path, 40), tmp_path / "results.parquet"
+    output.concatenate(parts, whole)
+    assert pages(whole) == b"".join(map(pages, parts))
+    expected = pl.concat([pl.read_parquet(part) for part in parts])
+    assert_frame_equal(pl.read_parquet(whole), expected)
+    # By its statistics, polars reads only the row group that has it.
+    found = pl.scan_parquet(whole).filter(pl.col("tokens") == 31 * ROWS + 7).collect()
+    assert found["id"].to_list() == ["r31-7"]
+
+
+def test_other_readers_find_the_rows(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    parts, whole = part_files(tmp_path, 3), tmp_path / "results.parquet"
+    output.concatenate(parts, whole)
+    found = pyarrow.ParquetFile(whole)
+    assert (found.metadata.num_rows, found.metadata.num_row_groups) == (3 * ROWS, 9)
+    assert found.read()["id"].to_pylist() == pl.read_parquet(whole)["id"].to_list()
+
+
+def test_memory_does_not_grow_with_the_parts(tmp_path: Path) -> None:
+    parts, whole = part_files(tmp_path, 2), tmp_path / "results.parquet"
+    peaks = []
+    for count in (10, 70):
+        tracemalloc.start()
+        output.concatenate(parts * (count // 2), whole)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # What the footers of 60 files say of their row groups would be 100 KB.
+    assert peaks[1] < peaks[0] + 50_000
+
+
+def test_files_with_other_metadata_are_read_and_written_again(tmp_path: Path) -> None:
+    parts, whole = part_files(tmp_path, 3), tmp_path / "results.parquet"
+    expected = pl.concat([pl.read_parquet(part) for part in parts])
+    pl.read_parquet(parts[1]).write_parquet(parts[1], metadata={"writer": "another"})
+    output.concatenate(parts, whole)
+    assert_frame_equal(pl.read_parquet(whole), expected)
+
+
+@pytest.mark.parametrize("kept", [0, 11, 500, -1])
+def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
+    parts, whole = part_files(tmp_path, 3), tmp_path / "results.parquet"
+    whole.write_bytes(b"before")
+    parts[1].write_bytes(parts[1].read_bytes()[:kept])
+    with pytest.raises(OutputError, match=r"part-0001\.parquet: is damaged.*batchrun export"):
+        output.concatenate(parts, whole)
+    assert whole.read_bytes() == b"before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [p.name for p in [*parts, whole]]
+
+
+def test_a_damaged_footer_is_named(tmp_path: Path) -> None:
+    parts, whole = part_files(tmp_path, 2), tmp_path / "results.parquet"
+    content = bytearray(parts[1].read_bytes())
+    start = 4 + len(pages(parts[1]))
+    content[start:-8] = b"\xff" * (len(content) - 8 - start)
+    parts[1].write_bytes(content)
+    with pytest.raises(OutputError, match=r"part-0001\.parquet: is damaged"):
+        output.concatenate(parts, whole)
