@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+# A date, or a date and a time.
+MOMENTS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f")
+
 
 @click.command()
 @DIRECTORY
@@ -87,9 +90,9 @@ def cancel(directory: Path, *, quiet: bool) -> int:
 )
 @click.option(
     "--since",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]),
+    type=click.DateTime([*MOMENTS, *(f"{form}%z" for form in MOMENTS[1:])]),
     metavar="TIME",
-    help="With --to: write only rows that got their result at TIME or later, such as 2026-11-28 or 2026-11-28T09:30.",
+    help="With --to: write only rows that got their result at TIME or later, such as 2026-11-28, 2026-11-28T09:30 or 2026-11-28T09:30:00+00:00.",
 )
 def export(
     directory: Path, to: Path | None, shape: str | None, since: datetime | None, *, last: bool

@@ -87,6 +87,7 @@ _HINTS = {
     "timeout": "raise [retry] timeout_s, or lower [limits] concurrency, then run again",
     "tls_error": "check the port in base_url and whether the server speaks https, then run again",
     "unknown_host": _NETWORK,
+    "unsupported_parameter": 'remove the parameter from [request], or set on_unsupported = "drop"',
     "unknown_price": "set the price of the model in [price], or remove max_cost_usd",
 }
 

@@ -117,6 +117,9 @@ def test_the_rows_of_the_last_execution_are_exported(done: Path, tmp_path: Path)
     assert pl.read_csv(new)["custom_id"].to_list() == ["new1", "new2"]
     assert batchrun("export", done, "--since", "2001-01-01", "--to", new)[0] == 0
     assert pl.read_csv(new).height == 22
+    # As `status` and the output files write it.
+    assert batchrun("export", done, "--since", "2101-01-01T00:00:00+00:00", "--to", new)[0] == 0
+    assert pl.read_csv(new).height == 0
     code, _, stderr = batchrun("export", done, "--last")
     assert code == 2
     assert "--last and --since need --to FILE" in stderr

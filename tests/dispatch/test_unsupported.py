@@ -69,15 +69,18 @@ def decide(call: Call) -> Reply:
     if call.json["model"] != "m-old":
         for name in ("temperature", "seed"):
             if name in call.json:
-                return refusal(400, "invalid_request_error", OPENAI.replace("temperature", name))
+                return refusal(400, "unsupported_parameter", OPENAI.replace("temperature", name))
     return answer(call)
 
 
 def test_by_default_the_rows_are_errored(write_job: WriteJob) -> None:
     with serving(decide) as provider:
         job = write_job(provider.url, rows=3, wire_format="chat", request=KEYS)
-        code, _, _ = batchrun("run", job, "--quiet")
+        code, _, stderr = batchrun("run", job)
         assert code == 4
+        assert "remove the parameter from [request], or set on_unsupported" in " ".join(
+            stderr.split()
+        )
         assert all("temperature" in call.json for call in provider.calls)
 
 
