@@ -188,7 +188,7 @@ def choose(columns: Sequence[TableColumn], path: str) -> Choice:
             "text, or write a job file yourself: see docs/job.md"
         )
     labels = () if label is None else labels_of(label, path)
-    is_number = label is not None and not labels and _are_numbers(label.values)
+    is_number = label is not None and not labels and are_numbers(label.values)
     return Choice(id_column, prompt_columns(rest), label=label, labels=labels, is_number=is_number)
 
 
@@ -243,7 +243,7 @@ def label_column(columns: Sequence[TableColumn]) -> TableColumn | None:
 
 def labels_of(column: TableColumn, path: str) -> tuple[str, ...]:
     """Return the distinct labels of all rows if they are few and repeated, else none."""
-    if not column.is_text or len(set(column.texts)) > MOST_LABELS or _are_numbers(column.texts):
+    if not column.is_text or len(set(column.texts)) > MOST_LABELS or are_numbers(column.texts):
         return ()
     found: dict[str, int] = {}
     for items in Source(InputConfig(path)).items([column.name], SAMPLE_ROWS):
@@ -264,7 +264,8 @@ def is_number_text(text: str) -> bool:
     return _NUMBER.match(text) is not None
 
 
-def _are_numbers(values: Iterable[Any]) -> bool:
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Return whether there are values, and all of them are numbers."""
     known = [value for value in values if value not in (None, "")]
     return bool(known) and all(
         (isinstance(v, int | float) and not isinstance(v, bool)) or _NUMBER.match(str(v))

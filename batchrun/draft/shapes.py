@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchrun.draft.detection import (
     MOST_LABELS,
     PROMPT_NAMES,
+    are_numbers,
     label_column,
     labels_of,
 )
@@ -62,6 +63,7 @@ def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Tabl
         found = next((shape for shape in shapes if shape is not None), None)
         if found is not None or _has_requests(named):
             return found
+        _check_choices(named, source.table)
     return _of_labels(columns, source, wish)
 
 
@@ -71,7 +73,41 @@ def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Ta
         return _classify(columns, source, wish)
     if label is not None and wish.label is not None:
         return _with_label(columns, source, label)
+    if label is not None and are_numbers(label.values):
+        _check_asked(columns, label, source.table)
     return guessed(columns, source, wish) if label is None else None
+
+
+def _check_choices(named: Columns, table: str) -> None:
+    """CSV files hold lists as text, in the spelling of JSON, Python or numpy.
+
+    Raises:
+        JobError: when the choices of a question are such texts.
+    """
+    column = named.get("choices") or named.get("options")
+    if column is None or _first(named, _QUESTION) is None or not column.texts:
+        return
+    if all(text.lstrip().startswith(("[", "{")) for text in column.texts):
+        raise JobError(
+            f"{table}: column {column.name} has lists as text, such as {column.texts[0]!r:.60}, whose "
+            "choices cannot be numbered. Save the table as JSON Lines or Parquet, with real lists, or "
+            "with a column for each choice: A, B, C, D"
+        )
+
+
+def _check_asked(columns: Sequence[TableColumn], label: TableColumn, table: str) -> None:
+    """Numbers are answers where a column asks for them; elsewhere they are classes, or marks.
+
+    Raises:
+        JobError: when no column asks for something.
+    """
+    if {column.name.lower() for column in columns} & ASKING:
+        return
+    raise JobError(
+        f"{table}: column {label.name} has numbers, and no column has a question. If they are classes, "
+        "name these in order, the first for 0: --labels negative,positive; else say what to do: "
+        '--instruction "What the model should do with each row."'
+    )
 
 
 def _has_requests(named: Columns) -> bool:
@@ -264,6 +300,12 @@ def _class_numbers(column: TableColumn) -> bool:
     return few and len(values) == sum(value.isdecimal() for value in values) and _is_range(kinds)
 
 
+def _are_places(column: TableColumn, names: Sequence[str]) -> bool:
+    """Return whether all values are numbers of these classes, counted from 0."""
+    values = [str(value) for value in column.values if value not in (None, "")]
+    return bool(values) and all(v.isdecimal() and int(v) < len(names) for v in values)
+
+
 def _is_range(kinds: set[str]) -> bool:
     numbers = sorted(map(int, kinds))
     return numbers[0] == 0 and numbers[-1] < 2 * len(numbers)
@@ -274,7 +316,7 @@ def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Tab
     names, expected = wish.labels, None
     if label is not None:
         expected = expression(label.name)
-        if _class_numbers(label):
+        if _class_numbers(label) or _are_places(label, names):
             names = names or source.class_names(label.name)
             names = _required_names(names, label)
             inner = expected.strip("{} ")

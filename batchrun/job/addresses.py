@@ -29,7 +29,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 # Of other APIs, such as Ollama's and llama.cpp's own, and an address with its version twice.
 _OTHER_ENDPOINTS = (
     *("/completions", "/responses", "/embeddings", "/models", "/batches"),
-    *("/api/chat", "/api/generate", "/completion", "/v1/v1"),
+    *("/api/chat", "/api/generate", "/completion", "/v1/v1", "/v1beta/openai/v1"),
 )
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LIKE_A_HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?(?:/.*)?\Z")

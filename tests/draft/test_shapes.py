@@ -225,3 +225,24 @@ def test_a_task_without_what_it_needs_says_what_to_add(
     tmp_path: Path, arguments: list[str], reason: str
 ) -> None:
     assert reason in refused(tmp_path, REVIEWS, *arguments)
+
+
+def test_numbers_without_a_question_are_no_calculation(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"text": ["It is fine", "It is bad", "It is late"], "label": [0, 1, 1]})
+    stderr = refused(tmp_path, frame)
+    assert "t.parquet: column label has numbers, and no column has a question" in stderr
+    assert "--labels" in stderr
+    assert "--instruction" in stderr
+    job, _ = drafted(tmp_path, frame, "--labels", "good,bad")
+    assert job["score"]["expected"] == '{{ ["good", "bad"][label | int] }}'
+    assert accuracy(tmp_path, "bad") == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("text", ['["three", "four"]', "['three' 'four']", "[{'text': 'three'}]"])
+def test_choices_in_a_text_are_refused_with_the_way_out(tmp_path: Path, text: str) -> None:
+    frame = pl.DataFrame(
+        {"question": ["2 + 2?", "1 + 2?"], "choices": [text] * 2, "answer": [1, 0]}
+    )
+    stderr = refused(tmp_path, frame)
+    assert "t.parquet: column choices has lists as text" in stderr
+    assert "JSON Lines or Parquet" in stderr

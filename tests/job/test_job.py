@@ -564,6 +564,7 @@ def test_the_part_before_v1(given_url: str, url: str) -> None:
         ("http://localhost:11434/api/generate", "is not an address of the messages format"),
         ("http://localhost:8080/completion", "is not an address of the messages format"),
         ("https://host/v1/v1/", "is not an address of the messages format"),
+        ("http://localhost:8080/v1beta/openai/v1", "is not an address of the messages format"),
         ("https://host/v1/models/m:rawPredict", "is not an address of the messages format"),
         ("http://api.example.com", "allow it with allow_http = true"),
         ("http://192.168.0.7", "allow it with allow_http = true"),
