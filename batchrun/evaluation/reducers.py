@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from batchrun.evaluation.scores import AnswerScore
 
+_DIGITS = "0123456789"
+
 
 def passes(found: Sequence[AnswerScore], pass_at: float | None) -> list[bool] | None:
     """Return which answers pass; None if nothing says from which score on they do.
@@ -63,8 +65,12 @@ def reduced(
     passed = passes(found, pass_at)
     if passed is None:
         raise CannotScore(f'reduce = "{how}" needs pass_at, because a score is not from 0 to 1')
-    name = how.rstrip("0123456789")
-    return _counted(name, int(how.removeprefix(name)), len(passed), sum(passed))
+    return _counted(how.rstrip(_DIGITS), answers_needed(how), len(passed), sum(passed))
+
+
+def answers_needed(how: str) -> int:
+    """Return how many answers a row must have to be reduced: 5 for `pass@5`, 1 for `mean`."""
+    return int(how.removeprefix(how.rstrip(_DIGITS)) or 1)
 
 
 def _counted(name: str, k: int, answers: int, correct: int) -> float:

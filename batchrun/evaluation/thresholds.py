@@ -38,7 +38,10 @@ def below_threshold(scores: Mapping[str, ScoreTotals | None], least: float) -> s
         f"{'there is no score' if totals is None else score_line(totals)}"
         for name, totals in low.items()
     ]
-    return f"--fail-under {least:g} was not reached: {'; '.join(scores_below)}"
+    hint = ""
+    if 1 < least <= 100 and all(t is None or t.is_share for t in low.values()):
+        hint = f"; scores are from 0 to 1, so write --fail-under {least / 100:g} if you mean {least:g} %"
+    return f"--fail-under {least:g} was not reached: {'; '.join(scores_below)}{hint}"
 
 
 def code_with_threshold(exit_code: int, problem: str | None) -> int:

@@ -126,7 +126,9 @@ def _read_score(section: Section, base: Path, request: Mapping[str, Any]) -> Sco
             section.problem(
                 "reduce", "needs pass_at, because the judge's scores are not from 0 to 1"
             )
-    return replace(config, pass_at=section.check("pass_at", partial(_finite, config.pass_at), None))
+    return replace(
+        config, pass_at=section.check("pass_at", partial(_pass_at, section, config), None)
+    )
 
 
 def _read_judge(section: Section, base: Path, request: Mapping[str, Any]) -> JudgeConfig | None:
@@ -147,10 +149,28 @@ def _name(given: str) -> str:
     return given
 
 
-def _finite(number: float | None) -> float | None:
-    if number is not None and not -1e300 < number < 1e300:
+def _pass_at(section: Section, config: ScoreConfig) -> float | None:
+    number = config.pass_at
+    if number is None:
+        return None
+    if not -1e300 < number < 1e300:
         raise ValueError(f"must be a finite number, not {number!r}")
+    bounds = None if "function" in section else _score_bounds(config)
+    if bounds is not None and not bounds[0] <= number <= bounds[1]:
+        scorer = f'match = "{config.match}"' if config.judge is None else "the judge"
+        raise ValueError(
+            f"must be from {bounds[0]:g} to {bounds[1]:g}, as the scores of {scorer} are, not "
+            f"{number:g}; {'no' if number > bounds[1] else 'every'} answer would pass"
+        )
     return number
+
+
+def _score_bounds(config: ScoreConfig) -> tuple[float, float] | None:
+    """Return the lowest and the highest score without a function; None if the judge's are not known."""
+    if config.judge is None:
+        return 0, 1
+    worths = config.judge.scale or tuple(config.judge.choices.values())
+    return (min(worths), max(worths)) if worths else None
 
 
 def _read_match(section: Section) -> Match:

@@ -24,7 +24,7 @@ from batchrun.render import Renderer
 from batchrun.run.judging import AnswerTable
 from batchrun.run.model_checks import check_price
 from batchrun.run.run_directories import run_directory
-from batchrun.run.scoring import Evaluation, columns_of_scores
+from batchrun.run.scoring import Evaluation, check_reduce, columns_of_scores
 from batchrun.run.signatures import plan_signature
 from batchrun.run.stopping import check_stop_at
 from batchrun.source import Source
@@ -152,6 +152,8 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     if options.dispatcher is BATCH:
         check_batch(job)
     check_stop_at(job, options)
+    if options.rows is None:  # of some rows nothing is scored
+        check_reduce(job)
     is_simulated = options.simulate is not None
     credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)

@@ -15,6 +15,7 @@ from batchrun.errors import JobError, RenderError
 from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
 from batchrun.evaluation.calibration import confidence
 from batchrun.evaluation.matching import as_text
+from batchrun.evaluation.reducers import answers_needed
 from batchrun.evaluation.scorer import kind_of
 from batchrun.evaluation.scores import NONE
 from batchrun.job.reader import did_you_mean, listed
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchrun.evaluation import ScoreColumn, ScoreTotals
-    from batchrun.job import Job, ScoreConfig
+    from batchrun.job import Job, RequestConfig, ScoreConfig
     from batchrun.records import Item
     from batchrun.run.answered import AnsweredRow
     from batchrun.source import Source
@@ -283,6 +284,34 @@ class _Groups:
     @staticmethod
     def _shown(value: object) -> str:
         return NONE if value is None or value == "" else as_text(value)[:LONGEST_VALUE]
+
+
+def check_reduce(job: Job) -> None:
+    """Check that rows get as many answers as the scores need.
+
+    Only of a run that begins: a finished run may have more answers than its job asks for now.
+
+    Raises:
+        JobError: naming the scorer, both keys and the fix.
+    """
+    answers = _answers_per_row(job.request)
+    for config in job.scores:
+        needed = answers_needed(config.reduce)
+        if answers is None or answers >= needed:
+            continue
+        key = "n" if job.request.samples == 1 and answers > 1 else "samples"
+        section = f"score.{config.name}" if config.name else "score"
+        raise JobError(
+            f'[{section}] reduce: "{config.reduce}" needs {needed} answers to each row, and '
+            f"[request] {key} = {answers} asks for {answers}; set {key} = {needed}, or a lower number "
+            "in reduce"
+        )
+
+
+def _answers_per_row(request: RequestConfig) -> int | None:
+    """Return how many answers each row gets, None where that depends on the row."""
+    n = request.parameters.get("n", request.extra_body.get("n", 1))
+    return request.samples * n if isinstance(n, int) and "n" not in request.from_columns else None
 
 
 def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:

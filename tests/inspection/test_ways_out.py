@@ -101,7 +101,7 @@ def test_fine_tuning_data_in_the_other_shape(done: Path, tmp_path: Path) -> None
     path = tmp_path / "training.jsonl"
     code, stdout, stderr = command("export", done, "--to", path, "--finetune", "chat")
     assert (code, stdout.strip()) == (0, str(path)), stderr
-    assert "2 rows written, 4 left out" in stderr
+    assert "2 rows written, 4 that did not pass left out" in stderr
     assert [turn["role"] for turn in lines(path)[0]["messages"]] == ["system", "user", "assistant"]
     code, _, stderr = command("export", done, "--to", path, "--finetune")
     assert (code, "exists; choose another name" in stderr) == (2, True)
@@ -169,6 +169,13 @@ def test_a_score_below_the_threshold_is_status_8(done: Path, least: float, expec
     assert (code, "was not reached" in stderr) == (expected, bool(expected))
     code, _, _ = command("report", done, "--fail-under", str(least))
     assert code == expected
+
+
+def test_a_threshold_in_percent_is_explained(done: Path) -> None:
+    code, _, stderr = command("score", done, "--fail-under", "90")
+    assert code == 8
+    assert "scores are from 0 to 1, so write --fail-under 0.9 if you mean 90 %" in stderr
+    assert "so write" not in command("score", done, "--fail-under", "0.9")[2]
 
 
 @pytest.mark.parametrize("least", ["nan", "inf", "-inf", "high"])

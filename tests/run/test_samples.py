@@ -13,7 +13,8 @@ import pytest
 from batchrun import Job, RunOptions, compare, comparison_json, export, run_job, score
 from batchrun.errors import JobError
 from batchrun.evaluation.metrics import pass_at
-from tests.conftest import KEY, batchrun, finish, start_batchrun
+from batchrun.run.scoring import check_reduce
+from tests.conftest import KEY, batchrun, command, finish, start_batchrun
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -181,3 +182,40 @@ def test_a_run_with_samples_is_compared_with_one_without(
 def test_samples_that_are_refused(write_job: WriteJob, request_keys: str) -> None:
     with pytest.raises(JobError, match=r"\[request\] samples"):
         Job.load(write_job("http://127.0.0.1:1", wire_format="chat", request=request_keys))
+
+
+REDUCED = """
+[score]
+expected = "1"
+reduce = "pass@{}"
+"""
+
+
+def test_a_run_begins_only_with_as_many_answers_as_the_score_needs(write_job: WriteJob) -> None:
+    with serving(counted) as provider:
+        job = write_job(provider.url, rows=2, request="samples = 2", extra=REDUCED.format(5))
+        code, _, stderr = command("run", job, "--quiet")
+        assert (code, len(provider.calls)) == (2, 0)
+        assert (
+            '[score] reduce: "pass@5" needs 5 answers to each row, and [request] samples = 2 asks '
+            "for 2; set samples = 5" in stderr
+        )
+        text = job.read_text().replace("pass@5", "pass@2")
+        job.write_text(text)
+        assert command("run", job, "--quiet")[0] == 0
+        # A finished run has the answers that it has, whatever the job asks for now.
+        job.write_text(text.replace("samples = 2", "samples = 1"))
+        code, stdout, stderr = command("score", job.parent / "out", "--job", job, "--json")
+    assert code == 0, stderr
+    assert json.loads(stdout)["scored"] == 2
+
+
+def test_the_choices_of_a_request_count_as_answers(write_job: WriteJob) -> None:
+    job = write_job(
+        "http://127.0.0.1:9", wire_format="chat", request="n = 3", extra=REDUCED.format(4)
+    )
+    with pytest.raises(JobError, match=r'"pass@4" needs 4 .* n = 3 asks for 3; set n = 4'):
+        run(job)
+    check_reduce(Job.load(job, {"n": 4}))
+    of_row = {"request.n": None, "request.extra_body": {"n": 4}}
+    check_reduce(Job.load(job, of_row))

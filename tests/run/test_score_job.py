@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchrun import preview
 from batchrun.errors import JobError
 from batchrun.job import Job, ScoreConfig, apply_overrides
 from batchrun.run.scoring import Evaluation
@@ -63,6 +64,19 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
         ({"expected": "x", "weight": 0}, r"weight: must be a finite number above 0"),
         ({"expected": "x", "pass_at": float("inf")}, r"pass_at: must be a finite number"),
         (
+            {"expected": "x", "match": "number", "pass_at": 2},
+            r'pass_at: must be from 0 to 1, as the scores of match = "number" are, not 2; no answer',
+        ),
+        ({"expected": "x", "pass_at": -1}, r"from 0 to 1, .*, not -1; every answer would pass"),
+        (
+            {"judge": {"prompt": "{{ response }}", "scale": [1, 5]}, "pass_at": 6},
+            r"pass_at: must be from 1 to 5, as the scores of the judge are, not 6",
+        ),
+        (
+            {"judge": {"prompt": "{{ response }}", "choices": {"a": 3, "b": 0}}, "pass_at": 4},
+            r"pass_at: must be from 0 to 3, as the scores of the judge are, not 4",
+        ),
+        (
             {"expected": "x", "answr": "y"},
             r'\[score\] answr: unknown key \(did you mean "answer"\?\)',
         ),
@@ -71,6 +85,45 @@ def test_every_key(read: Any, tmp_path: Path) -> None:
 def test_what_is_refused(read: Any, score: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match=message):
         read(**score)
+
+
+def test_what_passes_is_within_the_scores_that_are_possible(read: Any) -> None:
+    judge = {"prompt": "{{ response }}", "max_tokens": 9, "scale": [1, 5]}
+    for score in (
+        {"expected": "x", "pass_at": 1},
+        {"expected": "x", "match": "f1", "pass_at": 0.5},
+        {"function": "mine.py:score", "pass_at": 80},
+        {"judge": judge, "pass_at": 4},
+    ):
+        assert read(**score)[0].pass_at == score["pass_at"]
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ({"expected": "{{ labl }}"}, r"\[score\] expected: the input has no column 'labl'"),
+        ({"expected": "{{ label }}", "by": ["labl"]}, r"\[score\] by: .* no column 'labl'"),
+        ({"expected": "{{ label }}", "cluster": "labl"}, r"\[score\] cluster: .* column 'labl'"),
+        (
+            {"judge": {"prompt": "{{ response }} {{ labl }}", "scale": [1, 5], "max_tokens": 9}},
+            r"\[score.judge\] prompt: .* no column 'labl'",
+        ),
+    ],
+)
+def test_preview_checks_the_columns_of_scores(
+    tmp_path: Path, score: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    job = Job.from_document(document(**score), tmp_path)
+    with pytest.raises(JobError, match=message):
+        list(preview(job, 1))
+
+
+def test_preview_runs_no_function_of_scores(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    (tmp_path / "mine.py").write_text("raise ValueError('was run')\n")
+    job = Job.from_document(document(function="mine.py:score", by=["label"]), tmp_path)
+    assert len(list(preview(job, 1))) == 1
 
 
 def test_ways_to_write_half_a_width(read: Any) -> None:
