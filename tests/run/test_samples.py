@@ -215,7 +215,7 @@ def test_the_choices_of_a_request_count_as_answers(write_job: WriteJob) -> None:
         "http://127.0.0.1:9", wire_format="chat", request="n = 3", extra=REDUCED.format(4)
     )
     with pytest.raises(JobError, match=r'"pass@4" needs 4 .* n = 3 asks for 3; set n = 4'):
-        run(job)
+        check_reduce(Job.load(job))
     check_reduce(Job.load(job, {"n": 4}))
     of_row = {"request.n": None, "request.extra_body": {"n": 4}}
     check_reduce(Job.load(job, of_row))
