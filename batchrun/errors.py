@@ -122,10 +122,30 @@ class OutputError(BatchrunError):
     exit_code = 6
 
 
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """Rows that are in no batch yet, because the provider or the cost limit takes no more now."""
+
+    rows: int
+    reason: str
+
+
 class BatchesOut(BatchrunError):
-    """Batches are being worked on; running the same command again collects their answers."""
+    """Batches are being worked on; running the same command again collects their answers.
+
+    Attributes:
+        held: rows that were not submitted; None for none.
+        unchecked: why the provider could not be asked about the batches; None if it was.
+    """
 
     exit_code = 7
+
+    def __init__(
+        self, message: str, held: HeldRows | None = None, unchecked: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.held = held
+        self.unchecked = unchecked
 
 
 class Interrupted(BatchrunError):

@@ -82,6 +82,7 @@ from batchrun.checkpoint.stored_batches import (
     remote_ids,
     reserved_by_batches,
     row_at,
+    rows_not_submitted,
     void_batch,
 )
 from batchrun.checkpoint.stored_prices import (

@@ -46,6 +46,11 @@ _MEMBERS = f"""SELECT a.request_id, a.number, a.reserved, (
         AND f.error_type NOT IN ('batch_expired', 'batch_canceled'))
     FROM attempts a WHERE a.batch = {_BATCH} AND a.checksum IS NULL
     AND a.batch IS NOT NULL AND a.latency_s IS NULL AND a.error_type IS NULL"""  # noqa: S608
+# A row is submitted when all its samples are.
+_SETTLED = f"""SELECT count(*) FROM (SELECT 1 FROM items i WHERE i.ordinal < :total * :samples
+    AND (i.request_id IS NULL OR i.request_id IN (SELECT request_id FROM results)
+        OR i.request_id IN (SELECT request_id FROM attempts WHERE {OUT}))
+    GROUP BY i.ordinal / :samples HAVING count(*) = :samples)"""  # noqa: S608
 _ROW_AT = f"""SELECT r.custom_id FROM attempts a JOIN requests r ON r.id = a.request_id
     WHERE a.batch = {_BATCH} AND a.batch IS NOT NULL AND a.checksum IS NULL
     ORDER BY a.started_us LIMIT 1 OFFSET ?"""  # noqa: S608
@@ -173,6 +178,14 @@ def has_open_batches(store: Checkpoint) -> bool:
         query = f"SELECT EXISTS (SELECT 1 FROM batches b WHERE {_OPEN})"  # noqa: S608 - our own names
         (found,) = store.db.execute(query).fetchone()
     return bool(found)
+
+
+def rows_not_submitted(store: Checkpoint) -> int:
+    """Return how many rows of the run neither have a result nor are in an open batch."""
+    with usable(store.path):
+        total, samples = store.size()
+        (settled,) = store.db.execute(_SETTLED, {"samples": samples, "total": total}).fetchone()
+    return max(0, total - int(settled))
 
 
 def reserved_by_batches(store: Checkpoint) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from batchrun.dispatch.batch_ports import BatchContext
     from batchrun.dispatch.ports import Assignment, Dispatcher
+    from batchrun.errors import ProviderFault
     from batchrun.job import Job
     from batchrun.records import PlannedRequest, UnfinishedAttempt
 
@@ -94,7 +95,13 @@ class BatchDispatcher:
             last_error=next((t.last_error for t in (*lives, mine) if t.last_error), None),
             stop=next((t.stop for t in (mine, *lives) if t.stop), None),
             freed=mine.freed,
+            held=self._submitter.held,
         )
+
+    @property
+    def unreached(self) -> ProviderFault | None:
+        """Why the last look at the open batches failed; None if it succeeded."""
+        return self._tracker.unreached
 
     def drain(self) -> None:
         """Submit nothing more, and leave the batches to the vendor."""
@@ -236,7 +243,7 @@ class BatchDispatcher:
                 for draft in cutter.rest():
                     await self._submitter.submit(draft)
                 if self._work.mode is not BatchMode.WAIT or not self._tracker.open:
-                    self._submitter.is_full = True
+                    self._submitter.hold(money.shortage())
                     return False
                 await self._draining.interruptible(self._tracker.closed)
                 if self._draining.has_begun:

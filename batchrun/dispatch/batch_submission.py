@@ -70,13 +70,17 @@ class BatchSubmitter:
         self._waited_s = 0.0
         self._is_checked = False
         self.sent = self.in_flight = 0
-        # The vendor takes nothing more for now, and this execution does not wait.
-        self.is_full = False
+        # Why nothing more is submitted for now: this execution does not wait for it.
+        self.held: str | None = None
 
     @property
     def may_send(self) -> bool:
         """Whether another batch may be submitted."""
-        return not (self.is_full or self._draining.has_begun)
+        return self.held is None and not self._draining.has_begun
+
+    def hold(self, reason: str) -> None:
+        """Submit nothing more in this execution. The first reason counts."""
+        self.held = self.held or reason
 
     async def submit(self, draft: BatchDraft) -> None:
         """Submit a draft, or leave its requests pending. Its content is deleted afterwards."""
@@ -97,7 +101,8 @@ class BatchSubmitter:
             queued + draft.tokens > tracker.most_tokens(model)
         ):
             if not self._is_patient:
-                self.is_full = True
+                most = f"{tracker.most_tokens(model):,.0f} input tokens"
+                self.hold(f"the open batches fill the provider's queue for {model} ({most})")
                 return False
             if not await self._draining.interruptible(tracker.closed):
                 return False
@@ -204,7 +209,8 @@ class BatchSubmitter:
         if self._is_patient and others > 0:
             return await self._draining.interruptible(self._tracker.closed)
         # Alone it is too large, too: its requests are cut into smaller batches, later.
-        self.is_full = self.is_full or not self._is_patient
+        if not self._is_patient:
+            self.hold(f"the provider's queue of batches for {model} is full")
         if len(draft.starts) == 1:
             reason = f"the provider's queue of batches has no room for one request for {model}"
             self._draining.begin(Stop(RunEnd.UNAVAILABLE, reason))
@@ -214,7 +220,7 @@ class BatchSubmitter:
         pause_s = fault.retry_after_s or min(300.0, self._config.poll_s * 2 ** (failures - 1))
         self._waited_s += pause_s
         if not self._is_patient and self._waited_s > _SHORT_S:
-            self.is_full = True
+            self.hold(f"the provider creates no batch now ({fault.error_type}: {fault.message})")
             return False
         is_alone = len(self._tracker.open) <= 1
         if is_alone and self._waited_s > self._retry.max_wait_s:

@@ -59,6 +59,7 @@ class Tally:
         stop: why the dispatcher ended before its last request; None when it did not, or when it
             was only asked to drain.
         freed: requests that became pending again and can be planned and sent once more.
+        held: why nothing more is submitted in this execution, though another can go on.
     """
 
     sent: int = 0
@@ -67,6 +68,7 @@ class Tally:
     last_error: str | None = None
     stop: Stop | None = None
     freed: int = 0
+    held: str | None = None
 
 
 class Dispatcher(Protocol):

@@ -127,6 +127,12 @@ class CostBudget:
             )
         return self.spent + self.reserved + amount <= self.cap
 
+    def shortage(self) -> str:
+        """Return why an amount does not fit now, but may fit later."""
+        cap = "none" if self.cap is None else _usd(self.cap)
+        spent = f" and {_usd(self.spent)} USD are spent" if self.spent else ""
+        return f"of max_cost_usd = {cap}, the open batches reserve {_usd(self.reserved)} USD{spent}"
+
     def reserve(self, amount: int) -> None:
         """Reserve an amount."""
         self.reserved += amount

@@ -6,6 +6,7 @@ import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from batchrun.errors import BatchesOut, HeldRows
 from batchrun.report.formatting import dollars
 
 if TYPE_CHECKING:
@@ -75,17 +76,44 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3_600:.1f} h"
 
 
-def come_back(batches: Sequence[SentBatch]) -> str:
-    """Return the one line that says which batches are out, and when to come back."""
+def come_back(
+    batches: Sequence[SentBatch], held: HeldRows | None = None, unchecked: str | None = None
+) -> str:
+    """Return the one line that says which batches are out, which rows wait, and when to come back.
+
+    Args:
+        batches: that are open; none if every row waits.
+        held: rows that were not submitted.
+        unchecked: why the provider could not be asked about the batches.
+    """
+    is_one = held is not None and held.rows == 1
+    waiting = (
+        ""
+        if held is None
+        else f"{held.rows:,} {'row is' if is_one else 'rows are'} not submitted yet: {held.reason}"
+    )
+    if not batches:
+        return f"{waiting}; run the same command again to submit {'it' if is_one else 'them'}"
     rows = sum(batch.out for batch in batches)
     number = f"{len(batches):,} {'batch' if len(batches) == 1 else 'batches'}"
+    out = f"{number} with {rows:,} {'row' if rows == 1 else 'rows'}"
     end = expected_end(batches, now_us())
     when = "" if end is None else f" ({end})"
-    return (
-        f"{number} with {rows:,} {'row' if rows == 1 else 'rows'} "
-        f"{'is' if len(batches) == 1 else 'are'} being worked on{when}: run the same command again "
-        "to collect the answers"
-    )
+    verb = "is" if len(batches) == 1 else "are"
+    state = f"{verb} being worked on{when}"
+    if unchecked is not None:
+        state = f"could not be checked ({unchecked})"
+    again = f"{out} {state}: run the same command again to collect the answers"
+    return again if held is None else f"{again}. {waiting}"
+
+
+def come_back_together(batches: Sequence[SentBatch], errors: Sequence[BatchesOut]) -> BatchesOut:
+    """Return what several runs, or parts of one, say about their batches as a whole."""
+    held = [error.held for error in errors if error.held is not None]
+    reasons = dict.fromkeys(one.reason for one in held)
+    whole = HeldRows(sum(one.rows for one in held), " and ".join(reasons)) if held else None
+    unchecked = next((error.unchecked for error in errors if error.unchecked), None)
+    return BatchesOut(come_back(batches, whole, unchecked), whole, unchecked)
 
 
 def keep_running(batches: Sequence[SentBatch], directory: Path) -> str:

@@ -25,6 +25,7 @@ from batchrun.errors import (
     BatchesOut,
     BatchrunError,
     CheckpointError,
+    HeldRows,
     Interrupted,
     JobError,
     OutputError,
@@ -345,11 +346,12 @@ class Execution:
             stay = f"; {keep_running(out, self._plan.directory)}" if out else ""
             error = Interrupted(interrupts.first, f"interrupted; all answers are saved{stay}")
             return ExecutionEnd(RunEnd.INTERRUPTED, interrupts.first.name, error)
-        if stop is None and out:
-            reason = come_back(out)
-            return ExecutionEnd(RunEnd.BATCHES_OUT, reason, BatchesOut(reason))
+        held, unchecked = self._held_rows(), self._unchecked()
+        if stop is None and (out or held):
+            reason = come_back(out, held, unchecked)
+            return ExecutionEnd(RunEnd.BATCHES_OUT, reason, BatchesOut(reason, held, unchecked))
         if stop is not None and out:
-            stop = Stop(stop.end, sentences(stop.reason, come_back(out)))
+            stop = Stop(stop.end, sentences(stop.reason, come_back(out, held, unchecked)))
         if stop is None and tally.sent and not (tally.succeeded or self._run.has_succeeded):
             stop = Stop(RunEnd.NOTHING_SUCCEEDED, f"{tally.last_error}")
         if stop is not None and stop.end is RunEnd.PRECISE:
@@ -359,6 +361,20 @@ class Execution:
             return ExecutionEnd(stop.end, stop.reason, error)
         is_whole = self._shared.options.rows is None
         return ExecutionEnd(RunEnd.FINISHED if is_whole else RunEnd.SAMPLED)
+
+    def _held_rows(self) -> HeldRows | None:
+        """Return which rows wait for room; None when there are none."""
+        reason = self._dispatcher.tally.held
+        rows = 0 if reason is None else checkpoint.rows_not_submitted(self._store)
+        return HeldRows(rows, reason) if reason is not None and rows else None
+
+    def _unchecked(self) -> str | None:
+        """Return why the provider could not be asked about batches, unless it ended the run."""
+        fault = None if self._batches is None else self._batches.unreached
+        stop = self._dispatcher.tally.stop
+        if fault is None or (stop is not None and fault.message in stop.reason):
+            return None
+        return f"{fault.error_type}: {fault.message}"
 
 
 def first_batchrun_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -18,7 +18,7 @@ from batchrun.job import Cell
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
-from batchrun.report.open_batches import come_back, listed_batches
+from batchrun.report.open_batches import come_back_together, listed_batches
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.parts import is_partitioned
@@ -82,8 +82,9 @@ class MatrixReport:
             for message, names in by_message.items()
         ]
         waiting = [cell for cell in self.cells.values() if isinstance(cell.error, BatchesOut)]
+        errors = [cell.error for cell in waiting if isinstance(cell.error, BatchesOut)]
         out = [batch for cell in waiting for batch in cell.totals.open_batches]
-        return [*found, come_back(out)] if out else found
+        return [*found, str(come_back_together(out, errors))] if waiting else found
 
     @property
     def notes(self) -> list[str]:

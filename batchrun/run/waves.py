@@ -26,7 +26,7 @@ from batchrun.errors import (
     RunEnd,
     RunStopped,
 )
-from batchrun.report.open_batches import come_back, keep_running
+from batchrun.report.open_batches import come_back_together, keep_running
 from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of
 from batchrun.run.conclusion import InterruptibleRows, RunReport, Written
 from batchrun.run.execution import Execution, first_batchrun_error
@@ -310,8 +310,9 @@ def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunR
         error = error or OutputError(str(problem))
     totals = written.totals or totals_of_run(directory)
     out = totals.open_batches
-    if out and error is None:
-        error = BatchesOut(come_back(out))
+    waiting = [one.error for one in run.reports if isinstance(one.error, BatchesOut)]
+    if error is None and (out or any(one.held for one in waiting)):
+        error = come_back_together(out, waiting)
     elif out and isinstance(error, Interrupted):
         error = Interrupted(error.signum, f"{INTERRUPTED}; {keep_running(out, directory)}")
     return RunReport(totals, directory, written.files, error, written.score, written.notes)

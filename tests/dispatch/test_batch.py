@@ -386,6 +386,75 @@ def _refused(kind: str, status: int, body: bytes) -> tuple[int, bytes]:
     return (403, b"{}") if kind == "list" else (status, body)
 
 
+def test_rows_without_room_are_counted_with_the_reason(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=60, extra=QUICK)
+        limit = ("--set", "limits.max_cost_usd=0.0015")
+        for _ in range(2):
+            code, _, stderr = command("run", job, "--batch", "--no-wait", *limit)
+            assert code == 7
+            store = Checkpoint(job.parent / "out", writable=False)
+            (batch,) = batches(store)
+            store.close()
+            rest = f"{60 - batch.rows} rows are not submitted yet: of max_cost_usd = 0.0015, the open batches"
+            assert f"1 batch with {batch.rows} rows is being worked on" in stderr
+            assert rest in stderr
+        # Once there is room for all, nothing waits.
+        code, _, stderr = command("run", job, "--batch", "--no-wait")
+        assert code == 7
+        assert "2 batches with 60 rows are being worked on" in stderr
+        assert "not submitted" not in stderr
+
+
+def test_rows_that_a_full_queue_holds_back_are_counted(write_job: Callable[..., Path]) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=100, wire_format="chat", extra=QUICK)
+        report = run(job, wait=False, batch__enqueued_tokens=600)
+        out = sum(batch.out for batch in report.totals.open_batches)
+        assert report.exit_code == 7
+        assert 0 < out < 100
+        text = f"{100 - out} rows are not submitted yet: the open batches fill the provider's queue"
+        assert text in str(report.error)
+
+
+def test_a_queue_without_room_for_the_first_batch_does_not_finish_the_run(
+    write_job: Callable[..., Path],
+) -> None:
+    with vendor() as server:
+        job = Job.load(write_job(server.url, rows=30, wire_format="chat", extra=QUICK))
+        report = run_job(
+            job,
+            RunOptions(
+                quiet=True,
+                dispatcher=BATCH,
+                batches=BatchMode.ONE_PASS,
+                transport=DistortingTransport(_queue_is_full),
+            ),
+        )
+        assert report.totals.open_batches == ()
+        assert report.exit_code == 7
+        text = "30 rows are not submitted yet: the provider's queue of batches for"
+        assert str(report.error).startswith(text)
+        assert "run the same command again to submit them" in str(report.error)
+
+
+def _queue_is_full(kind: str, status: int, body: bytes) -> tuple[int, bytes]:
+    full = b'{"error": {"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}}'
+    return (400, full) if kind == "create" else (status, body)
+
+
+def test_batches_of_an_unreachable_provider_are_said_to_be_unchecked(
+    write_job: Callable[..., Path],
+) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=10, extra=QUICK)
+        assert run(job, wait=False).exit_code == 7
+    code, _, stderr = command("run", job)
+    assert code == 7
+    assert "1 batch with 10 rows could not be checked (" in stderr
+    assert "being worked on" not in stderr
+
+
 def test_ctrl_c_leaves_batches_running_and_says_so(write_job: Callable[..., Path]) -> None:
     with vendor(batch_s=8) as server:
         job = write_job(server.url, rows=30, extra=QUICK)

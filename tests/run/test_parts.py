@@ -228,6 +228,16 @@ def test_the_cost_limit_is_that_of_the_whole_run(write_job: WriteJob) -> None:
             assert cost["total"] <= cap
 
 
+def test_rows_of_all_parts_that_the_cost_limit_holds_back_are_counted(write_job: WriteJob) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=ROWS, extra=PARTS + "[limits]\nmax_cost_usd = 0.001\n")
+        code, _, error = command("run", job, "--batch", "--no-wait")
+        assert code == 7
+        out = sum(batch["rows"] for batch in summary(job)["batches"])
+        assert 0 < out < ROWS
+        assert f"{ROWS - out} rows are not submitted yet: of max_cost_usd = 0.001" in error
+
+
 def test_every_command_works_on_the_whole(write_job: WriteJob) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS + SCORED)
