@@ -272,7 +272,7 @@ async def _handle_signals(executions: Sequence[Execution], shared: Shared) -> No
     in_flight = sum(execution.in_flight for execution in executions)
     requests = counted(in_flight, "request")
     shared.progress.note(
-        "stopping"
+        "stopping: interrupt again (Ctrl-C) to end at once"
         if not in_flight
         else f"stopping: waiting up to {shared.options.grace_s:g} s for {requests} in flight; "
         f"interrupt again (Ctrl-C) to cancel {'it' if in_flight == 1 else 'them'}"

@@ -247,7 +247,7 @@ async def test_a_tls_server_spoken_to_plainly_and_the_other_way_round() -> None:
     async with serving(plain) as url, opened() as client:
         with pytest.raises(ProviderError) as caught:
             await client.send(wire(url.replace("http:", "https:")))
-    assert caught.value.fault.error_type == "connection_error"
+    assert caught.value.fault.error_type == "tls_error"
     assert not caught.value.fault.maybe_billed
 
 

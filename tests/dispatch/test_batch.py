@@ -518,7 +518,7 @@ def test_simulated_batches_are_kept_until_nobody_needs_them(write_job: Callable[
     out = job.parent / "out.simulated"
     slow = RunOptions(
         quiet=True,
-        simulate=SimulatorConfig(batch_s=1_000),
+        simulate=SimulatorConfig(batch_s=20),
         dispatcher=BATCH,
         batches=BatchMode.ONE_PASS,
     )

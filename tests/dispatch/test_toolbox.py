@@ -362,7 +362,7 @@ def test_an_interrupted_tool_does_not_keep_the_command_from_ending(
         child = start_batchrun("run", write_tools_job(provider.url, rows=1))
         wait_until(lambda: ran(tmp_path) == ["a"])
         child.send_signal(signal.SIGTERM)
-        wait_for_line(child, "stopping: ")
+        wait_for_line(child, "stopping: interrupt again")
         child.send_signal(signal.SIGTERM)
         assert finish(child)[0] == 143
     with closing(sqlite3.connect(tmp_path / "out" / "checkpoint.db")) as db:

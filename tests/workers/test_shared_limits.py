@@ -94,7 +94,7 @@ def test_workers_need_a_network_and_a_number(write_job: WriteJob) -> None:
     job = write_job("http://127.0.0.1:9")
     code, _, stderr = batchrun("run", job, "--workers", "0")
     assert code == 2
-    assert "'0' is not a number of processes" in stderr
+    assert "'0' is neither a number of processes" in stderr
     code, _, stderr = batchrun("run", job, "--workers", "2", "--batch")
     assert code == 2
     assert "--batch" in stderr
