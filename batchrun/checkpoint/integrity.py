@@ -138,7 +138,7 @@ def check_intact(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) ->
     if (damage := find_damage(store, records)).count:
         first, directory = damage.first[0], store.path.parent
         raise RecordsDamaged(
-            f"{store.path}: {first.where}{first}. For all that is damaged, and the right "
+            f"{store.path}: {first.where}{first}. To list all damage and the intact "
             f"copies: batchrun verify {directory}",
             damage,
         )

@@ -54,12 +54,14 @@ class CheckpointJournal:
 
     Args:
         checkpoint: the file.
-        patience: waits for room on a full disk; by default nothing does.
+        full_disk_retry: waits for room on a full disk; by default nothing does.
     """
 
-    def __init__(self, checkpoint: Checkpoint, patience: FullDiskRetry | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, full_disk_retry: FullDiskRetry | None = None
+    ) -> None:
         self._checkpoint = checkpoint
-        self._patience = patience or FullDiskRetry(0.0)
+        self._full_disk_retry = full_disk_retry or FullDiskRetry(0.0)
         # One thread at a time, so that everything happens in the order in which it was asked for.
         self._thread = anyio.CapacityLimiter(1)
         self._group = _Group()
@@ -122,7 +124,7 @@ class CheckpointJournal:
 
         # While one waits for room, the others wait behind it, so the order stays.
         return await anyio.to_thread.run_sync(
-            lambda: self._patience.call(call), limiter=self._thread
+            lambda: self._full_disk_retry.call(call), limiter=self._thread
         )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -267,8 +267,8 @@ def _wish(
 
 
 def _ask_instruction(found: str) -> str:
-    say(f"found {found}, and not what to do with each row")
-    text = "What should the model do with each row? (Enter: a guess)"
+    say(f"found {found}, but no instruction for the rows")
+    text = "What should the model do with each row? (press Enter to let init guess)"
     return str(click.prompt(text, default="", show_default=False, err=True))
 
 

@@ -59,7 +59,7 @@ _STATUS_OF_TYPE = {
 _UNREACHABLE = {
     "certificate_error": (
         "its certificate is not valid",
-        "check base_url and the clock of this machine; for an authority of your own, set SSL_CERT_FILE",
+        "check base_url and the clock of this machine; for a private certificate authority, set SSL_CERT_FILE",
     ),
     "tls_error": (
         "no TLS connection can be made",

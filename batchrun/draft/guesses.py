@@ -121,7 +121,7 @@ def guessed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Table
         if not any(column.is_plain for column in columns):
             return None  # there is nothing to ask about
         raise JobError(
-            f"{source.table}: found {found}, and no text that says what to do with each row. Say it: "
+            f"{source.table}: found {found}, and no text that says what to do with each row. Add one: "
             'batchrun init … --instruction "What the model should do with each row."'
         )
     system = SUMMARY if any(map(_is_long, shown)) else DESCRIPTION
@@ -151,8 +151,8 @@ def _with_instruction(wish: Wish, instruction: str) -> Wish:
 def no_instruction(columns: Sequence[TableColumn], system: str) -> str:
     """Return a note about a draft whose task is a guess."""
     return (
-        f"found {listed([column.name for column in columns])}, and not what to do with it: the draft "
-        f'asks "{system}" Change system in it, or use --instruction or --task'
+        f"found {listed([column.name for column in columns])}, but no instruction; the job "
+        f'file uses "{system}". Edit system there, or use --instruction or --task'
     )
 
 

@@ -104,9 +104,9 @@ def _check_asked(columns: Sequence[TableColumn], label: TableColumn, table: str)
     if {column.name.lower() for column in columns} & ASKING:
         return
     raise JobError(
-        f"{table}: column {label.name} has numbers, and no column has a question. If they are classes, "
-        "name these in order, the first for 0: --labels negative,positive; else say what to do: "
-        '--instruction "What the model should do with each row."'
+        f"{table}: column {label.name} has numbers, and no column has a question. If they are "
+        "classes, list their names in order, starting with 0: --labels negative,positive. Otherwise "
+        'add --instruction "What the model should do with each row."'
     )
 
 

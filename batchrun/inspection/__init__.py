@@ -135,7 +135,7 @@ def export(
         directory: the run directory.
         to: write only this file, with the results, instead of the run's own files.
         since: write only rows whose results are as new as this; needs `to`.
-        note: is told what a file lacks, such as cells that are cut; None: nobody is.
+        note: receives warnings about the written files, such as cells that are cut.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.

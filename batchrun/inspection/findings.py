@@ -82,7 +82,7 @@ class Findings:
         except _NONSENSE as error:
             if not self.findings:
                 raise  # nothing in the checkpoint explains it: a mistake of ours
-            self.notes.append(f"{what}, because of what is wrong already ({error!r:.80})")
+            self.notes.append(f"{what}, because of the problems above ({error!r:.80})")
 
 
 def check_whole(directory: Path, found: Findings) -> None:

@@ -17,8 +17,8 @@ DOUBLING = 1.0
 PROBING = 0.25
 # More in flight must bring more answers: at least this share of the growth, or the growth is undone.
 LEAST_GAIN = 0.25
-PATIENCE_ROUNDS = 8
-MOST_PATIENCE_ROUNDS = 64
+FIRST_HOLD_ROUNDS = 8
+MOST_HOLD_ROUNDS = 64
 
 
 class InFlight:
@@ -75,7 +75,7 @@ class Concurrency:
         self._clock = clock
         self._limit = float(min(start, cap))
         self._growth = DOUBLING
-        self._patience = PATIENCE_ROUNDS
+        self._hold_rounds = FIRST_HOLD_ROUNDS
         self._hold = 0
         self._base = self._limit
         self._since: float | None = None
@@ -130,6 +130,6 @@ class Concurrency:
             # Only the server's queue grew.
             self._limit = self._base
             self.limit = int(self._limit)
-            self._growth, self._hold = 0.0, self._patience
-            self._patience = min(2 * self._patience, MOST_PATIENCE_ROUNDS)
+            self._growth, self._hold = 0.0, self._hold_rounds
+            self._hold_rounds = min(2 * self._hold_rounds, MOST_HOLD_ROUNDS)
         self.begin_round(rate)

@@ -66,8 +66,8 @@ def pay(cost: int) -> None:
     _remaining.budget -= cost
     if _remaining.budget < 0:
         raise OverBudgetError(
-            "the template does more than one row may: about 1 million steps, or 100 MB of text; "
-            "shorten its loops, repeats and widths, or the cells"
+            "the template exceeds the limit for one row (about 1 million steps or 100 MB of text); "
+            "use shorter loops, repeats, widths or cells"
         )
 
 

@@ -100,7 +100,7 @@ def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bo
     return _joined("\n".join(lines), colour=colour)
 
 
-SIMULATED = "simulated: nothing was billed; these are the costs of such answers"
+SIMULATED = "simulated: nothing was billed; costs are as if the provider had answered"
 
 
 def state_of_all(runs: Iterable[RunTotals]) -> str:

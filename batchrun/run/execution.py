@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 REFRESH_S = 0.5
 NOTE_S = 2.0
 # How long answers are kept in memory while the disk has no room for them.
-PATIENCE_S = 20.0
+FULL_DISK_RETRY_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class Execution:
         self._run = run
         self._shared = shared
         self.log = RunLog(shared.events, shared.progress, run.plan.job.name, run.label)
-        self._patience = checkpoint.FullDiskRetry(PATIENCE_S, self._note_from_thread)
-        self._journal = checkpoint.CheckpointJournal(run.store, self._patience)
+        self._full_disk_retry = checkpoint.FullDiskRetry(FULL_DISK_RETRY_S, self._note_from_thread)
+        self._journal = checkpoint.CheckpointJournal(run.store, self._full_disk_retry)
         self._waits = Waits(parent=shared.waits)
         self._rows = finished_rows(run, self._journal, shared.options.rows_to)
         self._precision = stopping_at(run.plan, run.store, self._journal)
@@ -167,7 +167,7 @@ class Execution:
         self._dispatcher.drain()
         with anyio.move_on_after(self._shared.options.grace_s):
             await self._shared.interrupts.cancel_requested.wait()
-        self._patience.end()
+        self._full_disk_retry.end()
         self._work_scope.cancel()
 
     async def _with_journal(self) -> None:

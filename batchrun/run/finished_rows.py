@@ -135,7 +135,7 @@ class FinishedRows:
 def finished_rows(
     run: OpenRun, journal: CheckpointJournal, buffer: RowBuffer | None
 ) -> FinishedRows | None:
-    """Return what hands over the rows of a run; None for nobody. Those of a judge are nobody's."""
+    """Return what hands over the rows of a run; None if they are not handed over, as those of a judge."""
     if buffer is None or run.plan.judge is not None:
         return None
     return FinishedRows(run.plan, run.store, journal, buffer)

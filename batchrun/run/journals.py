@@ -37,7 +37,7 @@ class _Observed:
         prices: of the run. They are kept in the checkpoint when they are first used.
         progress: shows what has happened.
         log: reports steps.
-        rows: hands over the rows that have their results; None for nobody.
+        rows: hands over the rows that have their results; None if nothing does.
     """
 
     def __init__(

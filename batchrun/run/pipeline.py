@@ -78,7 +78,7 @@ class FirstPass:
     Attributes:
         progress: counts rows that need no request.
         precision: draws the rows at random, and ends the run; None for rows in their order.
-        rows: hands over rows that have their results already; None for nobody.
+        rows: hands over rows that have their results already; None if nothing does.
     """
 
     progress: Progress

@@ -58,10 +58,12 @@ async def stream(
     call = None
     if isinstance(rows, Job):
         if arguments:
-            raise JobError(f"{next(iter(arguments))}: only a table takes it; it belongs in the job")
+            raise JobError(
+                f"{next(iter(arguments))}: cannot be combined with a Job; set it in the job"
+            )
         job, options = rows, options or RunOptions()
     elif options is not None:
-        raise JobError("options: are those of a Job; for a table, pass the arguments of complete")
+        raise JobError("options: only for a Job; for a table, use the arguments of complete()")
     else:
         call = prepared(rows, **arguments, origin="stream()")
         job, options = call.job, call.options

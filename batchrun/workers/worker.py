@@ -101,7 +101,7 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
     job = Job.from_document(setup.job, Path(setup.base))
     if digest_of(job.tools.module) != setup.module:
         raise JobError(
-            f"[tools] module: {job.tools.module} is missing or another file here; put the same file "
+            f"[tools] module: {job.tools.module} is missing or differs on this machine; put the same file "
             "at the same path on every machine"
         )
     leases = Leases(line, job.limits, caps_cost=setup.caps_cost, workers=setup.workers)

@@ -62,7 +62,10 @@ DOCUMENTED = [
         "docs/reliability.md",
         f"requests in flight may finish within {preparation.GRACE_S:g} s; output files",
     ),
-    ("docs/reliability.md", f"the commit is retried for {execution.PATIENCE_S:g} s, and the run"),
+    (
+        "docs/reliability.md",
+        f"the commit is retried for {execution.FULL_DISK_RETRY_S:g} s, and the run",
+    ),
     (
         "docs/reliability.md",
         f"`max_wait_s` ({RetryConfig().max_wait_s / 60:g} minutes) without success",

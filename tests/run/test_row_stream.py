@@ -220,7 +220,7 @@ async def test_what_stops_a_run_is_raised_behind_the_rows() -> None:
     [
         ({"prompt": "{{ txt }}"}, "no column 'txt'"),
         ({"temprature": 1}, 'stream(): [request] temprature: unknown key (did you mean "temp'),
-        ({"options": library.RunOptions()}, "options: are those of a Job"),
+        ({"options": library.RunOptions()}, "options: only for a Job"),
     ],
 )
 async def test_wrong_arguments_are_named_and_nothing_is_sent(
@@ -234,5 +234,5 @@ async def test_wrong_arguments_are_named_and_nothing_is_sent(
 
 async def test_a_job_takes_no_arguments_of_a_table(write_job: WriteJob) -> None:
     job = library.Job.load(write_job("http://127.0.0.1:9", rows=1))
-    with pytest.raises(library.JobError, match="prompt: only a table takes it"):
+    with pytest.raises(library.JobError, match="prompt: cannot be combined with a Job"):
         await every(library.stream(job, prompt="x"))
