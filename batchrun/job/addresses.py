@@ -29,8 +29,10 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 # Of other APIs, such as Ollama's and llama.cpp's own, and an address with its version twice.
 _OTHER_ENDPOINTS = (
     *("/completions", "/responses", "/embeddings", "/models", "/batches"),
-    *("/api/chat", "/api/generate", "/completion", "/v1/v1", "/v1beta/openai/v1"),
+    *("/api/chat", "/api/generate", "/completion", "/v1/v1"),
 )
+# Gemini's path with a second version; at Google's own host the message names the right address.
+_TWO_VERSIONS = "/v1beta/openai/v1"
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LIKE_A_HOST = re.compile(r"(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+(?::\d+)?(?:/.*)?\Z")
 # Azure's older addresses, which are complete only with a query.
@@ -96,7 +98,8 @@ def _base_url(written: str, parts: SplitResult, wire_format: WireFormat) -> str:
                 f'is an endpoint of the {other.name} format; use format = "{other.name}", or write '
                 f"the address of the {wire_format.name} format, which ends in {end}"
             )
-    if path.endswith(_OTHER_ENDPOINTS) or ":" in path.rpartition("/")[2]:
+    is_doubled = path.endswith(_TWO_VERSIONS) and preset_at(parts.hostname or "") is None
+    if is_doubled or path.endswith(_OTHER_ENDPOINTS) or ":" in path.rpartition("/")[2]:
         raise ValueError(
             f"is not an address of the {wire_format.name} format: write the part before {end}, or the "
             f"whole endpoint ending in {end}"
