@@ -152,7 +152,7 @@ def no_instruction(columns: Sequence[TableColumn], system: str) -> str:
     """Return a note about a draft whose task is a guess."""
     return (
         f"found {listed([column.name for column in columns])}, but no instruction; the job "
-        f'file uses "{system}". Edit system there, or use --instruction or --task'
+        f'file uses "{system}" Edit system there, or use --instruction or --task'
     )
 
 

@@ -186,7 +186,7 @@ def test_short_texts_get_an_instruction_and_a_note(
 ) -> None:
     pl.DataFrame(table).write_csv(tmp_path / "t.csv")
     _, _, stderr = command("init", "t.csv", "-o", "first.toml", cwd=tmp_path)
-    assert 'the draft asks "Describe this in one sentence."' in stderr
+    assert 'the job file uses "Describe this in one sentence."' in stderr
     request = drafted(tmp_path, "t.csv")["request"]
     assert request["system"] == "Describe this in one sentence."
     assert {name for name in table if name in request["prompt"]} == shown

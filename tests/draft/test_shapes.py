@@ -167,7 +167,7 @@ REVIEWS = pl.DataFrame(
 def test_a_label_column_with_another_name_is_named(tmp_path: Path) -> None:
     job, said = drafted(tmp_path, REVIEWS)
     assert "not used, and could have labels: polarity" in said
-    assert 'the draft asks "Summarise the text' in said.replace("\n", " ")
+    assert 'the job file uses "Summarise the text' in said.replace("\n", " ")
     assert "score" not in job
     (tmp_path / "t.toml").unlink()
     job, said = drafted(tmp_path, REVIEWS, "--label", "polarity")

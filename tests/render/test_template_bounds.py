@@ -221,7 +221,7 @@ def test_a_text_longer_than_any_request_is_an_error_of_its_row() -> None:
     beyond = "a" * (BUDGET + 1)
     with pytest.raises(RenderError, match=r"prompt: the text has 100,000,001 characters; at most"):
         text.text({"cell": beyond})
-    with pytest.raises(RenderError, match=r"shorten its loops, repeats and widths, or the cells"):
+    with pytest.raises(RenderError, match=r"use shorter loops, repeats, widths or cells"):
         Text("prompt", ".{{ cell }}").text({"cell": beyond})
 
 
