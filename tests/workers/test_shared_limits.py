@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 import polars as pl
-import pytest
 
 from tests.conftest import batchrun
 from tests.support.provider import Call, Reply, answer, refusal, serving
