@@ -53,7 +53,7 @@ class RunEnd(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> RunEnd:
-        """Read an unknown word of a damaged checkpoint: how that execution ended is unknown."""
+        """Return UNKNOWN for a word that only a damaged checkpoint can have."""
         return cls.UNFINISHED
 
 
@@ -124,7 +124,7 @@ class OutputError(BatchrunError):
 
 @dataclass(frozen=True, slots=True)
 class HeldRows:
-    """Rows that are in no batch yet, because the provider or the cost limit takes no more now."""
+    """Rows that are in no batch yet, because the provider or the cost limit allows no more now."""
 
     rows: int
     reason: str
@@ -135,7 +135,7 @@ class BatchesOut(BatchrunError):
 
     Attributes:
         held: rows that were not submitted; None for none.
-        unchecked: why the provider could not be asked about the batches; None if it was.
+        unchecked: why the provider could not be asked about the batches; None if it was asked.
     """
 
     exit_code = 7
@@ -161,8 +161,8 @@ class Interrupted(BatchrunError):
 def keyboard_interrupt(message: str) -> KeyboardInterrupt:
     """Return what a call without a report raises after Ctrl-C, in place of `Interrupted`.
 
-    `except Exception` around such calls in a loop must not start the next one. Only a
-    KeyboardInterrupt, not a subclass of it, ends Python like the signal.
+    A loop with `except Exception` around such calls must not continue with the next one. Python
+    exits as if by the signal only for KeyboardInterrupt itself, not for a subclass.
     """
     error = KeyboardInterrupt(message)
     # IPython prints these lines in place of a traceback, which would not add anything.
@@ -185,7 +185,7 @@ class ProviderFault:
     Attributes:
         error_type: the provider's (`rate_limit_error`, `invalid_api_key` …) or, if no usable answer
             arrived, ours: `connection_error`, `timeout`, `invalid_response`; and `certificate_error`,
-            `tls_error`, `unknown_host` for connections that cannot come about.
+            `tls_error`, `unknown_host` for connections that cannot be made.
         message: the provider's message or a description of what happened.
         http_status: None when no status line arrived.
         request_id: the provider's id of this exchange, from a header or the error body.
@@ -196,7 +196,7 @@ class ProviderFault:
         model: the model that the failed answer named.
         usage: tokens of the failed answer; of a broken stream, the output may have been more.
         billing: what the failed answer says about its price.
-        address: what was asked, without its query, where that is not the address of single requests.
+        address: the URL without its query, if it is not the one of single requests.
     """
 
     error_type: str
@@ -222,7 +222,7 @@ class ProviderError(BatchrunError):
 
 
 class BatchNotCreated(ProviderError):
-    """A batch surely does not exist: the vendor refused to create it, or was not reached."""
+    """A batch certainly does not exist: the vendor refused to create it, or was not reached."""
 
 
 class BatchInDoubt(ProviderError):
@@ -293,7 +293,7 @@ class DamagedRecord:
     Attributes:
         record: its kind.
         request_id: number of its request; None for a row without one.
-        number: of its attempt, of its row in the input, of the batch or of the execution, from 1.
+        number: number of its attempt, input row, batch or execution, from 1.
         custom_id: of its row, if known.
     """
 
@@ -326,7 +326,7 @@ class DamagedRecord:
 
     @property
     def where(self) -> str:
-        """The start of a message that names the row, where there is one."""
+        """The start of a message: it names the row, if there is one."""
         return "" if self.custom_id is None else f"row {self.custom_id}: "
 
 
@@ -345,7 +345,7 @@ class Rejection:
     Attributes:
         error_type: of the errored row, or of the attempt that is retried.
         message: for the user.
-        most_retries: maximum number of retries for this reason; None for that of `[retry]`.
+        most_retries: maximum number of retries for this reason; None for the one of `[retry]`.
     """
 
     error_type: str

@@ -78,10 +78,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn, as the request's format has it.
+    """One turn, in the shape of the request's format.
 
-    `content` is text or a list of content blocks. `extra` is what the chat format puts beside it:
-    `tool_calls` of the assistant, then with no content, or `tool_call_id` of a tool.
+    `content` is text or a list of content blocks. `extra` has the other keys of a chat message:
+    `tool_calls` of the assistant (without content), or `tool_call_id` of a tool.
     """
 
     role: Literal["user", "assistant", "tool", "system", "developer"]
@@ -90,7 +90,7 @@ class Message:
 
     @property
     def is_tool_result(self) -> bool:
-        """Whether this is the result of a tool, not text of a person."""
+        """Whether this is the result of a tool, not text by a person."""
         blocks = self.content if isinstance(self.content, list) else []
         has_results = any(block.get("type") == "tool_result" for block in blocks)
         return self.role == "tool" or (self.role == "user" and has_results)
@@ -122,11 +122,11 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An image or a document: its URL, or base64 `data` with its media type; of a text, the text.
+    """An image or a document: its URL, or base64 `data` with its media type; for a text, the text.
 
-    `size` is the length of base64, which is dropped once it is part of the request's body. `pages` are
-    those of a PDF, about; `name` is the name of a document's file. `pixels` are width and height of an
-    image, None if they are not known.
+    `size` is the length of the base64, which is dropped once it is part of the request's body. `pages`
+    is the approximate number of pages of a PDF. `name` is the file name of a document. `pixels` is the
+    width and height of an image; None if unknown.
     """
 
     url: str | None = None
@@ -141,7 +141,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that the model may call: with a JSON schema, or a vendor's own as in the job file."""
+    """A tool that the model may call: with a JSON schema, or a vendor's tool as in the job file."""
 
     name: str
     description: str | None = None
@@ -238,8 +238,8 @@ class Turn:
     """A turn of the model that calls tools, and the results of the calls.
 
     Attributes:
-        key: the request.
-        number: the attempt whose answer is the turn.
+        key: the key of the request.
+        number: number of the attempt whose answer is the turn.
         said: the assistant's message as JSON, as it must be sent back.
         calls: JSON list of `{id, name, input}`.
         results: the calls with their `output`, and `is_error` where one failed; None until the
@@ -261,7 +261,7 @@ class PlannedRequest:
         key: the checkpoint's number for this request.
         attempts_made: attempts by earlier executions; the next one is numbered after them.
         turns: the turns so far of a conversation with tools.
-        batch_error: the error type of its last attempt, if that was in a batch.
+        batch_error: error type of its last attempt, if that was in a batch.
     """
 
     key: int
@@ -296,7 +296,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Billing:
-    """What an answer says about its price, beside its tokens. None: the provider did not say.
+    """What an answer says about its price, apart from its tokens. None: the provider did not say.
 
     Attributes:
         service_tier: the tier that served the request, as sent (`flex`, `priority`, `batch`,
@@ -332,7 +332,7 @@ class Completion:
         choices: with several choices, a JSON list of `{response, reasoning, tool_calls, ending,
             stop_reason, refusal}`, one for each.
         server_tools: JSON list of the blocks of tools that the provider ran, as received.
-        raw: the body as received, of a stream the assembled one; kept on request only.
+        raw: the body as received, assembled if it was a stream; kept on request only.
     """
 
     texts: tuple[str, ...]

@@ -1,9 +1,9 @@
-"""The checkpoint: a SQLite file that knows what was asked, what was sent and what came back.
+"""The checkpoint: a SQLite file with all requests, attempts and results of a run.
 
-`Checkpoint` is the file, `CheckpointJournal` its asynchronous side, `FullDiskRetry` waits for room on a full disk,
-`DirectoryLock` keeps a second execution out, `totals` adds a run up and `history` tells how it went;
-`scores` keeps what the answers are worth, `compare_rows` and `differing_rows` compare runs, `file_flaws` and
-`state_flaws` verify one.
+`Checkpoint` is the file, and `CheckpointJournal` its asynchronous side. `FullDiskRetry` waits for room on a
+full disk, and `DirectoryLock` keeps a second execution out. `totals` adds up a run, and `history` shows its
+course over time. `write_scores` stores scores. `compare_rows` and `differing_rows` compare runs. `file_flaws`
+and `state_flaws` verify one.
 """
 
 from batchrun.checkpoint.answers import RequestCounts, RequestSize, request_counter

@@ -1,4 +1,4 @@
-"""What a plan asks, counted, beside the answers that are there. Changes nothing in a checkpoint."""
+"""Counts the requests of a plan, and the stored answers to them. Changes nothing in a checkpoint."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ _COUNTED = """SELECT a.number, a.model, a.low, a.expected, a.high, a.system, a.m
 class RequestSize:
     """One row's request: its fingerprint and its size in tokens.
 
-    `system` is the part of `expected` that is the system prompt; `most_output` is the longest answer
-    that it allows, None when it sets no bound.
+    `system` is the part of `expected` that is the system prompt. `most_output` is the longest answer
+    that the request allows; None if it sets no bound.
     """
 
     fingerprint: bytes
@@ -59,12 +59,12 @@ class RequestSize:
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts:
-    """Rows that ask the same, and what the answers to them took that are there already.
+    """Rows with the same request, and the tokens and seconds of the stored answers to it.
 
     Attributes:
-        number: how many rows.
-        held: requests that need not be sent any more, those in batches included.
-        answers: those of them that succeeded; tokens and seconds are sums over them, `longest` is
+        number: number of rows.
+        held: requests that need not be sent again, including those in batches.
+        answers: those of them that succeeded. Tokens and seconds are sums over them; `longest` is
             the longest answer.
     """
 
@@ -86,7 +86,7 @@ class RequestCounts:
 
 
 class RequestCounter:
-    """Counts what is asked; made by `request_counter`."""
+    """Counts requests; created by `request_counter`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -104,7 +104,7 @@ class RequestCounter:
             )
 
     def counts(self, *, retry_errored: bool) -> Iterator[RequestCounts]:
-        """Yield what was asked, once for rows that ask the same."""
+        """Yield the counts, one record for all rows with the same request."""
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
         with temporary_space():
             for row in self._db.execute(_COUNTED.format(again=again, out=OUT)):
@@ -113,10 +113,10 @@ class RequestCounter:
 
 @contextmanager
 def request_counter(directory: Path) -> Iterator[RequestCounter]:
-    """Open a request_counter beside the checkpoint of a run directory, or beside none where there is none.
+    """Open a request counter for the checkpoint of a run directory, which need not exist.
 
     Raises:
-        CheckpointError: when there is one that cannot be used.
+        CheckpointError: if there is a checkpoint that cannot be used.
     """
     path = directory / FILE_NAME
     if not path.exists():

@@ -1,10 +1,10 @@
 """The columns of results and attempts, each declared once.
 
-The tables of the checkpoint, what is written to them, their checksums, the outputs, the views for
-people and the checks of `verify` follow from these declarations by name.
+The tables of the checkpoint, the statements that write them, their checksums, the outputs, the views for
+users and the checks of `verify` follow from these declarations by name.
 
-SQLite makes one JSON list of each column of an output. A table is read in half of the time that its
-rows would take, mostly without Python's lock, so that other threads can work.
+SQLite makes one JSON list of each column of an output. This takes half as long as reading row by row, and
+mostly runs without Python's global lock, so that other threads can work.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ class ColumnOf:
 
     Attributes:
         name: in the outputs.
-        kind: of its values; amounts of money are pico-dollars in the checkpoint.
-        stored: what the table keeps of a record: a path of attributes or a function, of the
-            `Completion` of a result and of the `Attempt`. None when the table has no such column,
-            or keeps it apart from the record.
-        column: its name in the table, where that is another.
-        sql: SQL over `items i`, `results r` and `attempts a` (of results the last attempt); by
+        kind: kind of its values; amounts of money are pico-dollars in the checkpoint.
+        stored: the value that the table stores: a path of attributes or a function, of the
+            `Completion` for results and of the `Attempt` for attempts. None if the table has no
+            such column, or if the value does not come from the record.
+        column: its name in the table, if it differs.
+        sql: SQL over `items i`, `results r` and `attempts a` (for results, the last attempt); by
             default, its column of the table.
         of_samples: how the samples of a row become one value.
-        amount: SQL over one attempt, where a row has the sum over its attempts.
-        is_optional: whether only a job that asks for the column has it. It is kept compressed, which
+        amount: SQL over one attempt, if the value of a row is the sum over its attempts.
+        is_optional: whether only a job that asks for the column has it. It is stored compressed, which
             other programs cannot read.
         is_output: whether the outputs have it.
     """
@@ -110,7 +110,7 @@ class ColumnOf:
 
 
 def total_of(kind: Kind, amount: str) -> str:
-    """Return SQL for what the attempts of a row used or cost together."""
+    """Return SQL for the sum over the attempts of a row, of tokens or money."""
     if kind != "money":
         return f"sum({amount})"
     # Unknown when the cost of one of them is; at most what fits in 64 bits.
@@ -119,7 +119,7 @@ def total_of(kind: Kind, amount: str) -> str:
 
 
 def _sum_of(name: str, kind: Kind, amount: str) -> ColumnOf:
-    """What a row used or cost: the sum over its attempts, of which there is mostly one."""
+    """Return SQL for the sum over the attempts of a row; usually there is only one."""
     sql = f"""CASE WHEN r.attempts = 1 THEN a.{amount} ELSE
         (SELECT {total_of(kind, amount)} FROM attempts s WHERE s.request_id = r.request_id)
         END"""  # noqa: S608
@@ -127,15 +127,15 @@ def _sum_of(name: str, kind: Kind, amount: str) -> ColumnOf:
 
 
 def packed(content: bytes) -> bytes:
-    """Return bytes compressed: JSON that repeats itself takes a tenth of its length."""
+    """Return the text compressed: repetitive JSON takes a tenth of its length."""
     return zlib.compress(content)
 
 
 def unpacked(content: bytes | None) -> str | None:
-    """Return as text what `packed` gave; what is not UTF-8 becomes replacement characters.
+    """Return the text that `packed` compressed; bytes that are not UTF-8 become replacement characters.
 
     Raises:
-        zlib.error: when the bytes are not those that `packed` gave.
+        zlib.error: if `packed` did not return these bytes.
     """
     return None if content is None else zlib.decompress(content).decode("utf-8", "replace")
 
@@ -158,7 +158,7 @@ def _latency(attempt: Attempt) -> float:
 
 
 def _asked_model(attempt: Attempt) -> str | None:
-    """The model as asked for; mostly it is the one that answered, and not worth a copy."""
+    """Return the requested model; None if it is the one that answered, which is usual."""
     return None if attempt.asked_model == attempt.model else attempt.asked_model
 
 
@@ -265,7 +265,7 @@ _FROM_ATTEMPTS = """FROM attempts a JOIN requests q ON q.id = a.request_id
 
 
 def result_kinds(optional: Collection[str] = ()) -> dict[str, Kind]:
-    """Return the columns of results by name, in order, of the optional ones only these."""
+    """Return the kinds of the columns of results by name, in order; of the optional columns only these."""
     wanted = (c for c in RESULTS if not c.is_optional or c.name in optional)
     return {column.name: column.kind for column in wanted}
 
@@ -302,7 +302,7 @@ _SIZES = f"""SELECT i.ordinal, {_LENGTHS} FROM items i JOIN results r ON r.reque
 
 
 def items_within(db: Database, first: int, end: int, most_bytes: int) -> int:
-    """Return how many items from ordinal `first` have answers of at most this size together, or 1."""
+    """Return how many items from ordinal `first` have answers of at most this total size; at least 1."""
     total = 0
     for ordinal, size in db.execute(_SIZES, (first, end)):
         total += size
@@ -314,13 +314,13 @@ def items_within(db: Database, first: int, end: int, most_bytes: int) -> int:
 def result_columns(
     db: Database, first: int, end: int, names: Sequence[str], *, shared: bool
 ) -> dict[str, list[Any]]:
-    """Return the columns of results with these names, and `ordinal`, of what is known of items.
+    """Return the columns of results with these names, and `ordinal`, for items that have been planned.
 
     Args:
         db: the checkpoint.
         first: ordinal of the first item.
-        end: ordinal of the item behind the last.
-        names: of columns of `RESULTS`.
+        end: ordinal after the last item.
+        names: names of columns of `RESULTS`.
         shared: whether rows may share a request.
     """
     query = _result_query(tuple(names), shared=shared)
@@ -361,12 +361,13 @@ _OF_SAMPLES = {column.name: column.of_samples for column in RESULTS}
 def combine_samples(found: Mapping[str, list[Any]], samples: int) -> dict[str, list[Any]]:
     """Return columns of results with one value for each row of the input.
 
-    A row succeeded when all of its samples did, and errored when one of them did. `responses` has the
-    texts of all; amounts are sums; everything else is of the first sample, or of the first error.
+    A row succeeded if all of its samples did, and errored if one of them did. `responses` has the texts
+    of all samples, and amounts are sums. All other values are those of the first sample, or of the first
+    one that errored.
 
     Args:
         found: `ordinal`, the columns of `NEEDED` and any others, with a value for each sample.
-        samples: how many of them a row has.
+        samples: number of samples of each row.
     """
     rows = [range(*span) for span in _spans(found["ordinal"], samples)]
     merged = {name: _merged(name, rows, found, samples) for name in found if name != "ordinal"}
@@ -407,7 +408,7 @@ def _texts(texts: Sequence[str | None]) -> str | None:
 
 
 def _spans(ordinals: Sequence[int], samples: int) -> Iterator[tuple[int, int]]:
-    """Yield where the samples of each row begin and end."""
+    """Yield the start and end index of the samples of each row."""
     start = 0
     for _, group in groupby(ordinals, key=lambda ordinal: ordinal // samples):
         end = start + sum(1 for _ in group)

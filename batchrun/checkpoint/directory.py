@@ -1,4 +1,4 @@
-"""The run directory: telling it from the user's own folders, making it, moving it aside.
+"""The run directory: distinguishing it from the user's folders, creating it, moving it aside.
 
 A run may use a directory that is empty or that a run made. A run made it if it has a file
 that nothing else writes: a checkpoint, or an output with a key that only batchrun writes.
@@ -57,14 +57,14 @@ _CHOOSE = (
 
 
 def check_directory(directory: Path, *, besides: Path | None = None) -> None:
-    """See that a directory is empty, or that a run made it.
+    """Check that a directory is empty, or that a run created it.
 
     Args:
-        directory: where a run is going to keep its files; it need not exist.
-        besides: a file that may lie there, too: that of the log.
+        directory: the run directory; it need not exist.
+        besides: another file that may be in it: the log file.
 
     Raises:
-        JobError: when it is a file, or contains files that are not from a run.
+        JobError: if it is a file, or contains files that are not from a run.
     """
     try:
         names = sorted(path.name for path in directory.iterdir())
@@ -89,22 +89,23 @@ def check_directory(directory: Path, *, besides: Path | None = None) -> None:
 def open_directory(
     directory: Path, *, new: bool = False, files: Collection[str] = ()
 ) -> DirectoryLock:
-    """Make a run directory if needed and lock it.
+    """Create a run directory if needed, and lock it.
 
     Args:
-        directory: where the run keeps its files; made with mode 0700.
+        directory: the run directory; created with mode 0700.
         new: move an earlier run aside, to `<directory>.1` or the next free number. A directory
             without a run stays where it is.
-        files: the names of the run's results.
+        files: names of the run's results.
 
     Raises:
-        CheckpointError: when it cannot be made, another process works on it, or its checkpoint is
+        CheckpointError: if it cannot be created, another process works on it, or its checkpoint is
             a file of another program.
     """
     try:
         _make(directory)
         lock = DirectoryLock(directory)
         if new and _is_run(directory, files):
+            # The lock moves along with the directory, so the new one needs its own.
             with lock:
                 directory.rename(_free_name(directory))
             _make(directory)
@@ -115,14 +116,14 @@ def open_directory(
 
 
 def other_files(directory: Path, files: Collection[str]) -> list[Path]:
-    """Return what lies in the directory of a run, or of a matrix, and has no name of a run's file.
+    """Return the files in the directory of a run or matrix whose names are not those of a run's files.
 
     Args:
-        directory: of a run; there need not be one.
-        files: the names of its results.
+        directory: the directory; it need not contain a run.
+        files: names of the run's results.
 
     Raises:
-        CheckpointError: when something else is in the place of its checkpoint.
+        CheckpointError: if the file `checkpoint.db` is not a checkpoint.
     """
     try:
         if not _is_run(directory, files):
@@ -154,7 +155,7 @@ def part_folders(directory: Path) -> list[Path]:
 
 
 def _earlier_files(path: Path) -> list[str]:
-    """Return the names of the results as the run last wrote them; none where nobody can tell."""
+    """Return the names of the results that the run last wrote; none if they are unknown."""
     try:
         with usable(path), closing(file.open_existing(path)) as db:
             row = db.execute("SELECT job -> '$.output.files' FROM run").fetchone()
@@ -164,7 +165,7 @@ def _earlier_files(path: Path) -> list[str]:
 
 
 def _cells(directory: Path) -> list[str]:
-    """Return the names of a matrix' cells or of parts that are runs; none of another directory."""
+    """Return the names of a matrix's cells, or of parts, that are runs; none for other directories."""
     if (directory / PARTS_FILE).is_file():
         return sorted(folder.name for folder in part_folders(directory))
     try:
@@ -176,7 +177,7 @@ def _cells(directory: Path) -> list[str]:
 
 
 def _make(directory: Path) -> None:
-    """Make a directory, so that its name survives a power failure."""
+    """Create a directory so that its name survives a power failure."""
     missing = list(itertools.takewhile(lambda p: not p.exists(), (directory, *directory.parents)))
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in missing:
@@ -190,7 +191,7 @@ def _has_mark(directory: Path) -> bool:
 
 
 def _has_written(directory: Path) -> bool:
-    """Say whether a file is there that only a run writes, whether or not its checkpoint is."""
+    """Return whether there is a file that only a run writes, even without a checkpoint."""
     return any(_has_key(directory / name, key) for name, key in _MARKS.items())
 
 
@@ -203,10 +204,10 @@ def _has_key(path: Path, key: str) -> bool:
 
 
 def _is_run(directory: Path, files: Collection[str]) -> bool:
-    """Say whether there is a run to move aside, which may be damaged.
+    """Return whether there is a run to move aside, which may be damaged.
 
     Raises:
-        CheckpointError: when something else is in the place of its checkpoint.
+        CheckpointError: if the file `checkpoint.db` is not a checkpoint.
     """
     if _has_written(directory):
         return True
@@ -216,6 +217,7 @@ def _is_run(directory: Path, files: Collection[str]) -> bool:
     try:
         is_made = file.is_checkpoint(path)
     except sqlite3.DatabaseError:
+        # A damaged checkpoint cannot say whose it is, but the names beside it can.
         is_made = all(_is_ours(entry.name, files) for entry in directory.iterdir())
     if not is_made:
         raise CheckpointError(

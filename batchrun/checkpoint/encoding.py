@@ -1,8 +1,8 @@
-"""Records as rows of the tables, each with a checksum that shows later changes on the disk.
+"""Records as rows of the tables, each with a checksum that reveals later changes on the disk.
 
-The checksum covers everything that is known once an attempt or a request has ended. What is written
-when an attempt begins (execution, start, reserved cost) has a separate one, and so have costs, because
-they can be counted again from the tokens.
+The checksum covers everything that is known once an attempt or a request has ended. The values that are
+written when an attempt begins (execution, start, reserved cost) have a separate checksum. Costs do, too,
+because they can be computed again from the tokens.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _SEPARATOR = b"\x1f"
 
 
 class Checked:
-    """A table whose rows have a checksum over others of their columns.
+    """A table whose rows have a checksum over some of their columns.
 
-    The columns count by their names: their order in the declaration does not matter, and a column
-    that is added later changes nothing for rows where it is null.
+    The checksum uses the columns in the order of their names. So their order in the declaration does not
+    matter, and a column that is added later changes nothing for rows where it is null.
 
     Args:
-        table: its name.
-        columns: those that the checksum covers: text, numbers or bytes.
-        checksum: the column that has it.
-        reals: the columns of seconds, which count in microseconds.
-        is_written: SQL over a row `{0}` that is complete, and so has a checksum.
+        table: name of the table.
+        columns: the columns that the checksum covers: text, numbers or bytes.
+        checksum: the column with the checksum.
+        reals: the columns with seconds, which are rounded to microseconds.
+        is_written: SQL condition: the row `{0}` is complete, and so has a checksum.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Checked:
         self._is_written = is_written
 
     def pick(self, names: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-        """Return what picks the covered values out of a row of these columns, for `checksum`."""
+        """Return a function that picks the covered values from a row of these columns."""
         return itemgetter(*(names.index(name) for name in self.columns))
 
     def of(self, row: Mapping[str, Any]) -> int:
-        """Return the checksum of a row by name."""
+        """Return the checksum of a row, given as a mapping."""
         return checksum([row[name] for name in self.columns])
 
     def stored(self, alias: str) -> str:
@@ -74,23 +74,23 @@ class Checked:
         return f"CAST(round({value} * 1e6) AS INTEGER)" if name in self._reals else value
 
     def value(self, alias: str) -> str:
-        """Return SQL for the checksum of a row as it is now."""
+        """Return SQL for the checksum of the present values of a row."""
         return f"{FUNCTION}({self.stored(alias)})"
 
     def differs(self, alias: str) -> str:
-        """Return SQL that says whether a row has changed since it was written."""
+        """Return an SQL condition: the row has changed since it was written."""
         return f"""CASE WHEN {alias}.{self.checksum} IS NULL THEN {self._is_written.format(alias)}
             ELSE {alias}.{self.checksum} <> {self.value(alias)} END"""
 
     def seal(self, condition: str) -> str:
-        """Return SQL that gives the rows `d` of a condition the checksum of their present values."""
+        """Return SQL that updates the checksum of the rows `d` that meet a condition."""
         return f"UPDATE {self.table} AS d SET {self.checksum} = {self.value('d')} WHERE {condition}"  # noqa: S608
 
 
 def checksum(values: Iterable[Any]) -> int:
     """Return the checksum of a row's values, in the order of their columns' names.
 
-    An empty text counts as none. Any change of a single bit, byte or short run of bytes shows.
+    Empty text counts as null. Every change of one bit, one byte or a few adjacent bytes is detected.
     """
     # For every answer: most values are None, and most of the others are int or str.
     parts = [
@@ -127,13 +127,13 @@ _MOST = 2**63 - 1
 
 
 def _stored(columns: Iterable[ColumnOf]) -> tuple[ColumnOf, ...]:
-    """Return the columns that a table has of a record, those with a path first."""
+    """Return the columns of a table that come from a record, those with a path first."""
     found = (column for column in columns if column.stored is not None)
     return tuple(sorted(found, key=lambda column: not isinstance(column.stored, str)))
 
 
 def _reader(columns: Sequence[ColumnOf]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what reads the values of these columns (two or more with a path) from a record."""
+    """Return a function that reads the values of these columns (two or more with a path) from a record."""
     # All paths at once, without a call for each: this runs for every answer.
     read = attrgetter(*(c.stored for c in columns if isinstance(c.stored, str)))
     compute = [c.stored for c in columns if c.stored is not None and not isinstance(c.stored, str)]
@@ -233,13 +233,13 @@ REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
 
 
 def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
-    """Return what `INSERT_START` takes."""
+    """Return the values for `INSERT_START`."""
     row = (start.key, start.number, execution, microseconds(start.started_at), start.reserved)
     return (checksum(_of_start(row)), *row)
 
 
 def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
-    """Return what `UPDATE_ATTEMPT` takes."""
+    """Return the values for `UPDATE_ATTEMPT`."""
     attempt = _with_fitting_bill(attempt)
     row = (*_read_attempt(attempt), *money_row(attempt.cost), attempt.key, attempt.number)
     return (checksum(_of_attempt(row)), checksum(_of_cost(row)), *row)
@@ -255,7 +255,7 @@ def _with_fitting_bill(attempt: Attempt) -> Attempt:
 
 
 def money_row(cost: Cost | None) -> tuple[Any, ...]:
-    """Return the columns of `MONEY`, all None when the cost is not known."""
+    """Return the columns of `MONEY`, all None if the cost is unknown."""
     if cost is None:
         return (None,) * len(MONEY)
     if max(cost.total, cost.cache_saved) > MOST_COST:
@@ -264,7 +264,7 @@ def money_row(cost: Cost | None) -> tuple[Any, ...]:
 
 
 def result_row(result: Result) -> tuple[Any, ...]:
-    """Return what `REPLACE_RESULT` takes."""
+    """Return the values for `REPLACE_RESULT`."""
     completion, status = result.completion, result.status
     row = (
         result.key,
@@ -278,25 +278,25 @@ def result_row(result: Result) -> tuple[Any, ...]:
 
 
 def item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:
-    """Return what `INSERT_ITEM` takes for an item with this request."""
+    """Return the values for `INSERT_ITEM` for an item with this request."""
     row = (item.ordinal, item.custom_id, key, item.error_type, item.error_message)
     return (checksum(_of_item(row)), *row)
 
 
 def planned_item(ordinal: int, custom_id: str, key: int) -> tuple[Any, ...]:
-    """As `item_row`, of an item that has a request and an id: made for every row of the input."""
+    """Do the same as `item_row` for an item that has a request and an id, only faster."""
     found = zlib.crc32(b"%b\x1f%d\x1f%d" % (custom_id.encode(), ordinal, key))
     return (found, ordinal, custom_id, key, None, None)
 
 
 def request_row(key: int, fingerprint: bytes, occurrence: int, custom_id: str) -> tuple[Any, ...]:
-    """Return what `INSERT_REQUEST` takes: made for every row of the input."""
+    """Return the values for `INSERT_REQUEST`. Called for every row of the input."""
     covered = (custom_id.encode(), fingerprint, key, occurrence)
     return (zlib.crc32(b"%b\x1f%b\x1f%d\x1f%d" % covered), key, fingerprint, occurrence, custom_id)
 
 
 def turn_row(turn: Turn) -> tuple[Any, ...]:
-    """Return what `REPLACE_TURN` takes."""
+    """Return the values for `REPLACE_TURN`."""
     row = (turn.key, turn.number, turn.said, turn.calls, turn.results)
     return (checksum(_of_turn(row)), *row)
 

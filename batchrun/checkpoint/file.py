@@ -35,10 +35,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def lock(path: Path) -> FileLock:
-    """Make a checkpoint's file where there is none, and keep every other process from writing to it.
+    """Create a checkpoint's file if there is none, and keep every other process from writing to it.
 
     Raises:
-        CheckpointError: when another process writes to it, or could by another name.
+        CheckpointError: if another process writes to it, or could do so under another name.
     """
     with usable(path):
         with suppress(FileExistsError):
@@ -58,7 +58,10 @@ def create(path: Path) -> Database:
         path.chmod(PRIVATE_FILE)
         db = _connect(path, "mode=rw")
         try:
-            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file
+            # Before WAL: later the page size cannot change any more. An existing file keeps its size.
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            # `status` and `export` read beside the writer, and a commit that returned survives a
+            # power failure.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -87,7 +90,7 @@ def open_existing(path: Path) -> Database:
 
 
 def _refuse_running(path: Path) -> None:
-    """Leave the file alone while an earlier version works on it, with tables that it knows."""
+    """Refuse to migrate the file while an earlier version works on it, with its own tables."""
     if is_locked(path.parent):
         raise CheckpointError(
             f"{path}: an earlier version of batchrun is working on this run; wait until it has "
@@ -96,7 +99,7 @@ def _refuse_running(path: Path) -> None:
 
 
 def open_still(path: Path) -> Database:
-    """Open a checkpoint that nobody writes to, for reading, without a trace beside it.
+    """Open a checkpoint that nobody writes to, for reading, without creating files beside it.
 
     Raises:
         CheckpointError: as `open_existing`, and when it is of an earlier version: it is not migrated.
@@ -115,10 +118,10 @@ def open_still(path: Path) -> Database:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Say whether a SQLite file is a checkpoint, of whatever version; a new one is empty.
+    """Return whether a SQLite file is a checkpoint of any version. An empty one counts as new.
 
     Raises:
-        sqlite3.DatabaseError: when that cannot be read.
+        sqlite3.DatabaseError: if it cannot be read.
     """
     with closing(_connect_reader(path)) as db:
         (application_id,) = db.execute("PRAGMA application_id").fetchone()
@@ -127,10 +130,10 @@ def is_checkpoint(path: Path) -> bool:
 
 @contextmanager
 def usable(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say about a checkpoint into a message for the user.
+    """Translate errors of SQLite and the file system into messages for the user.
 
     Raises:
-        CheckpointError: saying what is wrong with the file, and the way out.
+        CheckpointError: says what is wrong with the file, and what to do.
     """
     try:
         yield
@@ -154,7 +157,7 @@ def usable(path: Path) -> Iterator[None]:
 
 
 def check_integrity(db: Database, path: Path, because: Exception) -> None:
-    """Look through the whole file, which takes seconds for each gigabyte.
+    """Check the whole file, which takes seconds for each gigabyte.
 
     Raises:
         CheckpointError: when it is damaged.
@@ -197,7 +200,7 @@ def _connect(path: Path, options: str) -> Database:
 
 
 def _connect_reader(path: Path) -> Database:
-    """Connect without the means to change anything, not even by recovering or tidying up."""
+    """Connect read-only: even recovery and clean-up of the write-ahead log change nothing."""
     db = _connect(path, "mode=ro")
     try:
         db.table_names()
@@ -216,7 +219,7 @@ def _connect_reader(path: Path) -> Database:
 
 @contextmanager
 def attached(db: Database, path: Path) -> Iterator[None]:
-    """Let a reader's queries see another checkpoint under the name `other`, for reading."""
+    """Attach another checkpoint to a reader's connection as `other`, read-only."""
     address = path.absolute().as_uri()
     try:
         db.execute("ATTACH DATABASE ? AS other", (f"{address}?mode=ro",))
@@ -255,7 +258,7 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
     """Return the names of the applied migrations, without touching the file.
 
     Raises:
-        CheckpointError: when the file is foreign, cut short or of a version that this one cannot read.
+        CheckpointError: if the file is foreign, truncated, or of a version that this one cannot read.
     """
     with closing((connect or _connect_reader)(path)) as db:
         (application_id,) = db.execute("PRAGMA application_id").fetchone()

@@ -1,7 +1,7 @@
 """Find records that have changed since they were written.
 
-A disk that fails, or a program that writes where it should not, changes bytes of a file that is as
-sound as before to SQLite. The checksums show it.
+A failing disk, or a program that writes where it should not, can change bytes in a file that SQLite still
+considers valid. The checksums reveal it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST = 20
 
 @dataclass(frozen=True, slots=True)
 class RecordKind:
-    """Records of one kind: where they are, and which columns of the outputs repeat them.
+    """Records of one kind: their table, and the columns of the outputs that repeat their values.
 
     `number`, `key` (of the request) and `custom_id` are SQL over a record `d`.
     """
@@ -45,7 +45,7 @@ class RecordKind:
 
     @property
     def condition(self) -> str:
-        """SQL that is true of a damaged record `d`."""
+        """SQL condition: the record `d` is damaged."""
         return f"({self.table.differs('d')}){self.also}"
 
 
@@ -85,9 +85,9 @@ COUNTED = (Record.COST, Record.PRICE)
 def find_damage(
     store: Checkpoint, records: Iterable[Record] = tuple(KINDS), most: int = MOST
 ) -> Damage:
-    """Look through what is kept, or only records of these kinds; describe at most `most`.
+    """Check all records, or only those of these kinds; describe at most `most` damaged ones.
 
-    Takes seconds for each million of rows.
+    Takes seconds for each million rows.
 
     Raises:
         CheckpointError: when the file cannot be read.
@@ -113,11 +113,11 @@ def _readable(custom_id: bytes | None) -> str | None:
 
 
 def check_places(store: Checkpoint) -> None:
-    """See that what decides which rows are sent is as it was written.
+    """Check that the records that decide which rows are sent are unchanged.
 
     Raises:
-        RecordsDamaged: when something is not.
-        CheckpointError: when the file cannot be read.
+        RecordsDamaged: if one has changed.
+        CheckpointError: if the file cannot be read.
     """
     if (damage := find_damage(store, PLACES)).count:
         first, more = damage.first[0], damage.count - 1
@@ -129,11 +129,11 @@ def check_places(store: Checkpoint) -> None:
 
 
 def check_intact(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) -> None:
-    """See that everything that is kept, or records of these kinds, is as it was written.
+    """Check that all records, or those of these kinds, are unchanged since they were written.
 
     Raises:
-        RecordsDamaged: when something is not.
-        CheckpointError: when the file cannot be read.
+        RecordsDamaged: if one has changed.
+        CheckpointError: if the file cannot be read.
     """
     if (damage := find_damage(store, records)).count:
         first, directory = damage.first[0], store.path.parent
@@ -147,15 +147,15 @@ def check_intact(store: Checkpoint, records: Iterable[Record] = tuple(KINDS)) ->
 def right_values(
     store: Checkpoint, damaged: DamagedRecord, copy: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """Return what a damaged record has lost, by column, where a row of an output has it.
+    """Return the original values of a damaged record, by column, from a row of an output.
 
-    It has it when its values, in the place of those that are stored, give the checksum that was
-    written with the record.
+    The values of the row are right if, in place of the stored ones, they give the checksum that was
+    written with the record. Returns None if they do not.
 
     Args:
         store: the checkpoint.
-        damaged: the record, of an answer or an attempt.
-        copy: the row, by the names of the outputs.
+        damaged: the record of an answer or an attempt.
+        copy: the row, by column names of the outputs.
     """
     kind = KINDS[damaged.record]
     with usable(store.path):
@@ -169,6 +169,7 @@ def right_values(
     expected, *stored = row
     by_name = dict(zip(kind.table.columns, stored, strict=True))
     known = list(_candidates(kind, copy))
+    # One value at a time first, then all that the output has: one or several may have changed.
     tries = [*({name: value} for name, value in known), dict(known)]
     right = (one for one in tries if kind.table.of({**by_name, **one}) == expected)
     return next(right, None)
@@ -178,7 +179,7 @@ _THE_RECORD = "d.request_id = ? AND {} IS ?"
 
 
 def restore_values(store: Checkpoint, damaged: DamagedRecord, values: Mapping[str, Any]) -> None:
-    """Give a damaged answer or attempt the values that `right_values` found."""
+    """Write the values that `right_values` found to a damaged answer or attempt."""
     kind = KINDS[damaged.record]
     names = ", ".join(f"{name} = ?" for name in values)
     with store.transaction():
@@ -190,7 +191,7 @@ def restore_values(store: Checkpoint, damaged: DamagedRecord, values: Mapping[st
 
 
 def _candidates(kind: RecordKind, copy: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield which columns of a record a row of an output may know, and with which value."""
+    """Yield the columns of a record whose values a row of an output may have, with these values."""
     for column in kind.columns:
         name, value = column.table_column, copy.get(column.name)
         if name not in kind.table.columns or column.name not in copy:
@@ -308,12 +309,12 @@ _SCORES = """SELECT i.custom_id, d.number
 
 
 def file_flaws(store: Checkpoint) -> Iterator[Flaw]:
-    """Yield what is wrong with the file itself: its pages and its indexes.
+    """Yield the problems of the file itself: its pages and its indexes.
 
     Takes seconds for each gigabyte.
 
     Raises:
-        CheckpointError: when it is damaged so badly that it cannot be looked through.
+        CheckpointError: if the damage is too severe to check the file.
     """
     with usable(store.path):
         found = store.db.execute(f"PRAGMA integrity_check({MOST_PROBLEMS})").fetchall()
@@ -327,14 +328,14 @@ def _reference_flaws(store: Checkpoint) -> Iterator[Flaw]:
 
 
 def state_flaws(store: Checkpoint, *, shared: bool) -> Iterator[Flaw]:
-    """Yield what cannot be, by the rules that an execution keeps.
+    """Yield contradictions between records: states that no execution can produce.
 
     Args:
         store: the checkpoint.
         shared: whether rows that ask the same may share a request.
 
     Raises:
-        CheckpointError: when the checkpoint cannot be used.
+        CheckpointError: if the checkpoint cannot be used.
     """
     with usable(store.path):
         yield from _reference_flaws(store)
@@ -360,7 +361,7 @@ def _batch_flaws(store: Checkpoint) -> Iterator[Flaw]:
 def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, RenderedItem]:
     """Return the planned rows or samples from ordinal `first` up to `end`, by ordinal.
 
-    Of their requests they have the fingerprint only.
+    Their requests have only the fingerprint.
     """
     with usable(store.path):
         rows = store.db.execute(_PLAN, (first, end)).fetchall()
@@ -375,14 +376,14 @@ def is_planned(store: Checkpoint) -> bool:
 
 
 def last_version(store: Checkpoint) -> str | None:
-    """Return which version of batchrun the latest execution was."""
+    """Return the version of batchrun of the latest execution."""
     with usable(store.path):
         row = store.db.execute("SELECT version FROM executions ORDER BY id DESC LIMIT 1").fetchone()
     return row[0] if row else None
 
 
 def score_flaws(store: Checkpoint) -> Iterator[Flaw]:
-    """Yield where the scores that are kept differ from those that have just been worked out."""
+    """Yield the differences between the stored scores and those that were just computed."""
     with usable(store.path):
         row, count = store.db.execute(_SCORES).fetchone()
     if count:

@@ -49,12 +49,12 @@ class _Group:
 class CheckpointJournal:
     """Groups commits, and gives one caller at a time the connection.
 
-    Use: start `run` in a task group, report events, `close` at the end. What was reported is
-    committed even when the one who reports it is cancelled and does not wait for that.
+    Start `run` in a task group, report events, and call `close` at the end. Reported events are
+    committed even if the reporting task is cancelled while it waits.
 
     Args:
         checkpoint: the file.
-        full_disk_retry: waits for room on a full disk; by default nothing does.
+        full_disk_retry: waits for room on a full disk; by default, a full disk is an error at once.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class CheckpointJournal:
         )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Commit groups until `close`; a failure is raised here and in everyone who waits.
+        """Commit groups until `close`; a failure is raised here and in every waiting task.
 
-        When this task is cancelled nothing is lost: from then on events are committed separately
-        by those who report them, such as a worker that saves an answer under a shield.
+        If this task is cancelled, nothing is lost: from then on, each reporting task commits its
+        events itself, such as a task that saves an answer under a shield.
         """
         self._is_running = True
         task_status.started()
@@ -164,11 +164,13 @@ class CheckpointJournal:
             raise group.failure
 
     async def _flush(self) -> None:
-        """Commit what has gathered, to the end even when this task is being cancelled."""
+        """Commit the collected events, completely even if this task is being cancelled."""
+        # Before the first await: events that arrive during the commit go to the next group.
         group, self._group = self._group, _Group()
         try:
             await self._write(group)
         except BaseException as error:
+            # Every later commit fails with this error, so that nothing is sent after a gap.
             if self._failure is None:
                 self._failure = _failure(self._checkpoint, error)
             group.failure = self._failure

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 MATRIX_FILE = "matrix.json"
 PARTS_FILE = "parts.json"
+# Together 0.4 s: long enough for another process that only checks the lock to release it.
 _TRIES = 20
 _PAUSE_S = 0.02
 
 
 @contextmanager
 def shared_lock(directory: Path) -> Iterator[None]:
-    """Keep executions out of a run directory while it is read. Changes nothing there.
+    """Keep executions out of a run directory while it is read. Changes no file.
 
     Raises:
         CheckpointError: when a process works on it.
@@ -52,7 +53,7 @@ class DirectoryLock:
         self._fd = _locked(directory)
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         os.close(self._fd)
 
     def __enter__(self) -> Self:
@@ -63,7 +64,7 @@ class DirectoryLock:
 
 
 class FileLock:
-    """An exclusive lock on a checkpoint, under whatever name it is opened, held until `close`.
+    """An exclusive lock on a checkpoint under all of its names, held until `close`.
 
     A second name for the file (a link, a mount of it elsewhere) has a separate write-ahead log. A
     process that writes through it destroys the checkpoint, and the directory lock does not prevent that.
@@ -73,8 +74,8 @@ class FileLock:
         OSError: when it cannot be opened.
     """
 
-    # To close any descriptor of a file drops the locks that SQLite has on it in this process. So a
-    # file that this process writes to is not even opened here.
+    # Closing any descriptor of a file drops the locks that SQLite has on it in this process (POSIX).
+    # So a file that this process already writes to must not be opened here.
     _held: ClassVar[set[tuple[int, int]]] = set()
 
     def __init__(self, path: Path) -> None:
@@ -90,16 +91,16 @@ class FileLock:
         self._held.add(self._file)
 
     def close(self) -> None:
-        """Let go of the lock, once SQLite has closed the file."""
+        """Release the lock. SQLite must have closed the file before."""
         self._held.discard(self._file)
         os.close(self._fd)
 
 
 def refuse_hard_links(path: Path) -> None:
-    """See that a checkpoint has one name only.
+    """Check that a checkpoint has only one name.
 
     Raises:
-        CheckpointError: when it has several.
+        CheckpointError: if it has several (hard links).
     """
     leftover = path.with_name(f".{path.name}.partial")
     with suppress(FileNotFoundError):
@@ -115,10 +116,10 @@ def refuse_hard_links(path: Path) -> None:
 
 
 def is_locked(directory: Path) -> bool:
-    """Say whether a process is working on a run directory.
+    """Return whether a process is working on a run directory.
 
     Raises:
-        CheckpointError: when that cannot be found out.
+        CheckpointError: if the directory cannot be opened.
     """
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -141,14 +142,14 @@ def refuse_locked(directory: Path) -> None:
 
 
 def _locked(directory: Path) -> int:
-    """Return a descriptor that holds the lock on what is at this path now."""
+    """Return a descriptor that holds the lock on the directory that is at this path now."""
     for _ in range(_TRIES):
         fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _try_lock(fd, fcntl.LOCK_EX):
                 if os.path.samestat(os.fstat(fd), directory.stat()):
                     return os.dup(fd)  # the lock stays while any copy is open
-                # Somebody moved it aside after we had opened it; what is there now is another.
+                # Another process moved it aside after it was opened here: try the new directory.
             elif not _try_lock(fd, fcntl.LOCK_SH):
                 break
             # Otherwise another process only checked the lock (`is_locked`), and releases it at once.
@@ -174,5 +175,5 @@ def _in_use(directory: Path) -> CheckpointError:
 
 
 def unusable(directory: Path, error: OSError) -> CheckpointError:
-    """Return the error for a directory that the system does not let us use."""
+    """Return the error for a directory to which the system refuses access."""
     return CheckpointError(f"{directory}: cannot be used as run directory: {error}")

@@ -1,4 +1,4 @@
-"""A temporary copy of the parts of a run in one checkpoint, for what cannot be added up part by part."""
+"""A temporary copy of the parts of a run in one checkpoint, for figures that are not sums over parts."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def merged(
     """Copy the parts of a run into one checkpoint in a temporary folder, which is removed afterwards.
 
     Args:
-        folders: of the parts, each with the ordinal of its first row.
-        rows: of the whole input.
-        tables: what to copy beside the run and its executions.
+        folders: the folders of the parts, each with the ordinal of its first row.
+        rows: number of rows of the whole input.
+        tables: the tables to copy, in addition to the run and its executions.
 
     Raises:
-        CheckpointError: when a part cannot be used.
-        OutputError: when there is no room for temporary files.
+        CheckpointError: if a part cannot be used.
+        OutputError: if there is no room for temporary files.
     """
     with (
         tempfile.TemporaryDirectory(prefix="batchrun-") as place,
@@ -70,7 +70,7 @@ def merged(
 
 
 def _seal(store: Checkpoint, rows: int, tables: Sequence[str]) -> None:
-    """Give the records whose values were shifted new checksums, and make the run the whole one."""
+    """Write new checksums for the records whose values were shifted, and set the totals of the whole run."""
     document, _, _ = store.job()
     document.pop("part", None)
     store.replace_job(document)

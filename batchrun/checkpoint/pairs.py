@@ -1,6 +1,6 @@
 """Two runs side by side: the rows that both have, joined by `custom_id` inside SQLite.
 
-Of rows that were asked several times the first answers are compared, and the scores of all.
+With several samples for each row, the text of the first sample and the score over all samples are compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrun.errors import Rejection
 
 
-# Of up to this many rows the differences are listed; of more, their sums are enough.
+# For up to this many rows the differences are listed; for more, their sums are enough.
 MOST_DIFFERENCES = 2_000
 
 _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
@@ -53,7 +53,7 @@ _DIFFERS = """CASE WHEN a.score IS NULL OR b.score IS NULL THEN r.response IS NO
     ELSE a.predicted IS NOT b.predicted OR a.score <> b.score END"""
 _COLLECT = f"""INSERT INTO temp.differing SELECT i.ordinal, coalesce(a.score <> b.score, 0) {_JOIN}
     AND {_DIFFERS} ON CONFLICT DO UPDATE SET matters = max(matters, excluded.matters)"""
-# Those whose scores differ first; of equals any, but always the same.
+# Rows whose scores differ first; among the others a mixed, but always the same choice.
 _CHOOSE = """SELECT d.ordinal / (SELECT samples FROM main.run) FROM temp.differing d
     ORDER BY d.matters DESC, d.ordinal * 2654435761 % 4294967296 LIMIT ?"""
 
@@ -64,7 +64,7 @@ def compare_rows(one: Checkpoint, other: Checkpoint, scorer: str = "") -> Pairs:
     Args:
         one: the first run.
         other: the run that is compared with it.
-        scorer: whose scores are compared; empty for those over all scorers.
+        scorer: name of the scorer whose scores are compared; empty for those over all scorers.
 
     Raises:
         CheckpointError: when one of the checkpoints cannot be used.
@@ -95,12 +95,12 @@ def compare_rows(one: Checkpoint, other: Checkpoint, scorer: str = "") -> Pairs:
 def differing_rows(stores: Sequence[Checkpoint], most: int) -> Differing:
     """Find the rows that another run answered differently from the first.
 
-    Rows count that succeeded in both. They differ in the prediction or the score where both have
-    scores, in the text otherwise.
+    Only rows that succeeded in both are compared: by prediction and score if both have scores, by text
+    otherwise.
 
     Args:
         stores: the runs, none of them twice.
-        most: how many places to return; those whose scores differ before others.
+        most: maximum number of rows to return; rows whose scores differ come first.
 
     Raises:
         CheckpointError: when one of the checkpoints cannot be used.
@@ -121,8 +121,8 @@ def differing_rows(stores: Sequence[Checkpoint], most: int) -> Differing:
 
 
 CHUNK_ROWS = 1_000
-# Answers that may be rejected, or are. Text with a letter or a digit of ASCII is not empty; of other
-# text the one who judges decides.
+# Answers that are rejected, or may be. Text with an ASCII letter or digit is certainly not empty; for other
+# text the caller decides.
 _ANSWERS = """SELECT r.request_id, a.error_type, r.response, r.tool_calls, r.ending, r.refusal, r.choices
     FROM results r JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE r.request_id > ? AND (a.error_type GLOB 'rejected_*' OR (r.status = 'succeeded' AND (
@@ -140,7 +140,7 @@ _RULE = "SELECT job -> '$.request.reject' FROM run"
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer as far as it is judged by `[request] reject`, with the error that it has now."""
+    """The parts of an answer that `[request] reject` judges, with its present error."""
 
     key: int
     error_type: str | None
@@ -155,9 +155,9 @@ def applied_reject(store: Checkpoint) -> frozenset[str] | None:
 
 
 def reviewable_answers(store: Checkpoint) -> Iterator[list[StoredAnswer]]:
-    """Yield the answers, in chunks, that `[request] reject` may concern.
+    """Yield the answers that `[request] reject` may apply to, in chunks.
 
-    Those that another rule found invalid are left out.
+    Answers that another rule found invalid are left out.
     """
     last = 0
     while True:
@@ -172,9 +172,9 @@ def reviewable_answers(store: Checkpoint) -> Iterator[list[StoredAnswer]]:
 def replace_statuses(
     store: Checkpoint, verdicts: Sequence[tuple[int, Rejection | None]], cause: str
 ) -> None:
-    """Make answers errored or succeeded, by the key of their requests.
+    """Set answers to errored or succeeded, by the key of their requests.
 
-    `cause` is that of the attempts whose answers are rejected.
+    `cause` is stored with the attempts whose answers are rejected.
     """
     with store.transaction():
         for key, rejection in verdicts:
@@ -186,7 +186,7 @@ def replace_statuses(
                     (rejection.error_type, rejection.message, cause),
                 )
             if store.db.execute(_IS_DAMAGED, (key,)).fetchone()[0]:
-                continue  # a new checksum would hide it
+                continue  # a new checksum would hide the damage
             store.db.execute(_RESULT, (status, key))
             store.db.execute(STATUSES.seal("request_id = ?"), (key,))
             store.db.execute(_ATTEMPT.format(_IS_LAST), (*error, key))

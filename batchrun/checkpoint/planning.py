@@ -1,7 +1,7 @@
-"""Matching the rows of the input to the requests that were made so far.
+"""Matches the rows of the input to the requests of the checkpoint.
 
-A request is what is asked, a row only where it is asked now. So rows that moved, or whose neighbours
-changed, find their request and its answer again.
+A request is identified by its content, not by its row. So rows that moved, or whose neighbours changed,
+find their request and its answer again.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Reuse:
     Attributes:
         reused: rows that already have a result.
         new: requests to send.
-        paid: answers that rows have now, and requests of rows in batches, which will be paid.
-        left_behind: those of them that no row would have any more.
+        paid: answers that rows have now, and their requests in batches, which will be billed.
+        left_behind: number of these that no row would use any more.
         out: rows whose requests are in batches.
         left_out: requests in batches that are left behind.
     """
@@ -74,7 +74,7 @@ class PlannedChunk:
 
 @dataclass(slots=True)
 class _RequestPool:
-    """The requests that ask the same: those that no row holds, the best last."""
+    """The requests with one fingerprint: those that no row holds, the best last."""
 
     free: list[int] = field(default_factory=list)
     best: int | None = None  # of those that a row holds already
@@ -86,15 +86,16 @@ class Planner:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        # By fingerprint; see `MANY`. A pool must be removed here when a row releases one of its requests.
         self._large: dict[bytes | None, _RequestPool] = {}
 
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool
     ) -> PlannedChunk:
-        """Give consecutive rows their requests."""
+        """Assign requests to consecutive rows."""
         first_new = self._next_key()
         assigned = self._assign(rendered, first_new, dedupe=dedupe)
-        # Of a request that has just been made there is nothing else.
+        # A request that was just created has no results and attempts to look for.
         known = {key for key in assigned.values() if key < first_new}
         done = self._done(known, retry_errored=retry_errored)
         out = self._out(known)
@@ -157,7 +158,7 @@ class Planner:
         return {row[0]: row[1:] for row in rows}
 
     def _is_repaired(self, key: int, fingerprint: bytes | None) -> bool:
-        """Give a damaged request the fingerprint that its checksum was written with, if it is this."""
+        """Restore the fingerprint of a damaged request if its checksum was written with this one."""
         names = ", ".join(("checksum", *encoding.REQUEST_COLUMNS))
         if fingerprint is None:
             return False
@@ -167,7 +168,7 @@ class Planner:
         ).fetchone()
         stored = dict(zip(encoding.REQUEST_COLUMNS, row, strict=True))
         if stored["fingerprint"] == fingerprint:
-            # What the row asks is what was asked: the checksum itself has changed.
+            # The fingerprint is unchanged, so the checksum itself or the occurrence has changed.
             self._db.execute(encoding.REQUESTS.seal("id = ?"), (key,))
             return True
         tries = (
@@ -192,7 +193,7 @@ class Planner:
     def _find_requests(
         self, items: Sequence[RenderedItem], first_new: int, *, dedupe: bool
     ) -> Iterator[tuple[RenderedItem, int]]:
-        """Find or make a request for each row; those that are made are numbered from `first_new`."""
+        """Find or create a request for each row; new ones are numbered from `first_new`."""
         if not items:
             return
         pools = self._pools({item.fingerprint for item in items})
@@ -219,7 +220,7 @@ class Planner:
     def _pools(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _RequestPool]:
         """Return the requests of each fingerprint, the best last.
 
-        The best is one that succeeded, then one that is in a batch; then comes the order of
+        A request that succeeded is best, then one that is in a batch, then the one with the lowest
         occurrence.
         """
         unknown = fingerprints - self._large.keys()
@@ -277,7 +278,7 @@ class Planner:
     def _attempts_made(self, keys: Iterable[int]) -> dict[int, tuple[int, str | None]]:
         """Return how often requests were sent, and how the last attempt failed if it was in a batch."""
         wanted = list(keys)
-        # Of the row with the maximum, SQLite returns the other columns too.
+        # SQLite takes the other columns from the row with the maximum.
         rows = self._db.execute(
             f"""SELECT request_id, max(number), iif(batch IS NULL, NULL, error_type)
             FROM attempts
@@ -287,7 +288,7 @@ class Planner:
         return {key: (number, error) for key, number, error in rows}
 
     def _turns(self, keys: Iterable[int]) -> dict[int, tuple[Turn, ...]]:
-        """Return how far conversations came, by request."""
+        """Return the turns of conversations so far, by request."""
         wanted = list(keys)
         rows = self._db.execute(
             f"""SELECT checksum, request_id, number, said, calls, results FROM turns
@@ -312,7 +313,7 @@ class Planner:
 
 @dataclass(frozen=True, slots=True)
 class UnsettledRows:
-    """How many rows have to be sent, cannot be rendered, and are in batches."""
+    """Numbers of rows that have to be sent, cannot be rendered, or are in batches."""
 
     to_send: int
     unrenderable: int
@@ -335,7 +336,7 @@ def count_unsettled(db: Database, first: int, end: int, *, retry_errored: bool) 
 
 
 def places_of_requests(store: Checkpoint, keys: Sequence[int]) -> list[int]:
-    """Return the ordinals of the items that requests answer."""
+    """Return the ordinals of the items that have these requests."""
     with usable(store.path):
         rows = store.db.execute(
             f"SELECT ordinal FROM items WHERE request_id IN ({_marks(keys)})",  # noqa: S608 - marks
@@ -368,8 +369,8 @@ _USABLE = """SELECT
             SELECT q.fingerprint, count(*) AS number
             FROM attempts a JOIN requests q ON q.id = a.request_id
             WHERE {out} GROUP BY q.fingerprint) o USING (fingerprint))"""
-# Of an interrupted plan nobody knows what it would have left behind, so all answers count. Those that
-# will arrive from batches are paid, too; an answer that is there is used before one that is not.
+# After an interrupted plan it is unknown which answers it would have left behind, so all count. Answers that
+# will arrive from batches are paid, too; stored answers are used before them.
 _LEFT = f"""SELECT coalesce(sum(number), 0), coalesce(sum(unused), 0),
     coalesce(sum(min(unused, out)), 0)
     FROM (SELECT h.number, h.out, max(0, h.number - CASE WHEN ? THEN min(1, coalesce(w.number, 0))
@@ -385,11 +386,11 @@ _LEFT = f"""SELECT coalesce(sum(number), 0), coalesce(sum(unused), 0),
 
 
 class Comparison:
-    """Compares the requests of a plan with the answers that are there. Changes nothing.
+    """Compares the requests of a plan with the stored answers. Changes nothing.
 
     Args:
         store: the checkpoint.
-        shared: whether rows that ask the same share an answer.
+        shared: whether rows with the same request share an answer.
     """
 
     def __init__(self, store: Checkpoint, *, shared: bool) -> None:
@@ -399,14 +400,14 @@ class Comparison:
         store.db.execute(_WANTED)
 
     def add(self, fingerprints: Iterable[bytes | None]) -> None:
-        """Count rows by what they ask; None for one that cannot be rendered."""
+        """Count rows by fingerprint; None for a row that cannot be rendered."""
         counts = Counter(fingerprints)
         counts.pop(None, None)
         with self._store.transaction(), temporary_space():
             self._store.db.conn.executemany(_COUNT, counts.items())
 
     def result(self, *, retry_errored: bool) -> Reuse:
-        """Return what would be used again, once all rows have been added."""
+        """Return the answers that would be reused. Call it after all rows were added."""
         again = "r.status = 'errored'" if retry_errored else "r.retryable"
         with usable(self._store.path), temporary_space():
             db = self._store.db
@@ -420,7 +421,7 @@ class Comparison:
 
 
 def has_answers(store: Checkpoint) -> bool:
-    """Say whether there is any answer that was paid for, or will be when its batch has ended."""
+    """Return whether any answer was paid for, or will be when its batch ends."""
     with usable(store.path):
         row = store.db.execute(
             f"""SELECT EXISTS (SELECT 1 FROM results WHERE status = 'succeeded')
@@ -430,7 +431,7 @@ def has_answers(store: Checkpoint) -> bool:
 
 
 def answers_without_body(store: Checkpoint) -> int:
-    """Count the answers that came before bodies were kept; 0 when the latest execution kept them."""
+    """Count the answers that arrived before `keep_raw` was set; 0 if the latest execution set it."""
     with usable(store.path):
         kept = store.db.execute(
             "SELECT json_extract(job, '$.request.keep_raw') FROM run"

@@ -1,4 +1,4 @@
-"""Damaged records: restoring what follows from others, and giving up the rest."""
+"""Damaged records: restores those that follow from other records, and gives up the rest."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LOOK_AGAIN = f"""UPDATE batches AS d SET stage = iif(is_out, '{BatchStage.INTEN
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What became of damaged records.
+    """Result of a repair.
 
     Attributes:
-        restored: how many follow from others, and are right again, or will be once every row has
-            been matched to its request again.
-        given_up: how many were given up; their rows are sent again.
-        uncounted: how many costs and prices are unknown until they are counted again.
+        restored: number of records that were restored from others, or will be when the next run
+            matches the rows to their requests.
+        given_up: number of records that were given up; their rows are sent again.
+        uncounted: number of costs and prices that are unknown until `recost`.
     """
 
     restored: int
@@ -48,12 +48,14 @@ class Repair:
 def repair(store: Checkpoint) -> Repair:
     """Restore the damaged records that follow from others, and give up those that do not.
 
-    What was paid for stays counted as far as it is known; an attempt whose tokens are damaged counts
-    as possibly billed.
+    Known costs stay counted. An attempt whose tokens are damaged counts as possibly billed.
     """
     if not (count := find_damage(store).count):
         return Repair(0, 0)
     with store.transaction():
+        # The order matters: later steps read what earlier ones restored. Answers are found by the
+        # numbers of attempts, starts are bounded by executions, and a status follows from the
+        # attempts that are left.
         _restore_attempt_keys(store)
         _restore_attempt_numbers(store)
         given_up = find_damage(store, _PAID).count
@@ -67,24 +69,25 @@ def repair(store: Checkpoint) -> Repair:
         _restore_statuses(store)
         _restore_ids(store)
         if find_damage(store, (Record.ROW, Record.REQUEST)).count:
-            # To be matched again: a row finds its request by what it asks.
+            # The next plan assigns these rows again, by fingerprint.
             store.db.execute(f"DELETE FROM items AS d WHERE {KINDS[Record.ROW].condition}")  # noqa: S608
             store.update_run("planned = NULL")
     return Repair(count - given_up - uncounted, given_up, uncounted)
 
 
 def forget_damaged_requests(store: Checkpoint) -> None:
-    """Give up the requests that no row was found to ask, so that no row ever takes their answers."""
+    """Give up damaged requests that no row was matched to, so that no row ever takes their answers."""
     condition = KINDS[Record.REQUEST].condition
     with store.transaction():
         keys = store.db.execute(f"SELECT id FROM requests d WHERE {condition}").fetchall()  # noqa: S608
         for key in keys:
+            # Not deleted: their attempts, and what these cost, stay counted.
             store.db.execute("UPDATE requests SET fingerprint = randomblob(16) WHERE id = ?", key)
             store.db.execute(encoding.REQUESTS.seal("id = ?"), key)
 
 
 def _restore_attempt_keys(store: Checkpoint) -> None:
-    """Give attempts whose number has changed the one that their checksum was written with."""
+    """Restore the number of attempts whose checksum was written with another one."""
     kind = KINDS[Record.ATTEMPT]
     names = ", ".join(f"d.{name}" for name in ("request_id", "number", "checksum"))
     rows = store.db.execute(
@@ -118,7 +121,7 @@ def _restore_attempt_numbers(store: Checkpoint) -> None:
 
 
 def _restore_statuses(store: Checkpoint) -> None:
-    """An answer that an attempt brought and nobody rejected succeeded; everything else did not."""
+    """Set damaged statuses: succeeded if the last attempt has an answer without error, else errored."""
     for (key,) in _damaged_keys(store, Record.STATUS):
         store.db.execute(
             f"""UPDATE results AS d SET retryable = NOT {_HAS_ANSWER},
@@ -140,7 +143,7 @@ def _restore_ids(store: Checkpoint) -> None:
 
 
 def forget_damaged_costs(store: Checkpoint) -> None:
-    """Make damaged costs unknown, and delete damaged prices: `recost` replaces both."""
+    """Set damaged costs to unknown, and delete damaged prices: `recost` replaces both."""
     costs, prices = KINDS[Record.COST], KINDS[Record.PRICE]
     keys = store.db.execute(
         f"SELECT d.request_id, d.number FROM attempts d WHERE {costs.condition}"  # noqa: S608
@@ -153,7 +156,7 @@ def forget_damaged_costs(store: Checkpoint) -> None:
 
 
 def _look_for_batches_again(store: Checkpoint) -> None:
-    """Damaged batches are looked for at the vendor: they were paid for, so that none is given up."""
+    """Set damaged batches to be looked for at the vendor. They were paid for, so none is given up."""
     damaged = KINDS[Record.BATCH].condition
     for (key,) in store.db.execute(f"SELECT d.id FROM batches d WHERE {damaged}").fetchall():  # noqa: S608
         store.db.execute(_LOOK_AGAIN, (key,))
@@ -161,7 +164,7 @@ def _look_for_batches_again(store: Checkpoint) -> None:
 
 
 def _restore_executions(store: Checkpoint) -> None:
-    """Of a damaged execution only what its attempts show is kept."""
+    """Reset damaged executions to what their attempts show."""
     damaged = KINDS[Record.EXECUTION]
     rows = store.db.execute(
         f"SELECT d.id FROM executions d WHERE {damaged.condition}"  # noqa: S608
@@ -180,7 +183,7 @@ def _restore_executions(store: Checkpoint) -> None:
 
 
 def _restore_starts(store: Checkpoint) -> None:
-    """What no output knows of the start of an attempt is bounded by its execution and the others."""
+    """Limit damaged starts of attempts to possible values: no output has a copy of them."""
     damaged = KINDS[Record.START].condition
     keys = store.db.execute(
         f"SELECT d.request_id, d.number FROM attempts d WHERE {damaged}"  # noqa: S608
@@ -201,7 +204,7 @@ def _restore_starts(store: Checkpoint) -> None:
 
 
 def _restore_run(store: Checkpoint) -> None:
-    """The execution that follows writes job and plan again; the rest is unknown."""
+    """Clear a damaged record of the run. The next execution writes job and plan again."""
     if find_damage(store, (Record.RUN,)).count:
         store.update_run(
             "job = '{}', plan_signature = '', planned = NULL, scored = NULL, given_price = NULL, "
@@ -222,7 +225,7 @@ def _restore(
     key: int,
     candidates: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Give a damaged row the values among these that its checksum was written with."""
+    """Update a damaged row to the first candidate that gives its stored checksum."""
     expected, *stored = store.db.execute(
         f"SELECT {checked.checksum}, {checked.stored('d')} FROM {checked.table} d WHERE {key_column} = ?",  # noqa: S608
         (key,),

@@ -1,4 +1,4 @@
-"""Rows as pages show them: what runs made of each, with its scores. Read in bounded chunks."""
+"""Rows as report pages show them: the answers of one or more runs, with scores. Read in bounded chunks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 CHUNK_ROWS = 500
-# Rows that are read together although some between them are not wanted.
+# Rows at most this far apart are read with one query, with those between them.
 MOST_BETWEEN = 20
-# Of the columns of results, those of which a page shows something.
+# The columns of results that a page uses.
 _SHOWN = (
     "custom_id",
     "status",
@@ -54,14 +54,14 @@ _IDS = "SELECT ordinal / ?1, custom_id FROM items WHERE ordinal % ?1 = 0"
 
 
 def chosen_rows(store: Checkpoint, most: int, also: Sequence[int] = ()) -> Sequence[int]:
-    """Return the ordinals of the rows that a page shows: all of them, or a part of many.
+    """Return the ordinals of the rows that a page shows: all of them, or a selection if there are many.
 
-    The part has rows that errored, are wrong or ended unusually, and others evenly.
+    The selection has rows that errored, are wrong or ended unusually, and evenly spaced other rows.
 
     Args:
         store: the run.
-        most: how many rows to show.
-        also: ordinals of rows that matter, which are part of it.
+        most: maximum number of rows to show.
+        also: ordinals of rows to include; at most two fifths of the selection.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -80,7 +80,7 @@ def chosen_rows(store: Checkpoint, most: int, also: Sequence[int] = ()) -> Seque
 
 
 def score_ranges(store: Checkpoint) -> dict[str, tuple[float, float]]:
-    """Return the lowest and the highest score by each scorer that has given one.
+    """Return the lowest and the highest score of each scorer that has scores.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -90,11 +90,11 @@ def score_ranges(store: Checkpoint) -> dict[str, tuple[float, float]]:
 
 
 def row_details(stores: Sequence[Checkpoint], ordinals: Sequence[int]) -> Iterator[RowDetails]:
-    """Yield rows with what each run made of them, without their prompts.
+    """Yield rows with the answer of each run, without their prompts.
 
     Args:
-        stores: the runs; rows are found by `custom_id` in others than the first.
-        ordinals: of rows of the first, in order.
+        stores: the runs; in all but the first, rows are found by `custom_id`.
+        ordinals: ordinals of rows of the first run, in order.
 
     Raises:
         CheckpointError: when one of the checkpoints cannot be used.
@@ -116,7 +116,7 @@ def row_details(stores: Sequence[Checkpoint], ordinals: Sequence[int]) -> Iterat
 
 
 def _places(first: Checkpoint, ordinals: Sequence[int], other: Checkpoint) -> dict[int, int]:
-    """Return where another run has these rows of the first."""
+    """Return the ordinals in another run of these rows of the first, by their ordinals in the first."""
     wanted = set(ordinals)
     with usable(first.path):
         rows = first.db.execute(_IDS, (first.samples,))
@@ -129,7 +129,7 @@ def _places(first: Checkpoint, ordinals: Sequence[int], other: Checkpoint) -> di
 def _answers(
     store: Checkpoint, ordinals: Sequence[int], slices: dict[int, dict[str, str]] | None = None
 ) -> dict[int, tuple[str, AnswerDetails]]:
-    """Return the ids and answers of a few rows by their ordinals, in order; put slices into `slices`."""
+    """Return the ids and answers of a few rows by ordinal, in order; add their slices to `slices`."""
     wanted = set(ordinals)
     found: dict[int, tuple[str, AnswerDetails]] = {}
     for first, last in _stretches(ordinals):
@@ -145,7 +145,7 @@ def _answers(
 
 
 def _stretches(ordinals: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of rows that are read together."""
+    """Yield the first and last ordinal of each group of rows that is read with one query."""
     first = last = None
     for ordinal in ordinals:
         if first is None or last is None or ordinal - last > MOST_BETWEEN:
@@ -160,7 +160,7 @@ def _stretches(ordinals: Sequence[int]) -> Iterator[tuple[int, int]]:
 def _scores(
     store: Checkpoint, first: int, last: int
 ) -> tuple[dict[int, dict[str, ScoreDetails]], dict[int, dict[str, str]]]:
-    """Return the scores of rows by scorer, and the values of the columns that they are shown by."""
+    """Return the scores of rows by scorer, and the values of the columns of `[score] by`."""
     found: dict[int, dict[str, ScoreDetails]] = {}
     slices: dict[int, dict[str, str]] = {}
     with usable(store.path):
@@ -188,7 +188,7 @@ def _answer(row: Mapping[str, Any], scores: Mapping[str, ScoreDetails]) -> Answe
 
 
 def _text(response: str | None, responses: str | None) -> str | None:
-    """Return the answer of a row, or all of them with their numbers."""
+    """Return the answer of a row; with several answers, all of them, numbered."""
     if responses is None:
         return response
     texts: Iterable[tuple[int, Any]] = enumerate(orjson.loads(responses), 1)

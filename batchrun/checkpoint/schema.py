@@ -239,14 +239,14 @@ def _moment(microseconds: str) -> str:
 
 
 def _over_attempts(amount: str) -> str:
-    """Over all attempts of a row; of rows that share a request the first has what it took."""
+    """Return SQL for a sum over all attempts of a row; if rows share a request, the first has the sum."""
     return f"""CASE WHEN r.request_id IS NULL THEN NULL
         WHEN i.ordinal > (SELECT min(f.ordinal) FROM items f WHERE f.request_id = i.request_id)
         THEN 0 ELSE (SELECT {amount} FROM attempts x WHERE x.request_id = i.request_id) END"""  # noqa: S608 - no values
 
 
 def _shown(column: ColumnOf, table: str = "r") -> str:
-    """Return a column as people read it."""
+    """Return SQL for a column in the units of the outputs."""
     value = column.value(table)
     if table == "r" and column.amount is not None:
         value = _over_attempts(total_of(column.kind, column.amount))

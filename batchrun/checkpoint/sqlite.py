@@ -1,7 +1,7 @@
-"""sqlite-utils, without the libraries that it would bring along.
+"""sqlite-utils, without the libraries that it would import; and what to do when a disk is full.
 
-Where pandas and NumPy are installed it imports both, to store their values. Nothing here does, and
-pandas alone takes half a second of every command.
+sqlite-utils imports pandas and NumPy if they are installed, to store their values. batchrun does not need
+that, and importing pandas takes half a second of every command.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_W
 
 @contextmanager
 def temporary_space() -> Iterator[None]:
-    """Tell a full folder of temporary files from a full disk under the checkpoint.
+    """Distinguish a full folder of temporary files from a full disk under the checkpoint.
 
     Raises:
-        OutputError: naming the folder, when a temporary table cannot be written.
+        OutputError: names the folder, if a temporary table cannot be written.
     """
     try:
         yield
@@ -67,14 +67,14 @@ PAUSE_S = 0.5
 
 
 class FullDiskRetry:
-    """Repeats what failed because the disk was full, up to a number of seconds.
+    """Repeats calls that failed because the disk was full, for a number of seconds.
 
     Meanwhile all reports to the checkpoint wait, so nothing more is sent, and the answers that
     arrive are kept in memory.
 
     Args:
         seconds: how long to wait; 0 gives up at once.
-        tell: receives a message when a wait begins, in the thread that waits.
+        tell: called with a message when a wait begins, in the waiting thread.
     """
 
     def __init__(self, seconds: float, tell: Callable[[str], None] | None = None) -> None:
@@ -83,14 +83,14 @@ class FullDiskRetry:
         self._over = threading.Event()
 
     def end(self) -> None:
-        """Wait no longer, now and later."""
+        """End the present wait, and do not wait again."""
         self._over.set()
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function until the disk has room for it; return what it returns.
+        """Call a function until the disk has room; return its value.
 
         Raises:
-            CheckpointFull: when the time is over.
+            CheckpointFull: if there is still no room after the time.
         """
         deadline: float | None = None
         while True:

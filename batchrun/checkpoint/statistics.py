@@ -1,4 +1,4 @@
-"""Adding a run up: counts, tokens, money, times, over all its executions."""
+"""Adds up a run over all its executions: counts, tokens, money, times."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _COUNTS = f"""SELECT
     count(*) FILTER (WHERE {ERRORED}),
     count(*) FILTER (WHERE r.retryable)
     FROM items i {RESULTS_OF_ITEMS}"""  # noqa: S608 - no values, as below
-# With several samples a row is as good as all of them.
+# With several samples, a row succeeded only if all of them did.
 _ROW_COUNTS = f"""SELECT count(*) FILTER (WHERE good = :samples), count(*) FILTER (WHERE bad),
     count(*) FILTER (WHERE again) FROM (
         SELECT sum(r.status = 'succeeded') AS good, max(r.retryable) AS again,
@@ -66,7 +66,7 @@ _BY_MODEL = f"""SELECT model, count(*) FILTER (WHERE {ANSWERED}),
     FROM attempts WHERE latency_s IS NOT NULL AND model IS NOT NULL
     AND (error_type IS NULL OR input_tokens IS NOT NULL OR cost IS NOT NULL)
     GROUP BY model ORDER BY 5 DESC, 2 DESC"""  # noqa: S608
-# What rows used to hold, before the job or the input changed, says nothing about the rows of now.
+# Results that only rows of an earlier job or input had say nothing about the present rows.
 _HELD = "SELECT count(*) FROM items i JOIN results r ON r.request_id = i.request_id"
 _LEFT_BEHIND = f"""SELECT coalesce({exact_sum("cost")}, 0) FROM attempts a WHERE NOT EXISTS
     (SELECT 1 FROM items i WHERE i.request_id = a.request_id)"""  # noqa: S608
@@ -97,12 +97,12 @@ _DROPPED = """SELECT DISTINCT coalesce(asked_model, model), dropped FROM attempt
     WHERE dropped IS NOT NULL ORDER BY 1, 2"""
 _LAST_ERROR = """SELECT error_type || ': ' || error_message FROM attempts
     WHERE error_type IS NOT NULL ORDER BY started_us DESC LIMIT 1"""
-# Counted by the millisecond first, then those that matter by the microsecond, which is as fine as
-# they are kept: to sort a million latencies takes seconds.
 # With fewer rows it may be chance that all have the same answer.
 FEWEST_ALIKE = 3
 _SUCCEEDED = """FROM items i JOIN results r ON r.request_id = i.request_id
     WHERE r.status = 'succeeded'"""
+# Percentiles come from counts by millisecond, then by microsecond only where a percentile falls, which is
+# the stored precision. Sorting a million latencies would take seconds.
 _BY_MS = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms, count(*) FROM attempts
     WHERE {ANSWERED} AND batch IS NULL GROUP BY ms ORDER BY ms"""  # noqa: S608 - no values
 _BY_US = f"""SELECT CAST(latency_s * 1e3 AS INTEGER) AS ms,
@@ -129,7 +129,7 @@ def dropped_parameters(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 
 
 def totals(checkpoint: Checkpoint) -> RunTotals:
-    """Add up a run as it is at one moment. Reads only; works beside a running writer.
+    """Add up a run as it is at one moment. Only reads; works beside a running writer.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -208,7 +208,7 @@ def _one(db: Database, query: str) -> Any:  # noqa: ANN401 - a value of the file
 
 
 def _counted(tokens: int | None, answers: int) -> int | None:
-    """Return a sum of tokens: None when there are answers, and none of them counted these."""
+    """Return a sum of tokens; None if there are answers, but none of them reported these tokens."""
     return tokens if tokens is not None or answers else 0
 
 
@@ -232,7 +232,7 @@ def _last_execution(db: Database) -> ExecutionTotals:
 
 
 def executions(db: Database) -> list[dict[str, Any]]:
-    """Return the executions of a run in their order, with times and what they waited for."""
+    """Return the executions of a run in order, with times and waits."""
     return [_execution(row) for row in db.execute(_EXECUTIONS)]
 
 
@@ -247,12 +247,12 @@ def _counts(checkpoint: Checkpoint) -> tuple[int, int, int]:
 
 
 def latency_counts(db: Database) -> list[tuple[int, int]]:
-    """Return how many successful attempts took how many milliseconds, in order."""
+    """Return pairs of a latency in milliseconds and the number of successful attempts with it, in order."""
     return db.execute(_BY_MS).fetchall()
 
 
 def fine_latencies(db: Database, milliseconds: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Return for these milliseconds how many attempts took how many microseconds, in order."""
+    """Return (milliseconds, microseconds, number of attempts) for these milliseconds, in order."""
     return db.execute(_BY_US, (orjson.dumps(milliseconds).decode(),)).fetchall()
 
 
@@ -263,8 +263,8 @@ def percentiles(
     """Return percentiles of the latency of successful attempts (nearest rank), in seconds.
 
     Args:
-        counts: as `latency_counts`.
-        fine: as `fine_latencies`.
+        counts: what `latency_counts` returns.
+        fine: does the same as `fine_latencies`.
     """
     total = sum(count for _, count in counts)
     if not total:
@@ -278,7 +278,7 @@ def percentiles(
 
 
 def _ranked(counts: Sequence[tuple[int, int]], rank: int) -> tuple[int, int]:
-    """Return the value that the one of a rank has, and its rank among those of the same value."""
+    """Return the value at a rank, and the rank among the entries with that value."""
     for value, count in counts:
         if rank < count:
             return value, rank
@@ -311,7 +311,7 @@ def _waits(executions: list[dict[str, Any]]) -> Mapping[str, float]:
 
 
 def last_outcome(checkpoint: Checkpoint) -> RunEnd | None:
-    """Return what ended the latest execution; None when there was none."""
+    """Return what ended the latest execution; None if there was none."""
     with checkpoint.transaction():
         row = checkpoint.db.execute(_LAST_OUTCOME).fetchone()
         return RunEnd(row[0] or RunEnd.UNFINISHED) if row else None
@@ -329,10 +329,10 @@ _SCORED = f"""SELECT {_ENDING}, count(*) FROM scores s CROSS JOIN run
 
 
 def endings(db: Database) -> dict[str, int]:
-    """Return how often answers of the rows as they are now ended how, the most frequent first."""
+    """Return the number of answers of the present rows by ending, the most frequent first."""
     return dict(db.execute(_BY_ENDING).fetchall())
 
 
 def scored_endings(db: Database, scorer: str) -> dict[str, int]:
-    """Return the same of the answers that have a score by a scorer."""
+    """Return the number of answers by ending, of those that a scorer has scored."""
     return dict(db.execute(_SCORED, (scorer,)).fetchall())

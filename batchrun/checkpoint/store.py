@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from batchrun.records import Attempt, AttemptStart, PlannedRequest, RenderedItem, Result, Turn
 
 FILE_NAME = "checkpoint.db"
+# What counts against `max_cost_usd`: known costs; and at least the reserved cost of attempts in flight, of
+# answers without a known price, and of attempts that may have been billed.
 _SPENT = f"""SELECT coalesce({
     columns.exact_sum(
         '''CASE
@@ -71,17 +73,17 @@ class NewExecution:
     """What is recorded of an execution when it begins.
 
     Attributes:
-        name: of the job.
-        job: its document.
-        base: the folder of its relative paths.
-        signature: of the plan; see `Prepared`.
-        total: the number of rows; with several `samples` each has as many consecutive items.
-        version: of batchrun.
-        provider: who answers, and so whose prices hold.
-        base_url: the same, where `provider` is not set.
-        dispatcher: the name of the way to dispatch.
-        number: of the execution; None for the next one. Those of a partitioned run are numbered over
-            all parts.
+        name: name of the job.
+        job: document of the job.
+        base: folder of the job's relative paths.
+        signature: signature of the plan; see `Prepared`.
+        total: number of rows; with several `samples`, each row has that many consecutive items.
+        version: version of batchrun.
+        provider: the provider whose prices apply.
+        base_url: determines the provider if `provider` is not set.
+        dispatcher: name of the dispatcher factory.
+        number: number of the execution; None for the next one. The executions of a partitioned run
+            are numbered over all parts.
     """
 
     name: str
@@ -101,12 +103,12 @@ class Checkpoint:
     """The SQLite file of a run directory.
 
     Args:
-        directory: the run directory, which exists.
+        directory: the run directory, which must exist.
         writable: False opens an existing checkpoint for reading beside its writer.
-        still: there is no writer; reading creates no files beside it.
+        still: there is no writer, and reading must not create files beside the checkpoint.
 
     Raises:
-        CheckpointError: when the file cannot be used.
+        CheckpointError: if the file cannot be used.
     """
 
     def __init__(self, directory: Path, *, writable: bool, still: bool = False) -> None:
@@ -125,16 +127,16 @@ class Checkpoint:
         self.execution = 0
 
     def close(self) -> None:
-        """Close the file; a writer first moves everything into it, so that it can be copied."""
+        """Close the file; a writer first moves the write-ahead log into it, so that it can be copied."""
         if self.is_writable:
-            # Without that, such as on a full disk, the results are as safe in the WAL beside it.
+            # If that fails, as on a full disk, the results are just as safe in the log.
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
         self._locks.close()
 
     def is_in_place(self) -> bool:
-        """Say whether the file is still where it was opened: its directory may be removed."""
+        """Return whether the file is still where it was opened: its directory may have been removed."""
         try:
             return os.path.samestat(self.path.stat(), self._identity)
         except OSError:
@@ -143,10 +145,10 @@ class Checkpoint:
     def restore_file(self) -> None:
         """Write the checkpoint to its path again, after it was removed or moved.
 
-        The open file still has everything, although it has no name any more.
+        The open file still has all data, although it has no name any more.
 
         Raises:
-            CheckpointError: when another file is there now, which stays unchanged, or when it
+            CheckpointError: if another file is there now, which stays unchanged, or if the file
                 cannot be written.
         """
         copy = self.path.with_name(f".{FILE_NAME}.partial")
@@ -157,6 +159,7 @@ class Checkpoint:
                 with closing(sqlite3.connect(copy)) as target:
                     self._connection.backup(target)
                 copy.chmod(PRIVATE_FILE)
+                # Not a rename: that would replace a checkpoint that another run made here meanwhile.
                 self.path.hardlink_to(copy)
             finally:
                 copy.unlink(missing_ok=True)
@@ -165,16 +168,16 @@ class Checkpoint:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is written within is committed together; what is read is of one moment.
+        """Run the block in one transaction: its writes are committed together, its reads are consistent.
 
         Raises:
-            CheckpointError: when the file cannot be used.
+            CheckpointError: if the file cannot be used.
         """
         try:
             with usable(self.path), self.db.atomic():
                 yield
         except (LookupError, TypeError, ValueError) as error:
-            # Nonsense was read: either the file is damaged, or this is a mistake of ours.
+            # An impossible value was read: either the file is damaged, or this is a bug.
             file.check_integrity(self.db, self.path, error)
             raise
 
@@ -188,8 +191,9 @@ class Checkpoint:
         with self.transaction():
             previous = self.db.execute("SELECT plan_signature FROM run").fetchone()
             if previous is not None and previous[0] != new.signature:
+                # Requests and results stay: the rows of the new plan find them by fingerprint.
                 self.db.execute("DELETE FROM items")
-                self.db.execute("DELETE FROM scores")  # they are by row
+                self.db.execute("DELETE FROM scores")  # they belong to rows
                 self.db.execute("UPDATE run SET planned = NULL")
             self.db.execute(
                 """INSERT INTO run (id, name, job, base, plan_signature, total, samples, created_us)
@@ -223,14 +227,14 @@ class Checkpoint:
             self._connection.executemany(statement, keys)
 
     def update_run(self, assignments: str, *values: object) -> None:
-        """Change what is kept of the run as a whole, within a transaction."""
+        """Change columns of the record of the run, within a transaction of the caller."""
         self.db.execute(f"UPDATE run SET {assignments}", values)  # noqa: S608 - our own names
         self.db.execute(encoding.RUN.seal("1"))
 
     def unfinished_attempts(self) -> list[UnfinishedAttempt]:
-        """Return the attempts without an outcome: their process died, or they are still out.
+        """Return the attempts without an outcome: their process died, or they are still in flight.
 
-        Members of batches are left out: their batch decides about them.
+        Members of batches are left out: their outcome is decided with the batch.
         """
         with usable(self.path):
             rows = self.db.execute(_UNFINISHED).fetchall()
@@ -239,7 +243,7 @@ class Checkpoint:
     def finish_execution(
         self, outcome: RunEnd, reason: str | None, waits: dict[str, float]
     ) -> None:
-        """Record what ended this execution, why, and what it waited for, in seconds by cause."""
+        """Record what ended this execution, the reason, and its waits in seconds by cause."""
         with self.transaction():
             self.db.execute(
                 """UPDATE executions SET finished_us = ?, outcome = ?, reason = ?, waits = ?
@@ -256,16 +260,16 @@ class Checkpoint:
             )
 
     def spent(self) -> int:
-        """Return what the run has cost, in pico-dollars: at most, where it is not known.
+        """Return the cost of the run in pico-dollars; an upper bound if some costs are unknown.
 
-        An attempt that may have been billed without a known cost counts with what was reserved.
+        An attempt that may have been billed without a known cost counts with its reserved cost.
         """
         with usable(self.path):
             (spent,) = self.db.execute(_SPENT).fetchone()
         return int(spent)
 
     def known_cost(self) -> int:
-        """Return the part of `spent` that answers are known to have cost."""
+        """Return the part of `spent` that is known from answers, in pico-dollars."""
         with usable(self.path):
             (known,) = self.db.execute(_KNOWN_COST).fetchone()
         return int(known)
@@ -273,17 +277,17 @@ class Checkpoint:
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False
     ) -> list[PlannedRequest]:
-        """As `plan_chunk`; return the requests that have to be sent."""
+        """Call `plan_chunk`, and return the requests that have to be sent."""
         return self.plan_chunk(rendered, retry_errored=retry_errored, dedupe=dedupe).requests
 
     def plan_chunk(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool = False
     ) -> PlannedChunk:
-        """Give consecutive items their requests.
+        """Assign requests to consecutive items.
 
-        An item keeps its request while its fingerprint is the same. Otherwise it takes one that
-        asks the same and that no item holds (one with an answer first), or a new one. With `dedupe`
-        items that ask the same hold one request, and the first of them sends it.
+        An item keeps its request as long as its fingerprint is the same. Otherwise it gets a request
+        with its fingerprint that no item holds (preferably one with an answer), or a new one. With
+        `dedupe`, items with the same fingerprint share one request, and the first of them sends it.
         """
         if not rendered:
             return PlannedChunk([])
@@ -291,15 +295,15 @@ class Checkpoint:
             with self.transaction():
                 return self._planner.plan(rendered, retry_errored=retry_errored, dedupe=dedupe)
         except CheckpointError:
-            # What it remembers of this chunk has been rolled back.
+            # The planner remembers requests of this chunk, which have been rolled back.
             self._planner = Planner(self.db)
             raise
 
     def finish_plan(self, total: int, mark: str | None = None) -> None:
-        """Forget the items of rows beyond `total`; their results stay for when they return.
+        """Delete the items of rows beyond `total`; their results stay in case the rows return.
 
-        `mark` identifies the plan: `is_planned` knows it until the job or the input changes. None is
-        a plan that cannot be recognized.
+        `mark` identifies the plan for `is_planned` until the job or the input changes. None: the plan
+        cannot be recognized later.
         """
         with self.transaction():
             end = total * self.samples
@@ -307,7 +311,7 @@ class Checkpoint:
             self.update_run("planned = ?", mark or "")
 
     def is_planned(self, mark: str | None) -> bool:
-        """Say whether every row has its request already, by the plan of this mark."""
+        """Return whether the plan with this mark has already assigned a request to every row."""
         with usable(self.path):
             (planned,) = self.db.execute("SELECT planned FROM run").fetchone()
         return mark is not None and planned == mark
@@ -343,11 +347,11 @@ class Checkpoint:
 
         Args:
             first: ordinal of the first row.
-            end: ordinal of the row behind the last.
-            names: of columns of the outputs, in the units of their kinds.
+            end: ordinal after the last row.
+            names: names of columns of the outputs; values are in the units of their kinds.
 
         Returns:
-            `ordinal` and these columns. Rows that were not planned yet are left out.
+            `ordinal` and these columns. Rows that are not planned yet are left out.
         """
         with usable(self.path):
             samples = self.samples
@@ -358,9 +362,9 @@ class Checkpoint:
         return found if samples == 1 else combine_samples(found, samples)
 
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
-        """Return how many rows from ordinal `first`, at most up to `end`, to read at once.
+        """Return the number of rows to read at once, from ordinal `first` to at most `end`.
 
-        Their answers have at most this size together, unless one of them alone is larger.
+        Together their answers have at most this size, unless a single one is larger.
         """
         with usable(self.path):
             samples = self.samples
@@ -369,14 +373,14 @@ class Checkpoint:
 
     @property
     def samples(self) -> int:
-        """How often each row is asked."""
+        """Number of samples for each row."""
         return self.size()[1]
 
     def size(self) -> tuple[int, int]:
-        """Return the number of rows, and how often each is asked.
+        """Return the number of rows, and the number of samples for each row.
 
         Raises:
-            RecordsDamaged: when they cannot be, because they have changed on the disk.
+            RecordsDamaged: if the values are impossible, because they have changed on the disk.
         """
         row = self.db.execute("SELECT total, samples FROM run").fetchone() or (0, 1)
         if row[0] is None or row[0] < 0 or row[1] < 1:
@@ -396,7 +400,7 @@ class Checkpoint:
             yield from columns.attempt_columns(self.db, chunk_rows)
 
     def has_unused_results(self) -> bool:
-        """Say whether there are results that no row of the input holds (yet, or any more)."""
+        """Return whether there are results that no row of the input holds (yet, or any more)."""
         with usable(self.path):
             (found,) = self.db.execute(
                 """SELECT EXISTS (SELECT 1 FROM results r WHERE NOT EXISTS
@@ -405,7 +409,7 @@ class Checkpoint:
         return bool(found)
 
     def replace_job(self, document: Mapping[str, Any]) -> None:
-        """Keep a job's document in place of the one that the run had."""
+        """Replace the stored document of the job."""
         with self.transaction():
             self.update_run("job = ?", _as_json(document))
 
@@ -413,8 +417,8 @@ class Checkpoint:
         """Return the job's document, the folder of its relative paths, and the plan's signature.
 
         Raises:
-            RecordsDamaged: when what is kept of the run has changed on the disk.
-            CheckpointError: when there is no run, or the file cannot be used.
+            RecordsDamaged: if the record of the run has changed on the disk.
+            CheckpointError: if there is no run, or the file cannot be used.
         """
         with usable(self.path):
             (is_damaged,) = self.db.execute(_RUN_IS_DAMAGED).fetchone()

@@ -1,7 +1,7 @@
-"""The batches of a run: each step of a batch is one transaction, which is on the disk before the next.
+"""The batches of a run: each step of a batch is one transaction, which is on disk before the next step.
 
-Intended, sent, collected or void. The members of a batch are attempts without an outcome. While an
-attempt is out, the planner neither sends its request nor counts it as done.
+A batch is intended, sent, and then collected or void. Its members are attempts without an outcome. As long
+as an attempt is in a batch, the planner neither sends its request nor counts it as done.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _COLUMNS = tuple(f.name for f in fields(SentBatch) if f.name not in {"out", "reserved"})
 _INSERT = f"""INSERT INTO batches (execution, {", ".join(_COLUMNS)})
     VALUES (?, {", ".join("?" for _ in _COLUMNS)})"""  # noqa: S608 - our own names, as below
+# Here and below, `batch IS NOT NULL AND checksum IS NULL` repeats the condition of the partial index
+# `attempts_by_batch`: without it, SQLite would read all attempts.
 _SELECT = f"""SELECT {", ".join(f"b.{name}" for name in _COLUMNS)},
     count(a.request_id), {exact_sum("a.reserved")}
     FROM batches b LEFT JOIN attempts a ON a.batch = b.id AND a.batch IS NOT NULL
@@ -63,7 +65,7 @@ _REMOTE = ("state", "done", "failed", "created_us", "expires_us", "ended_us", "r
 
 
 def intend_batch(store: Checkpoint, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
-    """Keep a batch that is about to be created, with its members."""
+    """Store a batch that is about to be created, with its members."""
     row = [_stored(batch, name) for name in _COLUMNS]
     with store.transaction():
         store.db.execute(_INSERT, (store.execution, *row))
@@ -75,23 +77,23 @@ def intend_batch(store: Checkpoint, batch: SentBatch, starts: Sequence[AttemptSt
 
 
 def note_upload(store: Checkpoint, tag: str, file_id: str) -> None:
-    """Keep the vendor's id of the uploaded requests: the batch is about to be created."""
+    """Store the vendor's id of the uploaded requests: the batch is about to be created."""
     _update(store, tag, {"input_file": file_id, "intended_us": now_us()})
 
 
 def note_sent(store: Checkpoint, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
-    """Keep the vendor's id of a batch."""
+    """Store the vendor's id of a batch."""
     found = {"stage": BatchStage.SENT, "remote_id": remote.id, "is_proven": is_proven}
     _update(store, tag, {**found, **remote_facts(remote)})
 
 
 def note_state(store: Checkpoint, tag: str, remote: RemoteBatch) -> None:
-    """Keep what the vendor says about a batch."""
+    """Store the state of a batch as the vendor reports it."""
     _update(store, tag, remote_facts(remote))
 
 
 def note_other(store: Checkpoint, tag: str, remote_id: str) -> None:
-    """The batch of this id turned out to be another one: this batch is looked for again."""
+    """Record that the batch with this id is another one, so that this batch is looked for again."""
     with store.transaction():
         (known,) = store.db.execute(
             "SELECT refused_ids FROM batches WHERE tag = ?", (tag,)
@@ -104,7 +106,7 @@ def note_other(store: Checkpoint, tag: str, remote_id: str) -> None:
 def collect_batch(
     store: Checkpoint, tag: str, attempts: Sequence[Attempt], results: Sequence[Result]
 ) -> None:
-    """Keep some results of a batch; `attempts` are those that have no result or failed."""
+    """Store some results of a batch; `attempts` are those that failed or have no result."""
     with store.transaction():
         rows = [encoding.attempt_row(a) for a in (*attempts, *(r.last for r in results))]
         execute = store.db.conn.executemany
@@ -122,7 +124,7 @@ def close_batch(
     maybe_billed: bool,
     latency_s: float,
 ) -> int:
-    """All results of a batch are kept; return how many members had none.
+    """Close a batch whose results are all stored; return the number of members without a result.
 
     These get this error, and their requests are pending again.
     """
@@ -147,9 +149,9 @@ def close_batch(
 
 
 def void_batch(store: Checkpoint, tag: str, reason: str) -> None:
-    """The vendor does not have a batch, or refused it as a whole: its requests are pending again.
+    """Void a batch that the vendor does not have or refused as a whole: its requests are pending again.
 
-    Nothing was sent to the model, so its attempts are removed.
+    Nothing was sent to the model, so its attempts are deleted.
     """
     with store.transaction():
         store.db.execute(
@@ -167,13 +169,13 @@ def batches(store: Checkpoint, *, open_only: bool = False) -> list[SentBatch]:
 
 
 def stored_batches(db: Database, *, open_only: bool = False) -> list[SentBatch]:
-    """As `batches`, within a transaction of the caller."""
+    """Do the same as `batches`, within a transaction of the caller."""
     where = f"WHERE {_OPEN}" if open_only else ""
     return [_batch(row) for row in db.execute(_SELECT.format(where=where))]
 
 
 def has_open_batches(store: Checkpoint) -> bool:
-    """Say whether results of batches may still arrive."""
+    """Return whether results of batches may still arrive."""
     with usable(store.path):
         query = f"SELECT EXISTS (SELECT 1 FROM batches b WHERE {_OPEN})"  # noqa: S608 - our own names
         (found,) = store.db.execute(query).fetchone()
@@ -181,7 +183,7 @@ def has_open_batches(store: Checkpoint) -> bool:
 
 
 def rows_not_submitted(store: Checkpoint) -> int:
-    """Return how many rows of the run neither have a result nor are in an open batch."""
+    """Return the number of rows that neither have a result nor are in an open batch."""
     with usable(store.path):
         total, samples = store.size()
         (settled,) = store.db.execute(_SETTLED, {"samples": samples, "total": total}).fetchone()
@@ -189,12 +191,12 @@ def rows_not_submitted(store: Checkpoint) -> int:
 
 
 def reserved_by_batches(store: Checkpoint) -> int:
-    """Return what the members of open batches may cost, in pico-dollars."""
+    """Return the highest possible cost of the members of open batches, in pico-dollars."""
     return sum(batch.reserved or 0 for batch in batches(store, open_only=True))
 
 
 def batch_members(store: Checkpoint, tag: str) -> dict[int, BatchMember]:
-    """Return the requests of a batch whose outcome is not kept, by their key."""
+    """Return the requests of a batch without a stored outcome, by their key."""
     with usable(store.path):
         rows = store.db.execute(_MEMBERS, (tag,))
         return {
@@ -203,9 +205,9 @@ def batch_members(store: Checkpoint, tag: str) -> dict[int, BatchMember]:
 
 
 def row_at(store: Checkpoint, tag: str, line: int) -> str | None:
-    """Return the id of the row at a line of a batch without results, from 1; None for no such line.
+    """Return the id of the row at a line (from 1) of a batch without results; None if there is none.
 
-    The attempts of a batch began in the order of its lines.
+    The attempts of a batch have start times in the order of its lines.
     """
     with usable(store.path):
         found = store.db.execute(_ROW_AT, (tag, line - 1)).fetchone() if line > 0 else None

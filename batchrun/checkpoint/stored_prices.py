@@ -1,4 +1,4 @@
-"""The prices that a run is counted by, and counting its costs again."""
+"""The prices that the costs of a run are computed with, and computing the costs again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _SEAL_COST = COSTS.seal("request_id = ? AND number = ?")
 
 
 def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None) -> None:
-    """Record the price that an execution uses for a model; by default, of the latest execution."""
+    """Record the price that an execution uses for a model; by default the latest execution."""
     rates = None
     if price.rates is not None:
         rates = orjson.dumps({**price.rates, "tiers": price.tiers}).decode()
@@ -68,7 +68,7 @@ def note_price(store: Checkpoint, price: PriceUse, execution: int | None = None)
 
 
 def prices(db: Database) -> tuple[PriceUse, ...]:
-    """Return the prices that a run was counted by."""
+    """Return the prices that the costs of a run were computed with."""
     return tuple(_price(row) for row in db.execute(_PRICES))
 
 
@@ -83,13 +83,13 @@ def _price(row: tuple[Any, ...]) -> PriceUse:
 
 @dataclass(frozen=True, slots=True)
 class PricedAttempt:
-    """What is known of an attempt when its cost is counted again.
+    """The facts about an attempt that its cost is computed from.
 
     Attributes:
-        key: the request, and `number` its attempt.
-        execution: that sent it.
+        key: key of the request; `number` is the number of the attempt.
+        execution: number of the execution that sent it.
         ended_at: when it was answered.
-        model: as answered, `asked_model` as asked for.
+        model: the model that answered; `asked_model` is the requested one.
     """
 
     key: int
@@ -103,13 +103,13 @@ class PricedAttempt:
 
 
 def providers(db: Database) -> dict[int, tuple[str | None, str | None]]:
-    """Return provider and base URL of each execution; both None where they were not kept."""
+    """Return provider and base URL of each execution; both None if they were not recorded."""
     rows = db.execute("SELECT id, provider, base_url FROM executions")
     return {key: (provider, base_url) for key, provider, base_url in rows}
 
 
 def attempts_to_count(db: Database) -> Iterator[list[PricedAttempt]]:
-    """Yield the attempts that used something, in chunks; damaged ones are left out."""
+    """Yield the attempts with usage, in chunks; damaged ones are left out."""
     last = (0, 0)
     while rows := db.execute(_TO_COUNT, (*last, CHUNK)).fetchall():
         last = rows[-1][:2]
@@ -133,7 +133,7 @@ def _priced(row: tuple[Any, ...]) -> PricedAttempt:
 
 
 def write_costs(db: Database, costs: Sequence[tuple[PricedAttempt, Cost | None]]) -> None:
-    """Replace what attempts cost."""
+    """Replace the costs of attempts."""
     db.conn.executemany(
         _REPLACE_COST, [(*money_row(cost), one.key, one.number) for one, cost in costs]
     )
@@ -147,14 +147,14 @@ def forget_prices(db: Database) -> None:
 
 @dataclass(frozen=True, slots=True)
 class GivenPrice:
-    """What `recost` was given to count costs by: a `[price]`, and who answers; either may be None."""
+    """The `[price]` and the provider that were given to `recost`; either may be None."""
 
     section: dict[str, Any] | None = None
     provider: str | None = None
 
 
 def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
-    """Keep what a run's costs are to be counted by until something else is given."""
+    """Store the prices to compute a run's costs with, until others are given."""
     text = None
     if given != GivenPrice():
         text = orjson.dumps({"section": given.section, "provider": given.provider}).decode()
@@ -163,7 +163,7 @@ def keep_given_price(store: Checkpoint, given: GivenPrice) -> None:
 
 
 def given_price(store: Checkpoint) -> GivenPrice:
-    """Return what a run's costs are to be counted by, where `recost` was given something."""
+    """Return the prices that were given to `recost`; None if there were none."""
     with usable(store.path):
         row = store.db.execute("SELECT given_price FROM run").fetchone()
     if row is None or not row[0]:

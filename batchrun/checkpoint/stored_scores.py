@@ -1,7 +1,7 @@
-"""The scores in a checkpoint: one for each row that succeeded, and what they add up to.
+"""The scores in a checkpoint: one for each row that succeeded, and their totals.
 
-They follow from the answers and the job, and are written anew with every writing of the outputs. A
-checkpoint that is only read keeps them in a table of the connection's own, beside the file.
+Scores follow from the answers and the job, and are written again whenever the outputs are. For a checkpoint
+that is opened read-only, they are in a temporary table of the connection.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ _UNSETTLED = """SELECT count(i.ordinal), count(*) FILTER (WHERE i.request_id IS 
 _FIELDS = [field.name for field in fields(RowScore)]
 _INSERT = f"""INSERT INTO scores ({", ".join(_FIELDS)})
     VALUES ({", ".join("?" * len(_FIELDS))})"""  # noqa: S608 - our own names
-# The sums over rows, by way of those over clusters; without clusters, all rows are one.
+# The sums over rows, computed from sums over clusters for the standard errors; without clusters, all rows
+# are in one.
 _SUMS = """SELECT column, value, sum(rows), sum(unscored), sum(total), sum(squares), min(is_binary),
     min(is_share), CASE WHEN min(is_counted) THEN sum(correct) END,
     CASE WHEN count(cluster) THEN count(*) FILTER (WHERE rows) END,
@@ -80,7 +81,7 @@ _PROBLEM = """SELECT problem FROM scores WHERE scorer = ? AND problem IS NOT NUL
     ORDER BY ordinal LIMIT 1"""
 _BY_CORRECT = """SELECT answers, correct, count(*) FROM scores
     WHERE scorer = ? AND score IS NOT NULL AND correct IS NOT NULL GROUP BY answers, correct"""
-# `label` makes one of what counts as the same label.
+# The SQL function `label` maps labels that count as the same to one text.
 _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(predicted), sum(both)
     FROM (
         SELECT label(expected) AS class, min(expected) AS name, NULL AS said, count(*) AS support,
@@ -92,7 +93,7 @@ _CLASSES = """SELECT class, coalesce(min(name), min(said)), sum(support), sum(pr
         FROM scores WHERE scorer = :scorer AND score IS NOT NULL AND expected IS NOT NULL
             AND predicted IS NOT NULL GROUP BY 1
     ) GROUP BY class"""
-# The same of sets of labels, which are JSON arrays.
+# The same for sets of labels, which are JSON arrays.
 _SETS = """SELECT class, class, sum(support), sum(predicted), sum(both) FROM (
         SELECT e.value AS class, 1 AS support, 0 AS predicted,
             EXISTS (SELECT 1 FROM json_each(s.predicted) p WHERE p.value = e.value) AS both
@@ -125,7 +126,7 @@ def answer_logprobs(store: Checkpoint, first: int, end: int) -> dict[int, str]:
 
 
 def answers(store: Checkpoint, first: int, end: int) -> list[tuple[Any, ...]]:
-    """Return the answers of rows from ordinal `first` up to `end`, as far as they succeeded.
+    """Return the answers of the rows from ordinal `first` up to `end` that succeeded.
 
     Columns: ordinal, custom_id, response, responses (JSON, or None).
     """
@@ -141,7 +142,7 @@ def settled_answers(
     """Return the answers of these rows up to the first one that is not finished.
 
     Returns:
-        Response and responses of each row, as in `answers`; None of one that has failed.
+        Response and responses of each row, as in `answers`; None for a row that has failed.
     """
     samples = store.samples
     found: list[tuple[str | None, str | None] | None] = []
@@ -157,12 +158,12 @@ def settled_answers(
 
 
 def write_scores(store: Checkpoint, scores: Iterable[RowScore], scored_by: str) -> None:
-    """Put these scores in the place of all earlier ones, in one transaction.
+    """Replace all scores by these, in one transaction.
 
     Args:
         store: the checkpoint.
-        scores: may read from the store meanwhile.
-        scored_by: identifies what they follow from beside the answers; see `is_scored`.
+        scores: the scores; the iterator may read from the store.
+        scored_by: identifies the scoring rules of the job; see `is_scored`.
     """
     rest = iter(scores)
     with store.transaction():
@@ -194,14 +195,14 @@ def score_rows(
 
 
 def is_scored(store: Checkpoint, scored_by: str) -> bool:
-    """Say whether the answers as they are now have been scored by this."""
+    """Return whether the present answers have been scored by these rules."""
     with usable(store.path):
         row = store.db.execute("SELECT scored FROM run").fetchone()
     return bool(row and row[0] == scored_by)
 
 
 class Labels(Enum):
-    """What the predictions of a scorer are, for the counts by label."""
+    """The kind of a scorer's predictions, for the counts by label."""
 
     NONE = "no labels"
     EXACT = "labels"
@@ -216,13 +217,13 @@ def score_totals(
     labels: Labels = Labels.NONE,
     pass_at: float | None = None,
 ) -> ScoreTotals:
-    """Add the scores of one scorer up, in bounded memory.
+    """Add up the scores of one scorer, in bounded memory.
 
     Args:
         store: the checkpoint.
         scorer: its name; empty for the scores over all scorers.
         labels: whether predictions are labels, which are counted for each label.
-        pass_at: the smallest score with which a row passes; 1 by default.
+        pass_at: the lowest score that passes; 1 by default.
     """
     with store.transaction():
         given = {"scorer": scorer, "pass_at": 1.0 if pass_at is None else pass_at}
@@ -268,7 +269,7 @@ def judged_rows(store: Checkpoint, scorer: str) -> dict[str, Any]:
 def _sums(
     store: Checkpoint, query: str, given: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, ScoreSums]]:
-    """Yield column, value and sums of each slice; of all rows, with no column and no value."""
+    """Yield column, value and sums of each slice; for all rows, column and value are None."""
     for row in store.db.execute(query, dict(given)):
         column, value, scored, unscored, total, squares, binary, share, correct, clusters, *more = (
             row
@@ -291,7 +292,7 @@ def _sums(
 
 
 def _slices(store: Checkpoint, given: Mapping[str, Any]) -> dict[str, dict[str, ScoreSums]]:
-    """Return the sums by the values of each column; the most frequent ones where there are many."""
+    """Return the sums by the values of each column; of many values, the most frequent ones."""
     found: dict[str, dict[str, ScoreSums]] = {}
     for column, value, sums in _sums(store, _OF_SLICES, given):
         of_column = found.setdefault(column, {})
@@ -330,14 +331,14 @@ def _classes(store: Checkpoint, scorer: str, labels: Labels) -> ClassTotals | No
 
 
 class _Sums:
-    """What the means over all labels are made of."""
+    """Sums for the means over all labels."""
 
     def __init__(self) -> None:
         self.count = self.support = self.predicted = self.correct = 0
         self.precision = self.recall = self.f1 = 0.0
 
     def watch(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """Count the labels that pass by."""
+        """Yield the rows of labels unchanged, and add them up."""
         for row in rows:
             counts = ClassCount(*row[1:])
             self.count += 1
@@ -353,7 +354,7 @@ class _Sums:
 def _confusion(
     pairs: Iterable[tuple[str, str | None, int]], known: Sequence[tuple[str, str]]
 ) -> Confusion:
-    """Make the matrix; what is not among the known labels is counted together."""
+    """Return the confusion matrix; labels that are not known are counted together."""
     names = [*(name for _, name in known), OTHER, NONE]
     place = {label: n for n, (label, _) in enumerate(known)}
     cells = [[0] * len(names) for _ in names]

@@ -1,7 +1,7 @@
-"""What judging needs of checkpoints: the answers of a run, and the verdicts that a judge's checkpoint has.
+"""Reads what judging needs from checkpoints: the answers of a run, and the verdicts of a judge.
 
-A judge has a checkpoint of its own, in a folder of the run directory. Its requests, attempts and results are
-records like any others, so the counts and costs of the run's rows have nothing of them.
+A judge has a separate checkpoint, in a folder of the run directory. So the counts and costs of the run's
+rows do not include the judge's requests, attempts and results.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BY_ID = """SELECT i.custom_id, r.response FROM temp.named n
 
 @dataclass(frozen=True, slots=True)
 class AnswerCount:
-    """How many answers of a run can be judged. `stamp` changes when they are others."""
+    """Number of answers of a run that can be judged. `stamp` changes when the answers change."""
 
     answers: int
     stamp: str
@@ -50,7 +50,7 @@ class AnswerCount:
 
 @dataclass(frozen=True, slots=True)
 class StoredVerdict:
-    """The result of one request to a judge: its text, or why there is none."""
+    """The result of one request to a judge: its text, or the reason why there is none."""
 
     text: str | None
     error_type: str | None = None
@@ -65,7 +65,7 @@ def answers_to_judge(store: Checkpoint) -> AnswerCount:
 
 
 def answers_by_id(store: Checkpoint, custom_ids: Sequence[str]) -> dict[str, str]:
-    """Return the answers of the rows with these ids that succeeded; of several samples the first."""
+    """Return the answers of the rows with these ids that succeeded; with several samples, the first."""
     with usable(store.path):
         store.db.execute(
             """CREATE TEMP TABLE IF NOT EXISTS named (custom_id TEXT PRIMARY KEY, ordinal INTEGER)"""
@@ -83,11 +83,11 @@ def answers_by_id(store: Checkpoint, custom_ids: Sequence[str]) -> dict[str, str
 def stored_verdicts(
     store: Checkpoint, fingerprints: Iterable[bytes]
 ) -> dict[bytes, list[StoredVerdict]]:
-    """Return the results of a judge's requests, those of the same request in order of occurrence.
+    """Return the results of a judge's requests; those with the same fingerprint in order of occurrence.
 
     Args:
         store: the checkpoint of the judge.
-        fingerprints: of the requests; at most a few thousand.
+        fingerprints: fingerprints of the requests; at most a few thousand.
     """
     wanted = list(dict.fromkeys(fingerprints))
     query = _VERDICTS.format(marks=",".join("?" * len(wanted)))

@@ -1,4 +1,4 @@
-"""Adding up the parts of a partitioned run. One checkpoint is open at a time."""
+"""Adds up the parts of a partitioned run. One checkpoint is open at a time."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def totals_of_parts(folders: Sequence[Path], rows: int | None = None) -> RunTota
     """Add up the parts of a run.
 
     Args:
-        folders: of the parts that have a checkpoint, in order; at least one.
-        rows: of the whole input; None for those of these parts.
+        folders: the folders of the parts that have a checkpoint, in order; at least one.
+        rows: number of rows of the whole input; None for the sum over these parts.
 
     Raises:
         CheckpointError: when a checkpoint cannot be used.
@@ -98,7 +98,7 @@ def _added(every: Sequence[RunTotals], rows: int) -> RunTotals:
 
 
 def _known(values: Iterable[int | None]) -> int | None:
-    """Add up what is known; None when nothing is."""
+    """Add up the known values; None if none is known."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
@@ -133,7 +133,7 @@ def _errors(every: Sequence[RunTotals]) -> dict[str, tuple[int, str]]:
 
 
 def _executions(every: Sequence[RunTotals]) -> tuple[Mapping[str, Any], ...]:
-    """Make one of what each execution did in several parts, one after the other or at the same time."""
+    """Combine the records of each execution in several parts, which may overlap in time."""
     found: dict[int, list[Mapping[str, Any]]] = {}
     for one in every:
         for execution in one.executions:
@@ -156,7 +156,7 @@ def _execution(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _covered_s(parts: Sequence[Mapping[str, Any]]) -> float:
-    """Return for how long at least one part was worked on."""
+    """Return the seconds during which at least one part was worked on."""
     covered, until = 0.0, 0.0
     for start, length in sorted((part["started_us"] / 1e6, part["wall_time_s"]) for part in parts):
         end = start + length
@@ -189,7 +189,7 @@ def _models(every: Sequence[RunTotals]) -> tuple[ModelTotals, ...]:
 
 
 def _last_execution(every: Sequence[RunTotals]) -> ExecutionTotals | None:
-    """Add up what the latest execution did in the parts that it came to."""
+    """Add up the counts of the latest execution over the parts that it reached."""
     latest = max((one.executions[-1]["execution"] for one in every if one.executions), default=0)
     done = [
         one.last_execution

@@ -1,7 +1,7 @@
 """The history of a run: over time and as distributions. Uses bounded memory.
 
-Time is the time that the run was at work: executions follow each other without the pauses between
-them, so that a run that was resumed a month later still shows what happened.
+Only working time counts: executions follow each other without the pauses between them, so that the
+history of a run that was resumed a month later stays readable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchrun.checkpoint.store import Checkpoint
 
 MOST_STEPS = 150
-# Steps that hold fewer answers show chance, and a handful of answers has no course at all.
+# Steps with fewer answers would show chance, and with fewer answers in total there is no history.
 PER_STEP = 6
 FEWEST = 8
 MOST_MODELS = 5
@@ -29,7 +29,7 @@ OTHERS = "other models"
 BARS = 40
 _FINE = 2_000
 _US = 1_000_000
-# Steps that a person can name.
+# Round lengths of a step, for the axis of the chart.
 _NICE_S = (
     0.01,
     0.02,
@@ -76,7 +76,7 @@ _COSTLIEST = """SELECT model FROM attempts WHERE cost IS NOT NULL GROUP BY model
 
 
 def history(store: Checkpoint) -> History:
-    """Return the history of a run so far. Reads only; works beside a running writer.
+    """Return the history of a run so far. Only reads; works beside a running writer.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -93,7 +93,7 @@ def history(store: Checkpoint) -> History:
 def _series(db: Database) -> Series | None:
     spans = _spans(db)
     total = sum(span.length_us for span in spans)
-    # A batch has no course over time: its answers arrive together.
+    # The answers of a batch arrive together, so they are not part of the history.
     (answers,) = db.execute("SELECT count(*) FROM attempts WHERE batch IS NULL").fetchone()
     if not total or answers < FEWEST:
         return None
@@ -120,7 +120,7 @@ def _series(db: Database) -> Series | None:
 
 
 def _spans(db: Database) -> list[Span]:
-    """The executions that sent something, one after the other."""
+    """Return the executions that sent something, one after the other."""
     busy = {key for (key,) in db.execute("SELECT DISTINCT execution FROM attempts")}
     spans, offset = [], 0
     for execution in executions(db):
@@ -142,10 +142,10 @@ def _step_us(total: int, most: int) -> int:
 def _in_flight(
     db: Database, given: dict[str, Any], ends: Mapping[int, tuple[int, ...]], count: int
 ) -> tuple[float, ...]:
-    """The average number of attempts under way in each step, exactly.
+    """Return the exact average number of attempts in flight in each step.
 
-    What is under way at the start of a step counts whole, what starts in it from there on; what ends
-    in it is taken off from there on.
+    Attempts that are in flight at the start of a step count for the whole step. The part of the step
+    before an attempt began, or after it ended, is subtracted.
     """
     starts = {row[0]: row[1:] for row in db.execute(_STARTS, given)}
     step, carried, found = given["step"], 0, []
@@ -168,8 +168,8 @@ def _costs(db: Database, given: dict[str, Any], count: int) -> dict[str, tuple[i
 def _histogram(db: Database, column: str, *, whole: bool) -> Histogram | None:
     """Count the values of a column of the attempts that succeeded, up to their 99th percentile.
 
-    Percentiles come from ever finer counts, so that nothing has to be sorted: they are exact to a
-    thousandth of what is shown.
+    Percentiles come from counts of ever finer bins, so that nothing has to be sorted. They are exact to
+    one hundredth of the 99th percentile, and whole numbers may be exact.
     """
     where = f"{ANSWERED} AND {column} IS NOT NULL"
     if column == "latency_s":
@@ -196,7 +196,7 @@ def _fine_width(top: float, *, whole: bool) -> float:
 
 
 def _rank(bins: Iterable[tuple[int, int]], rank: float) -> int:
-    """The bin that the value of a rank is in."""
+    """Return the bin with the value at a rank."""
     seen = found = 0
     for n, count in bins:
         found, seen = n, seen + count
@@ -206,9 +206,9 @@ def _rank(bins: Iterable[tuple[int, int]], rank: float) -> int:
 
 
 def _coarse(bins: list[tuple[int, int]], width: float, at: Mapping[str, float]) -> Histogram:
-    """Put fine bins together into bars, up to a little above the 99th percentile.
+    """Combine fine bins into bars, up to a little above the 99th percentile.
 
-    They begin at 0, unless all values are far from it.
+    The bars begin at 0, unless all values are far from it.
     """
     last = max(1, int(at["p99"] * 1.1 / width))
     first = bins[0][0] if bins[0][0] * 2 > last else 0
