@@ -27,10 +27,10 @@ from batchrun.render import Renderer
 from batchrun.run import run_job
 from batchrun.run.matrix import run_matrix
 from batchrun.run.model_checks import service_tier
+from batchrun.run.partitioned_run import has_begun, opened_checkpoint
 from batchrun.run.parts import divided
 from batchrun.run.preparation import RunOptions
 from batchrun.run.run_directories import run_directory
-from batchrun.run.whole import has_begun, opened_whole
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _precision(job: Job, directory: Path) -> RowsForPrecision | None:
     if not kinds or ScoreKind.ANY in kinds:
         return None
     if has_begun(directory):
-        with opened_whole(directory, checkpoint.SCORED) as store:
+        with opened_checkpoint(directory, checkpoint.SCORED) as store:
             totals = checkpoint.score_totals(store)
         if totals.scored >= FEWEST_SCORED and (rows := rows_needed(totals)) is not None:
             return RowsForPrecision(rows, totals.scored)

@@ -27,11 +27,11 @@ from batchrun.run.matrix import (
     matrix_status,
     settled_totals,
 )
+from batchrun.run.partitioned_run import folders_of, stored_run, totals_of_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import our_columns
 from batchrun.run.scoring import Evaluation, score_table
 from batchrun.run.signatures import same_input
-from batchrun.run.whole import folders_of, stored_run, totals_of_run
 from batchrun.source import Source, input_files, is_table
 
 if TYPE_CHECKING:

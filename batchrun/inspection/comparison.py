@@ -27,7 +27,7 @@ from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.report.preference_text import preference_facts, preference_lines
 from batchrun.run.matrix import runs_in
-from batchrun.run.whole import opened_whole
+from batchrun.run.partitioned_run import opened_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
 @contextmanager
 def _opened(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]]:
     with ExitStack() as stack:
-        yield [stack.enter_context(opened_whole(directory)) for directory in directories]
+        yield [stack.enter_context(opened_checkpoint(directory)) for directory in directories]
 
 
 def _compared(

@@ -12,7 +12,7 @@ import orjson
 
 from batchrun import output, report
 from batchrun.errors import BatchrunError, CheckpointError, Flaw
-from batchrun.run.whole import stored_run
+from batchrun.run.partitioned_run import stored_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -23,7 +23,7 @@ from batchrun.report.ranking import (
     scorer_lines,
 )
 from batchrun.run.matrix import runs_in
-from batchrun.run.whole import stored_document
+from batchrun.run.partitioned_run import stored_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

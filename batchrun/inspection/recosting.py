@@ -19,10 +19,10 @@ from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
 from batchrun.run.judging import judge_folder, judge_job
 from batchrun.run.matrix import runs_in
+from batchrun.run.partitioned_run import folders_of, stored_run, totals_of_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import same_input
-from batchrun.run.whole import folders_of, stored_run, totals_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -21,8 +21,8 @@ from batchrun.job.paths import is_simulated
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
 from batchrun.run.matrix import is_matrix, runs_in
+from batchrun.run.partitioned_run import opened_checkpoint, with_judges
 from batchrun.run.scoring import Evaluation
-from batchrun.run.whole import opened_whole, with_judges
 
 if TYPE_CHECKING:
     from batchrun.evaluation import ScoreTotals
@@ -62,7 +62,7 @@ def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
     """
     found: dict[str, ScoreTotals | None] = {}
     for run in runs_in(directory):
-        with opened_whole(run) as store:
+        with opened_checkpoint(run) as store:
             document, _, _ = store.job()
             totals = checkpoint.score_totals(store)
         found[run.name] = totals if document.get("score") else None
@@ -84,7 +84,7 @@ def _write_matrix_report(directory: Path) -> Path:
 
 
 def _write_run_report(directory: Path) -> Path:
-    with opened_whole(directory) as store:
+    with opened_checkpoint(directory) as store:
         path = directory / FILE_NAME
         output.refuse_foreign_page(path, "report")
         text = _report(directory, store)

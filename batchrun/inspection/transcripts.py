@@ -13,10 +13,10 @@ from batchrun.evaluation import ScoreColumn
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import check_intact
+from batchrun.run.partitioned_run import opened_checkpoint
 from batchrun.run.parts import is_partitioned
 from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import same_input
-from batchrun.run.whole import opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -130,7 +130,7 @@ def open_transcripts(directory: Path) -> Iterator[OpenTranscripts]:
         JobError: when the input is gone.
         OutputError: when the input has changed.
     """
-    with opened_whole(directory) as store:
+    with opened_checkpoint(directory) as store:
         document, base, signature = store.job()
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = same_input(job, signature)

@@ -15,8 +15,8 @@ from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
 from batchrun.report.formatting import counted
 from batchrun.run import run_job
 from batchrun.run.matrix import runs_in
+from batchrun.run.partitioned_run import folders_of, stored_document
 from batchrun.run.preparation import RunOptions
-from batchrun.run.whole import folders_of, stored_document
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from batchrun.run import run_loop, run_plan
 from batchrun.run.judging import check_verdicts
 from batchrun.run.matrix import runs_in
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
+from batchrun.run.partitioned_run import opened_checkpoint
 from batchrun.run.preparation import RunOptions, plan_of_pairs
 from batchrun.run.run_directories import kept_apart
 from batchrun.run.signatures import same_input
-from batchrun.run.whole import opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ def judge_pairs(
     place = kept_apart(directory or _beside(runs), job, options)
     config, note = pairwise_config(job)
     with ExitStack() as opened:
-        stores = [opened.enter_context(opened_whole(run)) for run in runs]
+        stores = [opened.enter_context(opened_checkpoint(run)) for run in runs]
         document, base, signature = stores[0].job()
         asked = Job.from_document(document, Path(base), origin=str(stores[0].path))
         source = same_input(asked, signature)

@@ -21,10 +21,10 @@ from batchrun.report.formatting import in_columns
 from batchrun.report.open_batches import come_back_together, listed_batches
 from batchrun.run import run_loop, run_together
 from batchrun.run.interrupts import Interrupts
+from batchrun.run.partitioned_run import folders_of, opened_checkpoint
 from batchrun.run.parts import is_partitioned
 from batchrun.run.preparation import RunOptions
 from batchrun.run.run_directories import check_places, run_directory
-from batchrun.run.whole import folders_of, opened_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -230,7 +230,7 @@ def _cell_totals(
     directory: Path, *, running: bool
 ) -> Iterator[tuple[str, tuple[RunTotals, ScoreTotals | None]]]:
     for cell in read_cells(directory):
-        with opened_whole(directory / cell.name) as store:
+        with opened_checkpoint(directory / cell.name) as store:
             score = checkpoint.score_totals(store)
             totals = settled_totals(checkpoint.totals(store), running=running)
             yield cell.name, (totals, score if score.scored else None)

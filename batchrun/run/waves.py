@@ -30,6 +30,7 @@ from batchrun.report.open_batches import come_back_together, keep_running
 from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of
 from batchrun.run.conclusion import InterruptibleRows, RunReport, Written
 from batchrun.run.execution import Execution, first_batchrun_error
+from batchrun.run.partitioned_run import PartitionedRun, totals_of_run
 from batchrun.run.parts import (
     PartList,
     division_notes,
@@ -51,7 +52,6 @@ from batchrun.run.together import (
     shared_by,
     spending_of,
 )
-from batchrun.run.whole import WholeRun, totals_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -299,7 +299,7 @@ def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunR
         return run.reports[0]
     directory = run.plan.directory
     error = run.error or (run.fruitless if _is_over(run) else None)
-    whole = WholeRun(directory, run.plan.job, run.plan.source, run.parts)
+    whole = PartitionedRun(directory, run.plan.job, run.plan.source, run.parts)
     written = Written()
     try:
         if options.rows is None and whole.is_placed():

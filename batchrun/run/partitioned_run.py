@@ -52,7 +52,7 @@ class NoRows:
 
 
 @dataclass(frozen=True, slots=True)
-class WholeRun:
+class PartitionedRun:
     """A partitioned run.
 
     Attributes:
@@ -229,7 +229,7 @@ def stored_document(directory: Path) -> tuple[dict[str, Any], str, str]:
     return document, base, signature
 
 
-def stored_run(directory: Path) -> WholeRun:
+def stored_run(directory: Path) -> PartitionedRun:
     """Open a partitioned run whose input is the one that was run.
 
     Raises:
@@ -239,7 +239,7 @@ def stored_run(directory: Path) -> WholeRun:
     """
     document, base, signature = stored_document(directory)
     job = Job.from_document(document, Path(base), origin=str(directory))
-    return WholeRun(directory, job, same_input(job, signature), read_parts(directory))
+    return PartitionedRun(directory, job, same_input(job, signature), read_parts(directory))
 
 
 def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> ScoreTotals:
@@ -278,7 +278,7 @@ def has_begun(directory: Path) -> bool:
 
 
 @contextmanager
-def opened_whole(
+def opened_checkpoint(
     directory: Path, tables: Sequence[str] = checkpoint.EVERYTHING
 ) -> Iterator[checkpoint.Checkpoint]:
     """Open the checkpoint of a run for reading; of a partitioned one, a temporary copy of its parts.
