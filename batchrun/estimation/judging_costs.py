@@ -16,7 +16,7 @@ from batchrun.estimation.estimator import Estimator
 from batchrun.estimation.tokens import prompt_tokens
 from batchrun.limits import most_output
 from batchrun.pricing import price_book
-from batchrun.run.answered import AnsweredRow, texts_of
+from batchrun.run.answered_rows import AnsweredRow, texts_of
 from batchrun.run.model_checks import service_tier
 from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import plan_signature

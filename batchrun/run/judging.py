@@ -31,7 +31,7 @@ from batchrun.job import Job
 from batchrun.job.judge import judge_document
 from batchrun.records import Item
 from batchrun.render import Expression, Renderer
-from batchrun.run.answered import answered_rows
+from batchrun.run.answered_rows import answered_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from batchrun.checkpoint import Checkpoint, StoredVerdict
     from batchrun.job import JudgeConfig, ScoreConfig
     from batchrun.records import RenderedItem
-    from batchrun.run.answered import AnsweredRow
+    from batchrun.run.answered_rows import AnsweredRow
     from batchrun.source import Source
 
 

@@ -20,7 +20,7 @@ from batchrun.evaluation.scorer import kind_of
 from batchrun.evaluation.scores import NONE
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.render import Expression
-from batchrun.run.answered import answered_rows
+from batchrun.run.answered_rows import answered_rows
 from batchrun.run.judging import Judge
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batchrun.evaluation import ScoreColumn, ScoreTotals
     from batchrun.job import Job, RequestConfig, ScoreConfig
     from batchrun.records import Item
-    from batchrun.run.answered import AnsweredRow
+    from batchrun.run.answered_rows import AnsweredRow
     from batchrun.source import Source
 
 

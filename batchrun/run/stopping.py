@@ -14,7 +14,7 @@ from batchrun.dispatch import BATCH
 from batchrun.errors import JobError, RunEnd, Stop
 from batchrun.evaluation.sequences import ConfidenceSequence, random_place
 from batchrun.records import Item
-from batchrun.run.answered import AnsweredRow, texts_of
+from batchrun.run.answered_rows import AnsweredRow, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
