@@ -37,8 +37,8 @@ from batchrun.errors import (
 from batchrun.limits import ErrorBudget, Waits
 from batchrun.pricing import price_book
 from batchrun.report.open_batches import come_back, keep_running
-from batchrun.run.beginning import begin
 from batchrun.run.events import RunLog
+from batchrun.run.execution_start import begin
 from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.pipeline import Feed, FirstPass

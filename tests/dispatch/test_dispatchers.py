@@ -24,7 +24,7 @@ from batchrun.records import (
     UnfinishedAttempt,
     Usage,
 )
-from batchrun.run.beginning import lost_attempts
+from batchrun.run.execution_start import lost_attempts
 from tests.support.checkpoints import items
 
 if TYPE_CHECKING:
