@@ -24,7 +24,6 @@ from batchrun.checkpoint.columns import (
 from batchrun.checkpoint.columns import (
     RESULTS as RESULT_COLUMNS,
 )
-from batchrun.checkpoint.encoding import STARTS, register
 from batchrun.checkpoint.sqlite import Migrations
 
 if TYPE_CHECKING:
@@ -151,6 +150,7 @@ _TABLES = (
         cost INTEGER AS ({" + ".join(COST_PARTS)}),
         checksum INTEGER,
         cost_checksum INTEGER,
+        start_checksum INTEGER,
         PRIMARY KEY (request_id, number)
     ) STRICT, WITHOUT ROWID""",
     # A request is in one batch at a time.
@@ -195,22 +195,14 @@ _TABLES = (
     SCORES,
 )
 # The first migrations of versions before the first release, whose tables had other names or columns.
-DEVELOPMENT = frozenset({"m001_initial", "m001_schema"})
+DEVELOPMENT = frozenset({"m001_initial", "m001_schema", "m001_tables"})
 
 
 @migrations()
-def m001_tables(db: Database) -> None:
+def m001_checkpoint(db: Database) -> None:
     """Create the tables. A later version adds its changes in a migration of its own."""
     for statement in _TABLES:
         db.execute(statement)
-
-
-@migrations()
-def m002_starts(db: Database) -> None:
-    """Add the checksums of what is written when an attempt begins."""
-    db.execute("ALTER TABLE attempts ADD COLUMN start_checksum INTEGER")
-    register(db.conn)  # also for a database in memory
-    db.execute(STARTS.seal("1"))
 
 
 def add_missing_columns(db: Database) -> None:

@@ -766,11 +766,12 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "newer version of batchrun; it was left as it is. Upgrade batchrun")
 
 
-def test_a_file_of_an_earlier_development_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m001_initial", "m001_tables"])
+def test_a_file_of_an_earlier_development_version_is_refused(tmp_path: Path, name: str) -> None:
     filled(tmp_path)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as earlier, earlier:
         earlier.execute(
-            "UPDATE _sqlite_migrations SET name = 'm001_initial' WHERE name = 'm001_tables'"
+            "UPDATE _sqlite_migrations SET name = ? WHERE name = 'm001_checkpoint'", (name,)
         )
     refused(tmp_path, "earlier development version of batchrun.*--new.*export")
 

@@ -658,11 +658,13 @@ def test_while_it_is_looked_at_nobody_runs_it(directory: Path) -> None:
         (lambda d: (d / "checkpoint.db").write_bytes(b"x" * 9_000), "not a SQLite file"),
         (lambda d: (d / "checkpoint.db").write_bytes(b""), "contains no run yet"),
         (
-            sql("UPDATE _sqlite_migrations SET name = 'm999' WHERE name = 'm001_tables'"),
+            sql("UPDATE _sqlite_migrations SET name = 'm999' WHERE name = 'm001_checkpoint'"),
             "newer version",
         ),
         (
-            sql("UPDATE _sqlite_migrations SET name = 'm001_schema' WHERE name = 'm001_tables'"),
+            sql(
+                "UPDATE _sqlite_migrations SET name = 'm001_schema' WHERE name = 'm001_checkpoint'"
+            ),
             "development version",
         ),
     ],

@@ -215,20 +215,6 @@ def test_a_damaged_start_of_an_attempt_is_told_and_sends_nothing(
     assert after.equals(usage) or not is_copied
 
 
-def test_attempts_of_an_earlier_version_get_the_checksums_of_their_starts(
-    job: Path, provider: Provider
-) -> None:
-    out = job.parent / "out"
-    with closing(sqlite3.connect(out / FILE_NAME)) as earlier, earlier:
-        earlier.execute("ALTER TABLE attempts DROP COLUMN start_checksum")
-        earlier.execute("DELETE FROM _sqlite_migrations WHERE name = 'm002_starts'")
-    assert "earlier version of batchrun" in command("verify", out)[2]
-    assert command("status", out)[0] == 0
-    assert command("verify", out)[0] == 0
-    assert command("run", job)[0] == 0
-    assert len(provider.calls) == ROWS
-
-
 def test_a_damaged_row_is_asked_again_on_request_and_only_that(
     job: Path, provider: Provider, results: Callable[[], pl.DataFrame]
 ) -> None:
