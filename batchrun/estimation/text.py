@@ -171,7 +171,7 @@ def _precision(precision: RowsForPrecision | None) -> list[str]:
         if precision.scored
         else "at most, for scores from 0 to 1"
     )
-    return [f"  score       {needed}; {basis}"]
+    return [f"  score       {needed}", f"              ({basis})"]
 
 
 def _duplicates(estimate: Estimate) -> list[str]:
@@ -179,8 +179,10 @@ def _duplicates(estimate: Estimate) -> list[str]:
         return []
     saves = "saves" if estimate.dedupe else "would save"
     cost = "" if estimate.saved_cost is None else f", about {_dollars(estimate.saved_cost)}"
-    same = f"{estimate.duplicates:,} rows have the same request as another row"
-    return [f"  duplicates  {same}; dedupe = true {saves} {estimate.saved:,} requests{cost}"]
+    return [
+        f"  duplicates  {estimate.duplicates:,} rows have the same request as another row",
+        f"              (dedupe = true {saves} {estimate.saved:,} requests{cost})",
+    ]
 
 
 def _saved_by_batches(estimate: Estimate) -> int | None:
@@ -197,11 +199,13 @@ def _batches(estimate: Estimate) -> list[str]:
     if saved <= 0:
         cost = _cost(estimate.batch_cost)
         if estimate.tier:
-            return [f"  in batches  {cost}, no less than with service_tier = {estimate.tier!r}"]
-        hint = "if batches cost less, set [price] batch, such as 0.5"
-        return [f"  in batches  {cost}, by the same prices; {hint}"]
+            why = f"no less than with service_tier = {estimate.tier!r}"
+        else:
+            why = "by the same prices; if batches cost less, set [price] batch, such as 0.5"
+        return [f"  in batches  {cost}", f"              ({why})"]
     return [
-        f"  in batches  {_cost(estimate.batch_cost)}; --batch saves {_dollars(saved)}, answers within a day"
+        f"  in batches  {_cost(estimate.batch_cost)}",
+        f"              (--batch saves {_dollars(saved)}; answers within a day)",
     ]
 
 

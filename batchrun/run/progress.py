@@ -35,6 +35,8 @@ SILENT_S = 2.0
 
 # Columns of the bar itself: at most, with every fact that fits, with those that must be shown.
 WIDEST_BAR, NARROW_BAR, NARROWEST_BAR = 24, 10, 4
+# Letters of a fact that is cut: "waiting: " and a word.
+SHORTEST_FACT = 16
 # tqdm draws the bar between two fits, too, when counts and rates have grown.
 SPARE = 2
 _TIMES = (" [{elapsed}<{remaining}, {rate_fmt}]", " [{elapsed}<{remaining}]", "")
@@ -54,6 +56,10 @@ class _Fact:
     @property
     def width(self) -> int:
         return disp_len(f", {self.text}")
+
+    def cut(self, columns: int) -> _Fact:
+        """Return this fact, shorter by some columns; its first words stay."""
+        return _Fact(f"{self.text[: max(SHORTEST_FACT, len(self.text) - columns) - 1]}…", self.rank)
 
 
 class _Display:
@@ -308,8 +314,8 @@ class Progress:
     def _fitted(self, bar: _Bar, columns: int, facts: list[_Fact]) -> tuple[str, list[_Fact]]:
         """Return the format and the facts that fit on a line.
 
-        Facts of rank 0 take the room of the bar and then of the rate. Other facts are shown if the bar
-        does not become too short.
+        Facts of rank 0 take the room of the bar and then of the rate; the longest is cut where even
+        that is too little. Other facts are shown if the bar does not become too short.
         """
         state = {**bar.format_dict, "postfix": None, "ncols": None}
         shown = [fact for fact in facts if fact.rank == 0]
@@ -318,6 +324,10 @@ class Progress:
             room = columns - SPARE - disp_len(line) - sum(fact.width for fact in shown)
             if room >= NARROWEST_BAR:
                 break
+        if room < NARROWEST_BAR and shown:
+            longest = max(shown, key=lambda fact: fact.width)
+            facts = [fact.cut(NARROWEST_BAR - room) if fact is longest else fact for fact in facts]
+            shown, room = [fact for fact in facts if fact.rank == 0], NARROWEST_BAR
         for fact in sorted(facts, key=lambda fact: fact.rank):
             if fact.rank and room - fact.width >= NARROW_BAR:
                 shown.append(fact)
@@ -336,7 +346,7 @@ class Progress:
         facts += [_Fact(f"{_short(count)} {ending}") for ending, count in unusual.items()]
         facts += [_Fact(text) for text in self._batches.values()]
         if self._waiting:
-            facts.append(_Fact(f"waiting: {self._waiting}", 1))
+            facts.append(_Fact(f"waiting: {self._waiting}"))
         return facts
 
     def _cost(self) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import pty
 import re
+import struct
+import termios
 import time
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,6 +105,38 @@ def test_the_bar_says_what_is_being_waited_for(terminal: Terminal, clock: Clock)
         clock.now += 1
         progress.waiting(None)
         assert not terminal.text.split("\n")[-1].endswith("request rate")
+
+
+@pytest.mark.parametrize(
+    ("columns", "cause"),
+    [
+        (60, "waiting: the provide…"),
+        (80, "waiting: the provider asked for a pause …"),
+        (140, "a pause of 30 s"),
+    ],
+)
+def test_the_cause_of_a_wait_is_shown_on_a_narrow_terminal(
+    clock: Clock, columns: int, cause: str
+) -> None:
+    own, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    with (
+        os.fdopen(its, "w", encoding="utf-8") as screen,
+        progress_on(screen, 5_000, clock) as progress,
+    ):
+        for errored in (False, True):
+            progress.finished(result(errored=errored))
+        clock.now += 1
+        progress.waiting("the provider asked for a pause of 30 s")
+    shown = ""
+    with os.fdopen(own, "rb", buffering=0) as seen, suppress(OSError):  # the other end is closed
+        while part := seen.read(65_536):
+            shown += part.decode()
+    shown = shown.split("\r")[-2].rstrip()
+    assert shown.endswith(cause), shown
+    assert "2/5000" in shown
+    assert "1 errors" in shown
+    assert len(shown) <= columns
 
 
 def test_the_bar_is_drawn_now_and_then_however_many_rows_finish(
