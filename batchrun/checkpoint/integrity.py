@@ -369,7 +369,7 @@ def planned_rows(store: Checkpoint, first: int, end: int) -> dict[int, RenderedI
 
 
 def is_planned(store: Checkpoint) -> bool:
-    """Say whether the plan covers every row of the input."""
+    """Return whether the plan covers every row of the input."""
     with usable(store.path):
         row = store.db.execute(_IS_PLANNED).fetchone()
     return bool(row and row[0])

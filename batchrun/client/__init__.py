@@ -1,8 +1,8 @@
 """One HTTP attempt: sends a `WireRequest`, returns a `Completion` or raises a `ProviderError`.
 
 The port is httpx's: any `httpx.AsyncBaseTransport` can carry the requests, and tests inject faults
-there. The default transport is pyreqwest: httpx's own pool slows down with the square of the
-requests in flight.
+there. The default transport is pyreqwest, because the time that httpx's connection pool takes grows with
+the square of the requests in flight.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class ClientOptions:
 
 
 def rerouted(url: str, options: ClientOptions) -> str:
-    """Return the address that a URL is sent to: that of the simulator, if it takes its place."""
+    """Return the address that a request is sent to: the URL, or that of the simulator in its place."""
     if options.reroute is None:
         return url
     original, other = options.reroute
@@ -149,10 +149,10 @@ class Client:
 
     Args:
         wire_format: how the key is sent and how answers are read.
-        credentials: are kept in this object alone, and removed from everything that is received.
+        credentials: stored in this object alone, and redacted in everything that is received.
         transport: the port to the network.
         options: see `ClientOptions`.
-        memory: bounds the bytes of long answers that are in memory; None for no common bound.
+        memory: bounds the bytes of long answers in memory; None for no common bound.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Client:
     async def _with_a_valid_key(
         self, command: KeyCommand, wire: WireRequest, share: Share | None
     ) -> Exchange:
-        """Make one attempt; send it again if its short-lived key was refused and there is a new one."""
+        """Make one attempt; repeat it if its short-lived key was refused and there is a new one."""
         await command.renew_if_old()
         used = command.key
         try:
@@ -214,7 +214,7 @@ class Client:
         return await self._in_time(wire, share)
 
     async def _in_time(self, wire: WireRequest, share: Share | None) -> Exchange:
-        """Make one attempt within its time limit; errors of the transport are translated."""
+        """Make one attempt within its time limit; translate errors of the transport."""
         try:
             if self._transport_keeps_deadlines:
                 return await self._exchange(wire, share)
@@ -318,7 +318,7 @@ class Client:
 
 
 async def _renewed(command: KeyCommand, used: str, fault: ProviderFault) -> bool:
-    """Run the command for a new key; if it fails, the run stops with what it said."""
+    """Run the command for a new key; if it fails, the run stops with the command's message."""
     try:
         return await command.renew(used)
     except JobError as error:

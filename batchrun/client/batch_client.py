@@ -1,7 +1,7 @@
 """The batch endpoint of a vendor over HTTP. Each call is one exchange; nothing is retried here.
 
-The key goes to the host of the base URL only: a batch names the address of its results, which may be
-on another one.
+The key is sent to the host of the base URL only. The results of a batch may be on another host: the batch
+names their address.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ class BatchClient:
 
     Args:
         wire_format: one that has batches.
-        url: of single requests, as `WireRequest.url`.
-        headers: of single requests, without credentials.
-        credentials: are kept in this object alone, and removed from everything that is received.
+        url: URL of single requests, as `WireRequest.url`.
+        headers: headers of single requests, without credentials.
+        credentials: stored in this object alone, and redacted in everything that is received.
         transport: the port to the network.
-        options: see `ClientOptions`. `timeout_s` is for the answer to each call: a large body has longer,
-            and a download may take any time as long as something arrives.
+        options: see `ClientOptions`. `timeout_s` applies to the answer of each call. A large body has more
+            time, and a download may take any time as long as data arrives.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class BatchClient:
     def account(self) -> str:
         """A digest of the address and the key: batches belong to an account.
 
-        The key cannot be found out from it, unless it is as short as a word.
+        It does not reveal the key, unless the key is as short as a word.
         """
         digest = blake2b(self.service.batches.encode(), digest_size=16)
         for name, value in (("", self._credentials.account), *self._credentials.headers):
@@ -133,7 +133,7 @@ class BatchClient:
             tag: names the file.
 
         Raises:
-            ProviderError: if it was not uploaded, or no answer says so.
+            ProviderError: if it was not uploaded, or no answer confirms it.
         """
         if self.service.uploads is None:
             return None
@@ -153,16 +153,16 @@ class BatchClient:
         tag: str,
         headers: tuple[tuple[str, str], ...] | None = None,
     ) -> RemoteBatch:
-        """Create a batch. The caller must not simply try again: it could exist twice.
+        """Create a batch. The caller must not simply repeat the call: the batch could exist twice.
 
         Args:
-            requests: the content, where it is not uploaded.
+            requests: the content, if it is not uploaded.
             input_file: what `upload` returned.
-            tag: is stored with the batch, where the vendor can do that.
-            headers: those of its requests, in place of the client's.
+            tag: stored with the batch, if the vendor supports that.
+            headers: headers of its requests, in place of the client's.
 
         Raises:
-            BatchNotCreated: it surely does not exist.
+            BatchNotCreated: it certainly does not exist.
             BatchInDoubt: it may exist.
         """
         body: httpx.AsyncByteStream
@@ -180,10 +180,10 @@ class BatchClient:
             raise kind(error.fault) from None
 
     async def recent(self, since_us: int | None = None) -> AsyncGenerator[RemoteBatch]:
-        """Yield the account's batches, newest first, other people's among them.
+        """Yield the account's batches, newest first, including those of other users.
 
         Args:
-            since_us: end with the first one that was created before this time.
+            since_us: stop at the first one that was created before this time.
 
         Raises:
             NoBatchEndpoint: if the server does not have them.
@@ -212,7 +212,7 @@ class BatchClient:
         """Cancel a batch. Requests that have begun may still be answered, and are billed.
 
         Raises:
-            ProviderError: if it cannot be canceled, or no answer says so.
+            ProviderError: if it cannot be canceled, or no answer confirms it.
         """
         url = self.service.batch(batch_id, "/cancel")
         return self._read(await self._call(_BatchCall("POST", url, httpx.ByteStream(b""))))
@@ -223,13 +223,13 @@ class BatchClient:
             await self._call(_BatchCall("DELETE", self.service.file(file_id)))
 
     async def results(self, batch: RemoteBatch) -> AsyncGenerator[BatchAnswer]:
-        """Yield what became of the requests of a batch in a final state, in any order.
+        """Yield the outcomes of the requests of a batch in a final state, in any order.
 
-        Call it again after an error: the answers come again, from the first one.
+        After an error it can be called again; it then starts from the first one.
 
         Raises:
-            ProviderError: if the results are not there, the connection breaks, or some lines cannot
-                be read; in the last case all others have been yielded.
+            ProviderError: if there are no results, the connection breaks, or some lines cannot be
+                read; in the last case all others have been yielded.
         """
         for url in self._batches.results(batch, self.service):
             async with aclosing(self._answers(batch, url)) as answers:
@@ -271,7 +271,7 @@ class BatchClient:
         )
 
     async def _open_results(self, batch: RemoteBatch, url: str) -> httpx.Response:
-        """Begin to download results. Those on a foreign host are looked for at home first."""
+        """Start a download of results. If they are on another host, the base URL's host is tried first."""
         if _origin(rerouted(url, self._options)) == self._origin:
             return await self._open(_BatchCall("GET", url))
         try:
@@ -282,7 +282,7 @@ class BatchClient:
         return await self._open(_BatchCall("GET", url, with_key=False))
 
     async def _lines(self, response: httpx.Response) -> AsyncGenerator[tuple[bytes, bool]]:
-        """Yield the lines of a body, and whether each was cut because it is too long."""
+        """Yield the lines of a body, and whether each was truncated because it is too long."""
         splitter = LineSplitter()
         headers = plain_headers(response)
         body = pieces(response, headers, _MOST_RESULTS_BYTES)
@@ -416,7 +416,7 @@ def _unexpected(payload: object) -> ProviderFault:
 
 
 def _at_simulator(options: ClientOptions, batches: str) -> ClientOptions:
-    """Return options with which the simulator takes the place of batches that are elsewhere (Azure)."""
+    """Return options for the simulator if the batches have another address than requests (Azure)."""
     if options.reroute is None or batches.startswith(options.reroute[0]):
         return options
     return replace(options, reroute=(batches.removesuffix("/batches"), options.reroute[1]))

@@ -1,4 +1,4 @@
-"""What is sent to and received from a batch endpoint, as bytes: forms and lines."""
+"""The bytes that are sent to and received from a batch endpoint: forms and lines."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def multipart(
     Args:
         form: further fields.
         file: open for reading.
-        name: of the file.
-        content_type: of the file.
+        name: name of the file.
+        content_type: content type of the file.
     """
     boundary = secrets.token_hex(16)
     parts = [f"{_field(boundary, each)}\r\n\r\n{value}\r\n" for each, value in form.items()]
@@ -50,7 +50,7 @@ class LineSplitter:
         self._is_cut = False
 
     def feed(self, piece: bytes) -> Iterator[tuple[bytes, bool]]:
-        """Yield the lines that a piece completes, without empty ones, and whether each was cut."""
+        """Yield the lines that a piece completes, without empty ones, and whether each was truncated."""
         *whole, rest = piece.split(b"\n")
         for end in whole:
             self._extend(end)

@@ -1,4 +1,4 @@
-"""Runs the program that prints a short-lived key: when a run begins, when the key ages, when it is refused."""
+"""Runs the program that prints a short-lived key: when a run begins, and when the key is old or refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KEPT_KEYS = 5
 
 @dataclass(frozen=True, slots=True)
 class KeyRenewal:
-    """One run of the program after the first. It never has a key.
+    """One run of the program after the first. This record never contains a key.
 
     Attributes:
         reason: why it ran.
@@ -40,7 +40,7 @@ class KeyRenewal:
 
 
 class KeyCommand:
-    """The key of a program, kept in memory only.
+    """The key that a program prints, stored in memory only.
 
     Args:
         arguments: the program and its arguments; no shell is involved.
@@ -72,10 +72,10 @@ class KeyCommand:
         return self._keys
 
     def run(self) -> None:
-        """Run the program and keep the key that it prints.
+        """Run the program and store the key that it prints.
 
         Raises:
-            JobError: if it fails or prints no key, with what it said, without credentials.
+            JobError: if it fails or prints no key; with its message, without credentials.
         """
         key = self._printed()
         self._renewed = time.monotonic()
@@ -115,7 +115,7 @@ class KeyCommand:
         return f": {text[-_SHOWN_LETTERS:]}" if text else ""
 
     async def renew(self, used: str) -> bool:
-        """Return whether there is another key than `used`, which was refused.
+        """Get another key than `used`, which was refused; return whether there is one.
 
         Raises:
             JobError: if the program fails.
@@ -124,7 +124,7 @@ class KeyCommand:
         return self.key != used
 
     async def renew_if_old(self) -> None:
-        """Run the program again if its key is old; if that fails, the key stays."""
+        """Run the program again if its key is old; if that fails, keep the key."""
         if self._is_fresh():
             return
         try:
@@ -138,7 +138,7 @@ class KeyCommand:
     async def _run_unless(
         self, is_done: Callable[[], bool], reason: Literal["refused", "aged"]
     ) -> None:
-        """Run the program, once for all who wait for it."""
+        """Run the program once for all tasks that wait for it."""
         self._lock = self._lock or anyio.Lock()
         async with self._lock:
             if is_done():
@@ -151,7 +151,7 @@ class KeyCommand:
             self._renewals.append(KeyRenewal(reason))
 
     def note_renewal(self, renewal: KeyRenewal) -> None:
-        """Keep a renewal for the log; another process may have made it."""
+        """Store a renewal for the log; another process may have made it."""
         self._renewals.append(renewal)
 
     def taken_renewals(self) -> list[KeyRenewal]:

@@ -42,7 +42,7 @@ _ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})")
 
 @dataclass(frozen=True)
 class Credentials:
-    """The key and secret headers of a job. They are kept in memory only and not in `repr`.
+    """The key and secret headers of a job. They are stored in memory only, and not shown by `repr`.
 
     Attributes:
         key: the API key; None sends none.
@@ -56,11 +56,10 @@ class Credentials:
 
     @classmethod
     def of(cls, config: RequestConfig, folder: Path | None = None) -> Credentials:
-        """Read what a job names from the environment, or run its command in a folder.
+        """Read the variables that a job names from the environment, or run its command in a folder.
 
         Raises:
-            JobError: naming the variable that is not set, or holds what cannot be sent, or saying why
-                the command failed.
+            JobError: if a variable is not set or contains invalid characters, or the command failed.
         """
         headers = tuple(
             (name, _secret_header(name, where)) for name, where in config.secret_headers
@@ -78,7 +77,7 @@ class Credentials:
 
     @property
     def account(self) -> str:
-        """What tells accounts apart: the key, or the command, whose keys change."""
+        """What distinguishes accounts: the key, or the command, because its keys change."""
         return (self.key or "") if self.command is None else " ".join(self.command.arguments)
 
     def __repr__(self) -> str:
@@ -90,11 +89,11 @@ class Credentials:
     ) -> list[tuple[str, str]]:
         """Return headers with the key and the secret headers.
 
-        A header of the job replaces that of the key with the same name.
+        A header of the job replaces the header of the key if it has the same name.
 
         Args:
-            headers: of a request, without credentials.
-            wire_format: how the key is sent.
+            headers: headers of a request, without credentials.
+            wire_format: determines how the key is sent.
             auth: how it is sent instead; None for the format's default.
         """
         replaced = {name for name, _ in self.headers}
@@ -107,7 +106,7 @@ class Credentials:
 
     @property
     def redaction(self) -> Redaction:
-        """Removes them from texts."""
+        """The redaction of these secrets."""
         keys = (self.key,) if self.command is None else self.command.keys
         return _redaction(keys, self.headers)
 
@@ -121,7 +120,7 @@ def _redaction(keys: tuple[str | None, ...], headers: tuple[tuple[str, str], ...
 
 
 def _parts(value: str) -> Iterator[str]:
-    """Yield a header's value and what is secret in it: `Bearer KEY`, or `Basic` with a password."""
+    """Yield a header's value and its secret parts: of `Bearer KEY` the key, of `Basic` the password."""
     yield value
     scheme, _, rest = value.partition(" ")
     if not rest:
@@ -203,7 +202,7 @@ class Redaction:
         return re.compile("|".join(patterns))
 
     def _may_hold(self, text: str) -> bool:
-        """Whether the slow pattern must be tried."""
+        """Return whether the slow pattern must be tried."""
         if any(sign in text for sign in self._signs):
             return True
         plain = unquote(text) if "%" in text else text
@@ -212,7 +211,7 @@ class Redaction:
         return plain is not text and any(sign in plain for sign in self._signs)
 
     def cut(self, text: str) -> str:
-        """Return a text without the secrets, also where its end cuts one short."""
+        """Return a truncated text without the secrets, also if the end cuts one short."""
         text = self.text(text)
         for secret in self._secrets:
             for length in range(len(secret) - 1, MIN_KEY_PART - 1, -1):
@@ -251,7 +250,7 @@ class Redaction:
         return replace(completion, **changed) if changed else completion
 
     def _changed(self, record: Completion | Billing) -> dict[str, Any]:
-        """Return the fields of a record that hold a secret, without it."""
+        """Return the fields of a record that contain secrets, redacted."""
         values = zip(_TEXT_FIELDS[type(record)], _VALUES[type(record)](record), strict=True)
         struck = ((name, text, self.text(text)) for name, text in values if text is not None)
         return {name: new for name, old, new in struck if new != old}
@@ -262,7 +261,7 @@ def _letter_of(escape: re.Match[str]) -> str:
 
 
 def _in_base64(secret: str) -> Iterator[str]:
-    """Yield a secret in base64, for each number of bytes before it in its group.
+    """Yield a secret in base64, for each possible offset in its group of three bytes.
 
     The letters at both ends, which depend on the surrounding bytes, are omitted.
     """

@@ -118,7 +118,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
 
 
 class _Incoming(httpx.Response):
-    """A response whose headers become httpx's only when they are read as such."""
+    """A response that creates httpx's headers only when they are read."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _received(headers: HeaderMap) -> list[tuple[str, str]]:
-    """Return the headers of a response, without those that are not ASCII text: nothing reads them."""
+    """Return the headers of a response. Those that are not ASCII are left out: nothing reads them."""
     try:
         return list(headers.items())
     except ValueError:
@@ -199,8 +199,8 @@ def _length(headers: list[tuple[str, str]]) -> int | None:
 class BodyStream(httpx.AsyncByteStream):
     """A body: read in one piece if it is known to be short, otherwise chunk by chunk.
 
-    Each call of pyreqwest costs a third of the whole exchange. A short answer therefore takes only
-    one, and a body that was read to its end (`is_read`) needs none to be closed.
+    Each call of pyreqwest takes a third of the time of the whole exchange. So a short answer needs only
+    one call, and a body that was read to its end (`is_read`) needs none to be closed.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class BodyStream(httpx.AsyncByteStream):
         self.is_read = False
 
     async def whole(self) -> bytes:
-        """Read all of a body that `is_short`."""
+        """Read the whole body, if it `is_short`."""
         content = bytes(await _translated(self._response.bytes(), self._request))
         self.is_read = True
         return content
@@ -251,7 +251,7 @@ async def _translated(awaitable: Awaitable[T], request: httpx.Request) -> T:
 
 
 def _message(reasons: Sequence[str], url: httpx.URL) -> str:
-    """Return what happened, such as "connection refused (127.0.0.1:8001)"."""
+    """Return a description of the error, such as "connection refused (127.0.0.1:8001)"."""
     known = [_OS_ERROR.sub("", reason) for reason in reasons if reason not in _LAYERS]
     message = ": ".join(known or reasons[:1])
     port = "" if url.port is None else f":{url.port}"
@@ -395,7 +395,7 @@ async def until_idle(body: AsyncIterator[bytes], reader: StreamReader) -> AsyncG
 
 
 async def close_quietly(response: httpx.Response) -> None:
-    """Close a response. An answer that was read is kept, whether or not this succeeds."""
+    """Close a response. Errors are ignored: the answer has been read."""
     if isinstance(response.stream, BodyStream) and response.stream.is_read:
         return
     with (

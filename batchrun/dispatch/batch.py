@@ -41,11 +41,11 @@ _CANCELING_POLL_S = 5.0
 
 
 class BatchDispatcher:
-    """Cuts requests into batches, submits these, and collects their results.
+    """Divides requests into batches, submits these, and collects their results.
 
     Args:
-        assignment: of the run.
-        work: keeps batches and money.
+        assignment: what the run gives to its dispatcher.
+        work: stores batches, and has the cost limit.
     """
 
     def __init__(self, assignment: Assignment, work: BatchContext) -> None:
@@ -86,7 +86,7 @@ class BatchDispatcher:
 
     @property
     def tally(self) -> Tally:
-        """What it has done so far, live requests included."""
+        """The counts so far, including live requests."""
         mine, lives = self._tally, [live.tally for live in self._lives]
         return Tally(
             sent=self._submitter.sent + sum(live.sent for live in lives),
@@ -100,7 +100,7 @@ class BatchDispatcher:
 
     @property
     def unreached(self) -> ProviderFault | None:
-        """Why the last look at the open batches failed; None if it succeeded."""
+        """Why the last check of the open batches failed; None if it succeeded."""
         return self._tracker.unreached
 
     def drain(self) -> None:
@@ -112,7 +112,7 @@ class BatchDispatcher:
         self._follow_scope.cancel()
 
     def stop(self, stop: Stop) -> None:
-        """Submit nothing more. Batches that are out are still collected."""
+        """Submit nothing more. Open batches are still collected."""
         self._draining.begin(stop)
         for live in self._lives:
             live.stop(stop)
@@ -136,7 +136,7 @@ class BatchDispatcher:
             self.stop(Stop(RunEnd.UNAVAILABLE, reason))
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
-        """Submit every request of the stream, and wait for the results as far as the mode says."""
+        """Submit every request of the stream, and wait for the results if the mode says so."""
         self._is_submitted = False
         self._tally.freed = 0
         async with anyio.create_task_group() as group:
@@ -213,7 +213,7 @@ class BatchDispatcher:
             await self._take(request, cutter)
 
     def _goes_live(self, request: PlannedRequest) -> bool:
-        """Whether a request that a batch did not answer is now sent alone."""
+        """Whether a request that a batch did not answer is now sent live."""
         return request.batch_error is not None and self._config.then == "live"
 
     async def _take(self, request: PlannedRequest, cutter: BatchCutter) -> None:
@@ -236,7 +236,7 @@ class BatchDispatcher:
         return self._prices.highest(*most, request.request.model, TIER)
 
     async def _is_affordable(self, cost: int, cutter: BatchCutter) -> bool:
-        """Wait until the cost limit has room for a request; False when it will have none."""
+        """Wait until the cost limit has room for a request; False if it will never have."""
         money = self._work.money
         try:
             while not money.fits(cost):
@@ -254,7 +254,7 @@ class BatchDispatcher:
         return True
 
     async def _give_up(self, request: PlannedRequest) -> None:
-        """End a request whose cost has no bound. Another execution may know its price."""
+        """End a request whose cost has no upper bound. Another execution may know its price."""
         number = request.attempts_made + 1
         start = AttemptStart(request.key, number, _now())
         message = (
@@ -303,7 +303,7 @@ def check_batch(job: Job) -> None:
 
 
 def vendor_of(assignment: Assignment) -> BatchVendor:
-    """Return the vendor whose batch endpoint takes the requests of a run."""
+    """Return the vendor whose batch endpoint receives the requests of a run."""
     from batchrun.client import ClientOptions  # noqa: PLC0415 - slow to load, as below
     from batchrun.client.batch_client import BatchClient  # noqa: PLC0415
 
@@ -354,9 +354,9 @@ class BatchFactory:
         return BatchDispatcher(assignment, assignment.batches)
 
     def beside(self, dispatcher: Dispatcher, assignment: Assignment) -> BatchDispatcher | None:
-        """Return what collects the batches of earlier executions beside another dispatcher.
+        """Return a dispatcher that collects the batches of earlier executions beside another one.
 
-        It is the dispatcher itself if that works with batches; None if the format has none.
+        This is the other dispatcher itself if it works with batches. None if the format has no batches.
         """
         if isinstance(dispatcher, BatchDispatcher):
             return dispatcher
@@ -364,7 +364,7 @@ class BatchFactory:
         return self.create(assignment) if has_batches and assignment.batches else None
 
     def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
-        """Return all: members of batches are not among them, only requests that were sent live."""
+        """Return all of them: these are requests that were sent live, never members of batches."""
         return unfinished
 
 

@@ -1,7 +1,7 @@
-"""Collects the results of a batch: streams them, judges them like live answers, keeps them in chunks.
+"""Collects the results of a batch: streams them, judges them like live answers, stores them in chunks.
 
-A download may break and come again, and a process may die in between: members that have their outcome
-are skipped.
+A download may break and start again, and a process may die in between. So members that already have an
+outcome are skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXPIRED, CANCELED, MISSING = "batch_expired", "batch_canceled", "batch_missing"
 
 
 class AnotherBatchError(Exception):
-    """The results are those of another batch: its id was only a guess."""
+    """The results belong to another batch: the id was only a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ GONE = _LeftOver(MISSING, "the provider no longer has the results of the batch",
 
 @dataclass(slots=True)
 class _Chunk:
-    """Outcomes that are committed together, and what they cost and release."""
+    """Outcomes that are committed together, with the reserved and actual costs."""
 
     attempts: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -87,13 +87,13 @@ class _Chunk:
 
 
 class BatchCollector:
-    """Judges and keeps the results of the batches of one run.
+    """Judges and stores the results of the batches of one run.
 
     Args:
-        assignment: the rules of the run.
-        work: keeps batches and money.
+        assignment: has the rules of the run.
+        work: stores batches, and has the cost limit.
         vendor: has the results.
-        tally: counts what is collected.
+        tally: counts results.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ class BatchCollector:
     async def collect(
         self, batch: SentBatch, remote: RemoteBatch, *, is_last_try: bool = False
     ) -> None:
-        """Keep everything that a batch in a final state has answered, and close it.
+        """Store all results of a batch in a final state, and close it.
 
         Args:
             batch: the batch.
-            remote: what the vendor says about it.
+            remote: its state as the vendor reports it.
             is_last_try: close it even if some of its results are missing or cannot be read.
 
         Raises:
             AnotherBatchError: if these are the results of another batch.
-            ProviderError: if they cannot be read to the end, or are not all there (`invalid_response`);
-                what was read is kept.
+            ProviderError: if they cannot be read to the end, or if some are missing (`invalid_response`).
+                The results that were read are stored.
         """
         collection = _Collection(self, batch, remote, await self._work.journal.members(batch.tag))
         try:
@@ -138,7 +138,7 @@ class BatchCollector:
             await collection.flush()
         left = _LEFT_OVER.get(remote.state, _NO_ANSWER)
         if left is _NO_ANSWER and collection.unanswered and not is_last_try:
-            # They may have been cut off: an answer that is paid for is not given up that easily.
+            # The download may have been cut short. These answers are paid for, so it is repeated.
             message = f"the results of the batch lack {collection.unanswered:,} of its requests"
             raise ProviderError(ProviderFault("invalid_response", message, maybe_billed=True))
         if not (batch.is_proven or collection.is_proven):
@@ -151,10 +151,10 @@ class BatchCollector:
             self.stop(Stop(RunEnd.EXPIRED, reason))
 
     async def close(self, batch: SentBatch, remote: RemoteBatch | None, left: _LeftOver) -> int:
-        """Close a batch; return how many requests have no outcome. These are pending again.
+        """Close a batch; return the number of requests without an outcome. These are pending again.
 
-        Those that were lost as often as `[retry] max_attempts` says end in an error: each time may have
-        been billed.
+        Requests whose answers were lost `[retry] max_attempts` times end in an error, because each time
+        may have been billed.
         """
         if left.maybe_billed:
             await self._end_lost(batch, remote, left)
@@ -167,6 +167,7 @@ class BatchCollector:
             latency_s=_latency_s(batch, remote),
         )
         reserved = sum(member.reserved or 0 for member in members.values())
+        # Nobody knows what lost answers cost, so the whole reserved amount counts as spent.
         spent = reserved if left.maybe_billed else 0
         self._work.money.settle(reserved, spent, spent)
         self._tally.freed += count
@@ -207,9 +208,9 @@ class BatchCollector:
     def judged(
         self, answer: BatchAnswer, key: int, member: BatchMember, batch: SentBatch, latency_s: float
     ) -> tuple[Attempt, Result | ProviderFault | None]:
-        """Return the attempt of an answer, with its result; or the fault that others decide about.
+        """Return the attempt of an answer, with its result, or with a fault for `failed` to judge.
 
-        None: the request is sent again.
+        None in their place: the request is sent again.
         """
         if answer.completion is not None:
             return self._answered(answer, key, member, batch, latency_s)
@@ -278,7 +279,7 @@ class BatchCollector:
     def failed(
         self, attempt: Attempt, fault: ProviderFault, member: BatchMember, record: TrackRecord
     ) -> tuple[Attempt, Result | None, Action]:
-        """Judge a request that was not answered, like a failed live attempt."""
+        """Judge a request without an answer like a failed live attempt."""
         is_last = member.failures + 1 >= self._rules.retry.max_attempts
         dropped = self._rules.dropped.learn(attempt.asked_model or "", fault)
         if dropped is not None and not is_last:
@@ -320,6 +321,7 @@ class BatchCollector:
         """Commit outcomes, then count them."""
         if not chunk:
             return
+        # On disk first: what is counted here ends the run or frees money for other requests.
         await self._work.journal.collect(batch.tag, chunk.attempts, chunk.results)
         for reserved, attempt in chunk.settled:
             self._settle(reserved, attempt)
@@ -370,7 +372,7 @@ class _Collection:
 
     @property
     def unanswered(self) -> int:
-        """How many requests have not been in the results so far."""
+        """Number of requests that have not been in the results so far."""
         return len(self._members)
 
     async def take(self, answer: BatchAnswer) -> None:
@@ -397,7 +399,7 @@ class _Collection:
             await self._put(attempt, result, member)
 
     async def settle_refusals(self) -> None:
-        """Decide about refusals once it is known whether the batch had any answer."""
+        """Decide about refused requests, after it is known whether the batch had any answer."""
         held, self._held = self._held, []
         if not held:
             return
@@ -428,7 +430,7 @@ class _Collection:
             await self.flush()
 
     async def flush(self) -> None:
-        """Commit what has gathered."""
+        """Commit the collected outcomes."""
         chunk, self._chunk = self._chunk, _Chunk()
         await self._collector.keep(self._batch, chunk)
 

@@ -1,4 +1,4 @@
-"""Batches before they are sent: requests are cut into batches, whose content waits in temporary files."""
+"""Batches before they are sent: requests are divided into batches, whose content is in temporary files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FEWEST_PRIMED = 10
 
 @dataclass(frozen=True, slots=True)
 class GroupKey:
-    """What the requests of a batch share: the headers of the call, and the model."""
+    """The values that all requests of a batch share: the headers of the call, and the model."""
 
     headers: tuple[tuple[str, str], ...]
     model: str
@@ -39,17 +39,17 @@ class BatchDraft:
     """A batch that is being filled.
 
     Args:
-        group: what its requests share.
+        group: the values that its requests share.
         wire_format: writes the requests.
         endpoint: where it will be sent.
 
     Attributes:
-        tag: begins the `custom_id` of each request.
+        tag: prefix of the `custom_id` of each request.
         starts: the attempts of its members.
         size: bytes of its lines.
         tokens: estimated input tokens.
-        reserved: what its requests may cost together, in pico-dollars; None where that is not known.
-        is_primer: whether it is to fill the prompt cache for others.
+        reserved: highest possible cost of its requests together, in pico-dollars.
+        is_primer: whether its purpose is to fill the prompt cache for others.
     """
 
     def __init__(self, group: GroupKey, wire_format: WireFormat, endpoint: BatchEndpoint) -> None:
@@ -71,15 +71,15 @@ class BatchDraft:
 
     @property
     def reserved(self) -> int:
-        """What its requests may cost together, in pico-dollars, as far as that is known."""
+        """Highest possible cost of its requests together, in pico-dollars, as far as it is known."""
         return sum(start.reserved or 0 for start in self.starts)
 
     def line(self, request: PlannedRequest) -> bytes:
-        """Return a request as it stands in this batch."""
+        """Return the line of a request in this batch."""
         return self._format.batch_line(f"{self.tag}-{request.key}", request.wire, self._service)
 
     def size_with(self, line: bytes) -> int:
-        """Return the bytes of the batch with one more line."""
+        """Return the size of the batch with one more line, in bytes."""
         return self._batches.size(len(self.starts) + 1, self.size + len(line))
 
     def add(self, request: PlannedRequest, line: bytes, tokens: int, reserved: int | None) -> None:
@@ -134,7 +134,7 @@ class BatchDraft:
 
 @dataclass(slots=True)
 class _DraftGroup:
-    """The requests of one kind that are not sent yet. The first ones decide about priming."""
+    """The unsent requests of one group. The first ones decide whether a primer is sent."""
 
     first: list[tuple[PlannedRequest, int, int | None]] = field(default_factory=list)
     is_decided: bool = False
@@ -142,13 +142,13 @@ class _DraftGroup:
 
 
 class BatchCutter:
-    """Cuts requests into batches: by headers and model, and by rows, bytes and tokens.
+    """Divides requests into batches: by headers and model, and by rows, bytes and tokens.
 
     Args:
         wire_format: writes the requests.
-        endpoint: knows the vendor's limits.
+        endpoint: has the vendor's limits.
         config: the job's `[batch]`.
-        with_primers: whether one request of each kind is to fill the prompt cache for the others.
+        with_primers: whether one request of each group fills the prompt cache for the others.
         dropped: the parameters that are left out.
     """
 
@@ -172,7 +172,7 @@ class BatchCutter:
         self._groups: dict[GroupKey, _DraftGroup] = {}
 
     def add(self, request: PlannedRequest, tokens: int, reserved: int | None) -> list[BatchDraft]:
-        """Take a request; return the batches that are full because of it, in order."""
+        """Add a request; return the batches that are full because of it, in order."""
         request = replace(request, wire=self._dropped.sent(request))
         group = GroupKey(request.wire.headers, request.request.model)
         kept = self._groups.setdefault(group, _DraftGroup(is_decided=not self._with_primers))
@@ -184,7 +184,7 @@ class BatchCutter:
         return self._begin(group, kept, is_primed=True)
 
     def rest(self) -> list[BatchDraft]:
-        """Return what is left, when no request follows."""
+        """Return the remaining batches, when no request follows."""
         found: list[BatchDraft] = []
         for group, kept in self._groups.items():
             if not kept.is_decided:
@@ -195,7 +195,7 @@ class BatchCutter:
         return found
 
     def _begin(self, group: GroupKey, kept: _DraftGroup, *, is_primed: bool) -> list[BatchDraft]:
-        """Put the first requests of a group into drafts: with priming, one into a draft of its own."""
+        """Put the first requests of a group into drafts; with priming, one into a separate draft."""
         kept.is_decided = True
         full: list[BatchDraft] = []
         first, kept.first = kept.first, []

@@ -1,6 +1,6 @@
-"""The ports of batch dispatch: what a vendor's batch endpoint can do, and what is kept of batches.
+"""The ports of batch dispatch: a vendor's batch endpoint, and the storage of batches.
 
-`client` has the endpoint over HTTP, `checkpoint` keeps the batches.
+`client` implements the endpoint over HTTP, and `checkpoint` stores the batches.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ class BatchEndpoint(Protocol):
     """The batches of one account at one vendor.
 
     Each call is one exchange, or one for each page or file. Nothing is retried; all calls but `create`
-    may be made again. Every call raises a `ProviderError` that can be judged like that of a live
-    attempt.
+    may be repeated. Every call raises a `ProviderError`, which is judged like that of a live attempt.
     """
 
     @property
     def service(self) -> BatchService:
-        """The vendor's limits, and what lines are written for."""
+        """The kind of endpoint: it determines the vendor's limits and the form of the lines."""
 
     @property
     def account(self) -> str:
@@ -55,7 +54,7 @@ class BatchEndpoint(Protocol):
         tag: str,
         headers: tuple[tuple[str, str], ...] | None = None,
     ) -> RemoteBatch:
-        """Create a batch. Raises `BatchNotCreated` (surely) or `BatchInDoubt`."""
+        """Create a batch. Raises `BatchNotCreated` (it certainly does not exist) or `BatchInDoubt`."""
 
     def recent(self, since_us: int | None = None) -> AsyncGenerator[RemoteBatch]:
         """Yield the account's batches, newest first, back to a time."""
@@ -64,45 +63,48 @@ class BatchEndpoint(Protocol):
         """Return a batch as it is now."""
 
     async def cancel(self, batch_id: str) -> RemoteBatch:
-        """Ask the vendor to cancel a batch; what has begun may still be answered and billed."""
+        """Ask the vendor to cancel a batch; requests that have begun may still be answered and billed."""
 
     def results(self, batch: RemoteBatch) -> AsyncGenerator[BatchAnswer]:
-        """Yield what became of its requests, in any order; from the first one when called again."""
+        """Yield the outcomes of its requests, in any order; from the first one when called again."""
 
     async def delete_input(self, file_id: str) -> None:
         """Delete an uploaded file, if that works."""
 
 
 class BatchJournal(Protocol):
-    """Keeps the batches of a run; each call returns when it is on disk."""
+    """Stores the batches of a run; each call returns when the change is on disk."""
 
     async def intend(self, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
-        """A batch is about to be created from these attempts."""
+        """Record that a batch is about to be created from these attempts."""
 
     async def uploaded(self, tag: str, file_id: str) -> None:
-        """The requests of a batch were uploaded."""
+        """Record that the requests of a batch were uploaded."""
 
     async def sent(self, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
-        """The vendor has the batch; `is_proven`: this certainly is the one."""
+        """Record that the vendor has the batch; `is_proven`: this is certainly the right one."""
 
     async def seen(self, tag: str, remote: RemoteBatch) -> None:
-        """The vendor says this about a batch."""
+        """Record the state of a batch as the vendor reports it."""
 
     async def disown(self, tag: str, remote_id: str) -> None:
-        """The vendor's batch of this id turned out to be another one."""
+        """Record that the vendor's batch with this id is another one."""
 
     async def collect(
         self, tag: str, attempts: Sequence[Attempt], results: Sequence[Result]
     ) -> None:
-        """Some outcomes of a batch arrived; `attempts` are those that are no result."""
+        """Record some outcomes of a batch; `attempts` are those without a result."""
 
     async def close(
         self, tag: str, error_type: str, message: str, *, maybe_billed: bool, latency_s: float
     ) -> int:
-        """All outcomes of a batch are kept; the others get this error. Return how many these are."""
+        """Close a batch whose outcomes are all stored; return the number of members without one.
+
+        These get this error.
+        """
 
     async def void(self, tag: str, reason: str) -> None:
-        """The vendor does not have a batch, or refused it as a whole."""
+        """Record that the vendor does not have a batch, or refused it as a whole."""
 
     async def batches(self, *, open_only: bool) -> Sequence[SentBatch]:
         """Return the batches of the run, in the order in which they were intended."""
@@ -134,9 +136,9 @@ class BatchContext:
     """What an execution needs to work with batches.
 
     Attributes:
-        journal: keeps them.
-        money: the cost limit. What open batches may cost is reserved in it.
-        mode: what to do with them.
+        journal: stores the batches.
+        money: the cost limit; the highest possible cost of open batches is reserved in it.
+        mode: what to do with batches.
     """
 
     journal: BatchJournal

@@ -1,4 +1,4 @@
-"""Sends drafts to the vendor: each is intended, uploaded, created and confirmed, as its queue has room."""
+"""Sends drafts to the vendor, as its queue has room: each is intended, uploaded, created and confirmed."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class BatchSubmitter:
     """Submits the drafts of one run, one after the other.
 
     Args:
-        vendor: of the batches.
-        work: keeps batches and money.
-        tracker: knows the open batches.
-        draining: says when nothing more is sent.
+        vendor: receives the batches.
+        work: stores batches, and has the cost limit.
+        tracker: has the open batches.
+        draining: whether nothing more is sent.
         config: the job's `[batch]`.
         retry: how often to try again.
     """
@@ -93,7 +93,7 @@ class BatchSubmitter:
             draft.close()
 
     async def _has_room(self, draft: BatchDraft) -> bool:
-        """Wait until the queue of the vendor has room for a draft; False when nothing more is sent."""
+        """Wait until the vendor's queue has room for a draft; False if nothing more is sent."""
         model, tracker = draft.group.model, self._tracker
         if not await self._draining.interruptible(tracker.is_clear):
             return False
@@ -113,6 +113,7 @@ class BatchSubmitter:
             await self._check()
         queued = self._tracker.queued_tokens(draft.group.model) + draft.tokens
         batch = draft.intended(self._endpoint.account, self._vendor.request.base_url, queued)
+        # On disk before it can exist: after a crash the vendor's list shows whether it does.
         await self._journal.intend(batch, draft.starts)
         self._tracker.add(batch)
         self.sent += batch.rows
@@ -144,11 +145,11 @@ class BatchSubmitter:
         except NoBatchEndpoint as error:
             raise JobError(f"--batch: {error.fault.message}") from None
         except ProviderError:
-            return  # the next step fails, too, and says why
+            return  # the next step fails as well, with a message
         self._is_checked = True
 
     async def _doubted(self, tag: str, fault: ProviderFault) -> None:
-        """Wait until it is known whether a batch exists: two in doubt could be taken for each other."""
+        """Wait until it is known whether a batch exists: two in doubt could be confused."""
         self._tracker.doubt(tag)
         await self._draining.interruptible(self._tracker.is_clear)
         self._doubts = 0 if tag in self._tracker.open else self._doubts + 1
@@ -160,7 +161,7 @@ class BatchSubmitter:
             self._draining.begin(Stop(RunEnd.UNAVAILABLE, reason))
 
     async def _created(self, draft: BatchDraft) -> RemoteBatch | None:
-        """Create a batch; None if the vendor does not take it and nothing exists.
+        """Create a batch; None if the vendor does not accept it and nothing exists.
 
         Raises:
             BatchInDoubt: if it may exist.
@@ -170,6 +171,7 @@ class BatchSubmitter:
         while True:
             try:
                 content.seek(0)
+                # After a failed `create` the uploaded file is used again.
                 if input_file is None:
                     input_file = await self._endpoint.upload(content, draft.tag)
                     if input_file is not None:
@@ -208,7 +210,7 @@ class BatchSubmitter:
         self._tracker.learn(model, others + draft.tokens)
         if self._is_patient and others > 0:
             return await self._draining.interruptible(self._tracker.closed)
-        # Alone it is too large, too: its requests are cut into smaller batches, later.
+        # It is too large even for an empty queue. Its requests will be divided into smaller batches.
         if not self._is_patient:
             self.hold(f"the provider's queue of batches for {model} is full")
         if len(draft.starts) == 1:
@@ -247,7 +249,7 @@ class BatchSubmitter:
         await self._draining.interruptible(wait)
 
 
-# A pause that an execution makes that does not wait for batches.
+# The longest total pause of an execution that does not wait for batches (`--no-wait`).
 _SHORT_S = 10.0
 
 __all__ = ["BatchSubmitter"]

@@ -1,7 +1,7 @@
-"""Follows the batches of a run at the vendor: finds lost ones, looks at the others, collects their results.
+"""Follows the batches of a run at the vendor: finds lost ones, checks the others, collects their results.
 
-The checkpoint knows a batch before it exists. If the answer to its creation was lost, with the process
-or with the connection, the vendor's list shows whether it exists.
+A batch is in the checkpoint before it exists. If the answer to its creation was lost, because the process
+died or the connection broke, the vendor's list shows whether it exists.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ class BatchTracker:
     """The open batches of a run.
 
     Args:
-        vendor: of the batches.
-        work: keeps batches.
-        collector: keeps results.
+        vendor: has the batches.
+        work: stores batches.
+        collector: stores results.
         config: the job's `[batch]`.
         retry: how long a vendor may be unreachable.
-        tally: keeps why to stop, and how many requests are pending again.
+        tally: has the reason to stop, and the number of requests that are pending again.
 
     Attributes:
-        open: by tag, in the order in which they were intended.
-        unreached: the last failure to look at batches; None if the last look succeeded.
+        open: the open batches by tag, in the order in which they were intended.
+        unreached: why the last check of the batches failed; None if it succeeded.
         is_canceling: whether every batch is canceled as soon as the vendor's id is known.
     """
 
@@ -91,7 +91,7 @@ class BatchTracker:
         self._closed = anyio.Event()
         self._changed = anyio.Event()  # of the stage of a batch
         self._wake = anyio.Event()
-        # Half of the tokens with which a vendor's queue was full.
+        # By model: half of the tokens with which the vendor's queue was full.
         self.learned: dict[str, float] = {}
 
     async def load(self) -> None:
@@ -107,7 +107,7 @@ class BatchTracker:
     async def check_account(self) -> str | None:
         """Return why the open batches cannot be reached with this key and address; None if they can.
 
-        After a change of the key, the batches that are found with it belong to the same account.
+        If a changed key finds the batches, it belongs to the same account.
         """
         ours = {self._endpoint.account, UNKNOWN_ACCOUNT}
         foreign = [batch for batch in self.open.values() if batch.account not in ours]
@@ -133,23 +133,23 @@ class BatchTracker:
         return remote.tag in {None, batch.tag}
 
     def add(self, batch: SentBatch) -> None:
-        """A batch is about to be created. Until that has ended, it is not looked for."""
+        """Add a batch that is about to be created. It is not looked for until `confirm` or `doubt`."""
         self.open[batch.tag] = batch
         self._creating.add(batch.tag)
 
     async def uploaded(self, tag: str, file_id: str) -> None:
-        """The requests of a batch were uploaded; it is created next."""
+        """Record that the requests of a batch were uploaded; it is created next."""
         await self._journal.uploaded(tag, file_id)
         self.open[tag] = replace(self.open[tag], input_file=file_id, intended_us=_now_us())
 
     def doubt(self, tag: str) -> None:
-        """Nobody knows whether a batch was created: look for it from now on."""
+        """Look for a batch from now on: it is unknown whether it was created."""
         self._creating.discard(tag)
         self.open[tag] = replace(self.open[tag], intended_us=_now_us())
         self._wake.set()
 
     async def confirm(self, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
-        """The vendor has a batch."""
+        """Record that the vendor has a batch."""
         await self._journal.sent(tag, remote, is_proven=is_proven)
         self._known_ids.add(remote.id)
         self._creating.discard(tag)
@@ -160,7 +160,7 @@ class BatchTracker:
         self._notify()
 
     async def void(self, tag: str, reason: str) -> None:
-        """A batch does not exist: its requests are pending again."""
+        """Record that a batch does not exist: its requests are pending again."""
         await self._journal.void(tag, reason)
         batch = self._close(tag)
         self._money.settle(batch.reserved or 0, 0)
@@ -171,12 +171,12 @@ class BatchTracker:
         return sum(batch.tokens for batch in self.open.values() if batch.model == model)
 
     def most_tokens(self, model: str) -> float:
-        """Return how many input tokens of a model may be out at once."""
+        """Return the maximum number of input tokens of a model in open batches."""
         configured = self._config.enqueued_tokens or float("inf")
         return min(configured, self.learned.get(model, float("inf")))
 
     async def closed(self, timeout_s: float | None = None) -> None:
-        """Wait until a batch is closed, but not longer than this."""
+        """Wait until a batch is closed, but at most this long, in seconds."""
         with anyio.move_on_after(timeout_s):
             await self._closed.wait()
 
@@ -191,7 +191,7 @@ class BatchTracker:
         return [tag for tag in found if tag not in self._creating]
 
     async def follow(self, is_over: Callable[[], bool]) -> None:
-        """Look again and again, until all is collected and `is_over`."""
+        """Check the batches repeatedly, until all are collected and `is_over`."""
         while self._tally.stop is None or self.open:
             if not self.open and is_over():
                 return
@@ -202,13 +202,13 @@ class BatchTracker:
                 return
 
     def wake(self) -> None:
-        """Look again soon."""
+        """Check again soon."""
         self._wake.set()
 
     async def look(self) -> None:
-        """Look at all open batches once, and collect those that have ended.
+        """Check all open batches once, and collect those that have ended.
 
-        A failure to reach the vendor is kept in `unreached`; after `[retry] max_wait_s` it ends the run.
+        A failure to reach the vendor is stored in `unreached`; after `[retry] max_wait_s` it ends the run.
         """
         try:
             changed = await self._look()
@@ -231,17 +231,17 @@ class BatchTracker:
             try:
                 await self._note(tag, await self._endpoint.cancel(batch.remote_id))
             except ProviderError as error:
-                # It may have ended meanwhile, which the next look shows.
+                # It may have ended meanwhile, which the next check shows.
                 if error.fault.http_status not in _CANNOT_CANCEL:
                     raise
 
     async def _pause(self) -> None:
-        """Wait for the next look, or until something has changed."""
+        """Wait for the next check, or until something has changed."""
         interval_s = self._interval_s
         if self._in_doubt():
             interval_s = min(interval_s, max(0.05, self._config.doubt_s / 10))
         retry_after_s = 0.0 if self.unreached is None else self.unreached.retry_after_s or 0.0
-        # Jitter, so that many runs do not look at the same moment.
+        # Jitter, so that many runs do not ask at the same moment.
         interval_s = max(interval_s * (0.9 + 0.2 * random.random()), retry_after_s)  # noqa: S311
         if self.unreached is not None:
             await anyio.sleep(interval_s)
@@ -251,7 +251,7 @@ class BatchTracker:
         self._wake = anyio.Event()
 
     def _must_leave(self) -> bool:
-        """Whether the vendor cannot be asked any more."""
+        """Whether the run stops and the vendor cannot be reached."""
         stop = self._tally.stop
         return stop is not None and self.unreached is not None
 
@@ -276,13 +276,14 @@ class BatchTracker:
         self._tally.stop = self._tally.stop or stop
 
     async def _look(self) -> bool:
-        """Return whether anything has changed."""
+        """Check all open batches; return whether anything has changed."""
         changed = False
         for tag in self._in_doubt():
             changed = await self._recover(tag, self.open[tag]) or changed
         sent = {b.remote_id: tag for tag, b in self.open.items() if b.remote_id is not None}
         found = await self._listed(sent)
         for remote_id, tag in sent.items():
+            # A list may lack a batch that still exists, so only a request for its id proves it gone.
             remote = found.get(remote_id) or await self._fetched(remote_id)
             if remote is None:
                 await self._collector.close(self.open[tag], None, GONE)
@@ -316,7 +317,7 @@ class BatchTracker:
             raise
 
     async def _note(self, tag: str, remote: RemoteBatch) -> bool:
-        """Keep what is new about a batch, and collect it if it has ended."""
+        """Store the new state of a batch, and collect the batch if it has ended."""
         before = self.open[tag]
         batch = before.seen(remote)
         if batch != before:
@@ -341,7 +342,7 @@ class BatchTracker:
         except ProviderError as error:
             if error.fault.http_status not in _MISSING:
                 if judge(error.fault, TrackRecord(answered=True)).action is Action.RETRY:
-                    return  # what was read is kept; the next look reads the rest
+                    return  # the results that were read are stored; the next check reads the rest
                 raise
             await self._collector.close(batch, remote, GONE)
         self._close(batch.tag)
@@ -349,7 +350,7 @@ class BatchTracker:
             await self._endpoint.delete_input(batch.input_file)
 
     async def _download(self, batch: SentBatch, remote: RemoteBatch) -> None:
-        """Collect results; those that are not whole are downloaded again, in the same pass.
+        """Collect results; incomplete ones are downloaded again at once.
 
         Raises:
             AnotherBatchError: see `BatchCollector.collect`.
@@ -366,7 +367,7 @@ class BatchTracker:
                 return
 
     async def _refused(self, batch: SentBatch, remote: RemoteBatch) -> None:
-        """The vendor refused a whole batch after it was created; nothing was billed."""
+        """Void a batch that the vendor refused as a whole after its creation; nothing was billed."""
         problem = remote.problem
         code = "failed" if problem is None else problem.code
         line = None if problem is None else problem.line
@@ -382,7 +383,7 @@ class BatchTracker:
         self._tally.stop = self._tally.stop or Stop(RunEnd.REJECTED, reason)
 
     def learn(self, model: str, tokens: int) -> None:
-        """The vendor's queue was full with this many tokens: half of them are tried next."""
+        """Note that the vendor's queue was full with this many tokens; half of them are tried next."""
         self.learned[model] = max(1.0, min(self.learned.get(model, float("inf")), tokens) / 2)
 
     def _learn(self, batch: SentBatch) -> None:
@@ -390,7 +391,7 @@ class BatchTracker:
             self.learn(batch.model, batch.queued_tokens)
 
     async def _recover(self, tag: str, batch: SentBatch) -> bool:
-        """Look for a batch whose creation was not confirmed; it is void if it is not there for long."""
+        """Look for a batch whose creation was not confirmed; void it after `doubt_s` without success."""
         candidates: list[RemoteBatch] = []
         since_us = batch.intended_us - _CLOCKS_DIFFER_US
         async with aclosing(self._endpoint.recent(since_us)) as listed:
@@ -401,6 +402,7 @@ class BatchTracker:
                 if self._may_be(batch, remote):
                     candidates.append(remote)
         if candidates:
+            # Only a guess, which the `custom_id`s of the results prove or refute.
             nearest = min(candidates, key=lambda one: abs(_created_us(one) - batch.intended_us))
             await self.confirm(tag, nearest, is_proven=False)
             return True
@@ -408,7 +410,7 @@ class BatchTracker:
         if age_s < self._config.doubt_s:
             return False
         if batch.reason == DAMAGED:
-            # It may be there under a tag that is no longer known.
+            # Not void: it may exist under a tag that the damage has destroyed.
             await self._collector.close(batch, None, GONE)
             self._close(tag)
         else:
@@ -416,7 +418,7 @@ class BatchTracker:
         return True
 
     def _may_be(self, batch: SentBatch, remote: RemoteBatch) -> bool:
-        """Whether an unknown batch may be this one, where the vendor keeps no tag."""
+        """Whether an unknown batch may be this one, if the vendor stores no tag."""
         is_unknown = remote.id not in self._known_ids and remote.id not in batch.refused_ids
         has_no_tag = remote.tag is None and remote.input_file is None
         return is_unknown and has_no_tag and remote.rows == batch.rows

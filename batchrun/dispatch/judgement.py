@@ -1,9 +1,8 @@
 """What an answer or a fault means: pure decisions, without clock and I/O, for every way to dispatch.
 
-`judge` decides about one attempt. Whether a refusal is the row's fault or everybody's cannot be seen in
-one answer: it depends on what the provider has done so far, which is a `TrackRecord`. `blame` decides
-that once enough is known. The tables follow the error references of both APIs and public reports of
-what gateways send.
+`judge` decides about one attempt. One refusal does not show whether the row or the whole run is at fault:
+that depends on what the provider has done so far, which is a `TrackRecord`. `blame` decides it once enough
+is known. The tables follow the error references of both APIs, and public reports of what gateways send.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ class Judgement:
     Attributes:
         action: what follows.
         decision: the kind of failure, and how long to wait before the next attempt.
-        end: what a run ends with that stops, or that would stop if no later request succeeds.
+        end: how the run ends if it stops now, or later because no request succeeds.
     """
 
     action: Action
@@ -153,7 +152,7 @@ class Tries:
 
     Attributes:
         failures: attempts that count towards `max_attempts`.
-        max_attempts: of `[retry]`.
+        max_attempts: the key of `[retry]`.
         alike: answers that were rejected for the same reason.
     """
 
@@ -175,7 +174,7 @@ class TrackRecord:
     """What a provider has done so far in this execution, with this key and model.
 
     Attributes:
-        answered: it has answered a request, or rows were found to be at fault in another way.
+        answered: it has answered a request, or rows were found at fault in another way.
         in_flight: requests that were sent or are about to be, without an outcome.
         held: requests that it refused for whatever reason.
         refused: held requests that it may have refused because of key, model or address.
@@ -212,7 +211,7 @@ def judge(
     Args:
         problem: how the attempt failed, or why its answer is rejected.
         record: what the provider has done so far.
-        tries: of the request; None when it may be sent again in any case.
+        tries: failures of the request so far; None if it may be sent again in any case.
         sent: the body of the request, which a message may quote.
     """
     if isinstance(problem, ProviderFault):
@@ -284,16 +283,16 @@ def is_about_access(fault: ProviderFault) -> bool:
 
 
 def reason_of(fault: ProviderFault) -> tuple[int | None, str]:
-    """Return what refusals for the same reason share: status, and message without ids."""
+    """Return a key for refusals with the same reason: the status, and the message without ids."""
     return _status(fault), _AN_ID.sub("…", fault.message)
 
 
 def stop_for(fault: ProviderFault, end: RunEnd, request: Request, variable: str) -> Stop:
-    """Return why a run stops that a provider refused, and what to do about it.
+    """Return why a run stops whose requests a provider refused, and what to do about it.
 
     Args:
         fault: what the provider said.
-        end: what that means.
+        end: how the run ends.
         request: the refused one.
         variable: the environment variable with the key, or `KEY_COMMAND`; empty when no key is sent.
     """
@@ -336,7 +335,7 @@ def _endpoint(request: Request) -> str:
 
 
 def _status(fault: ProviderFault) -> int | None:
-    """Return the status that a fault stands for: under a successful one its type says more."""
+    """Return the status that a fault stands for: with a successful status, that of its error type."""
     status = fault.http_status
     if status is not None and not 200 <= status < 300:
         return status
@@ -351,7 +350,7 @@ def _is_exhausted(fault: ProviderFault) -> bool:
 
 
 def _sounds_exhausted(fault: ProviderFault, status: int | None, sent: bytes) -> bool:
-    """Whether the message of a refusal speaks of used-up credit in words that are not the row's."""
+    """Whether the message of a refusal mentions used-up credit in words that are not from the row."""
     if status not in {400, 403, _RATE_LIMITED}:
         return False
     text = fault.message[:_LONGEST_MESSAGE]

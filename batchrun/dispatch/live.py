@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 class LiveDispatcher:
-    """Works on as many requests at a time as the limits admit; see `LiveRequest` for one of them.
+    """Works on as many requests at a time as the limits admit; `LiveRequest` handles one of them.
 
     Args:
         client: makes attempts.
         journal: records them.
         admission: decides when a request may be sent.
         accounts: count waits, errors and cost.
-        rules: make an answer final.
-        first: explains refusals before the first answer.
+        rules: what makes an answer final.
+        first: helps to explain refusals before the first answer.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class LiveDispatcher:
             self.stop(stop)
 
     async def settle_refusals(self, *, is_over: bool = False) -> None:
-        """Decide about refusals that are held, once it is known whose fault they are."""
+        """Decide about held refusals, as soon as it is known whose fault they are."""
         if self.refusals.credit.held:
             await self._settle_credit(is_over=is_over)
         if self.first.sampler is not None and self.refusals.wants_spread:
@@ -135,7 +135,7 @@ class LiveDispatcher:
         elif blame is Blame.ROWS:
             for held in self.refusals.take_credit():
                 attempt = replace(held.attempt, cause=Cause.NO.value)
-                # Too many requests may mean anything: the next execution tries again.
+                # 429 may also have been a rate limit, so the next execution tries again.
                 is_passing = attempt.http_status == 429
                 await self.finish(errored(attempt, retryable=is_passing))
 
@@ -207,7 +207,7 @@ class LiveFactory:
         )
 
     def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
-        """Return all: an answer can only arrive in the process that sent the request."""
+        """Return all of them: an answer can only arrive in the process that sent the request."""
         return unfinished
 
 

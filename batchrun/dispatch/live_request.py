@@ -1,4 +1,4 @@
-"""One request of live dispatch: admission, attempts, and what follows from each, until its result."""
+"""One request of live dispatch, from admission through its attempts to its result."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class LiveRequest:
     """Takes one request to its result, unless the run drains first.
 
     Args:
-        dispatcher: what all requests of the run share.
-        request: as it was planned.
+        dispatcher: has what all requests of the run share.
+        request: the planned request.
     """
 
     __slots__ = ("_live", "_request", "_state")
@@ -75,7 +75,7 @@ class LiveRequest:
         self._state = RequestState(request.attempts_made, dispatcher.admission.next_rank())
 
     async def run(self) -> None:
-        """Take all turns: one, unless the model calls tools or the provider pauses."""
+        """Make all turns: one, unless the model calls tools or the provider pauses."""
         following: PlannedRequest | None = self._request
         if self._request.turns:
             following = await self._continued()
@@ -84,7 +84,7 @@ class LiveRequest:
             following = await self._take_turn()
 
     async def _continued(self) -> PlannedRequest | None:
-        """Return the request that follows the turns of earlier executions, if one may."""
+        """Return the request that follows the turns of earlier executions; None if none may follow."""
         conversation, request = self._live.conversation, self._request
         if not conversation.has_all(request.turns):
             return request
@@ -97,7 +97,7 @@ class LiveRequest:
         return following
 
     async def _take_turn(self) -> PlannedRequest | None:
-        """Get one answer; return the request of the next turn, None when there is none."""
+        """Get one answer; return the request of the next turn, None if there is none."""
         live = self._live
         asked = demand(self._request, self._highest_cost(), live.first.variable)
         self._state.begin_turn()
@@ -136,7 +136,7 @@ class LiveRequest:
         return await live.draining.interruptible(partial(live.refusals.enter, key, model))
 
     async def _admitted(self, asked: Demand) -> bool:
-        """Wait until the request may be sent; False when it is not sent any more."""
+        """Wait until the request may be sent; False if it is not sent any more."""
         live, state = self._live, self._state
         if (fault := live.refusals.verdict(self._request)) is not None:
             await self._give_up_unsent(fault.error_type, fault.message)
@@ -149,6 +149,7 @@ class LiveRequest:
             await live.draining.interruptible(partial(self._ask, asked))
         else:
             await self._admitted_again(state.failed, asked)
+        # A permit may have been granted at the moment when draining began.
         if live.is_draining:
             self._withdraw()
         return state.permit is not None
@@ -198,6 +199,7 @@ class LiveRequest:
         reserved = state.permit.cost if state.permit else None
         wire = live.dropped.sent(request)
         try:
+            # On disk before the first byte is sent: after a crash, this attempt counts as possibly billed.
             await live.journal.begin(
                 AttemptStart(request.key, state.number, datetime.now(UTC), reserved)
             )
@@ -238,7 +240,7 @@ class LiveRequest:
     async def _rejected(
         self, attempt: Attempt, completion: Completion, rejection: Rejection
     ) -> Step:
-        """Ask again, or keep the answer beside the reason for its rejection: it was paid for."""
+        """Ask again, or store the answer with the reason for its rejection: it was paid for."""
         live, state = self._live, self._state
         tries = state.count_rejection(rejection, live.retries.max_attempts)
         if judge(rejection, live.refusals.record, tries).action is Action.RETRY:
@@ -249,9 +251,9 @@ class LiveRequest:
         )
 
     def _settle(self, attempt: Attempt, reported: LimitState | None) -> Permit | None:
-        """Return to the limits what an attempt did not use; return its permit.
+        """Settle the permit of an attempt with the limits; return it.
 
-        If it cost more than a request can, the cost cap cannot be kept: the run stops.
+        If the attempt cost more than the highest possible cost, the cost cap cannot be kept: the run stops.
         """
         permit, self._state.permit = self._state.permit, None
         if permit is not None:
@@ -261,7 +263,7 @@ class LiveRequest:
         return permit
 
     async def _next_turn(self, attempt: Attempt, completion: Completion) -> Step:
-        """Keep a turn before the conversation continues: it is paid for."""
+        """Store a turn, which is paid for; then return the next request of the conversation."""
         conversation, request = self._live.conversation, self._request
         turn = formats.turn(request.key, attempt.number, completion)
         with anyio.CancelScope(shield=True):
@@ -302,7 +304,7 @@ class LiveRequest:
         return await self._retry(attempt, fault, judgement, permit)
 
     async def _held(self, attempt: Attempt, fault: ProviderFault, judgement: Judgement) -> Step:
-        """Keep a refusal until it is known whose fault it is."""
+        """Hold a refused request until it is known whose fault that is."""
         live = self._live
         await live.journal.fail(attempt)
         if judgement.end is not None:
@@ -336,13 +338,13 @@ class LiveRequest:
         return Retry(pause_s)
 
     async def _known(self, look: Callable[[], Awaitable[bool | None]]) -> bool | None:
-        """Look until the answer is known; None when the run drains before that."""
+        """Call `look` until it returns True or False; None if the run drains before that."""
         while (found := await look()) is None and await self._pause(CHECK_EVERY_S):
             pass
         return found
 
     async def _has_used_up(self) -> bool:
-        """Wait until it is known whether a failure was the request's own and used up its attempts."""
+        """Wait until it is known whether the request caused its failure and so has used up its attempts."""
         state = self._state
         used_up = await self._known(partial(self._live.retries.has_used_up, state))
         if used_up and state.failed is not None:
@@ -352,12 +354,12 @@ class LiveRequest:
     async def _give_up_waiting(
         self, attempt: Attempt, asked: Demand, asked_s: float | None = None
     ) -> Closed:
-        """End a request that has waited too long: the row failed if others succeeded meanwhile.
+        """End a request that has waited too long: as failed if others succeeded meanwhile.
 
         Args:
             attempt: the last failed one.
-            asked: what the request asks of the limits.
-            asked_s: how long the provider asked to wait.
+            asked: the demand of the request.
+            asked_s: seconds that the provider asked to wait.
         """
         live = self._live
         look = partial(live.retries.others_succeeded, self._state, asked)
@@ -368,12 +370,14 @@ class LiveRequest:
                 attempt = replace(attempt, error_message=f"{attempt.error_message}; {wait}")
             await live.finish(errored(attempt, retryable=True), timed_out=True)
         elif is_own is not None:
+            # Nothing succeeds, so the row is not at fault: it stays pending, and the run stops.
             live.stop(live.retries.stop(attempt, asked_s or 0.0))
         return CLOSED
 
     async def _give_up_unsent(self, error_type: str, message: str) -> None:
         """End a request that cannot be sent. Another execution may have a higher limit."""
         state, request = self._state, self._request
+        # A result needs a last attempt, also if nothing was sent.
         state.number += 1
         start = AttemptStart(request.key, state.number, datetime.now(UTC))
         await self._live.journal.begin(start)
@@ -382,7 +386,7 @@ class LiveRequest:
         await self._finish(errored(attempt, retryable=True))
 
     async def _abandon(self, latency_s: float, *, sent: bool) -> None:
-        """Record an attempt that was cancelled, before it was sent or before its answer arrived."""
+        """Record an attempt that was cancelled before it was sent, or before its answer arrived."""
         state = self._state
         fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
         attempt = self._failed_attempt(fault, latency_s, Cause.TRANSIENT)
@@ -446,5 +450,5 @@ class LiveRequest:
 
 
 def errored(attempt: Attempt, *, retryable: bool) -> Result:
-    """Return the result of a request that failed, for good or only in this execution."""
+    """Return the result of a request that failed, permanently or only in this execution."""
     return Result(attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=retryable)

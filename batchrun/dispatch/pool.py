@@ -27,7 +27,7 @@ class Draining:
     """Whether a run drains. When it begins to, all waits end.
 
     Args:
-        tally: keeps the reason.
+        tally: stores the reason.
     """
 
     def __init__(self, tally: Tally) -> None:
@@ -43,7 +43,7 @@ class Draining:
             scope.cancel()
 
     async def interruptible(self, wait: Callable[[], Awaitable[object]]) -> bool:
-        """Wait, but not longer than until the run drains; return False when it does."""
+        """Wait, but no longer than until the run drains; return False if it does."""
         if self.has_begun:
             return False
         with anyio.CancelScope() as scope:
@@ -56,15 +56,15 @@ class Draining:
 
 
 class TaskPool:
-    """Runs as many tasks as have something to do, up to a number that changes meanwhile.
+    """Runs as many tasks as have something to do, up to a number that changes during the run.
 
-    Requests arrive in chunks: to pass each through a stream would cost more than a commit. A pool is
-    used once.
+    Requests arrive in chunks: passing each one through a stream would cost more than a commit. A pool is
+    used only once.
 
     Args:
         complete: takes one request to its end.
-        admission: says how many tasks are of use, and bounds the bytes of requests that are held.
-        draining: ends it early.
+        admission: knows how many tasks are useful, and bounds the bytes of requests in memory.
+        draining: ends the pool early.
     """
 
     def __init__(
@@ -83,12 +83,13 @@ class TaskPool:
         self._is_low = anyio.Event()
         self._working = 0
         self._paused = 0
+        # Tasks that came back from a pause while others had taken their places; as many end.
         self._surplus = 0
         self._idle: list[anyio.Event] = []
         self._is_over = False
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
-        """Complete every request of the stream; when the run drains, those that were begun."""
+        """Complete every request of the stream; if the run drains, only those that were begun."""
         async with self._group:
             try:
                 async with requests:
@@ -97,7 +98,7 @@ class TaskPool:
                 self._end()
 
     def add(self) -> None:
-        """Have one more task work, if there is something to do."""
+        """Let one more task work, if there is something to do."""
         if not self._ready:
             return
         if self._idle:
@@ -129,7 +130,7 @@ class TaskPool:
             await self._until_low(len(chunk))
 
     async def _until_low(self, low: int) -> None:
-        """Keep a chunk at hand, so that no task waits while the next one is fetched."""
+        """Wait until only a chunk's worth of requests is left: tasks work on it while the next is read."""
         self._low = low
         if len(self._ready) > low:
             self._is_low = anyio.Event()
@@ -148,6 +149,7 @@ class TaskPool:
 
     async def _work(self) -> None:
         while (request := await self._next()) is not None:
+            # Each task that finds work starts the next one, so only as many run as are needed.
             self.add()
             try:
                 await self._complete(request)

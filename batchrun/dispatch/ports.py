@@ -1,4 +1,4 @@
-"""The ports of dispatching: what a dispatcher is, what it is given, and what it reports to."""
+"""The ports of dispatch: the dispatcher itself, what it is given, and what it reports to."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ MAX_TURNS = 10
 
 
 def accept(completion: Completion) -> tuple[Completion, Rejection | None]:
-    """The review that accepts every answer."""
+    """Accept every answer: the default review."""
     return completion, None
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a dispatcher has done so far in this execution.
+    """The counts of a dispatcher so far in this execution, and why it ended.
 
     Attributes:
-        sent: attempts.
-        in_flight: attempts whose outcome is not known yet.
-        succeeded: requests.
-        last_error: of an attempt or a row.
-        stop: why the dispatcher ended before its last request; None when it did not, or when it
+        sent: number of attempts.
+        in_flight: number of attempts whose outcome is not known yet.
+        succeeded: number of requests that succeeded.
+        last_error: the last error of an attempt or a row.
+        stop: why the dispatcher ended before its last request; None if it did not, or if it
             was only asked to drain.
-        freed: requests that became pending again and can be planned and sent once more.
-        held: why nothing more is submitted in this execution, though another can go on.
+        freed: number of requests that became pending again and can be planned and sent once more.
+        held: why nothing more is submitted in this execution, although a later one can continue.
     """
 
     sent: int = 0
@@ -74,19 +74,19 @@ class Tally:
 class Dispatcher(Protocol):
     """Takes a stream of requests to their results.
 
-    It reports every attempt and every result to its `Journal`, and does the next step only when the
-    journal has kept the last one.
+    It reports every attempt and every result to its `Journal`, and continues only when the journal has
+    stored it.
     """
 
     @property
     def tally(self) -> Tally:
-        """What it has done so far. `tally.stop` says why it ended early."""
+        """The counts so far. `tally.stop` says why it ended early."""
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Send every request of a stream of chunks.
 
-        Returns when all have a result, or when it has drained. When it begins to drain it closes the
-        stream, so that nothing more is put into it.
+        Returns when all have a result, or when it has drained. To drain, it closes the stream, so
+        that nothing more is put into it.
         """
 
     def drain(self) -> None:
@@ -99,7 +99,7 @@ class Dispatcher(Protocol):
 class DispatcherFactory(Protocol):
     """A way to dispatch.
 
-    There is one object for each way; it has no state.
+    There is one object of each class; it has no state.
     """
 
     @property
@@ -113,8 +113,8 @@ class DispatcherFactory(Protocol):
         """Return those attempts whose outcome can no longer arrive.
 
         Args:
-            unfinished: attempts of earlier executions that this way dispatched and whose outcome
-                is not in the checkpoint.
+            unfinished: attempts of earlier executions that this factory's dispatchers made and
+                whose outcome is not in the checkpoint.
         """
 
 
@@ -126,22 +126,22 @@ class Sampler(Protocol):
 
 
 class Journal(Protocol):
-    """Keeps what happens; each call returns when it is on disk.
+    """Stores what happens; each call returns when it is on disk.
 
-    What was handed over is kept even when the caller is cancelled and does not wait for it.
+    The arguments are stored even if the caller is cancelled while it waits.
     """
 
     async def begin(self, start: AttemptStart) -> None:
-        """An attempt is about to be sent."""
+        """Record that an attempt is about to be sent."""
 
     async def fail(self, attempt: Attempt) -> None:
-        """An attempt failed; its request is sent again or stays pending."""
+        """Record a failed attempt; its request is sent again or stays pending."""
 
     async def finish(self, result: Result) -> None:
-        """A request has its result."""
+        """Record the result of a request."""
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
-        """A conversation has a turn of the model, with its attempt; later, with its results."""
+        """Record a turn of the model with its attempt; later, the turn with the results of its calls."""
 
     async def keep(
         self,
@@ -150,7 +150,7 @@ class Journal(Protocol):
         turns: Sequence[tuple[Turn, Attempt | None]],
         finished: Sequence[Result],
     ) -> None:
-        """Keep the arguments of several such calls at once, in this order."""
+        """Record the arguments of several such calls at once, in this order."""
 
 
 class Permit(Protocol):
@@ -158,7 +158,7 @@ class Permit(Protocol):
 
     @property
     def asked(self) -> Demand:
-        """What was asked for."""
+        """The demand that it was granted for."""
 
     @property
     def sent_at(self) -> float:
@@ -166,31 +166,31 @@ class Permit(Protocol):
 
     @property
     def cost(self) -> int | None:
-        """What is reserved for it, in pico-dollars; None without a cost cap."""
+        """The reserved cost in pico-dollars; None without a cost cap."""
 
     def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
-        """Replace what was reserved by what was used, and learn from the outcome."""
+        """Replace the reserved amounts by the used ones, and learn from the outcome."""
 
     def withdraw(self) -> None:
-        """Return everything: the request was not sent."""
+        """Return the reserved amounts: the request was not sent."""
 
     async def cool_down(
         self, fault: ProviderFault, decision: RetryDecision, *, is_suspect: bool = False
     ) -> Backoff:
-        """Learn from a failure that may pass; return what the request has to wait for.
+        """Learn from a transient failure; return what the request has to wait for.
 
         Args:
             fault: how it failed.
-            decision: what that means.
-            is_suspect: it failed before while others succeeded, so it may be its own fault.
+            decision: what follows from the fault.
+            is_suspect: it failed before while others succeeded, so the request may be at fault.
         """
 
     async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
-        """Say whether the attempt failed while others succeeded; None when it is too early.
+        """Return whether the attempt failed while others succeeded; None when it is too early.
 
         Args:
             is_suspect: as for `cool_down`.
-            is_last: the request has no further attempt, so be sure.
+            is_last: the request has no further attempt, so the answer must be certain.
         """
 
 
@@ -199,11 +199,11 @@ class Admission(Protocol):
 
     @property
     def request_memory(self) -> ByteBudget:
-        """Bounds the bytes of requests that are held."""
+        """Bounds the bytes of requests in memory."""
 
     @property
     def answer_memory(self) -> ByteBudget:
-        """Bounds the bytes of answers that are held."""
+        """Bounds the bytes of answers in memory."""
 
     @property
     def caps_cost(self) -> bool:
@@ -219,7 +219,7 @@ class Admission(Protocol):
         """Return why the provider will always refuse a request, by the limits in its headers."""
 
     def admit_now(self, asked: Demand) -> Permit | None:
-        """Admit a request that has nothing to wait for; None when it has."""
+        """Admit a request that need not wait; None if it must."""
 
     async def admit(
         self,
@@ -231,23 +231,23 @@ class Admission(Protocol):
         """Wait until a request may be sent. The lowest rank is served first.
 
         Args:
-            asked: what it asks for.
+            asked: the demand of the request.
             rank: its place among the others.
-            waits: count how long it waits.
-            attempt: what is sent then. An admission in another process may begin it at once.
+            waits: counts how long it waits.
+            attempt: the attempt that will be sent. An admission in another process may begin it at once.
 
         Raises:
-            CapReached: when what is left of the cost cap cannot cover it.
+            CapReached: if the rest of the cost cap cannot cover it.
         """
 
     async def succeeded_since(self, since: float) -> bool:
-        """Say whether any request was answered since then."""
+        """Return whether any request was answered since then."""
 
     async def has_in_flight(self, asked: Demand) -> bool:
-        """Say whether anything is in flight to the endpoint of this request."""
+        """Return whether anything is in flight to the endpoint of this request."""
 
     def workers_wanted(self) -> int:
-        """Return how many requests could be worked on now."""
+        """Return the number of requests that could be worked on now."""
 
 
 class Sender(Protocol):
@@ -265,7 +265,7 @@ class Tools(Protocol):
     """Carries out the calls of a model."""
 
     def wants(self, completion: Completion) -> bool:
-        """Say whether the answer must be followed by the results of its calls."""
+        """Return whether the answer must be followed by the results of its calls."""
 
     async def run(self, calls: str) -> str:
         """Carry out calls, as `Completion.tool_calls` has them; return `Turn.results`."""
@@ -285,7 +285,7 @@ class ErrorCount(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """Where a dispatcher counts what its requests wait for, how they fail and what they cost."""
+    """Where a dispatcher counts the waits, failures and costs of its requests."""
 
     waits: Waits
     errors: ErrorCount
@@ -330,7 +330,7 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class FirstRequests:
-    """What helps to explain refusals that come before the first answer.
+    """Helps to explain refusals before the first answer.
 
     Attributes:
         variable: the environment variable with the key, or `KEY_COMMAND`; empty when no key is sent.

@@ -1,11 +1,11 @@
-"""Refusals before the first answer of a provider: at first nobody knows whose fault they are.
+"""Refusals before the first answer of a provider: the row may be at fault, or key, model or address.
 
-Until the first answer only a few requests are sent, and rows that are refused meanwhile are held: they
-fail when another row succeeds, and stay pending when none does. When all of the first rows are refused,
-rows from all over the input are tried next.
+Until the first answer, only a few requests are sent, and refused requests are held. They fail if another row
+succeeds, and stay pending if none does. If all of the first rows are refused, rows from all over the input
+are tried next.
 
-A refusal whose text alone speaks of used-up credit may quote its row. It is held, too, and a few more
-requests show whether the credit is used up.
+A refusal whose text mentions used-up credit may only quote its row. So it is held, too, and a few more requests
+show whether the credit is used up.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 # A wrong key is refused at once, an answer may take minutes. Without any response, requests are held
 # back no longer than this: a run with many in flight must not wait for its first answer.
 MOST_HELD_BACK_S = 3.0
-# Requests that are sent after a refusal that speaks of used-up credit. When credit is gone, no more
-# than these and what is in flight are wasted.
+# Requests that are sent after a refusal that mentions used-up credit. If the credit is used up, only these
+# and those in flight are wasted.
 CREDIT_PROBES = 4
 
 
@@ -53,10 +53,10 @@ class HeldRefusal:
 
 
 class CreditDoubts:
-    """Decides by a few later requests whether credit is used up, or a refusal quotes its row.
+    """Finds out with a few later requests whether credit is used up, or a refusal only quotes its row.
 
     Attributes:
-        held: refusals that speak of used-up credit.
+        held: refusals that mention used-up credit.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class CreditDoubts:
         self._probes.discard(key)
 
     def blame(self, *, is_over: bool = False) -> Blame:
-        """Say whose fault the held refusals are."""
+        """Return whose fault the held refusals are."""
         if self._is_refuted:
             return Blame.ROWS
         is_known = self._refused >= CREDIT_PROBES or is_over
@@ -114,7 +114,7 @@ class ModelRefusals:
         self._last: dict[str, ProviderFault] = {}
 
     def has_room(self, model: str) -> bool:
-        """Whether one more request for a model may be sent, or is known to be in vain."""
+        """Whether a request for a model need not wait: it may be sent, or is known to be refused."""
         refused = self._refused[model]
         if not refused or model in self._answered or refused >= ALIKE:
             return True
@@ -153,8 +153,8 @@ class Refusals:
 
     Attributes:
         held: refused requests; nobody knows yet whose fault that is.
-        models: what the provider refused by model.
-        credit: refusals that speak of used-up credit.
+        models: refusals by model.
+        credit: refusals that mention used-up credit.
         is_answered: the provider has answered a request.
         is_spread: rows from all over the input were tried, or cannot be.
     """
@@ -205,27 +205,28 @@ class Refusals:
         return True
 
     def begin_spread(self) -> None:
-        """Rows from all over the input are being looked for."""
+        """Note that rows from all over the input are being looked for."""
         self._is_spreading = True
 
     def prefer(self, requests: Sequence[PlannedRequest]) -> None:
-        """Send requests from all over the input before all others."""
+        """Let these requests, from all over the input, be sent before all others."""
         refused = {one.request.key for one in self.held}
         self._preferred.update({request.key for request in requests} - refused)
         self.is_spread = True
         self._notify()
 
     def drop(self, key: int) -> bool:
-        """A request has ended; say whether it was preferred and never sent."""
+        """Note that a request has ended; return whether it was preferred and never sent."""
         was_awaited = key in self._preferred
         self._preferred.discard(key)
         return was_awaited
 
     async def enter(self, key: int, model: str) -> None:
-        """Wait until a request may be sent; `leave` has to follow."""
+        """Wait until a request may be sent; `leave` must follow."""
         if self._started_at is None:
             self._started_at = anyio.current_time()
         while not (self.is_answered or key in self._preferred or self.record.has_room):
+            # A slow first answer must not hold everything back; a refusal must.
             left_s = self._started_at + MOST_HELD_BACK_S - anyio.current_time()
             if not self.held and left_s <= 0:
                 break
@@ -263,11 +264,11 @@ class Refusals:
             self._notify()
 
     def blame(self, *, is_over: bool = False) -> Blame:
-        """Say whose fault the held refusals are; see `judgement.blame`."""
+        """Return whose fault the held refusals are; see `judgement.blame`."""
         return blame(self.record, is_over=is_over) if self.held else Blame.UNKNOWN
 
     def take(self) -> list[Attempt]:
-        """Return the attempts of rows at fault; from now on each refusal is its row's fault."""
+        """Return the held attempts, whose rows are at fault. From now on each refusal is its row's fault."""
         held, self.held = self.held, []
         self._reasons.clear()
         self.answered()

@@ -1,4 +1,4 @@
-"""How long one request is tried again: what uses up its attempts, how long it pauses, when to stop."""
+"""How long a request is retried: which failures count, how long it pauses, and when to stop."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ FAILURES_BEFORE_LAST_RANK = 3
 class RequestState:
     """How far one request has come in this execution.
 
-    All but `number`, `rank` and `waited_s` start again with each turn of a conversation.
+    All but `number`, `rank` and `waited_s` are reset with each turn of a conversation.
 
     Attributes:
-        number: of the last attempt, counted over all executions.
-        rank: in the order of admission.
-        waited_s: pauses after failures, and waits for admission after them.
+        number: number of the last attempt, counted over all executions.
+        rank: rank in the order of admission.
+        waited_s: total of pauses after failures, and of waits for admission after them.
         failures: attempts that count towards `max_attempts`.
         rejections: rejected answers by error type.
         setbacks: failed attempts that were followed by another.
-        permit: of the attempt in flight.
+        permit: permit of the attempt in flight.
         failed: the last failed attempt that was followed by another.
         failing_since: when the first of those was sent, in seconds.
-        doubtful: permit of an attempt that may turn out to count towards `max_attempts`.
+        doubtful: permit of an attempt that may yet count towards `max_attempts`.
     """
 
     number: int
@@ -64,7 +64,7 @@ class RequestState:
 
 
 class Retries:
-    """Decides after each failed attempt that may pass.
+    """Decides after each transient failure whether and when to try again.
 
     Args:
         rules: how often to try again, and for how long.
@@ -78,7 +78,7 @@ class Retries:
 
     @property
     def max_attempts(self) -> int:
-        """Attempts of one request, at most."""
+        """Maximum number of attempts of one request."""
         return self._config.max_attempts
 
     def wait_left_s(self, state: RequestState) -> float:
@@ -86,9 +86,9 @@ class Retries:
         return self._config.max_wait_s - state.waited_s
 
     async def uses_up(self, state: RequestState, permit: Permit, fault: ProviderFault) -> bool:
-        """Count a failure if it is the request's own; say whether that was the last attempt.
+        """Count a failure if the request is at fault; return whether that was the last attempt.
 
-        An attempt that may have been billed always counts. Another counts only if it failed while
+        An attempt that may have been billed always counts. Any other counts only if it failed while
         other requests succeeded. If that is not known yet, `has_used_up` decides before the next
         attempt.
         """
@@ -98,9 +98,9 @@ class Retries:
         return state.failures >= self.max_attempts
 
     async def has_used_up(self, state: RequestState) -> bool | None:
-        """Decide about a doubtful failure; None when it is still too early.
+        """Decide about a doubtful failure; None if it is still too early.
 
-        Only the last attempt waits for the answer: before that, another attempt costs less time.
+        Only before the last attempt is it worth waiting: otherwise another attempt is faster.
         """
         if state.doubtful is None:
             return False
@@ -119,7 +119,7 @@ class Retries:
     def pause_s(
         self, state: RequestState, decision: retry_delays.RetryDecision, backoff: Backoff
     ) -> float | None:
-        """Return how long a request pauses; None when it would have to wait for too long.
+        """Return the seconds that a request pauses; None if it would have to wait too long in total.
 
         A pause of the whole endpoint is not counted here: admission waits for its end.
         """
@@ -135,17 +135,17 @@ class Retries:
         return pause_s
 
     async def others_succeeded(self, state: RequestState, asked: Demand) -> bool | None:
-        """Say whether other requests succeeded while this one failed; None when it is too early."""
+        """Return whether other requests succeeded while this one failed; None when it is too early."""
         if await self._admission.succeeded_since(state.failing_since):
             return True
         return None if await self._admission.has_in_flight(asked) else False
 
     def stop(self, attempt: Attempt, asked_s: float) -> Stop:
-        """Return why a run stops in which nothing succeeded for as long as a request may wait.
+        """Return why a run stops in which no request succeeded within `[retry] max_wait_s`.
 
         Args:
             attempt: the last one that failed.
-            asked_s: how long the provider asked to wait; 0.0 when it did not.
+            asked_s: seconds that the provider asked to wait; 0.0 if it did not.
         """
         most_s = self._config.max_wait_s
         reason = f"no request succeeded within [retry] max_wait_s = {most_s:g} s"

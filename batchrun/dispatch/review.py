@@ -1,6 +1,6 @@
 """Reviews answers: by their ending, whether they are empty, and by a JSON schema.
 
-Pure, so that stored answers can be judged again by the same rules.
+It does no I/O, so stored answers can be reviewed again by the same rules.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def rejected(completion: Completion, reject: Sequence[RejectReason]) -> Rejectio
 
 
 def rejecting(review: Review, reject: Sequence[RejectReason]) -> Review:
-    """Return a review that also rejects the answers that `reject` names."""
+    """Return a review that also rejects answers for the reasons in `[request] reject`."""
 
     def both(completion: Completion) -> tuple[Completion, Rejection | None]:
         completion, rejection = review(completion)
@@ -86,7 +86,7 @@ def _is_for(reason: RejectReason, choice: Mapping[str, Any]) -> bool:
 
 
 def _has_open_calls(calls: object) -> bool:
-    """Say whether there are calls that batchrun did not carry out."""
+    """Return whether there are tool calls that batchrun did not carry out."""
     found = orjson.loads(calls) if isinstance(calls, str) else calls
     return isinstance(found, list) and any("output" not in as_dict(call) for call in found)
 
@@ -153,9 +153,9 @@ def _endings(completion: Completion) -> list[str]:
 
 
 def _rejection(problem: str, ending: str) -> Rejection:
-    """Return why an answer that does not match its schema is rejected.
+    """Return the rejection of an answer that does not match its schema.
 
-    Each retry costs as much as the first request, and most refusals and cut answers occur again.
+    Each retry costs as much as the first request, and most refusals and truncated answers occur again.
     """
     error_type, reason, most_retries = _BY_ENDING.get(ending, ("invalid_answer", "", None))
     room = MAX_PROBLEM_CHARACTERS - len(reason)
@@ -192,7 +192,7 @@ MOST_VERDICT_RETRIES = 1
 
 
 class VerdictReview:
-    """Accepts the answers of a judge that have a verdict."""
+    """Accepts the answers of a judge if they have a verdict."""
 
     def __init__(self, config: JudgeConfig) -> None:
         self._reader = VerdictReader(config)

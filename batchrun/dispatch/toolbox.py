@@ -1,6 +1,6 @@
 """Tools that are Python functions: `[tools] module` names the file, the calls name the functions.
 
-What a function returns is sent to the model: text unchanged, anything else as JSON. If a function raises,
+The return value of a function is sent to the model: text unchanged, anything else as JSON. If a function raises,
 takes too long or is called with wrong arguments, the model receives an error, and the conversation continues.
 """
 
@@ -53,8 +53,8 @@ class Toolbox:
     """Carries out the calls of a conversation.
 
     Args:
-        functions: by name of the tool; they are called with its input as keyword arguments.
-        timeout_s: the longest that one call may take.
+        functions: functions by name of the tool; called with its input as keyword arguments.
+        timeout_s: maximum duration of one call, in seconds.
     """
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], *, timeout_s: float) -> None:
@@ -63,9 +63,9 @@ class Toolbox:
         self._threads = anyio.CapacityLimiter(MAX_THREADS)
 
     def wants(self, completion: Completion) -> bool:
-        """Say whether an answer must be followed by the results of its calls.
+        """Return whether the results of an answer's calls must be sent.
 
-        A call of a tool without a function (a vendor's own) is left to the user.
+        A call of a tool without a function (a tool of the vendor) is left to the user.
         """
         if completion.turn is None or completion.ending in _UNFINISHED:
             return False
@@ -110,7 +110,7 @@ class Toolbox:
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it returns
-    """Run a function in a daemon thread: neither a timeout nor the process waits for its end."""
+    """Run a function in a daemon thread: neither a timeout nor the end of the process waits for it."""
     token, finished = anyio.lowlevel.current_token(), anyio.Event()
     values: list[Any] = []
     errors: list[BaseException] = []
@@ -147,7 +147,7 @@ def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[...,
     """Import a module and return its functions by the names of the tools.
 
     Raises:
-        JobError: when it cannot be imported, or lacks a function for a tool of the job's own.
+        JobError: when it cannot be imported, or lacks a function for a tool that the job defines.
     """
     module = import_file(path, "[tools] module")
     functions: dict[str, Callable[..., Any]] = {}
@@ -178,12 +178,12 @@ def _as_text(value: object) -> str:
 
 
 class Conversation:
-    """Takes the turns of a conversation.
+    """Continues a conversation turn by turn.
 
     Args:
-        journal: keeps the turns.
-        tools: carry out calls; None leaves calls to the user.
-        max_turns: how many turns a conversation may have.
+        journal: stores the turns.
+        tools: carries out calls; None leaves calls to the user.
+        max_turns: maximum number of turns of a conversation.
     """
 
     def __init__(self, journal: Journal, tools: Tools | None, max_turns: int) -> None:
@@ -192,13 +192,13 @@ class Conversation:
         self._max_turns = max_turns
 
     def continues(self, completion: Completion) -> bool:
-        """Say whether another request must follow an answer."""
+        """Return whether another request must follow an answer."""
         if completion.ending is Ending.PAUSED and completion.tool_calls is None:
             return completion.turn is not None
         return self._tools is not None and self._tools.wants(completion)
 
     def ends(self, turns: int) -> bool:
-        """Say whether a conversation with this many turns has reached its bound."""
+        """Return whether a conversation with this many turns has reached `max_turns`."""
         return turns >= self._max_turns
 
     def too_many_turns(self, request: PlannedRequest) -> tuple[str, str]:
@@ -214,11 +214,11 @@ class Conversation:
         )
 
     def has_all(self, turns: tuple[Turn, ...]) -> bool:
-        """Say whether turns of earlier executions can be continued."""
+        """Return whether turns of earlier executions can be continued."""
         return self._tools is not None or all(turn.results == "[]" for turn in turns)
 
     async def follow(self, request: PlannedRequest, turn: Turn) -> PlannedRequest:
-        """Return the request that follows a turn; its tools run first, if they have not yet."""
+        """Return the request that follows a turn; runs its tools first, if they have not run yet."""
         if turn.results is None and self._tools is not None:
             turn = replace(turn, results=await self._tools.run(turn.calls))
             with anyio.CancelScope(shield=True):
@@ -228,11 +228,11 @@ class Conversation:
 
 
 def _has_tools(request: PlannedRequest) -> bool:
-    """Say whether a request offers tools, those that the provider runs included."""
+    """Return whether a request offers tools, including those that the provider runs."""
     return bool(orjson.loads(request.wire.body).get("tools"))
 
 
 def concluded(completion: Completion, request: PlannedRequest) -> Completion:
-    """Return the last answer of a conversation with what its earlier turns contained."""
+    """Return the last answer of a conversation, with the content of its earlier turns."""
     is_json = request.request.answer is not None
     return formats.with_turns(completion, request.turns, is_json=is_json)

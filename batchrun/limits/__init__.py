@@ -132,15 +132,15 @@ class Limits:
         return self._endpoint(asked.key)[0].rates.above_reported(asked)
 
     async def succeeded_since(self, since: float) -> bool:
-        """Say whether any request was answered since then."""
+        """Return whether any request was answered since then."""
         return any(each.succeeded_at > since for each, _ in self._endpoints.values())
 
     async def has_in_flight(self, asked: Demand) -> bool:
-        """Say whether anything is in flight to the endpoint of this request."""
+        """Return whether anything is in flight to the endpoint of this request."""
         return self._endpoint(asked.key)[0].concurrency.in_flight > 0
 
     def admit_now(self, asked: Demand) -> EndpointPermit | None:
-        """Admit a request that has nothing to wait for; None when it has, or when money is short.
+        """Admit a request that need not wait; None if it must, or if money is short.
 
         Most requests are admitted here.
         """
@@ -165,13 +165,13 @@ class Limits:
         """Wait until everything allows one more request.
 
         Args:
-            asked: what it asks for.
+            asked: the demand of the request.
             rank: the lowest is served first; None for behind all others.
-            waits: count the waits of its run; None for those of all runs.
+            waits: counts the waits of its run; None for those of all runs.
             attempt: not used here.
 
         Raises:
-            CapReached: when what is left of the cost cap cannot cover it.
+            CapReached: if the rest of the cost cap cannot cover it.
         """
         del attempt
         endpoint, lock = self._endpoint(asked.key)
@@ -187,7 +187,7 @@ class Limits:
             lock.release()
 
     def workers_wanted(self) -> int:
-        """Return how many requests could be worked on now: more would only wait."""
+        """Return the number of requests that could be worked on now: more would only wait."""
         if len(self._endpoints) == 1:  # of nearly all runs, and asked for every row
             ((only, _),) = self._endpoints.values()
             return min(only.limit, self._cap) + (LOOKAHEAD if only.pause_s > 0 else 0)
@@ -246,7 +246,7 @@ class Limits:
         return endpoint.obstacle(asked)
 
     async def _wait_for(self, cause: str, seconds: float, waits: Waits) -> None:
-        """Wait until a request was settled, but not longer than `seconds`."""
+        """Wait until a request is settled, but at most `seconds`."""
         with waits.waiting_for(cause), anyio.move_on_after(max(seconds, SHORTEST_WAIT_S)):
             await self._in_flight.changed()
 

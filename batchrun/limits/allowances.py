@@ -1,4 +1,4 @@
-"""The rates of one endpoint (configured, reported and learned), and what requests take of them."""
+"""The rates of one endpoint (configured, reported and learned), and how much of them requests use."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NOTHING: Mapping[str, float] = {REQUESTS: 0.0, TOKENS: 0.0, INPUT: 0.0, OUTPUT: 
 
 
 def is_answer(http_status: int | None) -> bool:
-    """Say whether a status means success: gateways also send 201 and 202."""
+    """Return whether a status means success: gateways also send 201 and 202."""
     return http_status is not None and 200 <= http_status < 300
 
 
 class Allowances:
-    """The rates of one endpoint, and how much of each a request takes.
+    """The rates of one endpoint, and how much of each a request uses.
 
     Args:
         config: upper bounds.
@@ -70,7 +70,7 @@ class Allowances:
         return any(reported.limit is not None for reported in self._reported.values())
 
     def amounts(self, asked: Demand, factor: float | None = None) -> dict[str, float]:
-        """Return what a request takes of each rate, by the learned size of prompts."""
+        """Return how much of each rate a request uses, by the learned size of prompts."""
         if factor is None:
             factor = self._counted / self._estimated
         input_tokens = max(1.0, asked.input_tokens * factor)
@@ -102,7 +102,7 @@ class Allowances:
         return None
 
     def waits_for(self, asked: Demand) -> tuple[float, str]:
-        """Return how long a request has to wait for a rate, and for which one; 0.0 for none."""
+        """Return how many seconds a request has to wait for a rate, and for which one; 0.0 for none."""
         if not self._binding:
             return 0.0, REQUESTS
         amounts = self.amounts(asked)
@@ -118,7 +118,7 @@ class Allowances:
         )
 
     def take(self, amounts: Mapping[str, float]) -> None:
-        """Take what a request needs when it is sent."""
+        """Take the amounts of a request that is sent."""
         for name in self._binding:
             self._buckets[name].take(amounts[name])
             self._reported[name].take(amounts[name])
@@ -126,7 +126,7 @@ class Allowances:
     def refund(
         self, amounts: Mapping[str, float], used: Mapping[str, float], taken_at: float
     ) -> None:
-        """Return what was taken and not used."""
+        """Return the amounts that were taken and not used."""
         for name in self._binding:
             if unused := amounts[name] - used[name]:
                 self._buckets[name].refund(unused, taken_at)
@@ -135,7 +135,7 @@ class Allowances:
     def used(
         self, asked: Demand, amounts: Mapping[str, float], attempt: Attempt
     ) -> Mapping[str, float]:
-        """Return what an attempt used of the rates: everything, when that is unknown."""
+        """Return how much of the rates an attempt used; all that was taken if that is unknown."""
         usage = attempt.usage
         if attempt.maybe_billed:
             return amounts  # an incomplete answer used more than it reported
@@ -151,7 +151,7 @@ class Allowances:
         return {REQUESTS: 1.0, TOKENS: counted + output, INPUT: counted, OUTPUT: output}
 
     def explain(self, amounts: Mapping[str, float]) -> bool:
-        """Say whether the headers explain a refusal: what was asked for was not available."""
+        """Return whether the headers explain a refusal: the requested amount was not available."""
         return any(
             reported.limit is not None
             and reported.wait_for(amounts[name] + EXHAUSTED_SHARE * reported.limit) > 0

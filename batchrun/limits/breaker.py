@@ -103,7 +103,7 @@ class CircuitBreaker:
         return 0.0
 
     def note_sent(self) -> bool:
-        """One more request is sent; say whether it is the single probe."""
+        """One more request is sent; return whether it is the single probe."""
         self._sent += 1
         # Counted from the last request: before it nothing could have failed.
         step_s = min(LONGEST_STEP_S, max(SHORTEST_STEP_S, 2 * self._delay_s))
@@ -164,7 +164,7 @@ class CircuitBreaker:
         self._until = max(self._until, now + pause)
 
     def take_recovery(self) -> bool:
-        """Say whether requests have succeeded after a pause since this was last asked."""
+        """Return whether requests have succeeded after a pause since this was last asked."""
         has_recovered, self._has_recovered = self._has_recovered, False
         return has_recovered
 

@@ -53,7 +53,7 @@ class ConfiguredRequests:
 
 
 class TokenBucket:
-    """Spreads amounts evenly: each is saved before it is sent, and may be refunded.
+    """Spreads amounts evenly: an amount accumulates before it is taken, and may be refunded.
 
     Args:
         per_minute: the rate; infinite means no limit.
@@ -75,7 +75,7 @@ class TokenBucket:
         return self._per_s * 60
 
     def set(self, per_minute: float) -> None:
-        """Change the rate; what is saved or owed stays."""
+        """Change the rate; the present balance stays."""
         self._fill()
         was_open, self._per_s = math.isinf(self._per_s), per_minute / 60
         if was_open:
@@ -84,7 +84,7 @@ class TokenBucket:
         self._level = self._burst if was_open else min(self._level, max(self._burst, per_minute))
 
     def wait_for(self, amount: float) -> float:
-        """Return the seconds until this amount is saved, if nothing else is taken."""
+        """Return the seconds until this amount has accumulated, if nothing else is taken."""
         if math.isinf(self._per_s):
             return 0.0
         # A waiter that wakes late still gets what was saved meanwhile.
@@ -94,16 +94,16 @@ class TokenBucket:
         return missing / self._per_s if missing > _EPSILON * amount else 0.0
 
     def take(self, amount: float) -> None:
-        """Take a saved amount."""
+        """Take an amount that has accumulated."""
         if not math.isinf(self._per_s):
             self._fill()
             self._level -= amount
             self._most = self._burst
 
     def refund(self, amount: float, taken_at: float) -> None:
-        """Return what was not used; a negative amount was used in addition.
+        """Return an unused amount; a negative amount was used in addition.
 
-        At most the amount of a minute is kept. What was taken before there was a rate is not returned.
+        The balance is at most the amount of one minute. Amounts taken before there was a rate are ignored.
         """
         if not math.isinf(self._per_s) and taken_at >= self._since:
             self._fill()
@@ -128,7 +128,7 @@ class ReportedLimit:
 
     Args:
         clock: monotonic, in seconds.
-        least: a lower limit is ignored.
+        least: lower reported limits are ignored.
     """
 
     def __init__(self, clock: Callable[[], float] = anyio.current_time, least: float = 0.0) -> None:
@@ -153,7 +153,7 @@ class ReportedLimit:
         self._reset_at = self._at + (reset or 0.0) if by_window else None
 
     def disprove(self, amount: float) -> bool:
-        """Ignore a limit that a single accepted request exceeded; say whether it did.
+        """Ignore a limit that a single accepted request exceeded; return whether it did.
 
         It would allow less than one such request per minute.
         """

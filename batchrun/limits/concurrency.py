@@ -1,4 +1,4 @@
-"""How many requests may be in flight: a limit that adapts while they are."""
+"""How many requests may be in flight: a limit that adapts during the run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class InFlight:
         self.count += 1
 
     def leave(self) -> None:
-        """Count a request that was settled, and wake those who wait for that."""
+        """Count a request that was settled, and wake the waiting tasks."""
         self.count -= 1
         if self._waiting:
             self._has_changed.set()
@@ -64,7 +64,7 @@ class Concurrency:
 
     Args:
         cap: the most that it may grow to.
-        start: where it begins; at the cap, it stays there.
+        start: its initial value; if this is the cap, the limit stays there.
         clock: monotonic, in seconds.
     """
 

@@ -1,4 +1,4 @@
-"""What a request asks of the limits, before its answer is known."""
+"""The demand of a request on the limits, before its answer is known."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LimitKey = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one request asks of the limits, in tokens; the output is an upper estimate.
+    """The demand of one request on the limits, in tokens; the output is an upper estimate.
 
     `most_cost` is the highest possible cost in pico-dollars; None without a cost cap.
     """
@@ -65,7 +65,7 @@ def demand(planned: PlannedRequest, most_cost: int | None = None, account: str =
 
 
 def _tokens(attachment: Attachment) -> int:
-    """Return about how many tokens an attachment has, apart from text in the body."""
+    """Return the approximate number of tokens of an attachment, apart from text in the body."""
     if not attachment.is_document:
         return TOKENS_PER_IMAGE
     pages = attachment.pages if attachment.url is None else PAGES_AT_ADDRESS
@@ -73,7 +73,7 @@ def _tokens(attachment: Attachment) -> int:
 
 
 def _held_in_conversation(planned: PlannedRequest) -> tuple[int, int]:
-    """Return the bytes of base64 in a conversation, and about how many tokens its images and PDFs have."""
+    """Return the bytes of base64 in a conversation, and the approximate tokens of its images and PDFs."""
     body, attachments = planned.wire.body, planned.request.attachments
     documents = sum(one.is_document for one in attachments)
     images = body.count(_IMAGES) - (len(attachments) - documents)

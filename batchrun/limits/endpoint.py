@@ -65,7 +65,7 @@ _ABOUT_TOKENS = re.compile(r"token", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """What a request that failed has to wait for.
+    """How a failed request has to wait.
 
     Attributes:
         is_shared: all requests to this endpoint pause, and admission waits for the end of the pause;
@@ -96,11 +96,11 @@ class EndpointPermit:
     cost: int | None
 
     def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
-        """Replace what was reserved by what was used, and learn from the outcome."""
+        """Replace the reserved amounts by the used ones, and learn from the outcome."""
         self.endpoint.settle(self, attempt, reported)
 
     def withdraw(self) -> None:
-        """Return everything: the request was not sent."""
+        """Return the reserved amounts: the request was not sent."""
         self.endpoint.withdraw(self)
 
     async def cool_down(
@@ -110,21 +110,21 @@ class EndpointPermit:
         *,
         is_suspect: bool = False,
     ) -> Backoff:
-        """Learn from a failure that may pass; return what the request has to wait for.
+        """Learn from a transient failure; return how the request has to wait.
 
         Args:
             fault: how it failed.
-            decision: what that means.
-            is_suspect: it has failed before while others succeeded, so it may be its own fault.
+            decision: what follows from the fault.
+            is_suspect: it has failed before while others succeeded, so the request may be at fault.
         """
         return self.endpoint.note_failure(self, fault, decision, is_suspect=is_suspect)
 
     async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
-        """Say whether this attempt failed while others succeeded; None when it is too early.
+        """Return whether this attempt failed while others succeeded; None when it is too early.
 
         Args:
             is_suspect: as for `cool_down`.
-            is_last: the request has no further attempt, so be sure.
+            is_last: the request has no further attempt, so the answer must be certain.
         """
         return self.endpoint.is_own_fault(self, is_suspect=is_suspect, is_last=is_last)
 
@@ -188,7 +188,7 @@ class EndpointLimiter:
 
     @property
     def trouble(self) -> str | None:
-        """What all requests wait for while most of them fail; None without trouble."""
+        """What all requests wait for while most of them fail; None otherwise."""
         if self.breaker.is_closed:
             return None
         said = f"{self.pause_cause}: {self._last_error or 'refused'}"[:LONGEST_TROUBLE]
@@ -196,7 +196,7 @@ class EndpointLimiter:
 
     @property
     def last_error(self) -> str | None:
-        """The last failure that may pass."""
+        """The last transient failure."""
         return self._last_error
 
     @property
@@ -221,10 +221,10 @@ class EndpointLimiter:
                 await self._requests.take_one()
 
     def obstacle(self, asked: Demand) -> tuple[str, float] | None:
-        """Return what a request has to wait for, and for how long at most; None for nothing.
+        """Return what a request has to wait for, and for how many seconds at most; None for nothing.
 
         Raises:
-            CapReached: when it could exceed the cost cap.
+            CapReached: if it could exceed the cost cap.
         """
         if asked.most_cost is not None and not self._fits(asked.most_cost):
             return MONEY, math.inf
@@ -240,7 +240,7 @@ class EndpointLimiter:
         return (rate, rate_s) if rate_s > 0 else None
 
     def _fits(self, most_cost: int) -> bool:
-        """Say whether the highest cost of a request fits.
+        """Return whether the highest cost of a request fits.
 
         The first request is sent alone: its answer shows whether this server respects `max_tokens`.
         """
@@ -248,7 +248,7 @@ class EndpointLimiter:
         return self._money.fits(most_cost) and alone
 
     def grant(self, asked: Demand) -> EndpointPermit:
-        """Admit a request that has nothing to wait for."""
+        """Admit a request that need not wait."""
         amounts = self.rates.amounts(asked)
         self.rates.take(amounts)
         self._load.note_sent(amounts[TOKENS])
@@ -342,7 +342,7 @@ class EndpointLimiter:
     def _is_limit(
         self, permit: EndpointPermit, fault: ProviderFault, decision: retry_delays.RetryDecision
     ) -> bool:
-        """Say whether a refusal means that a reported or learned limit is used up now."""
+        """Return whether a refusal means that a reported or learned limit is used up now."""
         if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:
             return False
         counts = self.breaker.state is not State.OPEN and not permit.is_probe
@@ -393,7 +393,7 @@ class EndpointLimiter:
 
 
 def _succeeded(attempt: Attempt) -> bool:
-    """Say whether an answer arrived, even if it was rejected."""
+    """Return whether an answer arrived, even if it was rejected."""
     if not is_answer(attempt.http_status):
         return False
     is_whole = not attempt.maybe_billed and attempt.usage.output_tokens is not None
@@ -407,7 +407,7 @@ def _unit_of(fault: ProviderFault) -> RateUnit:
 
 
 def _spent(attempt: Attempt, reserved: int) -> int:
-    """Return what counts as spent: the cost, or the highest possible cost if it is unknown."""
+    """Return the amount that counts as spent: the cost, or the highest possible cost if it is unknown."""
     if attempt.cost is not None:
         least = reserved if attempt.maybe_billed else 0
         return max(least, attempt.cost.total)

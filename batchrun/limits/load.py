@@ -99,7 +99,7 @@ class LoadControl:
     def rate_per_s(self, unit: RateUnit) -> float:
         """Return the rate to send at; infinite without a limit.
 
-        What is refused at any load comes on top of what is accepted.
+        The rate includes the share of requests that is refused at any load.
         """
         return self.rates[unit].rate_per_s() / (1 - self._background)
 
@@ -123,11 +123,11 @@ class LoadControl:
             self.in_flight.grow()
 
     def note_refusal(self, refused: Refusal, *, counts: bool) -> bool:
-        """Learn from a refusal; say whether all requests should pause because a limit is used up.
+        """Learn from a refusal; return whether all requests should pause because a limit is used up.
 
         Args:
-            refused: what, and when.
-            counts: it was sent before any pause began, so it says something new.
+            refused: the refused request.
+            counts: it was sent before any pause began, so it is new information.
         """
         self.rates[RateUnit.REQUESTS].note_refused(1, refused.sent_at)
         self.rates[RateUnit.TOKENS].note_refused(refused.tokens, refused.sent_at)
@@ -197,7 +197,7 @@ class LoadControl:
                 self._pass(trial)
 
     def _is_noticed(self, refused: Refusal) -> bool:
-        """Count a refusal; say whether there are too many."""
+        """Count a refusal; return whether there are too many."""
         tolerated = TOLERATED + BACKGROUND_FACTOR * self._background
         gap = max(0, refused.number - self._latest)
         self._latest = max(self._latest, refused.number)
@@ -229,7 +229,7 @@ class LoadControl:
         self._marked, self._refused, self._score = self.number, 0, 0.0
 
     def _is_storm(self, measure: Measure) -> bool:
-        """Say whether long pauses are outages of the provider rather than a limit.
+        """Return whether long pauses are outages of the provider rather than a limit.
 
         Between pauses at a limit the same number is accepted each time, between outages any number.
         """
@@ -294,7 +294,7 @@ class LoadControl:
         estimator.confirmed_per_s = max(estimator.confirmed_per_s, measure.per_s)
 
     def _may_try_in_flight(self, unit: RateUnit) -> bool:
-        """Say whether it is time to test again if the number in flight is limited, not the rate."""
+        """Return whether it is time to test again if the number in flight is limited, not the rate."""
         is_due = self._clock() >= self._in_flight_rest_until and not self._is_periodic
         return self._trial is None and is_due and unit is RateUnit.REQUESTS
 

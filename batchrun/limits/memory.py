@@ -25,10 +25,10 @@ class _ByteWaiter:
 class ByteBudget:
     """A number of bytes that all holders share; waiters are served in order.
 
-    More than the whole budget is admitted when nothing else is held.
+    A size above the whole budget is admitted when nothing else is held.
 
     Args:
-        most: how many bytes.
+        most: the budget in bytes.
     """
 
     def __init__(self, most: float) -> None:
@@ -43,7 +43,7 @@ class ByteBudget:
             await self.wait_for(size, None)
 
     def took(self, size: int) -> bool:
-        """Hold `size` bytes if there is room and nothing waits; say whether they are held."""
+        """Hold `size` bytes if there is room and nothing waits; return whether they are held."""
         if self._waiting or (self.held and self.held + size > self._most):
             return False
         self.held += size

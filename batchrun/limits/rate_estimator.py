@@ -1,8 +1,8 @@
-"""The rate that a provider accepts: it is measured between recoveries, and then kept.
+"""The rate that a provider accepts: it is measured between recoveries, and then used.
 
-At a refusal the provider's allowance is used up. So what is accepted from one recovery after refusals to
-the next is what was added to the allowance: its rate, whether it flows in evenly or is there all at once
-with every minute of the clock.
+At a refusal the provider's allowance is used up. So the amount that is accepted from one recovery after
+refusals to the next is the amount that was added to the allowance. This gives its rate, whether the allowance
+is refilled evenly or all at once with every minute of the clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What follows from a failed attempt, and how long to wait before the next."""
+"""How long to wait after a failed attempt before the next one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cause(StrEnum):
 class RetryDecision:
     """What follows from a failed attempt.
 
-    `delay_s` is what the provider asked for; None when it did not. Then the delay grows from
+    `delay_s` is the delay that the provider asked for. If it is None, the delay grows from
     `base_delay_s` with each failure.
     """
 
@@ -44,13 +44,13 @@ def delay(decision: RetryDecision, failures: int, random: Callable[[], float]) -
     """Return the seconds to wait before the next attempt.
 
     Full jitter: uniform between 0 and an exponentially growing bound, so that clients that failed
-    together do not return together. What the provider asked for is a lower bound, with up to a tenth
-    (at most a second) on top for the same reason. A delay shorter than the base delay is obeyed once:
-    some servers always send 0, so from the second failure on the growing delay applies as well.
+    together do not return together. The delay that the provider asked for is a lower bound; up to a tenth
+    (at most a second) is added for the same reason. A delay shorter than the base delay is obeyed only
+    once: some servers always send 0, so from the second failure on the growing delay applies as well.
 
     Args:
-        decision: of the last failure.
-        failures: how often this request has failed, from 1.
+        decision: the decision about the last failure.
+        failures: number of failures of this request, from 1.
         random: returns a number in [0, 1).
     """
     bound = min(MAX_DELAY_S, decision.base_delay_s * 2.0 ** min(failures - 1, 30))

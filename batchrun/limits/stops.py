@@ -33,12 +33,12 @@ class ErrorTally:
         self.errored = 0
 
     def spend(self, stop: Stop) -> None:
-        """Too many have failed: stop all runs. The first reason counts."""
+        """Stop all runs because too many items have failed. The first reason counts."""
         self.stop = self.stop or stop
         self._is_spent.set()
 
     async def spent(self) -> Stop:
-        """Wait until too many have failed; return why to stop."""
+        """Wait until too many items have failed; return why to stop."""
         while self.stop is None:
             await self._is_spent.wait()
         return self.stop
@@ -103,8 +103,8 @@ class CostBudget:
 
     Args:
         cap: in pico-dollars; None for none.
-        spent: what the run has cost before, in all its executions.
-        unsure: the part of it that may not have been billed.
+        spent: cost of the run in all its earlier executions.
+        unsure: the part of `spent` that may not have been billed.
     """
 
     def __init__(self, cap: int | None = None, spent: int = 0, unsure: int = 0) -> None:
@@ -114,10 +114,10 @@ class CostBudget:
         self.reserved = 0
 
     def fits(self, amount: int) -> bool:
-        """Say whether an amount can be reserved now; if not, it may be possible later.
+        """Return whether an amount can be reserved now; if not, it may be possible later.
 
         Raises:
-            CapReached: when it will not be possible later either.
+            CapReached: if it will not be possible later either.
         """
         if self.cap is None:
             return True

@@ -49,7 +49,7 @@ class Refusal:
     """One refused request.
 
     Attributes:
-        unit: what the provider says exceeds its limit; requests if it does not say.
+        unit: the unit whose limit was exceeded, according to the provider; requests if it does not say.
         number: in the order of sending.
         sent_at: seconds.
         tokens: taken for it.
@@ -111,7 +111,7 @@ class Trial:
         return self.refused > self.needed * self.share * PASSING_SHARE
 
     def explains_less(self, requests_per_s: float) -> bool:
-        """Say whether the limit of the number in flight accepts less than the limit of the rate."""
+        """Return whether the limit of the number in flight accepts less than the limit of the rate."""
         if self.lowers is Lowered.RATE:
             return False
         if self.rate_before is None or self.is_second:
@@ -120,7 +120,7 @@ class Trial:
         return requests_per_s * per_request < EQUAL_RATE * self.rate_before
 
     def shrink(self, first: int, now: float) -> None:
-        """Start the trial again with fewer in flight."""
+        """Start the trial again with fewer requests in flight."""
         self.shrinks -= 1
         self.first, self.restarted_at = first, now
         self.refused, self.complete_at = 0, None

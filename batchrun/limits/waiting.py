@@ -1,4 +1,4 @@
-"""Waiting: in which order, for what, and for how long."""
+"""Waiting for admission: the order, and the seconds by cause."""
 
 from __future__ import annotations
 
