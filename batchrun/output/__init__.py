@@ -237,16 +237,6 @@ def write_contents(
     )
 
 
-def concatenate(parts: Sequence[Path], path: Path) -> None:
-    """Write the rows of Parquet files with the same columns, one file after the other, into one.
-
-    Raises:
-        OutputError: when it cannot be written; what was there before is untouched.
-    """
-    with replacing(path) as temporary:
-        write_concatenated(temporary, parts)
-
-
 def check_outputs(
     config: OutputConfig, columns: Mapping[str, Any], ours: Mapping[str, Kind], rows: int
 ) -> None:
@@ -291,7 +281,6 @@ __all__ = [
     "ScoreTable",
     "WrittenFiles",
     "check_outputs",
-    "concatenate",
     "differences",
     "given_table",
     "own_contents",
@@ -307,6 +296,7 @@ __all__ = [
     "rows_called",
     "scan_results",
     "usage_contents",
+    "write_concatenated",
     "write_contents",
     "write_outputs",
     "write_results",

@@ -12,7 +12,6 @@ from polars.io.plugins import register_io_source
 from batchrun.errors import OutputError
 from batchrun.output import workbooks
 from batchrun.output.frames import CHUNK_ROWS, FileContents
-from batchrun.output.row_groups import append_row_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,9 +58,6 @@ def write_file(path: Path, suffix: str, contents: FileContents) -> int:
 
 def write_concatenated(path: Path, parts: Sequence[Path]) -> None:
     """Write the rows of Parquet files with the same columns, in order, into one."""
-    if append_row_groups(path, parts):
-        return
-    # Files of different versions of polars: they are read and written again.
     schema = pl.scan_parquet(parts[0], glob=False).collect_schema()
     _write_groups(FileContents(schema, partial(_stored, parts), ()), GROUP_ROWS, lambda: path)
 

@@ -12,7 +12,8 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from batchrun.source.inputs import FileStamp, file_errors
-from batchrun.source.layout import DAMAGE_ERRORS, Chunk, RowGroup, column_frames, row_groups
+from batchrun.source.layout import Chunk, RowGroup, column_frames, row_groups
+from batchrun.source.thrift import DAMAGE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from batchrun import output
 from batchrun.errors import OutputError
+from batchrun.run.row_groups import concatenate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def pages(path: Path) -> bytes:
 
 def test_row_groups_are_copied_as_they_are(tmp_path: Path) -> None:
     parts, whole = part_files(tmp_path, 40), tmp_path / "results.parquet"
-    output.concatenate(parts, whole)
+    concatenate(parts, whole)
     assert pages(whole) == b"".join(map(pages, parts))
     expected = pl.concat([pl.read_parquet(part) for part in parts])
     assert_frame_equal(pl.read_parquet(whole), expected)
@@ -62,7 +62,7 @@ def test_row_groups_are_copied_as_they_are(tmp_path: Path) -> None:
 def test_other_readers_find_the_rows(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow.parquet")
     parts, whole = part_files(tmp_path, 3), tmp_path / "results.parquet"
-    output.concatenate(parts, whole)
+    concatenate(parts, whole)
     found = pyarrow.ParquetFile(whole)
     assert (found.metadata.num_rows, found.metadata.num_row_groups) == (3 * ROWS, 9)
     assert found.read()["id"].to_pylist() == pl.read_parquet(whole)["id"].to_list()
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_the_parts(tmp_path: Path) -> None:
     peaks = []
     for count in (40, 100):
         tracemalloc.start()
-        output.concatenate(parts * (count // 2), whole)
+        concatenate(parts * (count // 2), whole)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # What the footers of 60 files say of their row groups is 100 KB.
@@ -84,7 +84,7 @@ def test_files_with_other_metadata_are_read_and_written_again(tmp_path: Path) ->
     parts, whole = part_files(tmp_path, 3), tmp_path / "results.parquet"
     expected = pl.concat([pl.read_parquet(part) for part in parts])
     pl.read_parquet(parts[1]).write_parquet(parts[1], metadata={"writer": "another"})
-    output.concatenate(parts, whole)
+    concatenate(parts, whole)
     assert_frame_equal(pl.read_parquet(whole), expected)
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
     whole.write_bytes(b"before")
     parts[1].write_bytes(parts[1].read_bytes()[:kept])
     with pytest.raises(OutputError, match=r"part-0001\.parquet: is damaged.*batchrun export"):
-        output.concatenate(parts, whole)
+        concatenate(parts, whole)
     assert whole.read_bytes() == b"before"
     assert sorted(path.name for path in tmp_path.iterdir()) == [p.name for p in [*parts, whole]]
 
@@ -106,4 +106,4 @@ def test_a_damaged_footer_is_named(tmp_path: Path) -> None:
     content[start:-8] = b"\xff" * (len(content) - 8 - start)
     parts[1].write_bytes(content)
     with pytest.raises(OutputError, match=r"part-0001\.parquet: is damaged"):
-        output.concatenate(parts, whole)
+        concatenate(parts, whole)
