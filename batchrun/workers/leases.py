@@ -15,7 +15,7 @@ from batchrun.limits import ByteBudget, CapReached, CostBudget, Limits, Waits
 from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES
 from batchrun.workers.protocol import (
     AboveReported,
-    Ask,
+    AskLease,
     Begin,
     CoolDown,
     Count,
@@ -32,7 +32,7 @@ from batchrun.workers.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from batchrun.errors import ProviderFault
     from batchrun.job import LimitsConfig
@@ -49,42 +49,52 @@ if TYPE_CHECKING:
     from batchrun.workers.protocol import Grant, Reported
 
 # Requests to work on until the owner says how many.
-FIRST_ROOM = 8
+FIRST_CONCURRENCY = 8
 
 
-class Line:
-    """What the worker says to the owner, and what it waits to hear.
-
-    Args:
-        wake: called when there is something to send.
+class OwnerConnection:
+    """Events to report to the owner, and the answers that the worker waits for.
 
     Attributes:
-        outgoing: events to report.
-        room: how many requests to work on at a time.
+        concurrency: how many requests to work on at a time.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self) -> None:
         self._numbers = itertools.count()
         self._waiting: dict[int, tuple[anyio.Event, list[Any]]] = {}
         self._recorded = self._kept = 0
         self._unkept: dict[int, anyio.Event] = {}
-        self.outgoing: list[Reported] = []
-        self.room = FIRST_ROOM
+        self._events: list[Reported] = []
+        self._has_events = anyio.Event()
+        self.concurrency = FIRST_CONCURRENCY
 
     def next_number(self) -> int:
         """Return a number for a lease or a question."""
         return next(self._numbers)
 
-    def say(self, event: Reported) -> None:
-        """Report an event."""
-        self.outgoing.append(event)
-        self._wake()
+    def report(self, event: Reported) -> None:
+        """Report an event soon."""
+        self._events.append(event)
+        self._has_events.set()
+
+    async def wait_for_events(self) -> None:
+        """Wait until there is something to report."""
+        await self._has_events.wait()
+
+    def take_events(self) -> list[Reported]:
+        """Return the events that are not reported yet."""
+        self._has_events = anyio.Event()
+        events, self._events = self._events, []
+        return events
+
+    def set_concurrency(self, count: int) -> None:
+        """The owner has said how many requests to work on at a time."""
+        self.concurrency = count
 
     async def reply_to(self, number: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
         """Report an event and return what the owner answers to its number."""
         has_come, answer = self._waiting[number] = anyio.Event(), []
-        self.say(event)
+        self.report(event)
         try:
             await has_come.wait()
         finally:
@@ -96,7 +106,7 @@ class Line:
         with anyio.CancelScope(shield=True):
             return await self.reply_to(question, event)
 
-    def hear(self, number: int, answer: object) -> None:
+    def deliver(self, number: int, answer: object) -> None:
         """The owner has answered. Whoever asked may have left."""
         if (waiter := self._waiting.get(number)) is not None:
             waiter[1].append(answer)
@@ -107,10 +117,10 @@ class Line:
         self._recorded += 1
         number, is_kept = self._recorded, anyio.Event()
         self._unkept[number] = is_kept
-        self.say(event)
+        self.report(event)
         await is_kept.wait()
 
-    def keep(self, count: int) -> None:
+    def confirm(self, count: int) -> None:
         """The owner has recorded this many events."""
         while self._kept < count:
             self._kept += 1
@@ -148,25 +158,25 @@ class Lease:
     def withdraw(self) -> None:
         """The request is not sent."""
         self._leases.close(self._attempt)
-        self._leases.line.say(Withdraw(self._number))
+        self._leases.owner.report(Withdraw(self._number))
 
     async def cool_down(
         self, fault: ProviderFault, decision: RetryDecision, *, is_suspect: bool = False
     ) -> Backoff:
         """Return what the request has to wait for."""
         self._settle_now()
-        question = self._leases.line.next_number()
+        question = self._leases.owner.next_number()
         about = fault.error_type, fault.message, fault.http_status
         event = CoolDown(question, self._number, *about, decision, is_suspect)
-        answer: Backoff = await self._leases.line.ask(question, event)
+        answer: Backoff = await self._leases.owner.ask(question, event)
         return answer
 
     async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
         """Say whether the attempt failed while others succeeded."""
         self._settle_now()
-        question = self._leases.line.next_number()
+        question = self._leases.owner.next_number()
         event = IsOwnFault(question, self._number, is_suspect, is_last)
-        answer: bool | None = await self._leases.line.ask(question, event)
+        answer: bool | None = await self._leases.owner.ask(question, event)
         return answer
 
     def close(self) -> tuple[int | None, LimitState | None]:
@@ -178,21 +188,23 @@ class Lease:
     def _settle_now(self) -> None:
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
-            self._leases.line.say(Settle(self._number, *outcome))
+            self._leases.owner.report(Settle(self._number, *outcome))
 
 
 class Leases:
     """The `Admission` of a worker: the owner admits.
 
     Args:
-        line: to the owner.
+        owner: the connection to it.
         config: the limits of the job.
         caps_cost: whether there is a cost cap.
         workers: how many share the memory.
     """
 
-    def __init__(self, line: Line, config: LimitsConfig, *, caps_cost: bool, workers: int) -> None:
-        self.line = line
+    def __init__(
+        self, owner: OwnerConnection, config: LimitsConfig, *, caps_cost: bool, workers: int
+    ) -> None:
+        self.owner = owner
         self.request_memory = ByteBudget(REQUEST_BYTES / workers)
         self.answer_memory = ByteBudget(ANSWER_BYTES / workers)
         self._open: dict[AttemptId, Lease] = {}
@@ -216,8 +228,8 @@ class Leases:
 
     async def above_reported(self, asked: Demand) -> str | None:
         """Return why the provider will always refuse a request, by the limits in its headers."""
-        question = self.line.next_number()
-        answer: str | None = await self.line.ask(question, AboveReported(question, asked))
+        question = self.owner.next_number()
+        answer: str | None = await self.owner.ask(question, AboveReported(question, asked))
         return answer
 
     def admit_now(self, asked: Demand) -> Lease | None:
@@ -239,12 +251,12 @@ class Leases:
         """
         del waits
         attempt = attempt or (0, 0)
-        number = self.line.next_number()
-        ask = Ask(number, *attempt, self.next_rank() if rank is None else rank, asked)
+        number = self.owner.next_number()
+        ask = AskLease(number, *attempt, self.next_rank() if rank is None else rank, asked)
         try:
-            answer: Grant | Refuse = await self.line.reply_to(number, ask)
+            answer: Grant | Refuse = await self.owner.reply_to(number, ask)
         except anyio.get_cancelled_exc_class():
-            self.line.say(Withdraw(number))
+            self.owner.report(Withdraw(number))
             raise
         if isinstance(answer, Refuse):
             raise CapReached(answer.reason)
@@ -262,52 +274,52 @@ class Leases:
 
     async def succeeded_since(self, since: float) -> bool:
         """Say whether any request of the run was answered since then."""
-        question = self.line.next_number()
-        answer: bool = await self.line.ask(question, SucceededSince(question, since))
+        question = self.owner.next_number()
+        answer: bool = await self.owner.ask(question, SucceededSince(question, since))
         return answer
 
     async def has_in_flight(self, asked: Demand) -> bool:
         """Say whether anything is in flight to the endpoint of this request."""
-        question = self.line.next_number()
-        answer: bool = await self.line.ask(question, HasInFlight(question, asked))
+        question = self.owner.next_number()
+        answer: bool = await self.owner.ask(question, HasInFlight(question, asked))
         return answer
 
     def workers_wanted(self) -> int:
         """Return how many requests could be worked on now."""
-        return self.line.room
+        return self.owner.concurrency
 
 
 class RemoteJournal:
     """The `Journal` of a worker: the owner records.
 
     Args:
-        line: to the owner.
+        owner: the connection to it.
         leases: of the attempts that are recorded.
     """
 
-    def __init__(self, line: Line, leases: Leases) -> None:
-        self._line = line
+    def __init__(self, owner: OwnerConnection, leases: Leases) -> None:
+        self._owner = owner
         self._leases = leases
 
     async def begin(self, start: AttemptStart) -> None:
         """Record the beginning, unless it came with the lease."""
         if not self._leases.holds((start.key, start.number)):
-            await self._line.record(Begin(start))
+            await self._owner.record(Begin(start))
 
     async def fail(self, attempt: Attempt) -> None:
         """Record a failed attempt."""
         permit = self._leases.close((attempt.key, attempt.number))
-        await self._line.record(Fail(attempt, *permit))
+        await self._owner.record(Fail(attempt, *permit))
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
         """Record a turn of a conversation."""
         permit = self._leases.close((turn.key, turn.number))
-        await self._line.record(TakeTurn(turn, attempt, *permit))
+        await self._owner.record(TakeTurn(turn, attempt, *permit))
 
     async def finish(self, result: Result) -> None:
         """Record a result."""
         permit = self._leases.close((result.key, result.last.number))
-        await self._line.record(Finish(result, *permit))
+        await self._owner.record(Finish(result, *permit))
 
     async def keep(
         self,
@@ -332,30 +344,30 @@ class RemoteErrors:
     """The owner counts the rows that failed, and stops the run when they are too many.
 
     Args:
-        line: to the owner.
+        owner: the connection to it.
     """
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, owner: OwnerConnection) -> None:
+        self._owner = owner
 
     def count(self, error: str | None = None, *, timed_out: bool = False) -> None:
         """Count a row that failed. The owner sees by itself which rows succeeded."""
         if error is not None:
-            self._line.say(Count(error, timed_out))
+            self._owner.report(Count(error, timed_out))
 
 
 class RemoteSampler:
     """The owner plans requests from all over the input.
 
     Args:
-        line: to the owner.
+        owner: the connection to it.
     """
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, owner: OwnerConnection) -> None:
+        self._owner = owner
 
     async def sample(self) -> Sequence[PlannedRequest]:
         """Return requests of rows far from each other."""
-        question = self._line.next_number()
-        found: Sequence[PlannedRequest] = await self._line.reply_to(question, Sample(question))
+        question = self._owner.next_number()
+        found: Sequence[PlannedRequest] = await self._owner.reply_to(question, Sample(question))
         return found

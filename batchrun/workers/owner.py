@@ -18,7 +18,7 @@ from batchrun import __version__
 from batchrun.dispatch import Tally
 from batchrun.errors import BatchrunError
 from batchrun.limits import CapReached
-from batchrun.workers.protocol import Answered, Drop, Setup
+from batchrun.workers.protocol import DropParameter, ProviderAnswered, Setup
 from batchrun.workers.session import WorkerSession
 from batchrun.workers.worker import digest_of
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from batchrun.limits.demand import LimitKey
     from batchrun.records import Attempt, PlannedRequest
     from batchrun.workers.channel import Channel
-    from batchrun.workers.protocol import Ask, WorkerReport
+    from batchrun.workers.protocol import AskLease, WorkerReport
 
 # Requests of one chunk for a worker: as many as it works on at a time, within these bounds.
 FEWEST_ROWS, MOST_ROWS = 8, 512
@@ -90,10 +90,10 @@ class Admitter:
         self._admission = admission
         self._waits = waits
         self._order = itertools.count()
-        self._queues: dict[LimitKey, list[tuple[int, int, WorkerSession, Ask]]] = {}
+        self._queues: dict[LimitKey, list[tuple[int, int, WorkerSession, AskLease]]] = {}
         self._news: dict[LimitKey, anyio.Event] = {}
 
-    def ask(self, session: WorkerSession, ask: Ask) -> None:
+    def ask(self, session: WorkerSession, ask: AskLease) -> None:
         """Grant what a worker asks for when it is admitted."""
         key = ask.asked.key
         if key not in self._queues:
@@ -112,7 +112,7 @@ class Admitter:
             if session.wants(ask):
                 await self._admit(rank, session, ask)
 
-    async def _admit(self, rank: int, session: WorkerSession, ask: Ask) -> None:
+    async def _admit(self, rank: int, session: WorkerSession, ask: AskLease) -> None:
         permit = self._admission.admit_now(ask.asked)
         if permit is None:
             try:
@@ -184,7 +184,7 @@ class WorkersDispatcher:
 
     # What sessions call.
 
-    def ask(self, session: WorkerSession, ask: Ask) -> None:
+    def ask(self, session: WorkerSession, ask: AskLease) -> None:
         """Grant what a worker asks for when it is admitted."""
         if self._admitter is not None:
             self._admitter.ask(session, ask)
@@ -212,7 +212,7 @@ class WorkersDispatcher:
             self._note_answered()
         if report.stop is not None:
             self.stop(report.stop)
-        self._share_room()
+        self._share_concurrency()
 
     def share_dropped(self, attempt: Attempt) -> None:
         """Let all workers leave out a parameter that one has learned to leave out."""
@@ -220,7 +220,7 @@ class WorkersDispatcher:
         if model is None or name is None or not self._assignment.rules.dropped.add(model, name):
             return
         for session in self._sessions:
-            session.order(Drop(model, name))
+            session.order(DropParameter(model, name))
 
     def note_renewal(self, renewal: KeyRenewal) -> None:
         """Keep for the log that a worker ran the program for another key."""
@@ -398,16 +398,16 @@ class WorkersDispatcher:
         self._is_answered = True
         self._changed.set()
         for session in self._sessions:
-            session.order(Answered())
+            session.order(ProviderAnswered())
 
-    def _share_room(self) -> None:
+    def _share_concurrency(self) -> None:
         """Share the requests that could be worked on among the workers that have some."""
         busy = [session for session in self._sessions if session.load]
         share = math.ceil(self.admission.workers_wanted() / max(1, len(busy)))
-        room = share + math.ceil(SPARE_SHARE * share) + SPARE_REQUESTS
-        self._chunk_rows = min(max(FEWEST_ROWS, room), MOST_ROWS)
+        most = share + math.ceil(SPARE_SHARE * share) + SPARE_REQUESTS
+        self._chunk_rows = min(max(FEWEST_ROWS, most), MOST_ROWS)
         for session in self._sessions:
-            session.set_room(room)
+            session.set_concurrency(most)
 
     def _setup(self) -> Setup:
         assignment = self._assignment

@@ -40,10 +40,10 @@ class WorkerMessage(msgspec.Struct, array_like=True, frozen=True, tag=True):
 # What a worker reports.
 
 
-class Ask(WorkerMessage, frozen=True):
-    """A request waits for admission; `ask` numbers this and everything about its permit."""
+class AskLease(WorkerMessage, frozen=True):
+    """A request waits for admission; `lease` numbers this and everything about its permit."""
 
-    ask: int
+    lease: int
     key: int
     number: int
     rank: int
@@ -53,13 +53,13 @@ class Ask(WorkerMessage, frozen=True):
 class Withdraw(WorkerMessage, frozen=True):
     """A request is not sent after all: it does not wait any more, or gives back its permit."""
 
-    ask: int
+    lease: int
 
 
 class Settle(WorkerMessage, frozen=True):
     """The attempt of a permit has its outcome; it is recorded later."""
 
-    ask: int
+    lease: int
     attempt: Attempt
     reported: LimitState | None
 
@@ -71,10 +71,10 @@ class Begin(WorkerMessage, frozen=True):
 
 
 class Fail(WorkerMessage, frozen=True):
-    """An attempt failed. `ask` settles its permit, if that was not done yet."""
+    """An attempt failed. `lease` settles its permit, if that was not done yet."""
 
     attempt: Attempt
-    ask: int | None = None
+    lease: int | None = None
     reported: LimitState | None = None
 
 
@@ -83,7 +83,7 @@ class TakeTurn(WorkerMessage, frozen=True):
 
     turn: Turn
     attempt: Attempt | None
-    ask: int | None = None
+    lease: int | None = None
     reported: LimitState | None = None
 
 
@@ -91,7 +91,7 @@ class Finish(WorkerMessage, frozen=True):
     """A request has its result."""
 
     result: Result
-    ask: int | None = None
+    lease: int | None = None
     reported: LimitState | None = None
 
 
@@ -99,7 +99,7 @@ class CoolDown(WorkerMessage, frozen=True):
     """An attempt failed and may be repeated: what does it wait for?"""
 
     question: int
-    ask: int
+    lease: int
     error_type: str
     message: str
     http_status: int | None
@@ -111,7 +111,7 @@ class IsOwnFault(WorkerMessage, frozen=True):
     """Did an attempt fail while others succeeded?"""
 
     question: int
-    ask: int
+    lease: int
     is_suspect: bool
     is_last: bool
 
@@ -160,7 +160,7 @@ class Renewed(WorkerMessage, frozen=True):
     renewal: KeyRenewal
 
 
-class Took(WorkerMessage, frozen=True):
+class ChunkTaken(WorkerMessage, frozen=True):
     """A chunk of requests was taken: there is room for another."""
 
 
@@ -176,7 +176,7 @@ class Failed(WorkerMessage, frozen=True):
 
 
 Reported: TypeAlias = (
-    Ask
+    AskLease
     | Withdraw
     | Settle
     | Begin
@@ -191,7 +191,7 @@ Reported: TypeAlias = (
     | Sample
     | Count
     | Ready
-    | Took
+    | ChunkTaken
     | Renewed
     | Ended
     | Failed
@@ -284,7 +284,7 @@ class Requests(WorkerMessage, frozen=True):
 class Grant(WorkerMessage, frozen=True):
     """A request is admitted, and its attempt is recorded as begun."""
 
-    ask: int
+    lease: int
     sent_at: float
     cost: int | None
 
@@ -292,24 +292,24 @@ class Grant(WorkerMessage, frozen=True):
 class Refuse(WorkerMessage, frozen=True):
     """What is left of the cost cap cannot cover a request."""
 
-    ask: int
+    lease: int
     reason: str
 
 
-class Kept(WorkerMessage, frozen=True):
+class Recorded(WorkerMessage, frozen=True):
     """This many of the events to be recorded are on disk."""
 
     count: int
 
 
-class Tell(WorkerMessage, frozen=True):
+class Answer(WorkerMessage, frozen=True):
     """The answer to a question."""
 
     question: int
     answer: bool | str | None
 
 
-class TellBackoff(WorkerMessage, frozen=True):
+class BackoffAnswer(WorkerMessage, frozen=True):
     """The answer to `CoolDown`."""
 
     question: int
@@ -317,24 +317,24 @@ class TellBackoff(WorkerMessage, frozen=True):
     pause_s: float
 
 
-class Room(WorkerMessage, frozen=True):
+class SetConcurrency(WorkerMessage, frozen=True):
     """How many requests to work on at a time."""
 
     count: int
 
 
-class Answered(WorkerMessage, frozen=True):
+class ProviderAnswered(WorkerMessage, frozen=True):
     """The provider has answered a request of the run: from now on a refusal is its row's fault."""
 
 
-class Drop(WorkerMessage, frozen=True):
+class DropParameter(WorkerMessage, frozen=True):
     """A model does not support a parameter, as another worker has learned: leave it out."""
 
     model: str
     parameter: str
 
 
-class NoMore(WorkerMessage, frozen=True):
+class NoMoreRequests(WorkerMessage, frozen=True):
     """There are no more requests."""
 
 
@@ -351,13 +351,13 @@ Ordered: TypeAlias = (
     | Requests
     | Grant
     | Refuse
-    | Kept
-    | Tell
-    | TellBackoff
-    | Room
-    | Answered
-    | Drop
-    | NoMore
+    | Recorded
+    | Answer
+    | BackoffAnswer
+    | SetConcurrency
+    | ProviderAnswered
+    | DropParameter
+    | NoMoreRequests
     | Drain
     | Cancel
 )

@@ -15,9 +15,12 @@ from batchrun.limits import Cause
 from batchrun.records import Attempt, AttemptStart, Result, Status
 from batchrun.workers.protocol import (
     AboveReported,
-    Ask,
+    Answer,
+    AskLease,
+    BackoffAnswer,
     Begin,
     Cancel,
+    ChunkTaken,
     CoolDown,
     Count,
     Drain,
@@ -28,20 +31,17 @@ from batchrun.workers.protocol import (
     Grant,
     HasInFlight,
     IsOwnFault,
-    Kept,
-    NoMore,
+    NoMoreRequests,
     Ready,
+    Recorded,
     Refuse,
     Renewed,
-    Room,
     RowEncoder,
     Sample,
+    SetConcurrency,
     Settle,
     SucceededSince,
     TakeTurn,
-    Tell,
-    TellBackoff,
-    Took,
     Withdraw,
     decode_report,
     encode,
@@ -79,9 +79,19 @@ class OpenLease:
     is_settled: bool = False
     is_closed: bool = False
 
+    def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
+        """Settle the permit with the outcome of the attempt."""
+        self.is_settled = True
+        self.permit.settle(attempt, reported)
+
+    def close(self) -> bool:
+        """Note that the outcome of the attempt is recorded; say whether it was not yet."""
+        was_open, self.is_closed = not self.is_closed, True
+        return was_open
+
 
 @dataclass(slots=True)
-class Batch:
+class UnrecordedEvents:
     """Events that are recorded together, and the orders that follow when they are on disk."""
 
     begun: list[AttemptStart] = field(default_factory=list)
@@ -118,15 +128,15 @@ class WorkerSession:
         self._latest: dict[int, int] = {}
         self._numbers: dict[int, int] = {}  # of the last attempt, by key
         self._asked: set[int] = set()
-        self._batch = Batch()
+        self._unrecorded = UnrecordedEvents()
         self._has_events = anyio.Event()
         self._recorded = 0
         self._ahead = 0
-        self._room = 0
+        self._concurrency = 0
         self._group: TaskGroup | None = None
         self._last: WorkerReport | None = None
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
-            Ask: self._on_ask,
+            AskLease: self._on_ask,
             Withdraw: self._on_withdraw,
             Settle: self._on_settle,
             Begin: self._on_begin,
@@ -141,7 +151,7 @@ class WorkerSession:
             Sample: self._on_sample,
             Count: self._on_count,
             Ready: self._on_ready,
-            Took: self._on_took,
+            ChunkTaken: self._on_chunk_taken,
             Renewed: self._on_renewed,
             Ended: self._on_ended,
             Failed: self._on_failed,
@@ -198,7 +208,7 @@ class WorkerSession:
 
     def end(self) -> None:
         """There are no more requests."""
-        self.order(NoMore())
+        self.order(NoMoreRequests())
 
     def drain(self) -> None:
         """Let it finish what is in flight."""
@@ -208,11 +218,11 @@ class WorkerSession:
         """Let it cancel what is in flight."""
         self.order(Cancel())
 
-    def set_room(self, room: int) -> None:
+    def set_concurrency(self, most: int) -> None:
         """Say how many requests to work on at a time."""
-        if 10 * abs(room - self._room) > self._room:
-            self._room = room
-            self.order(Room(room))
+        if 10 * abs(most - self._concurrency) > self._concurrency:
+            self._concurrency = most
+            self.order(SetConcurrency(most))
 
     def take_unfinished(self) -> list[PlannedRequest]:
         """Return the requests that have no result, as they have to be continued."""
@@ -222,32 +232,27 @@ class WorkerSession:
             for key, request in left.items()
         ]
 
-    def granted(self, ask: Ask, permit: Permit) -> None:
+    def granted(self, ask: AskLease, permit: Permit) -> None:
         """Grant what a request asked for: when its attempt is recorded, the worker hears of it."""
         start = AttemptStart(ask.key, ask.number, datetime.now(UTC), permit.cost)
-        self._asked.discard(ask.ask)
+        self._asked.discard(ask.lease)
         self._drop_lease(ask.key)
-        self._latest[ask.key] = ask.ask
-        self._leases[ask.ask] = OpenLease(permit, start, ask.asked.key[1])
+        self._latest[ask.key] = ask.lease
+        self._leases[ask.lease] = OpenLease(permit, start, ask.asked.key[1])
         self._note_number(ask.key, ask.number)
         self._owner.tally.sent += 1
         self._owner.tally.in_flight += 1
-        self._batch.begun.append(start)
-        self._batch.grants.append(Grant(ask.ask, permit.sent_at, permit.cost))
+        self._unrecorded.begun.append(start)
+        self._unrecorded.grants.append(Grant(ask.lease, permit.sent_at, permit.cost))
         self._has_events.set()
 
-    def _leave(self, lease: OpenLease) -> None:
-        """The outcome of an attempt is known."""
-        self._owner.tally.in_flight -= not lease.is_closed
-        lease.is_closed = True
-
-    def refuse(self, ask: Ask, reason: str) -> None:
+    def refuse(self, ask: AskLease, reason: str) -> None:
         """Say that the rest of the cost cap cannot cover a request."""
-        self.order(Refuse(ask.ask, reason))
+        self.order(Refuse(ask.lease, reason))
 
-    def wants(self, ask: Ask) -> bool:
+    def wants(self, ask: AskLease) -> bool:
         """Say whether a request still waits for admission."""
-        return self.is_alive and ask.ask in self._asked
+        return self.is_alive and ask.lease in self._asked
 
     async def _listen(self) -> None:
         while not self.has_ended:
@@ -277,18 +282,18 @@ class WorkerSession:
         """Record events; while some are written the next ones gather."""
         while True:
             await self._has_events.wait()
-            await self._record_batch()
+            await self._record_events()
 
-    async def _record_batch(self) -> None:
+    async def _record_events(self) -> None:
         self._has_events = anyio.Event()
-        batch, self._batch = self._batch, Batch()
-        await self._owner.journal.keep(batch.begun, batch.failed, batch.turns, batch.finished)
-        for result in batch.finished:
+        events, self._unrecorded = self._unrecorded, UnrecordedEvents()
+        await self._owner.journal.keep(events.begun, events.failed, events.turns, events.finished)
+        for result in events.finished:
             self._owner.release(result.key)
-        if batch.recorded:
-            self._recorded += batch.recorded
-            self.order(Kept(self._recorded))
-        for grant in batch.grants:
+        if events.recorded:
+            self._recorded += events.recorded
+            self.order(Recorded(self._recorded))
+        for grant in events.grants:
             self.order(grant)
 
     async def _close(self) -> None:
@@ -296,13 +301,13 @@ class WorkerSession:
         self._owner.forget(self._last)
         for number in list(self._leases):
             self._lose(number)
-        await self._record_batch()
+        await self._record_events()
 
     def _lose(self, number: int) -> None:
         lease = self._leases.pop(number)
         if lease.is_closed:
             return
-        self._leave(lease)
+        self._owner.tally.in_flight -= lease.close()
         start = lease.start
         attempt = Attempt(
             start.key,
@@ -316,33 +321,33 @@ class WorkerSession:
             asked_model=lease.model,
         )
         if not lease.is_settled:
-            lease.permit.settle(attempt)
+            lease.settle(attempt)
         if self._owner.has_died_too_often(start.key):
             self._assigned.pop(start.key, None)
             now = datetime.now(UTC)
-            self._batch.finished.append(
+            self._unrecorded.finished.append(
                 Result(start.key, Status.ERRORED, attempt, now, retryable=True)
             )
             self._owner.count(attempt.error, timed_out=False)
         else:
-            self._batch.failed.append(attempt)
+            self._unrecorded.failed.append(attempt)
 
     # What a worker reports, event by event.
 
-    def _on_ask(self, event: Ask) -> None:
-        self._asked.add(event.ask)
+    def _on_ask(self, event: AskLease) -> None:
+        self._asked.add(event.lease)
         self._owner.ask(self, event)
 
     def _on_withdraw(self, event: Withdraw) -> None:
-        self._asked.discard(event.ask)
-        lease = self._leases.pop(event.ask, None)
+        self._asked.discard(event.lease)
+        lease = self._leases.pop(event.lease, None)
         if lease is None:
             return
-        self._leave(lease)
+        self._owner.tally.in_flight -= lease.close()
         self._owner.tally.sent -= 1
         lease.permit.withdraw()
         start = lease.start
-        self._batch.failed.append(
+        self._unrecorded.failed.append(
             Attempt(
                 start.key,
                 start.number,
@@ -357,31 +362,30 @@ class WorkerSession:
         self._has_events.set()
 
     def _on_settle(self, event: Settle) -> None:
-        self._settle(event.ask, event.attempt, event.reported)
+        self._settle(event.lease, event.attempt, event.reported)
 
-    def _settle(self, ask: int | None, attempt: Attempt, reported: LimitState | None) -> None:
-        if ask is not None and (lease := self._leases.get(ask)) is not None:
-            lease.is_settled = True
-            lease.permit.settle(attempt, reported)
+    def _settle(self, number: int | None, attempt: Attempt, reported: LimitState | None) -> None:
+        if number is not None and (lease := self._leases.get(number)) is not None:
+            lease.settle(attempt, reported)
 
     def _on_begin(self, event: Begin) -> None:
         self._note_number(event.start.key, event.start.number)
-        self._batch.begun.append(event.start)
+        self._unrecorded.begun.append(event.start)
         self._has_recorded()
 
     def _on_fail(self, event: Fail) -> None:
-        self._settle(event.ask, event.attempt, event.reported)
+        self._settle(event.lease, event.attempt, event.reported)
         self._close_lease(event.attempt)
         self._owner.share_dropped(event.attempt)
-        self._batch.failed.append(event.attempt)
+        self._unrecorded.failed.append(event.attempt)
         self._has_recorded()
 
     def _on_turn(self, event: TakeTurn) -> None:
         turn, attempt = event.turn, event.attempt
         if attempt is not None:
-            self._settle(event.ask, attempt, event.reported)
+            self._settle(event.lease, attempt, event.reported)
             self._close_lease(attempt)
-        self._batch.turns.append((turn, attempt))
+        self._unrecorded.turns.append((turn, attempt))
         if (request := self._assigned.get(turn.key)) is not None:
             others = tuple(each for each in request.turns if each.number != turn.number)
             self._assigned[turn.key] = replace(request, turns=(*others, turn))
@@ -389,43 +393,45 @@ class WorkerSession:
 
     def _on_finish(self, event: Finish) -> None:
         result = event.result
-        self._settle(event.ask, result.last, event.reported)
+        self._settle(event.lease, result.last, event.reported)
         self._drop_lease(result.key)
         self._assigned.pop(result.key, None)
         self._numbers.pop(result.key, None)
-        self._batch.finished.append(result)
+        self._unrecorded.finished.append(result)
         if result.status is Status.SUCCEEDED:
             self._owner.count(None, timed_out=False)
         self._has_recorded()
 
     def _on_cool_down(self, event: CoolDown) -> None:
         fault = ProviderFault(event.error_type, event.message, event.http_status)
-        permit = self._leases[event.ask].permit
+        permit = self._leases[event.lease].permit
         self._answer(partial(self._cool_down, permit, fault, event))
 
     async def _cool_down(self, permit: Permit, fault: ProviderFault, event: CoolDown) -> None:
         backoff = await permit.cool_down(fault, event.decision, is_suspect=event.is_suspect)
-        self.order(TellBackoff(event.question, backoff.is_shared, backoff.pause_s))
+        self.order(BackoffAnswer(event.question, backoff.is_shared, backoff.pause_s))
 
     def _on_is_own_fault(self, event: IsOwnFault) -> None:
-        permit = self._leases[event.ask].permit
+        permit = self._leases[event.lease].permit
         look = partial(permit.is_own_fault, is_suspect=event.is_suspect, is_last=event.is_last)
-        self._answer(partial(self._tell, event.question, look))
+        self._answer(partial(self._answer_with, event.question, look))
 
     def _on_above_reported(self, event: AboveReported) -> None:
         look = partial(self._owner.admission.above_reported, event.asked)
-        self._answer(partial(self._tell, event.question, look))
+        self._answer(partial(self._answer_with, event.question, look))
 
     def _on_succeeded_since(self, event: SucceededSince) -> None:
         look = partial(self._owner.admission.succeeded_since, event.since)
-        self._answer(partial(self._tell, event.question, look))
+        self._answer(partial(self._answer_with, event.question, look))
 
     def _on_has_in_flight(self, event: HasInFlight) -> None:
         look = partial(self._owner.admission.has_in_flight, event.asked)
-        self._answer(partial(self._tell, event.question, look))
+        self._answer(partial(self._answer_with, event.question, look))
 
-    async def _tell(self, question: int, look: Callable[[], Awaitable[bool | str | None]]) -> None:
-        self.order(Tell(question, await look()))
+    async def _answer_with(
+        self, question: int, look: Callable[[], Awaitable[bool | str | None]]
+    ) -> None:
+        self.order(Answer(question, await look()))
 
     def _on_sample(self, event: Sample) -> None:
         self._answer(partial(self._sample, event.question))
@@ -442,7 +448,7 @@ class WorkerSession:
         self.is_ready = True
         self._owner.has_changed()
 
-    def _on_took(self, _event: Took) -> None:
+    def _on_chunk_taken(self, _event: ChunkTaken) -> None:
         self._ahead -= 1
         self._owner.has_changed()
 
@@ -462,7 +468,7 @@ class WorkerSession:
             self._group.start_soon(answer)
 
     def _has_recorded(self) -> None:
-        self._batch.recorded += 1
+        self._unrecorded.recorded += 1
         self._has_events.set()
 
     def _note_number(self, key: int, number: int) -> None:
@@ -472,9 +478,9 @@ class WorkerSession:
         """The attempt is recorded; its permit may still be asked about."""
         lease = self._leases.get(self._latest.get(attempt.key, -1))
         if lease is not None and lease.start.number == attempt.number:
-            self._leave(lease)
+            self._owner.tally.in_flight -= lease.close()
 
     def _drop_lease(self, key: int) -> None:
         lease = self._leases.pop(self._latest.pop(key, -1), None)
         if lease is not None:
-            self._leave(lease)
+            self._owner.tally.in_flight -= lease.close()

@@ -28,27 +28,33 @@ from batchrun.errors import BatchrunError, JobError
 from batchrun.job import Job
 from batchrun.limits import MOST, Backoff, Waits
 from batchrun.pricing import price_book
-from batchrun.workers.leases import Leases, Line, RemoteErrors, RemoteJournal, RemoteSampler
+from batchrun.workers.leases import (
+    Leases,
+    OwnerConnection,
+    RemoteErrors,
+    RemoteJournal,
+    RemoteSampler,
+)
 from batchrun.workers.protocol import (
-    Answered,
+    Answer,
+    BackoffAnswer,
     Cancel,
+    ChunkTaken,
     Drain,
-    Drop,
+    DropParameter,
     Ended,
     Failed,
     Grant,
-    Kept,
-    NoMore,
+    NoMoreRequests,
+    ProviderAnswered,
     Ready,
+    Recorded,
     Refuse,
     Renewed,
     Requests,
-    Room,
     RowDecoder,
+    SetConcurrency,
     Setup,
-    Tell,
-    TellBackoff,
-    Took,
     WorkerReport,
     decode_orders,
     encode,
@@ -87,7 +93,7 @@ def digest_of(module: Path | None) -> bytes | None:
         return None
 
 
-def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
+def assignment_of(setup: Setup, owner: OwnerConnection, waits: Waits) -> Assignment:
     """Return what the live dispatcher of a worker is given.
 
     Raises:
@@ -104,13 +110,13 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
             f"[tools] module: {job.tools.module} is missing or differs on this machine; put the same file "
             "at the same path on every machine"
         )
-    leases = Leases(line, job.limits, caps_cost=setup.caps_cost, workers=setup.workers)
+    leases = Leases(owner, job.limits, caps_cost=setup.caps_cost, workers=setup.workers)
     prices = price_book(job, setup.provider)
     return Assignment(
         job=job,
-        journal=RemoteJournal(line, leases),
+        journal=RemoteJournal(owner, leases),
         admission=leases,
-        accounts=Accounts(waits, RemoteErrors(line), prices),
+        accounts=Accounts(waits, RemoteErrors(owner), prices),
         rules=Rules(
             job.retry,
             review_of(job),
@@ -118,7 +124,7 @@ def assignment_of(setup: Setup, line: Line, waits: Waits) -> Assignment:
             job.tools.max_turns,
             DroppedParameters(setup.dropped, is_on=job.request.drops_unsupported),
         ),
-        first=FirstRequests(setup.variable, RemoteSampler(line), setup.is_answered),
+        first=FirstRequests(setup.variable, RemoteSampler(owner), setup.is_answered),
         provider=Provider(
             _credentials(setup, job),
             PyreqwestTransport(connections=job.limits.concurrency or MOST),
@@ -138,8 +144,7 @@ class Worker:
     def __init__(self, channel: Channel, setup: Setup) -> None:
         self._channel = channel
         self._setup = setup
-        self._has_news = anyio.Event()
-        self._line = Line(self._wake)
+        self._owner = OwnerConnection()
         self._waits = Waits()
         self._rows = RowDecoder()
         self._scope = anyio.CancelScope()
@@ -160,13 +165,13 @@ class Worker:
             group.start_soon(self._report)
             # Before the first order: it may be to drain.
             try:
-                assignment = assignment_of(self._setup, self._line, self._waits)
+                assignment = assignment_of(self._setup, self._owner, self._waits)
             except BatchrunError as error:
-                self._line.say(Failed(str(error), is_job=isinstance(error, JobError)))
+                self._owner.report(Failed(str(error), is_job=isinstance(error, JobError)))
             else:
                 self._command = assignment.provider.credentials.command
                 self._dispatcher = LIVE.create(assignment)
-                self._line.say(Ready())
+                self._owner.report(Ready())
                 group.start_soon(self._work, self._dispatcher, assignment.provider.transport)
             while True:
                 for order in orders:
@@ -178,9 +183,9 @@ class Worker:
         try:
             with self._scope:
                 await self._dispatch(dispatcher)
-            self._line.say(Ended())
+            self._owner.report(Ended())
         except Exception as error:  # noqa: BLE001 - the owner reports it
-            self._line.say(Failed(repr(error), is_job=False))
+            self._owner.report(Failed(repr(error), is_job=False))
         finally:
             with anyio.CancelScope(shield=True):
                 await transport.aclose()
@@ -198,54 +203,49 @@ class Worker:
             with suppress(anyio.BrokenResourceError):  # it drains
                 async for chunk in self._received:
                     await send.send(chunk)
-                    self._line.say(Took())
+                    self._owner.report(ChunkTaken())
 
     def _obey(self, order: Ordered) -> None:
         match order:
             case Requests(question=None):
                 self._inbox.send_nowait(self._rows.decode(order))
             case Requests(question=int(question)):
-                self._line.hear(question, self._rows.decode(order))
+                self._owner.deliver(question, self._rows.decode(order))
             case Grant() | Refuse():
-                self._line.hear(order.ask, order)
-            case Tell():
-                self._line.hear(order.question, order.answer)
-            case TellBackoff():
-                self._line.hear(order.question, Backoff(order.is_shared, order.pause_s))
-            case Kept():
-                self._line.keep(order.count)
-            case Room():
-                self._line.room = order.count
+                self._owner.deliver(order.lease, order)
+            case Answer():
+                self._owner.deliver(order.question, order.answer)
+            case BackoffAnswer():
+                self._owner.deliver(order.question, Backoff(order.is_shared, order.pause_s))
+            case Recorded():
+                self._owner.confirm(order.count)
+            case SetConcurrency():
+                self._owner.set_concurrency(order.count)
             case _:
                 self._end(order)
 
     def _end(self, order: Ordered) -> None:
-        if isinstance(order, NoMore):
+        if isinstance(order, NoMoreRequests):
             self._inbox.close()
         elif isinstance(order, Drain) and self._dispatcher is not None:
             self._dispatcher.drain()
-        elif isinstance(order, Answered) and self._dispatcher is not None:
+        elif isinstance(order, ProviderAnswered) and self._dispatcher is not None:
             self._dispatcher.refusals.answered()
-        elif isinstance(order, Drop) and self._dispatcher is not None:
+        elif isinstance(order, DropParameter) and self._dispatcher is not None:
             self._dispatcher.dropped.add(order.model, order.parameter)
         elif isinstance(order, Cancel):
             self._scope.cancel()
 
-    def _wake(self) -> None:
-        self._has_news.set()
-
     async def _report(self) -> None:
         """Report what has happened, in steps."""
         while True:
-            await self._has_news.wait()
-            self._has_news = anyio.Event()
+            await self._owner.wait_for_events()
             await self._channel.send(encode(self._next_report()))
             await anyio.sleep(STEP_S)
 
     def _next_report(self) -> WorkerReport:
         renewals = () if self._command is None else self._command.taken_renewals()
-        self._line.outgoing += map(Renewed, renewals)
-        events, self._line.outgoing = self._line.outgoing, []
+        events = [*self._owner.take_events(), *map(Renewed, renewals)]
         tally = Tally() if self._dispatcher is None else self._dispatcher.tally
         waiting = {cause: count for cause, count in self._waits.waiting.items() if count}
         return WorkerReport(
