@@ -12,7 +12,6 @@ from batchrun.dispatch.live_request import LiveRequest, errored
 from batchrun.dispatch.pool import Draining, TaskPool
 from batchrun.dispatch.ports import FirstRequests, Tally
 from batchrun.dispatch.refusals import Refusals
-from batchrun.dispatch.retries import Retries
 from batchrun.dispatch.toolbox import Conversation
 from batchrun.limits import Cause
 from batchrun.records import Status
@@ -65,9 +64,7 @@ class LiveDispatcher:
         self.tally = Tally()
         self.draining = Draining(self.tally)
         self.pool = TaskPool(self._complete, admission, self.draining)
-        self.review = rules.review
-        self.dropped = rules.dropped
-        self.retries = Retries(rules, admission)
+        self.rules = rules
         self.conversation = Conversation(journal, rules.tools, rules.max_turns)
         self.refusals = Refusals(self.first)
         self._active: set[int] = set()

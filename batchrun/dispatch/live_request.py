@@ -14,7 +14,7 @@ import anyio.lowlevel
 from batchrun import formats
 from batchrun.dispatch.judgement import Action, judge, stop_for
 from batchrun.dispatch.refusals import HeldRefusal
-from batchrun.dispatch.retries import RequestState
+from batchrun.dispatch.retries import RequestRetries
 from batchrun.dispatch.toolbox import concluded
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
 from batchrun.limits import RETRY, CapReached, Cause, above_bound, demand, most_tokens
@@ -67,12 +67,14 @@ class LiveRequest:
         request: the planned request.
     """
 
-    __slots__ = ("_live", "_request", "_state")
+    __slots__ = ("_live", "_number", "_permit", "_request", "_retries")
 
     def __init__(self, dispatcher: LiveDispatcher, request: PlannedRequest) -> None:
         self._live = dispatcher
         self._request = request
-        self._state = RequestState(request.attempts_made, dispatcher.admission.next_rank())
+        self._number = request.attempts_made  # of the last attempt, over all executions
+        self._permit: Permit | None = None  # of the attempt in flight
+        self._retries = RequestRetries(dispatcher.rules, dispatcher.admission)
 
     async def run(self) -> None:
         """Make all turns: one, unless the model calls tools or the provider pauses."""
@@ -100,7 +102,7 @@ class LiveRequest:
         """Get one answer; return the request of the next turn, None if there is none."""
         live = self._live
         asked = demand(self._request, self._highest_cost(), live.first.variable)
-        self._state.begin_turn()
+        self._retries.begin_turn()
         if (problem := live.admission.unsendable(asked)) is not None:
             await self._give_up_unsent(*problem)
             return None
@@ -137,50 +139,50 @@ class LiveRequest:
 
     async def _admitted(self, asked: Demand) -> bool:
         """Wait until the request may be sent; False if it is not sent any more."""
-        live, state = self._live, self._state
+        live = self._live
         if (fault := live.refusals.verdict(self._request)) is not None:
             await self._give_up_unsent(fault.error_type, fault.message)
             return False
         if not live.draining.has_begun:
-            state.permit = live.admission.admit_now(asked)
-            if state.permit is not None:
+            self._permit = live.admission.admit_now(asked)
+            if self._permit is not None:
                 return True
-        if state.failed is None:
+        if (failed := self._retries.failed) is None:
             await live.draining.interruptible(partial(self._ask, asked))
         else:
-            await self._admitted_again(state.failed, asked)
+            await self._admitted_again(failed, asked)
         # A permit may have been granted at the moment when draining began.
         if live.is_draining:
             self._withdraw()
-        return state.permit is not None
+        return self._permit is not None
 
     async def _admitted_again(self, failed: Attempt, asked: Demand) -> None:
         """Wait after a failed attempt, but no longer than the request may wait in total."""
-        live, state, start = self._live, self._state, anyio.current_time()
-        with anyio.move_on_after(live.retries.wait_left_s(state)):
+        live, start = self._live, anyio.current_time()
+        with anyio.move_on_after(self._retries.wait_left_s):
             await live.draining.interruptible(partial(self._ask, asked))
         if not live.is_draining:
-            state.waited_s += anyio.current_time() - start
-            if state.permit is None:
+            self._retries.count_wait(anyio.current_time() - start)
+            if self._permit is None:
                 await self._give_up_waiting(failed, asked)
 
     async def _ask(self, asked: Demand) -> None:
-        live, state = self._live, self._state
-        state.permit = None
+        live = self._live
+        self._permit = None
         try:
-            state.permit = await live.admission.admit(
+            self._permit = await live.admission.admit(
                 asked,
-                state.rank,
+                self._retries.rank,
                 live.accounts.waits,
-                (self._request.key, state.number + 1),
+                (self._request.key, self._number + 1),
             )
         except CapReached as reason:
             live.stop(Stop(RunEnd.MAX_COST, str(reason)))
 
     def _withdraw(self) -> None:
-        if self._state.permit is not None:
-            self._state.permit.withdraw()
-            self._state.permit = None
+        if self._permit is not None:
+            self._permit.withdraw()
+            self._permit = None
 
     async def _pause(self, seconds: float) -> bool:
         """Wait before the next attempt; False when the run drains meanwhile."""
@@ -193,15 +195,15 @@ class LiveRequest:
 
     async def _attempt(self) -> Step:
         """Make one attempt; return what follows."""
-        live, state, request = self._live, self._state, self._request
-        state.number += 1
+        live, request = self._live, self._request
+        self._number += 1
         sent, start = False, time.perf_counter()
-        reserved = state.permit.cost if state.permit else None
-        wire = live.dropped.sent(request)
+        reserved = self._permit.cost if self._permit else None
+        wire = live.rules.dropped.sent(request)
         try:
             # On disk before the first byte is sent: after a crash, this attempt counts as possibly billed.
             await live.journal.begin(
-                AttemptStart(request.key, state.number, datetime.now(UTC), reserved)
+                AttemptStart(request.key, self._number, datetime.now(UTC), reserved)
             )
             sent, start = True, time.perf_counter()
             live.tally.sent += 1
@@ -225,7 +227,7 @@ class LiveRequest:
         completion = exchange.completion
         continues = live.conversation.continues(completion)
         if not continues:
-            completion, rejection = live.review(concluded(completion, request))
+            completion, rejection = live.rules.review(concluded(completion, request))
         attempt = self._answered_attempt(exchange, latency_s, completion, rejection)
         self._settle(attempt, exchange.limits)
         if continues:
@@ -241,8 +243,8 @@ class LiveRequest:
         self, attempt: Attempt, completion: Completion, rejection: Rejection
     ) -> Step:
         """Ask again, or store the answer with the reason for its rejection: it was paid for."""
-        live, state = self._live, self._state
-        tries = state.count_rejection(rejection, live.retries.max_attempts)
+        live = self._live
+        tries = self._retries.count_rejection(rejection)
         if judge(rejection, live.refusals.record, tries).action is Action.RETRY:
             await live.journal.fail(attempt)
             return AT_ONCE
@@ -255,7 +257,7 @@ class LiveRequest:
 
         If the attempt cost more than the highest possible cost, the cost cap cannot be kept: the run stops.
         """
-        permit, self._state.permit = self._state.permit, None
+        permit, self._permit = self._permit, None
         if permit is not None:
             permit.settle(attempt, reported)
             if (stop := above_bound(attempt, permit.cost)) is not None:
@@ -281,7 +283,7 @@ class LiveRequest:
 
     async def _failed(self, fault: ProviderFault, latency_s: float, sent: bytes) -> Step:
         live, request = self._live, self._request
-        dropped = live.dropped.learn(request.request.model, fault, sent)
+        dropped = live.rules.dropped.learn(request.request.model, fault, sent)
         if dropped is not None:
             attempt = self._failed_attempt(fault, latency_s, Cause.UNSUPPORTED)
             attempt = replace(attempt, dropped=dropped)
@@ -318,20 +320,18 @@ class LiveRequest:
         self, attempt: Attempt, fault: ProviderFault, judgement: Judgement, permit: Permit
     ) -> Step:
         """Send the request again, unless its attempts are used up or the limits never admit it."""
-        live, state = self._live, self._state
-        is_suspect = state.failures > 0
+        live, retries = self._live, self._retries
+        is_suspect = retries.is_suspect
         if judgement.cause is Cause.RATE_LIMIT:
             if (reason := await live.admission.above_reported(permit.asked)) is not None:
                 attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
                 return await self._finish(errored(attempt, retryable=True))
-        elif await live.retries.uses_up(state, permit, fault):
+        elif await retries.uses_up(permit, fault):
             return await self._finish(errored(attempt, retryable=True))
         backoff = await permit.cool_down(fault, judgement.decision, is_suspect=is_suspect)
-        if state.failed is None:
-            state.failing_since = permit.sent_at
-        state.failed = attempt
+        retries.count_failure(attempt, permit)
         await live.journal.fail(attempt)
-        pause_s = live.retries.pause_s(state, judgement.decision, backoff)
+        pause_s = retries.pause_s(judgement.decision, backoff)
         if pause_s is None:
             return await self._give_up_waiting(attempt, permit.asked, judgement.decision.delay_s)
         live.pool.add()
@@ -345,10 +345,9 @@ class LiveRequest:
 
     async def _has_used_up(self) -> bool:
         """Wait until it is known whether the request caused its failure and so has used up its attempts."""
-        state = self._state
-        used_up = await self._known(partial(self._live.retries.has_used_up, state))
-        if used_up and state.failed is not None:
-            await self._finish(errored(state.failed, retryable=True))
+        used_up = await self._known(self._retries.has_used_up)
+        if used_up and (failed := self._retries.failed) is not None:
+            await self._finish(errored(failed, retryable=True))
         return used_up is not False
 
     async def _give_up_waiting(
@@ -361,25 +360,23 @@ class LiveRequest:
             asked: the demand of the request.
             asked_s: seconds that the provider asked to wait.
         """
-        live = self._live
-        look = partial(live.retries.others_succeeded, self._state, asked)
-        is_own = await self._known(look)
+        live, retries = self._live, self._retries
+        is_own = await self._known(partial(retries.others_succeeded, asked))
         if is_own:
-            if asked_s is not None and asked_s > live.retries.max_wait_s:
+            if retries.is_too_long(asked_s):
                 wait = f"the provider asked to wait {asked_s:g} s, longer than [retry] max_wait_s"
                 attempt = replace(attempt, error_message=f"{attempt.error_message}; {wait}")
             await live.finish(errored(attempt, retryable=True), timed_out=True)
         elif is_own is not None:
             # Nothing succeeds, so the row is not at fault: it stays pending, and the run stops.
-            live.stop(live.retries.stop(attempt, asked_s or 0.0))
+            live.stop(retries.stop(attempt, asked_s))
         return CLOSED
 
     async def _give_up_unsent(self, error_type: str, message: str) -> None:
         """End a request that cannot be sent. Another execution may have a higher limit."""
-        state, request = self._state, self._request
         # A result needs a last attempt, also if nothing was sent.
-        state.number += 1
-        start = AttemptStart(request.key, state.number, datetime.now(UTC))
+        self._number += 1
+        start = AttemptStart(self._request.key, self._number, datetime.now(UTC))
         await self._live.journal.begin(start)
         fault = ProviderFault(error_type, message)
         attempt = self._failed_attempt(fault, 0.0, Cause.NO)
@@ -387,10 +384,9 @@ class LiveRequest:
 
     async def _abandon(self, latency_s: float, *, sent: bool) -> None:
         """Record an attempt that was cancelled before it was sent, or before its answer arrived."""
-        state = self._state
         fault = ProviderFault("cancelled", "cancelled before the answer arrived", maybe_billed=sent)
         attempt = self._failed_attempt(fault, latency_s, Cause.TRANSIENT)
-        permit, state.permit = state.permit, None
+        permit, self._permit = self._permit, None
         if permit is not None:
             permit.settle(attempt)
         await self._live.journal.fail(attempt)
@@ -408,7 +404,7 @@ class LiveRequest:
         )
         return Attempt(
             self._request.key,
-            self._state.number,
+            self._number,
             latency_s,
             http_status=fault.http_status,
             error_type=fault.error_type,
@@ -434,7 +430,7 @@ class LiveRequest:
         model, usage, billing = completion.model or asked, completion.usage, completion.billing
         return Attempt(
             self._request.key,
-            self._state.number,
+            self._number,
             latency_s,
             http_status=exchange.http_status,
             error_type=None if rejection is None else rejection.error_type,

@@ -232,7 +232,7 @@ class Worker:
         elif isinstance(order, ProviderAnswered) and self._dispatcher is not None:
             self._dispatcher.refusals.answered()
         elif isinstance(order, DropParameter) and self._dispatcher is not None:
-            self._dispatcher.dropped.add(order.model, order.parameter)
+            self._dispatcher.rules.dropped.add(order.model, order.parameter)
         elif isinstance(order, Cancel):
             self._scope.cancel()
 
