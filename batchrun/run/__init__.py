@@ -22,6 +22,7 @@ from batchrun.run.events import EventFile, event_file
 from batchrun.run.execution import Execution, first_batchrun_error
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
+from batchrun.run.partitioned_execution import DividedRun, run_in_parts
 from batchrun.run.parts import division_of
 from batchrun.run.preparation import Prepared, RunOptions, prepare
 from batchrun.run.run_directories import check_places, run_directory
@@ -35,7 +36,6 @@ from batchrun.run.together import (
     run_all,
     shared_by,
 )
-from batchrun.run.waves import DividedRun, run_in_parts
 from batchrun.workers import RayCluster, WorkersFactory
 
 if TYPE_CHECKING:
