@@ -26,7 +26,7 @@ from batchrun.run.partitioned_execution import DividedRun, run_in_parts
 from batchrun.run.parts import division_of
 from batchrun.run.preparation import Prepared, RunOptions, prepare
 from batchrun.run.run_directories import check_places, run_directory
-from batchrun.run.together import (
+from batchrun.run.steps import (
     agreed,
     agreed_judges,
     concluded,

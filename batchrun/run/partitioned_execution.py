@@ -40,7 +40,7 @@ from batchrun.run.parts import (
     plan_of_part,
     write_parts,
 )
-from batchrun.run.together import (
+from batchrun.run.steps import (
     Spending,
     agreed,
     agreed_judges,
