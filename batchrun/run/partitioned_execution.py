@@ -54,7 +54,8 @@ from batchrun.run.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from signal import Signals
 
     from batchrun.errors import BatchrunError
     from batchrun.run.events import EventFile
@@ -68,40 +69,61 @@ INTERRUPTED = "interrupted; all answers are saved"
 MOST_PLANNING = 2
 
 
-@dataclass
+class EndedParts:
+    """How the parts of a run have ended in this execution.
+
+    Attributes:
+        reports: of the parts that have ended.
+        succeeded: requests that got an answer.
+    """
+
+    def __init__(self) -> None:
+        self.reports: list[RunReport] = []
+        self.succeeded = 0
+        self._error: BatchrunError | None = None
+        self._nothing_succeeded: RunStopped | None = None
+
+    def add(self, report: RunReport) -> None:
+        """Note how a part has ended. While its batches are out, other parts are worked on."""
+        self.reports.append(report)
+        error = report.error
+        if isinstance(error, RunStopped) and _is_without_success(error):
+            self._nothing_succeeded = error
+        elif not isinstance(error, BatchesOut):
+            self._error = self._error or error
+        last = report.totals.last_execution
+        self.succeeded += 0 if last is None else last.succeeded
+
+    def interrupt(self, signum: Signals) -> None:
+        """Note the signal before the other parts."""
+        self._error = Interrupted(signum, INTERRUPTED)
+
+    @property
+    def error(self) -> BatchrunError | None:
+        """What ended the run early: no other part of it is worked on.
+
+        A part without success does not, once another part has had some.
+        """
+        return self._error or (None if self.succeeded else self._nothing_succeeded)
+
+
+@dataclass(frozen=True, slots=True)
 class DividedRun:
-    """A run and how far this execution has come with its parts.
+    """A run and its parts.
 
     Attributes:
         plan: of the whole run.
         parts: how it is divided; None for a run that is not.
         number: of this execution over all parts.
         reuse: of earlier answers by a changed plan, by the number of the part.
-        succeeded: requests of this execution that got an answer.
-        reports: of the parts that have ended.
-        error: what ended the run early.
-        fruitless: that no request of a part succeeded.
+        ended: the parts that have ended in this execution.
     """
 
     plan: Prepared
     parts: PartList | None
     number: int = 1
-    reuse: dict[int, Reuse] = field(default_factory=dict)
-    succeeded: int = 0
-    reports: list[RunReport] = field(default_factory=list)
-    error: BatchrunError | None = None
-    fruitless: RunStopped | None = None
-
-    def ended(self, report: RunReport) -> None:
-        """Note how a part has ended. While its batches are out, other parts are worked on."""
-        self.reports.append(report)
-        error = report.error
-        if isinstance(error, RunStopped) and _is_fruitless(error):
-            self.fruitless = error
-        elif not isinstance(error, BatchesOut):
-            self.error = self.error or error
-        last = report.totals.last_execution
-        self.succeeded += 0 if last is None else last.succeeded
+    reuse: Mapping[int, Reuse] = field(default_factory=dict)
+    ended: EndedParts = field(default_factory=EndedParts)
 
     @property
     def count(self) -> int:
@@ -141,7 +163,6 @@ async def run_in_parts(
     """
     plans = [run.plan for run in runs]
     with ExitStack() as stack:
-        before = Spending(spent_before)
         for run in runs:
             if run.parts is not None:
                 stack.enter_context(
@@ -149,7 +170,9 @@ async def run_in_parts(
                         run.plan.directory, new=options.new, files=run.plan.job.output.files
                     )
                 )
-                await anyio.to_thread.run_sync(_begin, run, options)
+        runs = [await anyio.to_thread.run_sync(_begun, run, options) for run in runs]
+        before = Spending(spent_before)
+        for run in runs:
             before += await anyio.to_thread.run_sync(_spending, run, options)
         money = budget_of(plans[0].job, before)
         with interrupts.caught():
@@ -158,8 +181,8 @@ async def run_in_parts(
                     for run in runs:
                         for note in division_notes(run.plan, run.parts) if run.parts else ():
                             shared.progress.note(note)
-                    for wave in _waves(runs, options):
-                        await _run_wave(wave, shared)
+                    for group in _groups(runs, options):
+                        await _run_group(group, shared)
             except BaseExceptionGroup as group:
                 raise first_batchrun_error(group) from group
             return [
@@ -167,13 +190,18 @@ async def run_in_parts(
             ]
 
 
-def _begin(run: DividedRun, options: RunOptions) -> None:
-    """Ask for consent to a changed plan, and write how the run is divided."""
+def _begun(run: DividedRun, options: RunOptions) -> DividedRun:
+    """Ask for consent to a changed plan, and write how the run is divided.
+
+    Returns:
+        The run with the number of this execution, and the answers that it uses again.
+    """
     if run.parts is None:
-        return
+        return run
     directory = run.plan.directory
     if (missing := missing_parts(directory)) and not options.yes and options.simulate is None:
         raise CheckpointError(missing_message(directory, missing))
+    number, found = run.number, {}
     for part in run.parts.parts:
         folder = run.plan.directory / part.name
         if not (folder / checkpoint.FILE_NAME).exists():
@@ -181,14 +209,15 @@ def _begin(run: DividedRun, options: RunOptions) -> None:
         plan = plan_of_part(run.plan, run.parts, part, options)
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
             known = checkpoint.totals(store).executions
-            run.number = max([run.number, *(each["execution"] + 1 for each in known)])
+            number = max([number, *(each["execution"] + 1 for each in known)])
             reuse = reuse_of(plan, store, options_of_part(options, part))
         if reuse is not None:
-            run.reuse[part.number] = reuse
-    together = _added(list(run.reuse.values()))
+            found[part.number] = reuse
+    together = _added(list(found.values()))
     if needs_consent(together, options):
         ask_consent(run.plan, together, options.ask)
     write_parts(run.plan.directory, run.parts)
+    return replace(run, number=number, reuse=found)
 
 
 def _added(every: Sequence[Reuse]) -> Reuse:
@@ -216,25 +245,25 @@ def _spending(run: DividedRun, options: RunOptions) -> Spending:
     return found
 
 
-def _waves(runs: Sequence[DividedRun], options: RunOptions) -> list[list[tuple[DividedRun, int]]]:
+def _groups(runs: Sequence[DividedRun], options: RunOptions) -> list[list[tuple[DividedRun, int]]]:
     """Return which parts of which runs to work on at the same time, one group after the other."""
     most = max(run.count for run in runs)
-    waves = [[(run, index) for run in runs if index < run.count] for index in range(most)]
+    groups = [[(run, index) for run in runs if index < run.count] for index in range(most)]
     if options.dispatcher is not BATCH:
-        return waves
-    every = [one for wave in waves for one in wave]
+        return groups
+    every = [one for group in groups for one in group]
     if options.batches is BatchMode.CANCEL:
         every = [(run, index) for run, index in every if run.has_begun(index)]
     return [every]
 
 
-async def _run_wave(wave: Sequence[tuple[DividedRun, int]], shared: Shared) -> None:
+async def _run_group(group: Sequence[tuple[DividedRun, int]], shared: Shared) -> None:
     """Run parts of runs that have not ended, at the same time."""
     signal = shared.interrupts.first
-    active = [(run, index) for run, index in wave if not _is_over(run)]
+    active = [(run, index) for run, index in group if run.ended.error is None]
     if signal is not None:
         for run, _ in active:
-            run.error = Interrupted(signal, INTERRUPTED)
+            run.ended.interrupt(signal)
         return
     if not active:
         return
@@ -259,19 +288,15 @@ async def _run_wave(wave: Sequence[tuple[DividedRun, int]], shared: Shared) -> N
                 concluded, one, execution, rows, error, shared.options
             )
             execution.log.ended(done.exit_code, done.error, done.summary())
-            run.ended(done)
+            run.ended.add(done)
 
 
-def _is_fruitless(error: RunStopped) -> bool:
+def _is_without_success(error: RunStopped) -> bool:
     return error.stop.end is RunEnd.NOTHING_SUCCEEDED and not error.is_judge
 
 
-def _is_over(run: DividedRun) -> bool:
-    return run.error is not None or (run.fruitless is not None and not run.succeeded)
-
-
-def _runs_in(wave: Sequence[tuple[DividedRun, int]]) -> int:
-    return len({id(run) for run, _ in wave})
+def _runs_in(group: Sequence[tuple[DividedRun, int]]) -> int:
+    return len({id(run) for run, _ in group})
 
 
 async def _agreed_part(
@@ -288,7 +313,7 @@ async def _agreed_part(
         label=label,
         judges=tuple(replace(judge, label=label) for judge in opened.judges),
         number=run.number,
-        has_succeeded=run.succeeded > 0,
+        has_succeeded=run.ended.succeeded > 0,
     )
     return await agreed_judges(found, options)
 
@@ -296,9 +321,9 @@ async def _agreed_part(
 def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunReport:
     """Write the outputs of a whole run; return its state."""
     if run.parts is None:
-        return run.reports[0]
+        return run.ended.reports[0]
     directory = run.plan.directory
-    error = run.error or (run.fruitless if _is_over(run) else None)
+    error = run.ended.error
     whole = PartitionedRun(directory, run.plan.job, run.plan.source, run.parts)
     written = Written()
     try:
@@ -310,7 +335,7 @@ def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunR
         error = error or OutputError(str(problem))
     totals = written.totals or totals_of_run(directory)
     out = totals.open_batches
-    waiting = [one.error for one in run.reports if isinstance(one.error, BatchesOut)]
+    waiting = [one.error for one in run.ended.reports if isinstance(one.error, BatchesOut)]
     if error is None and (out or any(one.held for one in waiting)):
         error = come_back_together(out, waiting)
     elif out and isinstance(error, Interrupted):
