@@ -74,17 +74,24 @@ class FullDiskRetry:
 
     Args:
         seconds: how long to wait; 0 gives up at once.
-        tell: called with a message when a wait begins, in the waiting thread.
     """
 
-    def __init__(self, seconds: float, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._tell = tell
+        self._note: str | None = None
         self._over = threading.Event()
 
     def end(self) -> None:
         """End the present wait, and do not wait again."""
         self._over.set()
+
+    def take_note(self) -> str | None:
+        """Return what to tell the user about a wait that has begun since the last call.
+
+        The wait is in another thread, so the event loop asks for this.
+        """
+        note, self._note = self._note, None
+        return note
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function until the disk has room; return its value.
@@ -106,8 +113,8 @@ class FullDiskRetry:
                     raise
 
     def _announce(self) -> None:
-        if self._tell is not None and not self._over.is_set():
-            self._tell(
+        if not self._over.is_set():
+            self._note = (
                 "the checkpoint cannot be written: the disk is full, over its quota or failing; "
                 f"nothing is sent, and this waits up to {self._seconds:g} s for room"
             )

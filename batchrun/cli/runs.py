@@ -114,8 +114,10 @@ def export(
     # Without a time zone, it is the local time.
     chosen = batchrun.Since(since and since.astimezone()) if last or since is not None else None
     if shape is None:
-        for path in batchrun.export(directory, to, chosen, note=say):
-            click.echo(path)
+        exported = batchrun.export(directory, to, chosen)
+        for note in exported.notes:
+            say(note)
+        click.echo("\n".join(map(str, exported.paths)))
         return
     if to is None or chosen is not None:
         raise click.UsageError("--finetune needs --to, without --last and --since")

@@ -35,7 +35,7 @@ from batchrun.run.signatures import same_input
 from batchrun.source import Source, input_files, is_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from batchrun.evaluation import ScoreTotals
     from batchrun.pricing.totals import RunTotals
@@ -120,13 +120,20 @@ def _judges_status(directory: Path, *, colour: bool) -> list[str]:
     ]
 
 
-def export(
-    directory: Path,
-    to: Path | None = None,
-    since: Since | None = None,
-    *,
-    note: Callable[[str], None] | None = None,
-) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The files that were written.
+
+    Attributes:
+        paths: of the files.
+        notes: warnings about them, such as cells that are cut.
+    """
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+def export(directory: Path, to: Path | None = None, since: Since | None = None) -> Exported:
     """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
 
     A function of the job's author runs only for answers that it has not scored yet.
@@ -135,7 +142,6 @@ def export(
         directory: the run directory.
         to: write only this file, with the results, instead of the run's own files.
         since: write only rows whose results are as new as this; needs `to`.
-        note: receives warnings about the written files, such as cells that are cut.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -153,9 +159,9 @@ def export(
     if to is not None and to.suffix == inspect_log.SUFFIX:
         if since is not None:
             raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
-        return [inspect_log.export_inspect_log(directory, to)]
+        return Exported((inspect_log.export_inspect_log(directory, to),))
     if is_partitioned(directory):
-        return _export_whole(directory, to, since, note)
+        return _export_partitioned(directory, to, since)
     store = checkpoint.Checkpoint(directory, writable=False)
     try:
         document, base, signature = store.job()
@@ -176,26 +182,17 @@ def export(
             kinds = checkpoint.result_kinds(job.request.optional_columns)
             start = _start(checkpoint.totals(store), since)
             results = output.Results(source, store, kinds, scores, start)
-            _tell(note, output.write_results(job.output, to, results, in_run_directory=False))
-            return [to]
+            note = output.write_results(job.output, to, results, in_run_directory=False)
+            return Exported((to,), () if note is None else (note,))
         with checkpoint.open_directory(directory):
             again = evaluation is None or not evaluation.runs_code
             written = write_files(job, source, store, evaluation, score_again=again)
-            _tell(note, *written.notes)
-            return list(written.files)
+            return Exported(written.files, written.notes)
     finally:
         store.close()
 
 
-def _tell(note: Callable[[str], None] | None, *sentences: str | None) -> None:
-    for sentence in sentences:
-        if note is not None and sentence is not None:
-            note(sentence)
-
-
-def _export_whole(
-    directory: Path, to: Path | None, since: Since | None, note: Callable[[str], None] | None
-) -> list[Path]:
+def _export_partitioned(directory: Path, to: Path | None, since: Since | None) -> Exported:
     """Write the outputs of a partitioned run again: those of its parts, then those of the whole."""
     run = stored_run(directory)
     _check_targets(run.job, run.source, directory, to)
@@ -206,14 +203,13 @@ def _export_whole(
                 check_intact(store, folder, run.job.output)
         contents = run.results(to.suffix, since=_start(run.totals(), since))
         contents = replace(contents, partition_by=())
-        _tell(note, output.write_contents(to, contents, in_run_directory=False))
-        return [to]
+        note = output.write_contents(to, contents, in_run_directory=False)
+        return Exported((to,), () if note is None else (note,))
     with checkpoint.open_directory(directory):
         for folder in folders_of(directory):
             export(folder)
         written = run.write()
-        _tell(note, *written.notes)
-        return list(written.files)
+        return Exported(written.files, written.notes)
 
 
 @dataclass(frozen=True, slots=True)

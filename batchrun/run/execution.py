@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.from_thread
 
 from batchrun import checkpoint
 from batchrun.dispatch import (
@@ -121,7 +120,7 @@ class Execution:
         self._run = run
         self._shared = shared
         self.log = RunLog(shared.events, shared.progress, run.plan.job.name, run.label)
-        self._full_disk_retry = checkpoint.FullDiskRetry(FULL_DISK_RETRY_S, self._note_from_thread)
+        self._full_disk_retry = checkpoint.FullDiskRetry(FULL_DISK_RETRY_S)
         self._journal = checkpoint.CheckpointJournal(run.store, self._full_disk_retry)
         self._waits = Waits(parent=shared.waits)
         self._rows = finished_rows(run, self._journal, shared.options.rows_to)
@@ -313,9 +312,14 @@ class Execution:
             self.log.write("key_renewed", reason=renewal.reason, error=renewal.error)
 
     async def _watch_checkpoint(self) -> None:
-        """Stop when the run directory is removed or moved: the run could not be resumed."""
+        """Say when the disk is full; stop when the run directory is removed or moved.
+
+        Without its directory the run could not be resumed.
+        """
         while True:
             await anyio.sleep(REFRESH_S)
+            if (note := self._full_disk_retry.take_note()) is not None:
+                self.log.note(note)
             if not self._store.is_in_place():
                 await self.wind_up()
 
@@ -331,9 +335,6 @@ class Execution:
         self._error = CheckpointError(
             f"{gone}; the checkpoint with every answer was written there again"
         )
-
-    def _note_from_thread(self, message: str) -> None:
-        anyio.from_thread.run_sync(self.log.note, message)
 
     def _ended(self) -> ExecutionEnd:
         """Return why the execution ended; it is decided here and nowhere else."""

@@ -126,7 +126,7 @@ def test_what_cannot_be_exported_is_said(
 
 def test_inspect_ai_reads_the_log(done: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.eval"
-    assert export(done, path) == [path]
+    assert export(done, path).paths == (path,)
     read = subprocess.run(
         [sys.executable, "-c", READ, str(path)],
         capture_output=True,

@@ -157,7 +157,7 @@ def test_samples_are_scored_together(
     assert results()["predicted"].to_list()[2:] == ["right"] * 3
     assert found["samples"]["majority_accuracy"] == 3 / 5
     assert score(job.parent / "out").scored == 5
-    assert export(job.parent / "out", None)
+    assert export(job.parent / "out", None).paths
     assert results()["score"].to_list() == [0, 0.25, 0.5, 0.75, 1]
 
 
