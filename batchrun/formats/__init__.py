@@ -1,6 +1,6 @@
-"""The wire formats: what each API's requests, answers, streams and errors look like.
+"""The wire formats: how each API's requests, answers, streams and errors are written.
 
-`of(name)` returns the `WireFormat` of a name. A new format is registered in `FORMATS`.
+`of(name)` returns the `WireFormat` with a name. A new format is registered in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT = MESSAGES.name
 
 
 def of(name: str) -> WireFormat:
-    """Return the format of a name.
+    """Return the format with a name.
 
     Raises:
         KeyError: if no format has this name.

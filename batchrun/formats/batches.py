@@ -1,7 +1,7 @@
-"""Batches: records of what a vendor's batch endpoint holds, and `BatchFormat`, how an API writes it.
+"""Batches: records of a vendor's batches, and `BatchFormat`: how an API writes and reads them.
 
-A batch is a set of requests that the vendor works on within a day, at a lower price. Its requests go
-out as lines of JSON, and its answers come back as lines of JSON, in any order. Nothing here does I/O.
+A batch is a set of requests that the vendor works on within a day, at a lower price. Requests are sent as
+lines of JSON, and answers are received as lines of JSON, in any order. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BatchState(StrEnum):
 
 
 class BatchOutcome(StrEnum):
-    """What became of one request of a batch. Only `ANSWERED` is billed."""
+    """The outcome of one request of a batch. Only `ANSWERED` is billed."""
 
     ANSWERED = "answered"
     ERRORED = "errored"
@@ -56,7 +56,7 @@ class BatchProblem:
     """Why a vendor refused a whole batch.
 
     Attributes:
-        code: the vendor's, such as `token_limit_exceeded`.
+        code: the vendor's code, such as `token_limit_exceeded`.
         message: for people.
         line: the line of the uploaded file that is wrong, from 1.
     """
@@ -71,16 +71,16 @@ class RemoteBatch:
     """A batch as the vendor describes it. Times are microseconds since 1970 UTC.
 
     Attributes:
-        id: the vendor's.
+        id: the vendor's id.
         state: its state.
         rows: number of its requests; None while the vendor does not know it.
         done: number of requests that were answered so far. Claude counts them at the end only.
         failed: number of requests that failed.
         created_us: when it was created.
-        expires_us: when the vendor gives up on the requests that are left.
+        expires_us: when the vendor gives up on the remaining requests.
         ended_us: when it reached its final state.
-        results_expire_us: when the vendor deletes the results, where it says so.
-        tag: the tag that it was created with, where the vendor keeps one.
+        results_expire_us: when the vendor deletes the results, if it says so.
+        tag: the tag that it was created with, if the vendor stores one.
         input_file: the id of the uploaded file.
         result_files: where its answers are: URLs or the ids of files.
         problem: why it failed as a whole.
@@ -106,10 +106,10 @@ class BatchLine:
     """One line of results, not interpreted.
 
     Attributes:
-        custom_id: of the request within its batch.
-        outcome: what became of the request.
+        custom_id: id of the request within its batch.
+        outcome: the outcome of the request.
         body: the answer, or the body of the error; empty without one.
-        http_status: that the request would have had as a single one.
+        http_status: the status that a single request would have had.
         request_id: the vendor's id of the exchange.
     """
 
@@ -122,14 +122,14 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """What became of one request of a batch, as a live attempt would have ended.
+    """The outcome of one request of a batch, in the form of a live attempt.
 
     Attributes:
-        custom_id: of the request within its batch.
-        outcome: what became of the request.
+        custom_id: id of the request within its batch.
+        outcome: the outcome of the request.
         completion: the answer, if it was answered and can be read.
         fault: how it failed otherwise; judge it like the fault of a live attempt.
-        http_status: that the request would have had as a single one.
+        http_status: the status that a single request would have had.
         request_id: the vendor's id of the exchange.
     """
 
@@ -143,7 +143,7 @@ class BatchAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a vendor accepts as one batch.
+    """The limits of a vendor for one batch.
 
     Attributes:
         rows: maximum number of requests.
@@ -163,12 +163,12 @@ class BatchService:
     Attributes:
         batches: the URL of its batches, without query.
         files: the URL of uploaded files, without query.
-        uploads: the URL that a file is uploaded to; None where batches are created with their requests.
-        query: of every URL, with its question mark; empty for none.
-        limits: what it accepts as one batch.
-        request_url: what each uploaded request names as its address.
-        purpose: what uploads name as their purpose.
-        names_file: whether uploads have the name of the file as a field, too.
+        uploads: the URL that a file is uploaded to; None if batches are created with their requests.
+        query: the query of every URL, with its question mark; empty for none.
+        limits: its limits for one batch.
+        request_url: the address in each uploaded request.
+        purpose: the purpose of uploads.
+        names_file: whether uploads also have the name of the file as a field.
     """
 
     batches: str
@@ -196,19 +196,19 @@ class BatchFormat:
     The content of a batch is `head`, its lines with `separator` between them, and `tail`.
 
     Attributes:
-        head: what precedes the lines.
-        separator: what stands between two lines.
-        tail: what follows the lines.
-        content_type: of the content.
+        head: the bytes before the lines.
+        separator: the bytes between two lines.
+        tail: the bytes after the lines.
+        content_type: content type of the content.
         page_size: maximum number of batches in one page of a list.
         after: the parameter that continues a list after a batch.
-        service: returns the batch endpoint that belongs to the URL of single requests.
+        service: returns the batch endpoint for a URL of single requests.
         line: writes one request: `custom_id`, body, service.
-        read_batch: reads a batch; raises `InvalidResponse` if it is none.
-        read_line: reads one line of results; raises `InvalidResponse` if it is none.
+        read_batch: reads a batch; raises `InvalidResponse` if it is not one.
+        read_line: reads one line of results; raises `InvalidResponse` if it is not one.
         results: returns the URLs of a batch's answers.
         creation: writes the body that creates a batch from an uploaded file: file id, tag, service;
-            None where a batch is created with its requests.
+            None if a batch is created with its requests.
     """
 
     head: bytes
@@ -225,7 +225,7 @@ class BatchFormat:
     creation: Callable[[str, str, BatchService], bytes] | None = None
 
     def size(self, lines: int, content: int) -> int:
-        """Return the bytes of a batch with this number of lines, which have `content` bytes."""
+        """Return the size in bytes of a batch with this number of lines of `content` bytes in total."""
         return len(self.head) + content + max(0, lines - 1) * len(self.separator) + len(self.tail)
 
 

@@ -57,12 +57,12 @@ _STOP_FIELDS = ("stop_sequence", "stop_reason", "matched_stop")
 
 
 def headers(_request: Request) -> tuple[tuple[str, str], ...]:
-    """Return the format's own headers, without credentials: it has none."""
+    """Return the format's own headers, without credentials; there are none."""
     return ()
 
 
 def body(request: Request) -> dict[str, Any]:
-    """Return the JSON body. Key order is fixed: the fingerprint is taken over these bytes."""
+    """Return the JSON body. Key order is fixed, because the fingerprint is a hash of these bytes."""
     messages: list[dict[str, Any]] = []
     if request.system is not None:
         text = request.system if isinstance(request.system, str) else list(request.system)
@@ -70,6 +70,8 @@ def body(request: Request) -> dict[str, Any]:
     messages += turns(request, chat_block)
     parameters = request.parameters
     payload: dict[str, Any] = {"model": _model(request), "messages": messages}
+    # A new key goes to the end, and is left out if it is None. Otherwise fingerprints of earlier runs
+    # change, and all their requests are sent and paid again.
     optional = (
         (request.max_tokens_key, parameters.max_tokens),
         ("temperature", parameters.temperature),
@@ -103,7 +105,7 @@ def _response_format(answer: AnswerSchema | None) -> dict[str, Any] | None:
 
 
 def _model(request: Request) -> str:
-    """Return the model's name; in this format, a suffix turns thinking on."""
+    """Return the model's name; for some servers, a suffix turns thinking on."""
     thinks = request.parameters.thinking_tokens is not None
     return request.model.removesuffix(THINKING) + THINKING if thinks else request.model
 
@@ -112,7 +114,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """Read a whole (not streamed) answer.
 
     Raises:
-        InvalidResponse: if it has no choice, or one that failed.
+        InvalidResponse: if it has no choice, or a choice that failed.
     """
     choices = [choice for choice in as_dicts(payload.get("choices")) if _is_answered(choice)]
     # Servers may list choices in the order in which they finished.
@@ -123,6 +125,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         raise unusable(payload, "the answer has no choice with a message", usage, bill)
     answers = [_Answer(choice) for choice in choices]
     for answer in answers:
+        # One aborted choice fails the whole answer: its text may be incomplete.
         if answer.ending is Ending.ERROR:
             raise failed_choice(payload, answer.choice, answer.stop_reason, usage, bill)
     first = answers[0]
@@ -147,14 +150,14 @@ def parse(payload: Mapping[str, Any]) -> Completion:
 
 
 def _is_answered(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice is an answer: Gemini sends one that it filtered without any message."""
+    """Whether a choice is an answer: Gemini sends a filtered choice without any message."""
     return isinstance(choice.get("message"), dict) or bool(
         choice.get("error") or stop_reason(choice.get("finish_reason"))
     )
 
 
 class _Answer:
-    """One choice, read."""
+    """One choice after reading."""
 
     def __init__(self, choice: Mapping[str, Any]) -> None:
         self.choice = choice
@@ -198,7 +201,7 @@ def _citations(message: Mapping[str, Any], payload: Mapping[str, Any]) -> list[A
 
 
 def _stop_sequence(choice: Mapping[str, Any]) -> str | None:
-    """Return the stop sequence that was reached, where the server says so (vLLM, SGLang)."""
+    """Return the stop sequence that was reached, if the server says so (vLLM, SGLang)."""
     return first_text(*(choice.get(name) for name in _STOP_FIELDS if name in choice))
 
 

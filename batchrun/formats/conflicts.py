@@ -1,4 +1,4 @@
-"""What is refused together, for certain and whatever the text.
+"""Combinations of parameters that are certainly refused, whatever the text.
 
 Facts are from the Claude Messages API reference and the errors of the API (November 2026).
 """
@@ -26,7 +26,7 @@ Conflict = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What may be refused together; what is not known yet is None or empty.
+    """The values that may be refused together; unknown ones are None or empty.
 
     Attributes:
         forces_tool: whether the model must call a tool.

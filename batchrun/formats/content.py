@@ -1,8 +1,8 @@
 """Reads the text and reasoning of an answer, in every shape that servers use.
 
 The content of a chat message is text, a list of parts (Mistral), or, from some servers, an object or a
-number. Reasoning has several names, or is among the parts. Unknown parts become JSON in the text: they
-were paid for.
+number. Reasoning has several names, or is among the parts. Unknown parts are not dropped but become JSON
+in the text, because they were paid for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def plain_text_of(message: Mapping[str, Any]) -> str | None:
-    """Return the text of a message that has nothing but text; None when there may be more."""
+    """Return the text of a message that has only text; None if there may be more."""
     content = message.get("content")
     if not isinstance(content, str) or any(message[name] for name in message if name not in _SAID):
         return None
@@ -153,7 +153,7 @@ def _thought(part: Mapping[str, Any]) -> str:
 
 
 def _joined(blocks: object, names: tuple[str, ...]) -> str:
-    """Return the texts of a list of blocks, each under the first of these names that it has."""
+    """Return the joined texts of a list of blocks; each is under the first of these names that it has."""
     if blocks is None:
         return ""
     texts = (first_text(*(block.get(name) for name in names)) for block in as_dicts(blocks))

@@ -33,7 +33,7 @@ _BYTES_PER_PAGE = 50_000  # where the pages are compressed
 
 
 def pdf_pages(content: bytes) -> int:
-    """Return about how many pages a PDF has: those that can be seen without decompressing it."""
+    """Return the approximate number of pages of a PDF: those visible without decompressing it."""
     found = sum(1 for _ in _PAGE.finditer(content))
     return found or math.ceil(len(content) / _BYTES_PER_PAGE)
 
@@ -54,7 +54,7 @@ def messages_block(attachment: Attachment) -> dict[str, Any]:
 
 
 def chat_block(attachment: Attachment) -> dict[str, Any]:
-    """Write an attachment for the chat format, where the text of a document is text."""
+    """Write an attachment for the chat format, which has the text of a document as a text part."""
     if attachment.is_document and attachment.media_type == TEXT:
         from xml.sax.saxutils import quoteattr  # noqa: PLC0415 - it loads all of HTTP
 
@@ -122,7 +122,7 @@ def _chat_file(file: object) -> Attachment:
 
 
 def _inline(url: str) -> tuple[str, str]:
-    """Return the media type and the base64 of a data URL; its beginning and nothing of any other."""
+    """Return the media type and the base64 of a data URL; for another URL, its start and empty text."""
     found = _DATA_URL.fullmatch(url)
     return (found["media_type"].lower(), found["data"]) if found else (url[:40], "")
 

@@ -1,7 +1,8 @@
 """Converts conversations of a table, in the shape of either format, to the format of the request.
 
 Content that the format supports is unchanged. Tool calls, their results, images and documents of the other
-format are converted; anything else of it raises ValueError, which suggests the other format. Turns are mappings with `role`, `content` and what their format puts beside these.
+format are converted; anything else raises ValueError, which suggests the other format. Turns are mappings
+with `role`, `content` and the other keys of their format.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def turns(request: Request, block: Callable[[Attachment], dict[str, Any]]) -> li
     """Return the conversation in the common shape of both formats, with its attachments.
 
     Args:
-        request: whose messages and attachments.
+        request: has the messages and attachments.
         block: writes one attachment as a content block of the format.
     """
     written: list[dict[str, Any]] = [

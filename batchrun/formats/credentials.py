@@ -1,7 +1,7 @@
 """Finds literal credentials in job files, by their names or by their values.
 
 A job is stored with its run and may be shared, so a literal key in it is refused. To avoid false alarms,
-only names that are used for nothing else count, and the prefixes by which vendors mark their keys.
+only names count that have no other use, and the prefixes that vendors give to their keys.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def without_credentials(text: str) -> str:
 
 
 def is_credential(value: str) -> bool:
-    """Whether a text contains a vendor's key, or is a scheme such as `Bearer` with a value."""
+    """Whether a text contains a vendor's key, or consists of a scheme such as `Bearer` and a value."""
     return _MARKED.search(value) is not None or _SCHEME.fullmatch(value) is not None
 
 
@@ -68,7 +68,7 @@ def check_header_values(headers: Mapping[str, object]) -> None:
     """Check that no header is a literal credential.
 
     Raises:
-        ValueError: naming the header and the alternative, never the value.
+        ValueError: names the header and the alternative, never the value.
     """
     for name, value in headers.items():
         if isinstance(value, str) and (_is_secret_header(name, value) or is_credential(value)):
@@ -92,7 +92,7 @@ def _may_be_secret(value: str) -> bool:
 
 
 def secret_header_example(name: str) -> str:
-    """Return an example of a job file's key that takes a header from the environment."""
+    """Return an example for a job file: a key that reads a header from the environment."""
     variable = re.sub(r"\W", "_", name).upper().lstrip("0123456789_") or "GATEWAY_KEY"
     return f'secret_headers = {{ "{name}" = "{variable}" }}'
 
@@ -101,7 +101,7 @@ def check_body_values(body: Mapping[str, object]) -> None:
     """Check that no value in a body is a literal credential.
 
     Raises:
-        ValueError: naming its place and the alternative, never the value.
+        ValueError: names its place and the alternative, never the value.
     """
     for place, name, text in _texts(body, ""):
         is_named = _BODY_KEY.fullmatch(name) is not None and _may_be_secret(text)
@@ -131,7 +131,7 @@ def check_url(url: str) -> None:
     """Check that a URL contains no credential: as user, parameter, or part of the path.
 
     Raises:
-        ValueError: naming the place and the alternative, never the value.
+        ValueError: names the place and the alternative, never the value.
     """
     found = _in_url(url)
     if found is not None:

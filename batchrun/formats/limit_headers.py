@@ -1,4 +1,4 @@
-"""The limit headers of both vendors: what a provider allows, and what is left of it."""
+"""The limit headers of both vendors: the limits of a provider, and the amounts that are left."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def _number(text: str | None) -> float | None:
 
 
 def seconds_until_reset(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Return how long to wait if a limit is exhausted: the longest of its resets, in seconds.
+    """Return the seconds to wait if a limit is exhausted: the longest of the resets.
 
     Args:
-        headers: with lower-case names, of a refused request.
+        headers: headers of a refused request, with lower-case names.
         now: Unix time in seconds, for resets given as a time (OpenRouter: milliseconds).
     """
     waits = []
@@ -102,7 +102,7 @@ def duration(value: object) -> float | None:
 def _until_unix(
     moment: float | None, headers: Mapping[str, str], now: float | None
 ) -> float | None:
-    """Seconds until a Unix time in seconds or milliseconds; a small number is a duration already."""
+    """Return the seconds until a Unix time in seconds or milliseconds; a small number is a duration."""
     if moment is None or moment < _UNIX_S:
         return moment
     seconds = moment / 1000 if moment >= _UNIX_MS else moment
@@ -110,7 +110,7 @@ def _until_unix(
 
 
 def _until(text: str | None, headers: Mapping[str, str], now: float | None) -> float | None:
-    """Seconds from the response's own date, or from now, to an RFC 3339 time."""
+    """Return the seconds from the response's own date, or from now, to an RFC 3339 time."""
     try:
         moment = datetime.fromisoformat(text or "")
         if moment.tzinfo is None:

@@ -1,4 +1,4 @@
-"""Merges what a job adds to the bodies of its requests."""
+"""Merges the additions of a job (`extra_body`) into the bodies of its requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def merged(body: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body with what is added: tables within tables are merged, too."""
+    """Return a body with additions; nested tables are merged, too."""
     found = dict(body)
     for key, value in added.items():
         known = found.get(key)
@@ -19,7 +19,7 @@ def merged(body: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlap(body: Mapping[str, Any], added: Mapping[str, Any]) -> str | None:
-    """Return the first key, with dots, that both have and that is not a table in both; None: none."""
+    """Return the first key (with dots) that both have, unless it is a table in both; None if there is none."""
     for key, value in added.items():
         if key not in body:
             continue

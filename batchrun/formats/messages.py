@@ -61,12 +61,14 @@ def headers(request: Request) -> tuple[tuple[str, str], ...]:
 
 
 def body(request: Request) -> dict[str, Any]:
-    """Return the JSON body. Key order is fixed: the fingerprint is taken over these bytes."""
+    """Return the JSON body. Key order is fixed, because the fingerprint is a hash of these bytes."""
     parameters = request.parameters
     payload: dict[str, Any] = {"model": request.model, "max_tokens": parameters.max_tokens}
     if request.system is not None:
         payload["system"] = _system(request.system, request.cache_ttl)
     payload["messages"] = turns(request, messages_block)
+    # A new key goes to the end, and is left out if it is None. Otherwise fingerprints of earlier runs
+    # change, and all their requests are sent and paid again.
     optional = (
         ("temperature", parameters.temperature),
         ("top_p", parameters.top_p),
@@ -114,7 +116,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
     """Read a whole (not streamed) answer.
 
     Raises:
-        InvalidResponse: if it is not a message, or one that failed.
+        InvalidResponse: if it is not a message, or is a failed one.
     """
     counts = as_dict(payload.get("usage"))
     usage, bill = messages_usage(counts), billing(payload, counts)
@@ -148,7 +150,7 @@ def parse(payload: Mapping[str, Any]) -> Completion:
 
 
 def _refusal(payload: Mapping[str, Any]) -> str | None:
-    """Return the provider's words for a refusal, which newer versions of the API send."""
+    """Return the provider's explanation of a refusal, which newer versions of the API send."""
     details = as_dict(payload.get("stop_details"))
     return first_text(details.get("explanation")) if details.get("type") == "refusal" else None
 
@@ -174,12 +176,12 @@ class MessagesAssembler:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is a reason for the end."""
+        """Whether there is a stop reason."""
         return stop_reason(self._message.get("stop_reason")) is not None
 
     @property
     def choices(self) -> int:
-        """How many choices have begun: a message is one."""
+        """The number of choices that have begun; a message is one."""
         return int(self.has_begun)
 
     @property
@@ -262,7 +264,7 @@ def _tool_input(text: str, block: dict[str, Any]) -> Any:  # noqa: ANN401 - any 
     try:
         return loads(text)
     except ValueError:
-        # Cut by max_tokens: keep the text, as for `arguments` of the chat format.
+        # Truncated by max_tokens: keep the text, as for `arguments` of the chat format.
         return text
 
 

@@ -1,6 +1,6 @@
-"""What a model accepts, as far as its name says so. Facts are from the vendors' documentation (November 2026).
+"""What a model accepts, judged by its name. Facts are from the vendors' documentation (November 2026).
 
-A server may have models of any name: without a rule, everything is sent as the job says.
+A server may have models with any name: without a rule, everything is sent as the job says.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ModelRules:
 
     Attributes:
         refused: parameters that it does not accept, by neutral name.
-        max_tokens_key: the name under which it takes `max_tokens`; None: as the job says.
+        max_tokens_key: its name for `max_tokens`; None: as the job says.
     """
 
     refused: frozenset[str] = frozenset()
@@ -73,7 +73,7 @@ def claude_rules(
 def openai_rules(
     model: str, preset: ProviderPreset | None, effort: str | None, _api_version: str | None
 ) -> ModelRules:
-    """Return the rules of a model of the chat format, which are those of its provider."""
+    """Return the rules of a model of the chat format; they depend on its provider."""
     pattern = None if preset is None else preset.reasoning_models
     if pattern is None or not re.fullmatch(pattern, model, re.IGNORECASE):
         return NO_RULES
@@ -118,9 +118,9 @@ def takes_prefill(model: str) -> bool:
 
 
 def thinking_budget(model: str, parameters: Parameters) -> int | None:
-    """Return the tokens for thinking of a request in the messages format; None: none.
+    """Return the thinking budget of a request in the messages format; None for none.
 
-    They are those of the job, or an effort as a share of `max_tokens`, for models without effort.
+    It is the one of the job. For models without effort, an effort becomes a share of `max_tokens`.
     """
     effort, most = parameters.effort, parameters.max_tokens or 0
     if parameters.thinking_tokens is not None or effort is None or takes_effort(model):

@@ -25,14 +25,14 @@ _MOST = 2**63 - 1  # JSON readers keep whole numbers in 64 bits
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter's type, and what to do where the format does not have it."""
+    """A parameter's type, and the advice if the format does not have it."""
 
     kind: type
     instead: str = ""
 
     @property
     def example(self) -> Any:  # noqa: ANN401 - of its kind
-        """A value of its type."""
+        """An example value of its type."""
         return ("text",) if self.kind is tuple else self.kind(1)
 
 
@@ -72,12 +72,12 @@ def unsupported(name: str, wire_format: WireFormat) -> str | None:
 
 
 def is_template(value: object) -> bool:
-    """Say whether a value of the job file is text with an expression to be filled in for a row."""
+    """Return whether a value of the job file is text with an expression to be filled in for each row."""
     return isinstance(value, str) and _EXPRESSION.search(value) is not None
 
 
 def check(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: ANN401 - by name
-    """Return a value of the job file as `coerce` does; a template stays what it is.
+    """Return a value of the job file as `coerce` does; a template stays unchanged.
 
     Raises:
         ValueError: with a message that names the value.
@@ -93,9 +93,9 @@ def check(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: AN
 
 
 def coerce(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: ANN401 - by name
-    """Return a value as the type and in the range that the format wants.
+    """Return a value with the type and in the range that the format requires.
 
-    Text from a table is read as the number it spells; a number is never cut to fit.
+    Text from a table is read as a number; a number is never rounded to fit.
 
     Raises:
         ValueError: with a message that names the value.

@@ -32,7 +32,7 @@ _DIGITS_AS_ZEROS = bytes(0x30 if chr(byte).isdigit() else byte for byte in range
 class InvalidResponse(BatchrunError):
     """A body with a successful status that is not a completion, or an answer that failed.
 
-    `fault` is what the body says. Its `http_status` is the one in the body.
+    `fault` has the facts from the body. Its `http_status` is the one in the body.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class InvalidResponse(BatchrunError):
 
 
 def too_large(what: str, most_bytes: int) -> InvalidResponse:
-    """Return the error of a too large answer. It is not retried: the next one would cost again."""
+    """Return the error of an answer that is too large. It is not retried: the next one would cost again."""
     message = f"{what} is larger than {most_bytes // 2**20} MiB"
     fault = ProviderFault("response_too_large", message, should_retry=False, maybe_billed=True)
     return InvalidResponse(message, fault=fault)
@@ -121,7 +121,7 @@ def _finite(text: str) -> float | str:
 
 
 def glimpse(content: bytes) -> str:
-    """Return the beginning of a body, readable on one line."""
+    """Return the beginning of a body as readable text on one line."""
     text = content[:300].decode("utf-8", "replace")
     return " ".join(text.split()) or "an empty body"
 
@@ -160,7 +160,7 @@ def first_text(*values: object) -> str | None:
 
 
 def json_or_none(value: object) -> str | None:
-    """Return a value as JSON; None for null and for what is empty."""
+    """Return a value as JSON; None for null and for empty values."""
     return dumps(value).decode() if value else None
 
 
@@ -173,7 +173,7 @@ _STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """What an error body says.
+    """The content of an error body.
 
     Attributes:
         error_type: the provider's type; None if it has none.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Pieces:
-    """An object in pieces: some texts are joined; of any other field the latest value is kept.
+    """An object in pieces: some texts are joined; for any other field the latest value counts.
 
     Args:
         texts: the names of the fields that arrive in pieces.
@@ -75,11 +75,11 @@ class CallPieces:
         call.add(piece)
 
     def whole(self) -> list[dict[str, Any]]:
-        """Return the calls by their index, those of one index in the order of their coming."""
+        """Return the calls by their index, those with the same index in order of arrival."""
         return [call.whole() for call in sorted(self._calls, key=lambda call: call.index)]
 
     def _continued(self, call_id: str, index: int | None, piece: Mapping[str, Any]) -> _Call | None:
-        """Return the call that a piece continues, None when it opens one."""
+        """Return the call that a piece continues; None if it begins a new one."""
         if call_id and call_id in self._by_id:
             return self._by_id[call_id]
         found = self._last if index is None else self._by_index.get(index)
@@ -100,7 +100,7 @@ class _Call:
         return bool(self._fields.fields.get("id"))
 
     def is_over(self, piece: Mapping[str, Any]) -> bool:
-        """Whether a piece without an id starts another call: it has a name, and this one is complete."""
+        """Return whether a piece without an id starts another call: it has a name, and this one is complete."""
         function = as_dict(piece.get("function")) or piece
         arguments = self._function.text("arguments")
         if not (function.get("name") and function.get("arguments") and arguments.endswith("}")):

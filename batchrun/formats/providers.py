@@ -1,4 +1,4 @@
-"""Presets: what is known of each provider. One entry of `PROVIDERS` has everything about one of them.
+"""Presets: the known facts about each provider. One entry of `PROVIDERS` has everything about one of them.
 
 Addresses, variables and headers are those of the vendors' own documentation (November 2026). The ids are
 those of genai-prices where it has the provider. docs/providers.md lists the table.
@@ -26,7 +26,7 @@ _BLANK = re.compile(r"\b[A-Z][A-Z_]{2,}\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderPreset:
-    """What is known of one provider.
+    """The known facts about one provider.
 
     Attributes:
         id: the value of `[request] provider`.
@@ -34,11 +34,11 @@ class ProviderPreset:
         addresses: the base URL or whole endpoint by wire format, the usual format first. Words in
             capitals are for the user to fill in.
         hosts: a pattern of its hosts; empty: only those of `addresses`.
-        key_env: the environment variable with the key; empty: it needs none.
+        key_env: the environment variable with the key; empty if it needs none.
         auth: how the key is sent; None: as the wire format does.
-        key_command: a program that prints a key, for providers with short-lived ones. `init` writes it; it
-            never runs because of the provider's name alone.
-        path: what the path of its endpoints contains; any other address of it is wrong.
+        key_command: a program that prints a key, for providers with short-lived keys. `init` writes it into
+            the job file. It never runs because of the provider's name alone.
+        path: a part of the path of its endpoints; any other address of the provider is wrong.
         prices: the id in the price list; None: `id`.
         reasoning_models: a pattern of the models that take `max_completion_tokens` and no sampling
             parameters such as `temperature`; None: no model.
@@ -70,7 +70,7 @@ class ProviderPreset:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a server that users run themselves."""
+        """Whether it is a server that users run on their own machine."""
         return urlsplit(self.addresses[self.format]).hostname == _LOCAL_HOST
 
     def answers_at(self, host: str) -> bool:
@@ -423,7 +423,7 @@ _NAMES = {name: preset.id for preset in PROVIDERS for name in (preset.id, *prese
 
 @lru_cache(MOST_HOSTS)
 def preset_at(host: str) -> ProviderPreset | None:
-    """Return the provider that answers at a host."""
+    """Return the provider of a host."""
     return next((preset for preset in PROVIDERS if preset.answers_at(host)), None)
 
 
@@ -434,6 +434,6 @@ def meant_provider(name: str) -> str | None:
 
 
 def price_list_id(name: str) -> str:
-    """Return what the price list calls a provider."""
+    """Return the id of a provider in the price list."""
     preset = PRESETS.get(name)
     return name if preset is None or preset.prices is None else preset.prices

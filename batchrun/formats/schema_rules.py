@@ -1,6 +1,6 @@
 """Which JSON schemas a provider enforces: the subsets of OpenAI's strict mode and of Claude's structured outputs.
 
-Only what is certain to be refused is named. Facts are from the vendors' documentation and the errors of their
+It reports only what is certain to be refused. Facts are from the vendors' documentation and the errors of their
 APIs (November 2026).
 """
 
@@ -37,13 +37,13 @@ class SchemaRules:
     """The subset of JSON Schema that a vendor enforces.
 
     Attributes:
-        vendor: whose subset it is, for messages.
+        vendor: name of the vendor, for messages.
         unsupported: keywords that are refused.
         needs_required: whether every property must be required.
-        is_rooted: whether the whole schema must be an object, and `anyOf` stands only within it.
+        is_rooted: whether the whole schema must be an object, with `anyOf` only inside it.
         is_recursive: whether a schema may refer to itself.
-        most_properties: in the whole schema; None: no bound.
-        most_enum_values: in the whole schema; None: no bound.
+        most_properties: maximum in the whole schema; None for no limit.
+        most_enum_values: maximum in the whole schema; None for no limit.
         is_optional: whether `strict = false` turns the rules off.
         otherwise: how to send a schema without these rules, for messages.
     """
@@ -59,7 +59,7 @@ class SchemaRules:
     otherwise: str = ""
 
     def problems(self, schema: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what the vendor refuses in a schema: the path, what is wrong and what to write."""
+        """Yield the problems for which the vendor refuses a schema: path, problem and fix."""
         yield from self._problems_of_whole(schema)
         for path, part in parts(schema):
             where = f"{path}: " if path else ""
@@ -197,8 +197,8 @@ def _references(schema: Mapping[str, Any]) -> set[str]:
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema in which objects have all their properties and no others.
 
-    A property that was not required may be null instead. So both vendors enforce it. Objects that say
-    what other properties they have stay open.
+    A property that was not required may be null instead. So both vendors enforce the schema. Objects that
+    define `additionalProperties` stay open.
     """
     found = {name: _closed_keyword(name, value) for name, value in schema.items()}
     properties = _table(found.get("properties"))

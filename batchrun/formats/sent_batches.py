@@ -1,4 +1,4 @@
-"""A batch as its run keeps it: what was handed over, how far that is, and what the vendor says."""
+"""A batch as its run stores it: what was sent, its stage, and its state at the vendor."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class SentBatch:
     """A batch of a run. Times are microseconds since 1970 UTC.
 
     Attributes:
-        tag: begins the `custom_id` of each of its requests.
-        stage: how far it is.
+        tag: prefix of the `custom_id` of each of its requests.
+        stage: its stage.
         account: a digest of the API key that it was sent with.
         base_url: where it was sent.
-        model: of all its requests; None where they have several.
+        model: the model of all its requests; None if they have several.
         rows: number of its requests.
         tokens: estimated input tokens of its requests.
-        queued_tokens: those of all batches of its model that were out when it was sent.
+        queued_tokens: input tokens of all open batches of its model when it was sent.
         is_primer: whether other batches wait for it, because it fills the prompt cache.
         intended_us: when it was about to be created.
         input_file: the vendor's id of the uploaded requests.
         remote_id: the vendor's id.
         is_proven: whether `remote_id` is certainly this batch.
         refused_ids: batches of the vendor that turned out to be others.
-        state: at the vendor, as of the last look.
-        done: requests that were answered, as of the last look; `failed` those that failed.
+        state: state at the vendor at the last check.
+        done: number of answered requests at the last check; `failed`: of failed ones.
         created_us: when the vendor created it; likewise `expires_us`, `ended_us` and
             `results_expire_us`.
         closed_us: when it was collected or found to be void.
         reason: why it is void, or that its record was damaged.
         out: number of its requests whose outcome is not in the checkpoint.
-        reserved: highest cost of those, in pico-dollars; None without a cost limit.
+        reserved: highest possible cost of those, in pico-dollars; None without a cost limit.
     """
 
     tag: str
@@ -84,7 +84,7 @@ class SentBatch:
         return self.stage in {BatchStage.INTENDED, BatchStage.SENT}
 
     def seen(self, remote: RemoteBatch) -> SentBatch:
-        """Return the batch with what the vendor says about it now."""
+        """Return the batch with its present state at the vendor."""
         facts: dict[str, Any] = remote_facts(remote)
         return replace(self, remote_id=remote.id, **facts)
 
@@ -93,7 +93,7 @@ _FACTS = ("state", "done", "failed", "created_us", "expires_us", "ended_us", "re
 
 
 def remote_facts(remote: RemoteBatch) -> dict[str, Any]:
-    """Return what a vendor says about a batch, by the names of `SentBatch`."""
+    """Return the vendor's facts about a batch, by the names of `SentBatch`."""
     facts = {name: getattr(remote, name) for name in _FACTS}
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -103,9 +103,9 @@ class BatchMember:
     """A request of a batch whose outcome is not in the checkpoint.
 
     Attributes:
-        number: of its attempt.
+        number: number of its attempt.
         failures: attempts so far that count towards `[retry] max_attempts`.
-        reserved: highest cost in pico-dollars; None without a cost limit.
+        reserved: highest possible cost in pico-dollars; None without a cost limit.
     """
 
     number: int

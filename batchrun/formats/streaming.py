@@ -2,8 +2,8 @@
 
 A stream is complete when every choice has a finish reason (a message has a stop reason) and the body
 ended cleanly. The end marker (`message_stop`, `[DONE]`) ends it earlier. Anything else is a failed
-attempt, however much text arrived: a cut answer must not be taken for a short one. If a complete answer
-has neither marker nor end, it is taken after a while without events.
+attempt, however much text arrived: a truncated answer must not be taken for a short one. If a complete answer
+has neither marker nor end, it is accepted after some time without events.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class StreamAssembler(Protocol):
 
     @property
     def is_whole(self) -> bool:
-        """Whether every choice has a reason for its end."""
+        """Whether every choice has a finish reason."""
 
     @property
     def choices(self) -> int:
@@ -82,14 +82,14 @@ class StreamAssembler(Protocol):
 class StreamReader:
     """Reads one streamed answer.
 
-    Use: `feed` every chunk until `is_ended` or the end of the stream, then `finish`.
+    Call `feed` with every chunk until `is_ended` or the end of the stream, then `finish`.
 
     Args:
-        assembler: puts the events together.
-        read_answer: reads the body that they make up.
+        assembler: assembles the events.
+        read_answer: reads the assembled body.
         read_usage: reads its usage object.
         keep_raw: whether the completion keeps the assembled body.
-        choices: how many were asked for.
+        choices: number of choices that were asked for.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class StreamReader:
         return replace(completion, raw=dumps(body)) if self._keep_raw else completion
 
     def with_facts(self, fault: ProviderFault) -> ProviderFault:
-        """Return a fault with the model and usage that the stream reported before: they are billed."""
+        """Return a fault with the model and the usage that the stream reported earlier: it is billed."""
         if fault.usage is not None:
             return fault
         head = self._assembler.head()
@@ -178,13 +178,13 @@ class StreamReader:
         )
 
     def _is_plain(self) -> bool:
-        """Whether this looks like a JSON body although its content type is that of a stream."""
+        """Return whether this looks like a JSON body, although its content type is that of a stream."""
         if self.events or len(self._start) > MAX_PLAIN_BYTES:
             return False
         return bytes(self._start[:GLIMPSE_BYTES]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
 
     def _take_last(self, event: Event) -> None:
-        """Take an event without its empty line, if it is complete otherwise."""
+        """Take a last event that lacks only its empty line."""
         try:
             is_complete = event.data.strip() == _DONE or bool(read_json(event.data))
         except InvalidResponse:
@@ -235,7 +235,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: its name, empty when the server gave none, and its data."""
+    """One event: its name (empty if the server sent none) and its data."""
 
     name: str
     data: bytes

@@ -1,6 +1,6 @@
 """Tools in both formats: definitions, tool choice, calls and their results.
 
-A job defines a tool once, by `name`, `description` and `input_schema`. A vendor's own tool (computer,
+A job defines a tool once, by `name`, `description` and `input_schema`. A tool of the vendor (computer,
 text editor, bash …) has a `type` and is sent unchanged, in the messages format only.
 """
 
@@ -34,7 +34,7 @@ def cache_mark(ttl: str) -> dict[str, Any]:
 
 
 def with_cache_mark(turn: Mapping[str, Any], ttl: str) -> dict[str, Any]:
-    """Return a turn of text whose end is the end of what to cache."""
+    """Return a text turn with a mark: everything up to its end is cached."""
     block = {"type": "text", "text": turn["content"], "cache_control": cache_mark(ttl)}
     return {**turn, "content": [block]}
 
@@ -69,7 +69,7 @@ def chat_tools(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 
 
 def messages_choice(choice: ToolChoice | None, parallel: bool | None) -> dict[str, Any] | None:
-    """Return `tool_choice` for the messages format, which includes whether calls are parallel."""
+    """Return `tool_choice` for the messages format; it says whether calls may be parallel, too."""
     if choice is None and parallel is None:
         return None
     choice = choice or ToolChoice("auto")
@@ -172,9 +172,9 @@ def with_turns(
 ) -> Completion:
     """Return the last answer of a conversation, completed from its earlier turns.
 
-    It has the reasoning, the citations and the tool calls of all turns, and the text of the parts of
-    its own turn that the provider paused. What the model wrote before a call is the `text` of the call.
-    The text of a JSON answer is that of the last part only.
+    It has the reasoning, the citations and the tool calls of all turns. Its text includes the earlier
+    parts of its own turn, if the provider paused that. Text that the model wrote before a call is the
+    `text` of the call. The text of a JSON answer is that of the last part only.
     """
     if not turns:
         return completion
@@ -204,7 +204,7 @@ def _is_chat(said: Mapping[str, Any]) -> bool:
 
 
 def _content(said: Mapping[str, Any]) -> BlockTexts:
-    """Return what an assistant's message contains beside its calls."""
+    """Return the content of an assistant's message without its calls."""
     if not _is_chat(said):
         return block_texts(as_dicts(said["content"]))
     return {

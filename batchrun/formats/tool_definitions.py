@@ -1,4 +1,4 @@
-"""Tools as a job file has them: in the shape of either vendor, or a vendor's own.
+"""Tools of the job file: in the shape of either vendor, or a vendor's own tools.
 
 A tool is described by `name`, `description` and `input_schema`, as in the messages format, or as a
 `function` with `parameters`, as in the chat format. Any other `type` is a tool of a vendor's own and is sent
@@ -29,7 +29,7 @@ def read_cache(given: object, wire_format: WireFormat) -> str | None:
     """Read `cache`: true, false, "5m" or "1h".
 
     Raises:
-        ValueError: when it is none of these, or the format cannot mark what to cache.
+        ValueError: if it is none of these, or the format has no marks for caching.
     """
     if given is None or given is False:
         return None
@@ -48,7 +48,7 @@ def read_tool(given: object, wire_format: WireFormat) -> Tool:
     """Read a tool of the job file.
 
     Raises:
-        ValueError: when it is none, or the format cannot express it.
+        ValueError: if it is not a tool, or the format cannot express it.
     """
     if not isinstance(given, dict):
         raise ValueError(f"a tool must be a table, not {given!r:.80}")  # noqa: TRY004 - one type

@@ -1,7 +1,7 @@
 """Parameters that a provider says a model does not support, and requests without them.
 
-Only parameters that do not change what is asked are left out: not messages, tools, schemas, lengths,
-stop sequences, the number of answers or the tier, which has its own price.
+Only parameters that do not change the question are left out: not messages, tools, schemas, lengths,
+stop sequences, the number of answers, or the tier, which has a separate price.
 """
 
 from __future__ import annotations
@@ -89,21 +89,21 @@ class DroppedParameters:
         return tuple((model, name) for model, names in self._by_model.items() for name in names)
 
     def add(self, model: str, name: str) -> bool:
-        """Leave a parameter out from now on; say whether that is new."""
+        """Leave a parameter out from now on; return whether that is new."""
         names = self._by_model.setdefault(model, set())
         is_new = name not in names
         names.add(name)
         return is_new
 
     def sent(self, request: PlannedRequest) -> WireRequest:
-        """Return a request as it is sent: without what its model does not support."""
+        """Return a request without the parameters that its model does not support."""
         names = self._by_model.get(request.request.model) if self._is_on else None
         if not names:
             return request.wire
         return replace(request.wire, body=without_parameters(request.wire.body, names))
 
     def learn(self, model: str, fault: ProviderFault, sent: bytes | None = None) -> str | None:
-        """Return the parameter that a refusal names, which is left out from now on; None if none."""
+        """Leave out the parameter that a refusal names from now on; return it, None if there is none."""
         name = unsupported_parameter(fault, sent) if self._is_on else None
         if name is not None:
             self.add(model, name)

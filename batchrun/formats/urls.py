@@ -1,7 +1,7 @@
-"""The URL that requests are posted to, made from the address in a job.
+"""The URL that requests are posted to, built from the address in a job.
 
 An address is a base URL, such as `https://host` or `https://host/api/v3`, or the whole endpoint with its
-query. A version that is already in the address is not written again.
+query. A version that is already in the address is not added again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIRST_VERSION = "/v1"
 
 
 def endpoint_of(path: str) -> str:
-    """Return what ends every endpoint of a format, whatever its version: its path without `/v1`."""
+    """Return the end of every endpoint of a format, without the version: its path without `/v1`."""
     return path.removeprefix(_FIRST_VERSION)
 
 
@@ -33,8 +33,8 @@ def request_url(address: str, path: str, *, sdk_adds_version: bool) -> str:
     """Return the URL of requests.
 
     Args:
-        address: of a job, as it was checked.
-        path: of the format, with the version that most servers have.
+        address: the address of a job, already checked.
+        path: the path of the format, with the version that most servers have.
         sdk_adds_version: whether the vendor's SDK adds the version to every base URL, also to one with a
             version in its middle.
     """
@@ -62,7 +62,7 @@ def without_version(address: str) -> str:
 
 
 def root_of(url: str, path: str) -> str:
-    """Return what all URLs of an API have in common: a URL of requests without its end and query."""
+    """Return the common start of all URLs of an API: a URL of requests without its end and query."""
     parts: SplitResult = urlsplit(url)
     plain = parts._replace(query="", fragment="").geturl().rstrip("/")
     return plain.removesuffix(endpoint_of(path))

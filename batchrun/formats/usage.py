@@ -48,9 +48,9 @@ _NOTHING = Billing()
 
 
 def messages_usage(usage: object) -> Usage:
-    """Turn exclusive token counts into inclusive ones.
+    """Convert exclusive token counts to inclusive ones.
 
-    Here `input_tokens` does not include tokens read from or written to the cache.
+    In this format, `input_tokens` does not include tokens read from or written to the cache.
     """
     counts = as_dict(usage)
     if "input_tokens" not in counts and "prompt_tokens" in counts:
@@ -73,7 +73,7 @@ def messages_usage(usage: object) -> Usage:
 
 
 def chat_usage(usage: object) -> Usage:
-    """Read token counts; here `prompt_tokens` includes tokens read from the cache."""
+    """Read token counts; in this format, `prompt_tokens` includes tokens read from the cache."""
     counts = as_dict(usage)
     prompt, completion = _prompt_details(counts), _completion_details(counts)
     if "prompt_tokens" not in counts and _is_exclusive(counts):
@@ -116,7 +116,7 @@ def chat_counts(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def billing(payload: Mapping[str, Any], counts: Mapping[str, Any]) -> Billing:
-    """Read what determines the price besides the tokens, or the price itself.
+    """Read what determines the price apart from the tokens, or the price itself.
 
     Args:
         payload: the body of an answer.
@@ -220,8 +220,8 @@ def _writes(details: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def _stated_cost(counts: Mapping[str, Any]) -> int | None:
     """Return the cost that the provider states, in pico-dollars.
 
-    OpenRouter: `cost`, plus the upstream's cost if the user brings their own key; Perplexity:
-    `cost.total_cost`; xAI: `cost_in_usd_ticks`, of which 10 billion are a dollar.
+    OpenRouter: `cost`, plus the upstream's cost if users bring their own key. Perplexity:
+    `cost.total_cost`. xAI: `cost_in_usd_ticks`; 10 billion ticks are a dollar.
     """
     cost = counts.get("cost")
     usd = _amount(as_dict(cost).get("total_cost")) if isinstance(cost, dict) else _amount(cost)
@@ -233,9 +233,9 @@ def _stated_cost(counts: Mapping[str, Any]) -> int | None:
 
 
 def _amount(value: object) -> Decimal | None:
-    """Return an amount of money, which some gateways send as text, or None for anything else.
+    """Return an amount of money, which some gateways send as text; None for anything else.
 
-    A number is read from its text, so that 0.1 is exactly a tenth.
+    A number is read from its decimal text, so that 0.1 is exactly a tenth.
     """
     is_number = isinstance(value, int | float | str) and not isinstance(value, bool)
     text = str(value).strip() if is_number else ""
@@ -253,7 +253,7 @@ def _first(*values: object) -> int | None:
 
 
 def _most(*values: object) -> int | None:
-    """Return the largest count: servers send 0 in fields that they do not use."""
+    """Return the largest count, because servers send 0 in fields that they do not use."""
     most: int | None = None
     for value in values:
         if value is not None and (count := as_count(value)) is not None:

@@ -1,7 +1,7 @@
 """`WireFormat`: everything that differs between two APIs, in one record for each.
 
-Only this folder knows what a format's requests and answers look like. Everything else asks the
-record, which `batchrun.formats.of(name)` returns. Nothing here does I/O.
+Only this folder knows the form of requests and answers. All other code asks the record, which
+`batchrun.formats.of(name)` returns. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ class Capabilities:
         parameters: the request parameters that the format has, each with its range (both ends
             included); `ANY` for those that are not numbers.
         needs_max_tokens: whether a request without `max_tokens` is refused.
-        max_tokens_keys: the names under which the format takes `max_tokens`.
+        max_tokens_keys: the format's names for `max_tokens`.
         thinking_within_max_tokens: whether `thinking_tokens` is a part of `max_tokens`; otherwise
             it is added to it.
         api_version: whether requests name a version of the API.
         cache_marks: whether a request can mark what to cache.
-        vendor_tools: whether a tool can be one of the vendor's own, named by its `type`.
+        vendor_tools: whether a tool can be one of the vendor, named by its `type`.
         json_without_schema: whether a request can ask for any JSON object.
         efforts: the values of `effort`.
         system_turns: whether a system turn can follow other turns.
         document_urls: whether a document can be given by its URL at every provider.
-        blank_stops: whether a stop sequence can be white space only.
-        system_beside_messages: whether the system prompt stands beside the messages, not among them.
+        blank_stops: whether a stop sequence can consist of white space only.
+        system_beside_messages: whether the system prompt is a separate key, not one of the messages.
         limits_count_cache_reads: whether tokens read from a cache count against the rate limits.
     """
 
@@ -102,31 +102,31 @@ class WireFormat:
 
     Attributes:
         name: the value of `[request] format`; a part of every fingerprint.
-        title: whose API it is, for people.
-        path: what follows the base URL.
+        title: name of the API, for people.
+        path: path after the base URL.
         base_url: the default of `[request] base_url`.
         key_env: the default of `[request] api_key_env`.
         auth: the default of `[request] auth`: `bearer` or the name of a header.
-        model_rules: says what a model accepts, by model, provider, effort and version of the API.
-        conflict: says which parameters are refused together.
+        model_rules: returns what a model accepts, by model, provider, effort and version of the API.
+        conflict: returns which parameters are refused together.
         schema_rules: which JSON schemas its vendor enforces; None: any.
         sdk_adds_version: whether the vendor's SDK adds the version to every base URL.
         example_model: the model in a job file that `batchrun init` writes.
         request_id_headers: response headers with the provider's id of an exchange, best first.
-        stream_members: what asks for a stream: JSON members that end the body, with the brace.
+        stream_members: JSON members that ask for a stream; they end the body, with the brace.
         headers: returns the format's own headers for a request, without credentials.
-        body: returns the JSON body; its key order is fixed, because the fingerprint covers it. Texts
-            that are not blank appear in it as they are, and change nothing else of it.
+        body: returns the JSON body. Its key order is fixed, because the fingerprint covers it. Texts
+            that are not blank appear in it unchanged, and do not affect other parts of it.
         read_answer: reads the JSON of an answer; raises `InvalidResponse` if it is not one.
         read_usage: reads the usage object of an answer.
-        assembler: returns what puts the events of a stream together.
+        assembler: returns a new assembler for the events of a stream.
         write_turns: writes a conversation (without system turns) in the format's own shape;
             raises `ValueError` if the format cannot express a turn.
         continue_body: returns a body followed by an assistant's message and the results of its
             tools.
         limit_state: reads the limit headers of a response; names are in lower case.
         describe_error: reads the body of an error.
-        batches: how it writes and reads batches; None if it has none.
+        batches: how it writes and reads batches; None if it has no batches.
     """
 
     name: str
@@ -159,9 +159,9 @@ class WireFormat:
     batches: BatchFormat | None = None
 
     def encode(self, request: Request) -> WireRequest:
-        """Turn a request into URL, headers (without credentials) and body.
+        """Encode a request as URL, headers (without credentials) and body.
 
-        An extra header of the job replaces one of the format's with the same name.
+        An extra header of the job replaces the format's header with the same name.
         """
         headers = {
             "content-type": "application/json",
@@ -180,17 +180,17 @@ class WireFormat:
         )
 
     def endpoint(self, address: str) -> str:
-        """Return the URL of requests at an address, which may be one itself."""
+        """Return the URL of requests at an address, which may be such a URL itself."""
         return request_url(address, self.path, sdk_adds_version=self.sdk_adds_version)
 
     def root(self, address: str) -> str:
-        """Return what all URLs of the API at an address have in common."""
+        """Return the common start of all URLs of the API at an address."""
         return root_of(self.endpoint(address), self.path)
 
     def fingerprint(self, request: Request, wire: WireRequest) -> bytes:
-        """Return 16 bytes that identify what is asked: format, provider and body.
+        """Return 16 bytes that identify a request by format, provider and body.
 
-        Left out is what cannot change the answer: the port of a server on this machine,
+        Values that cannot change the answer are left out: the port of a server on this machine,
         credentials, extra headers, streaming, limits, outputs.
         """
         digest = self.digest(request)
@@ -209,7 +209,7 @@ class WireFormat:
         return wire.body.removesuffix(self.stream_members) + b"}"
 
     def batch_line(self, custom_id: str, wire: WireRequest, service: BatchService) -> bytes:
-        """Return a request as it stands in a batch. Its answer is always whole.
+        """Return the line of a request in a batch. Its answer is never streamed.
 
         Args:
             custom_id: unique in the batch, as `service.limits` allows.
@@ -224,7 +224,7 @@ class WireFormat:
         """Read one line of the results of a batch.
 
         Raises:
-            InvalidResponse: if it is not one. An answer in it that is not one is a fault of its row.
+            InvalidResponse: if it is not such a line. An unusable answer in it is a fault of its row.
         """
         if self.batches is None:
             raise ValueError(f"the format {self.name} has no batches")

@@ -1,7 +1,7 @@
 """The outputs: results joined to the input in input order, and the usage table.
 
-Files appear whole or not at all: each is written beside its place and moved into it at the end.
-Everything streams in bounded chunks, from the checkpoint and the input into polars' writers.
+Files are written atomically: each is written under a temporary name and renamed at the end. All data streams
+in bounded chunks, from the checkpoint and the input into polars' writers.
 """
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ _FOLDER_TYPES = (pl.String, pl.Boolean, pl.Date)
 def result_names(
     columns: Sequence[str], prefix: str, properties: Iterable[str], ours: Iterable[str]
 ) -> dict[str, str]:
-    """Return our column names as they appear beside the input's.
+    """Return the names of our columns in the output.
 
-    A name that the input already has gets the prefix; so does an answer's property that is named
-    like one of our columns. Properties stand in the result behind an `UNNESTED` mark.
+    A name that the input already has gets the prefix; so does a property of the answer that has the name
+    of one of our columns. In the result, names of properties are marked with `UNNESTED`.
 
     Args:
-        columns: of the input.
+        columns: the columns of the input.
         prefix: `[output] prefix`.
-        properties: of the answer's JSON schema, which become columns.
+        properties: properties of the answer's JSON schema that become columns.
         ours: our columns.
 
     Raises:
-        JobError: when names collide all the same.
+        JobError: if names still collide.
     """
     taken = set(columns)
     names = {name: prefix + name if name in taken else name for name in ours}
@@ -96,7 +96,7 @@ def result_names(
 
 @dataclass(frozen=True, slots=True)
 class WrittenFiles:
-    """Files of outputs, and what some of them lack, as sentences for the user."""
+    """The files that were written, with notes for the user about missing content."""
 
     paths: tuple[Path, ...]
     notes: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ def write_outputs(
     `attempts` are the columns of the usage table.
 
     Raises:
-        OutputError: when a file cannot be written; what was there before is untouched.
+        OutputError: when a file cannot be written; the earlier file is unchanged.
     """
     with _without_collector():
         paths = [directory / file for file in config.files]
@@ -122,7 +122,7 @@ def write_outputs(
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Pause the collector of cycles, which looks through millions of values and finds none here."""
+    """Pause Python's cyclic garbage collector, which would scan millions of values and find nothing here."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -135,10 +135,10 @@ def _without_collector() -> Iterator[None]:
 def write_results(
     config: OutputConfig, path: Path, results: Results, *, in_run_directory: bool = True
 ) -> str | None:
-    """Write one file of results; its suffix says the format. Return what it lacks, for the user.
+    """Write one file of results in the format of its suffix. Return notes for the user about missing content.
 
     Raises:
-        OutputError: when it cannot be written; what was there before is untouched.
+        OutputError: when it cannot be written; the earlier file is unchanged.
     """
     contents = results_contents(config, path.suffix, results)
     if not in_run_directory:
@@ -147,7 +147,7 @@ def write_results(
 
 
 def results_contents(config: OutputConfig, suffix: str, results: Results) -> FileContents:
-    """Return what a file of results with this suffix holds."""
+    """Return the contents of a file of results with this suffix."""
     columns = results.table.schema
     names = result_names(list(columns), config.prefix, config.unnest, results.all_kinds)
     schema = pl.Schema({**columns, **_our_schema(config, names, results)})
@@ -158,10 +158,9 @@ def results_contents(config: OutputConfig, suffix: str, results: Results) -> Fil
 
 
 def own_contents(config: OutputConfig, path: Path, results: Results) -> FileContents:
-    """Return which of a file's columns are ours and what they hold, without the input beside them.
+    """Return the names of our columns in a file and their contents, without the columns of the input.
 
-    The table of `results` is one of `IdTable`. A name that the file has with the prefix is one that the
-    input had, too.
+    The table of `results` is an `IdTable`. A name with the prefix in the file is one that the input had, too.
     """
     there = columns_in(path)
     names = result_names([], config.prefix, config.unnest, results.all_kinds)
@@ -183,7 +182,7 @@ def _our_schema(config: OutputConfig, names: Mapping[str, str], results: Results
 
 
 def usage_contents(rows: Rows, kinds: Mapping[str, Kind]) -> FileContents:
-    """Return what the usage table holds, with columns of these kinds."""
+    """Return the contents of the usage table, with columns of these kinds."""
     frames = partial(usage_frames, rows, kinds)
     return _contents(pl.Schema(schema_of(kinds)), frames, ".parquet", key=("custom_id", "attempt"))
 
@@ -215,12 +214,12 @@ def _contents(
 def write_contents(
     path: Path, contents: FileContents, *, in_run_directory: bool = True
 ) -> str | None:
-    """Write a file of the outputs, or a dataset; return what it lacks, for the user.
+    """Write a file of the outputs, or a dataset; return notes for the user about missing content.
 
-    The suffix says the format.
+    The suffix determines the format.
 
     Raises:
-        OutputError: when it cannot be written; what was there before is untouched.
+        OutputError: when it cannot be written; the earlier file is unchanged.
     """
     if contents.partition_by:
         with replacing_folder(path) as folder:
@@ -240,13 +239,13 @@ def write_contents(
 def check_outputs(
     config: OutputConfig, columns: Mapping[str, Any], ours: Mapping[str, Kind], rows: int
 ) -> None:
-    """Check what can be known of the files before anything is sent.
+    """Check the output files as far as possible before anything is sent.
 
     Args:
         config: what to write.
-        columns: of the input, with their types.
+        columns: the columns of the input, with their types.
         ours: our columns.
-        rows: of the input.
+        rows: number of rows of the input.
 
     Raises:
         JobError: when a format cannot hold the table, or a dataset cannot be divided by a column.

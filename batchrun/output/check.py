@@ -1,8 +1,7 @@
-"""Comparing a file of the outputs with what would be written now: as values, chunk by chunk.
+"""Compares a file of the outputs with the content that would be written now: by values, chunk by chunk.
 
-A file that was saved again by another program is as good as the one that was written, as long as it
-reads the same. In text formats both sides are read by the same reader, so that only what the format
-can tell apart counts.
+A file that another program saved again is correct if it has the same values. In text formats both sides
+are read by the same reader, so that only differences count that the format can express.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LONGEST_VALUE = 60
 
 
 def differences(path: Path, contents: FileContents) -> Iterator[Flaw]:
-    """Yield what is wrong with a file: one flaw for each column that differs, or for the file.
+    """Yield the flaws of a file: one for each column that differs, or one for the file.
 
     Raises:
         BatchrunError: when the expected content cannot be determined.
@@ -48,7 +47,7 @@ def _unreadable(error: BaseException) -> Flaw:
 
 
 class _Comparison:
-    """What differs between a file and the rows that belong into it."""
+    """The differences between a file and its expected rows."""
 
     def __init__(self, reader: FileReader, key: Sequence[str]) -> None:
         self._reader = reader
@@ -57,7 +56,7 @@ class _Comparison:
         self._first: tuple[int, str] | None = None  # the first row that differs
 
     def flaws(self, frames: Iterator[pl.DataFrame]) -> Iterator[Flaw]:
-        """Yield what differs; a file with too few or too many rows has that flaw alone."""
+        """Yield the differences; for a file with too few or too many rows, only that."""
         read = total = 0
         for frame in frames:
             try:

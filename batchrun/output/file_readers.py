@@ -1,4 +1,4 @@
-"""Files of the outputs, read from their start to their end, beside the frames that belong into them."""
+"""Reads files of the outputs from start to end, in parallel with their expected frames."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {
 
 
 class FileReader(Protocol):
-    """A file that is read from its start to its end, beside the frames that belong into it.
+    """Reads a file from start to end, in parallel with its expected frames.
 
-    `is_written` says that its values are texts as they stand in the file.
+    `is_written`: its values are the texts as written in the file.
     """
 
     is_written: bool
 
     def schema_flaw(self) -> str | None:
-        """Say what is wrong with the columns, None when nothing is."""
+        """Return the problem of the columns; None if there is none."""
 
     def pair(self, wanted: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """Return a frame as the file's format has it, and the file's next rows, at most as many."""
+        """Return an expected frame in the types of the file's format, and the file's next rows, at most as many."""
 
     def rest(self) -> int:
-        """Return how many rows are left."""
+        """Return the number of remaining rows."""
 
 
 def columns_in(path: Path) -> list[str]:
-    """Return the names of a file's columns; none when it cannot be read."""
+    """Return the names of a file's columns; none if it cannot be read."""
     try:
         if path.is_dir():
             return list(pl.scan_parquet(path, hive_partitioning=True).collect_schema())
@@ -66,7 +66,7 @@ def columns_in(path: Path) -> list[str]:
 
 
 def are_results(columns: Sequence[str]) -> bool:
-    """Say whether these are the columns of a table of results, in any version."""
+    """Return whether these are the columns of a table of results, of any version."""
     prefixes = (name.removesuffix("custom_id") for name in columns if name.endswith("custom_id"))
     return any({prefix + name for name in _ALWAYS_THERE} <= {*columns} for prefix in prefixes)
 
@@ -91,8 +91,8 @@ class _Batches:
     Args:
         header: the columns of the file.
         batches: its rows.
-        contents: what belongs into it.
-        as_read: returns a frame as it is read from such a file; None where types are kept.
+        contents: the expected contents.
+        as_read: converts a frame to the values that are read from such a file; None if types are preserved.
     """
 
     is_written = False
@@ -145,7 +145,7 @@ def _typed_flaw(found: pl.Schema, contents: FileContents) -> str | None:
 
 
 class _Dataset:
-    """A Parquet dataset: its rows are found by their ids, and read from each file in its order."""
+    """A Parquet dataset: rows are found by their ids, and each file is read in its own order."""
 
     is_written = False
 
@@ -174,7 +174,7 @@ class _Dataset:
         return flaw
 
     def _index_ids(self) -> None:
-        """Learn in which file each id is; takes 12 bytes for each row."""
+        """Record the file of each id; takes 12 bytes for each row."""
         numbers: dict[str, int] = {}
         found = [pl.DataFrame({"id": self._hashes, "file": self._numbers})]
         rows = self._lazy.select(self._id, _FILE)
@@ -223,7 +223,7 @@ class _Dataset:
 
 
 class _Part:
-    """One file of a dataset, read in small pieces, as many are open."""
+    """One file of a dataset, read in small pieces, because many files are open."""
 
     def __init__(self, lazy: pl.LazyFrame) -> None:
         self._lazy = lazy
@@ -241,7 +241,7 @@ class _Part:
 
 
 def _as_cells(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return what is read from a workbook of this frame."""
+    """Return the values that are read from a workbook with this frame."""
     content = BytesIO()
     workbooks.write(content, FileContents(frame.schema, lambda _names: iter((frame,)), ()))
     read = workbooks.read(content.getvalue())
@@ -250,7 +250,7 @@ def _as_cells(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return what is read from a CSV file of this frame."""
+    """Return the values that are read from a CSV file with this frame."""
     return _scan(BytesIO(frame.write_csv().encode())).collect()
 
 
@@ -309,7 +309,7 @@ def _json(record: dict[str, Any], name: str) -> str | None:
 
 
 def reader_of(path: Path, contents: FileContents) -> FileReader:
-    """Return what reads a file, beside what belongs into it."""
+    """Return the reader of a file for comparison with its expected contents."""
     if path.is_dir():
         return _Dataset(path, contents)
     if path.suffix == ".jsonl":

@@ -1,4 +1,4 @@
-"""Types of columns in files of each format, and values as these types want them."""
+"""Types of columns in files of each format, and conversion to these types."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import polars as pl
 
 
 def file_type(kind: Any, suffix: str) -> Any:  # noqa: ANN401 - polars' types, or their classes
-    """Return the type that a column has in a file: what the format cannot hold becomes text.
+    """Return the type of a column in a file: types that the format does not have become text.
 
     Bytes become base64, durations ISO 8601, and nested values JSON. In Excel, dates, times and exact
-    decimals are texts too: its own are less exact.
+    decimals become text, too, because Excel's own types are less exact.
     """
     if suffix in (".parquet", ".arrow"):
         return pl.String() if _holds_empty_struct(kind) else kind
@@ -45,7 +45,7 @@ def _without_bytes(kind: Any) -> Any:  # noqa: ANN401 - as above
 
 
 def converted(column: pl.Series, kind: pl.DataType) -> pl.Series:
-    """Return a column as its type in the file wants it."""
+    """Return a column converted to its type in the file."""
     if column.dtype == kind:
         return column
     if column.dtype == pl.Binary:
@@ -68,7 +68,7 @@ def _json_text(value: object) -> str:
 
 
 def _large_written(value: object) -> object:
-    """Write integers out that take more than 64 bits, which orjson refuses."""
+    """Write integers of more than 64 bits as text, because orjson refuses them."""
     if isinstance(value, int) and value.bit_length() > 63:
         return orjson.Fragment(str(value))
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Output files: write them atomically, read them again as tables, defuse cells that a spreadsheet would run."""
+"""Output files: written atomically, read again as tables, with cells escaped that a spreadsheet would execute."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _HEAD_BYTES = 64 * 1024
 def write_text(
     path: Path, text: str, *, again: str | None = None, in_run_directory: bool = True
 ) -> None:
-    """Write a small text file, whole or not at all.
+    """Write a small text file atomically.
 
     Args:
         path: the file.
-        text: what it is to hold.
-        again: what writes it, when that is not `batchrun export`.
-        in_run_directory: False for a place of the user's, where other files are not ours.
+        text: the content.
+        again: the command that writes the file again, if that is not `batchrun export`.
+        in_run_directory: False for a folder of the user, where other files are not ours.
 
     Raises:
         OutputError: when it cannot be written.
@@ -52,10 +52,10 @@ def write_text(
 def replacing(
     path: Path, again: str | None = None, *, in_run_directory: bool = True
 ) -> Iterator[Path]:
-    """Give a temporary file; when the block succeeds, flush it and move it into place.
+    """Provide a temporary file; if the block succeeds, flush it and move it into place.
 
     Raises:
-        OutputError: when that is not possible; what was there before is untouched.
+        OutputError: when that is not possible; the earlier file is unchanged.
     """
     temporary = None
     try:
@@ -77,7 +77,7 @@ def replacing(
 
 
 def _begun(path: Path, *, in_run_directory: bool) -> Path:
-    """Make the temporary file: never an existing one, which could be a link to something else."""
+    """Create the temporary file; never open an existing one, which could be a link to something else."""
     first = path.with_name(f".{path.name}.partial")
     if in_run_directory:
         remove(first)  # a killed execution left it
@@ -94,9 +94,9 @@ def _begun(path: Path, *, in_run_directory: bool) -> Path:
 
 
 def refuse_foreign_results(path: Path, key: str, *, in_run_directory: bool) -> None:
-    """See that a table of results replaces nothing but a table of results.
+    """Check that a table of results replaces nothing but a table of results.
 
-    In a run directory a file that cannot be read counts as a damaged one of ours.
+    In a run directory, a file that cannot be read counts as damaged results.
 
     Raises:
         JobError: when another file is there.
@@ -111,7 +111,7 @@ def refuse_foreign_results(path: Path, key: str, *, in_run_directory: bool) -> N
 
 
 def refuse_foreign_page(path: Path, key: str) -> None:
-    """See that a page replaces nothing but a page that batchrun wrote.
+    """Check that a page replaces nothing but a page that batchrun wrote.
 
     Raises:
         JobError: when another file is there.
@@ -123,7 +123,7 @@ def refuse_foreign_page(path: Path, key: str) -> None:
 
 
 def refuse_existing(path: Path, key: str) -> None:
-    """See that a file of a kind that others write, too, replaces nothing.
+    """Check that there is no file at this place yet, for formats that other programs write, too.
 
     Raises:
         JobError: when a file is there.
@@ -133,7 +133,7 @@ def refuse_existing(path: Path, key: str) -> None:
 
 
 def refuse_foreign_log(path: Path, key: str) -> None:
-    """See that a log of inspect_ai replaces nothing but a log that batchrun wrote.
+    """Check that a log of inspect_ai replaces nothing but a log that batchrun wrote.
 
     Raises:
         JobError: when another file is there.
@@ -151,7 +151,7 @@ def refuse_foreign_log(path: Path, key: str) -> None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Say whether there is nothing to lose at a place."""
+    """Return whether there is no file, or an empty one, at a place."""
     try:
         found = path.stat()
     except OSError:
@@ -175,11 +175,11 @@ def _foreign(path: Path, key: str, kind: str) -> JobError:
 
 
 def scan_results(directory: Path, files: Iterable[str]) -> pl.LazyFrame:
-    """Return the result table of a run directory; nothing is read before it is collected.
+    """Return the result table of a run directory as a lazy frame.
 
     Args:
         directory: the run directory.
-        files: the names of the result files; Parquet, which keeps types, goes before the others.
+        files: names of the result files. Parquet is preferred, because it preserves types.
 
     Raises:
         OutputError: when none of them is there.
@@ -196,12 +196,12 @@ def scan_results(directory: Path, files: Iterable[str]) -> pl.LazyFrame:
 def rows_called(
     path: Path, custom_ids: Collection[str], prefix: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of an output with these ids; of a damaged file, none.
+    """Return the rows of an output with these ids; none if the file is damaged.
 
     Args:
         path: the file.
         custom_ids: the ids.
-        prefix: what may stand before our names.
+        prefix: prefix that our names may have.
 
     Returns:
         The rows of each id, by our names without the prefix.
@@ -222,9 +222,9 @@ def rows_called(
 
 
 def scan_file(path: Path, *, as_text: bool = False) -> pl.LazyFrame:
-    """Return a file of the outputs as a table; nothing is read before it is collected.
+    """Return a file of the outputs as a lazy frame.
 
-    Values of a CSV file stay texts with `as_text`.
+    With `as_text`, values of a CSV file stay text.
     """
     if path.suffix == ".parquet":
         return pl.scan_parquet(path, glob=False, hive_partitioning=path.is_dir())
@@ -238,7 +238,7 @@ def scan_file(path: Path, *, as_text: bool = False) -> pl.LazyFrame:
 
 
 def parquet_bytes(rows: pl.DataFrame) -> bytes:
-    """Return a table as the content of a Parquet file, the same for the same table.
+    """Return a table as the content of a Parquet file; equal tables give the same bytes.
 
     Raises:
         JobError: when a column has a type that Parquet does not know.
@@ -258,9 +258,9 @@ _FORMULA = r"^[=+\-@\t\r]"
 
 
 def escaped_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the columns' names in the file, which are cells too, with the names they stand for.
+    """Return the names of columns in the file, escaped like other cells, with the original names.
 
-    A name that another column has already gets one apostrophe more.
+    A name that another column already has gets another apostrophe.
     """
     taken = set(names)
     found: dict[str, str] = {}
@@ -274,7 +274,7 @@ def escaped_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def escaped(columns: dict[str, pl.Series]) -> dict[str, pl.Series]:
-    """Return columns with an apostrophe before each text that a spreadsheet would run."""
+    """Return columns with an apostrophe before each text that a spreadsheet would execute."""
     return {name: _escaped(column) for name, column in columns.items()}
 
 

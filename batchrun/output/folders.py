@@ -1,4 +1,4 @@
-"""Datasets are folders: they, too, appear whole or not at all."""
+"""Datasets are folders, which are written atomically, too."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder; when the block succeeds, flush it and move it into place.
+    """Provide a temporary folder; if the block succeeds, flush it and move it into place.
 
     Raises:
-        OutputError: when that is not possible; what was there before is untouched.
+        OutputError: when that is not possible; the earlier folder is unchanged.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -49,7 +49,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Move a file or folder to a place where a file or a dataset may be, which moves the other way.
+    """Move a file or folder to its place. A file or dataset that is there is exchanged with it.
 
     Raises:
         OSError: when something else is there.
@@ -67,7 +67,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def is_dataset(path: Path) -> bool:
-    """Say whether a folder holds files of Parquet and nothing else."""
+    """Return whether a folder contains Parquet files and nothing else."""
     if not path.is_dir():
         return False
     suffixes = {inner.suffix for inner in path.rglob("*") if not inner.is_dir()}
@@ -75,7 +75,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Say whether a folder is a dataset of results; one that cannot be read is a damaged one."""
+    """Return whether a folder is a dataset of results; one that cannot be read counts as damaged results."""
     columns = columns_in(path) if is_dataset(path) else ["other"]
     return not columns or are_results(columns)
 
@@ -89,7 +89,7 @@ def remove(path: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two names in one step, where the system can."""
+    """Exchange two names in one step, if the system can do that."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -98,7 +98,7 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _flush(folder: Path) -> None:
-    """Make a folder with all its files durable, and readable by its owner alone."""
+    """Flush a folder with all its files to disk, and make it readable by its owner only."""
     for inner in folder.rglob("*"):
         if inner.is_dir():
             inner.chmod(0o700)

@@ -1,6 +1,6 @@
-"""The frames of the outputs: the input's rows with what is known of them, and the attempts.
+"""The frames of the outputs: the input's rows with their results, and the attempts.
 
-Everything comes in bounded chunks, and the next one is fetched while this one is worked on.
+Frames are bounded chunks. The next one is read while the present one is processed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ScoreTable:
 
     Attributes:
         kinds: their names and kinds.
-        read: (first, end) → the ordinal and these columns of the rows that have been scored.
+        read: (first, end) → the ordinal and these columns of the scored rows.
     """
 
     kinds: Mapping[str, Kind]
@@ -56,12 +56,12 @@ class ScoreTable:
 
 @dataclass(frozen=True, slots=True)
 class FileContents:
-    """What belongs into a file.
+    """The contents of a file.
 
     Attributes:
         schema: its columns, with their types in the file.
         frames: yields these columns of its rows, as they are in the file, in bounded frames.
-        key: the columns that name a row.
+        key: the columns that identify a row.
         is_part: whether the file has other columns, too.
         partition_by: the columns whose values are the folders of a dataset; empty for a file.
     """
@@ -79,11 +79,11 @@ class Rows(Protocol):
     def columns(self, first: int, end: int, names: Sequence[str]) -> Mapping[str, list[Any]]:
         """Return `ordinal` and these columns of the rows from ordinal `first` up to `end`.
 
-        Rows that are not known are left out.
+        Rows that are not in the checkpoint are left out.
         """
 
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
-        """Return how many rows from ordinal `first` have about this many bytes, at least one."""
+        """Return the number of rows from ordinal `first` with about this many bytes; at least 1."""
 
     def attempt_columns(self, chunk_rows: int) -> Iterator[Mapping[str, list[Any]]]:
         """Yield the columns of the attempts in chunks."""
@@ -107,7 +107,7 @@ class IdTable:
     """The rows' ids in place of an input that is not available.
 
     Args:
-        total: how many rows there are.
+        total: number of rows.
         ids: (first, end) → the ids of rows from ordinal `first` up to `end`.
     """
 
@@ -131,13 +131,13 @@ class IdTable:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a table of results is made of.
+    """The sources of a table of results.
 
     Attributes:
         table: the input.
-        rows: what is known of its rows.
+        rows: the results of its rows.
         kinds: our columns, in their order.
-        scores: what the answers are worth, for a job with a `[score]`.
+        scores: the scores of the answers, for a job with a `[score]`.
         since: leave out rows whose results are older; None for all rows.
     """
 
@@ -149,7 +149,7 @@ class Results:
 
     @property
     def all_kinds(self) -> dict[str, Kind]:
-        """Our columns, those of scores behind them."""
+        """Our columns, followed by those of scores."""
         return {**self.kinds, **(self.scores.kinds if self.scores is not None else {})}
 
 
@@ -161,12 +161,12 @@ def schema_of(kinds: Mapping[str, Kind]) -> dict[str, Any]:
 def joined_frames(
     results: Results, names: Mapping[str, str], properties: Mapping[str, Any]
 ) -> Iterator[pl.DataFrame]:
-    """Yield the input's rows with our columns beside them.
+    """Yield the input's rows with our columns added.
 
     Args:
-        results: where they come from.
-        names: what our columns are called beside the input's.
-        properties: of the answer's JSON schema, which become columns.
+        results: the sources.
+        names: the names of our columns in the output.
+        properties: properties of the answer's JSON schema that become columns.
     """
     chunks = _Chunks()
     for fetched in ahead(_fetched(results, chunks)):
@@ -201,13 +201,13 @@ _Fetched = tuple[int, pl.DataFrame, "Mapping[str, list[Any]]", "list[tuple[Any, 
 
 
 class _Chunks:
-    """How many rows are taken at a time, so that those with long answers take no more memory."""
+    """The number of rows to take at a time, so that long answers take no more memory."""
 
     def __init__(self) -> None:
         self.rows = FIRST_ROWS
 
     def measure(self, frame: pl.DataFrame) -> None:
-        """Take as many rows from now on as have about `CHUNK_BYTES`."""
+        """From now on, take the number of rows that has about `CHUNK_BYTES`."""
         row_bytes = max(1, int(frame.estimated_size()) // frame.height)
         self.rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // row_bytes))
 
@@ -230,7 +230,7 @@ def _fetched(results: Results, chunks: _Chunks) -> Iterator[_Fetched]:
 def _result_columns(
     part: pl.DataFrame, start: int, found: Mapping[str, list[Any]], results: Results
 ) -> dict[str, pl.Series]:
-    """Make our columns for one part of the input; rows without a record are pending."""
+    """Return our columns for one part of the input; rows without a record are pending."""
     ids = list(results.table.ids(part, start))
     if len(found["ordinal"]) < part.height:
         found = _with_pending(start, ids, found)
@@ -291,9 +291,9 @@ def _series(name: str, values: Sequence[Any], kind: Kind) -> pl.Series:
 def row_values(
     found: Mapping[str, list[Any]], kinds: Mapping[str, Kind], properties: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return rows of columns of these kinds as Python values, as a file of results has them.
+    """Return rows of columns of these kinds as the Python values of a file of results.
 
-    `properties` are those of the answer's JSON schema that become columns, by marked names.
+    `properties` of the answer's JSON schema become columns; they are given by marked names.
     """
     typed = _typed(found, kinds)
     answers = unnested(properties, found["response"], found["status"])
@@ -313,7 +313,7 @@ _FLAT_TYPES: dict[str, Any] = {
 def column_type(schema: object) -> Any:  # noqa: ANN401 - a polars type
     """Return the type of a property's column.
 
-    Scalars and lists of them have their own; everything else (objects, unions) is JSON text. A
+    Scalars and lists of scalars have their own types; all others (objects, unions) are JSON text. A
     property that may be null is a column with nulls.
     """
     schema = _not_null(schema)
@@ -327,7 +327,7 @@ def column_type(schema: object) -> Any:  # noqa: ANN401 - a polars type
 
 
 def _not_null(schema: object) -> object:
-    """Return what a schema allows beside null, if that is a single schema, as pydantic writes it."""
+    """Return the schema without null, if that is a single schema; pydantic writes optional fields so."""
     if not isinstance(schema, dict) or not isinstance(schema.get("anyOf"), list):
         return schema
     others = [one for one in schema["anyOf"] if one != {"type": "null"}]
@@ -341,8 +341,8 @@ def unnested(
 
     Args:
         properties: JSON schemas by name.
-        responses: the answers' texts.
-        statuses: of the same rows; only what succeeded is known to be valid.
+        responses: texts of the answers.
+        statuses: statuses of the same rows; only answers that succeeded are known to be valid.
     """
     if not properties:
         return {}  # no answer has to be parsed
@@ -378,7 +378,7 @@ T = TypeVar("T")
 
 
 def ahead(parts: Iterator[T]) -> Iterator[T]:
-    """Yield what an iterator gives, which runs in a thread, one part ahead."""
+    """Yield the values of an iterator that runs in a thread, one value ahead."""
     with ThreadPoolExecutor(1, "read ahead") as thread:
         following = thread.submit(next, parts, None)
         while (part := following.result()) is not None:

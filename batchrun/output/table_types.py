@@ -1,4 +1,4 @@
-"""The kinds of tables that Python programs pass: as polars, and back in their own kind.
+"""The kinds of tables that Python programs pass: converted to polars, and back to their own kind.
 
 A table of pandas or pyarrow keeps its own columns; only the answers are converted.
 """
@@ -41,12 +41,12 @@ class GivenTable(Protocol):
 
         Args:
             results: the rows and the answers.
-            keep: where to keep a file that is still read after this call.
+            keep: path for a file that is still read after this call.
         """
 
 
 class PolarsTable:
-    """A DataFrame, as it is."""
+    """A DataFrame of polars, used unchanged."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
         self._rows = rows
@@ -67,12 +67,12 @@ class PolarsTable:
         return found.select(found.columns[self._rows.width :])
 
     def answered(self, results: pl.LazyFrame, keep: Path) -> Any:  # noqa: ANN401 - as declared
-        """The rows with the answers beside them."""
+        """Return the rows with the answers as further columns."""
         return self._rows.hstack(self.added(results))
 
 
 class LazyTable:
-    """A LazyFrame: its rows go through a file, in both directions."""
+    """A LazyFrame: its rows and the results are passed in files."""
 
     def __init__(self, rows: pl.LazyFrame) -> None:
         self._rows = rows
@@ -97,7 +97,7 @@ class LazyTable:
             raise JobError(f"the LazyFrame cannot be read: {_first_line(error)}") from error
 
     def answered(self, results: pl.LazyFrame, keep: Path) -> Any:  # noqa: ANN401 - as declared
-        """A LazyFrame over a file that later calls leave as it is."""
+        """Return a LazyFrame over a file that later calls do not change."""
         results.sink_parquet(keep, maintain_order=True)
         return pl.scan_parquet(keep)
 
@@ -112,7 +112,7 @@ class PandasTable(PolarsTable):
         super().__init__(_converted(frame, pl.from_pandas))
 
     def answered(self, results: pl.LazyFrame, keep: Path) -> Any:  # noqa: ANN401 - as declared
-        """The frame with the answers. Counts and flags may be missing, so their types are nullable."""
+        """Return the frame with the answers. Counts and flags may be missing, so their types are nullable."""
         import pandas as pd  # noqa: PLC0415 - only where the caller uses it
         import pyarrow as pa  # noqa: PLC0415 - as above
 
@@ -129,7 +129,7 @@ class ArrowTable(PolarsTable):
         super().__init__(_converted(table, pl.from_arrow))
 
     def answered(self, results: pl.LazyFrame, keep: Path) -> Any:  # noqa: ANN401 - as declared
-        """The table with the answers as further columns."""
+        """Return the table with the answers as further columns."""
         added = self.added(results).to_arrow()
         table = self._table
         for name in added.column_names:
@@ -138,14 +138,14 @@ class ArrowTable(PolarsTable):
 
 
 class RowList(PolarsTable):
-    """A list of dicts; a key that a row lacks is null."""
+    """A list of dicts; missing keys are null."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._dicts = rows
         super().__init__(_converted(rows, _frame_of_dicts))
 
     def answered(self, results: pl.LazyFrame, keep: Path) -> Any:  # noqa: ANN401 - as declared
-        """New dicts with the keys of the answers added."""
+        """Return new dicts with the keys of the answers added."""
         added = self.added(results).to_dicts()
         return [{**row, **more} for row, more in zip(self._dicts, added, strict=True)]
 
@@ -153,10 +153,10 @@ class RowList(PolarsTable):
 def given_table(frame: object) -> GivenTable:
     """Return a table of any accepted kind.
 
-    Another table that speaks Arrow (`__arrow_c_stream__`), such as one of DuckDB, becomes polars'.
+    Any other table with `__arrow_c_stream__`, such as one of DuckDB, is converted to polars.
 
     Raises:
-        JobError: when it is none, or cannot be converted.
+        JobError: if it is not a table, or cannot be converted.
     """
     if isinstance(frame, pl.DataFrame):
         return PolarsTable(frame)

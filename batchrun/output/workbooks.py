@@ -1,4 +1,4 @@
-"""Excel files of results: written row by row with xlsxwriter, read again with fastexcel."""
+"""Excel files of results: written row by row with xlsxwriter, read with fastexcel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_sheet(key: str, rows: int, columns: int) -> None:
     """Check that a table fits a sheet, and that the packages for it are installed.
 
     Raises:
-        JobError: naming the key, and what to do instead.
+        JobError: names the key, and what to do instead.
     """
     if any(importlib.util.find_spec(name) is None for name in ("xlsxwriter", "fastexcel")):
         raise JobError(
@@ -48,9 +48,9 @@ def check_sheet(key: str, rows: int, columns: int) -> None:
 
 
 def write(target: Path | BytesIO, contents: FileContents) -> int:
-    """Write a workbook with one sheet; return how many cells were cut because they are too long.
+    """Write a workbook with one sheet; return the number of cells that were truncated to fit.
 
-    Texts are never formulas.
+    Texts are never written as formulas.
 
     Raises:
         OutputError: when there are more rows than a sheet holds.
@@ -72,7 +72,7 @@ def write(target: Path | BytesIO, contents: FileContents) -> int:
 
 
 def _write_row(sheet: Any, number: int, row: Any) -> int:  # noqa: ANN401 - xlsxwriter is untyped
-    """Write a row; return how many of its cells were cut."""
+    """Write a row; return the number of truncated cells."""
     cut = 0
     for column, value in enumerate(row):
         if value is None:
@@ -94,7 +94,7 @@ def _is_exact(value: float) -> bool:
 
 
 def _fitted(text: str) -> str:
-    """Return a text that fits a cell, which counts UTF-16 units."""
+    """Return a text truncated to fit a cell, whose length counts in UTF-16 units."""
     if len(text) <= LONGEST_CELL // 2 or len(text.encode("utf-16-le")) // 2 <= LONGEST_CELL:
         return text
     note = CUT.format(length=len(text))

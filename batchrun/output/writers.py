@@ -29,12 +29,12 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the name of the folder of nulls
 
 
 def write_file(path: Path, suffix: str, contents: FileContents) -> int:
-    """Write a file of the outputs; return how many cells were cut to fit the format.
+    """Write a file of the outputs; return the number of cells that were truncated to fit the format.
 
     Args:
         path: an existing, empty file.
-        suffix: the format.
-        contents: what it holds.
+        suffix: determines the format.
+        contents: the contents of the file.
 
     Raises:
         OutputError: when the format cannot hold the contents.
@@ -72,7 +72,7 @@ def write_dataset(folder: Path, contents: FileContents) -> None:
     """Write a Parquet dataset: a folder for each value of the columns of `contents.partition_by`.
 
     Raises:
-        OutputError: when there are too many such folders, or a value has no folder of its own.
+        OutputError: when there are too many such folders, or a value has the name of the folder of nulls.
     """
     keys = list(contents.partition_by)
 
@@ -87,7 +87,7 @@ def write_dataset(folder: Path, contents: FileContents) -> None:
 
 
 class _PartitionCheck:
-    """Refuses what would make a dataset unreadable.
+    """Refuses values that would make a dataset unreadable.
 
     Args:
         keys: the columns whose values are the folders.
@@ -118,7 +118,7 @@ def _write_groups(
     target: Callable[[], Any],
     check: Callable[[pl.DataFrame], None] | None = None,
 ) -> None:
-    """Write Parquet; again, with smaller groups, if a group would take too much memory."""
+    """Write Parquet; if a row group takes too much memory, write it again with smaller groups."""
     rows: int | None = group_rows
     while rows is not None:
         rows = _write_parquet(target(), contents, rows, check)
@@ -130,9 +130,9 @@ def _write_parquet(
     group_rows: int,
     check: Callable[[pl.DataFrame], None] | None,
 ) -> int | None:
-    """Write Parquet; return a smaller number of rows for a group if `group_rows` was too many.
+    """Write Parquet; if groups of `group_rows` rows are too large, return a smaller number.
 
-    polars holds a row group in memory until it is complete, and knows its size only in rows.
+    polars keeps a row group in memory until it is complete, and limits it only by the number of rows.
     """
     smaller: int | None = None
 

@@ -1,4 +1,4 @@
-"""Runs a job: the one file that knows the order of the stages.
+"""Runs a job: the only file that knows the order of the stages.
 
 prepare → open the checkpoint → (read → render → plan → dispatch → record) → outputs → report
 """
@@ -85,13 +85,13 @@ async def run_together(
 ) -> list[RunReport]:
     """Run or resume jobs at the same time, with shared limits and one budget.
 
-    All use the `[limits]` of the first. None sends anything before all have been checked.
+    All use the `[limits]` of the first. Nothing is sent before all have been checked.
 
     Args:
-        jobs: each has a run directory of its own.
+        jobs: the jobs; each has a separate run directory.
         options: how to run them.
         interrupts: the signals that end them.
-        spent_before: what other runs have spent of `max_cost_usd`, in pico-dollars.
+        spent_before: cost of other runs that counts against `max_cost_usd`, in pico-dollars.
     """
     with event_file(options.log_file) as log:
         return await _run_together(jobs, options, interrupts, spent_before, log)
@@ -104,6 +104,7 @@ async def _run_together(
     spent_before: int,
     log: EventFile,
 ) -> list[RunReport]:
+    # Before the input is read, which can take long. The lock itself is taken when the run is opened.
     for job in jobs:
         checkpoint.refuse_locked(run_directory(job, options))
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
@@ -123,10 +124,10 @@ async def _run_together(
 
 
 def dispatcher_of(plans: Sequence[Prepared], options: RunOptions) -> DispatcherFactory:
-    """Return the way to dispatch: in this process, or from workers.
+    """Return the dispatcher factory: for this process, or for workers.
 
     Raises:
-        JobError: when the workers cannot do what the options say.
+        JobError: if workers do not support the other options.
     """
     count, on = options.workers, options.on
     if count is None and on is None:
@@ -148,20 +149,20 @@ def dispatcher_of(plans: Sequence[Prepared], options: RunOptions) -> DispatcherF
 
 
 def calls_for_workers(requests: int, limits: LimitsConfig) -> bool:
-    """Say whether a run may be so fast and so long that one process holds it up."""
+    """Return whether a run may be so fast and so long that one process would slow it down."""
     per_minute = limits.requests_per_minute or math.inf
     return requests >= FEWEST_FOR_WORKERS and per_minute >= 60 * FEWEST_PER_S_FOR_WORKERS
 
 
 @dataclass(frozen=True, slots=True)
 class PlanEnd:
-    """How a plan without outputs ended; `error` is what ended it early."""
+    """How a plan without outputs ended; `error` is the error that ended it early."""
 
     error: BatchrunError | None = None
 
 
 async def run_plan(plan: Prepared, options: RunOptions, interrupts: Interrupts) -> PlanEnd:
-    """Send what a plan has to send, and write no outputs."""
+    """Send the requests of a plan, and write no outputs."""
     with event_file(options.log_file) as log, opened_run(plan, options) as opened:
         run = replace(opened, reuse=await agreed(opened, options))
         with interrupts.caught():

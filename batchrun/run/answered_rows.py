@@ -1,4 +1,4 @@
-"""The rows of a run that have their answers, read again from the input and the checkpoint."""
+"""The rows of a run with their answers, read again from the input and the checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 class AnsweredRow:
     """A row that succeeded, and the texts of all its answers: samples, or choices.
 
-    `logprobs` are those of a single answer, as JSON; None where they are not known.
+    `logprobs` has the log probabilities of a single answer, as JSON; None if they are unknown.
     """
 
     item: Item
@@ -39,7 +39,7 @@ def answered_rows(
     *,
     logprobs: bool = False,
 ) -> Iterator[list[AnsweredRow]]:
-    """Yield the rows that succeeded, in order, of a few megabytes at a time; perhaps with `logprobs`."""
+    """Yield the rows that succeeded, in order, a few megabytes at a time; optionally with `logprobs`."""
     for items in _row_chunks(source, store, columns):
         first, end = items[0].ordinal, items[-1].ordinal + 1
         found = checkpoint.answers(store, first, end)
@@ -57,7 +57,7 @@ def answered_rows(
 def _row_chunks(
     source: Source, store: checkpoint.Checkpoint, columns: Sequence[str]
 ) -> Iterator[list[Item]]:
-    """Yield the rows, no more at once than have answers of a few megabytes."""
+    """Yield the rows in chunks whose answers have a few megabytes."""
     for items in source.items(columns, CHUNK_ROWS):
         rest = items
         while rest:
@@ -67,6 +67,6 @@ def _row_chunks(
 
 
 def texts_of(response: str | None, responses: str | None) -> list[str]:
-    """Return all answers of a row: the choices, where there are several."""
+    """Return all answers of a row: the choices, if there are several."""
     found: Any = orjson.loads(responses) if responses else [response]
     return [text or "" for text in found]

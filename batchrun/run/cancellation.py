@@ -1,4 +1,4 @@
-"""`batchrun cancel`: cancels the batches of a run that are out, and collects what they had answered."""
+"""`batchrun cancel`: cancels the open batches of a run, and collects the answers that they have."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Canceled:
-    """What became of the batches of a run.
+    """The outcome of `batchrun cancel`.
 
     Attributes:
-        directory: of the run.
-        batches: those that were open.
-        report: of the run afterwards; None if no batch was open.
-        answered: requests that have a result since, those of judges among them.
+        directory: the run directory.
+        batches: the batches that were open.
+        report: the report of the run afterwards; None if no batch was open.
+        answered: number of requests that got a result, including those of judges.
         open: batches that are still open.
     """
 
@@ -51,7 +51,7 @@ class Canceled:
         return 0 if error is None else error.exit_code
 
     def text(self) -> str:
-        """Return what people read."""
+        """Return the text for the terminal."""
         if self.report is None:
             return f"{self.directory}: no batches are open"
         number, rows = len(self.batches), sum(batch.out for batch in self.batches)
@@ -107,7 +107,7 @@ def _open(directory: Path) -> tuple[SentBatch, ...]:
 
 
 def _done(directory: Path) -> int:
-    """Return how many requests of a run and of its judges have a result."""
+    """Return the number of requests of a run and of its judges with a result."""
     found = [checkpoint.totals(store) for store in _stores(directory)]
     return sum(totals.succeeded + totals.errored for totals in found)
 

@@ -1,4 +1,4 @@
-"""What has changed since a run was last worked on, and what a person hears before the first request."""
+"""What has changed since the last execution of a run, and the messages before the first request."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ ENDED_WELL = {RunEnd.FINISHED, RunEnd.PRECISE}
 
 
 def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) -> Reuse | None:
-    """Return which paid answers a changed plan uses again; None when nothing has changed.
+    """Return which paid answers a changed plan reuses; None if nothing has changed.
 
-    Renders every row. Reads only.
+    Renders every row. Only reads.
     """
     begun = checkpoint.latest_plan(store)
     same = begun is not None and begun[:2] == (plan.signature, plan.total)
@@ -48,7 +48,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
 
 
 def needs_consent(reuse: Reuse, options: RunOptions) -> bool:
-    """Say whether too many paid answers would be unused to go on without the user's consent."""
+    """Return whether the user must agree because too many paid answers would no longer be used."""
     is_much = reuse.left_behind > MOST_LEFT_SHARE * reuse.paid
     return is_much and not options.yes and options.simulate is None
 
@@ -57,7 +57,7 @@ def ask_consent(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None)
     """Ask whether to continue.
 
     Raises:
-        JobError: when nobody can be asked, or the answer is no. Nothing has been sent or changed.
+        JobError: if nobody can be asked, or the answer is no. Nothing has been sent or changed.
     """
     what, stay = "paid answers", "they stay in the checkpoint"
     if reuse.left_out:
@@ -103,7 +103,7 @@ def judge_again(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
 
 
 def missing_bodies(plan: Prepared, store: checkpoint.Checkpoint) -> str | None:
-    """Return a message about answers that arrived before `keep_raw` was set; None without any."""
+    """Return a message about answers that arrived before `keep_raw` was set; None if there are none."""
     count = checkpoint.answers_without_body(store) if plan.job.request.keep_raw else 0
     if not count:
         return None
@@ -119,7 +119,7 @@ def with_given_price(
 ) -> tuple[Prepared, str | None, str | None]:
     """Return a plan with the price that `recost` was given, its provider, and a message about it.
 
-    A `[price]` of the job file takes its place.
+    A `[price]` of the job file takes precedence.
     """
     given = checkpoint.given_price(store)
     if given == checkpoint.GivenPrice():
@@ -161,7 +161,7 @@ def hints(job: Job, options: RunOptions) -> list[str]:
 
 
 def nothing_to_do(plan: Prepared) -> list[str]:
-    """Say that the input has no rows: the run ends with 0, as it must for a night without any."""
+    """Return the message for an input without rows: the run succeeds, as a nightly run without rows must."""
     if plan.total:
         return []
     if plan.job.input.where is not None:
@@ -172,7 +172,7 @@ def nothing_to_do(plan: Prepared) -> list[str]:
 def unfinished_before(job: Job, options: RunOptions) -> str | None:
     """Return how to resume the unfinished run of the previous day; None if it is finished.
 
-    After midnight the same command begins another run. Reads only.
+    After midnight, the same command begins another run. Only reads.
     """
     if job.date is None:
         return None

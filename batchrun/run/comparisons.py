@@ -1,6 +1,6 @@
 """`compare --judge`: a model says which of two answers is better, for each row and each pair of runs.
 
-It is a run of its own: in a directory of its own, with its own checkpoint, resumable and free to repeat.
+It is a separate run, with its own directory and checkpoint. It can be resumed, and repeating it costs nothing.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ LONGEST_NAME = 150
 
 @dataclass(frozen=True, slots=True)
 class JudgedPairs:
-    """What a judge said of pairs of answers.
+    """The verdicts of a judge on pairs of answers.
 
     Attributes:
         directories: the runs, in order.
-        directory: where the verdicts are kept.
-        model: of the judge.
+        directory: the run directory of the judge.
+        model: the model of the judge.
         counts: its verdicts.
-        totals: what was sent, and its cost, over all executions.
-        note: about the judge.
-        error: what ended the execution early.
+        totals: requests and costs over all executions.
+        note: a note about the judge.
+        error: the error that ended the execution early.
     """
 
     directories: tuple[Path, ...]
@@ -58,7 +58,7 @@ class JudgedPairs:
 
     @property
     def exit_code(self) -> int:
-        """0 when every pair has its verdicts, 3 when some have none, otherwise that of the error."""
+        """0 if every pair has its verdicts, 3 if some have none, otherwise the exit code of the error."""
         if self.error is not None:
             return self.error.exit_code
         return 3 if self.counts.missing + self.counts.failed + self.counts.unreadable else 0
@@ -72,14 +72,14 @@ def judge_pairs(
 ) -> JudgedPairs:
     """Let the judge of a job compare the answers of runs, row by row and in both orders.
 
-    Run or resume: verdicts that are stored are not asked for again.
+    Stored verdicts are not asked for again.
 
     Args:
-        directories: of the runs; that of a matrix stands for those of its cells.
+        directories: the run directories; that of a matrix stands for those of its cells.
         job: has the `[score.judge]`.
         options: how to run.
-        directory: where to keep the verdicts; by default beside the first run. Simulated verdicts are kept in
-            another one, `<directory>.simulated`.
+        directory: where to store the verdicts; by default beside the first run. Simulated verdicts are stored
+            in `<directory>.simulated`.
 
     Raises:
         JobError: when something is wrong; nothing was sent.
@@ -111,7 +111,7 @@ def judge_pairs(
 
 
 def _beside(runs: Sequence[Path]) -> Path:
-    """Return where the verdicts on these runs are kept by default: beside the first, always the same."""
+    """Return the default directory of the verdicts on these runs: beside the first, with a fixed name."""
     name = "_vs_".join(run.name for run in runs)
     if len(name) > LONGEST_NAME:
         digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()

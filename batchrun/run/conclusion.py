@@ -44,10 +44,10 @@ class RunReport:
         totals: counts, tokens and money over all executions of the run.
         directory: the run directory.
         files: the outputs that were written.
-        error: what ended the execution early, or why the outputs could not be written; None when it
+        error: why the execution ended early, or why the outputs could not be written; None if it
             finished, whether or not rows failed.
-        score: of the answers, when the job has a `[score]`.
-        notes: what the files lack, such as cells that were cut.
+        score: the score of the answers, if the job has a `[score]`.
+        notes: notes about missing content of the files, such as truncated cells.
     """
 
     totals: RunTotals
@@ -59,9 +59,9 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """0 when all rows succeeded, 3 when some failed, otherwise the exit code of the error.
+        """0 if all rows succeeded, 3 if some failed, otherwise the exit code of the error.
 
-        A row that a judge has no verdict on has failed in this sense.
+        A row without a judge's verdict counts as failed here.
         """
         if self.error is not None:
             return self.error.exit_code
@@ -72,7 +72,7 @@ class RunReport:
 
     @property
     def without_verdict(self) -> int:
-        """How many verdicts of judges are missing, over all scorers."""
+        """Number of missing verdicts of judges, over all scorers."""
         judges = () if self.score is None else self.score.judges
         return sum(judge.without_verdict for judge in judges)
 
@@ -83,42 +83,42 @@ class RunReport:
 
     @property
     def problems(self) -> list[str]:
-        """What ended the execution early."""
+        """The error that ended the execution early, as a list of one message or none."""
         return [] if self.error is None else [str(self.error)]
 
     @property
     def shortfall(self) -> str | None:
-        """How many rows have no answer, with the most frequent reason; None without any."""
+        """The number of rows without an answer, with the most frequent reason; None if there are none."""
         return report.shortfall([self.totals])
 
     @property
     def is_resumable(self) -> bool:
-        """Whether the same command would continue it."""
+        """Whether the same command would continue the run."""
         is_cut_short = isinstance(self.error, Interrupted)
         is_left = bool(self.totals.pending or self.totals.to_retry)
         return self.error is not None and (is_cut_short or is_left)
 
     @property
     def results(self) -> pl.LazyFrame:
-        """The result table: every input row with its columns and ours. It is read when it is collected.
+        """The result table as a lazy frame: every input row with its columns and ours.
 
         Raises:
-            OutputError: when it was not written.
+            OutputError: if it was not written.
         """
         return output.scan_results(self.directory, [path.name for path in self.result_files])
 
     @property
     def usage(self) -> pl.LazyFrame:
-        """One row for each attempt, also failed ones. It is read when it is collected.
+        """A lazy frame with one row for each attempt, including failed ones.
 
         Raises:
-            OutputError: when it was not written.
+            OutputError: if it was not written.
         """
         return output.scan_results(self.directory, [USAGE_FILE])
 
     @property
     def result_files(self) -> tuple[Path, ...]:
-        """Those of the written files that have results."""
+        """The written files with results."""
         return tuple(p for p in self.files if p.name not in (USAGE_FILE, SUMMARY_FILE))
 
     def summary(self) -> dict[str, Any]:
@@ -130,14 +130,14 @@ class RunReport:
         return report.summary_text(self.totals, self.directory, self.score, colour=colour)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML that a notebook shows."""
         problem = None if self.error is None else str(self.error)
         return report.summary_html(self.totals, self.directory, problem)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The output files of a run and what they lack, its totals and its score."""
+    """The output files of a run with notes about missing content, its totals and its score."""
 
     files: tuple[Path, ...] = ()
     score: ScoreTotals | None = None
@@ -149,7 +149,7 @@ class InterruptibleRows:
     """The checkpoint's rows for the outputs.
 
     Raises:
-        Interrupted: when a signal comes while they are read.
+        Interrupted: if a signal arrives while they are read.
     """
 
     def __init__(self, store: checkpoint.Checkpoint, interrupts: Interrupts) -> None:
@@ -163,7 +163,7 @@ class InterruptibleRows:
         return self._store.columns(first, end, names)
 
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
-        """Return how many of these rows to read at once."""
+        """Return the number of these rows to read at once."""
         return self._store.rows_within(first, end, most_bytes)
 
     def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
@@ -190,7 +190,7 @@ def conclude(
     """Write the outputs, also after a stop. An error here does not affect the checkpoint.
 
     If the run stopped before all stored answers were matched to their rows (`is_placed` is false), the
-    files of the earlier execution stay: new ones would lack these answers.
+    files of the earlier execution are kept: new ones would lack these answers.
     """
     written = Written()
     try:
@@ -219,7 +219,7 @@ def write_files(
 ) -> Written:
     """Score the answers, and write the outputs and `summary.json`.
 
-    `rows` replace those of the checkpoint. Without `score_again`, stored scores are used.
+    `rows` are used in place of those of the checkpoint. Without `score_again`, stored scores are used.
 
     Raises:
         RecordsDamaged: when a stored record is damaged; then nothing is written.
@@ -234,6 +234,7 @@ def write_files(
     directory = store.path.parent
     for name in job.output.files:
         output.refuse_foreign_results(directory / name, "[output] files", in_run_directory=True)
+    # Before anything is written: an existing output may have the only correct copy of a damaged record.
     check_intact(store, directory, job.output)
     scores, score = None, None
     if evaluation is not None:

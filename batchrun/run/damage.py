@@ -31,10 +31,10 @@ def check_intact(
     config: OutputConfig,
     records: Iterable[Record] = tuple(Record),
 ) -> None:
-    """Check that all that is stored, or records of these kinds, match their checksums.
+    """Check that all stored records, or those of these kinds, match their checksums.
 
     Raises:
-        RecordsDamaged: naming the damaged records, where a correct copy is, and what to do.
+        RecordsDamaged: names the damaged records, the files with correct copies, and what to do.
     """
     try:
         checkpoint.check_intact(store, records)
@@ -59,7 +59,7 @@ def remedy_for(damage: Damage, directory: Path) -> str:
 def described(
     store: checkpoint.Checkpoint, damage: Damage, directory: Path, config: OutputConfig | None
 ) -> list[tuple[DamagedRecord, str]]:
-    """Describe damaged records, and say which output file has a correct copy."""
+    """Describe damaged records, and name the output file with a correct copy."""
     if config is None:
         return [(record, str(record)) for record in damage.first]
     found = _copies(store, damage.first, directory, config)
@@ -78,7 +78,7 @@ def _described(
 
 
 def restore_copies(store: checkpoint.Checkpoint, directory: Path, config: OutputConfig) -> int:
-    """Restore the damaged answers and attempts that an output has; return how many."""
+    """Restore the damaged answers and attempts that an output has; return their number."""
     damage = checkpoint.find_damage(store, _COPIED, MOST_RESTORED)
     restored = 0
     for start in range(0, len(damage.first), CHUNK):
@@ -95,7 +95,7 @@ def _copies(
     directory: Path,
     config: OutputConfig,
 ) -> dict[DamagedRecord, tuple[str, Mapping[str, Any]]]:
-    """Return which file has what a damaged record has lost, and its values by column."""
+    """Return the file with the original values of a damaged record, and these values by column."""
     found: dict[DamagedRecord, tuple[str, Mapping[str, Any]]] = {}
     for kind in _COPIED:
         for name in _files_with(kind, config):

@@ -1,4 +1,4 @@
-"""`complete`: takes a table and returns it with the answers as new columns."""
+"""`complete`: returns a table with the answers of a model as new columns."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def complete(
         model: name of the model; may be a template.
         messages: turns with `role` and `content` templates, instead of a prompt.
         id: a column with unique values; without it, `custom_id` is the row number.
-        directory: of the checkpoint; created if it does not exist.
-        prefix: put before those of our column names that the frame already has.
+        directory: directory of the checkpoint; created if it does not exist.
+        prefix: added to those of our column names that the frame already has.
         limits: keys of `[limits]`, such as `{"max_cost_usd": 5.0}`, which counts all costs in this
             directory.
         retry: keys of `[retry]`.
@@ -127,10 +127,10 @@ def complete(
 
 @dataclass(frozen=True, slots=True)
 class TableCall:
-    """A call with a table of Python: the job that it makes.
+    """A call with a table of a Python program, as a job.
 
     Attributes:
-        table: what was passed.
+        table: the table that was passed.
         stored: the file with its rows.
     """
 
@@ -140,13 +140,13 @@ class TableCall:
     stored: Path
 
     def kept(self, directory: Path) -> Path:
-        """Return where to keep the answers to this very call, for tables that are read later."""
+        """Return the path for the answers to this call, for tables that are read later."""
         document = json.dumps(self.job.document, sort_keys=True, default=str)
         digest = hashlib.blake2b(document.encode(), digest_size=8).hexdigest()
         return directory / f"answered-{digest}.parquet"
 
     def tidy(self) -> None:
-        """Remove the rows of earlier calls, unless another call is just working on them."""
+        """Remove the stored rows of earlier calls, unless another call is working on them."""
         folder = self.stored.parent
         try:
             with checkpoint.DirectoryLock(folder):
@@ -216,7 +216,7 @@ def _with_max_tokens(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def raised(error: BatchrunError) -> BaseException:
-    """Return KeyboardInterrupt for Ctrl-C, as other Python functions raise it; any other error unchanged."""
+    """Return KeyboardInterrupt for Ctrl-C, as in other Python functions; return any other error unchanged."""
     if isinstance(error, Interrupted) and error.signum == signal.SIGINT:
         return keyboard_interrupt(str(error))
     return error
@@ -227,17 +227,17 @@ def _without_nones(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any value of a job file
-    """Return dicts for other mappings, also within a list."""
+    """Convert mappings to dicts, also within a list."""
     if hasattr(value, "keys"):
         return dict(value)
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _stored(table: output.GivenTable, folder: Path) -> Path:
-    """Keep the rows where the run finds them; the same rows are the same file.
+    """Store the rows in a file for the run; the same rows always have the same file.
 
     Raises:
-        JobError: when a column has no type that a Parquet file knows, or the folder is the user's.
+        JobError: if a column has a type that Parquet does not have, or the folder has other files.
         CheckpointError: when the folder cannot be written.
     """
     checkpoint.check_directory(folder)

@@ -1,7 +1,7 @@
-"""What happens in an execution, as JSON lines in a file: `--log-file`.
+"""The events of an execution, as JSON lines in a file: `--log-file`.
 
-Lines are appended. When the file is moved away, as logrotate does, the next line begins a new one. If the
-file cannot be written, one message says so, and the run continues.
+Lines are appended. If the file is moved away, as logrotate does, the next line begins a new file. If the file
+cannot be written, a message says so once, and the run continues.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EventFile:
 
     @property
     def is_there(self) -> bool:
-        """Whether anything is written at all."""
+        """Whether events are written to a file."""
         return self._path is not None
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class EventFile:
             self._fd = None
 
     def write(self, event: str, **facts: Any) -> str | None:  # noqa: ANN401 - any JSON value
-        """Append an event; return the problem when the file can no longer be written, once."""
+        """Append an event; return a message once if the file can no longer be written."""
         if self._path is None:
             return None
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -83,7 +83,7 @@ class EventFile:
         return None
 
     def _follow(self, path: Path) -> None:
-        """Open the file again when it was moved or replaced."""
+        """Open the file again if it was moved or replaced."""
         try:
             is_same = self._fd is not None and os.path.samestat(path.stat(), os.fstat(self._fd))
         except FileNotFoundError:
@@ -94,7 +94,7 @@ class EventFile:
             self._fd, self._is_torn = fd, False
 
     def _append(self, line: bytes) -> None:
-        """Write a whole line, at once if the disk allows it: other processes may append as well."""
+        """Write a whole line, if possible with one call: other processes may append as well."""
         rest = b"\n" + line if self._is_torn else line
         while rest and self._fd is not None:
             rest = rest[os.write(self._fd, rest) :]
@@ -126,8 +126,8 @@ class RunLog:
     Args:
         file: for events.
         progress: shows messages.
-        name: of the run.
-        label: begins each message on the terminal; empty when there is only one run.
+        name: name of the run.
+        label: prefix of each message on the terminal; empty if there is only one run.
     """
 
     def __init__(self, file: EventFile, progress: Progress, name: str, label: str = "") -> None:
@@ -155,7 +155,7 @@ class RunLog:
             self._ids.update((request.key, request.custom_id) for request in requests)
 
     def unrenderable(self, items: Iterable[RenderedItem]) -> None:
-        """Rows that cannot become a request."""
+        """Note the rows that cannot be rendered into a request."""
         for item in items:
             if item.fingerprint is None:
                 self.write(
@@ -167,11 +167,11 @@ class RunLog:
                 )
 
     def failed(self, attempt: Attempt) -> None:
-        """An attempt failed; its request is sent again or stays pending."""
+        """Note a failed attempt; its request is sent again or stays pending."""
         self.write("attempt_failed", **self._facts(attempt))
 
     def dropped(self, attempt: Attempt) -> None:
-        """Say once for each model which parameter it does not support."""
+        """Show a message, once for each model, about a parameter that it does not support."""
         if attempt.dropped is None:
             return
         known = (attempt.asked_model, attempt.dropped)
@@ -183,7 +183,7 @@ class RunLog:
             )
 
     def finished(self, result: Result) -> None:
-        """A request has its result; only a failed row is an event."""
+        """Note a result; only a failed row is an event."""
         if result.status is Status.ERRORED:
             self.write("row_errored", **self._facts(result.last), tried_again=result.retryable)
         self._ids.pop(result.key, None)
@@ -201,7 +201,7 @@ class RunLog:
         }
 
     def ended(self, exit_code: int, error: BatchrunError | None, summary: Any) -> None:  # noqa: ANN401
-        """The execution ended: its exit code, its error, and the summary of the run."""
+        """Note the end of the execution: its exit code, its error, and the summary of the run."""
         message = None if error is None else _message(error)
         self.write("end", exit_code=exit_code, error=message, summary=summary)
 
@@ -231,9 +231,9 @@ def _opened(path: Path) -> int:
 
 
 def is_log(path: Path) -> bool:
-    """Say whether events may be appended to a file: it is empty, or one of its first lines is an event.
+    """Return whether events may be appended to a file: it is empty, or one of its first lines is an event.
 
-    True also for a file that cannot be read: opening it raises the error.
+    Also true for a file that cannot be read: opening it raises the error.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -1,4 +1,4 @@
-"""One process working on a run: it sends what is pending and keeps what happens."""
+"""One process working on a run: it sends pending requests and records what happens."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ FULL_DISK_RETRY_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all runs of one process share.
+    """The objects that all runs of one process share.
 
     Attributes:
-        limits: admit requests of all runs.
+        limits: admits requests of all runs.
         money: the cost limit of all runs, and what they have spent.
-        waits: count the waits of all runs.
-        errors: count the failed rows of all runs.
-        simulator: the address that takes the place of every base URL; None for none.
-        planning: how many runs may plan rows at the same time; None for all.
+        waits: counts the waits of all runs.
+        errors: counts the failed rows of all runs.
+        simulator: address that replaces every base URL; None for none.
+        planning: limits how many runs plan rows at the same time; None for no limit.
     """
 
     options: RunOptions
@@ -94,8 +94,8 @@ class ExecutionEnd:
 
     Attributes:
         end: what ended it.
-        reason: more about that; None when there is no more to say.
-        error: for the caller; None when the execution was not cut short.
+        reason: details; None if there are none.
+        error: the error for the caller; None if the execution did not end early.
     """
 
     end: RunEnd
@@ -135,12 +135,12 @@ class Execution:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are in flight."""
+        """Number of requests in flight."""
         return self._dispatcher.tally.in_flight
 
     @property
     def max_wait_s(self) -> float:
-        """The longest that a row may wait."""
+        """The longest time that a row may wait, in seconds."""
         return self._plan.job.retry.max_wait_s
 
     @property
@@ -149,10 +149,10 @@ class Execution:
         return self._feed.is_planned
 
     async def run(self) -> BatchrunError | None:
-        """Send what is pending; return what ended the execution early, if anything did.
+        """Send pending requests; return the error that ended the execution early, if there is one.
 
         Raises:
-            CheckpointError: when the checkpoint stops working.
+            CheckpointError: if the checkpoint cannot be used any more.
         """
         begin(self._run, self._shared.options, self.log)
         await self._with_journal()
@@ -166,11 +166,13 @@ class Execution:
         self._dispatcher.drain()
         with anyio.move_on_after(self._shared.options.grace_s):
             await self._shared.interrupts.cancel_requested.wait()
+        # Commits are shielded from cancellation, so a wait for disk space must be ended separately.
         self._full_disk_retry.end()
         self._work_scope.cancel()
 
     async def _with_journal(self) -> None:
         """Keep the journal open until everything that happened is on disk."""
+        # Two groups: a failing helper cancels the inner one, and the journal still commits what arrived.
         async with anyio.create_task_group() as keeper:
             await keeper.start(self._journal.run)
             try:
@@ -217,7 +219,7 @@ class Execution:
         )
 
     def _dropped_parameters(self) -> DroppedParameters:
-        """Return what earlier executions have learned to leave out."""
+        """Return the parameters that earlier executions have learned to leave out."""
         is_on = self._plan.job.request.drops_unsupported
         known = checkpoint.dropped_parameters(self._store) if is_on else ()
         return DroppedParameters(known, is_on=is_on)
@@ -227,12 +229,12 @@ class Execution:
             if not await self._collect_batches():
                 return
             await self._send_round()
-            # What batches did not answer is planned and sent again.
+            # Requests that batches did not answer are planned and sent again.
             while self._may_repeat():
                 await self._send_round(self._new_feed(None))
 
     async def _collect_batches(self) -> bool:
-        """Collect batches of earlier executions that have ended; say whether to continue."""
+        """Collect batches of earlier executions that have ended; return whether to continue."""
         if self._batches is None or not await self._journal.call(
             checkpoint.has_open_batches, self._store
         ):
@@ -248,6 +250,7 @@ class Execution:
         return True
 
     async def _send_round(self, feed: Feed | None = None) -> None:
+        # One chunk is planned ahead: more would only take memory.
         send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
         async with receive, anyio.create_task_group() as work:
             work.start_soon(self._feed_all, send, feed or self._feed)
@@ -295,7 +298,7 @@ class Execution:
                 self._dispatcher.stop(stop)
 
     async def _note_waits(self) -> None:
-        """Keep what the run is waiting for in the checkpoint, for `batchrun status`."""
+        """Record what the run is waiting for in the checkpoint, for `batchrun status`."""
         noted = None
         while True:
             await anyio.sleep(NOTE_S)
@@ -306,7 +309,7 @@ class Execution:
             self._note_keys()
 
     def _note_keys(self) -> None:
-        """Write to the log when a program was run for another key."""
+        """Write renewals of the key to the log."""
         command = self._plan.credentials.command
         for renewal in () if command is None else command.taken_renewals():
             self.log.write("key_renewed", reason=renewal.reason, error=renewal.error)
@@ -337,7 +340,7 @@ class Execution:
         )
 
     def _ended(self) -> ExecutionEnd:
-        """Return why the execution ended; it is decided here and nowhere else."""
+        """Return why the execution ended. This is decided only here."""
         self._note_keys()
         tally, interrupts, error = self._dispatcher.tally, self._shared.interrupts, self._error
         if error is not None:
@@ -364,7 +367,7 @@ class Execution:
         return ExecutionEnd(RunEnd.FINISHED if is_whole else RunEnd.SAMPLED)
 
     def _held_rows(self) -> HeldRows | None:
-        """Return which rows wait for room; None when there are none."""
+        """Return the rows that wait for room at the provider; None if there are none."""
         reason = self._dispatcher.tally.held
         rows = 0 if reason is None else checkpoint.rows_not_submitted(self._store)
         return HeldRows(rows, reason) if reason is not None and rows else None
@@ -379,7 +382,7 @@ class Execution:
 
 
 def first_batchrun_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first BatchrunError in a group, or the group when there is none."""
+    """Return the first BatchrunError in a group, or the group if there is none."""
     for error in group.exceptions:
         found = first_batchrun_error(error) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(found, BatchrunError):

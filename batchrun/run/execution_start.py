@@ -1,4 +1,4 @@
-"""The beginning of an execution: repairs, stored answers judged again, its record, and notes."""
+"""The start of an execution: repairs, a new review of stored answers, its record, and messages."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from batchrun.run.preparation import RunOptions
 
 
-# Every way to dispatch that may have left attempts unfinished.
+# All dispatcher factories that may have left attempts unfinished.
 FACTORIES = (LIVE, WORKERS, BATCH)
 
 
 def begin(run: OpenRun, options: RunOptions, log: RunLog) -> None:
-    """Repair the checkpoint, record the execution in it, and say what a person should know.
+    """Repair the checkpoint, record the execution in it, and show messages to the user.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used by this version, or is damaged.
@@ -128,14 +128,14 @@ def lost_attempts(
 ) -> list[UnfinishedAttempt]:
     """Return the unfinished attempts whose outcome can no longer arrive.
 
-    The factory that dispatched an attempt knows that.
+    The factory that dispatched an attempt decides that.
 
     Args:
         unfinished: attempts of earlier executions.
         current: the factory of this execution.
 
     Raises:
-        CheckpointError: when an attempt was dispatched in a way that this version does not have.
+        CheckpointError: if the factory of an attempt does not exist in this version.
     """
     factories = {factory.name: factory for factory in (*FACTORIES, current)}
     lost: list[UnfinishedAttempt] = []

@@ -32,7 +32,7 @@ class RowBuffer:
         self.is_closed = False
 
     async def put(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows; returns when the reader has taken enough of them, or reads no more."""
+        """Add rows; returns when the reader has taken enough of them, or does not read any more."""
         if not rows or self.is_closed:
             return
         self._rows.extend(rows)
@@ -51,7 +51,7 @@ class RowBuffer:
         return row
 
     def close(self) -> None:
-        """Add nothing more; what waits for room goes on. Rows that are there can still be taken."""
+        """End the buffer: waiting calls of `put` return. Rows that are in it can still be taken."""
         self.is_closed = True
         self._change()
 
@@ -63,13 +63,13 @@ class RowBuffer:
 class FinishedRows:
     """Finds the rows that have their results, and puts each into a buffer once.
 
-    A row is held in memory from when it is read until it has its result.
+    A row is in memory from the time it is read until it has its result.
 
     Args:
-        plan: of the run.
+        plan: plan of the run.
         store: its checkpoint.
-        journal: gives access to it.
-        buffer: takes the rows.
+        journal: gives access to the checkpoint.
+        buffer: receives the rows.
     """
 
     def __init__(
@@ -87,23 +87,23 @@ class FinishedRows:
         self._waiting: dict[int, Item] = {}
 
     def read(self, items: Sequence[Item]) -> None:
-        """These rows are about to be planned; their items have all columns."""
+        """Note rows that are about to be planned; their items have all columns."""
         self._waiting.update((item.ordinal, item) for item in items)
 
     async def settled(self, first: int, end: int, planned: PlannedChunk | None = None) -> None:
         """Hand over rows from ordinal `first` up to `end` that have results already.
 
         Args:
-            first: a row.
-            end: the row behind the last.
-            planned: has the requests that are sent, perhaps once more; their results are still to come.
+            first: ordinal of the first row.
+            end: ordinal after the last row.
+            planned: has the requests that are sent, perhaps again; their results will follow.
         """
         keys = [request.key for request in planned.requests] if planned is not None else []
         to_come = await self._rows_of(keys) if keys else ()
         await self._hand_over(first, end, besides=set(to_come))
 
     async def finished(self, keys: Sequence[int]) -> None:
-        """Hand over the rows of requests that have their results now."""
+        """Hand over the rows of requests that have just got their results."""
         if self._buffer.is_closed:
             return
         for ordinal in await self._rows_of(keys):
@@ -135,7 +135,7 @@ class FinishedRows:
 def finished_rows(
     run: OpenRun, journal: CheckpointJournal, buffer: RowBuffer | None
 ) -> FinishedRows | None:
-    """Return what hands over the rows of a run; None if they are not handed over, as those of a judge."""
+    """Return the object that hands over the rows of a run; None if nobody reads them, as for a judge."""
     if buffer is None or run.plan.judge is not None:
         return None
     return FinishedRows(run.plan, run.store, journal, buffer)

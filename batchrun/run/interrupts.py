@@ -1,4 +1,4 @@
-"""The signals that ask a run to end: Ctrl-C, `kill`, a terminal that closes.
+"""The signals that ask a run to end: Ctrl-C, `kill`, a closed terminal.
 
 A run in the main thread catches them in its event loop. If that thread has an event loop already, as in
 a notebook, the run works in another thread, and the main thread waits for it and forwards Ctrl-C.
@@ -26,8 +26,8 @@ class Interrupts:
     """Counts the signals that arrive while they are caught.
 
     Attributes:
-        first: the signal that came first, None when none did.
-        count: how many have come.
+        first: the first signal; None if there was none.
+        count: number of signals so far.
         stop_requested: set by the first one: finish what is in flight.
         cancel_requested: set by the second one: cancel what is in flight.
     """
@@ -44,7 +44,7 @@ class Interrupts:
     def caught(self) -> Iterator[None]:
         """Catch the signals within an event loop.
 
-        Outside of the main thread there are none; there, only `forward` counts.
+        Other threads than the main thread receive no signals; there, only `forward` counts.
         """
         self._loop = asyncio.get_running_loop()
         try:
@@ -73,7 +73,7 @@ class Interrupts:
         """Count a signal that another thread received.
 
         Returns:
-            False when the signals are not caught yet: there is nothing to finish.
+            False if signals are not caught yet: there is nothing to finish.
         """
         if self._loop is None:
             return False
@@ -89,7 +89,7 @@ class Interrupts:
 
 @dataclass(slots=True)
 class SigintCount:
-    """How often Ctrl-C was pressed."""
+    """Counts how often Ctrl-C was pressed."""
 
     value: int = 0
 
@@ -98,7 +98,7 @@ class SigintCount:
 def counted_sigint() -> Iterator[SigintCount]:
     """Count SIGINT instead of raising KeyboardInterrupt.
 
-    Nothing is counted outside of the main thread, or where the program ignores the signal.
+    Nothing is counted outside of the main thread, or if the program ignores the signal.
     """
     count = SigintCount()
     before = signal.getsignal(signal.SIGINT)
@@ -117,7 +117,7 @@ def counted_sigint() -> Iterator[SigintCount]:
 
 
 def is_main_thread() -> bool:
-    """Say whether this is the thread that receives signals."""
+    """Return whether this is the thread that receives signals."""
     return threading.current_thread() is threading.main_thread()
 
 

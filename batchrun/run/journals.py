@@ -1,4 +1,4 @@
-"""The journals of a run: what is on disk is then shown on the bar and written to the log."""
+"""The journals of a run: after each commit, the progress bar and the log are updated."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class _Observed:
-    """What both journals report to.
+    """Base of both journals.
 
     Args:
         journal: gives access to the checkpoint.
         store: the checkpoint.
-        prices: of the run. They are kept in the checkpoint when they are first used.
+        prices: prices of the run. They are stored in the checkpoint when they are first used.
         progress: shows what has happened.
         log: reports steps.
-        rows: hands over the rows that have their results; None if nothing does.
+        rows: hands over the rows that have their results; None if nobody reads them.
     """
 
     def __init__(
@@ -80,17 +80,17 @@ class _Observed:
 
 
 class ObservedJournal(_Observed):
-    """The checkpoint's journal; what is on disk is then shown on the bar and written to the log.
+    """The checkpoint's journal; after each commit, it updates the progress bar and the log.
 
-    Prices are kept in the checkpoint when they are first used.
+    Prices are stored in the checkpoint when they are first used.
     """
 
     async def begin(self, start: AttemptStart) -> None:
-        """See `dispatch.Journal`, as for the following."""
+        """See `dispatch.Journal`, also for the following methods."""
         await self._journal.begin(start)
 
     async def fail(self, attempt: Attempt) -> None:
-        """An attempt failed; its request is sent again or stays pending."""
+        """Record a failed attempt; its request is sent again or stays pending."""
         await self._journal.fail(attempt)
         await self._has_failed(attempt)
 
@@ -102,7 +102,7 @@ class ObservedJournal(_Observed):
         await self._note_price(attempt)
 
     async def turn(self, turn: Turn, attempt: Attempt | None = None) -> None:
-        """A conversation has a turn of the model."""
+        """Record a turn of the model."""
         await self._journal.turn(turn, attempt)
         await self._has_turn(attempt)
 
@@ -119,7 +119,7 @@ class ObservedJournal(_Observed):
         turns: Sequence[tuple[Turn, Attempt | None]],
         finished: Sequence[Result],
     ) -> None:
-        """Several events at once."""
+        """Record several events at once."""
         await self._journal.keep(begun, failed, turns, finished)
         for attempt in failed:
             await self._has_failed(attempt)
@@ -128,7 +128,7 @@ class ObservedJournal(_Observed):
         await self._have_results(finished)
 
     async def finish(self, result: Result) -> None:
-        """A request has its result."""
+        """Record the result of a request."""
         await self._journal.finish(result)
         await self._have_results((result,))
 
@@ -144,20 +144,20 @@ class ObservedJournal(_Observed):
 
 
 class ObservedBatches(_Observed):
-    """Keeps batches in the checkpoint, and shows them; see `dispatch.BatchJournal`."""
+    """Stores batches in the checkpoint, and shows them; see `dispatch.BatchJournal`."""
 
     async def intend(self, batch: SentBatch, starts: Sequence[AttemptStart]) -> None:
-        """A batch is about to be created from these attempts."""
+        """Record that a batch is about to be created from these attempts."""
         await self._journal.call(checkpoint.intend_batch, self._store, batch, starts)
         self._open[batch.tag] = batch
         self._show()
 
     async def uploaded(self, tag: str, file_id: str) -> None:
-        """The requests of a batch were uploaded."""
+        """Record that the requests of a batch were uploaded."""
         await self._journal.call(checkpoint.note_upload, self._store, tag, file_id)
 
     async def sent(self, tag: str, remote: RemoteBatch, *, is_proven: bool = True) -> None:
-        """The vendor has the batch."""
+        """Record that the vendor has the batch."""
         keep = partial(checkpoint.note_sent, self._store, tag, remote, is_proven=is_proven)
         await self._journal.call(keep)
         self._open[tag] = replace(self._open[tag], stage=BatchStage.SENT).seen(remote)
@@ -165,20 +165,20 @@ class ObservedBatches(_Observed):
         self._log.write("batch", tag=tag, id=remote.id, state="sent", rows=self._open[tag].rows)
 
     async def seen(self, tag: str, remote: RemoteBatch) -> None:
-        """The vendor says this about a batch."""
+        """Record the state of a batch as the vendor reports it."""
         await self._journal.call(checkpoint.note_state, self._store, tag, remote)
         self._open[tag] = self._open[tag].seen(remote)
         self._show()
         self._log.write("batch", tag=tag, id=remote.id, state=remote.state, rows=remote.rows)
 
     async def disown(self, tag: str, remote_id: str) -> None:
-        """The vendor's batch of this id turned out to be another one."""
+        """Record that the vendor's batch with this id is another one."""
         await self._journal.call(checkpoint.note_other, self._store, tag, remote_id)
 
     async def collect(
         self, tag: str, attempts: Sequence[Attempt], results: Sequence[Result]
     ) -> None:
-        """Some outcomes of a batch arrived."""
+        """Record some outcomes of a batch."""
         await self._journal.call(checkpoint.collect_batch, self._store, tag, attempts, results)
         for attempt in attempts:
             self._progress.used(attempt)
@@ -197,7 +197,7 @@ class ObservedBatches(_Observed):
     async def close(
         self, tag: str, error_type: str, message: str, *, maybe_billed: bool, latency_s: float
     ) -> int:
-        """All outcomes of a batch are kept; the others get this error. Return how many these are."""
+        """Close a batch; members without an outcome get this error. Return their number."""
         close = partial(
             checkpoint.close_batch,
             self._store,
@@ -221,7 +221,7 @@ class ObservedBatches(_Observed):
         return left
 
     async def void(self, tag: str, reason: str) -> None:
-        """The vendor does not have a batch, or refused it as a whole."""
+        """Record that the vendor does not have a batch, or refused it as a whole."""
         await self._journal.call(checkpoint.void_batch, self._store, tag, reason)
         batch = self._forget(tag)
         rows = batch.rows if batch else 0

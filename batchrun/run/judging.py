@@ -1,8 +1,8 @@
-"""Judges of a job: what each is asked about an answer, and how its verdicts become scores.
+"""Judges of a job: the requests about each answer, and how verdicts become scores.
 
-A judge is a run of its own over the answers of a run, in a folder of the run directory with its own
-checkpoint. A verdict belongs to a request: it is found by the fingerprint of what the judge is asked,
-which holds the answer. So no verdict is ever counted for another answer, and nothing is asked twice.
+A judge is a separate run over the answers of a run, with its own checkpoint in a folder of the run directory.
+A verdict belongs to a request: it is found by the fingerprint of the request, which contains the answer. So no
+verdict is ever used for another answer, and nothing is asked twice.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class VerdictLookup:
 
     Args:
         config: the judge.
-        samples: how often it is asked about each answer.
-        section: of the job file, for messages.
+        samples: number of verdicts for each answer.
+        section: section of the job file, for messages.
     """
 
     def __init__(self, config: JudgeConfig, samples: int, section: str) -> None:
@@ -74,7 +74,7 @@ class VerdictLookup:
         self._section = section
 
     def find(self, folder: Path, asked: Sequence[RenderedItem]) -> dict[bytes, list[StoredVerdict]]:
-        """Return what is stored in the folder of a judge, by the fingerprint of what was asked."""
+        """Return the verdicts that are stored in the folder of a judge, by fingerprint of the request."""
         wanted = {each.fingerprint: None for each in asked if each.fingerprint is not None}
         if not wanted or not (folder / checkpoint.FILE_NAME).exists():
             return {}
@@ -88,7 +88,7 @@ class VerdictLookup:
     def verdicts(
         self, asked: RenderedItem, found: Mapping[bytes, Sequence[StoredVerdict]]
     ) -> list[Verdict | NoVerdict]:
-        """Return the verdicts on one answer, or why they are not there."""
+        """Return the verdicts on one answer, or the reasons why they are missing."""
         if asked.fingerprint is None:
             return [NoVerdict(VerdictState.FAILED, f"[{self._section}] {asked.error_message}")]
         stored = found.get(asked.fingerprint, ())[: self._samples]
@@ -116,10 +116,10 @@ class Judge:
 
     Attributes:
         config: the scorer.
-        columns: those of a row that its templates need.
-        folder: the name of its folder in the run directory.
-        job: what the judge is asked, as a job of its own.
-        renderer: renders what the judge is asked.
+        columns: the columns that its templates need.
+        folder: name of its folder in the run directory.
+        job: the job of the judge.
+        renderer: renders the requests of the judge.
 
     Raises:
         JobError: when a template or a pattern is wrong, or a column is missing.
@@ -146,7 +146,7 @@ class Judge:
         self._pass_at = _pass_at(config, judge)
 
     def load(self) -> None:
-        """There is nothing to import."""
+        """Do nothing: there is nothing to import."""
 
     def _needed(self, columns: Sequence[str]) -> tuple[str, ...]:
         names = set(self.renderer.columns)
@@ -155,9 +155,9 @@ class Judge:
         return tuple(column for column in columns if column in names)
 
     def items(self, row: AnsweredRow) -> list[Item]:
-        """Return what a judge is asked about the answers of a row, without their place in its run.
+        """Return the items of a judge for the answers of a row; their ordinals are not set yet.
 
-        Nothing if its prompt compares them with an expected answer that the row does not have.
+        Empty if its prompt compares them with an expected answer that the row does not have.
         """
         item, texts = row.item, row.texts
         values = {**item.values, **self._values(item)}
@@ -173,7 +173,7 @@ class Judge:
         ]
 
     def _values(self, item: Item) -> dict[str, Any]:
-        """Return what the row is asked and its expected answer; None where they cannot be rendered."""
+        """Return the prompt of the row and its expected answer; None if they cannot be rendered."""
         found: dict[str, Any] = {}
         if self._expected is not None:
             found[EXPECTED] = value_of(self._expected, item)
@@ -203,18 +203,18 @@ class Judge:
         return _row_score(ordinal, judged, self.config.reduce, self._pass_at)
 
     def check_intact(self, directory: Path) -> None:
-        """See that the stored verdicts are as they were written.
+        """Check that the stored verdicts are unchanged.
 
         Raises:
-            RecordsDamaged: when one is not.
+            RecordsDamaged: if one has changed.
         """
         check_verdicts(directory / self.folder)
 
     def totals(self, store: Checkpoint) -> JudgeTotals:
-        """Add up what the judge did.
+        """Add up the work of the judge.
 
         Args:
-            store: the checkpoint of the run, whose rows are scored.
+            store: the checkpoint of the run whose rows are scored.
         """
         found = JudgeTotals(
             self.job.request.model, **checkpoint.judged_rows(store, self.config.name)
@@ -236,7 +236,7 @@ class Judge:
         )
 
     def _person(self, item: Item) -> str | None:
-        """Return the verdict of a person, as those of the judge are spelled."""
+        """Return the verdict of a person in the spelling of the judge's verdicts."""
         said = None if self._human is None else value_of(self._human, item)
         if said is None or not str(said).strip():
             return None
@@ -250,13 +250,13 @@ class AnswerTable:
     """The answers of a run as the table of a judge: one item for each answer.
 
     Args:
-        judge: asks about them.
+        judge: renders the requests.
         source: the input of the run.
         store: the checkpoint of the run.
 
     Attributes:
-        count: how many answers there are.
-        stamp: changes when they are others.
+        count: number of answers.
+        stamp: changes when the answers change.
     """
 
     def __init__(self, judge: Judge, source: Source, store: Checkpoint) -> None:
@@ -278,10 +278,10 @@ class AnswerTable:
 
 
 def check_verdicts(folder: Path) -> None:
-    """See that the verdicts in the folder of a judge are as they were written, if there are any.
+    """Check that the verdicts in the folder of a judge, if there are any, are unchanged.
 
     Raises:
-        RecordsDamaged: when one is not.
+        RecordsDamaged: if one has changed.
     """
     if (folder / checkpoint.FILE_NAME).exists():
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
@@ -294,7 +294,7 @@ def judge_folder(scorer: str) -> str:
 
 
 def judge_job(job: Job, config: JudgeConfig, folder: str) -> Job:
-    """Return the job of a judge: its own requests, under the limits and prices of the job."""
+    """Return the job of a judge: its own requests, with the limits and prices of the job."""
     sections = {key: job.document[key] for key in _SHARED if key in job.document}
     document = {
         **sections,
@@ -312,7 +312,7 @@ def _required(judge: JudgeConfig | None) -> JudgeConfig:
 
 
 def _order(verdicts: Iterable[tuple[str, str]], config: JudgeConfig | None) -> tuple[str, ...]:
-    """Return the verdicts of a scale from the lowest, also those that nobody gave."""
+    """Return all verdicts of a scale from the lowest, including those that were not given."""
     if config is None or config.scale is None:
         return ()
     low, high = config.scale
@@ -325,16 +325,16 @@ def _order(verdicts: Iterable[tuple[str, str]], config: JudgeConfig | None) -> t
 def expression_of(
     section: str, key: str, source: str | None, columns: Sequence[str]
 ) -> Expression | None:
-    """Return a key of the job file as an expression; None when it is not set.
+    """Return a key of the job file as an expression; None if it is not set.
 
     Raises:
-        JobError: when it is not a template, or needs a column that is not there.
+        JobError: if it is not a template, or needs a column that does not exist.
     """
     return None if source is None else Expression(section, key, source, columns)
 
 
 def prompt_of(renderer: Renderer, item: Item) -> str | None:
-    """Return what a row asks as one text; None when it cannot be rendered."""
+    """Return the prompt of a row as one text; None if it cannot be rendered."""
     try:
         return renderer.prompt_text(item.values)
     except RenderError:
@@ -342,7 +342,7 @@ def prompt_of(renderer: Renderer, item: Item) -> str | None:
 
 
 def value_of(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a column's own type
-    """Return the value for a row; None when it cannot be rendered."""
+    """Return the value for a row; None if it cannot be rendered."""
     try:
         return expression.value(item.values)
     except RenderError:
@@ -350,7 +350,7 @@ def value_of(expression: Expression, item: Item) -> Any:  # noqa: ANN401 - a col
 
 
 def _pass_at(config: ScoreConfig, judge: JudgeConfig) -> float | None:
-    """Return the score with which an answer passes; None if nothing says it, as for a scale from 1 to 5."""
+    """Return the score with which an answer passes; None if it is not defined, as for a scale from 1 to 5."""
     worths = judge.scale or tuple(judge.choices.values())
     is_share = all(0 <= worth <= 1 for worth in worths)
     return config.pass_at if config.pass_at is not None else (1.0 if is_share else None)
@@ -364,8 +364,8 @@ def _row_score(
 ) -> RowScore:
     """Return the score of a row from the verdicts on each of its answers.
 
-    Each answer has the mean of its verdicts, and `reduce` makes one score of those of its answers. A row
-    has no score while a verdict is missing, or when none on one of its answers can be read.
+    Each answer gets the mean of its verdicts, and `reduce` combines the scores of the answers. A row has no
+    score as long as a verdict is missing, or if no verdict on one of its answers can be read.
     """
     every = [verdict for of_answer in judged for verdict in of_answer]
     read = [[v for v in of_answer if isinstance(v, Verdict)] for of_answer in judged]
@@ -401,7 +401,7 @@ def _answer_score(verdicts: Sequence[Verdict]) -> AnswerScore:
 
 
 def _consistency(read: Sequence[Sequence[Verdict]]) -> float | None:
-    """Return the share of the pairs of verdicts on the same answer that are the same."""
+    """Return the share of equal pairs among all pairs of verdicts on the same answer."""
     pairs = [
         one.label == other.label for of_answer in read for one, other in combinations(of_answer, 2)
     ]

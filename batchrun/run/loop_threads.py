@@ -1,7 +1,7 @@
-"""Runs asynchronous functions: in a new event loop, or in that of another thread where none can be started.
+"""Runs asynchronous functions in a new event loop, or in that of another thread if none can be started here.
 
-The threads are kept and used again. A thread that ends and another that takes its place can crash the
-process in the allocator of the HTTP library (mimalloc 3.3, microsoft/mimalloc#1287).
+The threads are kept and reused. Replacing a thread by another one can crash the process in the allocator of the
+HTTP library (mimalloc 3.3, microsoft/mimalloc#1287).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ POLL_S = 0.1
 
 
 class _RareCollection:
-    """While it is entered, Python looks for cyclic garbage less often.
+    """A context in which Python looks for cyclic garbage less often.
 
-    A run makes many objects and few cycles: to look for them took a fifteenth of its CPU time.
+    A run creates many objects and few cycles: looking for them took a fifteenth of its CPU time.
     """
 
     def __init__(self) -> None:
@@ -62,11 +62,11 @@ RARE_COLLECTION = _RareCollection()
 
 
 class Report(Protocol):
-    """How runs ended; `error` is what ended them early."""
+    """How runs ended; `error` is the error that ended them early."""
 
     @property
     def error(self) -> BatchrunError | None:
-        """What ended it early."""
+        """The error that ended it early."""
 
 
 R = TypeVar("R", bound=Report)
@@ -75,7 +75,7 @@ R = TypeVar("R", bound=Report)
 def run_loop(function: Callable[[Interrupts], Awaitable[R]]) -> R:
     """Run an asynchronous function in another event loop: uvloop's if it is installed.
 
-    In the main thread it is a new one. Elsewhere, and where one is running already, it is in a thread
+    In the main thread it is a new one. In other threads, and if one is already running, it is in a thread
     that is kept for the next call.
 
     Raises:
@@ -121,7 +121,7 @@ async def _with_interrupts(function: Callable[[Interrupts], Awaitable[R]]) -> R:
 
 
 def _interrupted(future: futures.Future[R]) -> BaseException:
-    """Return what ends the call after Ctrl-C, when the run has ended."""
+    """Return the exception that ends the call after Ctrl-C, when the run has ended."""
     if future.cancelled():
         return keyboard_interrupt("interrupted; nothing was sent")
     error = future.exception() or future.result().error
@@ -131,7 +131,7 @@ def _interrupted(future: futures.Future[R]) -> BaseException:
 
 
 def _backend_options() -> dict[str, bool]:
-    """Return what makes anyio use the event loop of uvloop if it is installed."""
+    """Return the options with which anyio uses the event loop of uvloop if it is installed."""
     return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
 
 
@@ -164,7 +164,7 @@ _idle: list[_LoopThread] = []
 
 @contextmanager
 def _loop_thread() -> Iterator[BlockingPortal]:
-    """Provide the event loop of a thread that nothing else uses meanwhile."""
+    """Provide the event loop of a thread for exclusive use."""
     thread = _idle_thread() or _LoopThread()
     yield thread.portal
     # After an error its tasks may still run.

@@ -47,8 +47,8 @@ class MatrixReport:
     """The state of the runs of a matrix after an execution.
 
     Attributes:
-        directory: holds a folder for each cell.
-        cells: by the name of the folder, in order.
+        directory: has a folder for each cell.
+        cells: reports of the cells by name of the folder, in order.
     """
 
     directory: Path
@@ -61,7 +61,7 @@ class MatrixReport:
 
     @property
     def error(self) -> BatchrunError | None:
-        """What ended the worst cell early; None when all finished."""
+        """The error that ended the worst cell early; None if all finished."""
         worst = min(self.cells.values(), key=lambda cell: WORST_FIRST.index(cell.exit_code))
         return worst.error
 
@@ -72,7 +72,7 @@ class MatrixReport:
 
     @property
     def problems(self) -> list[str]:
-        """What ended cells early, with the names of the cells."""
+        """The errors that ended cells early, with the names of the cells."""
         by_message: dict[str, list[str]] = defaultdict(list)
         for name, cell in self.cells.items():
             if cell.error is not None and not isinstance(cell.error, BatchesOut):
@@ -88,17 +88,17 @@ class MatrixReport:
 
     @property
     def notes(self) -> list[str]:
-        """What the files of cells lack, with the names of the cells."""
+        """Notes about missing content of files, with the names of the cells."""
         return [f"{name}: {note}" for name, cell in self.cells.items() for note in cell.notes]
 
     @property
     def shortfall(self) -> str | None:
-        """How many rows of all cells have no answer, with the most frequent reason; None without any."""
+        """The number of rows of all cells without an answer, with the most frequent reason; None if 0."""
         return report.shortfall([cell.totals for cell in self.cells.values()])
 
     @property
     def is_resumable(self) -> bool:
-        """Whether the same command would continue it."""
+        """Whether the same command would continue the matrix."""
         return any(cell.is_resumable for cell in self.cells.values())
 
     def summary_text(self, *, colour: bool = False) -> str:
@@ -111,7 +111,7 @@ class MatrixReport:
         return "\n".join([*lines, f"results: {self.directory}", *compare])
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML that a notebook shows."""
         rows = {name: (cell.totals, cell.score) for name, cell in self.cells.items()}
         notes = [report.SIMULATED] if is_simulated(self.directory) else []
         return report.table_html(_table(rows), [*notes, *self.problems])
@@ -123,7 +123,7 @@ def run_matrix(job: Job, options: RunOptions | None = None) -> MatrixReport:
     Raises:
         JobError: when the job or the input is wrong; nothing was sent.
         CheckpointError: when a run directory cannot be used.
-        KeyboardInterrupt: as `run_job` does.
+        KeyboardInterrupt: see `run_job`.
     """
     return run_loop(partial(_run_matrix, job, options or RunOptions()))
 
@@ -204,7 +204,7 @@ def matrix_status(directory: Path, *, as_json: bool) -> str:
 
 
 def count_damaged(directory: Path) -> int:
-    """Return how many records of a run do not match their checksums. The run must not be running."""
+    """Return the number of records of a run that do not match their checksums. Nobody may be writing to it."""
     found = 0
     for folder in folders_of(directory):
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
@@ -218,7 +218,7 @@ def damage_hint(count: int, directory: Path) -> str:
 
 
 def settled_totals(totals: RunTotals, *, running: bool) -> RunTotals:
-    """Return the totals of a run; of one that is not running, nothing is in flight any more."""
+    """Return the totals of a run. If no process works on it, attempts in flight count as possibly billed."""
     if running:
         return totals
     # These answers will not arrive, but they may have been billed.
@@ -251,7 +251,7 @@ def _added(rows: Sequence[tuple[RunTotals, ScoreTotals | None]]) -> dict[str, An
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    """Add up token counts; None when all are unknown."""
+    """Add up token counts; None if all are unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
@@ -261,7 +261,7 @@ def _tokens(count: int | None) -> str:
 
 
 def _table(rows: dict[str, tuple[RunTotals, ScoreTotals | None]]) -> list[list[str]]:
-    """Return the rows of the table of cells, its heads first and the totals last."""
+    """Return the rows of the table of cells: the header first, the totals last."""
     heads = ["cell", "rows", "ok", "errored", "pending", "score", "in", "out", "cost", "p50"]
     lines = [heads, *(_row(name, *row) for name, row in rows.items())]
     total = _added(list(rows.values()))
@@ -296,12 +296,12 @@ FILE_NAME = checkpoint.MATRIX_FILE
 
 
 def is_matrix(directory: Path) -> bool:
-    """Say whether a directory holds the runs of a matrix."""
+    """Return whether a directory has the runs of a matrix."""
     return (directory / FILE_NAME).is_file()
 
 
 def read_cells(directory: Path) -> list[Cell]:
-    """Return the cells that were begun in a directory, in order; none when it is not a matrix.
+    """Return the cells that were begun in a directory, in order; empty if it is not a matrix.
 
     Raises:
         CheckpointError: when the list cannot be read.

@@ -1,4 +1,4 @@
-"""What the name of a model says about a job: whether it has a price, and which parameters it refuses."""
+"""Checks by the name of the model: whether it has a price, and which parameters it refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_price(job: Job) -> None:
-    """Check that a cost cap can be kept. If the model differs by row, each row is checked when it is sent.
+    """Check that a cost cap can be enforced. If the model differs by row, each row is checked before it is sent.
 
     Raises:
         JobError: when the model's price is not known.
@@ -28,13 +28,13 @@ def check_price(job: Job) -> None:
 
 
 def request_hints(job: Job) -> list[str]:
-    """Return hints about what the job asks for."""
+    """Return hints about the parameters of the job."""
     hints = (_model_hint(job), _refused_hint(job))
     return [hint for hint in hints if hint is not None]
 
 
 def _refused_hint(job: Job) -> str | None:
-    """Return a hint when parameters are not sent, because the model refuses them."""
+    """Return a hint if parameters are not sent because the model refuses them."""
     request = job.request
     if is_template(request.model) or "model" in request.from_columns:
         return None
@@ -49,7 +49,7 @@ def _refused_hint(job: Job) -> str | None:
 
 
 def _model_hint(job: Job) -> str | None:
-    """Return a hint when the model may be misspelt. It may also be a model of the server only."""
+    """Return a hint if the model may be misspelt. It may also be a model that only this server has."""
     model, request = _unpriced_model(job), job.request
     if model is None:
         return None
@@ -67,7 +67,7 @@ def _model_hint(job: Job) -> str | None:
 
 
 def _unpriced_model(job: Job) -> str | None:
-    """Return the model of all rows when its price is not known."""
+    """Return the model of all rows if its price is not known."""
     model = job.request.model
     if is_template(model) or "model" in job.request.from_columns:
         return None
@@ -75,7 +75,7 @@ def _unpriced_model(job: Job) -> str | None:
 
 
 def service_tier(job: Job) -> str | None:
-    """Return the service tier that every request asks for, None where rows may differ."""
+    """Return the service tier that every request asks for; None if rows may differ."""
     tier = job.request.parameters.get("service_tier")
     return None if tier is None or is_template(tier) else str(tier)
 

@@ -1,4 +1,4 @@
-"""A judge over pairs of answers of several runs: what it is asked, and what its verdicts add up to."""
+"""A judge over pairs of answers of several runs: its requests, and the sums of its verdicts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class AskedPair:
     Attributes:
         pair: the two runs.
         is_swapped: the answer of the second run is shown first.
-        item: what the judge is asked.
+        item: the item of the judge's run.
     """
 
     pair: Pair
@@ -59,7 +59,7 @@ class AskedPair:
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """A row with the answers of the runs; None where a run has none."""
+    """A row with the answers of the runs; None if a run has none."""
 
     item: Item
     texts: tuple[str | None, ...]
@@ -75,10 +75,10 @@ class ComparedRow:
 def pairwise_config(job: Job) -> tuple[ScoreConfig, str | None]:
     """Return the judge of a job for pairs of answers, and a note about it.
 
-    A judge whose prompt does not show two answers lends its model to the rubric `preference`.
+    If the judge's prompt does not show two answers, the rubric `preference` is used with its model.
 
     Raises:
-        JobError: when the job has no judge, or its verdicts are not those of a comparison.
+        JobError: if the job has no judge, or its verdicts are not those of a comparison.
     """
     judged = [config for config in job.scores if config.judge is not None]
     if not judged:
@@ -120,10 +120,10 @@ class PairJudge:
     """Judges pairs of answers.
 
     Args:
-        config: of the job of the judge, as `pairwise_config` returned it.
+        config: the scorer of the judge, as `pairwise_config` returned it.
         job: the job of the judge.
         asked: the job of the first run, whose rows are compared.
-        columns: those of its input.
+        columns: the columns of its input.
 
     Raises:
         JobError: when a template is wrong, or a column is missing.
@@ -146,7 +146,7 @@ class PairJudge:
         self.columns = tuple(column for column in columns if column in names)
 
     def asked(self, row: ComparedRow) -> list[AskedPair]:
-        """Return what the judge is asked about a row: each pair of different answers in both orders."""
+        """Return the requests to the judge about a row: each pair of different answers in both orders."""
         values = dict(row.item.values)
         if self._expected is not None:
             values[EXPECTED] = value_of(self._expected, row.item)
@@ -215,13 +215,13 @@ class PairTable:
     """The pairs of answers of several runs as the table of a judge.
 
     Args:
-        judge: asks about them.
+        judge: renders the requests.
         source: the input of the first run.
         stores: the checkpoints of the runs.
 
     Attributes:
-        count: how many orders of pairs there are.
-        stamp: changes when they are others.
+        count: number of pairs, each counted in both orders.
+        stamp: changes when the answers change.
     """
 
     def __init__(self, judge: PairJudge, source: Source, stores: Sequence[Checkpoint]) -> None:
@@ -238,7 +238,7 @@ class PairTable:
         )
 
     def rows(self) -> Iterator[list[ComparedRow]]:
-        """Yield the rows that at least two runs have an answer to."""
+        """Yield the rows to which at least two runs have an answer."""
         for items in self._source.items(self._judge.columns, CHUNK_ROWS):
             ids = [item.custom_id for item in items]
             answers = [checkpoint.answers_by_id(store, ids) for store in self._stores]
@@ -249,7 +249,7 @@ class PairTable:
             yield [row for row in rows if any(True for _ in row.pairs())]
 
     def items(self, _columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
-        """Yield what the judge is asked, numbered from 0, in chunks of at most `chunk_rows`."""
+        """Yield the items of the judge, numbered from 0, in chunks of at most `chunk_rows`."""
         number = 0
         for rows in self.rows():
             every = [pair.item for row in rows for pair in self._judge.asked(row)]

@@ -1,7 +1,7 @@
-"""Runs that are divided into parts: one part after the other, with the limits and money of the whole.
+"""Runs partitioned runs: one part after the other, with common limits and money.
 
-Several runs, such as the cells of a matrix, work on their first parts at the same time, then on their
-second ones, and so on. With batches all parts are worked on at the same time: a batch may take a day.
+Several runs, such as the cells of a matrix, work on their first parts at the same time, then on their second
+parts, and so on. With batches, all parts are worked on at the same time, because a batch may take a day.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class EndedParts:
     """How the parts of a run have ended in this execution.
 
     Attributes:
-        reports: of the parts that have ended.
-        succeeded: requests that got an answer.
+        reports: reports of the parts that have ended.
+        succeeded: number of requests that succeeded.
     """
 
     def __init__(self) -> None:
@@ -95,14 +95,14 @@ class EndedParts:
         self.succeeded += 0 if last is None else last.succeeded
 
     def interrupt(self, signum: Signals) -> None:
-        """Note the signal before the other parts."""
+        """Note a signal that arrived before the remaining parts."""
         self._error = Interrupted(signum, INTERRUPTED)
 
     @property
     def error(self) -> BatchrunError | None:
-        """What ended the run early: no other part of it is worked on.
+        """The error that ended the run early, so that no further part is worked on.
 
-        A part without success does not, once another part has had some.
+        A part in which nothing succeeded ends the run only if no other part had a success.
         """
         return self._error or (None if self.succeeded else self._nothing_succeeded)
 
@@ -112,10 +112,10 @@ class DividedRun:
     """A run and its parts.
 
     Attributes:
-        plan: of the whole run.
-        parts: how it is divided; None for a run that is not.
-        number: of this execution over all parts.
-        reuse: of earlier answers by a changed plan, by the number of the part.
+        plan: plan of the whole run.
+        parts: how it is divided; None for a run in one part.
+        number: number of this execution over all parts.
+        reuse: earlier answers that a changed plan reuses, by number of the part.
         ended: the parts that have ended in this execution.
     """
 
@@ -127,18 +127,18 @@ class DividedRun:
 
     @property
     def count(self) -> int:
-        """How many parts it has."""
+        """Number of parts."""
         return 1 if self.parts is None else self.parts.count
 
     def has_begun(self, index: int) -> bool:
-        """Say whether a part, counted from 0, has a checkpoint."""
+        """Return whether a part, counted from 0, has a checkpoint."""
         if self.parts is None:
             return True
         folder = self.plan.directory / self.parts.parts[index].name
         return (folder / checkpoint.FILE_NAME).exists()
 
     def part_plan(self, index: int, options: RunOptions) -> tuple[Prepared, RunOptions]:
-        """Return the plan of a part, from 0, and how to run it."""
+        """Return the plan of a part, counted from 0, and its options."""
         if self.parts is None:
             return self.plan, options
         part = self.parts.parts[index]
@@ -155,10 +155,10 @@ async def run_in_parts(
     """Run or resume runs of which at least one is divided.
 
     Args:
-        runs: those that this process works on.
+        runs: the runs that this process works on.
         options: how to run them.
         interrupts: the signals that end them.
-        spent_before: what other runs have spent of `max_cost_usd`, in pico-dollars.
+        spent_before: cost of other runs that counts against `max_cost_usd`, in pico-dollars.
         log: receives the events.
     """
     plans = [run.plan for run in runs]
@@ -191,10 +191,10 @@ async def run_in_parts(
 
 
 def _begun(run: DividedRun, options: RunOptions) -> DividedRun:
-    """Ask for consent to a changed plan, and write how the run is divided.
+    """Ask for consent to a changed plan, and write the division of the run.
 
     Returns:
-        The run with the number of this execution, and the answers that it uses again.
+        The run with the number of this execution, and the answers that it reuses.
     """
     if run.parts is None:
         return run
@@ -232,7 +232,7 @@ def _added(every: Sequence[Reuse]) -> Reuse:
 
 
 def _spending(run: DividedRun, options: RunOptions) -> Spending:
-    """Add up what a run and its judges have cost, in all parts."""
+    """Add up the costs of a run and its judges in all parts."""
     if options.new and run.parts is None:
         return Spending()
     home = run.plan.directory
@@ -246,7 +246,7 @@ def _spending(run: DividedRun, options: RunOptions) -> Spending:
 
 
 def _groups(runs: Sequence[DividedRun], options: RunOptions) -> list[list[tuple[DividedRun, int]]]:
-    """Return which parts of which runs to work on at the same time, one group after the other."""
+    """Return groups of parts of runs; those of a group are worked on at the same time, groups in order."""
     most = max(run.count for run in runs)
     groups = [[(run, index) for run in runs if index < run.count] for index in range(most)]
     if options.dispatcher is not BATCH:

@@ -1,4 +1,4 @@
-"""A partitioned run as a whole: its outputs, its sums and its scores, from those of its parts."""
+"""A partitioned run as a whole: its outputs, totals and scores, from those of its parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class NoRows:
-    """The rows of a part that has not begun: nothing is known of them."""
+    """The rows of a part that has not begun: the checkpoint has none of them."""
 
     def columns(self, _first: int, _end: int, names: Sequence[str]) -> Mapping[str, list[Any]]:
         """Return no rows."""
@@ -57,8 +57,8 @@ class PartitionedRun:
     """A partitioned run.
 
     Attributes:
-        directory: of the run.
-        job: of the whole.
+        directory: the run directory.
+        job: job of the whole run.
         source: the whole input.
         parts: how it is divided.
     """
@@ -80,7 +80,7 @@ class PartitionedRun:
         rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None,
         since: datetime | None = None,
     ) -> output.FileContents:
-        """Return what a file of all results holds; one part is open at a time."""
+        """Return the contents of a file of all results; one part is open at a time."""
 
         def contents_of(part: RunPart, store: checkpoint.Checkpoint | None) -> output.FileContents:
             job = self.job.of_part(part)
@@ -98,7 +98,7 @@ class PartitionedRun:
     def usage(
         self, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None
     ) -> output.FileContents:
-        """Return what the table of all attempts holds."""
+        """Return the contents of the table of all attempts."""
 
         def contents_of(_part: RunPart, store: checkpoint.Checkpoint | None) -> output.FileContents:
             rows: output.Rows = NoRows()
@@ -130,11 +130,11 @@ class PartitionedRun:
             yield store
 
     def totals(self) -> RunTotals:
-        """Add the parts up."""
+        """Add up the parts."""
         return totals_of_run(self.directory)
 
     def score(self) -> ScoreTotals | None:
-        """Add the stored scores of the parts up; None when the job has no `[score]`."""
+        """Add up the stored scores of the parts; None if the job has no `[score]`."""
         evaluation = Evaluation.of(self.job, self.source)
         if evaluation is None:
             return None
@@ -148,7 +148,7 @@ class PartitionedRun:
         """Write the outputs of the whole run from those of its parts, and its `summary.json`.
 
         Raises:
-            OutputError: when a file cannot be written, or a part was made of another input or job.
+            OutputError: when a file cannot be written, or a part belongs to another input or job.
             JobError: when a file that no run wrote has the name of an output.
         """
         self.check_alike()
@@ -177,10 +177,10 @@ class PartitionedRun:
         return output.write_contents(path, self.results(path.suffix, rows_of))
 
     def check_alike(self) -> None:
-        """Check that all parts that have begun are of the same job and input.
+        """Check that all parts that have begun belong to the same job and input.
 
         Raises:
-            OutputError: when the run stopped before it came to a part whose input or job has changed.
+            OutputError: if the run stopped before it reached a part whose input or job has changed.
         """
         if not self.is_placed():
             raise OutputError(
@@ -189,7 +189,7 @@ class PartitionedRun:
             )
 
     def is_placed(self) -> bool:
-        """Say whether all parts that have begun are of the same job and input."""
+        """Return whether all parts that have begun belong to the same job and input."""
         return len({_signature(self.directory / part.name) for part in self.begun}) <= 1
 
 
@@ -206,7 +206,7 @@ def _no_scores(job: Job) -> output.ScoreTable | None:
 
 
 def totals_of_run(directory: Path) -> RunTotals:
-    """Add a run up, which may be in parts.
+    """Add up a run, which may be in parts.
 
     Raises:
         CheckpointError: when no part has begun, or one cannot be used.
@@ -231,11 +231,11 @@ def stored_document(directory: Path) -> tuple[dict[str, Any], str, str]:
 
 
 def stored_run(directory: Path) -> PartitionedRun:
-    """Open a partitioned run whose input is the one that was run.
+    """Open a partitioned run whose input is unchanged.
 
     Raises:
-        JobError: when the input cannot be read.
-        OutputError: when it is another one.
+        JobError: if the input cannot be read.
+        OutputError: if the input has changed.
         CheckpointError: when no part has begun, or the first cannot be used.
     """
     document, base, signature = stored_document(directory)
@@ -244,7 +244,7 @@ def stored_run(directory: Path) -> PartitionedRun:
 
 
 def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> ScoreTotals:
-    """Add what judges did in all parts of a run, which is beside their checkpoints."""
+    """Add the totals of judges in all parts of a run; their checkpoints are in folders of the parts."""
     for judge in evaluation.judges:
         name = judge.config.name
         folders = [part / judge.folder for part in checkpoint.part_folders(directory)]
@@ -267,12 +267,12 @@ def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> 
 
 
 def folders_of(directory: Path) -> list[Path]:
-    """Return the directories that have the checkpoints of a run: of its parts, or its own."""
+    """Return the directories with the checkpoints of a run: those of its parts, or its own."""
     return _begun_folders(directory) if is_partitioned(directory) else [directory]
 
 
 def has_begun(directory: Path) -> bool:
-    """Say whether a run has a checkpoint, or one of its parts has."""
+    """Return whether a run, or one of its parts, has a checkpoint."""
     if is_partitioned(directory):
         return bool(checkpoint.part_folders(directory))
     return (directory / checkpoint.FILE_NAME).exists()
@@ -285,8 +285,8 @@ def opened_checkpoint(
     """Open the checkpoint of a run for reading; of a partitioned one, a temporary copy of its parts.
 
     Args:
-        directory: of the run.
-        tables: what is copied of parts, beside the run and its executions.
+        directory: the run directory.
+        tables: the tables to copy from parts, in addition to the run and its executions.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.

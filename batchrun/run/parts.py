@@ -1,7 +1,7 @@
-"""The parts of a partitioned run: which there are, what each has to do, and where it is kept.
+"""The parts of a partitioned run: how rows are divided, and the plan and folder of each part.
 
-The directory of such a run has a folder for each part, which is the directory of a run of its own, and
-beside it the results of the part.
+The directory of such a run has a folder for each part, which is the directory of a separate run, and next to
+it the results of the part.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class PartList:
 
     Attributes:
         partition_rows: rows of each part; the last one with rows may have fewer.
-        rows: of the input.
-        count: parts. Some at the end have no rows when the input has become shorter.
+        rows: number of rows of the input.
+        count: number of parts. Some at the end have no rows if the input has become shorter.
     """
 
     partition_rows: int
@@ -49,12 +49,12 @@ class PartList:
         return tuple(RunPart(n + 1, n * size, size) for n in range(self.count))
 
     def rows_of(self, part: RunPart) -> int:
-        """Return how many rows a part has."""
+        """Return the number of rows of a part."""
         return max(0, min(part.rows, self.rows - part.first))
 
 
 def is_partitioned(directory: Path) -> bool:
-    """Say whether a directory has a partitioned run."""
+    """Return whether a directory has a partitioned run."""
     return (directory / PARTS_FILE).is_file()
 
 
@@ -79,7 +79,7 @@ def read_parts(directory: Path) -> PartList:
 
 
 def missing_parts(directory: Path) -> list[str]:
-    """Return the names of the parts of a run that are gone: later parts or their results are there."""
+    """Return the names of missing parts: their folders are gone, and later parts or results exist."""
     there = {folder.name for folder in checkpoint.part_folders(directory)}
     results = {path.stem for path in directory.glob("part-*.parquet")}
     begun = sorted(part for part in there | results if part.removeprefix("part-").isdecimal())
@@ -89,7 +89,7 @@ def missing_parts(directory: Path) -> list[str]:
 
 
 def missing_message(directory: Path, missing: Sequence[str]) -> str:
-    """Return what is wrong with a run whose parts are missing, and the way out."""
+    """Return the message about a run with missing parts, and what to do."""
     first = directory / missing[0] / checkpoint.FILE_NAME
     more = f" (nor are those of {len(missing) - 1:,} more parts)" if len(missing) > 1 else ""
     return (
@@ -140,10 +140,11 @@ def check_divided(plan: Prepared, parts: PartList) -> None:
 
 
 def _division(job: Job, directory: Path, rows: int, *, is_new: bool = False) -> PartList | None:
-    """Return how a run of so many rows is divided. It stays as it was begun, whatever the job says later."""
+    """Return how a run with this number of rows is divided. A run that has begun keeps its division."""
     size, count = job.output.partition_rows, 0
     if not is_new and is_partitioned(directory):
         begun = read_parts(directory)
+        # With another size, rows would move to other parts, whose checkpoints lack their answers.
         size, count = begun.partition_rows, begun.count
     elif rows <= size or (not is_new and _has_checkpoint(directory)):
         return None
@@ -156,7 +157,7 @@ def divided(job: Job, source: Source, directory: Path, rows: int) -> list[tuple[
     Args:
         job: the job.
         source: its input.
-        directory: of the run, which may not have begun.
+        directory: the run directory; the run need not have begun.
         rows: number of rows of the input.
     """
     parts = _division(job, directory, rows)
@@ -166,7 +167,7 @@ def divided(job: Job, source: Source, directory: Path, rows: int) -> list[tuple[
 
 
 def division_notes(plan: Prepared, parts: PartList | None) -> list[str]:
-    """Return a message when a run is divided in another way than the job says."""
+    """Return a message if a run is divided in another way than the job says."""
     wanted = plan.job.output.partition_rows
     if parts is not None and parts.partition_rows != wanted:
         return [
@@ -194,9 +195,9 @@ def plan_of_part(plan: Prepared, parts: PartList, part: RunPart, options: RunOpt
     """Return the plan of one part of a run.
 
     Args:
-        plan: of the whole run.
+        plan: plan of the whole run.
         parts: how it is divided.
-        part: one of them.
+        part: the part.
         options: how to run.
     """
     job = plan.job.of_part(part)
@@ -220,7 +221,7 @@ def plan_of_part(plan: Prepared, parts: PartList, part: RunPart, options: RunOpt
 
 
 def options_of_part(options: RunOptions, part: RunPart) -> RunOptions:
-    """Return the options with which a part is run; the directory of the whole is open already."""
+    """Return the options of a part. `new` is off: the directory of the whole run has been moved already."""
     rows = options.rows
     if rows is not None:
         end = part.first + part.rows

@@ -1,4 +1,4 @@
-"""From rows to the requests to be sent: read, render and plan ahead of the dispatcher."""
+"""From rows to requests: reads, renders and plans rows ahead of the dispatcher."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class OpenRun:
     """A run that this process may work on: its directory is locked, its checkpoint is open.
 
     Attributes:
-        reuse: the earlier answers that a changed plan uses; None when nothing has changed.
-        label: names the run in messages; empty when there is only one.
-        price_provider: whose prices `recost` was given; None when it was not used.
+        reuse: the earlier answers that a changed plan reuses; None if nothing has changed.
+        label: name of the run in messages; empty if there is only one.
+        price_provider: provider whose prices `recost` was given; None if it was not used.
         price_note: a message about that price.
         judges: the runs of its judges.
-        number: of this execution; None for the next one of the run.
+        number: number of this execution; None for the next one of the run.
         has_succeeded: whether this execution had answers in other parts of the run.
     """
 
@@ -67,18 +67,18 @@ class OpenRun:
 
     @property
     def name(self) -> str:
-        """The name of the run among those of this process."""
+        """The name of the run; with its label, unique in this process."""
         return f"{self.plan.job.name} {self.label}".strip()
 
 
 @dataclass(frozen=True, slots=True)
 class FirstPass:
-    """What takes part when the rows of a run are planned for the first time.
+    """Observers of the first pass over the rows of a run.
 
     Attributes:
         progress: counts rows that need no request.
-        precision: draws the rows at random, and ends the run; None for rows in their order.
-        rows: hands over rows that have their results already; None if nothing does.
+        precision: takes rows in random order, and ends the run; None for rows in their order.
+        rows: hands over rows that already have their results; None if nobody reads them.
     """
 
     progress: Progress
@@ -87,7 +87,7 @@ class FirstPass:
 
 
 class Feed:
-    """Plans the rows of one run and puts their requests into a stream, as fast as they are taken.
+    """Plans the rows of one run and puts their requests into a stream, as fast as they are received.
 
     It ends early when the receiver closes the stream.
 
@@ -96,7 +96,7 @@ class Feed:
         journal: gives access to the checkpoint.
         options: which rows, and whether to retry failed ones.
         log: reports rows and requests.
-        first: None if the rows were planned and counted before, and some have to be sent again.
+        first: None if the rows were planned and counted before, and some must be sent again.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Feed:
             return
         mark = self._plan.mark
         is_known = await self._journal.call(self._store.is_planned, mark)
-        is_read = self._rows is not None  # what is handed over must be read
+        is_read = self._rows is not None  # rows that are handed over must be read
         if is_read or not (is_known and await self._is_settled(0, self._plan.total)):
             await self._plan_rows(send, is_known=is_known)
             if not self._is_through:
@@ -197,14 +197,14 @@ class Feed:
                 return
 
     def _read_drawn(self, places: range, more: Sequence[str]) -> list[Item]:
-        """Return the rows with these places, in the order of the table."""
+        """Return the rows with these places in the random order, in the order of the table."""
         chunks = self._plan.renderer.read(self._plan.table, self._samples, more)
         return [item for items in chunks for item in items if random_place(item.ordinal) in places]
 
     async def _send_draw(
         self, requests: Sequence[PlannedRequest], send: RequestStream, precision: PrecisionCheck
     ) -> bool:
-        """Send the requests of drawn rows; say whether the next rows may be drawn."""
+        """Send the requests of drawn rows; return whether the next rows may be drawn."""
         for first in range(0, len(requests), SENT_AT_ONCE):
             self.stop = self.stop or await precision.look()
             if self.stop is not None or _is_closed(send):
@@ -226,7 +226,7 @@ class Feed:
     async def _plan_requests(
         self, rendered: list[RenderedItem]
     ) -> tuple[PlannedChunk, list[PlannedRequest]]:
-        """Plan rows; return their plan, and the requests to send that were not sent before."""
+        """Plan rows; return their plan, and the requests to send that were not already sent early."""
         planned = await self._planned(rendered)
         bad = sum(item.fingerprint is None for item in rendered)
         early = len(self._early & {item.ordinal // self._samples for item in rendered})
@@ -245,9 +245,9 @@ class Feed:
         )
 
     async def sample(self) -> list[PlannedRequest]:
-        """Return requests of rows far from each other, of several models where there are several.
+        """Return requests of rows that are far from each other, with several models if there are several.
 
-        They are sent before their turn: the first rows of the input were all refused.
+        They are sent early, because the first rows of the input were all refused.
         """
         rows = min(self._plan.total, MOST_SEARCHED_ROWS)
         wanted = frozenset((2 * n + 1) * rows // (2 * SAMPLED_ROWS) for n in range(SAMPLED_ROWS))
@@ -259,7 +259,7 @@ class Feed:
         return list(chosen.values())
 
     async def _first_of_each(self, wanted: frozenset[int]) -> dict[int, PlannedRequest]:
-        """Plan some rows; return the first request to send of each row that has one."""
+        """Plan some rows; return the first pending request of each row that has one."""
         found: dict[int, PlannedRequest] = {}
         chunks, left = self._chunks(wanted), len(wanted)
         with suppress(JobError):  # of a later row: it ends the run when that row is planned
@@ -282,7 +282,7 @@ class Feed:
         return (items for items in picked if items)
 
     async def _is_settled(self, first: int, end: int) -> bool:
-        """Say whether rows that are planned already have nothing to send; then count them.
+        """Return whether rows that are already planned have nothing to send; if so, count them.
 
         So a run that is nearly done resumes without rendering the rows that are done.
         """
@@ -295,10 +295,10 @@ class Feed:
         return not found.to_send
 
     async def _must_plan_rest(self) -> bool:
-        """Say whether the rest must be planned although nothing more is sent.
+        """Return whether the remaining rows must be planned although nothing more is sent.
 
-        After a change of the input or the template, answers of earlier executions have to be matched to
-        their rows: the outputs would lack them otherwise.
+        After a change of the input or the template, answers of earlier executions must be matched to
+        their rows. Otherwise the outputs would lack them.
         """
         if self._has_unplaced is None:
             self._has_unplaced = await self._journal.call(self._store.has_unused_results)
@@ -316,7 +316,7 @@ class Feed:
 
 
 def _is_closed(send: RequestStream) -> bool:
-    """Say whether the receiver has closed the stream: then nothing more is sent."""
+    """Return whether the receiver has closed the stream, so that nothing more is sent."""
     return send.statistics().open_receive_streams == 0
 
 
@@ -325,7 +325,7 @@ def _next_chunk(chunks: Iterator[list[Item]]) -> list[Item] | None:
 
 
 def _of_several_models(found: Mapping[int, PlannedRequest]) -> dict[int, PlannedRequest]:
-    """Return some of the requests by row: of each model in turn, rows far from each other."""
+    """Return some of the requests by row: the models in turn, with rows far from each other."""
     by_model: dict[str, list[int]] = {}
     for ordinal, request in found.items():
         by_model.setdefault(request.request.model, []).append(ordinal)

@@ -50,25 +50,25 @@ SPARE_FILES, FEWEST_FILES = 128, 48
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run a job, as opposed to what the job is.
+    """How to run a job, apart from the job itself.
 
     Attributes:
         simulate: answer with the simulator in this process instead of the provider.
         new: start over; the previous run is kept as DIR.1.
-        retry_errored: retry every failed row, also those that failed permanently.
-        quiet: no progress and no messages.
+        retry_errored: retry every failed row, including those that failed permanently.
+        quiet: show no progress and no messages.
         yes: continue without asking, even if many paid answers would no longer be used.
         ask: asks the user a question; None when nobody can answer.
-        log_file: a file that gets a JSON line for each event.
-        grace_s: how long requests in flight may take after the first signal.
+        log_file: a file to which a JSON line is appended for each event.
+        grace_s: seconds that requests in flight may take after the first signal.
         transport: carries the requests; None for the network.
-        dispatcher: the way to dispatch.
-        workers: send from this many processes of this machine, `auto` for as many as are of use; None
+        dispatcher: the dispatcher factory.
+        workers: send from this many processes of this machine; `auto` for a suitable number; None
             sends from this process.
-        batches: what to do with batches that are out.
+        batches: what to do with open batches.
         on: `ray` or `ray:ADDRESS` for workers on a Ray cluster: `workers` of them, or one on each node.
-        rows: only these, by ordinal, and no outputs; None for all.
-        rows_to: gets each row as soon as it has its result; None for nothing.
+        rows: send only these rows, by ordinal, and write no outputs; None for all.
+        rows_to: receives each row as soon as it has its result; None for no receiver.
     """
 
     simulate: SimulatorConfig | None = None
@@ -92,9 +92,9 @@ class RunOptions:
 class Prepared:
     """A job whose input, templates and key have been checked; nothing has been sent.
 
-    `most_in_flight` is what its `concurrency` and the limit on open files allow. `judges` are the runs
-    of the job's judges. Such a run has a `judge`, the source of the run whose answers it judges, and
-    once these are known the table of its `answers`.
+    `most_in_flight` follows from its `concurrency` and the limit on open files. `judges` are the plans of
+    the job's judges. The plan of a judge has a `judge`, the source of the run whose answers it judges, and,
+    once these are known, the table of `answers`.
     """
 
     job: Job
@@ -113,7 +113,7 @@ class Prepared:
 
     @property
     def table(self) -> Source | AnswerTable | PairTable:
-        """What the requests are rendered from."""
+        """The table that the requests are rendered from."""
         return self.answers or self.source
 
     @property
@@ -124,9 +124,9 @@ class Prepared:
 
     @property
     def mark(self) -> str | None:
-        """Identifies the whole plan: while it is the same, each row has the same request.
+        """Identifies the whole plan: as long as it is the same, each row has the same request.
 
-        None when requests depend on more than the job and the input, such as on files of images or documents.
+        None if requests also depend on other files, such as images or documents.
         """
         if self.job.request.images or self.job.request.documents:
             return None
@@ -138,8 +138,8 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
 
     Args:
         job: what to run.
-        options: how.
-        like: a job that was already checked; if it has the same input, that is not read again.
+        options: how to run it.
+        like: a plan that was already checked; if it has the same input, that is not read again.
 
     Raises:
         JobError: when something is wrong.
@@ -180,7 +180,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
 
 
 def judging_plan(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
-    """Check all of a judge that can be checked before there are answers.
+    """Check as much of a judge as possible before there are answers.
 
     Raises:
         JobError: when something is wrong.
@@ -201,7 +201,7 @@ def judging_plan(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
 
 
 def over_answers(plan: Prepared, store: checkpoint.Checkpoint) -> Prepared:
-    """Return the plan of a judge over the answers that a run has now.
+    """Return the plan of a judge over the present answers of a run.
 
     Args:
         plan: one of the `judges` of a plan.
@@ -258,12 +258,12 @@ def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | N
 
 
 def allow_open_files(job: Job) -> int:
-    """Raise this process's limit on open files to what the connections need.
+    """Raise this process's limit on open files to the number that the connections need.
 
-    Twice the concurrency, because with the simulator both ends of each are here.
+    That is twice the concurrency, because with the simulator both ends of each connection are here.
 
     Returns:
-        How many requests may be in flight.
+        The maximum number of requests in flight.
 
     Raises:
         JobError: when the system does not allow that many.
@@ -289,6 +289,6 @@ def allow_open_files(job: Job) -> int:
 
 
 def most_requests(files: int) -> int:
-    """Return how many requests may be in flight with this many open files."""
+    """Return the maximum number of requests in flight with this limit on open files."""
     spare = SPARE_FILES if files >= 4 * SPARE_FILES else max(FEWEST_FILES, files // 4)
     return (files - spare) // 2

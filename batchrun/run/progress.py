@@ -1,4 +1,4 @@
-"""The tqdm bar, on a terminal or in a notebook; otherwise a line every 30 seconds."""
+"""The progress bar (tqdm) on a terminal or in a notebook; otherwise a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _format(bar: str, times: str = _TIMES[0]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """A fact beside the bar. One of `rank` 0 is always shown, others if there is room."""
+    """A fact beside the bar. Facts of `rank` 0 are always shown, others if there is room."""
 
     text: str
     rank: int = 0
@@ -63,7 +63,7 @@ class _Fact:
 
 
 class _Display:
-    """A stream that may close (`2>&1 | head`, a closed window) without ending a run."""
+    """A stream that may close (`2>&1 | head`, a closed window) without ending the run."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -88,7 +88,7 @@ class _Display:
 
 
 class _Skipping:
-    """Adds to a bar of tqdm; tqdm's own thread does not draw it."""
+    """Additions to a bar of tqdm; it is not drawn by tqdm's own thread."""
 
     monitor_interval = 0
     n: float
@@ -107,14 +107,14 @@ class _Bar(_Skipping, tqdm):  # type: ignore[type-arg]
 
 
 def _in_notebook() -> bool:
-    """Say whether this is the kernel of a notebook."""
+    """Return whether this is the kernel of a notebook."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return "IPKernelApp" in getattr(shell, "config", ())
 
 
 def _notebook_bar(**facts: Any) -> Any:  # noqa: ANN401 - a class that is made here
-    """Return tqdm's bar for notebooks: a widget, or text where there are no widgets."""
+    """Return tqdm's bar for notebooks: a widget, or text if there are no widgets."""
     widget = import_module("tqdm.auto").tqdm
     return type("_NotebookBar", (_Skipping, widget), {})(**facts)
 
@@ -130,10 +130,10 @@ class Show(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RunCosts:
-    """What the costs of a run are.
+    """The costs of a run, for display.
 
     Attributes:
-        budget: the cost cap, and what earlier executions have spent of it.
+        budget: the cost cap, and the cost of earlier executions.
         are_simulated: the answers are from the simulator.
     """
 
@@ -142,14 +142,14 @@ class RunCosts:
 
 
 class Progress:
-    """Shows how far a run is, on stderr.
+    """Shows the progress of a run on stderr.
 
     Args:
-        name: of the run.
-        total: items in the run.
-        unit: the name of an item.
+        name: name of the run.
+        total: number of items in the run.
+        unit: the word for an item.
         show: how to show it.
-        costs: of the run; None to show those of its answers without a cap.
+        costs: costs of the run; None to show those of its answers without a cap.
         clock: monotonic, in seconds.
     """
 
@@ -223,18 +223,18 @@ class Progress:
         self._show()
 
     def unrenderable(self, count: int) -> None:
-        """Count items that cannot become a request."""
+        """Count items that cannot be rendered into a request."""
         self._errors += count
         self.reused(count)
 
     def used(self, attempt: Attempt) -> None:
-        """Count what an attempt used, also if it failed."""
+        """Count the tokens and cost of an attempt, also of a failed one."""
         usage, cost = attempt.usage, attempt.cost
         self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._pico += cost.total if cost is not None else 0
 
     def finished(self, result: Result, *, is_counted: bool = False) -> None:
-        """Count a result, and what its last attempt used unless that was counted before."""
+        """Count a result, and the usage of its last attempt unless it was counted before."""
         if not is_counted:
             self.used(result.last)
         self._sent += 1
@@ -253,11 +253,11 @@ class Progress:
         self._show()
 
     def failing(self, error: str, most_s: float) -> None:
-        """Say once, where nothing else is shown, that no request succeeds and the run waits.
+        """Print once, if there is no bar, that no request succeeds and the run waits.
 
         Args:
-            error: the last one.
-            most_s: how long the run waits, in seconds.
+            error: the last error.
+            most_s: maximum duration of the wait, in seconds.
         """
         now = self._clock()
         if self._failing_since is None:
@@ -314,8 +314,8 @@ class Progress:
     def _fitted(self, bar: _Bar, columns: int, facts: list[_Fact]) -> tuple[str, list[_Fact]]:
         """Return the format and the facts that fit on a line.
 
-        Facts of rank 0 take the room of the bar and then of the rate; the longest is cut where even
-        that is too little. Other facts are shown if the bar does not become too short.
+        Facts of rank 0 take space from the bar and then from the rate; if even that is too little, the
+        longest is truncated. Other facts are shown if the bar does not become too short.
         """
         state = {**bar.format_dict, "postfix": None, "ncols": None}
         shown = [fact for fact in facts if fact.rank == 0]

@@ -1,7 +1,7 @@
-"""Append the row groups of the Parquet files of parts to each other, as they are.
+"""Append the row groups of the Parquet files of parts to each other, without decoding them.
 
-A writer of Parquet holds what it knows of each row group until the end: polars about 100 KB for each of
-10,000 rows with 45 columns. Here pages are copied, and of the footers only the offsets are changed.
+A Parquet writer keeps the metadata of each row group in memory until the end: polars about 100 KB for each of
+10,000 rows with 45 columns. Here pages are copied, and only the offsets in the footers are changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def concatenate(parts: Sequence[Path], path: Path) -> None:
     """Write the rows of Parquet files with the same columns, one file after the other, into one.
 
     Raises:
-        OutputError: when it cannot be written; what was there before is untouched.
+        OutputError: when it cannot be written; the earlier file is unchanged.
     """
     with output.replacing(path) as temporary:
         if not _append(temporary, parts):
@@ -50,7 +50,7 @@ def _append(path: Path, parts: Sequence[Path]) -> bool:
         parts: at least one file; columns, types and metadata of all must be the same.
 
     Returns:
-        Whether they are. Otherwise what has been written is of no use.
+        Whether they are the same. If not, the file that was written is useless.
 
     Raises:
         OSError: when a file cannot be read or written, or is damaged.
@@ -108,12 +108,12 @@ class _Footer:
     """The footer of a part.
 
     Attributes:
-        content: as it is in the file.
-        start: where it begins.
-        facts: the FileMetaData.
+        content: its bytes in the file.
+        start: its offset in the file.
+        facts: fields of the FileMetaData.
         others: the fields other than those of rows, row groups and the writer.
-        rows: of the part.
-        listed: the row groups, for pages in another place.
+        rows: number of rows of the part.
+        listed: the serialized row groups, for pages at another offset.
     """
 
     content: bytes
@@ -129,8 +129,8 @@ def _footer(file: BinaryIO, shift: int, groups: int) -> _Footer:
 
     Args:
         file: the part.
-        shift: by how many bytes its pages are moved.
-        groups: how many row groups come before its own.
+        shift: number of bytes by which its pages move.
+        groups: number of row groups before its own.
     """
     start, length = thrift.footer_place(file)
     file.seek(start)
@@ -159,7 +159,7 @@ def _moved(content: bytes, group: ThriftStruct, shift: int, groups: int) -> byte
 
 
 def _changed(group: ThriftStruct, shift: int, groups: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the places of the numbers that change, and their new values."""
+    """Yield the positions of the numbers that change, and their new values."""
     if _ORDINAL in group:
         yield *group.places[_ORDINAL], min(group[_ORDINAL] + groups, _MOST_ORDINAL)
     chunks = group[_COLUMNS]

@@ -1,4 +1,4 @@
-"""`stream`: the rows of a table or a job, each as soon as it has its result."""
+"""`stream`: yields the rows of a table or a job, each as soon as it has its result."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def stream(
     """Send every row to a model, and yield each row as soon as it has its result.
 
     It needs a running event loop, as in a coroutine or a cell of a notebook. At most 16 finished rows
-    wait for the caller, beside those whose requests are in flight: while the caller works on a row for
-    long, nothing more is sent.
+    wait for the caller, in addition to those whose requests are in flight: if the caller takes long for a
+    row, nothing more is sent meanwhile.
 
     When the caller ends the loop (`break`, an exception, `aclose()`), nothing more is sent, and requests
     in flight get up to 30 s to finish: they are billed, and their answers are saved. When its task is
@@ -41,7 +41,7 @@ async def stream(
     call resumes: it yields the saved rows first and sends the rest.
 
     Args:
-        rows: a table as `complete` takes it, or a `Job`.
+        rows: a table as for `complete`, or a `Job`.
         options: how to run a `Job`.
         arguments: for a table, those of `complete`: `prompt`, `model` and so on.
 
@@ -87,7 +87,7 @@ def _conclude(report: RunReport, call: TableCall | None) -> None:
 
 
 class _Running:
-    """A run in a task of its own; a generator must not hold a task group open while it yields."""
+    """A run in a separate task: a generator must not hold a task group open while it yields."""
 
     def __init__(self, job: Job, options: RunOptions) -> None:
         self.buffer = RowBuffer()
@@ -97,7 +97,7 @@ class _Running:
         self.task.add_done_callback(lambda _: self.buffer.close())
 
     def interrupt(self, *, cancel: bool = False) -> None:
-        """Send nothing more; `cancel` also what is in flight."""
+        """Send nothing more; with `cancel`, also cancel requests in flight."""
         if self.task.done():
             return
         if not self._interrupts.forward(signal.SIGINT):

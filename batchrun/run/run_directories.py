@@ -1,4 +1,4 @@
-"""Where a run keeps its files, and that it overwrites none of the user's."""
+"""The directories of runs, and checks that no file of the user is overwritten."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_places(job: Job, options: RunOptions) -> None:
     """Check that no run of a job writes to a file or directory of the user.
 
     Raises:
-        JobError: naming the file, the key that names it, and how to continue.
+        JobError: names the file, its key in the job, and how to continue.
     """
     protected = Protected([*input_files(job.input), *job.files])
     jobs = (job, *job.cells)
@@ -61,7 +61,7 @@ def _refuse_moving_others(directory: Path, job: Job, options: RunOptions) -> Non
     """Check that `--new` moves only files that a run wrote.
 
     Raises:
-        JobError: naming the other files in the run directory.
+        JobError: names the other files in the run directory.
     """
     others = [
         str(path.relative_to(directory))
@@ -80,7 +80,7 @@ def _refuse_leaving_batches(directory: Path, options: RunOptions) -> None:
     """Check that `--new` leaves no batches at the provider, unless the user agrees.
 
     Raises:
-        JobError: saying how many there are, and what to do.
+        JobError: says how many there are, and what to do.
     """
     if options.yes or options.simulate is not None:
         return
@@ -98,7 +98,7 @@ def _refuse_leaving_batches(directory: Path, options: RunOptions) -> None:
 
 
 def _open_batches(directory: Path) -> list[SentBatch]:
-    """Return the open batches of a run; none where its checkpoint cannot be read."""
+    """Return the open batches of a run; none if its checkpoint cannot be read."""
     if not (directory / checkpoint.FILE_NAME).is_file():
         return []
     with (
@@ -115,7 +115,7 @@ def _written(job: Job) -> tuple[str, ...]:
 
 
 def run_directory(job: Job, options: RunOptions) -> Path:
-    """Return where the run keeps its files; simulated answers are kept apart from real ones.
+    """Return the run directory; simulated answers have a separate one.
 
     Raises:
         JobError: when it is the root of the file system.
@@ -125,10 +125,10 @@ def run_directory(job: Job, options: RunOptions) -> Path:
 
 
 def kept_apart(directory: Path, job: Job, options: RunOptions) -> Path:
-    """Return the absolute directory of answers: `directory`, or another one if they are simulated.
+    """Return the absolute path of `directory`, or of a separate one for simulated answers.
 
-    That is next to the directory of the real answers, or inside it if that contains the job file or the
-    current folder: `dir = "."` must not write to the parent folder.
+    The separate one is next to `directory`, or inside it if that contains the job file or the current
+    folder: `dir = "."` must not write to the parent folder.
 
     Raises:
         JobError: when it is the root of the file system.
@@ -146,7 +146,7 @@ def kept_apart(directory: Path, job: Job, options: RunOptions) -> Path:
 
 
 def _working_folders(job: Job) -> list[Path]:
-    """Return the folder of the job file and the current one, as far as there is one."""
+    """Return the folder of the job file and the current folder, if they exist."""
     places = [job.base.resolve()]
     with suppress(OSError):  # it may have been removed
         places.append(Path.cwd())

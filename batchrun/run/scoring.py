@@ -1,4 +1,4 @@
-"""`[score]` at work: reads the rows again, scores their answers, keeps the scores in the checkpoint."""
+"""Scoring by `[score]`: reads the rows again, scores their answers, and stores the scores in the checkpoint."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ _LABELS = {
 class RowScorer(Protocol):
     """Scores rows.
 
-    It scores from the rows and their answers alone, or from what an earlier step of the run has stored
-    about them, such as the verdicts of a model. Anything slow or costly belongs into that step:
-    `score` sends nothing, and may be called again for the same rows at any time.
+    It uses only the rows and their answers, or data that an earlier step of the run has stored about them,
+    such as the verdicts of a model. Anything slow or costly belongs in that step: `score` sends nothing, and
+    may be called again for the same rows at any time.
     """
 
     @property
     def config(self) -> ScoreConfig:
-        """`[score]`: its name, its weight and what passes."""
+        """The `[score]` of the job: its name, its weight and the passing score."""
 
     @property
     def columns(self) -> Sequence[str]:
-        """Those of a row that it needs."""
+        """The columns of a row that it needs."""
 
     @property
     def runs_code(self) -> bool:
-        """Whether it runs code of the job's author."""
+        """Whether it runs code from the author of the job."""
 
     def load(self) -> None:
         """Import what is needed.
@@ -74,13 +74,13 @@ class RowScorer(Protocol):
         """Score some rows; return one score for each, in order.
 
         Args:
-            rows: a thousand at most.
-            directory: of the run, where an earlier step has stored what it found.
+            rows: at most a thousand rows.
+            directory: the run directory, where an earlier step has stored its data.
         """
 
 
 class RuleScorer:
-    """Compares answers with the expected value, or calls a function of the job's author.
+    """Compares answers with the expected value, or calls a function from the author of the job.
 
     Args:
         config: one `[score]` of the job.
@@ -124,11 +124,11 @@ class Evaluation:
     Args:
         configs: each `[score]` of the job, at least one.
         columns: the input's columns.
-        judges: those of the scorers that have one.
+        judges: the judges of the scorers that have one.
 
     Attributes:
         judges: the judges.
-        runs_code: whether a function of the job's author scores.
+        runs_code: whether a function from the author of the job scores.
 
     Raises:
         JobError: when a template or a pattern is wrong, or a column is missing.
@@ -154,12 +154,12 @@ class Evaluation:
 
     @property
     def stopping(self) -> tuple[RowScorer, ...]:
-        """The scorers that end the run when their score is precise enough."""
+        """The scorers with `stop_at`, which end the run when their score is precise enough."""
         return tuple(scorer for scorer in self._scorers if scorer.config.stop_at is not None)
 
     @classmethod
     def of(cls, job: Job, source: Source) -> Evaluation | None:
-        """Return a job's evaluation, None when it has no `[score]`.
+        """Return a job's evaluation; None if it has no `[score]`.
 
         Raises:
             JobError: see the class.
@@ -185,11 +185,11 @@ class Evaluation:
         Args:
             source: the input.
             store: the checkpoint.
-            again: also when these answers have been scored by the same `[score]`.
+            again: score also if these answers were already scored by the same `[score]`.
 
         Raises:
-            JobError: when the input cannot be read, or the function cannot be imported.
-            CheckpointError: when the checkpoint cannot be used, or that of a judge.
+            JobError: if the input cannot be read, or the function cannot be imported.
+            CheckpointError: if the checkpoint, or that of a judge, cannot be used.
         """
         if again or not checkpoint.is_scored(store, self._scored_by):
             self.load()
@@ -199,13 +199,13 @@ class Evaluation:
 
     @property
     def _scored_by(self) -> str:
-        """Changes when answers may score differently; not with the content of a function."""
+        """Return a digest that changes when answers may score differently, but not with a function's code."""
         canonical = orjson.dumps(_canonical(self._configs), option=orjson.OPT_SORT_KEYS)
         digest = hashlib.blake2b(canonical, digest_size=8).hexdigest()
         return f"{__version__}:{digest}"
 
     def totals(self, store: checkpoint.Checkpoint) -> ScoreTotals:
-        """Add up what has been scored: over all scorers, and by each that has a name."""
+        """Return the totals of the scores: over all scorers, and of each scorer with a name."""
         own = {config.name: _totals(store, config) for config in self._configs}
         for judge in self.judges:
             name = judge.config.name
@@ -226,7 +226,7 @@ class Evaluation:
                 )
 
     def _by_scorer(self, rows: Sequence[AnsweredRow], directory: Path) -> Iterator[list[RowScore]]:
-        """Yield the scores of rows by each scorer; of scorers with names, also those over all."""
+        """Yield the scores of rows by each scorer; if scorers have names, also those over all of them."""
         found = [self._named(scorer, rows, directory) for scorer in self._scorers]
         yield from found
         if all(config.name for config in self._configs):
@@ -246,14 +246,14 @@ class Evaluation:
 
 
 def _confidence(config: ScoreConfig, row: AnsweredRow, score: RowScore) -> float | None:
-    """Return how probable the model found its prediction; a judge's verdict is not its own."""
+    """Return the probability that the model gave to its prediction; None for a judge's verdict."""
     if config.judge is not None or row.logprobs is None:
         return None
     return confidence(row.logprobs, row.texts[0], score.predicted)
 
 
 class _Groups:
-    """The groups that rows belong to: by `by` and `cluster` of all scorers.
+    """The groups of rows: by the `by` and `cluster` of all scorers.
 
     Raises:
         JobError: when the input lacks a column.
@@ -272,7 +272,7 @@ class _Groups:
                     )
 
     def of(self, item: Item) -> tuple[str | None, str | None]:
-        """Return the cluster of a row, and its values of the columns of slices as JSON."""
+        """Return the cluster of a row, and its values in the columns of `by` as JSON."""
         cluster = None
         if self._cluster is not None:
             value = item.values[self._cluster]
@@ -289,10 +289,10 @@ class _Groups:
 def check_reduce(job: Job) -> None:
     """Check that rows get as many answers as the scores need.
 
-    Only of a run that begins: a finished run may have more answers than its job asks for now.
+    Checked only for a run that sends: a finished run may have more answers than its job now asks for.
 
     Raises:
-        JobError: naming the scorer, both keys and the fix.
+        JobError: names the scorer, both keys and the fix.
     """
     answers = _answers_per_row(job.request)
     for config in job.scores:
@@ -309,7 +309,7 @@ def check_reduce(job: Job) -> None:
 
 
 def _answers_per_row(request: RequestConfig) -> int | None:
-    """Return how many answers each row gets, None where that depends on the row."""
+    """Return the number of answers of each row; None if it depends on the row."""
     n = request.parameters.get("n", request.extra_body.get("n", 1))
     return request.samples * n if isinstance(n, int) and "n" not in request.from_columns else None
 
@@ -323,7 +323,7 @@ def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:
 
 
 def score_table(job: Job, store: checkpoint.Checkpoint) -> output.ScoreTable | None:
-    """Return the columns of a job's scores for the outputs, None when it has no `[score]`."""
+    """Return the columns of a job's scores for the outputs; None if it has no `[score]`."""
     if not job.scores:
         return None
     columns = columns_of_scores(job)
@@ -337,7 +337,7 @@ def _totals(store: checkpoint.Checkpoint, config: ScoreConfig) -> ScoreTotals:
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401 - any configuration
-    """Return a configuration as JSON that stays the same from one version of Python to the next."""
+    """Return a configuration as JSON that is the same in every version of Python."""
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: _canonical(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple | list):

@@ -1,4 +1,4 @@
-"""What a run was planned from, as digests: they tell whether the job or its input has changed."""
+"""Digests of a job and its input, which show whether a run must be planned again."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ READ_AS = ("separator", "quote", "escape", "encoding", "sheet")
 
 
 def same_input(job: Job, signature: str) -> Source:
-    """Open the input of a run, as long as it is still the one that was run.
+    """Open the input of a run, if it is unchanged since the run.
 
     Raises:
-        JobError: when it cannot be read.
-        OutputError: when it is another one.
+        JobError: if it cannot be read.
+        OutputError: if it has changed.
     """
     source = Source(job.input)
     if not signature.endswith(input_signature(job, source)):
@@ -35,7 +35,7 @@ def same_input(job: Job, signature: str) -> Source:
 
 
 def plan_signature(job: Job, source: Source) -> str:
-    """Return `<what is asked>:<of which input>` as two digests."""
+    """Return `<digest of the requests>:<digest of the input>`."""
     # Where the provider is reached changes no request (a server on this machine changes its port), nor
     # does what is done with answers once they are there.
     request = replace(
@@ -58,7 +58,7 @@ def _digest(facts: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a value that JSON does not have as one that it has: sets sorted, others as text."""
+    """Convert a value for JSON: sets to sorted lists, all others to text."""
     return sorted(value) if isinstance(value, set | frozenset) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What runs of one process have in common: opening them, shared limits and money, executing, judging."""
+"""Steps for all runs of one process: opening them, sharing limits and money, executing, judging."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def opened_run(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
 
 
 async def agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
-    """Return which answers a changed plan uses again; ask the user if too many are unused."""
+    """Return which answers a changed plan reuses; ask the user if too many would be unused."""
     # Until something has been sent there is nothing to save: a signal ends the run at once.
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
     reuse: Reuse | None = await in_thread(reuse_of, run.plan, run.store, options)
@@ -69,7 +69,7 @@ async def agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
 
 
 async def agreed_judges(run: OpenRun, options: RunOptions) -> OpenRun:
-    """Ask the user if too many paid verdicts would be unused, as far as the rows are the same."""
+    """Ask the user if too many paid verdicts would be unused; not if the rows have changed, too."""
     if run.reuse is not None:
         return run
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
@@ -89,7 +89,7 @@ async def shared_by(
     interrupts: Interrupts,
     log: EventFile,
 ) -> AsyncIterator[Shared]:
-    """Provide what runs share while they execute."""
+    """Provide the objects that runs share while they execute."""
     most = min(plan.most_in_flight for plan in plans)
     waits = Waits()
     # The batches of this run outlive this process, as they would at a provider.
@@ -124,7 +124,7 @@ async def shared_by(
 
 
 def _has_open_batches(directory: Path) -> bool:
-    """Say whether a run or one of its judges has batches that are not collected."""
+    """Return whether a run or one of its judges has batches that are not collected."""
     for each in (directory, *checkpoint.judge_folders(directory)):
         with closing(checkpoint.Checkpoint(each, writable=False)) as store:
             if checkpoint.has_open_batches(store):
@@ -139,11 +139,11 @@ def _transport(connections: int) -> TransportPort:
 
 
 def money_of(runs: Sequence[OpenRun], spent_before: int = 0) -> CostBudget:
-    """Return the cost limit of runs, and what they have spent of it.
+    """Return the cost limit of runs, with their costs so far.
 
     Args:
-        runs: those that are open.
-        spent_before: what others have spent, in pico-dollars.
+        runs: the open runs.
+        spent_before: cost of other runs, in pico-dollars.
     """
     stores = [each.store for run in runs for each in (run, *run.judges)]
     return budget_of(runs[0].plan.job, spending_of(stores) + Spending(spent_before))
@@ -151,12 +151,12 @@ def money_of(runs: Sequence[OpenRun], spent_before: int = 0) -> CostBudget:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What runs have cost, in pico-dollars.
+    """The costs of runs, in pico-dollars.
 
     Attributes:
-        spent: at most.
+        spent: an upper bound of the costs.
         unsure: the part of it that may not have been billed.
-        reserved: the part of it that is in batches, and may still cost less.
+        reserved: the part of it that is reserved for open batches, and may become less.
     """
 
     spent: int = 0
@@ -170,7 +170,7 @@ class Spending:
 
 
 def spending_of(stores: Iterable[checkpoint.Checkpoint]) -> Spending:
-    """Add up what runs have cost so far."""
+    """Add up the costs of runs so far."""
     found = Spending()
     for store in stores:
         spent = store.spent()
@@ -180,9 +180,10 @@ def spending_of(stores: Iterable[checkpoint.Checkpoint]) -> Spending:
 
 
 def budget_of(job: Job, before: Spending) -> CostBudget:
-    """Return the cost limit of a job, of which this has been spent."""
+    """Return the cost limit of a job, with the costs so far."""
     cap, reserved = job.limits.max_cost_usd, before.reserved
     pico = None if cap is None else int(cap * PICO_PER_USD)
+    # Open batches are reserved, not spent: when they are collected, the rest is free again.
     budget = CostBudget(pico, before.spent - reserved, before.unsure - reserved)
     budget.reserve(reserved)
     return budget
@@ -200,7 +201,7 @@ def _progress(plans: Sequence[Prepared], options: RunOptions, money: CostBudget)
 
 
 async def run_all(executions: Sequence[Execution], shared: Shared) -> list[BatchrunError | None]:
-    """Run all at the same time; return what ended each early."""
+    """Run all at the same time; return the error that ended each early."""
     errors: dict[Execution, BatchrunError | None] = {}
 
     async def run(execution: Execution) -> None:
@@ -219,10 +220,10 @@ async def run_all(executions: Sequence[Execution], shared: Shared) -> list[Batch
 async def judge_all(
     runs: Sequence[OpenRun], errors: Sequence[BatchrunError | None], shared: Shared
 ) -> list[BatchrunError | None]:
-    """Let the judges of the runs that ended well judge what they have not judged yet.
+    """Let the judges of the runs that ended without error judge the answers without a verdict.
 
     Returns:
-        What ended each run early, its own end or that of a judge.
+        The error that ended each run early, its own or that of a judge.
     """
     ended = list(errors)
     asked = [
@@ -248,7 +249,7 @@ async def judge_all(
 
 
 def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
-    """Return what judges share: the limits of the run, a bar and a count of errors of their own."""
+    """Return what judges share: the limits of the run, with a separate bar and count of errors."""
     name = judges[0].plan.job.name if len(judges) == 1 else "judges"
     total = sum(judge.plan.total * judge.plan.job.request.samples for judge in judges)
     show = Show.NOTHING if shared.options.quiet else Show.AUTO

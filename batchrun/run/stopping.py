@@ -1,4 +1,4 @@
-"""`stop_at`: rows are drawn in random order, and scored as they arrive, until the score is precise enough."""
+"""`stop_at`: rows are sent in random order, and scored as they arrive, until the score is precise enough."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCORED_AT_ONCE = 500
 
 
 def draws(total: int) -> Iterator[range]:
-    """Yield the places of the rows to draw next, until all rows of a table are drawn."""
+    """Yield the places (in the random order) of the rows to draw next, until all rows are drawn."""
     drawn = first = 0
     while first < PLACES:
         drawn += min(MOST_DRAWN, max(FEWEST_DRAWN, int(drawn * DRAWN_SHARE)))
@@ -45,7 +45,7 @@ def check_stop_at(job: Job, options: RunOptions) -> None:
     """Check that a run can end by `stop_at`.
 
     Raises:
-        JobError: saying what to remove.
+        JobError: says what to remove.
     """
     if all(config.stop_at is None for config in job.scores):
         return
@@ -65,15 +65,15 @@ def check_stop_at(job: Job, options: RunOptions) -> None:
 
 
 class PrecisionCheck:
-    """Scores rows in the order in which they were drawn, and says when the scores are precise enough.
+    """Scores rows in the order in which they were drawn, until the scores are precise enough.
 
-    A row counts when all rows that were drawn before it have their results: whether an answer arrives
-    early must not decide whether it counts.
+    A row counts only when all rows drawn before it have their results. Otherwise rows with fast answers
+    would be preferred, which biases the score.
 
     Args:
-        plan: of the run; at least one scorer has `stop_at`.
+        plan: plan of the run; at least one scorer has `stop_at`.
         store: its checkpoint.
-        journal: gives access to it.
+        journal: gives access to the checkpoint.
     """
 
     def __init__(
@@ -92,20 +92,20 @@ class PrecisionCheck:
         self.columns: tuple[str, ...] = tuple(sorted(needed))
 
     def draw(self, items: Sequence[Item]) -> None:
-        """These rows are drawn next, in this order."""
+        """Note the rows that are drawn next, in this order."""
         for item in items:
             values = {name: item.values[name] for name in self.columns}
             self._drawn.append(Item(item.ordinal, item.custom_id, values))
 
     async def look(self) -> Stop | None:
-        """Score what has arrived; return why to stop, None if the scores are not precise enough."""
+        """Score the answers that have arrived; return why to stop, None if the scores are not precise enough."""
         async with self._lock:
             while not self._is_precise and await self._count_some():
                 pass
             return self._stop() if self._is_precise else None
 
     async def _count_some(self) -> bool:
-        """Count the rows whose turn it is; say whether there may be more of them."""
+        """Score the next rows in order that have results; return whether there may be more of them."""
         items = [self._drawn[n] for n in range(min(SCORED_AT_ONCE, len(self._drawn)))]
         ordinals = [item.ordinal for item in items]
         found = await self._journal.call(checkpoint.settled_answers, self._store, ordinals)
@@ -154,7 +154,7 @@ def _add(sequence: ConfidenceSequence, items: Sequence[Item], scores: Sequence[R
 def stopping_at(
     plan: Prepared, store: checkpoint.Checkpoint, journal: checkpoint.CheckpointJournal
 ) -> PrecisionCheck | None:
-    """Return what ends a run when its scores are precise enough; None if nothing does."""
+    """Return the check that ends a run when its scores are precise enough; None without `stop_at`."""
     if plan.evaluation is None or not plan.evaluation.stopping:
         return None
     return PrecisionCheck(plan, store, journal)

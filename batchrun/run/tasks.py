@@ -25,8 +25,8 @@ def extract(
 ) -> Table:
     """Read facts from every row, and return the rows with a typed column for each fact.
 
-    One request per row, whose answer must satisfy the schema: an answer that does not is retried and
-    billed again.
+    There is one request per row. Its answer must satisfy the schema: an answer that does not is retried
+    and billed again.
 
     Args:
         frame: the rows, as `complete` takes them.
@@ -59,12 +59,12 @@ def classify(
 ) -> Table:
     """Choose one of several labels for every row.
 
-    One request per row. Each request has the list of the labels in its system prompt and in the schema
-    of its answer, so that no other answer is possible.
+    There is one request per row. It has the list of labels in its system prompt and in the schema of its
+    answer, so that no other answer is possible.
 
     Args:
         frame: the rows, as `complete` takes them.
-        labels: the labels, or what each of them means: `{"bug": "something does not work"}`.
+        labels: the labels, or a dict with their meanings: `{"bug": "something does not work"}`.
         prompt: template of the user turn, such as `"{{ subject }}"`.
         model: name of the model.
         column: name of the new column with the label.

@@ -78,6 +78,7 @@ class Source:
         kind = common_kind(self.paths)
         self.stamps = self._stamps()
         folder = TemporaryFolder(config.path)
+        # A part of this table holds a reference to it, so the copies live as long as they are read.
         weakref.finalize(self, folder.remove)
         with self._named_as_given():
             self._tables = open_tables(self.paths, kind, config, folder)
@@ -91,7 +92,7 @@ class Source:
 
     @property
     def table(self) -> str:
-        """The path that is read: of the input, or of the copy of a remote one."""
+        """The path that is read: the input, or the local copy of a remote one."""
         return self._config.path
 
     @property
@@ -101,7 +102,7 @@ class Source:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was detected of the files, for the user."""
+        """Sentences for the user about what was detected in the files."""
         return tuple(self._as_given(note) for table in self._tables for note in table.notes)
 
     @property
@@ -134,7 +135,7 @@ class Source:
 
     @property
     def _span(self) -> tuple[int, int | None]:
-        """The ordinal of the first row that is read, and how many are; None for all the rest."""
+        """The ordinal of the first row to read, and the number of rows; None for all that follow."""
         limit, part = self._config.limit, self._config.part
         if part is None:
             return 0, limit
@@ -147,7 +148,7 @@ class Source:
         Compares hashes (8 bytes per row), and reads the ids again where hashes are equal.
 
         Raises:
-            JobError: with the row or the id.
+            JobError: names the row or the id.
         """
         if self._config.id is None:
             return
@@ -179,7 +180,7 @@ class Source:
         return _first(self._frames_from(first, names), rows)
 
     def _frames_from(self, first: int, columns: list[str]) -> Iterator[pl.DataFrame]:
-        """Yield the rows from an ordinal on. Most of what is before it in Parquet files is not read."""
+        """Yield the rows from an ordinal on. In Parquet files, most rows before it are not read."""
         for table in self._tables:
             skipped = min(first, self._skippable(table)) if first else 0
             first -= skipped
@@ -197,7 +198,7 @@ class Source:
         return 0 if (index := self._index(table)) is None else index.rows
 
     def _index(self, table: TableFile) -> TextIndex | None:
-        """Return where the rows of a text file are; None of a small one, and of other files."""
+        """Return the index of rows of a text file; None for a small file and for other kinds."""
         if table.dialect is None and table.kind != ".jsonl":
             return None
         with self._index_lock:
@@ -208,7 +209,8 @@ class Source:
     def _new_index(self, table: TableFile) -> TextIndex | None:
         with self._named_as_given():
             found = index_of(table, self.schema)
-            # An empty line between two blocks may be a row, and is none at the end of a text.
+            # An empty line between two blocks may be a row; at the end of a text it is not. If the index
+            # counts otherwise than polars, it is not used.
             is_right = table.dialect is None or found.rows == self._count_file(table)
         return found if is_right and len(found.blocks) > 1 else None
 
@@ -324,7 +326,7 @@ class Source:
                 yield ids, rows
 
     def _blocks_from(self, first: int) -> tuple[Iterator[list[bytes]], int]:
-        """Return blocks of lines, and how many rows at their start are before this ordinal."""
+        """Return blocks of lines, and the number of rows at their start that are before this ordinal."""
         blocks: list[Iterator[list[bytes]]] = []
         for table in self._tables:
             skipped = min(first, self._skippable(table)) if first else 0
@@ -367,7 +369,7 @@ class Source:
 
 
 def _after(parts: Iterable[Part], rows: int) -> Iterator[Part]:
-    """Yield parts without their first rows, of all parts together."""
+    """Yield parts without the first rows of all parts together."""
     for part in parts:
         yield part[rows:]
         rows = max(0, rows - len(part))

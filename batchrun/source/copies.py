@@ -1,6 +1,6 @@
 """Copies of files that cannot be read in parts: JSON arrays, Excel sheets, and streams of Arrow.
 
-Each is written once in a format that can, so that a run reads its rows in bounded frames.
+Each is copied once to a format that can be read in parts, so that a run reads its rows in bounded frames.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXCEL_EXTRA = 'install it with: pip install "batchrun[excel]"'
 
 
 class TemporaryFolder:
-    """A folder for copies, made when the first one is written; only its owner can read it.
+    """A folder for copies, created when the first one is written; only its owner can read it.
 
     Args:
         what: what is copied, for messages.
@@ -83,7 +83,7 @@ def copy_sheet(path: Path, copy: Path, sheet: str | None) -> str | None:
     Args:
         path: the workbook.
         copy: the Parquet file.
-        sheet: its name; None for the first one.
+        sheet: name of the sheet; None for the first one.
 
     Returns:
         A note about the choice, if there are several sheets and none was named.

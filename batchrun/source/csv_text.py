@@ -1,6 +1,6 @@
-"""Read CSV as text: check that quotes are where they may be, and rewrite dialects that polars cannot read.
+"""Read CSV as text: check that quotes are in valid places, and rewrite dialects that polars cannot read.
 
-polars glues rows together where a quote is not in its place, so every file is checked before.
+polars merges rows if a quote is misplaced, so every file is checked first.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class CsvText:
 
     Attributes:
         path: the file.
-        encoding: of its text.
-        dialect: of its cells.
-        notes: what was detected.
+        encoding: encoding of its text.
+        dialect: dialect of its cells.
+        notes: sentences about what was detected.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class CsvText:
         """Check the whole file.
 
         Raises:
-            JobError: with the first line that is wrong.
+            JobError: names the first wrong line.
         """
         with file_errors(self.path):
             for _ in self._blocks():
@@ -81,7 +81,7 @@ class CsvText:
         """Write the table in UTF-8 and without escapes; return the dialect of the copy.
 
         Raises:
-            JobError: with the first line that is wrong.
+            JobError: names the first wrong line.
         """
         quoted = Dialect(self.dialect.separator, self.dialect.quote or '"')
         with file_errors(self.path), copy.open("wb") as file:
@@ -99,10 +99,10 @@ class CsvText:
 
 
 def checked_blocks(path: Path, dialect: Dialect) -> Iterator[bytes]:
-    """Yield a text that polars can read in blocks that end where a record ends, with its byte order mark.
+    """Yield a text that polars can read, with its byte order mark, in blocks that end with a record.
 
     Raises:
-        JobError: with the first line that is wrong.
+        JobError: names the first wrong line.
     """
     with file_errors(path), open_text(path) as file:
         mark = file.read(len(codecs.BOM_UTF8))
@@ -159,7 +159,7 @@ class _Recoded(io.RawIOBase):
 
 
 def _records(file: BinaryIO, dialect: Dialect, *, is_utf8: bool) -> Iterator[bytes]:
-    """Yield a text in blocks that end where a record ends.
+    """Yield a text in blocks that end with a record.
 
     Raises:
         TableFault: with the first line that is wrong.
@@ -171,6 +171,7 @@ def _records(file: BinaryIO, dialect: Dialect, *, is_utf8: bool) -> Iterator[byt
         is_last = not more
         text = rest + (b"\n" if is_last and rest and not rest.endswith(b"\n") else more)
         text = text.removeprefix(codecs.BOM_UTF8) if line == 1 and not rest else text
+        # A block ends with a record, so that polars can read it alone. The rest waits for more text.
         match = dialect.records.match(text)
         end = match.end() if match else 0
         block, rest = text[:end], text[end:]
@@ -181,6 +182,7 @@ def _records(file: BinaryIO, dialect: Dialect, *, is_utf8: bool) -> Iterator[byt
         line += block.count(b"\n")
         if (is_last and rest) or not dialect.start_of_record.fullmatch(rest):
             raise TableFault(_fault_in(rest, line, dialect))
+        # Without this bound, a quote that is never closed would read the whole file into memory.
         if len(rest) > LONGEST_CELL:
             raise TableFault(f"the quote that opens in line {line} is not closed")
 
@@ -203,7 +205,7 @@ def _cut(text: str) -> str:
 
 
 def _fault_in(rest: bytes, line: int, dialect: Dialect) -> str:
-    """Say what is wrong with a text that does not start with a record."""
+    """Return the message about a text that does not start with a record."""
     match = dialect.start_of_record.match(rest)
     end = match.end() if match else 0
     before = rest[:end].decode(errors="replace")
@@ -231,7 +233,7 @@ def _fault_in(rest: bytes, line: int, dialect: Dialect) -> str:
 
 
 def _opening_line(before: str, dialect: Dialect) -> int:
-    """Return in which line of a text its last cell begins, from 0."""
+    """Return the line of a text, from 0, in which its last cell begins."""
     text, start = before.encode(), 0
     while (cell := dialect.cells.match(text, start)) is not None:
         start = cell.end()
@@ -263,7 +265,7 @@ def _rewritten(match: Match[bytes], dialect: Dialect, quoted: Dialect) -> bytes:
 
 
 def _unescaped(cell: bytes, dialect: Dialect) -> bytes:
-    """Remove the escapes of quotes, separators, line breaks and of the escape itself."""
+    """Remove the escapes of quotes, separators, line breaks and the escape character itself."""
     escape = re.escape((dialect.escape or "").encode())
     special = re.escape("".join((dialect.quote, dialect.separator, dialect.escape or "")).encode())
     return re.sub(rb"%b([%b\r\n])" % (escape, special), rb"\1", cell)

@@ -1,7 +1,7 @@
 """Dialects of CSV: which characters separate, quote and escape, and how text is encoded.
 
-What is not configured is detected from the start of the file where only one reading is possible, and
-otherwise has its default. What was detected is said.
+Values that are not configured are detected from the start of the file if only one reading is possible;
+otherwise they have their defaults. The user is told what was detected.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class Dialect:
     """How a text table is written.
 
     Attributes:
-        separator: between two cells.
-        quote: around a cell; doubled inside one. Empty: quotes are text.
-        escape: makes a quote, a separator, a line break or itself part of a cell; None: nothing does.
+        separator: character between two cells.
+        quote: character around a cell; doubled inside one. Empty: quotes are text.
+        escape: character before a quote, a separator, a line break or itself that is part of a cell;
+            None for no such character.
     """
 
     separator: str
@@ -51,20 +52,20 @@ class Dialect:
 
     @cached_property
     def records(self) -> Pattern[bytes]:
-        """Matches whole records, as many as there are."""
+        """A pattern that matches as many whole records as there are."""
         field, separator = self._field, _one(self.separator)
         return re.compile(rb"(?:%b(?:%b%b)*+\n)*+" % (field, separator, field), re.DOTALL)
 
     @cached_property
     def start_of_record(self) -> Pattern[bytes]:
-        """Matches as much of the start of a record as is correct."""
+        """A pattern that matches the longest correct start of a record."""
         parts = self._field, _one(self.separator), self._open, self._quote, self._plain
         cut = b"" if self.escape is None else _one(self.escape) + b"?"
         return re.compile(rb"(?:%b%b)*+(?:%b%b?|%b)%b" % (*parts, cut), re.DOTALL)
 
     @cached_property
     def cells(self) -> Pattern[bytes]:
-        """Matches one cell and what ends it: the separator or a line break."""
+        """A pattern that matches one cell with its end: the separator or a line break."""
         return re.compile(rb"(%b)(%b|\r?\n)" % (self._field, _one(self.separator)), re.DOTALL)
 
     @property
@@ -105,7 +106,7 @@ def _in_class(characters: str) -> bytes:
 
 
 def encoding_of(start: bytes, given: str | None) -> str:
-    """Return the encoding of a text: the given one, that of its byte order mark, or UTF-8."""
+    """Return the encoding of a text: the given one, the one of its byte order mark, or UTF-8."""
     marked = next((name for mark, name in _MARKS if start.startswith(mark)), UTF8)
     if given is None:
         return marked
@@ -117,8 +118,8 @@ def dialect_of(config: InputConfig, separator: str, sample: bytes) -> tuple[Dial
     """Return the dialect of a text table, and a sentence for each part of it that was detected.
 
     Args:
-        config: what is configured.
-        separator: that of this kind of file.
+        config: the configured values.
+        separator: the usual separator of this kind of file.
         sample: the start of the file, as UTF-8, up to the end of a line.
     """
     notes = []
@@ -143,7 +144,7 @@ def _toml(character: str) -> str:
 
 
 def _detected_separator(dialect: Dialect, sample: bytes) -> str | None:
-    """Return another separator if it alone gives every line as many cells as the header."""
+    """Return another separator if it is the only one that gives every line as many cells as the header."""
     if _fits(dialect, sample):
         return None
     others = [each for each in _SEPARATORS if each != dialect.separator]
@@ -178,7 +179,7 @@ def _has_backslash_escapes(dialect: Dialect, sample: bytes) -> bool:
 
 
 def is_correct(dialect: Dialect, text: bytes) -> bool:
-    """Return whether a text consists of records of a dialect; the last one may be cut off."""
+    """Return whether a text consists of records of a dialect; the last one may be truncated."""
     match = dialect.records.match(text)
     rest = text[match.end() if match else 0 :]
     return dialect.start_of_record.fullmatch(rest) is not None

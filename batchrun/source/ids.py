@@ -50,12 +50,12 @@ def check_present(path: str, column: str, values: pl.Series, ids: pl.Series, sta
     Args:
         path: the input, for messages.
         column: the id column.
-        values: its values in some consecutive rows.
+        values: its values in consecutive rows.
         ids: the same values as text.
         start: the ordinal of the first of these rows.
 
     Raises:
-        JobError: with the first row whose id is empty, or not a number.
+        JobError: names the first row whose id is empty, or not a number.
     """
     missing = ids.fill_null("") == ""
     if values.dtype.is_float():
@@ -70,5 +70,5 @@ def check_present(path: str, column: str, values: pl.Series, ids: pl.Series, sta
 
 
 def numbered(start: int, height: int) -> Sequence[str]:
-    """Return the row numbers, from 1, of rows from an ordinal on."""
+    """Return the row numbers (from 1) of the rows from an ordinal on."""
     return [str(start + n + 1) for n in range(height)]

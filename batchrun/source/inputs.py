@@ -56,7 +56,7 @@ _STARTS = (
 
 
 class TableFault(ValueError):
-    """Why a file is not a table, as a whole sentence."""
+    """Why a file is not a table, as a complete sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class FileStamp:
 
 
 def is_table(path: str) -> bool:
-    """Return whether a path is that of a table rather than of a job file."""
+    """Return whether a path is a table rather than a job file."""
     return kind_of(path) is not None
 
 
@@ -99,7 +99,7 @@ def check_start(path: Path, kind: str) -> None:
     """Check that a file is not one of another kind with the wrong suffix.
 
     Raises:
-        JobError: saying what it is and how to rename it.
+        JobError: says what kind of file it is and how to rename it.
     """
     try:
         with path.open("rb") as file:
@@ -223,11 +223,11 @@ def _no_constant(name: str) -> None:
 
 @contextmanager
 def file_errors(label: str | Path, separator: str | None = None) -> Iterator[None]:
-    """Turn errors of a file into a `JobError` with the file and, where possible, the line.
+    """Translate errors of a file into a `JobError` with the file and, if possible, the line.
 
     Args:
-        label: the file, or what to call it.
-        separator: of the cells of a text; default: that of its kind.
+        label: the file, or its name in messages.
+        separator: the separator of cells; by default the usual one of its kind.
     """
     try:
         yield

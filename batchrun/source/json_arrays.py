@@ -1,4 +1,4 @@
-"""Read JSON files object by object, without holding the file in memory, and write them as JSON Lines."""
+"""Read JSON files object by object, without loading the file into memory, and write them as JSON Lines."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LONGEST_TOKEN = 16
 
 
 def copy_as_lines(path: Path, copy: Path) -> None:
-    """Write the objects of a JSON array as JSON Lines. Objects one after the other are rows, too.
+    """Write the objects of a JSON array, or of a sequence of objects, as JSON Lines.
 
     Raises:
-        JobError: when the file contains anything else, with the line.
+        JobError: if the file contains anything else; names the line.
     """
     with file_errors(path), open_text(path) as file, copy.open("w", encoding="utf-8") as lines:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -45,14 +45,14 @@ class JsonText:
         self._decoder = json.JSONDecoder(parse_constant=self._no_constant)
 
     def next(self) -> str:
-        """Return the next character that is not space; empty at the end."""
+        """Return the next character that is not white space; empty at the end."""
         while True:
             self._at = _end_of_space(self._text, self._at)
             if self._at < len(self._text) or not self._read(BLOCK_CHARACTERS):
                 return self._text[self._at : self._at + 1]
 
     def skip(self) -> None:
-        """Leave one character out."""
+        """Skip one character."""
         self._at += 1
 
     def object(self) -> tuple[str, dict[str, Any]]:

@@ -44,7 +44,7 @@ def blocks(path: Path, offset: int = 0) -> Iterator[list[bytes]]:
 
 
 def _without_lone_surrogates(line: bytes) -> bytes:
-    """Replace halves of characters, which are not text and cannot be sent, by the mark for that."""
+    """Replace lone surrogates, which are not text and cannot be sent, by the replacement character."""
     if b"\\u" not in line:
         return line
     return _SURROGATES.sub(lambda match: match[1] or match[2] or rb"\ufffd", line)
@@ -150,9 +150,9 @@ def _common_type(first: Any, second: Any) -> pl.DataType:  # noqa: ANN401 - pola
 
 
 def _writable(kind: Any) -> pl.DataType:  # noqa: ANN401 - as above
-    """Replace structs without fields by text (JSON), which Parquet cannot store, and the type of nulls.
+    """Replace types that Parquet cannot store: structs without fields by text (JSON), and the type of nulls.
 
-    A column that is empty today has the type that it most probably has tomorrow.
+    A column that is empty now gets the type that it is most likely to have later.
     """
     if kind == pl.Null:
         return pl.String()

@@ -35,7 +35,7 @@ class Chunk:
         size: uncompressed bytes.
         start: offset in the file.
         length: bytes in the file.
-        facts: the ColumnMetaData, by field number.
+        facts: fields of the ColumnMetaData, by number.
         element: the serialized SchemaElement; None for nested and encrypted columns, whose pages
             do not say how many rows they have.
     """

@@ -29,7 +29,7 @@ ROW_NUMBER = "\0row"  # no column of a Parquet file has this name
 
 
 def scan(path: Path) -> pl.LazyFrame:
-    """Return a file as a lazy frame; its name is not a pattern."""
+    """Return a file as a lazy frame; its name is not used as a pattern."""
     return pl.scan_parquet(path, glob=False)
 
 
@@ -40,6 +40,7 @@ def count(path: Path, where: pl.Expr | None = None) -> int:
         JobError: when it cannot be read.
     """
     with file_errors(path):
+        # polars decodes a whole row group at once, so large ones are read in frames.
         if where is not None and _is_large(path, names := where.meta.root_names()):
             return sum(frame.height for frame in frames(path, names[:1], where))
         kept = scan(path) if where is None else scan(path).filter(where)
@@ -145,6 +146,7 @@ def _paged(
         readers.append(_ColumnReader(_sliced(path, rest, first, [group])))
     left = group.rows
     while left:
+        # Each column ends its frames at other rows, so only rows that all columns have are joined.
         rows = min(left, *(reader.ready() for reader in readers))
         yield pl.concat([reader.take(rows) for reader in readers], how="horizontal").select(columns)
         left -= rows
@@ -168,7 +170,7 @@ def _column(path: Path, name: str, first: int, group: RowGroup) -> Iterator[pl.D
 
 
 class _ColumnReader:
-    """Columns of a row group that are read together, with the rows that were read but not taken."""
+    """Columns of a row group that are read together; buffers rows that were read but not yet taken."""
 
     def __init__(self, frames: Iterator[pl.DataFrame]) -> None:
         self._frames = frames

@@ -43,7 +43,7 @@ def frames(
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of a file in order, or those that satisfy a condition, in bounded frames.
 
-    Of a Parquet file without a condition, the first `skipped` rows are left out.
+    The first `skipped` rows are left out, only for a Parquet file without a condition.
 
     Raises:
         JobError: when it cannot be read.
@@ -110,8 +110,8 @@ def scan_text(
 
     Args:
         table: the file.
-        text: what is read of it.
-        columns: of a piece without the header; None reads the header.
+        text: the part of it to read.
+        columns: the columns of a piece without the header; None reads the header.
 
     Raises:
         ValueError: when the file has no dialect.
@@ -135,7 +135,7 @@ def scan_text(
 
 
 def unescape_quotes(name: str, quote: str = '"') -> str:
-    """Replace doubled quotes in a column name, which polars keeps."""
+    """Replace doubled quotes in a column name, which polars leaves doubled."""
     return name.replace(quote * 2, quote) if quote else name
 
 

@@ -1,7 +1,7 @@
 """Copy remote tables to this machine, with polars.
 
-A run reads its input several times. From a copy these passes are local, and a table that changes
-during the run cannot mix rows of two states. Of Parquet and Arrow only the rows that `where` and
+A run reads its input several times. With a copy, these passes are local, and a table that changes
+during the run cannot mix rows of two states. From Parquet and Arrow files, only the rows that `where` and
 `limit` select are copied.
 """
 

@@ -28,10 +28,10 @@ class TableFile:
 
     Attributes:
         path: the user's file.
-        place: what is read: the file, or a copy of it.
+        place: the file that is read: the user's, or a copy of it.
         kind: how to read it.
-        dialect: of a text with cells.
-        notes: what was detected.
+        dialect: dialect of a CSV or TSV file.
+        notes: sentences about what was detected.
     """
 
     path: Path
@@ -48,9 +48,9 @@ def open_tables(
 
     Args:
         paths: the files, all of one kind.
-        kind: of the files.
-        config: how they are written, where that is configured.
-        folder: for copies.
+        kind: kind of the files.
+        config: the configured encoding and dialect.
+        folder: folder for copies.
 
     Raises:
         JobError: when a file cannot be read, or a key does not fit its kind.
@@ -64,7 +64,7 @@ def open_tables(
 
 
 def input_notes(config: InputConfig) -> tuple[str, ...]:
-    """Return what is detected of an input on this machine, from the start of its files.
+    """Return sentences about what is detected in an input on this machine, from the start of its files.
 
     Raises:
         JobError: when a file cannot be read.

@@ -1,4 +1,4 @@
-"""Where rows are in a text file, so that the rows of a part are read without those before them.
+"""An index of the rows of a text file, so that a part is read without the rows before it.
 
 One pass over the file finds blocks of a few megabytes, each of whole rows.
 """
@@ -28,10 +28,10 @@ class TextBlock:
     """Consecutive rows of a text file.
 
     Attributes:
-        offset: of its first byte in the text, which is uncompressed.
-        size: in bytes.
-        first: the place of its first row in the file, from 0.
-        rows: how many it has.
+        offset: offset of its first byte in the uncompressed text.
+        size: size in bytes.
+        first: number of its first row in the file, from 0.
+        rows: number of rows.
     """
 
     offset: int
@@ -48,18 +48,18 @@ class TextIndex:
 
     @property
     def rows(self) -> int:
-        """How many rows the file has."""
+        """Number of rows of the file."""
         last = self.blocks[-1]
         return last.first + last.rows
 
     def after(self, skipped: int) -> tuple[TextBlock, ...]:
-        """Return the blocks without those that have only rows before this place."""
+        """Return the blocks with rows at or after this row number."""
         number = bisect_right(self.blocks, skipped, key=lambda block: block.first)
         return self.blocks[max(0, number - 1) :]
 
 
 def index_of(table: TableFile, columns: pl.Schema) -> TextIndex:
-    """Return where the rows of a CSV or JSON Lines file are. Reads the whole file.
+    """Return the index of a CSV or JSON Lines file. Reads the whole file.
 
     Raises:
         JobError: when it cannot be read.
@@ -77,7 +77,7 @@ def index_of(table: TableFile, columns: pl.Schema) -> TextIndex:
 
 
 def _texts(table: TableFile) -> Iterator[bytes]:
-    """Yield the text of a file in blocks that end where a row ends."""
+    """Yield the text of a file in blocks that end with a row."""
     if table.dialect is not None:
         yield from checked_blocks(table.place, table.dialect)
         return
@@ -93,9 +93,9 @@ def csv_frames(
 
     Args:
         table: the file.
-        columns: all of them.
-        index: of the file.
-        skipped: number of rows.
+        columns: all columns of the file.
+        index: index of the file.
+        skipped: number of rows to leave out.
         wanted: the columns to read.
 
     Raises:

@@ -30,7 +30,7 @@ class Where:
         path: the input, for messages.
 
     Raises:
-        JobError: when the condition is wrong, with the input, the key, the condition and the reason.
+        JobError: if the condition is wrong; names the input, the key, the condition and the reason.
     """
 
     def __init__(self, text: str, schema: pl.Schema, path: str) -> None:
@@ -49,7 +49,7 @@ class Where:
 
     @contextmanager
     def _errors_of_condition(self) -> Iterator[None]:
-        """Turn errors of polars about the condition into a `JobError`."""
+        """Translate errors of polars about the condition into a `JobError`."""
         try:
             yield
         except (PolarsError, PanicException) as error:
