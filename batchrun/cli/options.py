@@ -61,9 +61,9 @@ def models(incomplete: str) -> list[str]:
 
 
 def keys(incomplete: str) -> list[str]:
-    """Return the keys of a job file that start with `incomplete`, ready for their value.
+    """Return the keys of a job file that start with `incomplete`, with the equals sign.
 
-    Keys without their section only after their first letter: before it, there are too many.
+    Keys without a section are offered only after the first letter: otherwise there are too many.
     """
     from batchrun.job import known_keys, short_keys  # noqa: PLC0415 - as above
 
@@ -110,7 +110,7 @@ JOB = click.argument(
 
 
 class RunPlace(click.Path):
-    """A run directory, or a job file that was run; the error names the runs that are near."""
+    """A run directory, or a job file that was run; the error names runs in the neighbourhood."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, exists=True)
@@ -244,7 +244,7 @@ FAIL_UNDER = click.option(
 def checked_score(
     exit_code: int, scores: Mapping[str, ScoreTotals | None], least: float | None
 ) -> int:
-    """Return the exit code of a command with `--fail-under`, and print which score is too low."""
+    """Return the exit code of a command with `--fail-under`; print the scores that are too low."""
     problem = None if least is None else batchrun.below_threshold(scores, least)
     if problem is not None:
         fail(problem)

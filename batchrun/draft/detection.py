@@ -66,9 +66,9 @@ class TableColumn:
     """A column and its values in the first rows.
 
     Attributes:
-        name: as in the table.
+        name: its name in the table.
         kind: its polars type.
-        values: of the first rows; empty for binary columns, which are not read.
+        values: values of the first rows; empty for binary columns, which are not read.
     """
 
     name: str

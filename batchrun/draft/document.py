@@ -79,7 +79,7 @@ def job_text(
     prefix: str,
     provider: ProviderPreset | None = None,
 ) -> str:
-    """Return the job file. Without a provider it has no address: that of the format applies."""
+    """Return the text of the job file. Without a provider it has no address: the format's default applies."""
     comment = "the table has columns with the names of result columns"
     return JOB_FILE.format(
         file=printable(shlex.quote(heading.name)),

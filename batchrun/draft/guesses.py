@@ -1,4 +1,4 @@
-"""Tables that do not say what to do with their rows: the user's instruction, a guess, or an error that asks for one."""
+"""Tables without a recognizable task: uses the user's instruction, a guess, or an error that asks for one."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def prompt_of(
 
 
 def instructed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape:
-    """Return what the user's instruction says; columns with short values are all shown."""
+    """Return the shape for the user's instruction; columns with short values are all shown."""
     label = None if wish.label is None else next(c for c in columns if c.name == wish.label)
     others = [column for column in columns if column is not label]
     texts = _shown(others) or prompt_of(columns, label)
@@ -108,7 +108,7 @@ def guessed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Table
     """Return a job for texts without any instruction; None if the texts are requests themselves.
 
     Raises:
-        JobError: when there is no text of which a sensible request can be made.
+        JobError: if there is no text for a sensible request.
     """
     if {column.name.lower() for column in columns} & ASKING:
         return None
@@ -134,7 +134,7 @@ def guessed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Table
 
 
 def _shown(columns: Sequence[TableColumn]) -> tuple[TableColumn, ...]:
-    """Return the texts of a table, or all its facts where all are short; ids only if there is nothing else."""
+    """Return the text columns, or all columns if all are short; ids only if there is nothing else."""
     names = {column.name for column in columns}
     usable = [c for c in columns if c.is_plain and can_be_in_template(c.name, names)]
     texts = [c for c in usable if _has_words(c) and (_is_long(c) or c.name.lower() in PROMPT_NAMES)]
@@ -167,7 +167,7 @@ def _has_words(column: TableColumn) -> bool:
 
 
 def translation(named: Columns) -> TableShape | None:
-    """Two columns named after languages: the second is the translation of the first."""
+    """Return the shape of two columns named after languages: the second is the translation of the first."""
     languages = {
         column: language
         for name, column in named.items()

@@ -1,4 +1,4 @@
-"""The common shapes of tables, and the tasks that the user can name: what to ask and what is right."""
+"""Common shapes of tables, and the tasks that the user can name: the prompt and the expected answer."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Tabl
     """Return the shape of a table, None if it has no known one.
 
     Raises:
-        JobError: when what is needed for the task was not found, with what to add.
+        JobError: if columns for the task are missing; says what to add.
     """
     _check_wish(columns, wish)
     if wish.instruction is not None:
@@ -79,7 +79,7 @@ def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Ta
 
 
 def _check_choices(named: Columns, table: str) -> None:
-    """CSV files hold lists as text, in the spelling of JSON, Python or numpy.
+    """Refuse choices that are text: CSV files have lists as text of JSON, Python or numpy.
 
     Raises:
         JobError: when the choices of a question are such texts.
@@ -96,10 +96,10 @@ def _check_choices(named: Columns, table: str) -> None:
 
 
 def _check_asked(columns: Sequence[TableColumn], label: TableColumn, table: str) -> None:
-    """Numbers are answers where a column asks for them; elsewhere they are classes, or marks.
+    """Check that numbers are answers to a question in a column, not classes or ratings.
 
     Raises:
-        JobError: when no column asks for something.
+        JobError: if no column asks a question.
     """
     if {column.name.lower() for column in columns} & ASKING:
         return
@@ -142,7 +142,7 @@ def _first(named: Columns, names: Sequence[str]) -> TableColumn | None:
 
 
 def _conversation(named: Columns) -> TableShape | None:
-    """Conversations that end with the right answer: (system,) user, assistant."""
+    """Return the shape of conversations that end with the expected answer: (system,) user, assistant."""
     column = named.get("messages")
     if column is None or any(not isinstance(value, list) for value in column.values):
         return None
@@ -167,7 +167,7 @@ def _role(turn: object) -> object:
 
 
 def _reading(named: Columns) -> TableShape | None:
-    """SQuAD: a context, a question, and answers with their texts."""
+    """Return the shape of SQuAD: a context, a question, and answers with their texts."""
     context, question, answers = (named.get(name) for name in ("context", "question", "answers"))
     if context is None or question is None or answers is None:
         return None
@@ -191,7 +191,7 @@ def _reading(named: Columns) -> TableShape | None:
 
 
 def _choice(named: Columns) -> TableShape | None:
-    """A question with choices, and the right one as letter, number or text."""
+    """Return the shape of a question with choices, and the right one as letter, number or text."""
     question = _first(named, _QUESTION)
     answer = _first(
         named, ("answer", "answerkey", "answer_key", "label", "correct", "cop", "target")
@@ -264,7 +264,7 @@ def _right_letter(answer: TableColumn) -> str | None:
 
 
 def _worked(named: Columns) -> TableShape | None:
-    """GSM8K: a question, and an answer that is worked out and ends with the number after ####."""
+    """Return the shape of GSM8K: a question, and a worked answer that ends with the number after ####."""
     question, answer = _first(named, _QUESTION), _first(named, ("answer", "solution"))
     if question is None or answer is None or not answer.texts:
         return None
@@ -420,7 +420,7 @@ def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> Table
 
 
 def unused_labels(columns: Sequence[TableColumn], used: set[str]) -> list[str]:
-    """Return the columns that are not used and have few, repeated, short texts."""
+    """Return the unused columns with few, repeated, short texts."""
     return [
         column.name
         for column in columns

@@ -1,4 +1,4 @@
-"""What a draft says about a table: the user's wishes, and the shape that was found."""
+"""Records of a draft: the user's wishes, and the shape of the table."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LABEL_TOKENS, TEXT_TOKENS = 20, 500
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the user says about a table.
+    """The user's statements about a table.
 
     Attributes:
         task: one of `TASKS`.
         label: the column with the right answers.
         labels: the names of the labels.
-        fields: what to find in each row.
+        fields: the facts to find in each row.
         instruction: what the model should do with each row.
-        ask: asks the user for an instruction; gets what was found, returns an empty text for none.
+        ask: asks the user for an instruction, given what was found; returns empty text for none.
     """
 
     task: str | None = None
@@ -36,18 +36,18 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """What a job file says about a table of a known shape.
+    """The content of the job file for a table of a known shape.
 
     Attributes:
-        columns: those in the prompt.
-        template: of the prompt.
+        columns: the columns in the prompt.
+        template: template of the prompt.
         system: the instruction.
         label: the column with the right answers.
         expected: the template of the right answer; None without a score.
         match: how to compare.
         choices: the labels of `match = "choice"`; empty for letters.
         answer: the pattern that finds the answer.
-        max_tokens: of an answer.
+        max_tokens: maximum length of an answer.
         fields: the properties of the JSON answer.
         note: what was assumed, for the user.
     """

@@ -99,7 +99,7 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
 
 
 def _precision(job: Job, directory: Path) -> RowsForPrecision | None:
-    """Return how many rows the score needs: by the scores of the run, or else at most."""
+    """Return the number of rows that the score needs: from the scores of the run, or else an upper bound."""
     kinds = {kind_of(config) for config in job.scores}
     if not kinds or ScoreKind.ANY in kinds:
         return None

@@ -1,4 +1,4 @@
-"""Warnings of an estimate: what to change, or to know, before the run."""
+"""Warnings of an estimate: what to change or know before the run."""
 
 from __future__ import annotations
 

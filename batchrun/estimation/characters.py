@@ -1,7 +1,7 @@
-"""Count what decides how many tokens a text has: characters by script, words, changes between them.
+"""Counts the features that determine the number of tokens of a text: characters by script, words, changes.
 
 Every count is one pass in C over the text, so that a million rows take seconds. Keys, hashes and files in
-base64 or hexadecimal digits are counted apart: no tokenizer has words for them.
+base64 or hexadecimal digits are counted separately, because no tokenizer has words for them.
 """
 
 from __future__ import annotations

@@ -43,14 +43,14 @@ def run_duration(
 ) -> Duration:
     """Return the duration of a run in minutes.
 
-    `low` is for fast answers, `high` for slow ones; `high` includes the last answer, which starts when all
-    others have begun, and three seconds for files. Rates apply to each model separately, and models run
-    in parallel; the concurrency is shared.
+    `low` is for fast answers, `high` for slow ones. `high` includes one whole answer at the end, because the
+    last request starts after all others, and three seconds for files. Rates apply to each model separately,
+    and models run in parallel; the concurrency is shared.
 
     Args:
         limits: the limits of the job.
         loads: the requests to each model.
-        latency_s: the time of one answer; None estimates it from its tokens.
+        latency_s: duration of one answer in seconds; None estimates it from its tokens.
     """
     loads = [load for load in loads if load.requests]
     if not loads:

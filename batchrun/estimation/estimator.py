@@ -78,7 +78,7 @@ class Estimator:
     Args:
         job: the job.
         prices: the prices of the models.
-        service_tier: the tier of every request; None where rows may differ.
+        service_tier: the tier of every request; None if rows may differ.
     """
 
     def __init__(self, job: Job, prices: PriceBook, service_tier: str | None = None) -> None:
@@ -100,7 +100,7 @@ class Estimator:
                 self._example = self._example or f"{item.custom_id}: {item.error_message}"
 
     def add_requests(self, counted: RequestCounts) -> None:
-        """Add identical requests, and the answers to them that exist."""
+        """Add identical requests, and the existing answers to them."""
         request = self._job.request
         wanted = counted.number * request.samples
         alone = max(0, wanted - counted.held)
@@ -168,12 +168,12 @@ class Estimator:
         return cost
 
     def _latency_s(self) -> float | None:
-        """Return the mean latency of the answers, None without enough of them."""
+        """Return the mean latency of the answers; None if there are too few."""
         answers = self._answers
         return answers.latency_s / answers.count if answers.are_enough else None
 
     def _answers_of(self, model: str) -> AnswerSums | None:
-        """Return the answers of the model, or else of all models; None when there are too few."""
+        """Return the answers of the model, or else of all models; None if there are too few."""
         for answers in (self._answers_by_model[model], self._answers):
             if answers.are_enough:
                 return answers

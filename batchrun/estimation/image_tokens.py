@@ -1,8 +1,8 @@
-"""The tokens of an image by its size, as the documentation of providers counts them. Pure.
+"""The tokens of an image by its size, according to the documentation of the providers. No I/O.
 
-Claude: width x height / 750, after scaling to at most 1,568 pixels on the long edge and about 1,600
-tokens; from version 4.7 to 2,576 pixels and 4,784 tokens. OpenAI by tiles (GPT-4o): scaled into 2,048 x
-2,048, then to 768 pixels on the short edge, tokens for each tile of 512 pixels and for the image. OpenAI by
+Claude: width x height / 750, after scaling to at most 1,568 pixels on the long edge and about 1,600 tokens;
+since version 4.7, 2,576 pixels and 4,784 tokens. OpenAI with tiles (GPT-4o): scaled to fit 2,048 x 2,048,
+then to 768 pixels on the short edge; tokens for each tile of 512 pixels, and for the image. OpenAI with
 patches (GPT-4.1 mini and others): one token for each of at most 1,536 patches of 32 pixels, times a factor.
 """
 
@@ -37,9 +37,9 @@ ROUNDING = 0.03
 def image_bounds(width: int, height: int, model: str = "") -> tuple[float, float, float]:
     """Return the lowest, the expected and the highest number of tokens of an image.
 
-    For a model with a rule of its own, they are that number, give or take 3 %. For other models, low and
-    high are the lowest and highest of three ways of counting; `expected` is between Claude's and that by
-    tiles, as their geometric mean.
+    For a model with a known rule, they are its number and 3 % less or more. For other models, low and high
+    are the lowest and highest result of the three rules; `expected` is the geometric mean of Claude's rule and
+    the one with tiles.
 
     Args:
         width: in pixels, above 0; likewise `height`.

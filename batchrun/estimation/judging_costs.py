@@ -1,7 +1,7 @@
-"""What judging the answers of a run would take, before there are answers.
+"""Estimates the judging of the answers of a run, even before there are answers.
 
-Answers that are stored are rendered as they will be judged. In place of the others stands an empty answer,
-and the tokens that answers to the rows are estimated to have are added to its input.
+Stored answers are rendered as they will be judged. For the other rows, an empty answer is rendered, and the
+estimated tokens of an answer are added to the input.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def judge_estimates(
     Args:
         job: the job.
         places: the directories of its checkpoints, each with its rows; see `divided`.
-        rows: the estimate of its rows.
+        rows: the estimate for its rows.
 
     Raises:
         JobError: when the section of a judge is wrong.
@@ -89,7 +89,7 @@ def _estimate(
 def _rows(
     items: Sequence[Item], store: Checkpoint | None, number: int
 ) -> Iterator[tuple[AnsweredRow, bool]]:
-    """Yield the rows with their answers, or with as many empty ones; and whether they are answered."""
+    """Yield the rows with their answers, or with the same number of empty ones, and whether they have answers."""
     found = {}
     if store is not None:
         rows = checkpoint.answers(store, items[0].ordinal, items[-1].ordinal + 1)
@@ -102,7 +102,7 @@ def _rows(
 def _sizes(
     rendered: Sequence[RenderedItem], row: Item, unanswered: Estimate | None
 ) -> Iterator[RequestSize]:
-    """Yield the sizes of requests; to those of unanswered rows the expected answer is added."""
+    """Yield the sizes of requests; for rows without an answer, the expected answer is added."""
     low, expected, high = (0.0, 0.0, 0.0) if unanswered is None else _answer_tokens(unanswered)
     for number, item in enumerate(rendered):
         if item.request is None or item.fingerprint is None:

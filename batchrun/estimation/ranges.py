@@ -45,11 +45,11 @@ class Duration:
 
 @dataclass(frozen=True, slots=True)
 class RowsForPrecision:
-    """How many rows an interval of the mean score needs.
+    """The number of rows that an interval of the mean score needs.
 
     Attributes:
-        rows: by half the width of the interval, such as `0.02`.
-        scored: rows whose scores it is based on; 0 for the most that scores from 0 to 1 can vary.
+        rows: number of rows by half width of the interval, such as `0.02`.
+        scored: number of scored rows that it is based on; 0 for an upper bound for scores from 0 to 1.
     """
 
     rows: Mapping[str, int]
@@ -61,7 +61,7 @@ class Estimate:
     """The estimate of a run, or of one cell of a matrix.
 
     Attributes:
-        name: of the job.
+        name: name of the job.
         cell: name of the cell; None without a matrix.
         directory: the run directory.
         rows: rows of the input.
@@ -75,14 +75,14 @@ class Estimate:
         input: input tokens of the requests to send.
         output: tokens of their answers.
         cost: cost of both in pico-dollars, None when a price is unknown.
-        batch_cost: the same with `run --batch`; None where batches are not possible, or
-            their price is unknown.
-        tier: the service tier that the requests ask for; empty for none, or one that rows choose.
-        duration: how long the run takes.
-        answers: number of existing answers that the estimate is based on; 0 for none.
-        warnings: what to change, or to know, before the run.
-        precision: how many rows the score needs; None without a score from 0 to 1.
-        judges: the estimates of its judges, whose requests and costs come in addition.
+        batch_cost: the same with `run --batch`; None if batches are not possible, or their price
+            is unknown.
+        tier: the service tier that the requests ask for; empty for none, or if rows may differ.
+        duration: duration of the run.
+        answers: number of existing answers that the estimate is based on.
+        warnings: what to change or know before the run.
+        precision: number of rows that the score needs; None without a score from 0 to 1.
+        judges: the estimates of its judges, whose requests and costs are additional.
         counted: how the input tokens were found, for each tokenizer.
     """
 

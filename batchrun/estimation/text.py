@@ -161,7 +161,7 @@ def _precision_facts(precision: RowsForPrecision | None) -> dict[str, Any] | Non
 
 
 def _precision(precision: RowsForPrecision | None) -> list[str]:
-    """Return how many rows the score needs, the widest interval first."""
+    """Return lines with the number of rows that the score needs, the widest interval first."""
     if precision is None:
         return []
     widths = sorted(precision.rows.items(), key=lambda each: -float(each[0]))
@@ -192,7 +192,7 @@ def _saved_by_batches(estimate: Estimate) -> int | None:
 
 
 def _batches(estimate: Estimate) -> list[str]:
-    """What the same costs with `--batch`."""
+    """Return the cost with `--batch`."""
     saved = _saved_by_batches(estimate)
     if estimate.batch_cost is None or saved is None or not estimate.batch_cost.expected:
         return []
@@ -210,7 +210,7 @@ def _batches(estimate: Estimate) -> list[str]:
 
 
 def _counted(estimate: Estimate) -> list[str]:
-    """How the tokens of prompts were found, where no answers say more."""
+    """Return how the tokens of prompts were determined, if there are no answers to learn from."""
     lines = [] if estimate.answers else [f"  tokens      {how}" for how in estimate.counted]
     if lines and any(map(lacks_vocabulary, estimate.models)):
         lines.append(f"              ({EXTRA} counts them exactly)")

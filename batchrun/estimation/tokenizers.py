@@ -1,8 +1,8 @@
 """Which tokenizer a model has, by its name, and the tokens of a text by it.
 
-With the package bpe-openai (the extra `tokens`), which brings OpenAI's vocabularies along, the tokens of OpenAI's
-models are counted. Otherwise they are estimated from characters by measured rates: a model whose tokenizer is known
-by those of that tokenizer, any other model by the lowest and the highest of all.
+With the package bpe-openai (the extra `tokens`), which contains OpenAI's vocabularies, the tokens of OpenAI's
+models are counted. Otherwise they are estimated from characters by measured rates: with the rates of the model's
+tokenizer if it is known, and with the lowest and highest rates of all tokenizers otherwise.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Family:
     """Models that share a tokenizer.
 
     Attributes:
-        name: as the estimate prints it.
+        name: name in the output of the estimate.
         models: pattern of the model's name, in lower case and without a provider before it.
-        tokenizers: names in `TOKENIZERS`; several where models of the family differ.
+        tokenizers: names in `TOKENIZERS`; several if models of the family differ.
         message: tokens of a message for its role and delimiters; `request` are those of a request.
         encoding: the vocabulary in bpe-openai; None if there is none.
     """
@@ -102,7 +102,7 @@ _BEFORE = re.compile(r"^.*/(?=[a-z])|^(?:[a-z-]+\.)*anthropic\.")
 
 
 def base_name(model: str) -> str:
-    """Return a model's name in lower case, without what clouds and gateways write around it."""
+    """Return a model's name in lower case, without the prefixes and suffixes of clouds and gateways."""
     return _BEFORE.sub("", model.lower().removeprefix("ft:").split(":")[0])
 
 
@@ -131,7 +131,7 @@ MOST_AT_ONCE = 50_000
 
 @cache
 def exact_counter(encoding: str | None) -> Callable[[str], int] | None:
-    """Return a function that counts tokens, or None where there is no vocabulary for it."""
+    """Return a function that counts tokens; None if there is no vocabulary for it."""
     if encoding is None:
         return None
     if importlib.util.find_spec("bpe_openai") is None:
@@ -198,7 +198,7 @@ def lacks_vocabulary(model: str) -> bool:
 
 
 def how_counted(model: str) -> str:
-    """Say how the tokens of a model's prompts are found."""
+    """Return a phrase about how the tokens of a model's prompts are determined."""
     family = family_of(model)
     if exact_counter(family.encoding) is not None:
         return f"counted with {family.name}"

@@ -97,7 +97,7 @@ def _schema_tokens(request: Request) -> Tokens:
 
 
 def _collect_texts(content: object, texts: list[str], model: str) -> Tokens:
-    """Append the texts of a message's content to `texts`; return the tokens of what is no text."""
+    """Append the texts of a message's content to `texts`; return the tokens of other content."""
     found = Tokens()
     if isinstance(content, str):
         texts.append(content)

@@ -1,6 +1,6 @@
-"""What answers are worth: comparing them with what is expected, and adding that up. Pure.
+"""Scores answers: compares them with expected values, and computes metrics. No I/O.
 
-`Scorer` scores one row, `score_facts` and `score_lines` tell of many.
+`Scorer` scores one row; `score_facts` and `score_lines` describe the scores of many.
 """
 
 from __future__ import annotations

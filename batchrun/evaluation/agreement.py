@@ -1,4 +1,4 @@
-"""How far a judge can be trusted: agreement with people, and with itself. Pure."""
+"""How reliable a judge is: its agreement with people, and its consistency. No I/O."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JudgeTotals:
-    """What a judge did for a scorer, in all executions.
+    """The work of a judge for a scorer, in all executions.
 
     Attributes:
-        model: as asked for.
+        model: the requested model.
         missing: rows that it has not judged yet.
         failed: rows without a verdict because a request failed.
         unreadable: rows without a verdict because none could be read.
-        consistency: mean share of the pairs of verdicts on the same answer that are the same; None
-            where each answer has one verdict.
+        consistency: mean share of equal pairs among the verdicts on the same answer; None if each
+            answer has one verdict.
         verdicts: (the person's verdict, the judge's) → rows.
-        order: the verdicts of a scale, from the lowest; empty where they have no order.
-        attempts: HTTP exchanges.
+        order: the verdicts of a scale, from the lowest; empty if they have no order.
+        attempts: number of HTTP exchanges.
         maybe_billed: those of them that may have been billed without an answer.
-        input_tokens: of all attempts; None when no answer counted them. Also `output_tokens`.
-        cost: of all attempts in pico-dollars; None when no price is known.
+        input_tokens: tokens of all attempts; None if no answer reported them. Likewise `output_tokens`.
+        cost: cost of all attempts in pico-dollars; None if no price is known.
         has_human: whether the table has verdicts of people.
     """
 
@@ -50,24 +50,24 @@ class JudgeTotals:
 
     @property
     def compared(self) -> int:
-        """Rows with the verdict of a person and one of the judge."""
+        """Rows with verdicts of a person and of the judge."""
         return sum(self.verdicts.values())
 
     @property
     def agreed(self) -> int:
-        """Those of them where both are the same."""
+        """Rows whose verdicts of a person and of the judge are the same."""
         return sum(rows for (one, other), rows in self.verdicts.items() if one == other)
 
 
 def cohen_kappa(verdicts: Mapping[tuple[str, str], int], order: Sequence[str] = ()) -> float | None:
     """Return Cohen's kappa: agreement beyond chance, 1 when all agree.
 
-    None when both raters gave nothing but one and the same verdict, and of no rows.
+    None if there are no rows, or if both raters gave only one and the same verdict.
 
     Args:
-        verdicts: (the one's verdict, the other's) → rows.
-        order: verdicts of a scale, from the lowest. Then the disagreement is weighted by the square
-            of the distance (quadratic weights); otherwise all disagreement counts alike.
+        verdicts: (verdict of one rater, verdict of the other) → rows.
+        order: verdicts of a scale, from the lowest. Then disagreement is weighted by the square of
+            the distance (quadratic weights); without an order, all disagreement has the same weight.
     """
     rows = sum(verdicts.values())
     labels = order or sorted({label for pair in verdicts for label in pair})
@@ -115,7 +115,7 @@ def _agreement(totals: JudgeTotals, bounds: Sequence[float] | None) -> dict[str,
 
 
 def judge_lines(totals: JudgeTotals, bounds: Sequence[float] | None) -> list[str]:
-    """Return what a person reads about a judge."""
+    """Return sentences about a judge."""
     cost = "unknown cost" if totals.cost is None else f"${totals.cost / 10**12:,.6f}"
     requests = f"{totals.attempts:,} request{'' if totals.attempts == 1 else 's'}"
     lines = [f"judge {totals.model}: {requests}, {cost} in addition"]

@@ -1,4 +1,4 @@
-"""Finding the part of a text that is the answer, and comparing texts apart from how they are written. Pure."""
+"""Finds the part of a text that is the answer, and compares texts without regard to their spelling. No I/O."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _SAME = str.maketrans("’‘‛`´“”„«»‐‑‒–—−", "'''''\"\"\
 
 
 def without_thoughts(text: str) -> str:
-    """Return a text without the thoughts that a model wrote before its answer, in `<think>` or the like.
+    """Return a text without the thoughts that a model wrote before its answer, in `<think>` or similar tags.
 
-    Thoughts that do not end, because the answer was cut, leave nothing.
+    If the thoughts do not end, because the answer was truncated, the result is empty.
     """
     ends = [found.end() for found in _END_OF_THOUGHTS.finditer(text)]
     rest = text[ends[-1] :] if ends else text
@@ -51,11 +51,11 @@ def without_thoughts(text: str) -> str:
 
 
 def marked_answer(text: str) -> str | None:
-    r"""Return what a text marks as its answer; None when nothing is marked.
+    r"""Return the part that a text marks as its answer; None if nothing is marked.
 
     A mark is `\boxed{…}`, a tag such as `<answer>`, or a field such as `answer` of a JSON object. The
-    last one counts, and a box counts more than a tag. A mark that is taken back at once is none:
-    `\boxed{A}? No. The answer is B.`
+    last one counts, and a box takes precedence over a tag. A mark that is withdrawn at once does not
+    count: `\boxed{A}? No. The answer is B.`
     """
     text = text[-LONGEST_TEXT:]
     box = _last_box(text)
@@ -68,7 +68,7 @@ def marked_answer(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    """Return what stands in the last box that is closed and not taken back, up to the brace that closes it."""
+    """Return the content of the last box that is closed and not withdrawn."""
     for found in reversed(deque(_BOX.finditer(text), maxlen=MOST_BOXES)):
         depth = 1
         for place in range(found.end(), min(len(text), found.end() + LONGEST_BOX)):
@@ -109,7 +109,7 @@ def normalized(text: str) -> str:
 
 
 def without_markdown(text: str) -> str:
-    """Return a text without the signs of emphasis, code, headings and lists."""
+    """Return a text without markdown for emphasis, code, headings and lists."""
     text = _HEADING.sub("", text)
     for pair in _PAIRS:
         text = pair.sub(r"\2", text)
@@ -117,9 +117,9 @@ def without_markdown(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Return a text such that texts become the same which differ only in how they are written.
+    """Return a normal form of a text: texts that differ only in spelling have the same form.
 
-    That is: case, spaces, markdown, Unicode form, and punctuation around the text.
+    Differences in case, spaces, markdown, Unicode form, and punctuation around the text are removed.
     """
     plain = normalized(without_markdown(text)).casefold()
     return plain.strip(_AROUND) or plain

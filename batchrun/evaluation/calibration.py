@@ -1,7 +1,7 @@
-"""How far the probabilities that a model gave its answers agree with how often these are right. Pure.
+"""Calibration: whether the probabilities that a model gave its answers match the share that is right. No I/O.
 
-The reliability diagram and the expected calibration error (ECE) of Guo et al. (2017), with ten bins of
-equal width; the area under the ROC curve (AUROC), which says how well they tell right from wrong answers.
+It has the reliability diagram and the expected calibration error (ECE) of Guo et al. (2017), with ten bins of
+equal width, and the area under the ROC curve (AUROC): how well probabilities separate right from wrong answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_LIST = 100_000
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """The rows with a confidence from `low` to `high`: how many, their mean, and how many are right."""
+    """The rows with a confidence from `low` to `high`: their number, mean confidence, and number of right ones."""
 
     low: float
     high: float
@@ -35,14 +35,14 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How good the confidence is.
+    """The quality of the confidence.
 
     Attributes:
-        rows: rows with a confidence that are right or wrong.
+        rows: number of rows with a confidence and a right or wrong answer.
         ece: expected calibration error, from 0 to 1.
         brier: mean squared difference between confidence and result.
         auroc: area under the ROC curve; None if all rows are right, or all are wrong.
-        bins: those with rows.
+        bins: the bins that have rows.
     """
 
     rows: int
@@ -58,10 +58,10 @@ def confidence(logprobs: str | None, text: str, predicted: str | None) -> float 
     Args:
         logprobs: the tokens of the answer with their log probabilities, as JSON of Chat Completions.
         text: the answer.
-        predicted: what was compared. If the text does not have it in these words, all tokens count.
+        predicted: the prediction. If the text does not contain it literally, all tokens count.
 
     Returns:
-        None where the tokens are not known.
+        None if the tokens are unknown.
     """
     if logprobs is None:
         return None
@@ -83,7 +83,7 @@ def confidence(logprobs: str | None, text: str, predicted: str | None) -> float 
 
 
 def calibration(counts: Iterable[tuple[float, int, int]]) -> Calibration | None:
-    """Return how good the confidence is, in one pass; None without any.
+    """Return the quality of the confidence, in one pass; None if no row has a confidence.
 
     Args:
         counts: (confidence, rows, right rows), in ascending order of confidence.

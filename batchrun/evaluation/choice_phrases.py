@@ -1,6 +1,6 @@
-"""The phrases around a choice that say whether it is the answer: announced, denied, questioned, withdrawn.
+"""Phrases around a choice that show whether it is the answer: announced, denied, questioned, withdrawn.
 
-Every pattern has fixed, short stretches, so that none backtracks over a long text.
+All repetitions in the patterns are short and bounded, so that no pattern backtracks over a long text.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ _ASKS = re.compile(
 
 
 def is_negated(text: str, start: int) -> bool:
-    """Say whether the clause before a choice at `start` denies it: "this is not billing"."""
+    """Return whether the clause before a choice at `start` denies it: "this is not billing"."""
     before = text[max(0, start - LONGEST_CLAUSE) : start]
     clause = deque(_CLAUSE.finditer(before), maxlen=1)
     rest = before[clause[0].end() :] if clause else before
@@ -128,12 +128,12 @@ def is_negated(text: str, start: int) -> bool:
 
 
 def is_questioned(text: str, end: int) -> bool:
-    """Say whether a question mark stands behind a choice, and more behind that: "A? Rather B."."""
+    """Return whether a choice is followed by a question mark and more text: "A? Rather B."."""
     return _QUESTIONED.match(text, end) is not None
 
 
 def is_asked(text: str, start: int, end: int) -> bool:
-    """Say whether a choice stands in a question: "Is it A or B? I'd say B."."""
+    """Return whether a choice is part of a question: "Is it A or B? I'd say B."."""
     if is_questioned(text, end):
         return True
     found = _SENTENCE_END.search(text, end, end + LONGEST_SENTENCE)
@@ -146,7 +146,7 @@ def is_asked(text: str, start: int, end: int) -> bool:
 
 
 def is_wanted(announced: re.Match[str]) -> bool:
-    """Say whether an announcement is one of the answer, rather than of what is not: "The wrong answer is B"."""
+    """Return whether an announcement is about the answer, unlike "The wrong answer is B"."""
     before = announced.string[max(0, announced.start() - 30) : announced.start()]
     if announced["denied"] is not None:
         return False
@@ -154,5 +154,5 @@ def is_wanted(announced: re.Match[str]) -> bool:
 
 
 def is_corrected(text: str, start: int, end: int) -> bool:
-    """Say whether a text takes back what it said between two places: "wait", "however"."""
+    """Return whether a text withdraws a statement between two places: "wait", "however"."""
     return _CORRECTS.search(text, start, end) is not None

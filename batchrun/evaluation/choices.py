@@ -1,7 +1,7 @@
-"""Finding the one of several choices that a text picks: `B`, `(B)`, `Answer: B`, `B) Paris`.
+"""Finds the one of several choices that a text picks: `B`, `(B)`, `Answer: B`, `B) Paris`.
 
-What a text announces as its answer counts more than what it mentions. A text that picks none, or several
-without saying which is the answer, picks none; so does one that only says what the answer is not.
+An announced answer takes precedence over a mention. A text picks none if it mentions none, or several without
+saying which is the answer, or if it only says what the answer is not.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Choices:
     """The labels that an answer may pick.
 
     Args:
-        labels: as they are to be spelled; none stands for the letters A to Z.
+        labels: the labels in the spelling of predictions; empty stands for the letters A to Z.
     """
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
@@ -91,7 +91,7 @@ class Choices:
         self._mentioned = re.compile(one, flags)
 
     def find(self, text: str) -> str | None:
-        """Return the choice that a text picks, None when it picks none."""
+        """Return the choice that a text picks; None if it picks none."""
         text = normalized_lines(without_thoughts(text[-LONGEST_TEXT:]))
         whole = self._by_fold.get(_folded(text))
         if whole is not None:
@@ -125,12 +125,12 @@ class Choices:
 
     @staticmethod
     def _is_at_item(text: str, found: re.Match[str]) -> bool:
-        """Say whether a choice stands where an item of a list begins."""
+        """Return whether a choice is at the beginning of an item of a list."""
         before = text[: found.start()].rstrip(" \t*_([-")
         return not before or before[-1] in "\n.;,:"
 
     def _begins_with(self, text: str) -> str | None:
-        """Return the choice that stands at the start of a text: `B) Paris`, `Yes, because …`."""
+        """Return the choice at the start of a text: `B) Paris`, `Yes, because …`."""
         begins = self._begins.match(text)
         if begins is None:
             return None
@@ -142,7 +142,7 @@ class Choices:
         return None if is_denied or self._lists_all(text, label) else label
 
     def _lists_all(self, text: str, label: str) -> bool:
-        """Say whether the text repeats the question: `A) Paris B) Rome`."""
+        """Return whether the text repeats the question: `A) Paris B) Rome`."""
         if label != self.labels[0]:
             return False
         items = [(self._spelled(item[1]), item[2]) for item in self._item.finditer(text)]
@@ -162,7 +162,7 @@ class Choices:
         return preferred.pop() if len(preferred) == 1 else None
 
     def of(self, expected: object) -> str | None:
-        """Return the choice that a cell names: by its label, or by its number from 0."""
+        """Return the choice of a cell: by its label, or by its number from 0."""
         label = self._by_fold.get(_folded(normalized(str(expected))))
         if label is not None:
             return label
@@ -172,7 +172,7 @@ class Choices:
         return self.find(str(expected))
 
     def _announcements(self, text: str) -> Iterator[str | None]:
-        """Yield what is announced as the answer, in order; None for several choices at once."""
+        """Yield the choices that are announced as the answer, in order; None for several at once."""
         last: str | None = None
         last_end = 0
         for found in self._announcing(text):
@@ -197,7 +197,7 @@ class Choices:
             last, last_end = label_or_none, end
 
     def _announcing(self, text: str) -> list[re.Match[str]]:
-        """Return what announces, asserts or corrects a choice, in the order of the choices."""
+        """Return the phrases that announce, assert or correct a choice, in the order of the choices."""
         asserted = (
             found
             for found in self._asserted.finditer(text)
@@ -208,7 +208,7 @@ class Choices:
         return sorted(every, key=lambda found: found.span("label"))
 
     def _is_one_of_several(self, label: str, text: str, start: int, end: int) -> bool:
-        """Say whether another choice stands beside this one: `A and B`, `A, B`."""
+        """Return whether another choice is joined to this one: `A and B`, `A, B`."""
         after = self._another.match(text, end)
         if after is not None and not _is_word(after[1], text, after.end()):
             return self._spelled(after[1]) != label
@@ -233,7 +233,7 @@ class Choices:
         return mentioned.pop() if len(mentioned) == 1 else None
 
     def _groups(self, text: str) -> Iterator[list[re.Match[str]]]:
-        """Yield the choices that a text mentions; those that are said together as one group."""
+        """Yield the choices that a text mentions; choices that are named together form one group."""
         group: list[re.Match[str]] = []
         for found in self._mentioned.finditer(text):
             if _is_word(found[1], text, found.end()):
@@ -248,7 +248,7 @@ class Choices:
 
     @staticmethod
     def _is_denied(text: str, group: list[re.Match[str]]) -> bool:
-        """Say whether several choices are denied together: `neither A nor B`, `A and B are wrong`."""
+        """Return whether several choices are denied together: `neither A nor B`, `A and B are wrong`."""
         start, end = group[0].start(), group[-1].end()
         if len(group) == 1 or JOINS.search(text, start, end) is None:
             return False
@@ -282,7 +282,7 @@ def _folded(text: str) -> str:
 
 
 def _is_word(label: str, text: str, end: int) -> bool:
-    """Whether a choice is rather a word of the sentence: "A dog", "I think", "I'd", "no doubt"."""
+    """Return whether a choice is only a word of the sentence: "A dog", "I think", "I'd", "no doubt"."""
     following = _NEXT_WORD.match(text, end)
     if label.lower() == "no":
         return following is not None and following[1].lower() in _AFTER_NO

@@ -1,4 +1,4 @@
-"""The history of a run: series over time, distributions, samples. All frozen."""
+"""Records of the history of a run: series over time, distributions, rows. All are frozen."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An execution's place in the time that a run was at work; microseconds.
+    """An execution's place in the working time of a run. Times are microseconds.
 
     Attributes:
         execution: its number.
         started_us: when it began, since 1970 UTC.
-        offset_us: how long earlier executions took.
-        length_us: how long it took.
+        offset_us: duration of the earlier executions.
+        length_us: duration of this execution.
     """
 
     execution: int
@@ -28,20 +28,20 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """How a run went over the time that it was at work, in equal steps.
+    """The course of a run over its working time, in equal steps.
 
-    Every sequence has a number for each step. Attempts and what they used count where they ended.
+    Every sequence has a number for each step. Attempts and their usage count in the step in which they ended.
 
     Attributes:
-        step_s: how long a step is, in seconds.
+        step_s: length of a step in seconds.
         spans: the executions that sent something.
-        succeeded: attempts that brought an answer.
-        refused: attempts that the provider refused because they were too many.
+        succeeded: attempts with an answer.
+        refused: attempts that the provider refused because of a rate limit.
         failed: attempts that failed otherwise.
-        in_flight: how many attempts were under way, on average.
+        in_flight: average number of attempts in flight.
         input_tokens: tokens sent.
         output_tokens: tokens received.
-        cost: pico-dollars, by model; the less costly ones together as the last.
+        cost: pico-dollars by model; the models with the lowest costs are combined as the last entry.
     """
 
     step_s: float
@@ -57,9 +57,9 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often values are how large: `counts[i]` of them from `start + i * width` up to the next.
+    """A distribution: `counts[i]` values are from `start + i * width` up to the next bin.
 
-    `beyond` values lie above the last. `at` names some percentiles, such as `p50`.
+    `beyond` values are above the last bin. `at` has some percentiles, such as `p50`.
     """
 
     start: float
@@ -71,7 +71,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class ScoreDetails:
-    """What one scorer says of the answers to a row; see `RowScore` for the fields."""
+    """The score of a row by one scorer; see `RowScore` for the fields."""
 
     score: float | None
     predicted: str | None
@@ -82,15 +82,15 @@ class ScoreDetails:
 
 @dataclass(frozen=True, slots=True)
 class AnswerDetails:
-    """What a run made of a row, as pages show it.
+    """The answer of a run to a row, as pages show it.
 
     Attributes:
-        status: of the row.
-        ending: how the answer ended; None without one.
-        text: the answer, or all answers with their numbers; None without one.
-        error: its type and message; None without one.
+        status: status of the row.
+        ending: how the answer ended; None without an answer.
+        text: the answer, or all answers, numbered; None without an answer.
+        error: type and message of the error; None without one.
         cost: in pico-dollars.
-        scores: by the name of the scorer; that over all scorers has an empty name.
+        scores: scores by name of the scorer; the name of the score over all scorers is empty.
     """
 
     status: str
@@ -113,14 +113,14 @@ class AnswerDetails:
 
 @dataclass(frozen=True, slots=True)
 class RowDetails:
-    """A row of the input with what one or several runs made of it.
+    """A row of the input with the answers of one or several runs.
 
     Attributes:
-        ordinal: its place in the input of the first run.
-        custom_id: what it is called in all of them.
-        prompt: what was asked; None when the input could not be read again.
-        slices: its values of the columns that scores are shown by.
-        answers: one for each run; None where it has no such row.
+        ordinal: its ordinal in the input of the first run.
+        custom_id: its id in all runs.
+        prompt: the prompt; None if the input could not be read again.
+        slices: its values in the columns of `[score] by`.
+        answers: one for each run; None if the run has no such row.
     """
 
     ordinal: int
@@ -131,14 +131,14 @@ class RowDetails:
 
     @property
     def expected(self) -> str | None:
-        """The right answer, where there is one to name."""
+        """The expected answer, if there is one to show."""
         scores = [s for answer in self.answers if answer for s in answer.scores.values()]
         return next((s.expected for s in scores if s.expected is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """How many rows some run answered differently from the first, and the places of some of them."""
+    """The number of rows that some run answered differently from the first, and the ordinals of some."""
 
     count: int
     ordinals: tuple[int, ...]
@@ -146,7 +146,7 @@ class Differing:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a report shows beside the totals; nothing in it grows with the number of rows."""
+    """The charts of a report; their size does not grow with the number of rows."""
 
     series: Series | None
     latency_s: Histogram | None

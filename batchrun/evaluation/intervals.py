@@ -1,6 +1,6 @@
-"""Intervals of confidence and tests, from counts and sums alone. Pure; checked against SciPy and statsmodels.
+"""Confidence intervals and tests, from counts and sums alone. No I/O; checked against SciPy and statsmodels.
 
-NumPy and SciPy would be 200 MB for these functions.
+NumPy and SciPy would add 200 MB for these few functions.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def wilson(correct: float, count: float, quantile: float = Z) -> Interval:
     """Return the 95 % interval of a share by Wilson's score, which stays within 0 and 1.
 
     Args:
-        correct: how many were right.
-        count: of how many, above 0; where rows are not independent, of how many that would say as much.
-        quantile: of the distribution, instead of that of the normal.
+        correct: number of right ones.
+        count: total number, above 0; if rows are not independent, the effective number.
+        quantile: quantile to use in place of that of the normal distribution.
     """
     share = correct / count
     spread = quantile * sqrt(share * (1 - share) / count + quantile**2 / (4 * count**2))
@@ -51,7 +51,7 @@ def t_interval(mean: float, variance: float, freedom: float) -> Interval:
 
     Args:
         mean: the mean.
-        variance: that of the mean, not of the values.
+        variance: variance of the mean, not of the values.
         freedom: degrees of freedom, at least 1.
     """
     spread = t_quantile(freedom) * sqrt(variance)
@@ -61,15 +61,15 @@ def t_interval(mean: float, variance: float, freedom: float) -> Interval:
 def share_interval(mean: float, variance: float, freedom: float, count: int) -> Interval:
     """Return the 95 % interval of the mean of values from 0 to 1.
 
-    It is Wilson's with as many rows as would give this variance if all values were 0 or 1, and with the
-    quantile of Student's t. Near 0 and 1 it is not symmetric, as it should be, and it is never wider than
-    0 to 1. Equal scores show no variance, and that of a share is assumed.
+    It is Wilson's interval with the number of rows that would give this variance if all values were 0 or 1,
+    and with the quantile of Student's t. Unlike a symmetric interval it stays within 0 and 1, and is right near
+    them. If all scores are equal, their variance is 0, and that of a share is assumed instead.
 
     Args:
         mean: from 0 to 1.
-        variance: that of the mean.
+        variance: variance of the mean.
         freedom: degrees of freedom.
-        count: rows.
+        count: number of rows.
     """
     most = mean * (1 - mean)
     if freedom < 1 or variance <= _TINY or most <= _TINY:
@@ -79,20 +79,20 @@ def share_interval(mean: float, variance: float, freedom: float, count: int) -> 
 
 
 def variance_of_mean(total: float, squares: float, count: int) -> float:
-    """Return the variance of a mean, from the sum of independent values and that of their squares."""
+    """Return the variance of a mean, from the sum of independent values and the sum of their squares."""
     return max(0.0, squares - total**2 / count) / (count - 1) / count
 
 
 def clustered_variance(
     total: float, count: int, clusters: int, sums: tuple[float, float, float]
 ) -> float:
-    """Return the variance of a mean of values that are alike within clusters (CR1).
+    """Return the variance of a mean of values that are correlated within clusters (CR1).
 
     Args:
         total: the sum of the values.
-        count: how many there are.
-        clusters: how many clusters, at least 2.
-        sums: over clusters: of the squared sum of values; of the sum times the size; of the squared size.
+        count: number of values.
+        clusters: number of clusters, at least 2.
+        sums: sums over clusters: of the squared sum of values; of the sum times the size; of the squared size.
     """
     mean = total / count
     squared, mixed, sizes = sums
@@ -106,13 +106,13 @@ def tango(only_first: int, only_second: int, count: int) -> Interval:
     Tango's score interval (1998): the differences that a score test would not reject.
 
     Args:
-        only_first: rows that only the first got right.
-        only_second: rows that only the second got right.
-        count: all rows, above 0.
+        only_first: rows that only the first answered correctly.
+        only_second: rows that only the second answered correctly.
+        count: number of all rows, above 0.
     """
 
     def score(difference: float) -> float:
-        """The score statistic of a true difference."""
+        """Return the score statistic of a true difference."""
         b = -only_second - only_first + (2 * count - only_second + only_first) * difference
         c = -only_first * difference * (1 - difference)
         share = (sqrt(max(0.0, b * b - 8 * count * c)) - b) / (4 * count)
@@ -130,7 +130,7 @@ def tango(only_first: int, only_second: int, count: int) -> Interval:
 
 
 def _crossing(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a falling function passes 0, by halving."""
+    """Return the zero of a decreasing function, by bisection."""
     for _ in range(_STEPS):
         middle = (low + high) / 2
         if middle in {low, high}:
@@ -140,11 +140,11 @@ def _crossing(falling: Callable[[float], float], low: float, high: float) -> flo
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: chance that both are equally good.
+    """Return the two-sided p-value of McNemar's exact test, whose hypothesis is that both are equally good.
 
     Args:
-        only_one: rows that only the one got right.
-        only_other: rows that only the other got right.
+        only_one: rows that only the one answered correctly.
+        only_other: rows that only the other answered correctly.
     """
     rows, fewer = only_one + only_other, min(only_one, only_other)
     # Twice the lower tail of a fair coin, added up from its largest term; logarithms, because
@@ -159,10 +159,10 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 def sign_flips(values: Mapping[float, int]) -> float | None:
-    """Return the exact two-sided p-value that differences are as likely up as down, by trying all signs.
+    """Return the exact two-sided p-value of the sign-flip test: differences have either sign equally likely.
 
     Args:
-        values: how often each difference was seen.
+        values: differences with their counts.
 
     Returns:
         None if there are too many to try.
@@ -179,14 +179,14 @@ def sign_flips(values: Mapping[float, int]) -> float | None:
 
 
 def t_test(mean: float, variance: float, freedom: float) -> float:
-    """Return the two-sided p-value of a mean of 0 by Student's t; `variance` is that of the mean."""
+    """Return the two-sided p-value of a mean of 0 by Student's t; `variance` is the variance of the mean."""
     if variance <= _TINY:
         return 1.0 if abs(mean) < 1e-12 else 0.0
     return 2 * t_tail(abs(mean) / sqrt(variance), freedom)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for how many there are, by the method of Holm; None stays None."""
+    """Return p-values corrected for multiple tests by the method of Holm; None stays None."""
     order = sorted((p, n) for n, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -197,17 +197,17 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def rows_for(half_width: float, deviation: float = 0.5) -> int:
-    """Return how many independent rows an interval of this half width needs.
+    """Return the number of independent rows for an interval of this half width.
 
     Args:
         half_width: such as 0.02 for ± 2 %.
-        deviation: standard deviation of the scores; 0.5 is the most that those from 0 to 1 can have.
+        deviation: standard deviation of the scores; 0.5 is the maximum for scores from 0 to 1.
     """
     return max(2, ceil((Z * deviation / half_width) ** 2))
 
 
 def t_tail(value: float, freedom: float) -> float:
-    """Return the chance of more than `value`, from 0, in Student's t distribution."""
+    """Return the probability of more than `value` (at least 0) in Student's t distribution."""
     if freedom > NEARLY_NORMAL:
         return NormalDist().cdf(-value)
     return _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + value**2)) / 2
@@ -215,7 +215,7 @@ def t_tail(value: float, freedom: float) -> float:
 
 @lru_cache(maxsize=1_024)
 def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """Return the value that Student's t stays within, on either side, with this confidence."""
+    """Return the two-sided quantile of Student's t for this confidence."""
     tail, high = (1 - confidence) / 2, 2.0
     while t_tail(high, freedom) > tail:
         high *= 2

@@ -1,4 +1,4 @@
-"""JSON values in the text of an answer: finding them, and comparing them."""
+"""Finds JSON values in the text of an answer, and compares them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def find_json(text: str, kind: type | None = None) -> Any:  # noqa: ANN401 - any
     """Return the JSON value in a text: all of it, its last fenced block, or its last complete value.
 
     Args:
-        text: the answer, perhaps with words and thoughts around the value.
-        kind: `dict` or `list`: of several values, one of this kind counts before others. Without it,
-            an object counts before an array, which may be a reference such as `[1]`.
+        text: the answer, possibly with words and thoughts around the value.
+        kind: `dict` or `list`: values of this kind are preferred. Without it, objects are preferred
+            to arrays, which may be references such as `[1]`.
 
     Raises:
-        ValueError: when there is none.
+        ValueError: if there is none.
     """
     text = without_thoughts(text)[-LONGEST_JSON:].strip()
     for candidate in (text, *reversed(_FENCE.findall(text))):
@@ -51,7 +51,7 @@ def find_json(text: str, kind: type | None = None) -> Any:  # noqa: ANN401 - any
 
 
 def _values(text: str) -> Iterator[Any]:
-    """Yield the complete objects and arrays of a text, without those within others."""
+    """Yield the complete objects and arrays of a text, without nested ones."""
     end = failures = 0
     for start in _START.finditer(text):
         if start.start() < end:
@@ -66,9 +66,9 @@ def _values(text: str) -> Iterator[Any]:
 
 
 def is_same_json(one: object, other: object, tolerance: Tolerance | None = None) -> bool:
-    """Say whether two JSON values are the same: 1 is 1.0, true is not 1, and é may be one sign or two.
+    """Return whether two JSON values are equal: 1 is 1.0, true is not 1, and Unicode forms are equivalent.
 
-    `tolerance` is for the numbers, around those of `other`.
+    `tolerance` applies to numbers, relative to those of `other`.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
@@ -89,7 +89,7 @@ def is_same_json(one: object, other: object, tolerance: Tolerance | None = None)
 
 
 def plain_json(value: object) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a cell's value as JSON would carry it: a date is text there.
+    """Return a cell's value as a JSON value; for example, a date as text.
 
     Raises:
         ValueError: when it cannot be written as JSON.
@@ -101,7 +101,7 @@ def plain_json(value: object) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the fields of an object with their dotted paths; those of objects within it, too."""
+    """Yield the fields of an object, including nested ones, with their dotted paths."""
     if isinstance(value, dict) and (value or not path):
         for key, inner in value.items():
             yield from leaves(inner, f"{path}.{key}" if path else str(key))

@@ -18,8 +18,8 @@ _NOTHING = {"", "none", "[]", "n/a", "no labels", "nothing", "null"}
 def read_labels(value: object, choices: tuple[str, ...] = ()) -> frozenset[str]:
     """Return the labels of a cell or an answer.
 
-    Labels that differ only in how they are written are one. With `choices`, labels are spelled as there, and
-    other text stays as a separate label, so that it counts as a wrong one.
+    Labels that differ only in spelling count as one. With `choices`, labels get the spelling of a choice; other
+    text stays as a separate label, so that it counts as a wrong one.
     """
     texts = [str(each) for each in value] if isinstance(value, list) else _parts(str(value or ""))
     known = {fold(label.replace("_", " ")): label for label in choices}

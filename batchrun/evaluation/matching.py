@@ -1,6 +1,6 @@
-"""Comparing one answer with what is expected, in the ways of `[score] match`.
+"""Compares one answer with the expected value, by the methods of `[score] match`.
 
-A list of expected values means that any of them is right; for JSON and sets it is a value like others.
+If the expected value is a list, each of its items is right; for JSON and sets the list itself is the value.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from batchrun.evaluation.symbolic import SymbolicMath
 
 @dataclass(frozen=True, slots=True)
 class MatchOptions:
-    """What a way of comparing may need beside the values.
+    """Options of the methods.
 
     Attributes:
         choices: the labels of `choice` and `set`.
         labels: the only labels that an answer can have; empty for any.
-        tolerance: of numbers.
-        variant: of `rouge` and `similarity`; empty for the default.
+        tolerance: tolerance of numbers.
+        variant: variant of `rouge` and `similarity`; empty for the default.
     """
 
     choices: tuple[str, ...] = ()
@@ -178,10 +178,10 @@ MATCHERS: Mapping[str, Matcher] = {
 def compare(
     match: str, text: str, expected: object, options: MatchOptions | None = None
 ) -> AnswerScore:
-    """Compare what an answer says with what is expected.
+    """Compare an answer with the expected value.
 
     Args:
-        match: the way, a key of `MATCHERS`.
+        match: the method, a key of `MATCHERS`.
         text: the answer.
         expected: a value, or a list of values each of which is right.
         options: choices, labels, tolerance.
@@ -199,7 +199,7 @@ def compare(
 
 
 def label_of(match: str, expected: object, options: MatchOptions | None = None) -> str:
-    """Return the expected answer as predictions are spelled; of several, the first."""
+    """Return the expected answer in the spelling of predictions; of several, the first."""
     options = options or MatchOptions()
     if isinstance(expected, list) and match not in WHOLE_LISTS:
         expected = expected[0]
@@ -213,7 +213,7 @@ def label_of(match: str, expected: object, options: MatchOptions | None = None) 
 
 
 def known_label(said: str | None, labels: tuple[str, ...], *, folded: bool) -> str | None:
-    """Return the label that was said, as `labels` spell it; None when it is none of them."""
+    """Return the label of an answer in the spelling of `labels`; None if it is not one of them."""
     if said is None:
         return None
     plain = fold if folded else normal_form
@@ -232,7 +232,7 @@ def as_text(value: object) -> str:
 
 
 def normal_form(text: str) -> str:
-    """Return a text in one Unicode form; its characters stay what they are."""
+    """Return a text in one Unicode form (NFC); characters are not replaced by similar ones."""
     return unicodedata.normalize("NFC", text)
 
 

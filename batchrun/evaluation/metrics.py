@@ -1,4 +1,4 @@
-"""What the scores of a run come to: means with their intervals, pass@k, labels, slices."""
+"""Metrics of the scores of a run: means with confidence intervals, pass@k, labels, slices."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ Interval = tuple[float, float]
 
 
 def pass_at(k: int, by_correct: Mapping[tuple[int, int], int]) -> float | None:
-    """Return pass@k, the chance that of `k` answers to a row one at least is right, over all rows.
+    """Return pass@k: the probability that at least one of `k` answers is right, averaged over all rows.
 
-    Rows with fewer than `k` answers are left out; None when there are no others.
+    Rows with fewer than `k` answers are left out; None if there are no others.
 
     Args:
-        k: how many answers.
+        k: number of answers.
         by_correct: (answers, right answers) → rows.
     """
     return _over_rows(pass_any, k, by_correct)
 
 
 def pass_hat(k: int, by_correct: Mapping[tuple[int, int], int]) -> float | None:
-    """Return pass^k, the chance that all of `k` answers to a row are right; see `pass_at`."""
+    """Return pass^k: the probability that all of `k` answers are right; see `pass_at`."""
     return _over_rows(pass_all, k, by_correct)
 
 
@@ -67,9 +67,9 @@ MOST_LINES = 12
 
 
 def difference_interval(pairs: Pairs) -> Interval | None:
-    """Return the 95 % interval of the mean difference between two runs; None if there is too little.
+    """Return the 95 % interval of the mean difference between two runs; None if there is too little data.
 
-    Of scores of 0 and 1 it is Tango's, otherwise Student's t, with clusters where there are some.
+    For scores of 0 and 1 it is Tango's, otherwise Student's t; clusters are taken into account.
     """
     if not pairs.scored:
         return None
@@ -85,15 +85,15 @@ def difference_interval(pairs: Pairs) -> Interval | None:
 
 
 def is_tested_by_counts(pairs: Pairs) -> bool:
-    """Whether the rows that only one run got right say it all: scores are 0 or 1, rows independent."""
+    """Return whether counts of discordant rows are sufficient: scores are 0 or 1, and rows independent."""
     return pairs.is_binary and pairs.clusters is None
 
 
 def p_value(pairs: Pairs) -> tuple[float, str] | None:
     """Return the two-sided p-value of a difference between two runs, and the name of the test.
 
-    That is McNemar's exact test for scores of 0 and 1, for others all signs of a few differences are
-    tried out, and beyond those it is Student's t.
+    For scores of 0 and 1, this is McNemar's exact test. For other scores, it is the exact sign-flip test if
+    there are few differences, and otherwise Student's t.
     """
     if not pairs.scored:
         return None
@@ -110,7 +110,7 @@ def p_value(pairs: Pairs) -> tuple[float, str] | None:
 
 
 def _variance(sums: Pairs | ScoreSums, count: int) -> tuple[float, int]:
-    """Return the variance of the mean, and the degrees of freedom; 0 of a single row or cluster."""
+    """Return the variance of the mean, and the degrees of freedom; both 0 for a single row or cluster."""
     independent = count if sums.clusters is None else sums.clusters
     if independent < 2:
         return 0.0, 0
@@ -121,15 +121,14 @@ def _variance(sums: Pairs | ScoreSums, count: int) -> tuple[float, int]:
 
 
 def part_of(part: float, whole: int) -> float | None:
-    """Return a share from 0 to 1; None of nothing."""
+    """Return a share from 0 to 1; None if the whole is 0."""
     return part / whole if whole else None
 
 
 def score_facts(totals: ScoreTotals) -> dict[str, Any]:
     """Return `score` of `summary.json`.
 
-    `accuracy` is null when scores are not all 0 or 1; `mean` holds then, too. `ci95` is the interval
-    of either.
+    `accuracy` is null if scores are not all 0 or 1; `mean` is always set. `ci95` is the interval of both.
     """
     classes = totals.classes
     return {
@@ -169,18 +168,18 @@ def score_facts(totals: ScoreTotals) -> dict[str, Any]:
 
 
 def _judged(totals: JudgeTotals) -> tuple[JudgeTotals, list[float] | None]:
-    """Return what a judge did, with the interval of its agreement with people."""
+    """Return the totals of a judge, with the interval of its agreement with people."""
     bounds = wilson(totals.agreed, totals.compared) if totals.compared else None
     return totals, _rounded(bounds)
 
 
 def mean_score(totals: ScoreSums) -> float | None:
-    """Return the mean score, None when nothing was scored."""
+    """Return the mean score; None if nothing was scored."""
     return totals.total / totals.scored if totals.scored else None
 
 
 def interval(totals: ScoreSums) -> Interval | None:
-    """Return the 95 % interval of the mean score, None when there is too little to tell."""
+    """Return the 95 % interval of the mean score; None if there is too little data."""
     if not totals.scored:
         return None
     mean, method = totals.total / totals.scored, interval_method(totals)
@@ -204,7 +203,7 @@ def interval_method(totals: ScoreSums) -> str:
 def pass_interval(totals: ScoreSums) -> Interval | None:
     """Return the 95 % interval of the share of rows that pass; None without such a share.
 
-    Of rows in clusters it is known only if the scores are 0 or 1: others are not summed by what passes.
+    For rows in clusters it is known only if the scores are 0 or 1: there are no sums of passes by cluster.
     """
     if totals.correct is None or not totals.scored:
         return None
@@ -214,7 +213,7 @@ def pass_interval(totals: ScoreSums) -> Interval | None:
 
 
 def rows_needed(totals: ScoreSums) -> dict[str, int] | None:
-    """Return for several half widths how many rows like these an interval so narrow would need."""
+    """Return the number of rows like these that an interval would need, for several half widths."""
     bounds = interval(totals)
     if bounds is None or not totals.is_share:
         return None
@@ -223,7 +222,7 @@ def rows_needed(totals: ScoreSums) -> dict[str, int] | None:
 
 
 def score_lines(totals: ScoreTotals) -> list[str]:
-    """Return what a person reads about the scores: sentences, then tables."""
+    """Return the text about the scores: sentences, then tables."""
     lines = score_notes(totals)
     facts = _samples(totals)
     if facts is not None:
@@ -290,7 +289,7 @@ def _field_facts(rows: int, total: float) -> dict[str, Any]:
 
 
 def _samples(totals: ScoreTotals) -> dict[str, Any] | None:
-    """What several answers to a row come to; None where each has one."""
+    """Return the metrics of several answers to a row; None if each row has one."""
     most = max((answers for answers, _ in totals.by_correct), default=1)
     if most < 2:
         return None
@@ -316,7 +315,7 @@ def _class_facts(one: ClassCount) -> dict[str, Any]:
 
 
 def _confusion(classes: ClassTotals) -> dict[str, Any]:
-    """Rows are the right labels, columns what was answered."""
+    """Return the confusion matrix: rows are expected labels, columns are answers."""
     confusion = classes.confusion
     return {"labels": [_short(name) for name in confusion.labels], "matrix": confusion.cells}
 
@@ -351,7 +350,7 @@ def _slice_lines(totals: ScoreTotals) -> list[str]:
 
 
 def _first_lines(lines: list[str], what: str, key: str) -> list[str]:
-    """Return the first lines, and where the others are."""
+    """Return the first lines, and a line that says where the others are."""
     if len(lines) <= MOST_LINES:
         return lines
     rest = f"{len(lines) - MOST_LINES:,} more, see {key} in summary.json"

@@ -1,4 +1,4 @@
-"""Reading the number that a text gives as its answer. Text that is unclear gives no number, never a wrong one."""
+"""Reads the number that a text gives as its answer. Unclear text gives no number, never a wrong one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ _LIST = re.compile(r"\d(?: (?:or|and) |[,;] )\Z")
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two numbers may be apart: by an amount, or by a share of the expected one."""
+    """The allowed difference of two numbers: an amount, or a share of the expected number."""
 
     amount: float
     is_share: bool = False
@@ -104,7 +104,7 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number; `is_percent` when a per cent sign followed, which is not part of the value."""
+    """A number; `is_percent`: a percent sign followed it, which is not part of the value."""
 
     value: Decimal
     is_percent: bool = False
@@ -120,10 +120,10 @@ class Number:
         return text.rstrip("0").rstrip(".") if "." in text else text
 
     def equals(self, other: Number, tolerance: Tolerance | None = None) -> bool:
-        """Say whether both are the same number; fractions, within a billionth of it.
+        """Return whether both are the same number; for fractions, within one billionth.
 
-        A per cent sign on one side only leaves open what the other side means: `12 %` is as well
-        12 as 0.12. `tolerance` is around `other`.
+        If only one side has a percent sign, the meaning of the other is open: `12 %` equals both
+        12 and 0.12. `tolerance` is relative to `other`.
         """
         if _same(self.value, other.value, tolerance):
             return True
@@ -136,7 +136,7 @@ class Number:
 
 
 def as_number(value: object) -> Number | None:
-    """Return a cell's value as a number, None when it holds none."""
+    """Return a cell's value as a number; None if it is not a number."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float | Decimal):
@@ -146,10 +146,10 @@ def as_number(value: object) -> Number | None:
 
 
 def find_number(text: str) -> Number | None:
-    """Return the number that a text gives as its answer, None when there is none that can be read.
+    """Return the number that a text gives as its answer; None if none can be read.
 
-    What is marked as the answer counts, then what is announced (`#### 18`, `The answer is 18.`), then the
-    last number of the text.
+    In order of precedence: a marked answer, an announced one (`#### 18`, `The answer is 18.`), the last number
+    of the text.
     """
     text = without_thoughts(text[-LONGEST_TEXT:])
     marked = marked_answer(text)
@@ -189,7 +189,7 @@ def _fraction(found: re.Match[str]) -> str:
 
 
 def _last_number(text: str, *, is_answer: bool = False) -> Number | None:
-    """Return the last number of a text; with `is_answer`, the text has nothing but the answer."""
+    """Return the last number of a text; with `is_answer`, the text contains only the answer."""
     last = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
     if last is None or last["before"] or last["after"] or len(last["digits"]) > MOST_DIGITS:
         return None
@@ -208,14 +208,14 @@ def _last_number(text: str, *, is_answer: bool = False) -> Number | None:
 
 
 def _is_right_side(found: re.Match[str], before: str) -> bool:
-    """Say whether the number ends a calculation or a range: 15 - 5, 3-5."""
+    """Return whether the number ends a calculation or a range: 15 - 5, 3-5."""
     if found["sign"] and re.search(r"\d \Z", before):
         return True
     return _LEFT_SIDE.search(before) is not None
 
 
 def _is_part(found: re.Match[str], text: str) -> bool:
-    """Say whether the digits are part of a date, a time, a version or a name: 2024-05-01, 12:30, v1.2.3."""
+    """Return whether the digits are part of a date, a time, a version or a name: 2024-05-01, 12:30, v1.2.3."""
     before = text[max(0, found.start("digits") - 12) : found.start("digits")]
     digits = found["digits"]
     is_version = digits.count(".") > 1 and not _GROUPED.match(digits) and "," not in digits
@@ -251,7 +251,7 @@ def _raised(value: Decimal, exponent: int, *, is_base: bool) -> Decimal:
 
 
 def _plain(digits: str) -> str:
-    """Return digits with nothing but a decimal point between them."""
+    """Return digits without separators except a decimal point."""
     digits = re.sub(r"[' _]", "", digits)
     marks = {mark for mark in ".," if mark in digits}
     if len(marks) == 2:

@@ -1,4 +1,4 @@
-"""How much two texts have in common: F1 over words (SQuAD), ROUGE, and the similarities of rapidfuzz."""
+"""Similarity of two texts: F1 over words (SQuAD), ROUGE, and the similarities of rapidfuzz."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def squad_f1(said: str, right: str) -> float:
-    """Return the F1 over words of the SQuAD evaluation: without case, punctuation and articles."""
+    """Return the F1 over words of the SQuAD evaluation: case, punctuation and articles are ignored."""
     one, other = _squad_words(said), _squad_words(right)
     if not one or not other:
         return float(one == other)
@@ -41,12 +41,12 @@ def rouge(said: str, right: str, variant: str) -> float:
 
 
 def f_measure(common: float, given: int, wanted: int) -> float:
-    """Return the harmonic mean of precision and recall; 0 where there is nothing to compare."""
+    """Return the harmonic mean of precision and recall; 0 if there is nothing to compare."""
     return 2 * common / (given + wanted) if common else 0.0
 
 
 def _percent(name: str) -> Callable[[str, str], float]:
-    """Return a similarity of rapidfuzz in percent, from 0 to 1."""
+    """Return a percentage of rapidfuzz as a similarity from 0 to 1."""
 
     def similarity(one: str, other: str) -> float:
         from rapidfuzz import fuzz  # noqa: PLC0415 - as above

@@ -1,4 +1,4 @@
-"""Regular expressions of a job file, in RE2 syntax: in linear time and bounded memory, whatever they are."""
+"""Regular expressions of a job file, in RE2 syntax: every pattern takes linear time and bounded memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Pattern:
     """A regular expression.
 
     Raises:
-        ValueError: when it is none, in a way to put behind the name of a key.
+        ValueError: if it is not valid; the message follows the name of a key.
     """
 
     def __init__(self, source: str) -> None:
@@ -38,13 +38,13 @@ class Pattern:
             ) from None
 
     def is_in(self, text: str) -> bool:
-        """Say whether the pattern matches anywhere in a text."""
+        """Return whether the pattern matches anywhere in a text."""
         return self._pattern.search(_readable(text)) is not None
 
     def find(self, text: str) -> str | None:
-        """Return what the last match found: its first group, or all of it; None without a match.
+        """Return the first group of the last match, or the whole match; None without a match.
 
-        The last one, because a model that corrects itself does so further on.
+        The last match counts, because a model corrects itself later in the text.
         """
         found = deque(self._pattern.finditer(_readable(text)), maxlen=1)
         if not found:
@@ -56,7 +56,7 @@ class Pattern:
 
 @lru_cache(maxsize=1_024)
 def pattern_of(source: str) -> Pattern:
-    """Return the pattern of a row; the latest ones are kept."""
+    """Return the pattern of a row; the latest ones are cached."""
     return Pattern(source)
 
 

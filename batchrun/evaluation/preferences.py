@@ -1,7 +1,7 @@
-"""What a judge prefers: wins and ties of runs, position bias, strengths by Bradley and Terry. Pure.
+"""Preferences of a judge: wins and ties of runs, position bias, strengths by Bradley and Terry. No I/O.
 
 Each pair of answers is judged in both orders. The outcome of a row is the mean of both, so that a judge
-who only prefers the first place gives a tie.
+that only prefers the first place gives a tie.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class PreferenceCounts:
     """Counts the verdicts on pairs of answers.
 
     Attributes:
-        outcomes: how often each outcome of a row was seen.
+        outcomes: number of rows by outcome.
         same_text: pairs with the same text twice, which are ties without a judge.
-        first: verdicts for the answer that was shown first, `second` for the other, `ties` for none.
-        both: pairs with a verdict in either order, and `agreed` those where both say the same.
-        missing: verdicts that have not been asked for, `failed` and `unreadable` those without a result.
+        first: verdicts for the answer that was shown first; `second` for the other; `ties` for none.
+        both: pairs with verdicts in both orders; `agreed` are those whose verdicts agree.
+        missing: verdicts that have not been asked for; `failed` and `unreadable` are those without a result.
     """
 
     outcomes: Counter[RowOutcome] = field(default_factory=Counter)
@@ -76,10 +76,10 @@ class PreferenceCounts:
 
 @dataclass(frozen=True, slots=True)
 class PairResult:
-    """How two runs compare: rows that `first` won, lost, or that were ties.
+    """The comparison of two runs: rows that `first` won or lost, and ties.
 
-    `win_rate` counts a tie as half a win; `ci95` is its interval by Wilson's score. `p` is that of the
-    sign test over the rows that are no ties: the chance of such a difference between equal runs.
+    `win_rate` counts a tie as half a win; `ci95` is its interval by Wilson's score. `p` is the p-value of the
+    sign test over the rows without ties: the probability of such a difference between equal runs.
     """
 
     first: int
@@ -90,22 +90,22 @@ class PairResult:
 
     @property
     def rows(self) -> int:
-        """All rows with an outcome."""
+        """Number of rows with an outcome."""
         return self.wins + self.losses + self.ties
 
     @property
     def win_rate(self) -> float | None:
-        """The share of wins, a tie counting half; None of no rows."""
+        """The share of wins, with ties as half a win; None without rows."""
         return (self.wins + self.ties / 2) / self.rows if self.rows else None
 
     @property
     def ci95(self) -> tuple[float, float] | None:
-        """The interval of the win rate. That of a tie is too wide rather than too narrow."""
+        """The interval of the win rate. With ties, it is rather too wide than too narrow."""
         return wilson(self.wins + self.ties / 2, self.rows) if self.rows else None
 
     @property
     def p(self) -> float | None:
-        """The two-sided p-value of the sign test; None of no rows."""
+        """The two-sided p-value of the sign test; None without rows."""
         return mcnemar(self.wins, self.losses) if self.rows else None
 
 
@@ -113,7 +113,7 @@ class PairResult:
 class Strength:
     """The strength of a run by Bradley and Terry.
 
-    `log_odds` are those of a win over the first run, with the 95 % interval of a bootstrap over rows.
+    `log_odds` are the log odds of a win over the first run, with a 95 % interval by bootstrap over rows.
     """
 
     run: int
@@ -138,7 +138,7 @@ def _pairs(runs: int) -> Iterator[Pair]:
 
 
 def strengths(counts: PreferenceCounts, runs: int) -> list[Strength]:
-    """Return the strength of each run, the first of which is 0; empty without outcomes."""
+    """Return the strength of each run; that of the first is 0. Empty without outcomes."""
     if not counts.outcomes:
         return []
     fitted = bradley_terry(_wins(counts.outcomes.items(), runs))
@@ -160,14 +160,14 @@ def bradley_terry(
     start: Sequence[float] | None = None,
     precision: float = PRECISION,
 ) -> list[float]:
-    """Return the maximum likelihood estimates of log strengths, that of the first being 0.
+    """Return the maximum likelihood estimates of log strengths; that of the first is 0.
 
-    The iteration of Hunter (2004), with `PRIOR` wins of each run over each other that it met.
+    This is the iteration of Hunter (2004), with `PRIOR` wins of each run over each other run that it met.
 
     Args:
         wins: `wins[i][j]` of run i over run j; a tie is half a win of both.
-        start: the log strengths to begin with.
-        precision: of the log strengths from one step to the next.
+        start: the initial log strengths.
+        precision: the iteration ends when log strengths change by less than this.
     """
     runs = range(len(wins))
     met = [[j for j in runs if j != i and wins[i][j] + wins[j][i]] for i in runs]
@@ -200,7 +200,7 @@ def _wins(outcomes: Iterable[tuple[RowOutcome, float]], runs: int) -> list[list[
 
 
 def _resampled(outcomes: Mapping[RowOutcome, int], runs: int, chance: Random) -> list[list[float]]:
-    """Return the wins of as many rows, drawn again: a Poisson number of each kind."""
+    """Return the wins of a bootstrap sample of rows, with a Poisson number for each outcome."""
     return _wins(((outcome, _poisson(rows, chance)) for outcome, rows in outcomes.items()), runs)
 
 
@@ -222,7 +222,7 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def position_facts(counts: PreferenceCounts) -> dict[str, Any]:
-    """Return how much the place of an answer decides, for `compare --json`."""
+    """Return the position bias: how much the place of an answer decides, for `compare --json`."""
     decided = counts.first + counts.second
     return {
         "first_preferred": counts.first / decided if decided else None,

@@ -1,4 +1,4 @@
-"""One score of several: what the answers to a row come to. Pure."""
+"""Reduces the scores of several answers to a row to one score. No I/O."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _DIGITS = "0123456789"
 
 
 def passes(found: Sequence[AnswerScore], pass_at: float | None) -> list[bool] | None:
-    """Return which answers pass; None if nothing says from which score on they do.
+    """Return which answers pass; None if no passing score is defined.
 
-    Scores from 0 to 1 pass with 1. Others have a scale of their own, of which only `pass_at` says where
-    to cut it.
+    Scores from 0 to 1 pass with 1. For other scales, only `pass_at` defines the passing score.
     """
     if pass_at is None and not all(0 <= each.score <= 1 for each in found):
         return None
@@ -30,11 +29,11 @@ def passes(found: Sequence[AnswerScore], pass_at: float | None) -> list[bool] | 
 def majority_of(
     found: Sequence[AnswerScore], vote: Callable[[str], str] = lambda said: said
 ) -> AnswerScore:
-    """Return the answer that most answers agree with; of equally many, the first one.
+    """Return the answer of the majority; if several are equally frequent, the first one.
 
     Args:
-        found: at least one.
-        vote: what predictions have in common that count as the same.
+        found: the scored answers, at least one.
+        vote: a key that is equal for predictions that count as the same.
     """
     votes = [None if each.predicted is None else vote(each.predicted) for each in found]
     counts = Counter(each for each in votes if each is not None)
@@ -53,7 +52,7 @@ def reduced(
         pass_at: see `passes`.
 
     Raises:
-        CannotScore: when there are too few answers, or nothing says which of them pass.
+        CannotScore: if there are too few answers, or no passing score is defined.
     """
     scores = [each.score for each in found]
     if how == "mean":
@@ -69,7 +68,7 @@ def reduced(
 
 
 def answers_needed(how: str) -> int:
-    """Return how many answers a row must have to be reduced: 5 for `pass@5`, 1 for `mean`."""
+    """Return the number of answers that a reducer needs: 5 for `pass@5`, 1 for `mean`."""
     return int(how.removeprefix(how.rstrip(_DIGITS)) or 1)
 
 
@@ -84,13 +83,13 @@ def _counted(name: str, k: int, answers: int, correct: int) -> float:
 
 
 def pass_any(k: int, answers: int, correct: int) -> float:
-    """Return pass@k: the chance that at least one of `k` answers is right.
+    """Return pass@k: the probability that at least one of `k` answers is right.
 
-    The unbiased estimator of Chen et al. (2021).
+    This is the unbiased estimator of Chen et al. (2021).
     """
     return 1 - comb(answers - correct, k) / comb(answers, k)
 
 
 def pass_all(k: int, answers: int, correct: int) -> float:
-    """Return pass^k: the chance that all of `k` answers are right; unbiased, Yao et al. (2024)."""
+    """Return pass^k: the probability that all of `k` answers are right; unbiased, Yao et al. (2024)."""
     return comb(correct, k) / comb(answers, k)

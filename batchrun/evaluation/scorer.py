@@ -40,9 +40,9 @@ GRADED = {"f1", "rouge", "similarity", "set", "fields"}
 
 
 class Scorer:
-    """Says what a row's answers are worth, by the section `[score]` of a job.
+    """Scores a row's answers by the section `[score]` of a job.
 
-    A function's file runs with the user's permissions when it is imported: by `load` or the first `score_row`.
+    A function's file runs with the user's permissions when it is imported, by `load` or the first `score_row`.
 
     Raises:
         JobError: when the pattern is wrong.
@@ -76,10 +76,10 @@ class Scorer:
         """Score a row.
 
         Args:
-            ordinal: the row's place in the input.
+            ordinal: the row's ordinal in the input.
             row: its columns, for a function.
-            expected: the right answer.
-            texts: what the model answered, once or several times.
+            expected: the expected value.
+            texts: one or several answers of the model.
         """
         if is_missing(expected) and self._function is None:
             return RowScore(ordinal, answers=len(texts), problem="expected is empty for this row")
@@ -116,7 +116,7 @@ class Scorer:
         return self._known(_as_verdict(value, predicted))
 
     def _known(self, found: AnswerScore) -> AnswerScore:
-        """Leave out a prediction that is none of the labels, where these are fixed."""
+        """Remove a prediction that is not one of the labels, if the labels are fixed."""
         labels = self._config.labels
         if not labels:
             return found
@@ -124,11 +124,11 @@ class Scorer:
         return replace(found, predicted=known_label(found.predicted, labels, folded=folded))
 
     def _vote(self, predicted: str) -> str:
-        """Return what predictions have in common that count as the same vote."""
+        """Return a key that is equal for predictions that count as the same vote."""
         return fold(predicted) if self._config.match == "casefold" else predicted
 
     def _label(self, expected: object, winner: AnswerScore) -> str | None:
-        """Return the right answer as predictions are spelled; of several, the one that was given."""
+        """Return the expected answer in the spelling of predictions; of several, the one that was given."""
         if is_missing(expected):
             return None
         match = "exact" if self._function is not None else self._config.match
@@ -145,7 +145,7 @@ class Scorer:
 
 
 def _field_shares(found: Sequence[AnswerScore]) -> str | None:
-    """Return in which share of the answers each field is right, as JSON."""
+    """Return the share of answers in which each field is right, as JSON."""
     fields = found[0].fields
     if fields is None:
         return None
@@ -156,7 +156,7 @@ def _field_shares(found: Sequence[AnswerScore]) -> str | None:
 
 
 def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
-    """Read what a function returned.
+    """Convert the return value of a function to a score.
 
     Raises:
         CannotScore: when it is not a score.
@@ -190,7 +190,7 @@ def _tolerance(given: float | str | None) -> Tolerance | None:
 
 
 def is_missing(expected: object) -> bool:
-    """Say whether a cell is empty: CSV knows no null."""
+    """Return whether a cell is null or empty text: CSV has no null."""
     return expected is None or (isinstance(expected, str) and not expected.strip())
 
 
@@ -224,7 +224,7 @@ def _function(config: ScoreConfig) -> Function:
 def weighted_mean(scores: Sequence[RowScore], weights: Sequence[float]) -> RowScore:
     """Return the score of a row over several scorers.
 
-    It has none if one of the scorers gave none: a mean over the others would mean something else.
+    None if one of the scorers gave no score: a mean over the others would not be comparable.
     """
     first = scores[0]
     parts = []
@@ -241,7 +241,7 @@ def weighted_mean(scores: Sequence[RowScore], weights: Sequence[float]) -> RowSc
 
 
 def kind_of(config: ScoreConfig) -> ScoreKind | None:
-    """Return what the scores of a scorer can be; None of a function, which may return any number."""
+    """Return the kind of a scorer's scores; None for a function, which may return any number."""
     if config.judge is not None:
         return _kind_of_judge(config.judge)
     if config.function is not None:
@@ -258,6 +258,6 @@ def _kind_of_judge(judge: JudgeConfig) -> ScoreKind:
 
 
 def _kind_of_mean(scores: Sequence[RowScore]) -> ScoreKind | None:
-    """Return what a mean can be: what the least restricted of its scores can be."""
+    """Return the kind of a mean: that of the least restricted of its scores."""
     kinds = {each.kind for each in scores}
     return next((kind for kind in (ScoreKind.ANY, None, ScoreKind.SHARE) if kind in kinds), None)

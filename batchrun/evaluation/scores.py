@@ -20,7 +20,7 @@ NONE = "(none)"
 
 
 class CannotScore(Exception):
-    """An answer has no score; the message says why."""
+    """An answer cannot be scored; the message says why."""
 
 
 class VerdictState(StrEnum):
@@ -32,7 +32,7 @@ class VerdictState(StrEnum):
 
 
 class ScoreKind(StrEnum):
-    """What the score of an answer can be, whatever the scores of a run happen to be."""
+    """The possible scores of an answer, independent of the actual scores of a run."""
 
     BINARY = "binary"  # 0 or 1
     SHARE = "share"  # from 0 to 1
@@ -41,9 +41,9 @@ class ScoreKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """The score of one answer, mostly 0 or 1, and what was compared.
+    """The score of one answer, usually 0 or 1, and the prediction.
 
-    `predicted` is None when the text holds no answer of the wanted kind. `fields` says which fields of a
+    `predicted` is None if the text contains no answer of the expected kind. `fields` says which fields of a
     JSON object are right.
     """
 
@@ -57,26 +57,25 @@ class RowScore:
     """The score of a row by one scorer, over all its answers; or by all scorers.
 
     Attributes:
-        ordinal: the row.
-        score: over its answers, by `reduce`; None when they were not scored.
-        predicted: what most answers say; of equally many, what was said first.
-        expected: the right answer, as predictions are spelled; None when there is none to name.
-        answers: how many answers there are.
-        correct: how many of them pass; None where nothing says from which score on they do.
+        ordinal: ordinal of the row.
+        score: score over its answers, by `reduce`; None if they were not scored.
+        predicted: the most frequent prediction; if several are equally frequent, the first.
+        expected: the expected answer in the spelling of predictions; None if there is none to show.
+        answers: number of answers.
+        correct: number of answers that pass; None if no passing score is defined.
         majority: 1 if `predicted` passes, 0 otherwise; None as for `correct`.
         problem: the reason for a missing score.
         reason: a judge's reasons for its verdict.
-        state: why a judge gave no verdict; None when it did, or where there is no judge.
-        consistency: share of the pairs of verdicts on the same answer that are the same; None where
-            each answer has one verdict.
-        scorer: the name of the scorer; empty for the mean over all scorers, and for the only one.
+        state: why a judge gave no verdict; None if it did, or if there is no judge.
+        consistency: share of equal pairs among the verdicts on the same answer; None if each answer has
+            one verdict.
+        scorer: name of the scorer; empty for the mean over all scorers, and for the only scorer.
         fields: JSON: the share of answers in which each field is right, by its path.
-        cluster: which rows it is alike; None if rows are independent.
-        slices: JSON: the row's values of the columns that the scores are shown by.
-        confidence: the probability that the model gave its prediction; None of several answers, or where
-            the log probabilities are not known.
-        kind: what the score of an answer can be; None where only the scores themselves say it, as those of
-            a function do.
+        cluster: the cluster of correlated rows that it belongs to; None if rows are independent.
+        slices: JSON: the row's values in the columns of `[score] by`.
+        confidence: the probability that the model gave its prediction; None for several answers, or if
+            the log probabilities are unknown.
+        kind: the possible scores of an answer; None if they are unknown, as for a function.
     """
 
     ordinal: int
@@ -103,10 +102,10 @@ class ScoreColumn:
     """A column of the results that has a field of the scores of one scorer.
 
     Attributes:
-        name: of the column.
-        kind: of its values.
-        field: of `RowScore`.
-        scorer: whose scores; empty for those over all scorers.
+        name: name of the column.
+        kind: kind of its values.
+        field: field of `RowScore`.
+        scorer: name of the scorer; empty for the scores over all scorers.
     """
 
     name: str
@@ -126,9 +125,9 @@ def score_columns(
 ) -> tuple[ScoreColumn, ...]:
     """Return the columns of these scorers.
 
-    Of a single scorer without a name they are `score` and `predicted`. Scorers with names have
-    `score_<name>` and `predicted_<name>`, and `score` is the weighted mean of their scores. Those that
-    are `judged` by a model have a column `reason`, too, the others `confidence` if they are `confident`.
+    A single scorer without a name has `score` and `predicted`. Scorers with names have `score_<name>` and
+    `predicted_<name>`, and `score` is the weighted mean of their scores. Scorers in `judged` also have a
+    column `reason`; the others have `confidence` if they are in `confident`.
     """
     ruled = (*_SCORER_COLUMNS, _CONFIDENCE) if confident else _SCORER_COLUMNS
     columns = {name: _JUDGE_COLUMNS if name in judged else ruled for name in names}
@@ -145,7 +144,7 @@ def score_columns(
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
-    """One label: how often it is right (`support`), how often it was said, how often both."""
+    """Counts of one label: expected (`support`), predicted, and both."""
 
     name: str
     support: int
@@ -154,12 +153,12 @@ class ClassCount:
 
     @property
     def precision(self) -> float:
-        """How often it is right where it was said; 0 where it never was."""
+        """Share of its predictions that are right; 0 if it was never predicted."""
         return self.correct / self.predicted if self.predicted else 0.0
 
     @property
     def recall(self) -> float:
-        """How often it was said where it is right; 0 where it never is."""
+        """Share of the rows with this label that were predicted right; 0 if there are none."""
         return self.correct / self.support if self.support else 0.0
 
     @property
@@ -170,11 +169,11 @@ class ClassCount:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often a label was answered with which.
+    """A confusion matrix.
 
-    `cells[i][j]` counts the rows whose right answer is `labels[i]` and whose answer is
+    `cells[i][j]` counts the rows whose expected label is `labels[i]` and whose prediction is
     `labels[j]`. Labels beyond the most frequent ones are counted together as `OTHER`, rows
-    whose text holds no label as `NONE`.
+    without a label in the answer as `NONE`.
     """
 
     labels: tuple[str, ...]
@@ -183,10 +182,10 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class ClassTotals:
-    """All labels of a run; `macro_*` are plain means over every label, said or right.
+    """All labels of a run; `macro_*` are unweighted means over every label, predicted or expected.
 
-    `micro_f1` is over all labels of all rows; where each row has one label, it is the accuracy.
-    `classes` and `confusion` hold the most frequent labels only; `count` says how many there are.
+    `micro_f1` is over all labels of all rows; if each row has one label, it is the accuracy. `classes` and
+    `confusion` have only the most frequent labels; `count` is the number of all labels.
     """
 
     count: int
@@ -207,12 +206,12 @@ class ScoreSums:
         unscored: succeeded rows without a score.
         total: the sum of their scores.
         squares: the sum of the squares of their scores.
-        is_binary: every score is 0 or 1, and none could be anything else, as far as that is known.
-        is_share: every score is from 0 to 1, and could not be outside, as far as that is known.
-        correct: rows whose score passes; None where nothing says from which score on they do.
-        clusters: how many groups of rows are alike; None if rows are independent.
-        cluster_sums: over clusters: of the squared sum of scores; of that sum times the number of rows; of
-            the squared number of rows.
+        is_binary: every score is 0 or 1, and as far as known, no other score is possible.
+        is_share: every score is from 0 to 1, and as far as known, no other score is possible.
+        correct: rows whose score passes; None if no passing score is defined.
+        clusters: number of clusters of correlated rows; None if rows are independent.
+        cluster_sums: sums over clusters: of the squared sum of scores; of that sum times the number of
+            rows; of the squared number of rows.
     """
 
     scored: int
@@ -231,17 +230,17 @@ class ScoreTotals(ScoreSums):
     """The sums of the scores of a run, over all rows that succeeded.
 
     Attributes:
-        majority: the number of rows whose majority vote passes; None as for `correct`.
-        unanswered: rows that were scored although their text held no answer.
+        majority: number of rows whose majority vote passes; None as for `correct`.
+        unanswered: rows that were scored although their text contains no answer.
         problem: why the first row without a score has none.
         by_correct: (answers, correct answers) → rows.
-        classes: labels, where answers are labels.
-        endings: how the scored answers ended, all samples and choices of a row counted.
-        fields: of JSON objects: for each path, the rows that have it, and the sum of their shares.
+        classes: counts by label, if answers are labels.
+        endings: endings of the scored answers, with all samples and choices of a row.
+        fields: for JSON objects: by path, the number of rows that have it, and the sum of their shares.
         slices: the sums by the values of columns: column → value → sums.
-        scorers: the same of each scorer that has a name.
-        judge: what the judge of the scorer did; None without one.
-        calibration: how good the confidence is; None without log probabilities.
+        scorers: the same for each scorer with a name.
+        judge: the work of the scorer's judge; None without one.
+        calibration: the quality of the confidence; None without log probabilities.
     """
 
     majority: float | None
@@ -264,7 +263,7 @@ class ScoreTotals(ScoreSums):
 
     @property
     def right_answers(self) -> int:
-        """How many answers have a score of 1 or more, all samples of a row counted."""
+        """Number of answers with a score of 1 or more, with all samples of a row."""
         return sum(correct * rows for (_, correct), rows in self.by_correct.items())
 
 
@@ -273,21 +272,21 @@ class Pairs:
     """Two runs compared, over the rows that succeeded in both.
 
     Attributes:
-        common: how many such rows there are.
+        common: number of these rows.
         same_text: rows that both answered with the same text.
         predicted: rows for which both have a prediction.
-        same_prediction: rows for which it is the same.
-        scored: rows that both have a score for.
+        same_prediction: rows for which both have the same prediction.
+        scored: rows for which both have a score.
         is_binary: every such score is 0 or 1.
-        first_higher: rows that the first run has the higher score for.
-        second_higher: rows that the second has the higher score for.
+        first_higher: rows for which the first run has the higher score.
+        second_higher: rows for which the second run has the higher score.
         total: the sum of the differences, second minus first.
         squares: the sum of their squares.
-        differences: how often each difference was seen; None of many rows.
+        differences: number of rows by difference; None if there are many rows.
         is_share: every such score is from 0 to 1.
-        clusters: how many groups of rows are alike; None if rows are independent.
-        cluster_sums: over clusters: of the squared sum of differences; of that sum times the number of
-            rows; of the squared number of rows.
+        clusters: number of clusters of correlated rows; None if rows are independent.
+        cluster_sums: sums over clusters: of the squared sum of differences; of that sum times the number
+            of rows; of the squared number of rows.
     """
 
     common: int

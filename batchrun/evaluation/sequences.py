@@ -1,4 +1,4 @@
-"""Confidence sequences: intervals of a mean score that hold however often one looks. Pure."""
+"""Confidence sequences: intervals of a mean score that stay valid however often they are checked. No I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EVIDENCE = log(2 * len(TUNED_TO) / (1 - CONFIDENCE))
 
 
 def random_place(ordinal: int) -> int:
-    """Return where a row comes in the random order in which rows are drawn: the lowest place first.
+    """Return the place of a row in the random order in which rows are drawn; the lowest comes first.
 
     The order is the same for every run, so that two runs that ended early have most rows in common.
     """
@@ -26,12 +26,11 @@ def random_place(ordinal: int) -> int:
 
 
 class ConfidenceSequence:
-    """The 95 % interval of the mean score of a table, of whose rows more and more are drawn.
+    """The 95 % interval of the mean score of a table while more and more of its rows are drawn.
 
-    The empirical Bernstein confidence sequence for sampling without replacement of Waudby-Smith and
-    Ramdas (2020), Confidence sequences for sampling without replacement, theorem 3.2, for several
-    weights of the rows at once (a union bound). The chance that the true mean is ever outside, at any
-    look, is at most 5 %.
+    This is the empirical Bernstein confidence sequence of Waudby-Smith and Ramdas (2020), Confidence
+    sequences for sampling without replacement, theorem 3.2, for several weights of the rows at once (a
+    union bound). The probability that the true mean is outside at any time is at most 5 %.
 
     Args:
         population: the rows of the table.
@@ -56,13 +55,13 @@ class ConfidenceSequence:
         return (high - low) / 2
 
     def skip(self) -> None:
-        """A row was drawn that has no score: the mean is that of the other rows."""
+        """Note a drawn row without a score: the mean is over the other rows."""
         self._population -= 1
         if self.scored:
             self._narrow()
 
     def add(self, score: float) -> None:
-        """A row was drawn.
+        """Add the score of a drawn row.
 
         Args:
             score: from 0 to 1.
@@ -79,7 +78,7 @@ class ConfidenceSequence:
         self._narrow()
 
     def _narrow(self) -> None:
-        """Intersect the interval with what is known now, and with what is certain."""
+        """Intersect the interval with the present bounds, and with the certain bounds."""
         left = self._population - self.scored
         found = [
             (self._total / self._population, (self._total + left) / self._population),
@@ -92,20 +91,20 @@ class ConfidenceSequence:
 
 
 class _Weighted:
-    """The sums of one sequence, whose weights suit one half width."""
+    """The sums of one sequence, whose weights are optimal for one half width."""
 
     def __init__(self, half_width: float) -> None:
         self._half_width = half_width
         self._scores = self._weights = self._spread = 0.0
 
     def add(self, score: float, share: float, surprise: float, variance: float) -> None:
-        """Add a score, corrected for the rows that are not in the table any more.
+        """Add a score, corrected for the rows that were already drawn.
 
         Args:
-            score: with the mean of the drawn rows over those that are left.
-            share: all rows over those that are left.
-            surprise: its squared distance from the mean that was expected.
-            variance: that was expected.
+            score: the score, with a correction by the mean of the drawn rows.
+            share: number of all rows divided by the number of remaining rows.
+            surprise: squared distance of the score from the expected mean.
+            variance: the expected variance.
         """
         weight = min(MOST_WEIGHT, self._half_width / variance)
         self._scores += weight * score

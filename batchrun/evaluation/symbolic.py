@@ -1,6 +1,6 @@
-"""Symbolic equality of mathematical answers by math-verify, in a process that can be ended.
+"""Symbolic equality of mathematical answers by math-verify, in a process that can be killed.
 
-An expression of a model can keep a computer algebra system busy for ever, and nothing within Python ends it.
+An expression of a model can keep a computer algebra system busy forever, and Python cannot interrupt it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ NEEDS = 'needs the package math-verify; install it with: pip install "batchrun[m
 
 
 def check_math() -> None:
-    """Check that the package is there.
+    """Check that the package is installed.
 
     Raises:
-        JobError: when it is not.
+        JobError: if it is not.
     """
     if importlib.util.find_spec("math_verify") is None:
         raise JobError(f'[score] match = "math" {NEEDS}')
 
 
 class SymbolicMath:
-    """Compares expressions in a process of its own, which is started with the first one."""
+    """Compares expressions in a separate process, which is started with the first expression."""
 
     def __init__(self) -> None:
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
     def compare(self, text: str, expected: str) -> tuple[bool, str | None]:
-        """Return whether an answer equals the expected expression, and what was read from it.
+        """Return whether an answer equals the expected expression, and the expression that was read from it.
 
         Raises:
             CannotScore: when the expected text is not an expression, or comparing takes too long.
@@ -86,7 +86,7 @@ class SymbolicMath:
 
 
 def _serve(pipe: Connection) -> None:
-    """Compare what comes through the pipe until it is closed."""
+    """Compare the pairs that arrive through the pipe, until it is closed."""
     library = importlib.import_module("math_verify")  # takes seconds, and is an extra
     pipe.send("ready")
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):

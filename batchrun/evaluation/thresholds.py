@@ -1,4 +1,4 @@
-"""`--fail-under`: whether scores reach what a pipeline asks for. Pure."""
+"""`--fail-under`: whether scores reach the threshold of a pipeline. No I/O."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _OUTWEIGHED = {0, 3}
 
 
 def below_threshold(scores: Mapping[str, ScoreTotals | None], least: float) -> str | None:
-    """Return which mean scores are below a threshold, for a person; None when all reach it.
+    """Return a message about mean scores below a threshold; None if all reach it.
 
     A run without any score is below every threshold.
 
     Args:
-        scores: by the name of the run.
+        scores: scores by name of the run.
         least: the threshold.
     """
     low = {

@@ -1,4 +1,4 @@
-"""Reading the verdict of a judge from its answer. An answer that is unclear gives no verdict. Pure."""
+"""Reads the verdict of a judge from its answer. An unclear answer gives no verdict. No I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNREADABLE_VERDICT, CUT_VERDICT = "unreadable_verdict", "cut_verdict"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge said of an answer: the label of its verdict, its score, and the reasons."""
+    """The verdict of a judge on an answer: its label, its score, and the reasons."""
 
     label: str
     score: float
@@ -30,7 +30,7 @@ class Verdict:
 
 
 class UnreadableVerdict(Exception):
-    """The text of a judge holds no verdict, or more than one; the message says why."""
+    """The text of a judge contains no verdict, or more than one; the message says why."""
 
 
 # A line such as "Verdict: right", "**Final verdict:** right" or "- Verdict = `right`".
@@ -68,7 +68,7 @@ class VerdictReader:
         """Return the verdict of a text.
 
         Raises:
-            UnreadableVerdict: when there is none, or when it is not certain which one it is.
+            UnreadableVerdict: if there is none, or if it is ambiguous.
         """
         text = _THOUGHTS.sub("", text[-LONGEST_TEXT:]).strip()
         if self._pattern is not None:
@@ -87,10 +87,10 @@ class VerdictReader:
         return Verdict(verdict.label, verdict.score, reason or None)
 
     def verdict(self, said: object) -> Verdict:
-        """Return the verdict that a text or a number is, as a whole.
+        """Return the verdict that a whole text, or a number, stands for.
 
         Raises:
-            UnreadableVerdict: when it is none.
+            UnreadableVerdict: if it is not a verdict.
         """
         if self._config.scale is not None:
             return self._number(str(said), *self._config.scale)
@@ -122,7 +122,7 @@ class VerdictReader:
         return Verdict(verdict.label, verdict.score, text)
 
     def _in_json(self, text: str) -> Verdict | None:
-        """Return the verdict of a JSON object; None when the text is none."""
+        """Return the verdict of a JSON object; None if the text is not one."""
         fenced = _FENCED.match(text)
         try:
             value = orjson.loads(text if fenced is None else fenced[1])
@@ -138,7 +138,7 @@ class VerdictReader:
         return Verdict(verdict.label, verdict.score, reason)
 
     def _alone(self, text: str) -> Verdict:
-        """Return the verdict of a text that is nothing but that."""
+        """Return the verdict of a text that contains nothing else."""
         try:
             return self.verdict(text)
         except UnreadableVerdict:

@@ -46,14 +46,14 @@ T = TypeVar("T")
 
 
 def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Job:
-    """Load a job file, or make a job for a table.
+    """Load a job file, or create a job for a table.
 
     Args:
         path: the job file or the table.
         overrides: dotted keys and their values, such as `{"request.model": "m"}`.
 
     Raises:
-        JobError: when it is wrong.
+        JobError: if the job is wrong.
     """
     path, overrides = Path(path), overrides or {}
     if not is_table(path.name):
@@ -66,9 +66,9 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Jo
 
 
 def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
-    """Describe a live or dead run, or those of a matrix.
+    """Describe a running or ended run, or those of a matrix.
 
-    A run without a matrix may lie in the directory of one: both are described for a person.
+    The directory of a matrix may also have a run without a matrix. The text for people describes both.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.
@@ -108,7 +108,7 @@ def _described_run(directory: Path, *, as_json: bool, colour: bool) -> str:
 
 
 def _judges_status(directory: Path, *, colour: bool) -> list[str]:
-    """Describe how far the judges of a run are, each in one line; in a partitioned run over all parts."""
+    """Describe the progress of the judges of a run, one line each; for a partitioned run over all parts."""
     every = [each for run in folders_of(directory) for each in checkpoint.judge_folders(run)]
     return [
         report.judge_status_line(
@@ -134,18 +134,18 @@ class Exported:
 
 
 def export(directory: Path, to: Path | None = None, since: Since | None = None) -> Exported:
-    """Write a run's outputs again from its checkpoint, scored again where the job has a `[score]`.
+    """Write a run's outputs again from its checkpoint, with new scores if the job has a `[score]`.
 
-    A function of the job's author runs only for answers that it has not scored yet.
+    A function from the author of the job runs only for answers that it has not scored yet.
 
     Args:
         directory: the run directory.
         to: write only this file, with the results, instead of the run's own files.
-        since: write only rows whose results are as new as this; needs `to`.
+        since: write only rows with results at least as new as this; requires `to`.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
-        JobError: when the input is gone, `to` has an unknown suffix or is missing beside `since`.
+        JobError: when the input is gone, `to` has an unknown suffix, or `since` is used without `to`.
         OutputError: when a file cannot be written or the input has changed.
     """
     if to is not None and to.suffix not in {*OUTPUT_SUFFIXES, inspect_log.SUFFIX}:
@@ -193,7 +193,7 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
 
 
 def _export_partitioned(directory: Path, to: Path | None, since: Since | None) -> Exported:
-    """Write the outputs of a partitioned run again: those of its parts, then those of the whole."""
+    """Write the outputs of a partitioned run again: those of its parts, then those of the whole run."""
     run = stored_run(directory)
     _check_targets(run.job, run.source, directory, to)
     run.check_alike()
@@ -217,7 +217,7 @@ class Since:
     """How new the results to export must be.
 
     Attributes:
-        moment: not older than this; None for those of the last execution.
+        moment: the earliest time; None for the results of the last execution.
     """
 
     moment: datetime | None = None
@@ -239,7 +239,7 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
 
     Args:
         directory: the run directory.
-        job_file: take the section `[score]` from this job file, and keep it with the run.
+        job_file: use the section `[score]` of this job file, and store it with the run.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used, or the run is active.
@@ -274,10 +274,10 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
 
 
 def _check_targets(job: Job, source: Source, directory: Path, to: Path | None) -> None:
-    """See that outputs written again replace none of the user's files.
+    """Check that writing outputs again replaces no file of the user.
 
     Raises:
-        JobError: when one would.
+        JobError: if it would.
     """
     named = user_files(job.document, job.base)
     protected = Protected([*input_files(job.input), *named])
@@ -293,14 +293,14 @@ def _check_targets(job: Job, source: Source, directory: Path, to: Path | None) -
 
 
 def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
-    """Describe what a run's answers are worth."""
+    """Describe the scores of a run."""
     if as_json:
         return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
     return "\n".join(harmless(line) for line in score_lines(totals))
 
 
 def _score_section(path: Path) -> dict[str, Any] | list[dict[str, Any]]:
-    """Return the `[score]` of a job file in a form that means the same in any folder."""
+    """Return the `[score]` of a job file with absolute paths."""
     job = Job.load(path)
     if not job.scores:
         raise JobError(f"{path}: has no section [score]")
@@ -314,7 +314,7 @@ def _score_section(path: Path) -> dict[str, Any] | list[dict[str, Any]]:
 
 
 def _required(found: T | None, directory: Path) -> T:
-    """Return the evaluation of a job, or its score, if it has any."""
+    """Return a job's evaluation or score; raise JobError if there is none."""
     if found is None:
         raise JobError(
             f"{directory}: the job of this run has no section [score]; add one to the job file, "

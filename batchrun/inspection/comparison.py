@@ -1,4 +1,4 @@
-"""`batchrun compare`: runs side by side, each against the first. Reads checkpoints, sends nothing."""
+"""`batchrun compare`: runs side by side, each compared with the first. Reads checkpoints, sends nothing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def compare(directories: Sequence[Path]) -> list[ComparedRun]:
     The directory of a matrix stands for those of its cells.
 
     Raises:
-        JobError: when there are fewer than two, or one is named twice.
+        JobError: when there are fewer than two, or one is given twice.
         CheckpointError: when a directory holds no usable run.
     """
     directories = [run for directory in directories for run in runs_in(directory)]
@@ -119,7 +119,7 @@ def comparison_json(runs: Sequence[ComparedRun], judged: JudgedPairs | None = No
 
 
 def run_facts(run: ComparedRun, first: ComparedRun) -> dict[str, Any]:
-    """Return the numbers of a run, and against the first: money in USD, times in seconds, shares from 0 to 1."""
+    """Return the numbers of a run and its differences from the first, in the units of `comparison_json`."""
     totals = run.totals
     return {
         "directory": str(run.directory),
@@ -173,7 +173,7 @@ def comparison_text(
     Args:
         runs: what `compare` returned.
         judged: what `judge_pairs` returned.
-        width: characters of a line of a table, as on a terminal. None: as many as the cells need.
+        width: maximum width of a table, such as that of a terminal; None for no limit.
     """
     names = names_of(runs)
     lines = _table("run", [run_cells(run, names) for run in runs], width)
@@ -192,7 +192,7 @@ def comparison_text(
 
 
 def _table(first: str, rows: Sequence[Mapping[str, str]], width: int | None) -> list[str]:
-    """Rows below their columns; `first` is the heading of the first one."""
+    """Return rows with a header; `first` is the heading of the first column."""
     heads = [first, *list(rows[0])[1:]]
     return in_columns([heads, *(list(row.values()) for row in rows)], width)
 
@@ -209,12 +209,12 @@ def write_comparison(
     Args:
         runs: what `compare` returned.
         path: the file to write.
-        title: the page's; by default how many runs it is about.
-        links: where each run's own page is, by its directory.
+        title: title of the page; by default the number of runs.
+        links: address of each run's own page, by its directory.
 
     Raises:
-        JobError: when a file is there that is not such a page.
-        CheckpointError: when a directory holds no usable run any more.
+        JobError: when another file is there.
+        CheckpointError: when a directory has no usable run any more.
         OutputError: when the file cannot be written.
     """
     output.refuse_foreign_page(path, "--html")
@@ -238,7 +238,7 @@ def write_comparison(
 
 
 def _input(store: checkpoint.Checkpoint) -> tuple[Job | None, Source | None]:
-    """Return the job of a run and its input, as far as they can still be used."""
+    """Return the job of a run and its input, if they can still be used."""
     try:
         return usable_input(store)
     except JobError:

@@ -1,4 +1,4 @@
-"""What `batchrun verify` finds, and the checks of a partitioned run as a whole."""
+"""The findings of `batchrun verify`, and the checks of a partitioned run as a whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NONSENSE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeErr
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong in a run directory: in which file, at which row, and the way out.
+    """A problem in a run directory: the file, the row, and the remedy.
 
     `others` counts further rows with the same problem.
     """
@@ -48,30 +48,30 @@ class Finding:
 
 @dataclass
 class Findings:
-    """What has been found so far."""
+    """The findings so far."""
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
 
     def wrong(self, file: str, flaws: Iterable[Flaw], remedy: str = "") -> bool:
-        """Add the flaws of a file; say whether there were any."""
+        """Add the flaws of a file; return whether there were any."""
         new = [Finding(file, flaw.row, flaw.problem, flaw.others, remedy) for flaw in flaws]
         self.findings += new
         return bool(new)
 
     def check(self, file: str, flaws: Iterable[Flaw], remedy: str) -> None:
-        """Add the flaws of a file, and that it was checked."""
+        """Add the flaws of a file, and note that it was checked."""
         with self.as_note(file):
             self.wrong(file, flaws, remedy)
             self.checked.append(file)
 
     @contextmanager
     def as_note(self, what: str) -> Iterator[None]:
-        """Add a note about what prevents a check.
+        """Add a note about an error that prevents a check.
 
         Raises:
-            CheckpointError: which ends the checking.
+            CheckpointError: it ends the checking.
         """
         try:
             yield
@@ -86,10 +86,10 @@ class Findings:
 
 
 def check_whole(directory: Path, found: Findings) -> None:
-    """Compare the outputs of a partitioned run with what its parts give.
+    """Compare the outputs of a partitioned run with the contents of its parts.
 
     Raises:
-        BatchrunError: which says what prevents that.
+        BatchrunError: if the comparison is not possible.
     """
     run = stored_run(directory)
     run.check_alike()
@@ -112,7 +112,7 @@ def _is_there(path: Path, found: Findings, remedy: str) -> bool:
 
 
 def summary_flaws(path: Path, content: str, *, is_scored: bool) -> Iterator[Flaw]:
-    """Compare a summary with what it should be; without scores, those in the file are not checked."""
+    """Compare a summary with its expected content; without scores, those in the file are not checked."""
     wanted = _leaves(orjson.loads(content))
     try:
         has = _leaves(orjson.loads(path.read_bytes()))
@@ -128,7 +128,7 @@ def summary_flaws(path: Path, content: str, *, is_scored: bool) -> Iterator[Flaw
 
 
 def _leaves(value: object, path: str = "") -> Mapping[str, object]:
-    """Return the values at the ends of JSON by their places, such as `counts.total`."""
+    """Return the scalar values of a JSON object by their paths, such as `counts.total`."""
     if not isinstance(value, dict | list) or not value:
         return {path: value}
     pairs: Iterable[tuple[Any, Any]] = (

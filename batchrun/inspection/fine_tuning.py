@@ -28,9 +28,9 @@ SUFFIX = ".jsonl"
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """What was written: how many rows, and how many were left out because they did not pass.
+    """The number of rows that were written, and of those left out because they did not pass.
 
-    `unsuitable` passed, and cannot be written as text, such as rows with images or calls of tools.
+    `unsuitable` rows passed but cannot be written as text, such as rows with images or tool calls.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class FineTuning:
 
     @property
     def note(self) -> str:
-        """What was written, in words."""
+        """A sentence about the rows that were written."""
         rest = f"; {self.unsuitable:,} have more than text" if self.unsuitable else ""
         return f"{self.written:,} rows written, {self.left_out:,} that did not pass left out{rest}"
 
@@ -49,12 +49,12 @@ def export_fine_tuning(directory: Path, to: Path, shape: FormatName | None = Non
     """Write the rows whose answers passed as fine-tuning data. Sends nothing.
 
     A row passes if all of its answers passed every scorer; without a `[score]`, if it succeeded. Of several
-    samples the first is written. Answers that were cut or refused are left out.
+    samples the first is written. Truncated and refused answers are left out.
 
     Args:
-        directory: of a run.
+        directory: the run directory.
         to: a `.jsonl` file.
-        shape: the format whose shape to write; by default that of the job.
+        shape: the format whose shape to write; by default the format of the job.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
@@ -86,7 +86,7 @@ def export_fine_tuning(directory: Path, to: Path, shape: FormatName | None = Non
 
 
 def _line(row: Transcript, *, system_beside: bool) -> dict[str, Any] | None:
-    """Return a conversation with its answer; None when it is not text alone."""
+    """Return a conversation with its answer; None if it is not only text."""
     response = row.answer["response"]
     if row.turns is None or not response or row.answer["tool_calls"] is not None:
         return None

@@ -1,7 +1,7 @@
 """The log format of inspect_ai: a zip of JSON files, which its viewer opens (`inspect view`).
 
-Field names are those of `inspect_ai.log.EvalLog`, version 2. Each row is a sample. Of several samples of a row
-the first is shown, with the scores of the row.
+Field names are those of `inspect_ai.log.EvalLog`, version 2. Each row is a sample of the log. If a row has
+several answers, the first is shown, with the scores of the row.
 """
 
 from __future__ import annotations

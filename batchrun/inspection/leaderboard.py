@@ -35,15 +35,15 @@ REPORT = "report.html"
 
 
 def is_folder_of_runs(path: Path) -> bool:
-    """Say whether a folder is not a run, and has runs in it."""
+    """Return whether a folder is not itself a run but has runs in it."""
     return path.is_dir() and not is_run(path) and any(_runs(path))
 
 
 def leaderboard(folder: Path) -> Leaderboard:
     """Rank the runs in a folder: one ranking for each table and way of scoring.
 
-    The best run of a table is the one that the others are compared with. Runs that cannot be read are
-    left out, and named in `problems`.
+    The other runs of a table are compared with the best one. Runs that cannot be read are left out, and
+    named in `problems`.
 
     Raises:
         JobError: when no run in the folder can be read.
@@ -86,7 +86,7 @@ def leaderboard_text(board: Leaderboard, *, width: int | None = None) -> str:
 
     Args:
         board: what `leaderboard` returned.
-        width: characters of a line of a table, as on a terminal. None: as many as the cells need.
+        width: maximum width of a table, such as that of a terminal; None for no limit.
     """
     lines: list[str] = []
     for ranking in board.rankings:
@@ -107,7 +107,7 @@ def write_leaderboard(board: Leaderboard, path: Path) -> None:
     """Write the rankings as a page: one file that needs no network.
 
     Raises:
-        JobError: when a file is there that is not such a page.
+        JobError: when another file is there.
         OutputError: when the file cannot be written.
     """
     output.refuse_foreign_page(path, "--html")
@@ -129,9 +129,9 @@ def _runs(folder: Path) -> Iterator[Path]:
 
 
 def _table_of(directory: Path) -> tuple[str, str] | None:
-    """Return what makes runs comparable, and what to call it; None for the verdicts of a judge.
+    """Return a key that comparable runs share, and its title; None for the verdicts of a judge.
 
-    It is the table and how its answers are scored.
+    The key consists of the table and the way in which its answers are scored.
     """
     document, _, signature = stored_document(directory)
     if "judge" in document:
@@ -157,7 +157,7 @@ def _ranking(table: str, runs: Sequence[ComparedRun]) -> Ranking:
 
 
 def _links(runs: Sequence[ComparedRun], path: Path) -> dict[Path, str]:
-    """Return where the reports of runs are, as seen from the page."""
+    """Return the addresses of the runs' reports, relative to the page."""
     found = {}
     for run in runs:
         report = (run.directory / REPORT).resolve()

@@ -31,7 +31,7 @@ _USUAL_HEADERS = {"content-type", "accept", "user-agent"}
 
 
 def preview(job: Job, count: int) -> Iterator[str]:
-    """Yield the first HTTP requests as JSON lines, with secrets masked; of a matrix, of each cell.
+    """Yield the first HTTP requests as JSON lines, with secrets masked; for a matrix, those of each cell.
 
     Raises:
         JobError: when the input or a template is wrong.
@@ -45,8 +45,8 @@ def preview_text(job: Job, count: int, *, width: int) -> Iterator[str]:
 
     Args:
         job: what to show.
-        count: number of requests, of a matrix for each cell.
-        width: of the terminal, in columns.
+        count: number of requests; for a matrix, of each cell.
+        width: width of the terminal, in columns.
 
     Raises:
         JobError: when the input or a template is wrong.
@@ -70,7 +70,7 @@ def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _first_rows(config: InputConfig, count: int) -> InputConfig:
-    """Return an input with no more rows than are shown, where more would have to be fetched."""
+    """Return an input limited to the rows that are shown, if it would have to be copied from elsewhere."""
     if not is_remote(config.path):
         return config
     return replace(config, limit=min(count, config.limit or count))
@@ -104,7 +104,7 @@ def _masked(name: str, value: str) -> str:
 
 
 def _lines(facts: Mapping[str, Any], width: int) -> Iterator[str]:
-    """Yield the lines of one request: where it goes, its keys, and its turns as text."""
+    """Yield the lines of one request: its address, its keys, and its turns as text."""
     cell = f" · {printable(facts['cell'])}" if "cell" in facts else ""
     yield f"── {printable(str(facts['custom_id']))}{cell} ──"
     if "body" not in facts:
@@ -120,7 +120,7 @@ def _lines(facts: Mapping[str, Any], width: int) -> Iterator[str]:
 
 
 def _keys(body: Mapping[str, Any], width: int) -> Iterator[str]:
-    """Yield the short keys of a body on a line each, then its long ones, the turns last."""
+    """Yield the short keys of a body, one on each line, then the long ones; the turns come last."""
     others = dict(body)
     turns = others.pop("messages", None)
     short = {key: text for key, value in others.items() if len(text := _json(value)) <= width - 20}
@@ -155,7 +155,7 @@ def _block(title: str, value: Any, width: int) -> Iterator[str]:  # noqa: ANN401
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - any JSON
-    """Return the text of a content: as it is where it is text, JSON otherwise."""
+    """Return a content as text: unchanged if it is text, otherwise as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(_is_text_part(part) for part in value):

@@ -1,4 +1,4 @@
-"""Counting the costs of a run again from its tokens; nothing is sent."""
+"""Computes the costs of a run again from its tokens; nothing is sent."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recosted:
-    """What a run costs by today's prices, and what it cost before.
+    """The cost of a run with new prices, and with the earlier ones.
 
     Attributes:
-        directory: of the run.
-        before: pico-dollars, None when no price was known; `after` likewise.
-        unpriced: answers whose price is not known, `unpriced_before` those that were not known.
-        kept: what the run is counted by from now on, in words; None when nothing was given.
-        files: that were written again.
+        directory: the run directory.
+        before: pico-dollars; None if no price was known. Likewise `after`.
+        unpriced: answers whose price is not known; `unpriced_before` with the earlier prices.
+        kept: a description of the prices that the run uses from now on; None if none were given.
+        files: the files that were written again.
     """
 
     directory: Path
@@ -52,21 +52,20 @@ class Recosted:
 
 
 def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
-    """Count the costs of a run again from its tokens, and write its outputs and summary again.
+    """Compute the costs of a run again from its tokens, and write its outputs and summary again.
 
-    A cost that the provider stated stays. Of a matrix every cell is counted again, and of a run also what
-    its judges cost.
+    A cost that the provider stated is not changed. The costs of judges are computed again, too. For a
+    matrix, this is done for every cell.
 
     Args:
         directory: the run directory, or that of a matrix.
-        job_file: take `[price]`, and `[request] provider` where it is set, from this job file; the
-            run keeps its `[price]`. Otherwise the run's own `[price]` or the price list holds.
+        job_file: use `[price]`, and `[request] provider` if it is set, of this job file, and store the
+            `[price]` with the run. By default, the run's own `[price]` or the price list is used.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used, or the run is active.
         JobError: when the job file is wrong, or the input is gone.
-        OutputError: when the input has changed, and nothing is counted; or when a file cannot be
-            written.
+        OutputError: when the input has changed (then nothing is computed), or a file cannot be written.
     """
     given = None if job_file is None else Job.load(job_file)
     return [each for run in runs_in(directory) for each in _recost_run(run, given)]
@@ -91,7 +90,7 @@ def _changed(
 
 
 def _recost_run(directory: Path, given: Job | None) -> list[Recosted]:
-    """Count the costs of a run again, then return them and those of its judges."""
+    """Compute the costs of a run again; return them and those of its judges."""
     if not is_partitioned(directory):
         return _recost(directory, given)
     before = totals_of_run(directory)
@@ -156,7 +155,7 @@ def _recost_judge(
 
 
 def _given_to_judge(given: Job, folder: Path) -> Job:
-    """Return what a job file says about a judge: its own `provider`, and the `[price]` of the job."""
+    """Return the prices for a judge from a job file: the judge's `provider`, and the `[price]` of the job."""
     for config in given.scores:
         if config.judge is not None and judge_folder(config.name) == folder.name:
             return judge_job(given, config.judge, folder.name)
@@ -164,7 +163,7 @@ def _given_to_judge(given: Job, folder: Path) -> Job:
 
 
 def _with_price(document: Mapping[str, Any], given: Job | None) -> dict[str, Any]:
-    """Return the document of a job with the `[price]` of the job file that was given."""
+    """Return the document of a job with the `[price]` of the given job file."""
     if given is None:
         return {**document}
     rest = {key: section for key, section in document.items() if key != "price"}
@@ -172,7 +171,7 @@ def _with_price(document: Mapping[str, Any], given: Job | None) -> dict[str, Any
 
 
 def _count_store(store: checkpoint.Checkpoint, job: Job, given: Job | None) -> None:
-    """Count the costs in a checkpoint again by a job, and keep what was given for later runs."""
+    """Compute the costs in a checkpoint again with the prices of a job, and store given prices for later runs."""
     if given is None:
         provider = checkpoint.given_price(store).provider
     else:
@@ -185,7 +184,7 @@ def _count_store(store: checkpoint.Checkpoint, job: Job, given: Job | None) -> N
 
 
 def _given(job: Job | None) -> str | None:
-    """Return in words what a job file gives to count costs by."""
+    """Return a description of the prices that a job file gives."""
     if job is None:
         return None
     parts = ["[price]"] if "price" in job.document else []
@@ -195,7 +194,7 @@ def _given(job: Job | None) -> str | None:
 
 
 def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -> None:
-    """Replace the cost of every attempt, and the prices that are kept with the run."""
+    """Replace the cost of every attempt, and the prices that are stored with the run."""
     books = {
         execution: price_book(job, provider or name, base_url)
         for execution, (name, base_url) in checkpoint.providers(store.db).items()
@@ -217,7 +216,7 @@ def _count_again(store: checkpoint.Checkpoint, job: Job, provider: str | None) -
 
 
 def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
-    """Describe what costs became."""
+    """Describe the new costs."""
     if as_json:
         facts = [
             {
@@ -234,7 +233,7 @@ def recost_text(runs: Sequence[Recosted], *, as_json: bool) -> str:
 
 
 def _whole_usd(pico: int | None, unpriced: int) -> float | None:
-    """Return a sum in USD; None when it is that of a part of the answers."""
+    """Return a sum in USD; None if some answers have no known price."""
     return None if pico is None or unpriced else pico / PICO_PER_USD
 
 
@@ -245,7 +244,7 @@ def _recosted(run: Recosted) -> str:
 
 
 def recost_notes(runs: Sequence[Recosted], directory: Path) -> list[str]:
-    """Return what a person may want to know beside what costs became."""
+    """Return notes about the new costs for the user."""
     notes = list(dict.fromkeys(f"kept for later runs: {run.kept}" for run in runs if run.kept))
     if any(run.unpriced for run in runs):
         again = shlex.join(["batchrun", "recost", str(directory), "--job", "JOB"])
@@ -254,7 +253,7 @@ def recost_notes(runs: Sequence[Recosted], directory: Path) -> list[str]:
 
 
 def _amount(pico: int | None, unpriced: int) -> str:
-    """Return a sum of costs; that of a part of the answers says so."""
+    """Return a sum of costs as text; it says so if some answers have no known price."""
     if pico is None:
         return "unknown"
     return f"{'at least ' if unpriced else ''}${pico / PICO_PER_USD:,.6f}"

@@ -1,6 +1,6 @@
-"""`batchrun report`: a run's directory, and its input as far as it is still there, → `report.html`.
+"""`batchrun report`: writes `report.html` from a run directory, and from its input if it still exists.
 
-Of a matrix, a report of every cell and one of all of them side by side.
+For a matrix, there is a report of every cell, and one of all cells side by side.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _UNSTOPPED = {RunEnd.UNFINISHED, RunEnd.FINISHED, RunEnd.SAMPLED, RunEnd.INTERRU
 
 
 def write_report(directory: Path) -> Path:
-    """Write `report.html` into the directory of a run, of a running one as of now.
+    """Write `report.html` into the directory of a run; for a running one, its present state.
 
-    In the directory of a matrix, it compares the cells, and links to the report in each of them.
+    In the directory of a matrix, it compares the cells, and has links to their reports.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.
@@ -55,7 +55,7 @@ def write_report(directory: Path) -> Path:
 def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
     """Return the scores that are stored with a run, or with the cells of a matrix, by name.
 
-    None stands for a run whose job has no `[score]`.
+    The value is None for a run whose job has no `[score]`.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.
@@ -120,7 +120,7 @@ def _report(directory: Path, store: checkpoint.Checkpoint) -> str:
 def _score(
     directory: Path, job: Job, source: Source, store: checkpoint.Checkpoint
 ) -> ScoreTotals | None:
-    """Add up the scores; judge the answers first where that was not done when they came."""
+    """Add up the scores; score the answers first if that was not done during the run."""
     evaluation = Evaluation.of(job, source)
     if evaluation is None:
         return None
@@ -138,7 +138,7 @@ def _state(totals: RunTotals) -> str:
 
 
 def _facts(document: dict[str, object]) -> list[tuple[str, str]]:
-    """What a reader wants to know of the job; nothing that could hold a secret."""
+    """Return facts about the job for the reader, without anything that could contain a secret."""
     wanted = {
         "Input": ("input", "path"),
         "Format": ("request", "format"),

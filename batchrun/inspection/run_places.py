@@ -1,4 +1,4 @@
-"""Which run directory a path stands for: the directory itself, or that of a job file."""
+"""Finds the run directory for a path: the directory itself, or that of a job file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_of(path: Path) -> Path:
     For a job, it is the directory of its run, or that of its simulated run if it has no other.
 
     Raises:
-        JobError: when there is no run; it names those that are near.
+        JobError: when there is no run; names runs in the neighbourhood.
     """
     if path.is_dir():
         return _directory(path)
@@ -62,7 +62,7 @@ def _runs_inside(folder: Path) -> Iterator[Path]:
 
 
 def is_run(directory: Path) -> bool:
-    """Say whether a directory has a run: in one checkpoint, in parts, or of a matrix."""
+    """Return whether a directory has a run: in one checkpoint, in parts, or as a matrix."""
     has_checkpoint = (directory / checkpoint.FILE_NAME).is_file()
     return has_checkpoint or is_matrix(directory) or is_partitioned(directory)
 

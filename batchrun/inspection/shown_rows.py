@@ -1,4 +1,4 @@
-"""The rows of a page: read from the checkpoints of runs, with prompts from the input while it is there."""
+"""The rows of a page: read from the checkpoints of runs, with prompts from the input if it still exists."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def embedded_rows(
 
     Args:
         stores: the runs; the page has the rows of the first.
-        names: what to call them.
-        job: of the first run; None when it cannot be used. Likewise its `source`.
+        names: names of the runs.
+        job: job of the first run; None if it cannot be used. Likewise its `source`.
         source: the input.
-        also: ordinals of rows that matter, for a part of many rows.
+        also: ordinals of rows to include if only a part of the rows is shown.
 
     Raises:
         CheckpointError: when a checkpoint cannot be used.
@@ -67,7 +67,7 @@ def usable_input(store: checkpoint.Checkpoint) -> tuple[Job, Source]:
 
 
 def _pass_at(stores: Sequence[checkpoint.Checkpoint], job: Job | None) -> dict[str, float | None]:
-    """Return the scorers of some runs, with the score from which on an answer passes; None if nothing says."""
+    """Return the scorers of some runs with their passing scores; None if none is defined."""
     ranges = [found for store in stores for found in checkpoint.score_ranges(store).items()]
     outside = {name for name, (low, high) in ranges if low < 0 or high > 1}
     given = {} if job is None else {score.name: score.pass_at for score in job.scores}
@@ -79,7 +79,7 @@ def _pass_at(stores: Sequence[checkpoint.Checkpoint], job: Job | None) -> dict[s
 
 
 def _with_prompts(rows: Iterable[RowDetails], job: Job, source: Source) -> Iterator[RowDetails]:
-    """Add what was asked; reads the input once."""
+    """Add the prompts; reads the input once."""
     renderer = Renderer(job, source.columns)
     items = chain.from_iterable(renderer.read(source))
     item = next(items, None)

@@ -1,4 +1,4 @@
-"""What was asked and answered, row by row, with the scores: for fine-tuning and for log viewers."""
+"""Conversations with answers and scores, row by row: for fine-tuning and for log viewers."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Transcript:
 
     Attributes:
         item: the row with all its columns.
-        turns: (role, text) of what was asked, the system prompt first; None where it cannot be
-            expressed as text, such as with images.
+        turns: (role, text) of the turns, the system prompt first; None if they are not only text, such as
+            with images.
         answer: columns of the results.
-        scores: fields of `RowScore` by the name of the scorer; the name is empty for the scores over
-            all of them. Empty when the row has none.
+        scores: fields of `RowScore` by name of the scorer; the name is empty for the scores over all
+            scorers. Empty if the row has no scores.
     """
 
     item: Item

@@ -1,7 +1,7 @@
-"""`batchrun verify`: checks a run directory. Reads only, and sends nothing.
+"""`batchrun verify`: checks a run directory. Only reads, and sends nothing.
 
 It compares the checkpoint with its checksums, the requests with those that the job renders from the
-input, and each output with what an export would write now.
+input, and each output with the content that an export would write now.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _RESTORE_PART = "restore it from a backup; to send its rows again, run the job w
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
         directory: the run directory.
-        findings: what is wrong; empty when all that could be checked holds.
+        findings: the problems; empty if none were found.
         notes: what could not be checked, and why.
         checked: what was checked.
     """
@@ -68,11 +68,11 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing is wrong, otherwise 5."""
+        """0 if there are no problems, otherwise 5."""
         return CheckpointError.exit_code if self.findings else 0
 
     def text(self) -> str:
-        """Return a line for each thing that is wrong or was not checked, and one for all."""
+        """Return a line for each problem and each check that was not possible, and a line for all."""
         lines = [str(finding) for finding in self.findings]
         lines += [f"not checked: {note}" for note in self.notes]
         count = len(self.findings)
@@ -99,7 +99,7 @@ class Verification:
 def verify(directory: Path) -> Verification:
     """Check a run's checkpoint and outputs against each other, and its requests against its input.
 
-    Of a matrix, the runs of its cells.
+    For a matrix, check the runs of its cells.
 
     Raises:
         CheckpointError: when there is no checkpoint that can be opened, or the run is active.
@@ -115,7 +115,7 @@ def verify(directory: Path) -> Verification:
 
 
 def _verify_whole(directory: Path) -> Verification:
-    """Check a run; of a partitioned one the parts, then the outputs of the whole against them."""
+    """Check a run; for a partitioned one, the parts, and then the outputs of the whole run."""
     if not is_partitioned(directory):
         return _verify_with_judges(directory)
     with ExitStack() as stack:
@@ -142,7 +142,7 @@ def _verify_with_judges(directory: Path) -> Verification:
 
 
 def _combined(directory: Path, cells: Sequence[Verification]) -> Verification:
-    """Make one verdict of those on several runs; files are named with the folder of their run."""
+    """Combine the results for several runs; file names get the folder of their run."""
     named = [
         ("" if cell.directory == directory else f"{cell.directory.name}/", cell) for cell in cells
     ]
@@ -201,7 +201,7 @@ def _describe(
     job: Job | None,
     found: Findings,
 ) -> None:
-    """Add what is damaged; then the outputs may be the right ones."""
+    """Add damaged records, and say whether an output has a correct copy."""
     shown = described(store, damage, directory, None if job is None else job.output)
     remedy = remedy_for(damage, directory)
     for record, problem in shown:
@@ -234,7 +234,7 @@ def _check_outputs(
 
 
 def _job_of(store: checkpoint.Checkpoint, found: Findings) -> Job | None:
-    """Return the job that the run keeps, as far as it can still be used."""
+    """Return the job that is stored with the run, if it can still be used."""
     document, base, _ = store.job()
     try:
         return Job.from_document(document, Path(base), origin=str(store.path))
@@ -244,7 +244,7 @@ def _job_of(store: checkpoint.Checkpoint, found: Findings) -> Job | None:
 
 
 def _source_of(job: Job, store: checkpoint.Checkpoint, found: Findings) -> Source | None:
-    """Open the input when it is still the one that was run."""
+    """Open the input if it is unchanged since the run."""
     _, _, signature = store.job()
     try:
         source = Source(job.input)
@@ -263,7 +263,7 @@ def _source_of(job: Job, store: checkpoint.Checkpoint, found: Findings) -> Sourc
 def _check_requests(
     job: Job, source: Source, store: checkpoint.Checkpoint, found: Findings
 ) -> None:
-    """See that each row has the request, by its fingerprint, that is rendered from it now."""
+    """Check that each row has the request that is rendered from it now, by fingerprint."""
     flaws = list(_request_flaws(job, source, store))
     version = checkpoint.last_version(store)
     if flaws and version != __version__:
@@ -318,7 +318,7 @@ def _request_problems(
 
 
 class _Outputs:
-    """The files of a run directory, compared with what would be written now."""
+    """Compares the files of a run directory with the content that would be written now."""
 
     def __init__(self, directory: Path, store: checkpoint.Checkpoint, found: Findings) -> None:
         self._directory = directory
@@ -330,7 +330,7 @@ class _Outputs:
         self._export = f"{right}; write it again from there with: batchrun export {directory}"
 
     def check_results(self, job: Job, source: Source) -> ScoreTotals | None:
-        """Compare the files of results and the scores; return what the scores add up to."""
+        """Compare the files of results and the scores; return the totals of the scores."""
         store, scores, score = self._store, None, None
         evaluation = Evaluation.of(job, source)
         if evaluation is not None:
@@ -343,7 +343,7 @@ class _Outputs:
         return score
 
     def _check_scores(self, evaluation: Evaluation, source: Source) -> None:
-        """Work the scores out again, unless that would run code of the job's author."""
+        """Compute the scores again, unless that would run code from the author of the job."""
         again = f"batchrun score {self._directory}"
         if evaluation.runs_code:
             self._found.notes.append(
@@ -357,7 +357,7 @@ class _Outputs:
             self._found.check("scores", flaws, f"calculate them again with: {again}")
 
     def check_own_columns(self, job: Job) -> None:
-        """Compare the columns that batchrun adds, when the input is missing."""
+        """Compare only the columns that batchrun adds, because the input is missing."""
         store, samples = self._store, job.request.samples
         if not checkpoint.is_planned(store):
             self._found.notes.append(
@@ -381,7 +381,7 @@ class _Outputs:
         self._compare(USAGE, output.usage_contents(self._store, checkpoint.ATTEMPT_KINDS))
 
     def check_summary(self, score: ScoreTotals | None) -> None:
-        """Compare the sums; what scores add up to only where it is known."""
+        """Compare the totals; those of scores only if they are known."""
         if self._is_expected(SUMMARY):
             wanted = report.summary_json(self._totals, score)
             flaws = summary_flaws(self._directory / SUMMARY, wanted, is_scored=score is not None)
@@ -393,7 +393,7 @@ class _Outputs:
             self._found.check(name, flaws, self._export)
 
     def _is_expected(self, name: str) -> bool:
-        """Say whether a file is there; it has to be, once an execution has come to its end."""
+        """Return whether a file exists. Add a problem if it is missing although an execution has finished."""
         if (self._directory / name).exists():
             return True
         if self._has_ended:
@@ -404,6 +404,6 @@ class _Outputs:
 
     @property
     def _has_ended(self) -> bool:
-        """Whether an execution came to its end: the samples of an estimate write no outputs."""
+        """Return whether an execution finished and wrote outputs; the samples of an estimate write none."""
         before = {RunEnd.UNFINISHED, RunEnd.SAMPLED}
         return any(execution["outcome"] not in before for execution in self._totals.executions)

@@ -79,10 +79,10 @@ if TYPE_CHECKING:
 class Job:
     """The definition of a batch: rows, requests, limits, outputs.
 
-    `date` is the day that its `{{ today }}` stands for, None where nothing depends on one. With a
-    `[matrix]` it is several: `cells` has a job for each, which says by `cell` which one it is, and
-    `request` is that of the first. In the job of a judge, `judge` says how to read its answers. `files` are the job file and those that it names beside the
-    input, as far as they are known.
+    `date` is the day of its `{{ today }}`; None if nothing depends on it. With a `[matrix]`, `cells` has a job
+    for each cell, whose `cell` describes it, and `request` is the request of the first cell. In the job of a
+    judge, `judge` says how to read its answers. `files` are the job file and the other files that it names,
+    except the input, as far as they are known.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Job:
             overrides: dotted keys and their values, such as `{"request.model": "m"}`.
 
         Raises:
-            JobError: naming the file, the key, the value and the fix, for every problem.
+            JobError: names the file, the key, the value and the fix, for every problem.
         """
         path = Path(path)
         given, base = read_toml(path), path.resolve().parent
@@ -144,7 +144,7 @@ class Job:
     def for_table(
         cls, table: Path, columns: Sequence[str], overrides: Mapping[str, Any] | None = None
     ) -> Job:
-        """Make the job of a table with a `prompt` or `messages` column, without a job file.
+        """Create the job for a table with a `prompt` or `messages` column, without a job file.
 
         Raises:
             JobError: if it has neither column, or an option is wrong.
@@ -163,7 +163,7 @@ class Job:
         """Check a parsed job and freeze it.
 
         Raises:
-            JobError: listing every problem found.
+            JobError: lists every problem found.
         """
         if MATRIX in document:
             return cls._with_cells(document, base, origin)
@@ -208,7 +208,7 @@ class Job:
 
     @classmethod
     def _with_cells(cls, document: Mapping[str, Any], base: Path, origin: str) -> Job:
-        """Make the job of each cell, and of them one."""
+        """Create the job of each cell, and one job with all of them."""
         problems: list[str] = []
         # The values of cells are in their names, and so in messages and on the disk.
         _raise_all(literal_credentials(document[MATRIX]), f"{origin}: [matrix]")
@@ -237,7 +237,7 @@ class Job:
 
 
 def known_keys() -> list[str]:
-    """Return the keys of the sections as `--set` takes them, such as `request.temperature`."""
+    """Return the keys of all sections in the form of `--set`, such as `request.temperature`."""
     here = Path()
     sections = {name: Section(name, {}, []) for name in SECTIONS if name not in {SCORE, "request"}}
     read_input(sections["input"], here, None)
@@ -270,7 +270,7 @@ def _unstorable(document: Mapping[str, Any]) -> list[str]:
 def _with_texts(document: Mapping[str, Any], base: Path, problems: list[str]) -> dict[str, Any]:
     """Return a copy with the content of `prompt_file` and `system_file` in their place.
 
-    A run keeps these texts, even if the files change later.
+    A run stores these texts, so later changes of the files do not matter.
     """
     changed = dict(document)
     if isinstance(request := document.get("request"), dict):

@@ -1,4 +1,4 @@
-"""Checks of what a request has besides its body: address, key variable, headers.
+"""Checks of the parts of a request other than its body: address, key variable, headers.
 
 Error messages do not contain values that may be secret.
 """
@@ -42,11 +42,11 @@ _TRANSPORT_HEADERS = frozenset({"content-length", "transfer-encoding", "connecti
 
 
 def check_address(given: str, wire_format: WireFormat, *, allow_http: bool) -> str:
-    """Return an address without what every address of the format has: a base URL or a whole endpoint.
+    """Return a base URL or whole endpoint in its normal form, without the path that all addresses share.
 
     Raises:
-        ValueError: if it is neither, would send the key unencrypted, or surely is not an address of its
-            provider.
+        ValueError: if it is neither, would send the key unencrypted, or is certainly not an address of
+            its provider.
     """
     check_url(given)
     written = _with_scheme(given)
@@ -69,7 +69,7 @@ def check_address(given: str, wire_format: WireFormat, *, allow_http: bool) -> s
 
 
 def _with_scheme(given: str) -> str:
-    """Return an address with `http://` if it is only the host of a server on this machine."""
+    """Add `http://` to an address that is only the host of a server on this machine."""
     if _HAS_SCHEME.match(given) or not given:
         return given
     try:
@@ -108,7 +108,7 @@ def _base_url(written: str, parts: SplitResult, wire_format: WireFormat) -> str:
 
 
 def _of_provider(address: str, host: str, wire_format: WireFormat) -> str:
-    """Return a base URL, completed by what is known of its provider."""
+    """Return a base URL, completed with the known path of its provider."""
     preset = preset_at(host)
     usual = None if preset is None else preset.addresses.get(wire_format.name)
     if usual is None:
@@ -123,7 +123,7 @@ def _of_provider(address: str, host: str, wire_format: WireFormat) -> str:
 
 
 def _check_provider(address: str, host: str, wire_format: WireFormat) -> None:
-    """Check that an address of a known provider can be right."""
+    """Check that an address is possible for a known provider."""
     preset = preset_at(host)
     if preset is None:
         return
@@ -256,7 +256,7 @@ def check_headers(headers: Mapping[str, object]) -> None:
     """Check that headers can be sent.
 
     Raises:
-        ValueError: naming the header, never its value.
+        ValueError: names the header, never its value.
     """
     seen: set[str] = set()
     for name, value in headers.items():

@@ -1,4 +1,4 @@
-"""`[matrix]`: lists of values for keys of `[request]`. A cell is one value of each, and a job."""
+"""`[matrix]`: lists of values for keys of `[request]`. A cell has one value of each list, and is a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Axes = dict[str, list[Any]]
 
 
 def read_axes(given: object, known: Collection[str], problems: list[str]) -> Axes:
-    """Return the lists by key, without those that something is wrong with.
+    """Return the valid lists by key.
 
     Args:
         given: the table as parsed.
@@ -67,7 +67,7 @@ def _problem(key: str, values: object, known: Collection[str]) -> str | None:
 
 
 def cells_of(axes: Axes) -> list[Cell]:
-    """Return one value of each key, in the order of the lists, the last key changing fastest."""
+    """Return the combinations of one value of each key; the last key changes fastest."""
     chosen = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     return [Cell(_name(values), values) for values in chosen]
 
@@ -97,7 +97,7 @@ def _text(value: object) -> str:
 
 
 def same_cells(cells: Sequence[Cell], requests: Sequence[object]) -> list[str]:
-    """Say which cells would ask the same, or have the same folder."""
+    """Return messages about cells with the same requests, or the same folder."""
     every = list(zip([cell.name for cell in cells], requests, strict=True))
     return [
         f"[matrix]: the cells {one} and {other} have the same requests or the same folder; remove one"

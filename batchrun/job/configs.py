@@ -46,9 +46,9 @@ class RunPart:
     """A part of a partitioned run: consecutive rows of the input, with a checkpoint of their own.
 
     Attributes:
-        number: from 1.
-        first: the ordinal of its first row.
-        rows: how many rows it may have; the last part has as many as are left.
+        number: number of the part, from 1.
+        first: ordinal of its first row.
+        rows: maximum number of its rows; the last part has the remaining ones.
     """
 
     number: int
@@ -57,19 +57,19 @@ class RunPart:
 
     @property
     def name(self) -> str:
-        """The name of its folder in the run directory, and of its file of results."""
+        """The name of its folder in the run directory, and of its results file."""
         return f"part-{self.number:04d}"
 
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """`[input]`: which rows. `path` is absolute and may be a glob; `id` names a unique column.
+    """`[input]`: the rows. `path` is absolute and may be a glob; `id` names a unique column.
 
     `where` is a SQL condition on the columns of a row, and `limit` counts the rows that satisfy it.
-    A path may be an address in a cloud; `storage_options` then say how to reach it. `separator`, `quote`,
-    `escape` and `encoding` describe a CSV file; None: detected. `sheet` is that of an Excel file.
-    `pattern` is the path before its dates were filled in, where it has some. With a `part`, only its rows
-    are read.
+    A path may be a cloud address; `storage_options` are then the options of the connection. `separator`,
+    `quote`, `escape` and `encoding` describe a CSV file; None: detected. `sheet` is the sheet of an Excel
+    file. `pattern` is the path before its dates were filled in, if it has dates. With a `part`, only its
+    rows are read.
     """
 
     path: str
@@ -88,17 +88,17 @@ class InputConfig:
 
 @dataclass(frozen=True, slots=True)
 class RequestConfig:
-    """`[request]`: what every row becomes. Strings are templates unless they hold no expression.
+    """`[request]`: the request for every row. Strings with expressions are templates.
 
-    `system` are (template, marks) pairs, one for each block. `turns` are (role, template) pairs: the whole conversation when `messages` was given, one user
-    turn for a `prompt`, empty with `messages_column`. `stream` None decides by the length that the
-    answer may have, and `cache_ttl` is how long to cache the system prompt. `images` and `documents`
-    are templates; files among them stay below `image_dir` and `document_dir`. `from_columns` names request keys whose
-    column, where it is not empty, takes the place of the key for its row. Every row is asked
-    `samples` times; with `dedupe`, rows that ask the same share one answer. `provider` is None where
-    the base URL says who answers. With `keep_raw` the bodies of answers are kept, and those that end in
-    one of the ways in `reject` become errors. `cached_turns` are turns with a mark for the cache, from 0.
-    With `drops_unsupported`, a parameter that a model does not support is left out.
+    `system` has (template, marks) pairs, one for each block. `turns` are (role, template) pairs: the whole
+    conversation for `messages`, one user turn for a `prompt`, empty with `messages_column`. `stream` None: it
+    depends on the maximum length of the answer. `cache_ttl` is how long to cache the system prompt. `images`
+    and `documents` are templates; their files must be below `image_dir` and `document_dir`. `from_columns`
+    names request keys that a column of the same name replaces in rows where it is not empty. Every row is
+    sent `samples` times; with `dedupe`, rows with the same request share one answer. `provider` is None if it
+    follows from the base URL. With `keep_raw`, the bodies of answers are stored. Answers that end in one of
+    the ways in `reject` become errors. `cached_turns` are the turns with a mark for the cache, from 0. With
+    `drops_unsupported`, a parameter that a model does not support is left out.
     """
 
     format: FormatName
@@ -137,7 +137,7 @@ class RequestConfig:
 
     @property
     def fills_cache(self) -> bool:
-        """Whether requests mark a beginning for the provider's cache that others may share."""
+        """Whether requests mark a prefix for the provider's cache that other requests may share."""
         turns = self.turns[: max((n for n, _ in self.cached_turns), default=-1) + 1]
         return (
             self.cache_ttl is not None
@@ -148,30 +148,30 @@ class RequestConfig:
 
     @property
     def wire_format(self) -> WireFormat:
-        """What is known of the format."""
+        """The wire format."""
         return formats.of(self.format)
 
     @property
     def provider_name(self) -> str:
-        """Who answers, as a part of the identity of every request."""
+        """The provider's name, which is a part of every fingerprint."""
         return self.provider or provider_of(self.base_url)
 
     @property
     def preset(self) -> ProviderPreset | None:
-        """What is known of the provider, by its name or else by the address."""
+        """The preset of the provider, found by its name or else by the address."""
         if self.provider is not None:
             return PRESETS.get(self.provider)
         return preset_at(urlsplit(self.base_url).hostname or "")
 
     @property
     def schema_rules(self) -> SchemaRules | None:
-        """Which JSON schemas are refused; None: none for certain, since gateways may complete them."""
+        """Which JSON schemas are refused; None if no refusal is certain, since gateways may complete them."""
         preset = preset_at(urlsplit(self.base_url).hostname or "")
         is_strict = preset is not None and self.format in preset.strict_schemas
         return self.wire_format.schema_rules if is_strict else None
 
     def rules(self, model: str, effort: str | None) -> ModelRules:
-        """Return what a model accepts."""
+        """Return the rules of a model: which parameters it accepts."""
         return self.wire_format.model_rules(model, self.preset, effort, self.api_version)
 
     @property
@@ -204,7 +204,7 @@ class RequestConfig:
 
     @property
     def optional_columns(self) -> frozenset[str]:
-        """The columns of results that only some jobs ask for, and this one does."""
+        """The optional columns of results that this job asks for."""
         asks = self.parameters.get("logprobs") or self.extra_body.get("logprobs")
         asked = ("logprobs", bool(asks) or "logprobs" in self.from_columns), ("raw", self.keep_raw)
         return frozenset(name for name, is_asked in asked if is_asked)
@@ -212,7 +212,7 @@ class RequestConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """`[limits]`: upper bounds, per minute where named so. None: no configured bound.
+    """`[limits]`: upper bounds, per minute if the name says so. None: no configured bound.
 
     A `concurrency` of None adapts to the provider. `max_errors` below 1 is a share of the
     finished items, otherwise a count.
@@ -232,15 +232,15 @@ Then = Literal["batch", "live", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class BatchConfig:
-    """`[batch]`: how requests are cut into batches, and what happens to those that are not answered.
+    """`[batch]`: how requests are divided into batches, and what happens to those without an answer.
 
     Attributes:
-        max_rows: of one batch.
-        max_mb: size of one batch, in millions of bytes.
-        enqueued_tokens: input tokens of all batches of a model that are out; None: no configured bound.
+        max_rows: maximum number of requests of one batch.
+        max_mb: maximum size of one batch, in millions of bytes.
+        enqueued_tokens: maximum input tokens of all open batches of a model; None: no configured bound.
         then: how rows are sent that a batch did not answer.
-        poll_s: the shortest time between two looks at the batches.
-        doubt_s: how long a batch is looked for whose creation was not confirmed.
+        poll_s: shortest time between two checks of the batches, in seconds.
+        doubt_s: how long to look for a batch whose creation was not confirmed, in seconds.
     """
 
     max_rows: int = 50_000
@@ -267,10 +267,10 @@ FLEX_RETRY = RetryConfig(max_wait_s=3600.0, timeout_s=900.0)
 
 @dataclass(frozen=True, slots=True)
 class ToolsConfig:
-    """`[tools]`: the Python file whose functions carry out the calls, and its bounds.
+    """`[tools]`: the Python file with the functions that carry out calls, and limits.
 
-    `max_turns` is how often the model may call tools or the provider pause its own; `timeout_s` is
-    for one call.
+    `max_turns` is the maximum number of turns in which the model calls tools or the provider pauses;
+    `timeout_s` applies to one call.
     """
 
     module: Path | None = None
@@ -282,9 +282,9 @@ class ToolsConfig:
 class PriceConfig:
     """`[price]`: USD per million tokens, and per thousand web searches, in place of the price list.
 
-    Cache tokens cost as much as the input unless set, `cache_write_1h` as much as `cache_write`. Audio
-    and web searches have no price unless set. `batch` is the share of these prices that tokens cost in
-    a batch; None is all of it.
+    By default, cache tokens cost as much as the input, and `cache_write_1h` as much as `cache_write`. Audio
+    and web searches have no price unless set. `batch` is the share of these prices that applies to tokens in
+    a batch; None for the full price.
     """
 
     input: float
@@ -300,18 +300,18 @@ class PriceConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScoreConfig:
-    """`[score]` or one of `[[score]]`: what an answer is compared with and how, or the function that judges it.
+    """`[score]` or one of `[[score]]`: the expected value and the method of comparison, or a function.
 
-    `name` is part of the names of its columns; empty for the only scorer, whose columns are `score`
-    and `predicted`. `weight` is that in the mean over all scorers. An answer passes if its score is at
-    least `pass_at`; None means 1, as long as all scores are from 0 to 1. `labels` are the only labels
-    that an answer can have. `tolerance` is the largest difference between numbers; as a text such as
-    `1 %`, a share of the expected number. `variant` is that of `rouge` and `similarity`. `reduce` makes
-    one score of those of several answers to a row. `by` are columns by whose values the figures are shown,
-    `cluster` is one whose equal values mean that rows are not independent.
-    `expected` is a template over the row's columns. `answer` is a pattern in RE2 syntax that finds
-    the answer in the text. `stop_at` is half the width of the interval at which the run ends. `choices` are the labels of `match = "choice"`; empty means the letters.
-    `function` is a Python file and the name of a function in it.
+    `name` is part of the names of its columns; empty for the only scorer, whose columns are `score` and
+    `predicted`. `weight` is its weight in the mean over all scorers. An answer passes if its score is at least
+    `pass_at`; None means 1, if all scores are from 0 to 1. `labels` are the only labels that an answer can
+    have. `tolerance` is the largest difference between numbers; as a text such as `1 %`, a share of the
+    expected number. `variant` is the variant of `rouge` and `similarity`. `reduce` combines the scores of
+    several answers to a row. `by` are columns by whose values the figures are shown; rows with equal values
+    in `cluster` are not independent. `expected` is a template over the row's columns. `answer` is a pattern
+    in RE2 syntax that finds the answer in the text. `stop_at` is the half width of the interval at which the
+    run ends. `choices` are the labels of `match = "choice"`; empty means the letters. `function` is a Python
+    file and the name of a function in it.
     """
 
     expected: str | None = None
@@ -334,14 +334,13 @@ class ScoreConfig:
 
 @dataclass(frozen=True, slots=True)
 class JudgeConfig:
-    """`[score.judge]`: a model that judges answers, and what its verdicts are worth.
+    """`[score.judge]`: a model that judges answers, and the scores of its verdicts.
 
     The templates of `request` may use the row's columns, `response`, `expected` and
     `rendered_prompt`. Verdicts are the labels of `choices`, each with its score, or numbers from the
-    lowest to the highest of `scale`. `answer` is a pattern in RE2 syntax that finds the verdict;
-    without it, the request asks for a line that is looked for. `human` is a template with the verdict
-    of a person. `document` is the request as a `[request]`; there is none in a judge's own job, whose
-    request it is.
+    lowest to the highest of `scale`. `answer` is a pattern in RE2 syntax that finds the verdict; without
+    it, the request asks for a certain last line. `human` is a template with the verdict of a person.
+    `document` is the request as a `[request]`; None in the judge's own job.
     """
 
     choices: Mapping[str, float] = field(default_factory=dict)
@@ -359,7 +358,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a `[matrix]`: the values that make it, and the name of its folder."""
+    """One cell of a `[matrix]`: its values, and the name of its folder."""
 
     name: str
     values: Mapping[str, Any]
@@ -372,9 +371,9 @@ PARTITION_ROWS = 2_000_000
 class OutputConfig:
     """`[output]`: the run directory, the result files in it, and the prefix of our columns.
 
-    `unnest` holds the properties of the answer's JSON schema that become columns, by name.
-    `escape_formulas` is for CSV files: no cell of text can be run by a spreadsheet. With `partition_by`,
-    files of Parquet are folders with a part for each value of these columns. A run of more than
+    `unnest` has the properties of the answer's JSON schema that become columns, by name.
+    `escape_formulas` applies to CSV files: spreadsheets cannot execute text cells as formulas. With
+    `partition_by`, Parquet files are folders with a part for each value of these columns. A run of more than
     `partition_rows` rows is divided into parts of this size, each with a checkpoint.
     """
 

@@ -47,9 +47,9 @@ class Connection:
 
 
 def read_connection(section: Section) -> Connection:
-    """Read the keys of a section that say who answers. What is not set follows from the provider.
+    """Read the keys of a section about the provider. Missing ones follow from its preset.
 
-    A preset's key variable and header apply at the preset's own addresses only: a key is not sent to
+    A preset's key variable and header apply only to the preset's own addresses: a key is never sent to
     another host because of a name.
     """
     provider = _read_provider(section)
@@ -139,7 +139,7 @@ def _read_auth(section: Section) -> str | None:
 
 
 def read_headers(section: Section) -> tuple[tuple[str, str], ...]:
-    """Return the headers that a job gives as they are, by lower-case names."""
+    """Return the literal headers of a job, by lower-case names."""
     headers = section.table("extra_headers")
     section.check("extra_headers", partial(_check_extra_headers, headers), None)
     return tuple((name.lower(), str(value)) for name, value in headers.items())
@@ -151,7 +151,7 @@ def _check_extra_headers(headers: dict[str, Any]) -> None:
 
 
 def read_secret_headers(section: Section) -> tuple[tuple[str, str], ...]:
-    """Return headers and the environment variables that hold their values."""
+    """Return headers with the environment variables of their values."""
     given = section.table("secret_headers")
     section.check("secret_headers", partial(_check_secret_headers, given), None)
     literal = {name.lower() for name in section.table("extra_headers")}
@@ -161,7 +161,7 @@ def read_secret_headers(section: Section) -> tuple[tuple[str, str], ...]:
 
 
 def literal_credentials(matrix: object) -> list[str]:
-    """Say which lists of a `[matrix]` hold credentials."""
+    """Return messages about lists of a `[matrix]` that contain credentials."""
     checks: dict[str, Callable[[Any], None]] = {
         "base_url": check_url,
         "extra_headers": check_header_values,

@@ -1,7 +1,7 @@
 """`[score.judge]`: a model that judges answers, read as a `[request]` with a scale of verdicts.
 
-What the section does not set comes from its rubric, then from the job's `[request]`. The keys that say where
-a provider is come together: a key of the job is never sent to another server.
+Keys that the section does not set come from its rubric, then from the job's `[request]`. The keys of the
+connection are inherited only together, so that an API key of the job is never sent to another server.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def _unbroken(value: object) -> object:
 def read_judge(
     given: Mapping[str, Any], request: Mapping[str, Any], base: Path, section_name: str
 ) -> tuple[JudgeConfig, list[str]]:
-    """Read the section; return it with what is wrong.
+    """Read the section; return it with the problems.
 
     Args:
         given: the section as parsed.
         request: the job's `[request]` as parsed.
         base: the folder that relative paths start from.
-        section_name: for messages.
+        section_name: name of the section in messages.
     """
     problems: list[str] = []
     own = Section(section_name, given, problems)
@@ -88,12 +88,12 @@ def read_judge(
 
 
 def judge_of(document: Mapping[str, Any]) -> JudgeConfig:
-    """Return what `judge_document` wrote, without its request."""
+    """Read the document that `judge_document` wrote, without its request."""
     return _read_verdicts(Section("judge", document, []))
 
 
 def judge_document(config: JudgeConfig) -> dict[str, Any]:
-    """Return how verdicts are read, as a document of JSON."""
+    """Return the rules for reading verdicts as a JSON document."""
     scale = None if config.scale is None else list(config.scale)
     found = {"choices": dict(config.choices) or None, "scale": scale, "answer": config.answer}
     return {key: value for key, value in found.items() if value is not None}
@@ -114,7 +114,7 @@ def _read_verdicts(section: Section) -> JudgeConfig:
 
 
 def _asked(values: Mapping[str, Any], config: JudgeConfig) -> dict[str, Any]:
-    """Return the judge's `[request]` as it is sent: its last user turn says what to write."""
+    """Return the judge's `[request]` with the instructions for its verdict in the last user turn."""
     asked = {key: value for key, value in values.items() if key not in OWN_KEYS}
     if values.get("samples", 1) == 1:
         asked["dedupe"] = True  # the same answer to the same row is judged once
@@ -130,7 +130,7 @@ def _asked(values: Mapping[str, Any], config: JudgeConfig) -> dict[str, Any]:
 
 
 def _with_last_turn(turns: Sequence[Any], text: str) -> list[Any]:
-    """Return the turns with a text at the end of the last one of the user."""
+    """Return the turns with a text added to the last user turn."""
     roles = [turn.get("role") if isinstance(turn, dict) else None for turn in turns]
     last = max((n for n, role in enumerate(roles) if role == "user"), default=-1)
     return [
@@ -140,7 +140,7 @@ def _with_last_turn(turns: Sequence[Any], text: str) -> list[Any]:
 
 
 def instructions(config: JudgeConfig) -> str:
-    """Return what the judge is asked to write, so that its verdict can be read."""
+    """Return the instructions that make the judge's verdict readable."""
     if config.scale is None:
         verdicts = f"one of: {', '.join(config.choices)}"
     else:
@@ -154,9 +154,9 @@ def instructions(config: JudgeConfig) -> str:
 
 
 def _inherited(given: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys that a judge takes from the job, as they are.
+    """Return the keys that a judge inherits from the job.
 
-    Another format or address is another server: then nothing of the job's connection is used.
+    Another format or address means another server: then no key of the job's connection is used.
     """
     is_own = any(
         key in given and given[key] != request.get(key)
@@ -185,7 +185,7 @@ def _choices(given: object) -> dict[str, float]:
     """Return the score of each label.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: says what is wrong.
     """
     if given is None:
         return {}
@@ -209,7 +209,7 @@ def _scale(given: object) -> tuple[float, float] | None:
     """Return the lowest and the highest number.
 
     Raises:
-        ValueError: saying what is wrong.
+        ValueError: says what is wrong.
     """
     if given is None:
         return None

@@ -24,7 +24,7 @@ OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl", ".arrow", ".xlsx")
 def read_output(
     section: Section, base: Path, name: str, day: date | None, answer: AnswerSchema | None
 ) -> OutputConfig:
-    """Read the section; what is wrong goes to its problems. Paths start at `base`."""
+    """Read the section and add its problems. Relative paths start from `base`."""
     files = section.strings("files")
     if files is None:
         files = DEFAULT_FILES

@@ -1,4 +1,4 @@
-"""Options of the command line put into a job's document, by dotted key."""
+"""Applies options of the command line to a job's document, by dotted key."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _PARTS = re.compile(r'"([^"]+)"|([^.]+)')
 def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of the document with dotted keys replaced.
 
-    A key without a section (`temperature`) is looked up in `[request]` unless it is a section's
-    own. A prompt takes the place of whatever gave the prompt before, and a value that of the list
-    that `[matrix]` has for its key: then the cells with that value are left.
+    A key without a section (`temperature`) belongs to `[request]`, unless only another section has it. A
+    prompt replaces every key that gave the prompt before. A value replaces the list that `[matrix]` has for
+    its key, which leaves only the cells with that value.
 
     Raises:
         JobError: when a dotted key names no section.
@@ -62,7 +62,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
 
 
 def _table(document: dict[str, Any], tables: Sequence[str], dotted: str) -> dict[str, Any]:
-    """Return the table that a dotted key is in; of several scorers, the one that it names."""
+    """Return the table of a dotted key; if there are several scorers, the one that the key names."""
     target: Any = document
     for name in tables:
         if isinstance(target, list):
@@ -118,7 +118,7 @@ def _place(dotted: str) -> list[str]:
 
 
 def short_keys(dotted: Iterable[str]) -> list[str]:
-    """Return the keys that `--set` takes without their section, of those given with one."""
+    """Return those of the dotted keys that `--set` accepts without their section."""
     pairs = (name.split(".") for name in dotted)
     return sorted({key for section, key in pairs if _section_of(key) == section} | {*TOP_KEYS})
 
@@ -146,13 +146,13 @@ _TEMPLATE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 
 def settled(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a job's document with the day that it is about, when it depends on one."""
+    """Return a job's document with its date, if it depends on one."""
     today = {"date": local_today().isoformat()} if has_dates(document) else {}
     return {**today, **document}
 
 
 def read_date(section: Section) -> date | None:
-    """Return the day that the job is about; None when that makes no difference."""
+    """Return the date of the job; None if nothing depends on it."""
     given = section.raw("date")
     if given is None or type(given) is date:
         return given
@@ -164,7 +164,7 @@ def read_date(section: Section) -> date | None:
 
 
 def has_dates(document: Mapping[str, Any]) -> bool:
-    """Say whether a job depends on the day."""
+    """Return whether a job depends on the date."""
     return any(
         isinstance(section := document.get(name), dict)
         and isinstance(text := section.get(key), str)
@@ -174,15 +174,15 @@ def has_dates(document: Mapping[str, Any]) -> bool:
 
 
 def local_today() -> date:
-    """Return the day where this machine is, which `TZ` can set."""
+    """Return the date in the time zone of this machine, which `TZ` can set."""
     return datetime.now().astimezone().date()
 
 
 def with_dates(text: str, day: date | None) -> str:
-    """Return the text with its dates filled in; today's, when no day is given.
+    """Return the text with its dates filled in; without a date, that of today.
 
     Raises:
-        ValueError: when it asks for something else.
+        ValueError: if an expression is not a date.
     """
     day = day or local_today()
     year, week, _ = day.isocalendar()

@@ -1,4 +1,4 @@
-"""Paths in a job file, which files a job may read, and the Python files that it names."""
+"""Paths in a job file, the files that a job may read, and the Python files that it names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def absolute(base: Path, text: str) -> Path:
     """Return a path of the job file as an absolute one.
 
     Raises:
-        ValueError: when there can be no such path.
+        ValueError: if the path is impossible.
     """
     if "\0" in text:
         raise ValueError("contains a null character")
@@ -46,15 +46,15 @@ def absolute(base: Path, text: str) -> Path:
 
 
 def is_remote(path: str) -> bool:
-    """Say whether a path is an address that polars fetches from."""
+    """Return whether a path is an address that polars fetches from."""
     return _REMOTE.match(path) is not None
 
 
 def check_remote(address: str) -> str:
-    """Return an address that may be fetched from.
+    """Return an address if it may be fetched from.
 
     Raises:
-        ValueError: saying why it may not.
+        ValueError: says why it may not.
     """
     parts = urlsplit(address)
     if parts.query or parts.username is not None or parts.fragment:
@@ -68,7 +68,7 @@ def check_remote(address: str) -> str:
 
 
 def project_of(base: Path) -> Path:
-    """Return the folder of the job's project: jobs/x.toml belongs to what is beside `jobs`."""
+    """Return the folder of the job's project: for jobs/x.toml, the folder that contains `jobs`."""
     return base.parent if base.name == JOBS_FOLDER else base
 
 
@@ -78,7 +78,7 @@ def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) 
     Args:
         document: the job file as parsed.
         base: its folder.
-        allowed: what the command line says, by dotted key; it may name any file.
+        allowed: values from the command line, by dotted key; these may name any file.
     """
     sections = [("request", document.get("request")), ("matrix", document.get("matrix"))]
     sections += [("score.judge", judge) for judge in judge_tables(document)]
@@ -126,7 +126,7 @@ def read_beside(base: Path, file: str) -> str:
     """Read a text that a job file names.
 
     Raises:
-        ValueError: saying which one cannot be read, and why.
+        ValueError: names the file and the reason why it cannot be read.
     """
     try:
         return as_text(read_small_file(absolute(base, file)))
@@ -159,8 +159,8 @@ class UserFile:
     """A file or folder of the user that a run must not change.
 
     Attributes:
-        path: where it is.
-        role: what it is to the job, such as `[input] path`.
+        path: its path.
+        role: its role in the job, such as `[input] path`.
     """
 
     path: Path
@@ -173,9 +173,9 @@ class UserFile:
 def user_files(
     document: Mapping[str, Any], base: Path, job_file: Path | None = None
 ) -> tuple[UserFile, ...]:
-    """Return the job file and the files that it names, as far as these can be paths at all.
+    """Return the job file and the files that it names, if their paths are valid.
 
-    The input's are not among them: a glob has to be looked up.
+    The files of the input are not included, because a glob must be expanded first.
     """
     named = [
         UserFile(path, f"[{section}] {key}")
@@ -194,7 +194,7 @@ def user_files(
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Say whether two paths lead to one file: by way of links, hard links or another spelling."""
+    """Return whether two paths lead to one file, through links, hard links or another spelling."""
     return not {*_identities(one)}.isdisjoint(_identities(other))
 
 
@@ -209,25 +209,25 @@ class Protected:
         self._by_identity = {key: file for file in files for key in _identities(file.path)}
 
     def refuse_overwriting(self, path: Path, key: str, way_out: str) -> None:
-        """See that a file which is going to be written is none of them, under whatever name.
+        """Check that a file to be written is not one of them, under any name.
 
         Args:
-            path: what is going to be written.
-            key: what says so, such as `[output] files`.
-            way_out: what to do instead.
+            path: the file to be written.
+            key: its key in the job, such as `[output] files`.
+            way_out: what to do instead, for the message.
 
         Raises:
-            JobError: when it is one of them.
+            JobError: if it is one of them.
         """
         for identity in _identities(path):
             if (file := self._by_identity.get(identity)) is not None:
                 raise JobError(f"{key}: {path} would overwrite {file}; {way_out}")
 
     def refuse_moving(self, directory: Path, key: str, way_out: str) -> None:
-        """See that none of them lies in a directory, at any depth.
+        """Check that none of them is in a directory, at any depth.
 
         Raises:
-            JobError: when one does.
+            JobError: if one is.
         """
         home = Path(os.path.realpath(directory))
         for identity, file in self._by_identity.items():
@@ -236,7 +236,7 @@ class Protected:
 
 
 def _identities(path: Path) -> list[object]:
-    """Return what two paths to one file have in common: where links end, and the inode."""
+    """Return identities that two paths to one file share: the resolved path, and the inode."""
     found: list[object] = [os.path.realpath(path)]
     with suppress(OSError, ValueError):
         facts = path.stat()
@@ -245,7 +245,7 @@ def _identities(path: Path) -> list[object]:
 
 
 def flush_directory(directory: Path) -> None:
-    """Make sure that the names in a directory survive a power failure."""
+    """Flush a directory, so that the names in it survive a power failure."""
     with suppress(OSError):  # not every file system can, and the names are there all the same
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -286,7 +286,7 @@ def import_file(path: Path, key: str) -> ModuleType:
         key: where the job names it, for messages: `[tools] module`.
 
     Raises:
-        JobError: when it is none or cannot be imported, with the line that failed.
+        JobError: if it is not a Python file or cannot be imported; names the line that failed.
     """
     spec = importlib.util.spec_from_file_location(f"batchrun_user_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -308,13 +308,13 @@ def import_file(path: Path, key: str) -> ModuleType:
 
 
 def _line_in(path: Path, error: BaseException) -> int | None:
-    """Return the last line of the file that an error passed through."""
+    """Return the last line of the file in the traceback of an error."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return lines[-1] if lines else None
 
 
 def is_simulated(directory: Path) -> bool:
-    """Say whether a run directory, also that of a cell of a matrix, is for simulated answers."""
+    """Return whether a run directory, or the one of a matrix cell, is for simulated answers."""
     path = directory.resolve()
     return any(place.name.endswith(SIMULATED_SUFFIX) for place in (path, path.parent))

@@ -1,6 +1,6 @@
-"""Typed reading of TOML: keys that nothing reads are errors.
+"""Reads TOML with types. Keys that nothing reads are errors.
 
-Problems are collected, not raised one at a time, so that a job file can be corrected at once.
+Problems are collected, not raised one by one, so that all of them can be corrected at once.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _TOML_NAMES: dict[type, str] = {
 
 
 def toml_name(kind: type) -> str:
-    """Return how messages call a TOML type, such as `a whole number`."""
+    """Return the name of a TOML type in messages, such as `a whole number`."""
     return _TOML_NAMES.get(kind, kind.__name__)
 
 
@@ -74,7 +74,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message: the first few of many, and the beginnings of long ones."""
+    """Return names for a message: only the first few if there are many, and long ones truncated."""
     every = list(names)
     shown = ", ".join(
         name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
@@ -92,7 +92,7 @@ def read_small_file(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
 
     Raises:
         TooLargeError: when it is larger than `most_bytes`.
-        ValueError: saying why it cannot be read.
+        ValueError: says why it cannot be read.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits for its writer.
@@ -130,7 +130,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file, which may also be a pipe such as `<(make-job)`.
 
     Raises:
-        JobError: naming the file.
+        JobError: names the file.
     """
     try:
         with path.open("rb") as file:
@@ -169,7 +169,7 @@ class Section:
     """One table of a job file, such as `[limits]`.
 
     Args:
-        name: the table's name, for messages; empty for the top level.
+        name: name of the table, for messages; empty for the top level.
         values: the table as parsed.
         problems: a list that is shared by all sections of a file and collects messages.
     """
@@ -185,27 +185,27 @@ class Section:
 
     @property
     def known(self) -> frozenset[str]:
-        """The keys that this section can hold, as far as they have been asked for."""
+        """The keys of this section that have been read so far."""
         return frozenset(self._asked)
 
     def label(self, key: str) -> str:
-        """The key as the user would look for it: `[limits] concurrency`."""
+        """Return the key in the form for messages: `[limits] concurrency`."""
         return f"[{self.name}] {key}" if self.name else key
 
     def problem(self, key: str, message: str) -> None:
-        """Record what is wrong with a key."""
+        """Record a problem of a key."""
         self._problems.append(f"{self.label(key)}: {message}")
 
     def add(self, problems: Iterable[str]) -> None:
-        """Record what is wrong with a table inside this one."""
+        """Record a problem of a table inside this one."""
         self._problems += problems
 
     def has_problem(self, key: str) -> bool:
-        """Say whether a problem of a key is recorded."""
+        """Return whether a problem of a key is recorded."""
         return any(problem.startswith(f"{self.label(key)}: ") for problem in self._problems)
 
     def check(self, key: str, examine: Callable[[], T], default: T) -> T:
-        """Return what `examine` returns; when it raises ValueError, record that of the key."""
+        """Return the value of `examine`; if it raises ValueError, record that as a problem of the key."""
         try:
             return examine()
         except ValueError as error:
@@ -264,7 +264,7 @@ class Section:
         return self.get(key, dict) or {}
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """Return the sub-tables under keys that nobody has asked for, by their key."""
+        """Return the sub-tables under keys that have not been read, by their key."""
         names = self._values.keys() - self._asked
         found = {key: self._values[key] for key in self._values if key in names}
         tables = {key: value for key, value in found.items() if isinstance(value, dict)}
@@ -272,7 +272,7 @@ class Section:
         return tables
 
     def _hint(self, key: str) -> str:
-        """Return what a person who wrote an unknown key may have meant."""
+        """Return a suggestion for an unknown key."""
         names = OTHER_NAMES.get(self.name, {})
         if (name := names.get(key)) is not None:
             return f" (write {name})"
@@ -280,7 +280,7 @@ class Section:
         return near or (" (to send it as it is, write it in extra_body)" if names else "")
 
     def finish(self, homes: Mapping[str, str]) -> None:
-        """Report the keys that nobody asked for, before what is missing: one may be the cause.
+        """Report the keys that were not read, before missing ones: a misspelt key may be the cause.
 
         Args:
             homes: the keys of all sections, with the section that each belongs in.

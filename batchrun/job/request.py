@@ -1,4 +1,4 @@
-"""`[request]`: what every row becomes, checked against what the wire format can express."""
+"""`[request]`: the request for every row, checked against the capabilities of the wire format."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def request_keys() -> frozenset[str]:
 
 
 def read_request(section: Section, base: Path) -> RequestConfig:
-    """Read the section; what is wrong goes to its problems. Paths start at `base`."""
+    """Read the section and add its problems. Relative paths start from `base`."""
     connection = read_connection(section)
     wire_format = connection.wire_format
     from_columns = _read_from_columns(section)
@@ -132,7 +132,7 @@ def _check_extra_body(config: RequestConfig) -> None:
 
 
 def _check_combination(section: Section, config: RequestConfig) -> None:
-    """Report what is certain to be refused, as far as it does not depend on a row."""
+    """Report combinations that are certain to be refused for every row."""
     fixed = {key: value for key, value in config.parameters.items() if not is_template(value)}
     model = "" if is_template(config.model) else config.model
     rules = config.rules(model, fixed.get("effort"))
@@ -151,7 +151,7 @@ def _check_combination(section: Section, config: RequestConfig) -> None:
 
 
 def _check_schemas(section: Section, config: RequestConfig) -> None:
-    """Report schemas that the provider does not enforce, and so refuses."""
+    """Report schemas that the provider refuses because it cannot enforce them."""
     rules, answer = config.schema_rules, config.answer
     if rules is None:
         return
@@ -166,7 +166,7 @@ def _check_schemas(section: Section, config: RequestConfig) -> None:
 
 
 def _some(problems: Iterator[str]) -> list[str]:
-    """Return the first problems, and how many there are more."""
+    """Return the first problems, and the number of further ones."""
     shown, rest = list(islice(problems, MOST_SCHEMA_PROBLEMS)), sum(1 for _ in problems)
     return [*shown, f"{rest:,} more like these"] if rest else shown
 
@@ -350,7 +350,7 @@ def _read_extra_body(section: Section) -> dict[str, Any]:
 
 
 def _as_json(extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the table as JSON will carry it: TOML's dates become text."""
+    """Convert the table to JSON values: TOML's dates become text."""
     try:
         json.dumps(extra, allow_nan=False, default=str)
         plain: dict[str, Any] = orjson.loads(orjson.dumps(extra))

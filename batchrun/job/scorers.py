@@ -68,16 +68,16 @@ def score_sections(top: Section, problems: list[str]) -> list[Section]:
 def read_scores(
     sections: Sequence[Section], base: Path, request: Mapping[str, Any]
 ) -> tuple[ScoreConfig, ...]:
-    """Read the scorers; what is wrong goes to the problems of their sections.
+    """Read the scorers and add the problems to their sections.
 
-    `request` is the job's `[request]` as parsed: a judge uses its provider unless it has its own.
+    `request` is the job's `[request]` as parsed: a judge uses its provider unless it has another one.
     """
     configs = (_read_score(section, base, request) for section in sections)
     return tuple(_checked(sections, configs))
 
 
 def _checked(sections: Sequence[Section], configs: Iterator[ScoreConfig]) -> Iterator[ScoreConfig]:
-    """Yield the scorers, and check that their names tell them apart."""
+    """Yield the scorers, and check that their names are unique."""
     seen: set[str] = set()
     for section, config in zip(sections, configs, strict=True):
         name = config.name.casefold()
@@ -166,7 +166,7 @@ def _pass_at(section: Section, config: ScoreConfig) -> float | None:
 
 
 def _score_bounds(config: ScoreConfig) -> tuple[float, float] | None:
-    """Return the lowest and the highest score without a function; None if the judge's are not known."""
+    """Return the lowest and the highest score of a scorer without a function; None if the judge's are unknown."""
     if config.judge is None:
         return 0, 1
     worths = config.judge.scale or tuple(config.judge.choices.values())

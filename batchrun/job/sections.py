@@ -37,7 +37,7 @@ _SECRET = re.compile(
 
 
 def read_input(section: Section, base: Path, day: date | None) -> InputConfig:
-    """Read the section; what is wrong goes to its problems. Paths start at `base`."""
+    """Read the section and add its problems. Relative paths start from `base`."""
     given = section.check("path", partial(with_dates, section.text("path"), day), "")
     if not given.strip() and not str(section.raw("path") or "").strip():
         section.problem("path", 'is missing; name the table, such as path = "../data.csv"')
@@ -155,7 +155,7 @@ RATE_KEYS = (
 
 
 def read_limits(section: Section) -> LimitsConfig:
-    """Read the section; what is wrong goes to its problems."""
+    """Read the section and add its problems."""
     default = LimitsConfig()
     rates = {key: section.number(key, float, 0.0) or None for key in RATE_KEYS}
     return LimitsConfig(
@@ -180,7 +180,7 @@ THENS: tuple[str, ...] = get_args(Then)
 
 
 def read_batch(section: Section) -> BatchConfig:
-    """Read the section; what is wrong goes to its problems."""
+    """Read the section and add its problems."""
     default = BatchConfig()
     then = section.text("then", default.then)
     if then not in THENS:
@@ -201,7 +201,7 @@ def read_batch(section: Section) -> BatchConfig:
 def check_cap(
     section: Section, limits: LimitsConfig, request: RequestConfig, source: str = "request"
 ) -> None:
-    """A cap on the cost needs a bound on the cost of every request. `source` is the request's section."""
+    """Check that every request has a bound on its cost, as a cost cap needs. `source` is its section."""
     if limits.max_cost_usd is None:
         return
     for key in sorted(COST_KEYS & request.extra_body.keys()):
@@ -227,7 +227,7 @@ MAX_PRICE = 1_000  # costs are kept in pico-dollars, in 64 bits
 
 
 def read_retry(section: Section, request: RequestConfig) -> RetryConfig:
-    """Read the section; what is wrong goes to its problems."""
+    """Read the section and add its problems."""
     is_flex = request.parameters.get("service_tier") == "flex"
     default = FLEX_RETRY if is_flex else RetryConfig()
     return RetryConfig(
@@ -238,7 +238,7 @@ def read_retry(section: Section, request: RequestConfig) -> RetryConfig:
 
 
 def read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsConfig:
-    """Read the section; what is wrong goes to its problems. Paths start at `base`."""
+    """Read the section and add its problems. Relative paths start from `base`."""
     default = ToolsConfig()
     given = section.get("module", str)
     module = section.check("module", partial(_tools_module, base, given, request), None)
@@ -252,7 +252,7 @@ def read_tools(section: Section, base: Path, request: RequestConfig) -> ToolsCon
 
 
 def read_price(section: Section) -> PriceConfig | None:
-    """Read the prices for every model; what is wrong goes to the problems of the section."""
+    """Read the prices for every model, and add the problems of the section."""
     names = [each.name for each in fields(PriceConfig)]
     rates = {name: _rate(section, name) for name in names}
     if not any(name in section for name in names):
@@ -272,7 +272,7 @@ def read_price(section: Section) -> PriceConfig | None:
 
 
 def read_model_prices(section: Section, problems: list[str]) -> dict[str, PriceConfig]:
-    """Read the tables within `[price]`: one for each model that has a price of its own."""
+    """Read the tables within `[price]`, one for each model with separate prices."""
     found = {}
     for model, table in section.tables().items():
         own = Section(f'price."{model}"', table, problems)

@@ -20,7 +20,7 @@ SYSTEM_ROLES = ("system", "developer")
 
 @dataclass(frozen=True, slots=True)
 class TurnTexts:
-    """The turns of a job: (role, template) pairs, and how long some of them are cached, by number."""
+    """The turns of a job: (role, template) pairs, and the cache times of marked turns, by number."""
 
     texts: tuple[tuple[str, str], ...] = ()
     cached: tuple[tuple[int, str], ...] = ()

@@ -59,14 +59,14 @@ class _ModelPrice:
 
 
 class PriceBook:
-    """Puts a cost on usage.
+    """Computes the costs of usage.
 
     Args:
         provider: the price list's id, or any other name; None looks it up by `base_url`.
         base_url: the address. A server that is not in the price list has no prices.
-        at: the time whose prices to use; None is the time of each request.
-        fixed: rates of every model, instead of the price list.
-        by_model: rates of single models; they come first.
+        at: the time whose prices to use; None for the time of each request.
+        fixed: rates of every model, in place of the price list.
+        by_model: rates of single models; they take precedence.
         adds_fees: requests may cost more than their tokens, for example for searches. Then the price list
             is used only for answers that say how many searches there were.
     """
@@ -102,11 +102,11 @@ class PriceBook:
         billing: Billing | None = None,
         at: datetime | None = None,
     ) -> Cost | None:
-        """Return what an exchange cost, None when a price or the tokens are unknown.
+        """Return the cost of an exchange; None if a price or the tokens are unknown.
 
         Args:
             usage: the tokens, in inclusive counts.
-            models: names to look up in this order: as answered, as asked for.
+            models: names to look up, in this order: the model that answered, the requested one.
             billing: what the answer says about its price.
             at: the time of the exchange; None is now.
         """
@@ -247,7 +247,7 @@ class NewPrices:
 
         Args:
             usage: its tokens.
-            models: as answered, as asked for.
+            models: the model that answered, and the requested one.
             billing: what it says about its price.
             at: when it arrived.
         """

@@ -1,7 +1,7 @@
 """genai-prices' offline list: the entry of a model at a provider, and its rates under conditions.
 
-An entry is used only if the name means exactly that model: a name that only begins like another one, or
-an unknown provider, has no price. Facts that are missing in the list are here, with their source.
+An entry is used only if the name means exactly that model: a name that only begins like another one has no
+price, and neither has an unknown provider. Facts that the list lacks are here, with their source.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ IN_BATCHES = ("processing", "batch")
 
 
 def conditions_of(billing: Billing | None) -> Conditions:
-    """Return what may change the price of an answer, in the terms of genai-prices."""
+    """Return the conditions that may change the price of an answer, in the terms of genai-prices."""
     if billing is None:
         return ()
     found: list[tuple[str, str]] = []
@@ -141,7 +141,7 @@ def _by_id(name: str) -> Provider | None:
 
 
 def _by_address(base_url: str) -> Provider | None:
-    """Return the provider whose addresses begin like this one, as long as the host is its own."""
+    """Return the provider whose addresses begin like this one, if the host is its own."""
     parts = urlsplit(base_url)
     if parts.scheme != "https" or parts.port not in {None, 443}:
         return None
@@ -190,7 +190,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def _means(clause: Any, name: str) -> bool:  # noqa: ANN401 - genai-prices' clauses
-    """Say whether a clause that a name satisfies means that model, not a neighbour of it."""
+    """Return whether a clause that a name satisfies means exactly that model, not a similar one."""
     if not clause.is_match(name):
         return False
     if isinstance(clause, genai_prices.types.ClauseOr):
@@ -223,14 +223,14 @@ def _is_tail(word: str, after: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """The rates of requests with more input than `above` tokens; None: of one that is not known."""
+    """The rates of requests with more than `above` input tokens; None if the rates are unknown."""
 
     above: int
     rates: Rates | None
 
 
 def rates_for(tiers: Sequence[Tier], input_tokens: int) -> Rates | None:
-    """Return the rates of a request with so much input."""
+    """Return the rates of a request with this number of input tokens."""
     for tier in reversed(tiers):
         if input_tokens > tier.above:
             return tier.rates
@@ -238,11 +238,11 @@ def rates_for(tiers: Sequence[Tier], input_tokens: int) -> Rates | None:
 
 
 class Entry:
-    """A model's entry in the price list; long prompts may have a dearer tier.
+    """A model's entry in the price list; long prompts may have a more expensive tier.
 
     Args:
-        provider: the id of who answers.
-        model: the entry, which may be that of the model's maker.
+        provider: the id of the provider.
+        model: the entry, which may be that of the model's vendor.
         has_conditions: whether prices under conditions are this provider's own.
     """
 
@@ -259,13 +259,13 @@ class Entry:
     def rates(
         self, input_tokens: int, moment: datetime, conditions: Conditions = ()
     ) -> Rates | None:
-        """Return the rates of a request with so much input, None when they are not known."""
+        """Return the rates of a request with this number of input tokens; None if they are unknown."""
         return rates_for(self.at(moment, conditions), input_tokens)
 
     def moments(self, moment: datetime) -> Sequence[datetime | None]:
-        """Return when a request that is sent now may be priced: prices change with hours and days.
+        """Return the times at which a request that is sent now may be priced: prices change over time.
 
-        None is now, whenever that is.
+        None stands for the present time at each use.
         """
         if not self._is_dated:
             return [None]
@@ -279,12 +279,12 @@ class Entry:
         return [moment, moment + timedelta(days=1), *windows]
 
     def tiers(self, moment: datetime, conditions: Conditions = ()) -> list[tuple[int, Rates]]:
-        """Return the rates of long prompts, by how many tokens these exceed."""
+        """Return the rates of long prompts, by the number of tokens that they exceed."""
         later = self.at(moment, conditions)[1:]
         return [(tier.above, tier.rates) for tier in later if tier.rates is not None]
 
     def at(self, moment: datetime, conditions: Conditions) -> list[Tier]:
-        """Return the rates that hold at a moment, those of longer prompts later; none: unknown."""
+        """Return the rates at a moment, in ascending order of prompt length; empty if unknown."""
         # Prices change at full minutes at most.
         key = conditions, moment.replace(second=0, microsecond=0) if self._is_dated else None
         if key not in self._tiers:
@@ -310,7 +310,7 @@ class Entry:
         ]
 
     def _has_prices_for(self, asked: dict[str, str], moment: datetime) -> bool:
-        """Say whether the list has prices for just these conditions."""
+        """Return whether the list has prices for exactly these conditions."""
         return not asked or any(
             variant.when == asked
             and (variant.constraint is None or variant.constraint.active(moment))
@@ -376,7 +376,7 @@ def _model_names(provider: str | None, base_url: str | None) -> tuple[str, ...]:
 
 
 def near_model(model: str, provider: str | None, base_url: str | None) -> str | None:
-    """Return the provider's model that an unknown name was probably meant to be, if any."""
+    """Return the provider's model that an unknown name probably means; None if there is none."""
     names = _model_names(provider, base_url)
     undated = model.rstrip("0123456789").rstrip("-")
     for name in (model, undated):
@@ -396,7 +396,7 @@ def known_models(start: str) -> list[str]:
 
 
 def near_provider(name: str) -> str | None:
-    """Return the id in the price list of a provider that goes by another name here, if any."""
+    """Return the price list's id of a provider that is given by another name; None if there is none."""
     if _by_id(price_list_id(name)) is not None or name in PRESETS:
         return None
     found = genai_prices.data_snapshot.find_provider_by_id(

@@ -1,4 +1,4 @@
-"""The rates of a model, and what tokens cost by them."""
+"""The rates of a model, and costs computed with them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _PER_PICO = 10**6
 class Rates:
     """Prices in 1e-18 USD per token, and the model in the price list that they belong to.
 
-    None is an unknown price; for reasoning it means the price of other output. `web_search` is for one
-    search, `request` for one request. `batch` is the share of the prices of tokens that a job gives for
-    batches.
+    None is an unknown price; for reasoning it means the price of other output. `web_search` is the price of
+    one search, `request` of one request. `batch` is the share of token prices that applies in batches,
+    as the job says.
     """
 
     matched: str
@@ -93,9 +93,9 @@ def rates_of_job(
     web_search: float | None = None,
     batch: float | None = None,
 ) -> Rates:
-    """Return the rates that a job file gives, exactly as written.
+    """Return the exact rates of a job file.
 
-    They are USD per million tokens, and per thousand of web searches; `batch` is a share of them.
+    The job has USD per million tokens, and per thousand web searches; `batch` is a share of them.
     """
     base, write = per_million(input), per_million(input if cache_write is None else cache_write)
     return Rates(
@@ -114,12 +114,12 @@ def rates_of_job(
 
 
 def per_million(price: float | Decimal) -> int:
-    """Return a rate in USD per million tokens as one of `Rates`."""
+    """Convert a rate in USD per million tokens to the unit of `Rates`."""
     return _scaled(price, _PER_MILLION)
 
 
 def per_thousand(price: float | Decimal) -> int:
-    """Return a rate in USD per thousand searches or requests as one of `Rates`."""
+    """Convert a rate in USD per thousand searches or requests to the unit of `Rates`."""
     return _scaled(price, _PER_THOUSAND)
 
 
@@ -149,9 +149,9 @@ def cost_of(
 
     Args:
         usage: the tokens, in inclusive counts.
-        rates: of the model.
+        rates: rates of the model.
         searches: web searches by the provider.
-        source: of the rates.
+        source: source of the rates.
     """
     total, output = usage.input_tokens, usage.output_tokens
     if total is None or output is None or (searches and rates.web_search is None):

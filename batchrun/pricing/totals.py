@@ -17,10 +17,10 @@ class PriceUse:
     """The price that the costs of a model were computed with.
 
     Attributes:
-        model: as answered.
+        model: the model that answered.
         source: the price list with its version, or the job file.
-        as_of_us: the time whose price it is, in microseconds since 1970 UTC.
-        matched: the model in the price list; None when the price is not known.
+        as_of_us: the time that the price applies to, in microseconds since 1970 UTC.
+        matched: the model in the price list; None if the price is not known.
         rates: USD per million tokens (`input`, `output`, `cache_read`, `cache_write`,
             `cache_write_1h`, and where they are known and differ `audio_input`, `audio_cache_read`,
             `audio_output`, `reasoning`), and per thousand (`web_search`, `request`).
@@ -54,14 +54,14 @@ class ModelTotals:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionTotals:
-    """What one execution did.
+    """The counts of one execution.
 
     Attributes:
         sent: requests that it sent or submitted in batches, each counted once for all its attempts.
-        succeeded: requests that it got an answer to, whichever execution sent them; `errored` those
-            that failed.
-        input_tokens: of its attempts, None when no answer counted them; also `output_tokens`.
-        cost: of its attempts in pico-dollars, None when no price is known.
+        succeeded: requests whose answer it received, even if an earlier execution sent them; `errored`:
+            those that failed.
+        input_tokens: tokens of its attempts; None if no answer reported them. Likewise `output_tokens`.
+        cost: cost of its attempts in pico-dollars; None if no price is known.
     """
 
     sent: int
@@ -78,17 +78,17 @@ class RunTotals:
 
     Costs are pico-dollars; `unpriced` counts answers whose price is unknown. `maybe_billed` counts
     attempts that may have been billed although their answer never arrived. `waiting` is what the
-    latest execution waited for when it last reported that, `cap` its `max_cost_usd`. `endings` counts
-    the answers that rows have now by how they ended, all samples and choices of a row included. Tokens
-    are None when there are answers and none of them counted these.
+    latest execution last reported to wait for, and `cap` is its `max_cost_usd`. `endings` counts the
+    present answers of rows by their ending, with all samples and choices of a row. Tokens are None if
+    there are answers but none of them reported these tokens.
 
     Attributes:
-        unreported: those of the unpriced answers for which the provider reported no tokens.
-        stated: attempts whose cost the provider stated: what their tokens cost by kind is unknown.
-        results: requests that got a result, of all executions, also those that no row uses any more.
+        unreported: number of unpriced answers for which the provider reported no tokens.
+        stated: number of attempts whose cost the provider stated; their cost by kind of token is unknown.
+        results: requests with a result, of all executions, including those that no row uses any more.
         busy_s: wall time of the executions that sent something.
-        held_rows: rows of the input that hold such a result now, and `held_cost` what they cost.
-        last_execution: what the latest execution alone did.
+        held_rows: rows of the input that hold such a result now; `held_cost` is their cost.
+        last_execution: the counts of the latest execution alone.
         batches: all batches of the run, in the order in which they were intended.
         same_answer: the answer of every row, when several rows succeeded and all have the same one.
     """
@@ -156,9 +156,9 @@ class RunTotals:
 
     @property
     def projected_cost(self) -> int | None:
-        """The cost of the whole run, if the pending rows cost as much as the others on average.
+        """The projected cost of the whole run, with the average cost for each pending row.
 
-        None when no row is pending or some price is unknown.
+        None if no row is pending or some price is unknown.
         """
         rest = self.cost_of_rows(self.pending)
         return None if rest is None or not self.pending else self.cost.total + rest

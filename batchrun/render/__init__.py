@@ -57,12 +57,12 @@ class ItemTable(Protocol):
 
 
 class Renderer:
-    """Turns items into requests for one job.
+    """Renders items into requests for one job.
 
     Args:
-        job: what to ask.
+        job: the job.
         columns: the input's columns, to check the templates against.
-        section: of the job file, for messages.
+        section: section of the job file, for messages.
 
     Raises:
         JobError: if a template is invalid or needs a column that the input does not have.
@@ -101,7 +101,7 @@ class Renderer:
         self._pattern = self._common_pattern()
 
     def _common_pattern(self) -> RequestPattern | None:
-        """Return the pattern of all requests if they differ in texts of the conversation only."""
+        """Return the pattern of all requests, if they differ only in texts of the conversation."""
         config = self._config
         others = [*self._extra_body.texts, *self._extra_headers.texts]
         others += [*self._images, *self._documents]
@@ -125,14 +125,14 @@ class Renderer:
             return None
 
     def _values(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what the templates of a row can use."""
+        """Return the variables for the templates of a row."""
         return {**row, ROW: row} if self._whole_row else row
 
     def check_columns(self) -> None:
-        """Check that requests depend on a column: otherwise all rows would get the same one.
+        """Check that requests depend on a column: otherwise all rows would have the same request.
 
         Raises:
-            JobError: when they don't, unless several samples of one request are asked for.
+            JobError: if they do not, unless several samples of one request are asked for.
         """
         columns = self._known
         if self.columns or not columns:
@@ -155,11 +155,11 @@ class Renderer:
             )
 
     def render(self, items: Iterable[Item]) -> list[RenderedItem]:
-        """Turn a few items into requests; an item that cannot be rendered carries the reason."""
+        """Render a few items; an item that cannot be rendered has the reason."""
         return [self._render_one(item) for item in items]
 
     def chunks(self, items: Iterable[Item], samples: int = 1) -> Iterator[list[RenderedItem]]:
-        """Turn items into requests, a bounded number of rows and bytes at a time.
+        """Render items into requests, a bounded number of rows and bytes at a time.
 
         Each row appears `samples` times, in consecutive items of one chunk.
         """
@@ -180,20 +180,20 @@ class Renderer:
     ) -> Iterator[list[Item]]:
         """Yield the rows of a table with the columns that the templates need, in bounded chunks.
 
-        `more` are columns that are read beside them.
+        `more` are additional columns to read.
         """
         columns = tuple(dict.fromkeys((*more, *self.columns)))
         return table.items(columns, max(1, CHUNK_ROWS // samples))
 
     def table_chunks(self, table: ItemTable, samples: int = 1) -> Iterator[list[RenderedItem]]:
-        """Turn all rows of a table into requests; see `chunks`."""
+        """Render all rows of a table into requests; see `chunks`."""
         for items in self.read(table, samples):
             yield from self.chunks(items, samples)
 
     def text_turns(self, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | None:
         """Return the (role, text) turns of a row's request, the system prompt first.
 
-        None where it has more than text, such as images, documents or the results of tools.
+        None if it has more than text, such as images, documents or the results of tools.
 
         Raises:
             RenderError: when the row cannot be rendered.
@@ -253,7 +253,7 @@ class Renderer:
         row: Mapping[str, Any],
         values: Mapping[str, Any],
     ) -> Request:
-        """Return the request with a conversation, whose other fields are those of a row."""
+        """Return the request of a row with this conversation."""
         config = self._config
         system, messages = conversation
         model = self._text_override("model", row) or self._model.text(values)
@@ -425,7 +425,7 @@ def _sampled(row: RenderedItem, samples: int) -> Iterable[RenderedItem]:
 
 
 def _without_data(request: Request) -> Request:
-    """Return a request without the base64 of its attachments: its body holds them."""
+    """Return a request without the base64 of its attachments, which is also in its body."""
     if not request.attachments:
         return request
     slim = (_measured(one) if one.size else one for one in request.attachments)

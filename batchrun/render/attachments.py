@@ -36,11 +36,11 @@ class _Kind:
     """Images or documents.
 
     Attributes:
-        key: of `[request]`, for messages.
-        noun: of one, in the types of errors.
+        key: the key of `[request]`, for messages.
+        noun: the singular in error types.
         folder_key: the key with the folder of the files.
-        recognize: turns bytes into an attachment; None if they are not of this kind.
-        accepted: what is, for messages.
+        recognize: converts bytes to an attachment; None if they are not of this kind.
+        accepted: the accepted formats, for messages.
     """
 
     key: str
@@ -84,11 +84,11 @@ _DOCUMENTS = _Kind("documents", "document", "document_dir", _document, "a PDF or
 
 
 def read_images(value: object, folder: Path) -> list[Attachment]:
-    """Read what a cell or template gives: one image, a list of them, or none.
+    """Read the value of a cell or template: one image, a list of images, or none.
 
     Args:
         value: text, bytes, or a list of these; null and empty text mean no image.
-        folder: where file names start, and what they stay below.
+        folder: the folder that file names start from, and must stay below.
 
     Raises:
         RenderError: if it is not an image that both formats support.
@@ -100,8 +100,8 @@ def read_documents(value: object, folder: Path, *, addresses: bool) -> list[Atta
     """Read documents, as `read_images` reads images.
 
     Args:
-        value: as for images.
-        folder: as for images.
+        value: see `read_images`.
+        folder: see `read_images`.
         addresses: whether the provider fetches documents from an address.
 
     Raises:

@@ -1,9 +1,9 @@
-"""How much a template may do for one row: everything that can grow is paid for from a budget.
+"""Limits the work of a template for one row: every operation that can grow is paid from a budget.
 
-Templates may be untrusted, and `{{ 9 ** 9 ** 9 }}`, a repeated text or nested loops would take all
+Templates may be untrusted, and `{{ 9 ** 9 ** 9 }}`, a repeated text or nested loops could take all
 memory and time. Operations pay before they run if their result could be large, and afterwards for
-what they returned. The unit is about a byte; a step costs `STEP` of them, so that one budget bounds
-memory and time. It counts work, not seconds, so that a row always fails or never.
+their result. The unit is about a byte; a step costs `STEP` units, so that one budget limits memory and
+time. It counts work, not seconds, so that the same row always succeeds or always fails.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _remaining = _Remaining()
 
 
 def reset_budget() -> None:
-    """Start a row with the whole budget."""
+    """Reset the budget for a new row."""
     _remaining.budget = BUDGET
 
 

@@ -1,4 +1,4 @@
-"""The width and height of an image, from the first bytes of its file. Pure."""
+"""The width and height of an image, from the first bytes of its file. No I/O."""
 
 from __future__ import annotations
 

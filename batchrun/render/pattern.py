@@ -1,7 +1,7 @@
-"""Requests that differ in texts only: everything else of them is built and written once.
+"""Requests that differ only in texts: all other parts are built and encoded once.
 
-A job whose parameters, headers and model are the same for every row has such requests. For each row
-its texts are put into the body of one request, which takes a fraction of the time of building it.
+A job whose parameters, headers and model are the same for every row has such requests. The texts of each row
+are inserted into the encoded body of one request, which takes a fraction of the time of building it.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _REST = tuple(field.name for field in fields(Request)[5:])
 
 
 class NoPatternError(ValueError):
-    """The texts of a job change more of its requests than their own places."""
+    """The texts of a job affect other parts of its requests, so that there is no pattern."""
 
 
 class RequestPattern:
     """The request of a job with places for the texts that differ from row to row.
 
     Args:
-        wire_format: of the request.
+        wire_format: the format of the request.
         texts: all texts of the conversation that are not constant.
-        build: makes the request from these texts.
+        build: builds the request from these texts.
 
     Raises:
         NoPatternError: if a text does not appear unchanged in one place of the body and one of the
@@ -71,10 +71,10 @@ class RequestPattern:
         self._digest = wire_format.digest(request)
 
     def rendered(self, item: Item, values: Mapping[str, Any]) -> RenderedItem | None:
-        """Return an item with its request; None if that has to be built from the beginning.
+        """Return an item with its request; None if the request must be built from scratch.
 
-        That is where a text cannot be rendered, or is blank: formats treat blank texts in their own
-        ways.
+        That is the case if a text cannot be rendered, or is blank, because formats treat blank texts
+        differently.
         """
         try:
             texts = [text.text(values) for text in self._texts]
@@ -95,7 +95,7 @@ class RequestPattern:
 
 
 def _cut(text: Any, marks: Sequence[Any]) -> list[Any]:  # noqa: ANN401 - text or bytes
-    """Return a text cut at marks that follow each other in it, with the marks."""
+    """Split a text at marks that occur in this order; return the parts and the marks."""
     parts = []
     for mark in marks:
         before, _, text = text.partition(mark)
@@ -104,7 +104,7 @@ def _cut(text: Any, marks: Sequence[Any]) -> list[Any]:  # noqa: ANN401 - text o
 
 
 def _of_message(message: Message, marks: Sequence[str]) -> Callable[[Sequence[str]], Message]:
-    """Return what makes a message of a row from its texts."""
+    """Return a function that builds a message of a row from its texts."""
     role, content, extra = message.role, message.content, message.extra
     if isinstance(content, str) and content in marks:
         place = marks.index(content)
@@ -115,7 +115,7 @@ def _of_message(message: Message, marks: Sequence[str]) -> Callable[[Sequence[st
 
 
 def _of_text(system: Any, marks: Sequence[str]) -> Callable[[Sequence[str]], Any]:  # noqa: ANN401 - text or blocks
-    """Return what makes the system prompt of a row from its texts."""
+    """Return a function that builds the system prompt of a row from its texts."""
     if not _has_any(system, marks):
         return lambda _: system
     if not isinstance(system, str):

@@ -1,4 +1,4 @@
-"""Conversations: turns from a cell or from templates, with system text moved to its place."""
+"""Conversations: turns from a cell or from templates, with system turns moved to the system prompt."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _read_turn(column: str, number: int, turn: object) -> Turn:
 
 
 def _without_nulls(value: object) -> object:
-    """Leave out what typed columns put in place of keys that a row did not have."""
+    """Remove the nulls that typed columns have in place of missing keys."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
@@ -82,11 +82,10 @@ def _without_nulls(value: object) -> object:
 def arranged(
     wire_format: WireFormat, system: System | None, turns: Sequence[Turn]
 ) -> tuple[System | None, tuple[Message, ...]]:
-    """Return the system prompt, with what system turns at the beginning say, and the other turns.
+    """Return the system prompt, including system turns at the beginning, and the other turns.
 
     Raises:
-        RenderError: when a message is empty, the user says nothing, or the format cannot express
-            a turn.
+        RenderError: if a message is empty, there is no user turn, or the format cannot express a turn.
     """
     first = _first_spoken(wire_format, turns)
     parts = [] if system is None else [system]
@@ -122,7 +121,7 @@ def _first_spoken(wire_format: WireFormat, turns: Sequence[Turn]) -> int:
 
 
 def conversation_text(system: System | None, messages: Sequence[Message]) -> str:
-    """Return what a conversation says as one text; roles are named where there are several turns."""
+    """Return a conversation as one text; roles are named if there are several turns."""
     parts = [] if system is None else [_text_of(system)]
     texts = [_text_of(message.content or "") for message in messages]
     if len(messages) == 1:
@@ -136,7 +135,7 @@ def conversation_text(system: System | None, messages: Sequence[Message]) -> str
 def text_turns(
     system: System | None, messages: Sequence[Message]
 ) -> tuple[tuple[str, str], ...] | None:
-    """Return a conversation as (role, text) turns; None when it has more than text."""
+    """Return a conversation as (role, text) turns; None if it has more than text."""
     blocks = [
         block
         for message in messages
@@ -173,7 +172,7 @@ def _must_speak(turn: Turn) -> bool:
 
 
 def _joined(parts: Sequence[System]) -> System | None:
-    """Return texts as one text; with blocks among them, all as blocks, which may carry marks."""
+    """Join texts to one text; if there are blocks among them, return all as blocks, which may have marks."""
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) == len(parts):
         return "\n\n".join(texts) if texts else None

@@ -63,7 +63,7 @@ _LOOP, _WEIGHED, _CONCAT = "loop over", "weighed", "concatenated"
 
 
 class NullValueError(ValueError):
-    """A null reached a place where text is needed."""
+    """A value is null where text is needed."""
 
 
 def _refuse_null(value: object) -> None:
@@ -73,7 +73,7 @@ def _refuse_null(value: object) -> None:
 
 @pass_context  # which also keeps Jinja from calling it when a template is compiled
 def _printable(_: Context, value: object) -> object:
-    """Return the value of an expression if it can be text: never the `repr` of an object."""
+    """Return the value of an expression if it can be printed; the `repr` of an object cannot."""
     if isinstance(value, str):
         pay(len(value))
         return value
@@ -139,7 +139,7 @@ def _pay_for(
 
 
 def _listed(value: Any) -> Any:  # noqa: ANN401 - any argument
-    """Return an iterator as a list, which has a size."""
+    """Convert an iterator to a list, whose size is known."""
     return list(bounds.metered(value)) if isinstance(value, Iterator) else value
 
 

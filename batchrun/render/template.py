@@ -47,7 +47,7 @@ class Text:
     Args:
         key: its key in the job file, for messages.
         source: the string.
-        section: of the job file, for messages.
+        section: section of the job file, for messages.
 
     Raises:
         JobError: if it is not a valid template.
@@ -148,10 +148,10 @@ class Text:
             raise JobError(f"{place}: not a valid template: {reason}") from None
 
     def try_once(self, columns: Iterable[str]) -> None:
-        """Render a template that no column can change: what fails now, fails for every row.
+        """Render a template that depends on no column: if it fails now, it fails for every row.
 
         Raises:
-            JobError: saying why.
+            JobError: says why it fails.
         """
         if not self.names.isdisjoint({*columns, ROW}):
             return
@@ -166,8 +166,8 @@ class Structure:
 
     Args:
         key: its key in the job file, for messages.
-        value: JSON.
-        section: of the job file, for messages.
+        value: a JSON value.
+        section: section of the job file, for messages.
 
     Raises:
         JobError: if a string is not a valid template.
@@ -205,7 +205,7 @@ def _filled(value: object, values: Mapping[str, Any]) -> object:
 
 
 def _insertions(tree: nodes.Template) -> tuple[str, tuple[str, ...]]:
-    """Return a template that only inserts columns as a `%` pattern, with the columns; else nothing."""
+    """Return a template that only inserts columns as a `%` pattern with its columns; None for others."""
     outputs = [node for node in tree.body if isinstance(node, nodes.Output)]
     parts = [part for output in outputs for part in output.nodes]
     inserted = tuple(part.name for part in parts if isinstance(part, nodes.Name))
@@ -220,13 +220,13 @@ def _insertions(tree: nodes.Template) -> tuple[str, tuple[str, ...]]:
 
 
 def _row_names(tree: nodes.Template) -> frozenset[str]:
-    """Columns that the template looks up in the row: `row["…"]`."""
+    """Return the columns that the template looks up in the row: `row["…"]`."""
     lookups = tree.find_all((nodes.Getitem, nodes.Getattr))
     return frozenset(name for lookup in lookups if (name := _name_of(lookup)) is not None)
 
 
 def _guarded_names(tree: nodes.Template) -> frozenset[str]:
-    """Names whose absence the template provides for: `x is defined`, `x | default(…)`."""
+    """Return the names that the template handles if they are missing: `x is defined`, `x | default(…)`."""
     tests = (
         node.node for node in tree.find_all(nodes.Test) if node.name in {"defined", "undefined"}
     )
@@ -235,7 +235,7 @@ def _guarded_names(tree: nodes.Template) -> frozenset[str]:
 
 
 def _name_of(node: nodes.Node | None) -> str | None:
-    """Return the variable or the column that an expression names, None for any other."""
+    """Return the variable or column that an expression names; None for other expressions."""
     if isinstance(node, nodes.Name):
         return node.name
     if not isinstance(node, nodes.Getitem | nodes.Getattr) or _name_of(node.node) != ROW:
@@ -250,8 +250,8 @@ class Expression:
     """One template of the job file.
 
     Args:
-        section: of the job file: `score`.
-        key: under which key there.
+        section: section of the job file, such as `score`.
+        key: its key in the section.
         source: the template.
         columns: the input's columns.
 

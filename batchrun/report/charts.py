@@ -42,7 +42,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An area as the points of its outline; `edge` is its upper side, where that is drawn."""
+    """An area as the points of its outline; `edge` is its upper side, if that is drawn."""
 
     tone: str
     outline: str
@@ -77,12 +77,12 @@ class Chart:
 
     Attributes:
         note: small print beside the title.
-        label: what a screen reader says.
+        label: text for screen readers.
         levels: (y, text) of the horizontal lines.
         ticks: (x, text) along the bottom.
-        bars: (x, y, width) of the bars of a histogram, which stand on the bottom.
-        marks: x of the moments where one execution followed another.
-        hits: (x, width, text) of the columns that show a text under the pointer.
+        bars: (x, y, width) of the bars of a histogram.
+        marks: x of the times at which a new execution began.
+        hits: (x, width, text) of the columns that show a tooltip.
         diagonal: (x, y) of both ends of a line for comparison.
     """
 
@@ -114,11 +114,11 @@ def stacked(
     """Draw areas on top of each other over time.
 
     Args:
-        title: what the values are.
-        areas: from the lowest up, all with the same number of values.
-        step_s: the length of a step in seconds.
-        marks: moments to mark by a line, in seconds.
-        write: how a value is written.
+        title: title of the chart.
+        areas: the areas from the bottom up, all with the same number of values.
+        step_s: length of a step in seconds.
+        marks: times to mark by a line, in seconds.
+        write: formats a value.
         note: small print.
     """
     count = len(areas[0].values)
@@ -155,7 +155,7 @@ def histogram_chart(title: str, histogram: Histogram, write: Callable[[float], s
     x = _scale(0, len(counts), LEFT, HISTOGRAM_WIDTH - MARGIN)
 
     def place(value: float) -> float:
-        """A bar that is one value wide stands around it."""
+        """Return the position of a value; a bar for a single value is centred on it."""
         return x((value - start) / width + (0.5 if width == 1 else 0.0))
 
     percentiles = _percentiles(
@@ -187,7 +187,7 @@ def histogram_chart(title: str, histogram: Histogram, write: Callable[[float], s
 
 
 def reliability_chart(title: str, found: Calibration) -> Chart:
-    """Draw how often answers are right by their confidence; on the diagonal, both are the same."""
+    """Draw the share of right answers by confidence; on the diagonal, both are equal."""
     x = _scale(0, 1, LEFT, HISTOGRAM_WIDTH - MARGIN)
     y = _scale(0, 1, BOTTOM, TOP)
     shares = (0, 0.25, 0.5, 0.75, 1)
@@ -249,7 +249,7 @@ def _round_step(least: float, *, whole: bool) -> float:
 def _edge(
     values: Sequence[float], x: Callable[[float], float], y: Callable[[float], float]
 ) -> list[str]:
-    """The points at both ends of each step: a value holds for the whole of it."""
+    """Return the points at both ends of each step, because a value applies to the whole step."""
     return [
         f"{pixels(x(n + side))},{pixels(y(value))}"
         for n, value in enumerate(values)
@@ -273,7 +273,7 @@ def _in_bar(low: float, width: float, count: int, write: Callable[[float], str])
 
 
 def _percentiles(places: Iterable[tuple[str, float]]) -> list[Percentile]:
-    """Those in one place share a name; a name too close to the one before goes to the next row."""
+    """Return the percentiles: equal ones share a label, and a label that would overlap moves to the next row."""
     names: dict[float, list[str]] = {}
     for name, x in places:
         names.setdefault(round(x), []).append(name)

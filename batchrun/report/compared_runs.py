@@ -1,4 +1,4 @@
-"""Compared runs as people read them: the numbers of each, and against the first."""
+"""Compared runs for people: the numbers of each, and its differences from the first."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ComparedRun:
     """One run.
 
     Attributes:
-        directory: where it is.
-        model: as the job names it.
-        input: a digest of which table was asked about.
+        directory: the run directory.
+        model: the model in the job.
+        input: a digest of the table.
         totals: its counts, costs and times.
-        score: what its answers are worth.
-        pairs: against the first run; None for the first.
-        p_holm: the p-value of the difference to the first run, corrected for the number of runs.
-        scorers: the same by each scorer that has a name.
+        score: the totals of its scores.
+        pairs: the comparison with the first run; None for the first.
+        p_holm: the p-value of the difference from the first run, corrected for the number of runs.
+        scorers: the same for each scorer with a name.
     """
 
     directory: Path
@@ -70,7 +70,7 @@ class ComparedRun:
 
     @property
     def p_value(self) -> float | None:
-        """The p-value of the difference to the first run, on its own."""
+        """The uncorrected p-value of the difference from the first run."""
         tested = None if self.pairs is None else p_value(self.pairs)
         return tested[0] if tested else None
 
@@ -82,12 +82,12 @@ class ComparedRun:
 
     @property
     def is_in_points(self) -> bool:
-        """Whether the difference to the first run is one of accuracies, shown in percentage points."""
+        """Whether the difference from the first run is one of accuracies, shown in percentage points."""
         return self.pairs is not None and self.pairs.is_binary and self.score.is_binary
 
     @property
     def cost(self) -> float | None:
-        """The run's cost in USD, None when it is not known in full."""
+        """The run's cost in USD; None if it is not completely known."""
         return None if self.totals.unpriced else self.totals.cost.total / PICO_PER_USD
 
     @property
@@ -124,14 +124,14 @@ def scorers_of(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def names_of(runs: Sequence[ComparedRun]) -> dict[Path, str]:
-    """Return what to call each run: its folder's name, or its path where names repeat."""
+    """Return a name for each run: the name of its folder, or its path if names repeat."""
     paths = [run.directory for run in runs]
     are_unique = len({path.name for path in paths}) == len(paths)
     return {path: path.name if are_unique else str(path) for path in paths}
 
 
 def full_score(runs: Sequence[ComparedRun]) -> float:
-    """Return the score that a full bar stands for."""
+    """Return the score of a full bar."""
     if all(run.score.is_binary for run in runs):
         return 1.0
     bounds = [run.interval[1] for run in runs if run.interval]
@@ -139,7 +139,7 @@ def full_score(runs: Sequence[ComparedRun]) -> float:
 
 
 def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> dict[str, str]:
-    """Return the numbers of a run as text by their column, empty where there is none."""
+    """Return the numbers of a run as text by column; empty text if there is none."""
     totals, score = run.totals, run.score
     return {
         "run": names[run.directory],
@@ -156,7 +156,7 @@ def run_cells(run: ComparedRun, names: Mapping[Path, str]) -> dict[str, str]:
 
 
 def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dict[str, str]:
-    """Return how a run compares with the first, as text by column, empty where there is no number."""
+    """Return the comparison of a run with the first as text by column; empty text if there is no number."""
     difference = pairs.total / pairs.scored if pairs.scored else None
     return {
         "run": names[run.directory],
@@ -175,7 +175,7 @@ def pair_cells(run: ComparedRun, pairs: Pairs, names: Mapping[Path, str]) -> dic
 def scorer_cells(
     runs: Sequence[ComparedRun], names: Mapping[Path, str]
 ) -> list[tuple[ComparedRun, dict[str, str], float]]:
-    """Return what each named scorer says of each run: its numbers, these as text by column, and a full score."""
+    """Return the results of each named scorer for each run: the numbers, their text by column, the full score."""
     found = []
     for name in scorers_of(runs):
         own = [run.scorers[name] for run in runs if name in run.scorers]
@@ -197,7 +197,7 @@ def scorer_cells(
 
 
 def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str]:
-    """Return what could mislead."""
+    """Return notes about differences that could mislead the reader."""
     notes = [
         f"{run.not_scored_yet:,} answers of {names[run.directory]} have no score yet: "
         f"batchrun score {run.directory}"
@@ -228,7 +228,7 @@ def notes_on(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> list[str
 
 
 def _unusual(totals: RunTotals) -> str:
-    """How many answers ended other than complete or with tool calls."""
+    """Return the number of answers that are neither complete nor end with tool calls."""
     unusual = unusual_endings(totals.endings).items()
     return ", ".join(f"{count:,} ended with {ending}" for ending, count in unusual)
 
@@ -246,7 +246,7 @@ def _bounds(bounds: tuple[float, float] | None, sign: str = "", *, is_share: boo
 
 
 def _number(value: float, sign: str = "", *, is_share: bool) -> str:
-    """A score, or a share as percentage points."""
+    """Return a score as text; a share in percentage points."""
     return f"{value * 100:{sign}.1f}" if is_share else f"{value:{sign}.3f}"
 
 

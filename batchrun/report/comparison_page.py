@@ -37,13 +37,13 @@ def comparison_page(
     """Return the whole document.
 
     Args:
-        runs: the first is the one that the others are compared with.
-        differing: how many rows the runs answer differently.
-        rows: of the first run, with the answers of all.
-        title: of the page.
+        runs: the runs; the others are compared with the first.
+        differing: number of rows that the runs answer differently.
+        rows: rows of the first run, with the answers of all runs.
+        title: title of the page.
         is_simulated: whether some answers are from the simulator.
         links: the pages of runs, by their directories.
-        written_us: now, in microseconds since 1970 UTC.
+        written_us: the present time, in microseconds since 1970 UTC.
     """
     names = names_of(runs)
     models = list(dict.fromkeys(run.model for run in runs))
@@ -93,7 +93,7 @@ def _tiles(
 
 
 def _best_tiles(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> Iterator[Tile]:
-    """The best score and the lowest cost, with the names of these runs."""
+    """Return tiles for the best score and the lowest cost, with the names of these runs."""
     scored = [run for run in runs if run.mean is not None]
     if scored:
         best = max(scored, key=lambda run: run.mean or 0.0)
@@ -109,7 +109,7 @@ def _best_tiles(runs: Sequence[ComparedRun], names: Mapping[Path, str]) -> Itera
 
 
 def _named(run: ComparedRun, ties: int, total: int, names: Mapping[Path, str]) -> str:
-    """Return the name of a run, and how many of `total` share its number."""
+    """Return the name of a run, and how many of `total` runs have the same number."""
     if ties == total > 1:
         return f"the same for all {total:,} runs"
     return names[run.directory] + (f" and {ties - 1:,} more" if ties > 1 else "")

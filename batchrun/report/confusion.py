@@ -1,4 +1,4 @@
-"""The confusion matrix as a page shows it: labels that are expected, and everything else together."""
+"""The confusion matrix for a page: expected labels, and all other answers combined."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MOST_LABELS = 12
 
 @dataclass(frozen=True, slots=True)
 class ShownConfusion:
-    """How often a label was answered with which.
+    """A confusion matrix.
 
     Attributes:
-        labels: of the rows, the most frequent first.
-        columns: the same labels, then others together and no label, where there are such answers.
-        cells: rows by row and column.
-        others: answers that are no expected label, the most frequent first.
+        labels: labels of the matrix rows, the most frequent first.
+        columns: the same labels, then others combined and no label, if there are such answers.
+        cells: number of rows by matrix row and column.
+        others: answers that are not expected labels, the most frequent first.
     """
 
     labels: Sequence[str]
@@ -31,10 +31,9 @@ class ShownConfusion:
 
 
 def shown_confusion(confusion: Mapping[str, Any]) -> ShownConfusion:
-    """Return what a page shows of a matrix, given as in summary.json.
+    """Return the matrix for a page, from the form in summary.json.
 
-    Answers that are no expected label would make it as wide as there are such answers, so they are
-    counted together.
+    Answers that are not expected labels are combined, because they could make the matrix very wide.
     """
     names, matrix = list(confusion["labels"]), confusion["matrix"]
     expected = [n for n, counts in enumerate(matrix) if any(counts)]

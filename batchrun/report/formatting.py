@@ -1,4 +1,4 @@
-"""Numbers, moments and text from outside, written for people."""
+"""Formats numbers, times and untrusted text for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2
 
 
 def short(text: str, most: int) -> str:
-    """Return printable text, cut to `most` characters."""
+    """Return printable text, truncated to `most` characters."""
     whole = printable(text)
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
@@ -39,7 +39,7 @@ def compact(value: float) -> str:
 
 
 def grouped(value: float) -> str:
-    """Return a number in full below a million, so that close ones stay distinct: `1,512`, `2.35M`."""
+    """Return a number with all digits below a million, so that close ones stay distinct: `1,512`, `2.35M`."""
     return f"{value:,.0f}" if abs(value) < 1e6 else compact(value)
 
 
@@ -101,12 +101,12 @@ def elapsed(value: float) -> str:
 
 
 def when(microseconds: int) -> str:
-    """Return a moment as people write it: `2026-11-21 08:11 UTC`."""
+    """Return a time for people: `2026-11-21 08:11 UTC`."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def moment(microseconds: int) -> str:
-    """Return a moment, given in microseconds since 1970 UTC, in ISO 8601."""
+    """Return a time, given in microseconds since 1970 UTC, in ISO 8601."""
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
 
 
@@ -115,8 +115,8 @@ def in_columns(rows: Sequence[Sequence[str]], width: int | None = None) -> list[
 
     Args:
         rows: the headings, then the rows.
-        width: characters of a line. Long names are cut in the middle; then columns that matter less are
-            left out, which a last line says. None: as wide as the cells are.
+        width: maximum length of a line. Long names are truncated in the middle; then less important columns
+            are left out, and a last line names them. None for no limit.
     """
     columns = [list(column) for column in zip(*rows, strict=True)]
     left_out: list[str] = []
@@ -179,5 +179,5 @@ def _wide(column: Sequence[str]) -> int:
 
 
 def is_dumb() -> bool:
-    """Say whether the terminal can do no more than print lines (`TERM=dumb`)."""
+    """Return whether the terminal can only print lines (`TERM=dumb`)."""
     return os.environ.get("TERM") == "dumb"

@@ -111,7 +111,7 @@ _ENDINGS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A type of error or an unusual ending, with how often it occurred and a suggested fix.
+    """A type of error or an unusual ending, with its number of occurrences and a suggested fix.
 
     `meaning` is an example of the error, or the meaning of the ending.
     """
@@ -137,7 +137,7 @@ def _hint(error_type: str, totals: RunTotals) -> str | None:
 
 
 def ending_problems(totals: RunTotals) -> list[Problem]:
-    """Return the endings of answers that look complete and are not."""
+    """Return the endings of answers that look complete but are not."""
     return [
         Problem(ending, count, *_ENDINGS.get(ending, _ENDINGS[Ending.UNKNOWN]))
         for ending, count in unusual_endings(totals.endings).items()

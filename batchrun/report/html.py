@@ -1,4 +1,4 @@
-"""HTML pages from templates: one file each, which loads nothing and runs only its own script.
+"""HTML pages from templates: each is one file that loads nothing and runs only its own script.
 
 Jinja2 escapes every value. Only the style, the script and the policy are marked as safe.
 """
@@ -34,9 +34,9 @@ def html_page(template: str, **view: object) -> str:
     """Return a page.
 
     Args:
-        template: the name of a file in this folder.
-        view: what the template shows. Every page needs `title`, `subtitle`, `tiles`,
-            `is_simulated`, `notes` at its foot, and `written_us`, in microseconds since 1970 UTC.
+        template: name of a file in this folder.
+        view: values for the template. Every page needs `title`, `subtitle`, `tiles`,
+            `is_simulated`, `notes` for its footer, and `written_us`, in microseconds since 1970 UTC.
     """
     style, script = _asset("page.css"), _asset("page.js") + _asset("rows.js")
     view |= {"style": style, "script": script, "policy": _policy(style, script)}
@@ -67,7 +67,7 @@ def _environment() -> Environment:
 
 
 def _policy(style: str, script: str) -> str:
-    """Allow nothing but this style and script, known by their hashes."""
+    """Return a content security policy that allows only this style and script, by their hashes."""
     sources = (("style-src", style), ("script-src", script))
     allowed = "; ".join(f"{kind} 'sha256-{_digest(source)}'" for kind, source in sources)
     return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"

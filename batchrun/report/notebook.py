@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def summary_html(totals: RunTotals, directory: Path, problem: str | None = None) -> str:
-    """Return a table of two columns, without a style of its own.
+    """Return a table of two columns without styles.
 
     Args:
-        totals: of the run.
-        directory: of the run.
-        problem: what ended its last execution early, if anything did.
+        totals: totals of the run.
+        directory: the run directory.
+        problem: the error that ended its last execution early, if there is one.
     """
     facts = dict(_facts(totals, directory))
     if problem is not None:
@@ -36,7 +36,7 @@ def summary_html(totals: RunTotals, directory: Path, problem: str | None = None)
 
 
 def table_html(rows: Sequence[Sequence[str]], problems: Iterable[str] = ()) -> str:
-    """Return a table whose first row has the heads, and what went wrong below it."""
+    """Return a table with the headings in its first row, and the problems below it."""
     heads, *others = [[escape(printable(cell)) for cell in row] for row in rows]
     lines = ["".join(f"<th>{cell}</th>" for cell in heads)]
     lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in others]

@@ -1,4 +1,4 @@
-"""What people read about batches that are out: how many, since when, until when."""
+"""Text about open batches: their number, their age, and their expected end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def now_us() -> int:
 
 
 def describe(batches: Sequence[SentBatch]) -> str:
-    """Return what is known of open batches in one phrase: how many, their rows, age and end."""
+    """Return a phrase about open batches: their number, rows, age and end."""
     now = now_us()
     rows = sum(batch.out for batch in batches)
     noun = "batch" if len(batches) == 1 else "batches"
@@ -44,7 +44,7 @@ def describe(batches: Sequence[SentBatch]) -> str:
 def expected_end(batches: Sequence[SentBatch], now: int) -> str | None:
     """Return when the last batch ends, in local time: `expected by 14:05`, or at the latest.
 
-    None where the vendor says nothing about that.
+    None if the vendor does not report it.
     """
     ends = [_end_us(batch, now) for batch in batches]
     known = [end for end in ends if end is not None]
@@ -79,10 +79,10 @@ def _duration(seconds: float) -> str:
 def come_back(
     batches: Sequence[SentBatch], held: HeldRows | None = None, unchecked: str | None = None
 ) -> str:
-    """Return the one line that says which batches are out, which rows wait, and when to come back.
+    """Return a line that says which batches are open, which rows wait, and when to run the command again.
 
     Args:
-        batches: that are open; none if every row waits.
+        batches: the open batches; none if every row waits.
         held: rows that were not submitted.
         unchecked: why the provider could not be asked about the batches.
     """
@@ -108,7 +108,7 @@ def come_back(
 
 
 def come_back_together(batches: Sequence[SentBatch], errors: Sequence[BatchesOut]) -> BatchesOut:
-    """Return what several runs, or parts of one, say about their batches as a whole."""
+    """Return one message about the batches of several runs, or of the parts of a run."""
     held = [error.held for error in errors if error.held is not None]
     reasons = dict.fromkeys(one.reason for one in held)
     whole = HeldRows(sum(one.rows for one in held), " and ".join(reasons)) if held else None
@@ -117,7 +117,7 @@ def come_back_together(batches: Sequence[SentBatch], errors: Sequence[BatchesOut
 
 
 def keep_running(batches: Sequence[SentBatch], directory: Path) -> str:
-    """Return what an interrupt says about batches that are out."""
+    """Return the message about open batches after an interrupt."""
     rows = sum(batch.out for batch in batches)
     number = f"{len(batches):,} {'batch' if len(batches) == 1 else 'batches'}"
     verb = "keeps" if len(batches) == 1 else "keep"

@@ -1,4 +1,4 @@
-"""What a judge prefers, for people and for programs."""
+"""The preferences of a judge, for people and for programs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def preference_facts(
 
 
 def _corrected(counts: PreferenceCounts, runs: int) -> list[tuple[PairResult, float | None]]:
-    """Return the results of the pairs with their p-values, corrected for how many there are."""
+    """Return the results of the pairs with p-values corrected for the number of pairs."""
     results = pair_results(counts, runs)
     return list(zip(results, holm([result.p for result in results]), strict=True))
 
@@ -67,7 +67,7 @@ def _pair(result: PairResult, corrected: float | None, names: Sequence[str]) -> 
 def preference_lines(
     names: Sequence[str], model: str, counts: PreferenceCounts, totals: RunTotals
 ) -> list[str]:
-    """Return what a person reads about the verdicts."""
+    """Return lines about the verdicts for people."""
     results = _corrected(counts, len(names))
     lines = [f"judge {model}: which answer is better?", ""]
     lines += in_columns([_HEADS, *(_cells(result, p, names) for result, p in results)])
@@ -95,7 +95,7 @@ def _cells(result: PairResult, p: float | None, names: Sequence[str]) -> list[st
 
 
 def _strengths(found: Sequence[Strength], names: Sequence[str]) -> list[str]:
-    """The strongest first; the log odds are those of a win over the first run."""
+    """Return the strengths, the highest first; the log odds are those of a win over the first run."""
     ordered = sorted(found, key=lambda one: -one.log_odds)
     cells = [
         [names[one.run], f"{one.log_odds:+.2f}", f"{one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}"]

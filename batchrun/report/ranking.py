@@ -26,10 +26,10 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """The rankings of a folder of runs, that of the most runs first.
+    """The rankings of a folder of runs; the one with the most runs comes first.
 
     Attributes:
-        folder: where the runs are.
+        folder: the folder of the runs.
         rankings: one for each table.
         problems: runs that are left out, and why.
     """
@@ -40,7 +40,7 @@ class Leaderboard:
 
     @property
     def notes(self) -> list[str]:
-        """What could mislead."""
+        """Notes about differences that could mislead the reader."""
         notes = list(self.problems)
         unscored = [
             str(run.directory)
@@ -127,7 +127,7 @@ def _lines(
 
 
 def scorer_lines(ranking: Ranking, folder: Path) -> list[tuple[ComparedRun, dict[str, str], float]]:
-    """Return what each named scorer says of the runs of a ranking, in its order."""
+    """Return the results of each named scorer for the runs of a ranking, in its order."""
     return scorer_cells(ranking.runs, {run.directory: _name(run, folder) for run in ranking.runs})
 
 

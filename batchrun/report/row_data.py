@@ -1,7 +1,7 @@
-"""The rows of a page as data in it: an index of what can be filtered and sorted, and the texts in blocks.
+"""The rows of a page as embedded data: an index for filters and sorting, and the texts in blocks.
 
-A page stays one file that needs no network. Blocks are compressed, and the script of the page decodes
-one when its rows are shown. So a page of 100,000 rows opens as fast as one of a few.
+So a page stays one file that needs no network. Blocks are compressed, and the script of the page decodes a
+block when its rows are shown. So a page of 100,000 rows opens as fast as one of a few rows.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ WRONG, DISAGREE = "wrong", "scorers disagree"
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedRows:
-    """What a page holds of its rows; the index and the blocks are compressed, in base64.
+    """The rows in a page; the index and the blocks are compressed, in base64.
 
     Attributes:
-        count: how many rows there are.
-        kinds: of rows, that can be chosen.
-        slices: the columns that can be chosen by, with their values.
-        scores: names of the scores that can be chosen by.
+        count: number of rows.
+        kinds: kinds of rows, for a filter.
+        slices: columns for filters, with their values.
+        scores: names of the scores, for a filter.
         sortable: names of the numbers that rows can be sorted by.
-        has_expected: whether a row has an expected value, `has_reasons` whether a judge gave reasons.
+        has_expected: whether a row has an expected value; `has_reasons`: whether a judge gave reasons.
     """
 
     count: int
@@ -62,9 +62,9 @@ class RowData:
     """Collects rows for a page.
 
     Args:
-        count: about how many rows there will be; decides how long texts may be.
-        names: of the runs; a single one when the page is about one run.
-        scorers: names of scorers, with the score from which on an answer passes; None if nothing says.
+        count: approximate number of rows; determines the maximum length of texts.
+        names: names of the runs; a single one for the page of one run.
+        scorers: names of scorers with their passing scores; None if none is defined.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class RowData:
             self._end_block()
 
     def finish(self) -> EmbeddedRows:
-        """Return what the page holds."""
+        """Return the data for the page."""
         if self._block:
             self._end_block()
         kinds, pass_at = list(self._kinds), self._pass_at()
@@ -164,7 +164,7 @@ class RowData:
         return scorer or "score"
 
     def _pass_at(self) -> dict[str, float]:
-        """Return the names of the scores that pass or do not, with what passes."""
+        """Return the names of the scores with a passing score, with that score."""
         every = {
             self._score_name(run, scorer): pass_at
             for run in range(len(self._names))
@@ -174,7 +174,7 @@ class RowData:
         return {name: pass_at for name, pass_at in every.items() if self._has(name)}
 
     def _has(self, name: str) -> bool:
-        """Say whether some row has this number."""
+        """Return whether some row has this number."""
         return any(number is not None for number in self._numbers.get(name, ()))
 
     def _answer(self, answer: AnswerDetails) -> dict[str, Any]:
@@ -208,7 +208,7 @@ class RowData:
 
 
 class _Values:
-    """The values of a column, each once, and which of them every row has."""
+    """The distinct values of a column, and the value of every row as an index into them."""
 
     def __init__(self, places: list[int | None]) -> None:
         self._names: dict[str, int] = {}
@@ -227,7 +227,7 @@ class _Values:
 
     @property
     def is_useful(self) -> bool:
-        """Whether there are so few values that one can be chosen."""
+        """Whether there are few enough values for a filter."""
         return 1 < len(self._names) <= MOST_SLICES
 
     @property
@@ -252,7 +252,7 @@ def _kinds(answer: AnswerDetails, scorers: Mapping[str, float | None]) -> set[st
 
 
 def _compared_kinds(row: RowDetails) -> set[str]:
-    """Say how the runs disagree; see `checkpoint.differing_rows`."""
+    """Return in which ways the runs differ; see `checkpoint.differing_rows`."""
     first, *others = row.answers
     kinds = {"errored" for answer in row.answers if answer and answer.status == "errored"}
     for other in others:
@@ -269,7 +269,7 @@ def _compared_kinds(row: RowDetails) -> set[str]:
 
 
 def _ordered(kinds: Iterable[str]) -> list[str]:
-    """Put kinds into the order in which they are offered; endings come last."""
+    """Return kinds in the order of the filter; endings come last."""
     known = (DIFFER, BETTER, WORSE, "succeeded", "errored", "pending", WRONG, DISAGREE)
     place = {kind: n for n, kind in enumerate(known)}
     return sorted(kinds, key=lambda kind: (place.get(kind, len(place)), kind))

@@ -40,14 +40,14 @@ MOST_LINES = 20
 
 @dataclass(frozen=True, slots=True)
 class RunPageInfo:
-    """What the page says of a run beside its numbers.
+    """Information about a run for its page, apart from its numbers.
 
     Attributes:
-        state: `running`, `finished`, or what ended the run early.
+        state: `running`, `finished`, or why the run ended early.
         facts: (label, value) about the job, in the order in which they are shown.
         is_simulated: whether the answers are from the simulator.
-        notes: what the reader should know about gaps in the page.
-        written_us: now, in microseconds since 1970 UTC.
+        notes: notes about missing parts of the page.
+        written_us: the present time, in microseconds since 1970 UTC.
     """
 
     state: str
@@ -97,7 +97,7 @@ def run_page(
 
 
 def _tiles(totals: RunTotals, score: ScoreTotals | None) -> Iterator[Tile]:
-    """The numbers that matter most."""
+    """Return tiles with the most important numbers."""
     yield _success_tile(totals)
     if score is not None:
         yield _score_tile(score)
@@ -152,7 +152,7 @@ def _score_tile(score: ScoreTotals) -> Tile:
 
 
 def _over_time(totals: RunTotals, series: Series | None) -> Iterator[Chart]:
-    """Requests, tokens and cost over the time at work."""
+    """Return charts of requests, tokens and cost over the working time."""
     if series is None:
         return
     marks = [span.offset_us / 1e6 for span in series.spans[1:]]
@@ -197,7 +197,7 @@ def _cap(totals: RunTotals) -> str:
 
 
 def _distributions(history: History) -> Iterator[Chart]:
-    """How long answers took, and how long they and their prompts were."""
+    """Return charts of the distributions of latency and of the lengths of answers and prompts."""
     drawn: tuple[tuple[str, Histogram | None, Callable[[float], str]], ...] = (
         ("Latency per answer", history.latency_s, latency),
         ("Input tokens per answer", history.input_tokens, grouped),
@@ -209,7 +209,7 @@ def _distributions(history: History) -> Iterator[Chart]:
 
 
 def _price(price: PriceUse, kind: str) -> str:
-    """A price in USD per million tokens, with those of long prompts."""
+    """Return a price in USD per million tokens, with the prices of long prompts."""
     if price.rates is None:
         return "unknown"
     tiers = [f", {rates[kind]:g} above {compact(start)}" for start, rates in price.tiers]

@@ -40,8 +40,8 @@ class KindCost:
 def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, Any]:
     """Return the content of `summary.json`: money in USD, times in seconds.
 
-    Amounts are null when no answer has a known price; `answers_without_price` says how many are
-    missing from a sum. `score` is there when answers were scored.
+    Amounts are null if no answer has a known price; `answers_without_price` is the number of answers that
+    are missing from a sum. `score` exists if answers were scored.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -72,9 +72,9 @@ def summary_json(totals: RunTotals, score: ScoreTotals | None = None) -> str:
 
 
 def throughput(totals: RunTotals) -> dict[str, float | None]:
-    """Return results and tokens per second; None when nothing has been sent.
+    """Return results and tokens per second; None if nothing has been sent.
 
-    The time is that of the executions that sent something, the results those of all of them.
+    Results are counted over all executions, and time over those that sent something.
     """
     usage, busy = totals.usage, totals.busy_s
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
@@ -83,7 +83,7 @@ def throughput(totals: RunTotals) -> dict[str, float | None]:
 
 
 def cost_by_kind(totals: RunTotals) -> list[KindCost]:
-    """Return what the tokens of each kind cost, without kinds that did not occur."""
+    """Return the costs by kind of token, without kinds that did not occur."""
     usage, cost = totals.usage, totals.cost
     read, write = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
     kinds = [
@@ -218,7 +218,7 @@ def _execution(execution: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _batch(batch: SentBatch) -> dict[str, Any]:
-    """Return a batch; `state` is that at the provider, while it is open."""
+    """Return a batch; `state` is its state at the provider as long as it is open."""
     return {
         "tag": batch.tag,
         "id": batch.remote_id,

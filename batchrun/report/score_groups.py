@@ -1,4 +1,4 @@
-"""Scores by scorer, by slice and by field, as the page of a run draws them."""
+"""Scores by scorer, by slice and by field, for the page of a run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MOST_GROUPS = 50
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """The score of some rows: its name, how many rows, the mean with its interval, as numbers and text.
+    """The score of a group of rows: its name, number of rows, and mean with interval, as numbers and text.
 
-    `by_scorer` are the means by each scorer that has a name.
+    `by_scorer` has the means by each scorer with a name.
     """
 
     name: str
@@ -39,12 +39,12 @@ class ScoredGroups:
     """A table of groups.
 
     Attributes:
-        title: what the rows have in common.
-        heading: of the column of names.
-        groups: at most `MOST_GROUPS`.
-        left_out: how many more there are.
-        full: the score that a full bar stands for.
-        scorers: the names of those in `by_scorer`.
+        title: what the groups are formed by.
+        heading: heading of the column of names.
+        groups: the groups, at most `MOST_GROUPS`.
+        left_out: number of further groups.
+        full: the score of a full bar.
+        scorers: names of the scorers in `by_scorer`.
     """
 
     title: str

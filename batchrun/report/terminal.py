@@ -41,7 +41,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def summary_text(
     totals: RunTotals, directory: Path, score: ScoreTotals | None = None, *, colour: bool = False
 ) -> str:
-    """Return the summary that a person reads after a run."""
+    """Return the summary that is printed after a run."""
     parts = [
         _headline(totals),
         [*_costs(totals, directory), *_unpriced(totals, directory)],
@@ -57,7 +57,7 @@ def summary_text(
 
 
 def shortfall(runs: Sequence[RunTotals]) -> str | None:
-    """Return in one line which rows have no answer, and the most frequent error; None if all have one."""
+    """Return a line with the number of rows without an answer and the most frequent error; None if 0."""
     rows = sum(one.total for one in runs)
     errored, pending = sum(one.errored for one in runs), sum(one.pending for one in runs)
     counts = [(errored, "failed"), (pending, "are pending")]
@@ -73,7 +73,7 @@ def shortfall(runs: Sequence[RunTotals]) -> str | None:
 
 
 def status_text(totals: RunTotals, directory: Path, *, running: bool, colour: bool = False) -> str:
-    """Return what `batchrun status` prints."""
+    """Return the text of `batchrun status`."""
     last = totals.executions[-1] if totals.executions else None
     state = paint("running", BOLD, GREEN) if running else paint(_state(last), BOLD)
     since = f", last started {moment(last['started_us'])}" if last else ""
@@ -104,7 +104,7 @@ SIMULATED = "simulated: nothing was billed; costs are as if the provider had ans
 
 
 def state_of_all(runs: Iterable[RunTotals]) -> str:
-    """Return how the last executions of several runs ended: that of a run that did not finish, if any."""
+    """Return how the last executions of several runs ended; one that did not finish takes precedence."""
     states = [_state(run.executions[-1] if run.executions else None) for run in runs]
     for state in ("interrupted", "stopped", "not running"):
         if state in states:
@@ -113,7 +113,7 @@ def state_of_all(runs: Iterable[RunTotals]) -> str:
 
 
 def _state(last: Mapping[str, Any] | None) -> str:
-    """Return in one or two words how the last execution ended."""
+    """Return one or two words about the end of the last execution."""
     if last is None:
         return "not running"
     if last["outcome"] in (RunEnd.UNFINISHED, RunEnd.INTERRUPTED):
@@ -123,7 +123,7 @@ def _state(last: Mapping[str, Any] | None) -> str:
 
 
 def judge_status_line(totals: RunTotals, name: str, *, colour: bool = False) -> str:
-    """Return how far a judge is; `name` is that of its folder."""
+    """Return a line about the progress of a judge; `name` is the name of its folder."""
     cost = "unknown cost" if totals.known_cost is None else dollars(totals.known_cost)
     failed = f", {totals.errored:,} without a verdict" if totals.errored else ""
     done = f"{totals.succeeded:,} of {totals.total:,} verdicts{failed}, {cost} in addition"
@@ -162,7 +162,7 @@ def _headline(totals: RunTotals) -> list[str]:
 
 
 def _costs(totals: RunTotals, directory: Path) -> list[str]:
-    """Tokens and cost by kind."""
+    """Return lines with tokens and costs by kind."""
     usage, cost, kinds = totals.usage, totals.cost, cost_by_kind(totals)
     if not kinds:
         return []
@@ -239,7 +239,7 @@ def _models(totals: RunTotals) -> list[str]:
 
 
 def _speed(totals: RunTotals) -> list[str]:
-    """Latency, speed, waits and retries."""
+    """Return lines about latency, speed, waits and retries."""
     speeds = throughput(totals)
     speed = [f"{rate(n)} {key.replace('_per_s', '/s')}" for key, n in speeds.items() if n]
     if speed:
@@ -269,7 +269,7 @@ def _speed(totals: RunTotals) -> list[str]:
 
 
 def _last_execution(totals: RunTotals) -> list[str]:
-    """What the latest of several executions alone did."""
+    """Return lines about the latest execution alone, if there are several."""
     last = totals.last_execution
     if last is None or len(totals.executions) < 2:
         return []
@@ -280,7 +280,7 @@ def _last_execution(totals: RunTotals) -> list[str]:
 
 
 def _errors(totals: RunTotals) -> list[str]:
-    """The most frequent errors."""
+    """Return lines about the most frequent errors."""
     errors = error_problems(totals)
     lines = _problems("errors", errors[:MOST_ERRORS], RED)
     if (more := len(errors) - MOST_ERRORS) > 0:
@@ -289,7 +289,7 @@ def _errors(totals: RunTotals) -> list[str]:
 
 
 def _problems(label: str, problems: Sequence[Problem], code: int) -> list[str]:
-    """Errors or endings, each with its meaning and a suggested fix."""
+    """Return lines about errors or endings, each with its meaning and a suggested fix."""
     if not problems:
         return []
     lines = [f"  {paint(label, DIM)}"]
@@ -305,7 +305,7 @@ def _problems(label: str, problems: Sequence[Problem], code: int) -> list[str]:
 
 
 def _alike(totals: RunTotals) -> list[str]:
-    """Say that every row has the same answer, which is seldom what was wanted."""
+    """Return a warning if every row has the same answer, which is rarely intended."""
     if totals.same_answer is None:
         return []
     said = f"all {totals.succeeded:,} answers are the same: {short(totals.same_answer, 100)}"
@@ -332,7 +332,7 @@ def _last(totals: RunTotals, directory: Path) -> list[str]:
 
 
 def _score_lines(score: ScoreTotals) -> list[str]:
-    """Sentences about the scores, wrapped; lines of tables, which have gaps, as they are."""
+    """Return sentences about the scores, wrapped; lines of tables stay unchanged."""
     lines = map(harmless, score_lines(score))
     return [part for line in lines for part in ([line] if "  " in line else _wrapped(line))]
 
@@ -347,13 +347,13 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _field(label: str, first: str, *rest: str) -> list[str]:
-    """A label with one or more lines beside it."""
+    """Return a label with one or more lines beside it."""
     line = f"  {paint(f'{label:<{LABEL}}', DIM)}{first}"
     return [line, *(f"{'':{LABEL + 2}}{line}" for line in rest)]
 
 
 def _table(head: Sequence[str], cells: Sequence[Sequence[str]], sides: str) -> list[str]:
-    """Align columns; when the line is too long, the first column is cut."""
+    """Align columns; if the line is too long, the first column is truncated."""
     natural = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
     least = (LABEL - 2, *(NUMBER if side == ">" else 0 for side in sides[1:]))
     widths = [max(pair) for pair in zip(natural, least, strict=True)]

@@ -1,4 +1,4 @@
-"""What the simulator counts: requests and bills, rates per minute, and prompts seen before."""
+"""Counts requests and bills, limits rates per minute, and remembers prompts for the cache."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LIFETIMES_S = {"5m": 300.0, "1h": 3600.0, "": 300.0}
 
 
 def digest_of(body: bytes) -> bytes:
-    """Return what stands for `body` where it is counted."""
+    """Return the digest under which `body` is counted."""
     return blake2b(body, digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """What was asked and billed until now."""
+    """The requests and bills so far."""
 
     requests: int  # that were read, whatever became of them
     billed: int  # answers worked out, whether or not the client was still there for them
@@ -44,14 +44,14 @@ class UsageRecord:
 
 @dataclass(slots=True)
 class BatchBill:
-    """What a batch is charged for.
+    """The bill of a batch.
 
     Attributes:
-        billed: answers.
-        input_tokens: of these answers.
-        output_tokens: of these answers.
-        bills: answers, by body.
-        failures: failures on purpose, by body.
+        billed: number of answers.
+        input_tokens: input tokens of these answers.
+        output_tokens: output tokens of these answers.
+        bills: number of answers by body.
+        failures: number of simulated failures by body.
     """
 
     billed: int = 0
@@ -71,10 +71,10 @@ class UsageCounter:
     """Counts requests by body digest and status. About 120 bytes for each distinct body.
 
     Attributes:
-        bills: answers charged for, by body.
-        failures: failures on purpose, by body; the next try draws anew.
+        bills: number of billed answers by body.
+        failures: number of simulated failures by body; the next try draws again.
         statuses: HTTP statuses of answers.
-        batches: that were created.
+        batches: number of batches that were created.
         in_batches: the bills of batches among all bills.
     """
 
@@ -104,10 +104,10 @@ class UsageCounter:
         self._in_flight -= 1
 
     def tries(self, digest: bytes) -> int:
-        """Return how often this body was already billed or failed on purpose.
+        """Return how often this body was already billed or had a simulated failure.
 
-        Refusals by a rate limit do not count: they depend on timing, and must not change what
-        happens to the body afterwards.
+        Refusals by a rate limit do not count: they depend on timing, and must not change later
+        outcomes of the body.
         """
         return self.bills.get(digest, 0) + self.failures.get(digest, 0)
 
@@ -129,7 +129,7 @@ class UsageCounter:
 
 @dataclass(frozen=True, slots=True)
 class LimitStanding:
-    """One limit as the headers show it."""
+    """The state of one limit, for the headers."""
 
     scope: str  # "requests" or "tokens"
     limit: int  # allowance per minute
@@ -156,7 +156,7 @@ class _RateBucket:
         return (amount - self._level) * 60 / self.per_minute
 
     def take(self, amount: int) -> None:
-        """Take `amount`, below zero if need be. A negative amount is given back."""
+        """Take `amount`, even if the balance becomes negative. A negative amount is a refund."""
         self._level -= amount
 
     def standing(self) -> LimitStanding:
@@ -224,7 +224,7 @@ class PrefixCache:
         return found
 
     def write(self, prefixes: Iterable[CachedPrefix]) -> None:
-        """Write prefixes, or let their life begin anew."""
+        """Write prefixes, or renew their lifetime."""
         now = self._clock()
         for prefix in prefixes:
             self._ends_at[prefix.digest] = now + _LIFETIMES_S[prefix.lifetime]
@@ -241,7 +241,7 @@ class PrefixCache:
 def input_usage(
     prefixes: tuple[CachedPrefix, ...], input_tokens: int, is_known: Callable[[bytes], bool]
 ) -> InputUsage:
-    """Return what a prompt costs when the longest known prefix is read, and others are written."""
+    """Return the input usage of a prompt whose longest known prefix is read and whose others are written."""
     done = read = max((p.tokens for p in prefixes if is_known(p.digest)), default=0)
     written = dict.fromkeys(_LIFETIMES_S, 0)
     for prefix in prefixes:

@@ -1,7 +1,7 @@
-"""Takes in batches and works them out: the same for both vendors.
+"""Accepts and processes batches, in the same way for both vendors.
 
-A batch is answered when its time is over and somebody asks for batches. Until then its states follow
-from the clock. Each answer is billed once, when the batch ends.
+A batch is processed when its time is over and a client asks for batches. Until then its state follows from
+the clock. Each answer is billed once, when the batch ends.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class BatchShape(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The requests of a new batch: how many, and what they are like."""
+    """Facts about the requests of a new batch."""
 
     rows: int
     tokens: int
@@ -106,7 +106,7 @@ class BatchDesk:
         return self._store
 
     def close(self) -> None:
-        """Forget batches that are not kept for another process."""
+        """Delete batches that are not kept for another process."""
         self._temporary.close()
 
     def now(self) -> float:
@@ -114,7 +114,7 @@ class BatchDesk:
         return self.provider.wall_clock()
 
     def draws(self, what: str, digest: bytes) -> RandomDraws:
-        """Return draws for one more try of something: the next try draws again."""
+        """Return the draws for one more try; the next try has other draws."""
         key = what.encode() + digest
         self._tries[key] += 1
         return RandomDraws(self.provider.config.seed, what, digest, self._tries[key])
@@ -198,7 +198,7 @@ class BatchDesk:
 
 
 class BatchWork:
-    """Works one batch out. It runs in a thread of its own: others read what it counts when it is done.
+    """Processes one batch in a separate thread; others read its counts when it is done.
 
     Attributes:
         bill: what the batch is charged for.

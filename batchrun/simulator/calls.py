@@ -1,4 +1,4 @@
-"""A request and its answer in neutral terms, and what a format has to know about both."""
+"""A request and its answer in neutral terms, and the interface of a format."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def count_tokens(text: str) -> int:
 
 
 def cut_to_tokens(text: str, tokens: int) -> str:
-    """Return the longest beginning of `text` that costs at most `tokens`."""
+    """Return the longest prefix of `text` with at most `tokens` tokens."""
     return text.encode()[: tokens * _BYTES_PER_TOKEN].decode(errors="ignore")
 
 
 class Fault(Enum):
-    """Why a request gets an error instead of an answer. The formats give it a status and a type."""
+    """Why a request gets an error instead of an answer. The formats add a status and a type."""
 
     MISSING = auto()  # a required field
     INVALID = auto()  # a field, or the whole body
@@ -49,7 +49,7 @@ class Fault(Enum):
 
 @dataclass(eq=False)
 class RefusedError(Exception):
-    """A request that is not answered."""
+    """A request is refused."""
 
     fault: Fault
     message: str  # for the person who sent the request
@@ -59,7 +59,7 @@ class RefusedError(Exception):
 
 
 class ToolDemand(Enum):
-    """What `tool_choice` asks for."""
+    """The meaning of `tool_choice`."""
 
     AUTO = "auto"
     REQUIRED = "required"
@@ -108,7 +108,7 @@ class PromptText:
 
     @property
     def subject(self) -> str:
-        """What the answer is about."""
+        """The text that the answer is about."""
         return self.question or "\n".join(self.results) or self.system
 
 
@@ -131,7 +131,7 @@ class SimulatedCall:
 
     @property
     def reserved_tokens(self) -> int:
-        """What admission charges: the output is not known yet, so its limit stands in for it."""
+        """The tokens charged at admission: the output is not known yet, so its limit is used."""
         return self.prompt.tokens + self.choices * (self.max_tokens or 0)
 
 
@@ -145,7 +145,7 @@ class SimulatedToolUse:
 
 
 class FinishCause(Enum):
-    """Why an answer ends where it does."""
+    """Why an answer ends."""
 
     COMPLETE = auto()
     MAX_TOKENS = auto()
@@ -167,7 +167,7 @@ class SimulatedChoice:
 
 @dataclass(frozen=True, slots=True)
 class InputUsage:
-    """What a prompt cost, in tokens; the sum of all four is all input."""
+    """The usage of a prompt in tokens; the sum of the four is the whole input."""
 
     uncached: int  # neither read from the cache nor written to it
     read: int = 0
@@ -192,17 +192,17 @@ class SimulatedAnswer:
 
     @property
     def output_tokens(self) -> int:
-        """What all choices cost, reasoning included."""
+        """Tokens of all choices, including reasoning."""
         return sum(choice.tokens for choice in self.choices)
 
     @property
     def thinking_tokens(self) -> int:
-        """What the reasoning of all choices cost."""
+        """Reasoning tokens of all choices."""
         return sum(count_tokens(choice.thoughts) for choice in self.choices)
 
     @property
     def charged_tokens(self) -> int:
-        """What counts towards the token limit: not what the cache served."""
+        """Tokens that count towards the token limit: cache reads do not."""
         return self.input.total - self.input.read + self.output_tokens
 
 

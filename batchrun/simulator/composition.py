@@ -1,7 +1,6 @@
-"""What the simulator answers: tool calls, JSON, one of the prompt's labels, or a few sentences.
+"""Composes answers: tool calls, JSON, one of the prompt's labels, or a few sentences.
 
-Everything follows from the call and a key. An answer is worked out whole; a stream hands it out in
-pieces.
+Everything follows from the call and a key. An answer is composed as a whole; a stream sends it in pieces.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ def compose(
     """Return the choices for `call`, as different from each other as the prompt allows.
 
     Args:
-        call: what is asked for.
-        key: all that is drawn follows from it.
-        spoiled: JSON violates the schema that it should satisfy.
+        call: the request.
+        key: determines all random choices.
+        spoiled: whether JSON violates the schema that it should satisfy.
     """
     texts = _structured(call, key, spoiled=spoiled) if call.schema is not None else _free(call, key)
     return tuple(_complete(call, text, (*key, place)) for place, text in enumerate(texts))
@@ -109,7 +108,7 @@ def _structured(call: SimulatedCall, key: Key, *, spoiled: bool) -> list[str]:
 
 
 def _spoil(value: object, schema: Json, draws: RandomDraws) -> str:
-    """Return JSON for `value` with one of the faults that models have: the schema allows none."""
+    """Return JSON for `value` with a typical mistake of models, which violates the schema."""
     text = orjson.dumps(value).decode()
     faults = [f"Here is the JSON you asked for:\n\n{text}", f"```json\n{text}\n```"]
     if isinstance(value, dict):
@@ -123,7 +122,7 @@ def _spoil(value: object, schema: Json, draws: RandomDraws) -> str:
 
 
 def _complete(call: SimulatedCall, text: str, key: Key) -> SimulatedChoice:
-    """Add reasoning and tool calls to a text, and end it where it must end."""
+    """Add reasoning and tool calls to a text, and truncate it at its limit."""
     uses: tuple[SimulatedToolUse, ...] = ()
     if call.tools and not call.prompt.results:  # the answer to a tool's result is a text
         draws = RandomDraws(*key, "tools")
@@ -176,6 +175,6 @@ def _use(tool: ToolDefinition, subject: str, draws: RandomDraws) -> SimulatedToo
 
 
 def _relevance(tool: ToolDefinition, words: set[str], subject: str) -> int:
-    """Return how much the subject speaks of a tool: of its name more than of its purpose."""
+    """Return the relevance of a tool to the subject; its name counts more than its description."""
     named = tool.name.lower() in subject.lower()
     return 10 * named + len(keywords(tool.purpose) & words)

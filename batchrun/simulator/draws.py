@@ -1,4 +1,4 @@
-"""Random choices that follow from a key: neither global randomness nor the order of arrival counts."""
+"""Random choices that depend only on a key: not on global randomness or the order of arrival."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RandomDraws:
         return [left.pop(self.below(len(left))) for _ in range(min(count, len(left)))]
 
     def pieces(self, text: str) -> Iterator[str]:
-        """Yield `text` in pieces of 1 to 24 characters, which end inside words too."""
+        """Yield `text` in pieces of 1 to 24 characters, which may end inside words."""
         start = 0
         while start < len(text):
             end = start + 1 + self.below(_LONGEST_PIECE)

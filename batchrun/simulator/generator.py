@@ -1,4 +1,4 @@
-"""Values that satisfy a JSON Schema and speak of the prompt: structured answers, tool arguments."""
+"""Generates values that satisfy a JSON Schema and refer to the prompt: structured answers, tool arguments."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _HINTS = (  # of the type that a schema leaves unsaid
 class ValueGenerator:
     """Generates one value for a schema.
 
-    Known: types, enum, const, objects, arrays, bounds of all kinds, pattern, format, `$ref` into the
-    schema, anyOf, oneOf, allOf. Not known: not, if, contains, dependent schemas.
+    Supported: types, enum, const, objects, arrays, bounds of all kinds, pattern, format, `$ref` within the
+    schema, anyOf, oneOf, allOf. Not supported: not, if, contains, dependent schemas.
 
     Args:
-        schema: a valid JSON Schema, which `$ref` points into.
-        subject: what the value speaks of.
-        draws: choose what the schema leaves open.
-        marked: free texts say that they are simulated.
+        schema: a valid JSON Schema.
+        subject: the text that the value refers to.
+        draws: choose values that the schema leaves open.
+        marked: whether free texts say that they are simulated.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ValueGenerator:
         return schema
 
     def _resolve(self, reference: str) -> Schema:
-        """Return what a `$ref` such as "#/$defs/item" points to; {} when it leads nowhere."""
+        """Return the target of a `$ref` such as "#/$defs/item"; {} if it does not exist."""
         target: Any = self._root
         for step in reference.removeprefix("#").split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
@@ -116,7 +116,7 @@ class ValueGenerator:
         return target if isinstance(target, dict) else {}
 
     def _option(self, options: list[Any]) -> Any:  # noqa: ANN401
-        """Return one of an enum: of labels the one that the subject speaks of."""
+        """Return a value of an enum; of labels, the one that the subject mentions."""
         labels = tuple(option for option in options if isinstance(option, str) and option)
         if len(labels) < 2:
             return self._draws.pick(options)

@@ -1,7 +1,7 @@
 """HTTP/1.1 on loopback: bounded requests in, responses and event streams out, and a router.
 
-Nothing here knows the formats. h11 reads requests, because they can come from anybody. Responses
-are written directly: checking them with h11 took as long as all the rest of a request.
+Nothing here depends on the formats. h11 reads requests, because any program can send them. Responses are
+written directly: checking them with h11 took as long as all other work for a request.
 """
 
 from __future__ import annotations
@@ -105,10 +105,10 @@ class HttpReply:
 
 
 class Router(Generic[T]):
-    """Finds what belongs to a path.
+    """Finds the route of a path.
 
     Args:
-        routes: by path. A segment in braces, as in "/batches/{id}", stands for any.
+        routes: routes by path. A segment in braces, as in "/batches/{id}", matches any segment.
     """
 
     def __init__(self, routes: Mapping[str, T]) -> None:
@@ -117,7 +117,7 @@ class Router(Generic[T]):
         self._patterns = [(re.compile(text), routes[path]) for path, text in patterns.items()]
 
     def find(self, path: str) -> T | None:
-        """Return what belongs to `path`; None for an unknown path."""
+        """Return the route of `path`; None for an unknown path."""
         matching = (found for pattern, found in self._patterns if pattern.fullmatch(path))
         return self._exact.get(path) or next(matching, None)
 

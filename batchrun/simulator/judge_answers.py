@@ -1,7 +1,7 @@
 """Answers of a simulated judge: reasons, and a last line with one of the verdicts that the prompt offers.
 
-A reference answer, or the texts of two answers to compare, decide where the prompt has them in tags. So
-a simulated judge agrees with a comparison by text, and prefers the same answer in either order.
+If the prompt has a reference answer, or two answers to compare, in tags, these texts decide. So a simulated
+judge agrees with a comparison by text, and prefers the same answer in either order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REFERENCE, _ANSWER, _A, _B = (
 
 
 def judge_answer(question: str, draws: RandomDraws) -> str | None:
-    """Return the answer of a judge; None when the question asks for no verdict."""
+    """Return the answer of a judge; None if the prompt does not ask for a verdict."""
     demand = _DEMAND.search(question)
     if demand is None:
         return None

@@ -1,8 +1,8 @@
 """Finds the labels that a prompt offers, and ranks them by the words of the prompt.
 
-A prompt offers labels where it says so ("one of these labels: a, b", "Labels:", "choose from a, b or
-c", "with one word: a, b or c") and a list of short items follows, on the line or as bullets, or where it
-names the answers ("Answer yes or no"). Everything else is prose.
+A prompt offers labels if it announces them ("one of these labels: a, b", "Labels:", "choose from a, b or c",
+"with one word: a, b or c") and a list of short items follows, on the line or as bullets, or if it names
+the answers ("Answer yes or no"). All other text is prose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sentences about a prompt: what an answer says when nothing else is asked for."""
+"""Writes sentences about a prompt: the answer if nothing else is asked for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def excerpt(text: str) -> str:
 
 
 def find_topics(text: str) -> list[str]:
-    """Return the words that say most about `text`: first the frequent, then the long."""
+    """Return the most characteristic words of `text`: first the frequent, then the long ones."""
     counts = Counter(_TOPIC.findall(text))
     ranked = sorted(counts, key=lambda word: (-counts[word], -len(word), word))
     topics: dict[str, str] = {}
@@ -71,7 +71,7 @@ def find_topics(text: str) -> list[str]:
 
 
 def keywords(text: str) -> set[str]:
-    """Return the lower-case words of `text` that say something about it."""
+    """Return the characteristic words of `text` in lower case."""
     return {word.lower() for word in _TOPIC.findall(text)} - _STOP_WORDS
 
 

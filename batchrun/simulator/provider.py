@@ -46,13 +46,13 @@ class SimulatorConfig:
         rate_limit_rate: share of requests that get a 429 with a short `retry-after`, unbilled.
         seed: another seed gives other answers, latencies and errors.
         api_key: the only key that is accepted; None accepts any, and none.
-        stream_error_rate: share of streams that break off, by an error event or without any end;
+        stream_error_rate: share of streams that break off, with an error event or without an end;
             they are billed.
         invalid_json_rate: share of structured answers that violate their schema.
         limit_headers: whether answers have rate-limit headers; a 429 has `retry-after` in any case.
         batch_s: mean time that a batch takes, in seconds; each takes 0.5 to 1.5 times that.
         batch_expiry_rate: share of batches that expire before all of their requests are answered.
-        lost_create_rate: share of batches whose creation gets no answer: they exist all the same.
+        lost_create_rate: share of batches whose creation gets no answer although they exist.
         torn_download_rate: share of downloads of results that break off.
         enqueued_tokens: limit on the tokens of a model's open batches; None for unlimited.
         batch_directory: keeps batches for the next process; None forgets them.
@@ -92,7 +92,7 @@ class SimulatorConfig:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedOutcome:
-    """What happens to one request."""
+    """The outcome of one request."""
 
     latency_s: float = 0.0  # until the answer is complete
     failure: RefusedError | None = None  # the error that it gets instead of an answer
@@ -101,7 +101,7 @@ class SimulatedOutcome:
 
 
 def draw_outcome(config: SimulatorConfig, *key: int | bytes) -> SimulatedOutcome:
-    """Return what happens to the request that `key` stands for."""
+    """Return the outcome of the request with this key."""
     if not config.latency_ms and not any(getattr(config, name) for name in _RATES):
         return SimulatedOutcome()
     draws = RandomDraws(config.seed, *key)
@@ -127,7 +127,7 @@ def _failure(draws: RandomDraws) -> RefusedError:
 
 
 def _flexible(failure: RefusedError) -> RefusedError:
-    """Return the failure of a flex request: such requests are refused for want of capacity."""
+    """Return the failure of a flex request: some of these are refused because there is no capacity."""
     if failure.fault is not Fault.RATE_LIMIT:
         return failure
     message = "The flex tier has no capacity at the moment, as simulated. Try again later."
@@ -156,7 +156,7 @@ class SimulatedProvider:
         """Answer a request and charge for it.
 
         Raises:
-            RefusedError: it is wrong, exceeds a limit, or fails on purpose.
+            RefusedError: it is wrong, exceeds a limit, or has a simulated failure.
         """
         fields = decode(body)
         call = wire.parse(fields, headers)
@@ -186,13 +186,13 @@ class SimulatedProvider:
         Args:
             wire: its format.
             fields: its body.
-            headers: those of the batch.
-            bill: of the batch.
-            is_known: whether the prompt cache knows a prefix.
-            tier: the service tier that the answer names.
+            headers: headers of the batch.
+            bill: bill of the batch.
+            is_known: returns whether the prompt cache has a prefix.
+            tier: the service tier for the answer.
 
         Raises:
-            RefusedError: it is wrong, or fails on purpose.
+            RefusedError: it is wrong, or has a simulated failure.
         """
         call = replace(wire.parse(fields, headers), service_tier=tier)
         if call.stream:

@@ -1,7 +1,7 @@
-"""Reads request bodies: their shape is checked against a JSON Schema, the rest by small functions.
+"""Reads request bodies: their shape is checked against a JSON Schema, and the rest by small functions.
 
-A format describes its requests as a schema, in the terms below. So what it refuses, and with which
-path, stands in one place, and what comes after relies on it.
+A format describes its requests as a schema, in the terms below. So the refusals and their paths are defined
+in one place, and later code can rely on the shape.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def record(*required: str, **properties: Json) -> Json:
 
 
 def when(name: str, value: str, then: Json) -> Json:
-    """Describe objects whose field `name` is `value`; nothing is said of others."""
+    """Describe objects whose field `name` is `value`; others are not restricted."""
     return {"if": {"required": [name], "properties": {name: {"const": value}}}, "then": then}
 
 
@@ -95,11 +95,11 @@ CACHE_CONTROL = record("type", type=one_of("ephemeral"), ttl=one_of("5m", "1h"))
 
 
 class RequestSchema:
-    """What the requests of one format look like. Compiled when it is first needed.
+    """The schema of the requests of one format. It is compiled when it is first needed.
 
     Args:
-        schema: of the body.
-        unsupported: fields that the format has and the simulator does not.
+        schema: schema of the body.
+        unsupported: fields of the format that the simulator does not support.
     """
 
     def __init__(self, schema: Json, unsupported: tuple[str, ...]) -> None:
@@ -156,7 +156,7 @@ def stop_texts(stops: str | list[str] | None) -> tuple[str, ...]:
 def tool_offer(
     tools: Iterable[ToolDefinition], demand: ToolDemand, only: str | None, *, parallel: bool
 ) -> ToolOffer | None:
-    """Return what a request offers; None without tools."""
+    """Return the tools that a request offers; None without tools."""
     offered = tuple(tools)
     names = {tool.name for tool in offered}
     if len(names) < len(offered):
@@ -169,7 +169,7 @@ def tool_offer(
 
 
 class _PromptPart(NamedTuple):
-    """A tool, a text or a content block: what a prompt consists of, in order."""
+    """A part of a prompt, in order: a tool, a text or a content block."""
 
     role: str
     content: object

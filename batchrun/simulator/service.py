@@ -1,4 +1,4 @@
-"""The simulator as an HTTP service: routes, keys, and the way of an answer or a refusal."""
+"""The simulator as an HTTP service: routes, keys, and sending of answers and refusals."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What answers at one path, by method, and the format of its errors."""
+    """The handlers of one path, by method, and the format of its errors."""
 
     wire: SimulatedFormat
     methods: Mapping[str, RouteHandler]

@@ -24,7 +24,7 @@ class Channel(Protocol):
 
     @property
     def why_ended(self) -> str:
-        """What is known about why the other side is gone."""
+        """The reason why the other side is gone, as far as it is known."""
 
     async def send(self, message: bytes) -> None:
         """Send a message; returns when another may be sent."""
@@ -37,7 +37,7 @@ class Channel(Protocol):
 
 
 class SocketChannel:
-    """Messages over a socket, each behind its length in bytes.
+    """Messages over a socket, each preceded by its length in bytes.
 
     Args:
         connected: a connected stream socket, which it closes.
@@ -56,7 +56,7 @@ class SocketChannel:
         return "the connection was closed"
 
     async def open(self) -> None:
-        """Use the socket in this event loop. Called once, before everything else."""
+        """Use the socket in this event loop. Call it once, before all other methods."""
         self._reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_BUFFER)
 
     async def send(self, message: bytes) -> None:

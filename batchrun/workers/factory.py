@@ -21,8 +21,8 @@ class WorkersFactory:
     """Makes dispatchers that have other processes send the requests.
 
     Attributes:
-        count: how many; None for as many as are of use.
-        on: where they are; None for this machine.
+        count: number of workers; None for a suitable number.
+        on: the cluster where they run; None for this machine.
     """
 
     count: int | None = None
@@ -36,11 +36,11 @@ class WorkersFactory:
         return WorkersDispatcher(assignment, self._engine())
 
     def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
-        """Return all: the workers of an owner that has died can tell nobody."""
+        """Return all of them: the workers of a dead owner cannot report to anyone."""
         return unfinished
 
     def _engine(self) -> Engine:
-        """Return what starts the workers.
+        """Return the engine that starts the workers.
 
         Raises:
             JobError: when ray is not installed.
@@ -58,7 +58,7 @@ class WorkersFactory:
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """A Ray cluster that exists.
+    """An existing Ray cluster.
 
     Attributes:
         address: `HOST:PORT`; None for the cluster of this machine, or of the Ray job.

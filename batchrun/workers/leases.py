@@ -1,4 +1,4 @@
-"""The worker's side of what the owner decides: admission, the journal and the count of errors.
+"""The worker's side of decisions by the owner: admission, the journal and the count of errors.
 
 A *lease* is the permission to make one attempt. When the owner grants it, the attempt is recorded as begun
 and its budget is reserved.
@@ -56,7 +56,7 @@ class OwnerConnection:
     """Events to report to the owner, and the answers that the worker waits for.
 
     Attributes:
-        concurrency: how many requests to work on at a time.
+        concurrency: maximum number of requests to work on at a time.
     """
 
     def __init__(self) -> None:
@@ -88,11 +88,11 @@ class OwnerConnection:
         return events
 
     def set_concurrency(self, count: int) -> None:
-        """The owner has said how many requests to work on at a time."""
+        """Set the maximum number of requests to work on at a time, as the owner says."""
         self.concurrency = count
 
     async def reply_to(self, number: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
-        """Report an event and return what the owner answers to its number."""
+        """Report an event and return the owner's answer to its number."""
         has_come, answer = self._waiting[number] = anyio.Event(), []
         self.report(event)
         try:
@@ -102,12 +102,12 @@ class OwnerConnection:
         return answer[0]
 
     async def ask(self, question: int, event: Reported) -> Any:  # noqa: ANN401 - any answer
-        """Ask a question about an attempt; its record follows, even when the run is cancelled."""
+        """Ask a question about an attempt; its record follows even if the run is cancelled."""
         with anyio.CancelScope(shield=True):
             return await self.reply_to(question, event)
 
     def deliver(self, number: int, answer: object) -> None:
-        """The owner has answered. Whoever asked may have left."""
+        """Take an answer of the owner. The task that asked may be gone."""
         if (waiter := self._waiting.get(number)) is not None:
             waiter[1].append(answer)
             waiter[0].set()
@@ -121,7 +121,7 @@ class OwnerConnection:
         await is_kept.wait()
 
     def confirm(self, count: int) -> None:
-        """The owner has recorded this many events."""
+        """Note that the owner has recorded this many events."""
         while self._kept < count:
             self._kept += 1
             self._unkept.pop(self._kept).set()
@@ -131,11 +131,11 @@ class Lease:
     """Permission for one attempt; see `dispatch.Permit`.
 
     Args:
-        leases: all of the worker.
-        number: of the lease.
-        asked: what was asked for.
+        leases: all leases of the worker.
+        number: number of the lease.
+        asked: the demand that it was granted for.
         grant: the owner's answer.
-        attempt: what may be sent.
+        attempt: the attempt that may be sent.
     """
 
     __slots__ = ("_attempt", "_leases", "_number", "_outcome", "asked", "cost", "sent_at")
@@ -152,11 +152,11 @@ class Lease:
         self.cost = grant.cost
 
     def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
-        """The outcome is reported with the record of the attempt, or before a question about it."""
+        """Store the outcome. It is reported with the record of the attempt, or before a question about it."""
         self._outcome = attempt, reported
 
     def withdraw(self) -> None:
-        """The request is not sent."""
+        """Report that the request is not sent."""
         self._leases.close(self._attempt)
         self._leases.owner.report(Withdraw(self._number))
 
@@ -172,7 +172,7 @@ class Lease:
         return answer
 
     async def is_own_fault(self, *, is_suspect: bool, is_last: bool) -> bool | None:
-        """Say whether the attempt failed while others succeeded."""
+        """Return whether the attempt failed while others succeeded."""
         self._settle_now()
         question = self._leases.owner.next_number()
         event = IsOwnFault(question, self._number, is_suspect, is_last)
@@ -180,7 +180,7 @@ class Lease:
         return answer
 
     def close(self) -> tuple[int | None, LimitState | None]:
-        """Return what the record of the attempt says about its permit."""
+        """Return the information about the permit for the record of the attempt."""
         if self._outcome is None:
             return None, None
         return self._number, self._outcome[1]
@@ -198,7 +198,7 @@ class Leases:
         owner: the connection to it.
         config: the limits of the job.
         caps_cost: whether there is a cost cap.
-        workers: how many share the memory.
+        workers: number of workers that share the memory.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class Leases:
         """Wait for the owner's grant. The owner counts the wait.
 
         Raises:
-            CapReached: when what is left of the cost cap cannot cover it.
+            CapReached: if the rest of the cost cap cannot cover it.
         """
         del waits
         attempt = attempt or (0, 0)
@@ -264,22 +264,22 @@ class Leases:
         return lease
 
     def holds(self, attempt: AttemptId) -> bool:
-        """Say whether an attempt has a lease, and so is recorded as begun."""
+        """Return whether an attempt has a lease, and so is recorded as begun."""
         return attempt in self._open
 
     def close(self, attempt: AttemptId) -> tuple[int | None, LimitState | None]:
-        """End the lease of an attempt; return what its record says about the permit."""
+        """End the lease of an attempt; return the information about its permit for the record."""
         lease = self._open.pop(attempt, None)
         return (None, None) if lease is None else lease.close()
 
     async def succeeded_since(self, since: float) -> bool:
-        """Say whether any request of the run was answered since then."""
+        """Return whether any request of the run was answered since then."""
         question = self.owner.next_number()
         answer: bool = await self.owner.ask(question, SucceededSince(question, since))
         return answer
 
     async def has_in_flight(self, asked: Demand) -> bool:
-        """Say whether anything is in flight to the endpoint of this request."""
+        """Return whether anything is in flight to the endpoint of this request."""
         question = self.owner.next_number()
         answer: bool = await self.owner.ask(question, HasInFlight(question, asked))
         return answer

@@ -1,6 +1,6 @@
-"""The owner: a dispatcher that has other processes do the work.
+"""The owner: a dispatcher that lets other processes send the requests.
 
-It keeps the checkpoint, the plan, the limits and the money. It hands out requests, grants a lease for each
+It has the checkpoint, the plan, the limits and the money. It hands out requests, grants a lease for each
 attempt, and records what happens. A worker that dies is replaced, and its requests are sent again.
 """
 
@@ -61,19 +61,19 @@ class Engine(Protocol):
         """Return how many workers to have now.
 
         Args:
-            started: how many there are.
-            busy_share: the share of a processor that each of them used lately.
+            started: number of workers so far.
+            busy_share: the share of a processor that each of them used recently.
         """
 
     async def start(self) -> Channel:
         """Start a worker and return the channel to it.
 
         Raises:
-            BatchrunError: when none can be started.
+            BatchrunError: if none can be started.
         """
 
     async def aclose(self) -> None:
-        """End what is still running."""
+        """End all workers that are still running."""
 
 
 class Admitter:
@@ -81,8 +81,8 @@ class Admitter:
 
     Args:
         admission: the limits.
-        waits: count what is waited for.
-        group: in which requests wait.
+        waits: counts the waits.
+        group: the task group in which requests wait.
     """
 
     def __init__(self, admission: Admission, waits: Waits, group: TaskGroup) -> None:
@@ -229,20 +229,20 @@ class WorkersDispatcher:
             command.note_renewal(renewal)
 
     def forget(self, last: WorkerReport | None) -> None:
-        """A worker is gone: nothing waits there."""
+        """Withdraw all requests of a worker that is gone."""
         for cause, count in (last.waiting if last else {}).items():
             self._assignment.accounts.waits.add(cause, 0.0, -count)
 
     def has_changed(self) -> None:
-        """A worker has room."""
+        """Note that a worker has room."""
         self._changed.set()
 
     def release(self, key: int) -> None:
-        """A request has its result: its memory is free."""
+        """Release the memory of a request that has its result."""
         self.admission.request_memory.give_back(self._sizes.pop(key, 0))
 
     def has_died_too_often(self, key: int) -> bool:
-        """Count a worker that died while a request was in flight; say whether that is enough."""
+        """Count the death of a worker while a request was in flight; return whether the request is given up."""
         self._deaths[key] += 1
         return self._deaths[key] >= MOST_DEATHS
 
@@ -282,14 +282,14 @@ class WorkersDispatcher:
             self._cancel()
 
     def _cancel(self) -> None:
-        """Cancel what is in flight; see that the workers end."""
+        """Cancel what is in flight, and make sure that the workers end."""
         self.drain()
         self._cancelled.deadline = anyio.current_time() + CANCEL_S
         for session in self._sessions:
             session.cancel()
 
     async def _keep_growing(self, working: TaskGroup) -> None:
-        """Start more workers when they are of use, or when there are more machines."""
+        """Start more workers when they are useful, or when machines were added."""
         while True:
             await anyio.sleep(GROW_S)
             await self._grow(working)
@@ -302,7 +302,7 @@ class WorkersDispatcher:
             working.start_soon(self._keep_worker)
 
     async def _until_ready(self) -> None:
-        """Wait until every worker that was started first has what the job needs."""
+        """Wait until the initial workers have everything that the job needs."""
         while self._are_starting:
             self._changed = anyio.Event()
             await self._changed.wait()
@@ -338,7 +338,7 @@ class WorkersDispatcher:
                 return
 
     def _begin(self, session: WorkerSession) -> None:
-        """Have a new worker take part."""
+        """Add a new worker."""
         if self._is_draining:
             session.drain()
         elif self._is_fed:
@@ -394,7 +394,7 @@ class WorkersDispatcher:
                 await self._changed.wait()
 
     def _note_answered(self) -> None:
-        """The provider has answered: all workers may send."""
+        """Let all workers send: the provider has answered."""
         self._is_answered = True
         self._changed.set()
         for session in self._sessions:

@@ -33,8 +33,8 @@ class ProcessChannel(SocketChannel):
 
     Args:
         connected: this process's end.
-        process: at the other end.
-        errors: what it writes to stderr.
+        process: the process at the other end.
+        errors: the stderr of that process.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LocalProcesses:
     """Starts workers on this machine.
 
     Args:
-        count: how many; None for as many as are busy, up to the number of processors.
+        count: number of workers; None: more as long as they are busy, up to the number of processors.
     """
 
     def __init__(self, count: int | None) -> None:
@@ -84,7 +84,7 @@ class LocalProcesses:
         return min(started + 1, most or 1) if not started or busy_share > BUSY else started
 
     async def start(self) -> Channel:
-        """Start a process. A signal from the terminal does not reach it: the owner decides."""
+        """Start a process. Signals from the terminal do not reach it: the owner ends it."""
         ours, theirs = socket.socketpair()
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - the process writes to it
         command = [sys.executable, "-P", "-m", "batchrun.workers", str(theirs.fileno())]

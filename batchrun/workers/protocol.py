@@ -199,14 +199,14 @@ Reported: TypeAlias = (
 
 
 class WorkerReport(msgspec.Struct, array_like=True):
-    """What a worker has done since its last report, and how it stands.
+    """The events of a worker since its last report, and its present state.
 
     Attributes:
-        events: in order.
+        events: the events in order.
         succeeded, last_error, stop: see `dispatch.Tally`.
         is_answered: the provider has answered it.
         waits: seconds that its requests paused so far, by cause.
-        waiting: how many pause now, by cause.
+        waiting: number of requests that pause now, by cause.
         cpu_s: processor time that it has used, in seconds.
     """
 
@@ -227,15 +227,15 @@ class Setup(WorkerMessage, frozen=True):
     """Everything that a worker needs to know before the first request. Always the first order.
 
     Attributes:
-        version: of batchrun, which must be the worker's.
-        module: a digest of `[tools] module`, which must be the same file for the worker.
+        version: version of batchrun; the worker must have the same one.
+        module: a digest of `[tools] module`; the worker must have the same file.
         job: the document of the job; `base` is the folder of its relative paths.
-        key, headers: the credentials. They are kept in memory only.
+        key, headers: the credentials. They are stored in memory only.
         variable: the environment variable that the key came from.
-        simulator: the address that takes the place of the base URL.
-        provider: whose prices hold.
+        simulator: the address that replaces the base URL.
+        provider: the provider whose prices apply.
         caps_cost: whether there is a cost cap.
-        workers: how many share the memory for answers.
+        workers: number of workers that share the memory for answers.
         is_answered: the provider has answered this run before.
         dropped: pairs of a model and a parameter that it does not support.
     """
@@ -256,7 +256,7 @@ class Setup(WorkerMessage, frozen=True):
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True):
-    """A request; what it has in common with others is in the form with this number."""
+    """A request; the parts that it shares with others are in the form with this number."""
 
     key: int
     custom_id: str
@@ -267,7 +267,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Form(msgspec.Struct, array_like=True, frozen=True):
-    """What many requests have in common."""
+    """The parts that many requests share."""
 
     request: Request
     wire: WireRequest
@@ -290,7 +290,7 @@ class Grant(WorkerMessage, frozen=True):
 
 
 class Refuse(WorkerMessage, frozen=True):
-    """What is left of the cost cap cannot cover a request."""
+    """The rest of the cost cap cannot cover a request."""
 
     lease: int
     reason: str
@@ -383,9 +383,9 @@ def decode_orders(data: bytes) -> list[Ordered]:
 
 
 class RowEncoder:
-    """Turns requests into rows for one worker, and remembers the forms that it has.
+    """Encodes requests as rows for one worker, and remembers the forms that it has.
 
-    Messages and texts of a request are in its body, and nothing in dispatching reads them elsewhere.
+    Messages and texts of a request are only in its body: dispatch does not read them elsewhere.
     """
 
     def __init__(self) -> None:
@@ -441,7 +441,7 @@ class RowEncoder:
 
 
 class RowDecoder:
-    """Turns rows into requests again; see `RowEncoder`."""
+    """Decodes rows to requests; see `RowEncoder`."""
 
     def __init__(self) -> None:
         self._forms: dict[int, Form] = {}

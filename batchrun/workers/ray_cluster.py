@@ -1,8 +1,8 @@
 """Workers that are actors on an existing Ray cluster. The only file that imports ray.
 
-The driver, which is the owner, runs on a machine of the cluster: results would cross a slow network otherwise.
-Ray neither restarts actors nor repeats their calls, since it does not know what was paid for: the owner replaces
-them. An actor ends with the driver that started it.
+The driver, which is the owner, runs on a machine of the cluster: otherwise results would cross a slow network.
+Ray must neither restart actors nor repeat their calls, because it does not know what was paid for: the owner
+replaces actors. An actor ends with the driver that started it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class WorkerActor:
         self._channel.incoming.put_nowait(message)
 
     async def pull(self) -> bytes:
-        """Return the next message of the worker; empty when none comes for a while."""
+        """Return the next message of the worker; empty if there is none for a while."""
         try:
             async with asyncio.timeout(PULL_S):
                 return await self._channel.outgoing.get()
@@ -84,7 +84,7 @@ class WorkerActor:
             self._pulled_at = time.monotonic()
 
     async def _end_without_owner(self) -> None:
-        """End when nobody pulls: Ray does not end an actor whose node was cut off."""
+        """End the actor if nobody pulls messages: Ray does not end an actor whose node was disconnected."""
         left_s = ORPHANED_S
         while left_s > 0:
             await asyncio.sleep(left_s)
@@ -137,8 +137,8 @@ class RayActors:
     """Starts workers on a Ray cluster.
 
     Args:
-        address: of the cluster; None for the one of this machine or job.
-        count: how many; None for one on each node, also on those that join later.
+        address: address of the cluster; None for the one of this machine or job.
+        count: number of workers; None for one on each node, including nodes that join later.
     """
 
     def __init__(self, address: str | None, count: int | None) -> None:
@@ -156,7 +156,7 @@ class RayActors:
         return await anyio.to_thread.run_sync(_usable_nodes)
 
     async def start(self) -> RayChannel:
-        """Start an actor on a node that has few.
+        """Start an actor on the node with the fewest actors.
 
         Raises:
             JobError: when there is no cluster, or no free processor in it.
@@ -215,11 +215,11 @@ def connect(address: str | None) -> None:
 
 
 def _refuse_unreachable(address: str | None) -> None:
-    """Check that something listens at an address: Ray would try for minutes.
+    """Check that something listens at an address, because Ray would try for minutes.
 
     Raises:
-        OSError: when nothing does.
-        ValueError: when it is not HOST:PORT.
+        OSError: if nothing listens there.
+        ValueError: if it is not HOST:PORT.
     """
     if address is None or address == "auto":
         return

@@ -67,8 +67,8 @@ class OpenLease:
     """A lease that was granted.
 
     Attributes:
-        permit: of the owner's limits.
-        start: the attempt, as it was recorded.
+        permit: the permit of the owner's limits.
+        start: the recorded start of the attempt.
         is_settled: the permit has been settled.
         is_closed: the attempt has been recorded with its outcome.
     """
@@ -85,7 +85,7 @@ class OpenLease:
         self.permit.settle(attempt, reported)
 
     def close(self) -> bool:
-        """Note that the outcome of the attempt is recorded; say whether it was not yet."""
+        """Note that the outcome of the attempt is recorded; return whether it was not yet."""
         was_open, self.is_closed = not self.is_closed, True
         return was_open
 
@@ -106,8 +106,8 @@ class WorkerSession:
     """One worker, from its start to its end.
 
     Args:
-        owner: what all workers share.
-        channel: to the worker.
+        owner: the owner, which all workers share.
+        channel: the channel to the worker.
         setup: its first order.
 
     Attributes:
@@ -168,12 +168,12 @@ class WorkerSession:
 
     @property
     def why_ended(self) -> str:
-        """What is known about the end of a worker that died."""
+        """The reason why a worker died, as far as it is known."""
         return self._channel.why_ended
 
     @property
     def load(self) -> int:
-        """How many requests it has."""
+        """Number of its requests."""
         return len(self._assigned)
 
     async def run(self) -> None:
@@ -196,7 +196,7 @@ class WorkerSession:
         await self._close()
 
     def give(self, requests: Sequence[PlannedRequest]) -> None:
-        """Have the worker send requests."""
+        """Let the worker send requests."""
         self._ahead += 1
         self._assigned.update((request.key, request) for request in requests)
         self.order(self._rows.encode(requests))
@@ -207,7 +207,7 @@ class WorkerSession:
         self._has_orders.set()
 
     def end(self) -> None:
-        """There are no more requests."""
+        """Tell the worker that there are no more requests."""
         self.order(NoMoreRequests())
 
     def drain(self) -> None:
@@ -219,13 +219,13 @@ class WorkerSession:
         self.order(Cancel())
 
     def set_concurrency(self, most: int) -> None:
-        """Say how many requests to work on at a time."""
+        """Set the maximum number of requests to work on at a time."""
         if 10 * abs(most - self._concurrency) > self._concurrency:
             self._concurrency = most
             self.order(SetConcurrency(most))
 
     def take_unfinished(self) -> list[PlannedRequest]:
-        """Return the requests that have no result, as they have to be continued."""
+        """Return the requests without a result, in the state in which they must be continued."""
         left, self._assigned = self._assigned, {}
         return [
             replace(request, attempts_made=self._numbers.get(key, request.attempts_made))
@@ -233,7 +233,7 @@ class WorkerSession:
         ]
 
     def granted(self, ask: AskLease, permit: Permit) -> None:
-        """Grant what a request asked for: when its attempt is recorded, the worker hears of it."""
+        """Grant a request's demand; the worker is told when its attempt is recorded."""
         start = AttemptStart(ask.key, ask.number, datetime.now(UTC), permit.cost)
         self._asked.discard(ask.lease)
         self._drop_lease(ask.key)
@@ -247,11 +247,11 @@ class WorkerSession:
         self._has_events.set()
 
     def refuse(self, ask: AskLease, reason: str) -> None:
-        """Say that the rest of the cost cap cannot cover a request."""
+        """Tell the worker that the rest of the cost cap cannot cover a request."""
         self.order(Refuse(ask.lease, reason))
 
     def wants(self, ask: AskLease) -> bool:
-        """Say whether a request still waits for admission."""
+        """Return whether a request still waits for admission."""
         return self.is_alive and ask.lease in self._asked
 
     async def _listen(self) -> None:
@@ -265,7 +265,7 @@ class WorkerSession:
             self._note(report)
 
     def _note(self, report: WorkerReport) -> None:
-        """Take over what the report says about the worker."""
+        """Update the state of the worker from a report."""
         self.is_answered = report.is_answered
         self._owner.note(self._last, report)
         self._last = report
@@ -279,7 +279,7 @@ class WorkerSession:
                 await self._channel.send(encode(orders))
 
     async def _record(self) -> None:
-        """Record events; while some are written the next ones gather."""
+        """Record events in groups: while one group is written, the next one collects."""
         while True:
             await self._has_events.wait()
             await self._record_events()
@@ -297,7 +297,7 @@ class WorkerSession:
             self.order(grant)
 
     async def _close(self) -> None:
-        """Record everything; what was in flight when the worker died may have been billed."""
+        """Record everything; attempts in flight when the worker died may have been billed."""
         self._owner.forget(self._last)
         for number in list(self._leases):
             self._lose(number)
@@ -475,7 +475,7 @@ class WorkerSession:
         self._numbers[key] = number
 
     def _close_lease(self, attempt: Attempt) -> None:
-        """The attempt is recorded; its permit may still be asked about."""
+        """Close a lease whose attempt is recorded; questions about its permit may still follow."""
         lease = self._leases.get(self._latest.get(attempt.key, -1))
         if lease is not None and lease.start.number == attempt.number:
             self._owner.tally.in_flight -= lease.close()

@@ -94,7 +94,7 @@ def digest_of(module: Path | None) -> bytes | None:
 
 
 def assignment_of(setup: Setup, owner: OwnerConnection, waits: Waits) -> Assignment:
-    """Return what the live dispatcher of a worker is given.
+    """Return the assignment for the live dispatcher of a worker.
 
     Raises:
         JobError: when this worker lacks something that the job needs, such as a module.
@@ -134,10 +134,10 @@ def assignment_of(setup: Setup, owner: OwnerConnection, waits: Waits) -> Assignm
 
 
 class Worker:
-    """Dispatches what the owner sends.
+    """Dispatches the requests that the owner sends.
 
     Args:
-        channel: to the owner.
+        channel: the channel to the owner.
         setup: the owner's first order.
     """
 
@@ -156,7 +156,7 @@ class Worker:
         )
 
     async def run(self, orders: list[Ordered]) -> None:
-        """Obey orders.
+        """Carry out the owner's orders.
 
         Raises:
             EndOfStream: when the owner closes the channel.
@@ -198,7 +198,7 @@ class Worker:
             group.cancel_scope.cancel()
 
     async def _pass_on(self, send: MemoryObjectSendStream[list[PlannedRequest]]) -> None:
-        """Pass chunks on as the dispatcher takes them, and report that."""
+        """Pass chunks to the dispatcher as it takes them, and report that."""
         async with send:
             with suppress(anyio.BrokenResourceError):  # it drains
                 async for chunk in self._received:
