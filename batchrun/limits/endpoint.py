@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 
@@ -77,23 +77,44 @@ class Backoff:
     pause_s: float
 
 
+class SentRequest(NamedTuple):
+    """The moment in which a request is sent.
+
+    Attributes:
+        number: of the request, counted over this endpoint.
+        at: seconds.
+        was_full: as many were in flight as allowed.
+        is_probe: it was sent while others paused.
+    """
+
+    number: int
+    at: float
+    was_full: bool
+    is_probe: bool
+
+
 @dataclass(slots=True)
 class EndpointPermit:
     """Permission to send one request. It must be settled or withdrawn, once.
 
-    `number` counts the requests to this endpoint;
-    `was_full` when as many were in flight as allowed; `is_probe` when it was sent while others paused;
-    `cost` is what was reserved for it, in pico-dollars.
+    Attributes:
+        endpoint: to send it to.
+        asked: what was asked for.
+        amounts: taken from the rates.
+        cost: what was reserved for it, in pico-dollars.
+        sent: how it is sent.
     """
 
     endpoint: EndpointLimiter
     asked: Demand
     amounts: Mapping[str, float]
-    sent_at: float
-    number: int
-    was_full: bool
-    is_probe: bool
     cost: int | None
+    sent: SentRequest
+
+    @property
+    def sent_at(self) -> float:
+        """When it was admitted, in seconds."""
+        return self.sent.at
 
     def settle(self, attempt: Attempt, reported: LimitState | None = None) -> None:
         """Replace the reserved amounts by the used ones, and learn from the outcome."""
@@ -256,23 +277,16 @@ class EndpointLimiter:
         if asked.most_cost is not None:
             self._money.reserve(asked.most_cost)
         self.concurrency.take()
-        return EndpointPermit(
-            self,
-            asked,
-            amounts,
-            self._clock(),
-            self._load.number,
-            self.concurrency.in_flight >= self.limit,
-            is_probe,
-            asked.most_cost,
-        )
+        was_full = self.concurrency.in_flight >= self.limit
+        sent = SentRequest(self._load.number, self._clock(), was_full, is_probe)
+        return EndpointPermit(self, asked, amounts, asked.most_cost, sent)
 
     def settle(self, permit: EndpointPermit, attempt: Attempt, reported: LimitState | None) -> None:
         """See `EndpointPermit.settle`."""
         succeeded = _succeeded(attempt)
         self.concurrency.leave(succeeded=succeeded)
         used = self.rates.used(permit.asked, permit.amounts, attempt)
-        self.rates.refund(permit.amounts, used, permit.sent_at)
+        self.rates.refund(permit.amounts, used, permit.sent.at)
         if used is not REFUSED:
             self._load.note_unused(permit.amounts[TOKENS] - used[TOKENS])
         if succeeded:
@@ -292,7 +306,7 @@ class EndpointLimiter:
     def withdraw(self, permit: EndpointPermit) -> None:
         """See `EndpointPermit.withdraw`."""
         self.concurrency.leave(succeeded=False)
-        self.rates.refund(permit.amounts, NOTHING, permit.sent_at)
+        self.rates.refund(permit.amounts, NOTHING, permit.sent.at)
         self._load.note_unused(permit.amounts[TOKENS])
         self._money.settle(permit.cost or 0, 0)
         self._all_in_flight.leave()
@@ -309,7 +323,7 @@ class EndpointLimiter:
         breaker = self.breaker
         if not is_suspect:
             self._unsuspected += 1
-            breaker.note_failure(permit.number, self._clock() - permit.sent_at)
+            breaker.note_failure(permit.sent.number, self._clock() - permit.sent.at)
         asked_s = decision.delay_s
         if asked_s is not None:
             asked_s = retry_delays.with_jitter(asked_s, self._jitter)
@@ -318,7 +332,7 @@ class EndpointLimiter:
             knows = self._knows_limit
             pause_s = LIMIT_PAUSE_S if knows else self._short_pause_s
             breaker.open(pause_s, asked_s if knows else None, strict=True)
-        elif breaker.should_open(permit.number):
+        elif breaker.should_open(permit.sent.number):
             if decision.cause is Cause.RATE_LIMIT:
                 self._load.note_exhausted(_unit_of(fault))
             breaker.open(decision.base_delay_s, asked_s)
@@ -332,10 +346,10 @@ class EndpointLimiter:
         """See `EndpointPermit.is_own_fault`."""
         if self.breaker.all_fail or not self.breaker.is_closed:
             return False
-        if self._succeeded_number > permit.number or (is_suspect and not self._unsuspected):
+        if self._succeeded_number > permit.sent.number or (is_suspect and not self._unsuspected):
             return True
         # An answer to an earlier request shows less: it may have been in flight when trouble began.
-        is_likely = self.succeeded_at >= permit.sent_at
+        is_likely = self.succeeded_at >= permit.sent.at
         is_open = self.concurrency.in_flight > 0 and (is_last or not is_likely)
         return None if is_open else is_likely
 
@@ -345,7 +359,7 @@ class EndpointLimiter:
         """Return whether a refusal means that a reported or learned limit is used up now."""
         if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:
             return False
-        counts = self.breaker.state is not State.OPEN and not permit.is_probe
+        counts = self.breaker.state is not State.OPEN and not permit.sent.is_probe
         if counts and self.rates.explain(permit.amounts):
             now = self._clock()
             self._refusals = [at for at in self._refusals if now - at < DISTRUST_S] + [now]
@@ -353,10 +367,10 @@ class EndpointLimiter:
                 return True
         refused = Refusal(
             _unit_of(fault),
-            permit.number,
-            permit.sent_at,
+            permit.sent.number,
+            permit.sent.at,
             permit.amounts[TOKENS],
-            permit.was_full,
+            permit.sent.was_full,
         )
         is_limit = self._load.note_refusal(refused, counts=counts)
         self._apply_learned_rates()
@@ -365,7 +379,7 @@ class EndpointLimiter:
     def _note_success(self, permit: EndpointPermit, used: Mapping[str, float]) -> None:
         now = self._clock()
         self._note_alive(permit)
-        self._load.note_success(now - permit.sent_at, was_full=permit.was_full)
+        self._load.note_success(now - permit.sent.at, was_full=permit.sent.was_full)
         self.rates.disprove(used)
         if self._load.is_active and now - self._updated_at >= UPDATE_S:
             self._apply_learned_rates()
@@ -374,9 +388,9 @@ class EndpointLimiter:
         """The endpoint answered, even if only to say that the request is wrong."""
         self.succeeded_at = self._clock()
         self._unsuspected = 0
-        self._succeeded_number = max(self._succeeded_number, permit.number)
+        self._succeeded_number = max(self._succeeded_number, permit.sent.number)
         if self.breaker.failing_share or self.breaker.state is not State.CLOSED:
-            self.breaker.note_success(permit.number, self._load.number + 1, self.limit)
+            self.breaker.note_success(permit.sent.number, self._load.number + 1, self.limit)
             self._note_recovered()
 
     def _note_recovered(self) -> None:

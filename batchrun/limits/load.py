@@ -16,6 +16,7 @@ from batchrun.limits.rate_estimator import LONG_MEASURE_S, Measure, RateEstimato
 from batchrun.limits.trials import (
     NEAR,
     TOLERATED,
+    Experiment,
     InFlightLimit,
     Lowered,
     RateUnit,
@@ -30,11 +31,8 @@ if TYPE_CHECKING:
 # any load, half as many again are tolerated.
 NOTICED = 3.0
 BACKGROUND_FACTOR = 1.5
-# A trial of the rate sends this share of what was accepted before, for at least a second, and then waits
-# for the last refusal to arrive.
+# A trial of the rate sends this share of what was accepted before.
 TRIAL_FACTOR = 0.95
-SHORTEST_TRIAL_S = 1.0
-SHORTEST_DELAY_S = 0.25
 # A trial that found nothing is repeated if refusals continue: after ten times as long as it took, so
 # that trials cost little, and then after twice as long each time.
 REST_FACTOR = 10.0
@@ -182,19 +180,13 @@ class LoadControl:
 
     def end_complete_trial(self, delay_s: float) -> None:
         """End a trial that sent enough without failing; a refusal takes `delay_s` to arrive."""
-        trial = self._trial
-        if trial is None or self.number < trial.first - 1 + trial.needed:
+        trial, now = self._trial, self._clock()
+        if trial is None or not trial.is_complete(self.number, now, delay_s):
             return
-        now = self._clock()
-        if trial.complete_at is None:
-            delay_s = max(SHORTEST_DELAY_S, 2 * delay_s)
-            trial.complete_at = max(now + delay_s, trial.begun_at + SHORTEST_TRIAL_S)
-        elif now >= trial.complete_at:
-            sent = self.number + 1 - trial.first
-            if trial.explains_less(sent / (now - trial.restarted_at)):
-                self._fail(trial)
-            else:
-                self._pass(trial)
+        if trial.experiment.explains_less(trial.sent_per_s(self.number, now)):
+            self._fail(trial)
+        else:
+            self._pass(trial.experiment)
 
     def _is_noticed(self, refused: Refusal) -> bool:
         """Count a refusal; return whether there are too many."""
@@ -291,7 +283,7 @@ class LoadControl:
             self._begin_rate_trial(unit, measure)
             return
         estimator.limit(measure.per_s, measure.requests_per_s)
-        estimator.confirmed_per_s = max(estimator.confirmed_per_s, measure.per_s)
+        estimator.confirm(max(estimator.confirmed_per_s, measure.per_s))
 
     def _may_try_in_flight(self, unit: RateUnit) -> bool:
         """Return whether it is time to test again if the number in flight is limited, not the rate."""
@@ -302,12 +294,18 @@ class LoadControl:
         estimator = self.rates[unit]
         is_known = estimator.limit_per_s is not None
         before = estimator.confirmed_per_s if is_known else None
-        self._trial = self._new_trial(Lowered.RATE, unit, measure, before)
+        self._begin(Experiment(Lowered.RATE, unit, measure, before, self.in_flight.most))
         estimator.hold(TRIAL_FACTOR * measure.per_s)
 
     def _begin_in_flight_trial(
-        self, unit: RateUnit, measure: Measure, requests_per_s: float, shrinks: int = CLOSE_GUESS
-    ) -> Trial:
+        self,
+        unit: RateUnit,
+        measure: Measure,
+        requests_per_s: float,
+        shrinks: int = CLOSE_GUESS,
+        *,
+        is_second: bool = False,
+    ) -> None:
         """Limit the number in flight instead of the rate, to see which of them explains refusals.
 
         Args:
@@ -315,84 +313,83 @@ class LoadControl:
             measure: what was accepted before.
             requests_per_s: by Little's law, this rate takes the number that is allowed in flight.
             shrinks: how often that number may be lowered.
+            is_second: a trial of the rate failed before.
         """
-        estimator = self.rates[unit]
-        self._trial = trial = self._new_trial(
-            Lowered.IN_FLIGHT, unit, measure, estimator.limit_per_s
+        estimator, before = self.rates[unit], self.in_flight.most
+        most = max(1, math.ceil(requests_per_s * self.latency_s))
+        self._begin(
+            Experiment(
+                Lowered.IN_FLIGHT, unit, measure, estimator.limit_per_s, before, is_second=is_second
+            ),
+            min(most - 1, shrinks),
         )
         estimator.lift()
-        most = max(1, math.ceil(requests_per_s * self.latency_s))
-        self.in_flight.set(min(self.in_flight.most, most))
-        trial.shrinks = min(most - 1, shrinks)
-        return trial
+        self.in_flight.set(min(before, most))
 
-    def _new_trial(
-        self, lowers: Lowered, unit: RateUnit, measure: Measure, rate_before: float | None
-    ) -> Trial:
-        now, self.is_active = self._clock(), True
-        in_flight = self.in_flight.most
-        return Trial(lowers, unit, measure, self.number + 1, now, now, rate_before, in_flight)
+    def _begin(self, experiment: Experiment, shrinks: int = 0) -> None:
+        self.is_active = True
+        self._trial = Trial(experiment, self.number + 1, self._clock(), shrinks)
 
     def _judge(self, trial: Trial, refused: Refusal) -> None:
         """Count a refusal in a trial, which may end it."""
-        if refused.number < trial.first:
+        if not trial.includes(refused.number):
             return
-        if trial.shrinks:
+        if trial.may_shrink:
             step = max(1, round(SHRINK_SHARE * self.in_flight.most))
             self.in_flight.set(max(1, self.in_flight.most - step))
             trial.shrink(self.number + 1, self._clock())
-            if trial.explains_less(self.in_flight.most / self.latency_s):
+            if trial.experiment.explains_less(self.in_flight.most / self.latency_s):
                 self._fail(trial)
             return
-        trial.refused += 1
+        trial.note_refusal()
         if trial.has_failed:
             self._fail(trial)
 
-    def _pass(self, trial: Trial) -> None:
+    def _pass(self, passed: Experiment) -> None:
         """The load matters: the limit is about what was accepted before the trial."""
         self._trial = None
         self._background, self._rests, self._early = 0.0, 0, 0
-        estimator, measure = self.rates[trial.unit], trial.measure
-        if trial.lowers is Lowered.RATE:
+        estimator, measure = self.rates[passed.unit], passed.measure
+        if passed.lowers is Lowered.RATE:
             # After a long pause the whole allowance of a period was measured: there is no need to search.
             # Not so for tokens: many of them are saved for one large request.
-            is_long = self._paused_s >= LONG_PAUSE_S and trial.unit is RateUnit.REQUESTS
+            is_long = self._paused_s >= LONG_PAUSE_S and passed.unit is RateUnit.REQUESTS
             self._is_periodic = self._is_periodic or is_long
-            is_new = trial.rate_before is None and trial.unit is RateUnit.REQUESTS
+            is_new = passed.rate_before is None and passed.unit is RateUnit.REQUESTS
             search = is_new and not self._is_periodic
             estimator.limit(measure.per_s, measure.requests_per_s, search=search)
-            estimator.confirmed_per_s = measure.per_s
+            estimator.confirm(measure.per_s)
         self._mark()
         self._note_activity()
 
     def _fail(self, trial: Trial) -> None:
         """As many were refused as before, or less was accepted: return to the load before, and rest."""
         self._trial = None
-        estimator = self.rates[trial.unit]
-        self.in_flight.set(trial.in_flight_before)
-        if trial.rate_before is None:
+        failed, measure = trial.experiment, trial.experiment.measure
+        estimator = self.rates[failed.unit]
+        self.in_flight.set(failed.in_flight_before)
+        if failed.rate_before is None:
             estimator.lift()
         else:
-            estimator.limit(trial.rate_before, trial.measure.requests_per_s)
+            estimator.limit(failed.rate_before, measure.requests_per_s)
         self._mark()
-        if trial.lowers is Lowered.RATE and trial.unit is RateUnit.REQUESTS:
-            second = self._begin_in_flight_trial(
-                trial.unit, trial.measure, trial.measure.requests_per_s, 0
+        if failed.lowers is Lowered.RATE and failed.unit is RateUnit.REQUESTS:
+            self._begin_in_flight_trial(
+                failed.unit, measure, measure.requests_per_s, 0, is_second=True
             )
-            second.is_second = True
         else:
             self._rest(trial)
         self._note_activity()
 
     def _rest(self, trial: Trial) -> None:
-        now = self._clock()
+        now, failed = self._clock(), trial.experiment
         rest_s = max(SHORTEST_REST_S, REST_FACTOR * (now - trial.begun_at))
-        if trial.lowers is Lowered.IN_FLIGHT and not trial.is_second:
-            rest_s = max(rest_s, REST_REQUESTS / trial.measure.requests_per_s)
+        if failed.lowers is Lowered.IN_FLIGHT and not failed.is_second:
+            rest_s = max(rest_s, REST_REQUESTS / failed.measure.requests_per_s)
             self._in_flight_rest_until = now + rest_s * 2**self._in_flight_rests
             self._in_flight_rests = min(self._in_flight_rests + 1, MOST_DOUBLINGS)
         else:
-            self._background = trial.share
+            self._background = failed.share
             self._rest_until = now + min(LONGEST_REST_S, rest_s * 2**self._rests)
             self._rests = min(self._rests + 1, MOST_DOUBLINGS)
 

@@ -151,6 +151,10 @@ class RateEstimator:
         self._period_s = max(PERIOD_S, PERIOD_REQUESTS / max(requests_per_s, 1e-3))
         self.dip()
 
+    def confirm(self, per_s: float) -> None:
+        """A trial or a long measure has shown that this rate is accepted, and no more."""
+        self.confirmed_per_s = per_s
+
     def dip(self) -> None:
         """Go just below the limit again."""
         self._dipped_at, self._requests = self._clock(), 0

@@ -19,6 +19,9 @@ TOLERATED = 0.01
 TRIAL_REFUSALS = 8
 PASSING_SHARE = 1 / 3
 FEWEST_IN_TRIAL, MOST_IN_TRIAL = 20, 400
+# It takes at least a second, and then waits for the last refusal to arrive.
+SHORTEST_TRIAL_S = 1.0
+SHORTEST_DELAY_S = 0.25
 HIGHEST_SHARE = 0.8  # of refusals before a trial; a higher share counts as this
 # A limit of the number in flight does not explain refusals if it accepts less than this share of what a limit
 # of the rate accepts.
@@ -63,37 +66,25 @@ class Refusal:
     was_full: bool
 
 
-@dataclass(slots=True)
-class Trial:
-    """An experiment: does the share of refusals fall when the load does?
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What a trial lowers, and the load before it.
 
     Attributes:
         lowers: what it lowers.
         unit: of rate.
         measure: what was accepted before, and which share refused.
-        first: number of its first request.
-        begun_at: seconds.
-        restarted_at: when its first request was sent.
         rate_before: the limit to return to; None for none.
         in_flight_before: the same for those in flight; infinite for none.
         is_second: a trial of the rate failed before.
-        shrinks: how often the number in flight may still be lowered.
-        refused: of its requests so far.
-        complete_at: when a refusal of its last request would have arrived.
     """
 
     lowers: Lowered
     unit: RateUnit
     measure: Measure
-    first: int
-    begun_at: float
-    restarted_at: float
     rate_before: float | None
     in_flight_before: float
     is_second: bool = False
-    shrinks: int = 0
-    refused: int = 0
-    complete_at: float | None = None
 
     @property
     def share(self) -> float:
@@ -105,11 +96,6 @@ class Trial:
         """Requests to send."""
         return min(MOST_IN_TRIAL, max(FEWEST_IN_TRIAL, math.ceil(TRIAL_REFUSALS / self.share)))
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the share of refusals is too high to be caused by the load."""
-        return self.refused > self.needed * self.share * PASSING_SHARE
-
     def explains_less(self, requests_per_s: float) -> bool:
         """Return whether the limit of the number in flight accepts less than the limit of the rate."""
         if self.lowers is Lowered.RATE:
@@ -119,11 +105,75 @@ class Trial:
         per_request = self.measure.amount / max(self.measure.requests, 1e-9)
         return requests_per_s * per_request < EQUAL_RATE * self.rate_before
 
+
+class Trial:
+    """An experiment under way: does the share of refusals fall when the load does?
+
+    Args:
+        experiment: what is lowered.
+        first: number of its first request.
+        now: when it begins, in seconds.
+        shrinks: how often the number in flight may be lowered further.
+
+    Attributes:
+        begun_at: seconds.
+    """
+
+    def __init__(self, experiment: Experiment, first: int, now: float, shrinks: int = 0) -> None:
+        self.experiment = experiment
+        self.begun_at = now
+        self._shrinks = shrinks
+        self._restart(first, now)
+
+    def _restart(self, first: int, now: float) -> None:
+        self._first = first
+        self._restarted_at = now
+        self._refused = 0
+        self._complete_at: float | None = None  # a refusal of its last request would have arrived
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether the number in flight may still be lowered."""
+        return self._shrinks > 0
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the share of refusals is too high to be caused by the load."""
+        found = self.experiment
+        return self._refused > found.needed * found.share * PASSING_SHARE
+
+    def includes(self, number: int) -> bool:
+        """Say whether a request belongs to it."""
+        return number >= self._first
+
+    def note_refusal(self) -> None:
+        """One of its requests was refused."""
+        self._refused += 1
+
     def shrink(self, first: int, now: float) -> None:
-        """Start the trial again with fewer requests in flight."""
-        self.shrinks -= 1
-        self.first, self.restarted_at = first, now
-        self.refused, self.complete_at = 0, None
+        """Start again with fewer requests in flight."""
+        self._shrinks -= 1
+        self._restart(first, now)
+
+    def is_complete(self, last: int, now: float, delay_s: float) -> bool:
+        """Say whether enough was sent, and its refusals have arrived.
+
+        Args:
+            last: number of the last request that was sent.
+            now: seconds.
+            delay_s: how long a refusal takes to arrive.
+        """
+        if last < self._first - 1 + self.experiment.needed:
+            return False
+        if self._complete_at is None:
+            delay_s = max(SHORTEST_DELAY_S, 2 * delay_s)
+            self._complete_at = max(now + delay_s, self.begun_at + SHORTEST_TRIAL_S)
+            return False
+        return now >= self._complete_at
+
+    def sent_per_s(self, last: int, now: float) -> float:
+        """Return the rate of its requests."""
+        return (last + 1 - self._first) / (now - self._restarted_at)
 
 
 class InFlightLimit:
