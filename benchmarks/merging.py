@@ -21,7 +21,7 @@ COLUMNS = 32
 _MERGE = """
 import sys
 from pathlib import Path
-from batchrun.run.row_groups import concatenate
+from batchrun.output import concatenate
 part, whole, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 concatenate([part] * count, whole)
 with open("/proc/self/status") as file:

@@ -49,7 +49,7 @@ from batchrun.output.frames import (
 )
 from batchrun.output.table_types import GivenTable, given_table
 from batchrun.output.workbooks import LONGEST_CELL, check_sheet
-from batchrun.output.writers import write_concatenated, write_dataset, write_file
+from batchrun.output.writers import write_dataset, write_file, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -236,6 +236,18 @@ def write_contents(
     )
 
 
+def concatenate(pieces: Sequence[FileContents | Path], path: Path) -> None:
+    """Write rows with the same columns, one piece after the other, into one Parquet file.
+
+    Pieces that are Parquet files themselves are not read.
+
+    Raises:
+        OutputError: when it cannot be written; what was there before is untouched.
+    """
+    with replacing(path) as temporary:
+        write_parquet(temporary, pieces)
+
+
 def check_outputs(
     config: OutputConfig, columns: Mapping[str, Any], ours: Mapping[str, Kind], rows: int
 ) -> None:
@@ -280,6 +292,7 @@ __all__ = [
     "ScoreTable",
     "WrittenFiles",
     "check_outputs",
+    "concatenate",
     "differences",
     "given_table",
     "own_contents",
@@ -295,7 +308,6 @@ __all__ = [
     "rows_called",
     "scan_results",
     "usage_contents",
-    "write_concatenated",
     "write_contents",
     "write_outputs",
     "write_results",

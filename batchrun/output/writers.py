@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
 from batchrun.errors import OutputError
+from batchrun.footers import row_group_file
 from batchrun.output import workbooks
-from batchrun.output.frames import CHUNK_ROWS, FileContents
+from batchrun.output.frames import CHUNK_ROWS, FileContents, ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
 
 # Rows of a row group of Parquet, which has fewer of them where they are large.
 GROUP_ROWS = 2 * CHUNK_ROWS
-GROUP_BYTES = 8 * 1024 * 1024
-MOST_GROUP_BYTES = 64 * 1024 * 1024
+MOST_GROUP_BYTES = 8 * 1024 * 1024
 # Every partition has a row group in memory.
 PARTITION_GROUP_ROWS = 1_000
+PARTITION_BYTES = 8 * 1024 * 1024
+MOST_PARTITION_BYTES = 64 * 1024 * 1024
 MOST_PARTITIONS = 10_000
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the name of the folder of nulls
 
@@ -40,7 +44,7 @@ def write_file(path: Path, suffix: str, contents: FileContents) -> int:
         OutputError: when the format cannot hold the contents.
     """
     if suffix == ".parquet":
-        _write_groups(contents, GROUP_ROWS, lambda: path)
+        write_parquet(path, [contents])
     elif suffix == ".arrow":
         # Types that every reader of Arrow knows.
         compat = pl.CompatLevel.oldest()
@@ -56,16 +60,76 @@ def write_file(path: Path, suffix: str, contents: FileContents) -> int:
     return 0
 
 
-def write_concatenated(path: Path, parts: Sequence[Path]) -> None:
-    """Write the rows of Parquet files with the same columns, in order, into one."""
-    schema = pl.scan_parquet(parts[0], glob=False).collect_schema()
-    _write_groups(FileContents(schema, partial(_stored, parts), ()), GROUP_ROWS, lambda: path)
+def write_parquet(path: Path, pieces: Sequence[FileContents | Path]) -> None:
+    """Write rows of the same columns, one piece after the other, as Parquet.
+
+    The row groups of a piece that is a Parquet file are copied without decoding them, if the same version of
+    polars wrote all files. Each group is written on its own: a writer keeps the metadata of all its groups in memory.
+    """
+    if not _appended(path, pieces):
+        read = [
+            _as_contents(piece) if not isinstance(piece, FileContents) else piece
+            for piece in pieces
+        ]
+        if not _appended(path, read):
+            raise OSError("the parts have different columns")
 
 
-def _stored(parts: Sequence[Path], columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    for part in parts:
-        rows = pl.scan_parquet(part, glob=False).select(columns)
-        yield from rows.collect_batches(maintain_order=True, lazy=True, chunk_size=CHUNK_ROWS)
+def _appended(path: Path, pieces: Sequence[FileContents | Path]) -> bool:
+    with row_group_file(path) as whole:
+        return all(whole.append(content) for piece in pieces for content in _encoded(piece))
+
+
+def _encoded(piece: FileContents | Path) -> Iterator[BinaryIO]:
+    """Yield Parquet files with the row groups of a piece."""
+    if not isinstance(piece, FileContents):
+        with piece.open("rb") as file:
+            yield file
+        return
+    is_empty = True
+    for group in ahead(_groups(piece.frames(list(piece.schema)))):
+        is_empty = False
+        yield _parquet(group)
+        del group
+    if is_empty:
+        yield _parquet(pl.DataFrame(schema=piece.schema))
+
+
+def _groups(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield row groups, which have fewer rows where they are large."""
+    held: list[pl.DataFrame] = []
+    rows = size = 0
+    for frame in chain.from_iterable(map(_slices, frames)):
+        more = int(frame.estimated_size())
+        if held and (rows >= GROUP_ROWS or size + more > MOST_GROUP_BYTES):
+            yield pl.concat(held)
+            held, rows, size = [], 0, 0
+        held.append(frame)
+        rows, size = rows + frame.height, size + more
+        del frame
+    if rows:
+        yield pl.concat(held)
+
+
+def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Yield a frame in pieces of at most the bytes of a row group, if its rows are about alike."""
+    count = -(-int(frame.estimated_size()) // MOST_GROUP_BYTES)
+    return frame.iter_slices(max(1, frame.height // max(1, count)))
+
+
+def _parquet(rows: pl.DataFrame) -> BinaryIO:
+    content = io.BytesIO()
+    rows.write_parquet(content, row_group_size=max(1, rows.height))
+    return content
+
+
+def _as_contents(path: Path) -> FileContents:
+    return FileContents(pl.Schema(pl.read_parquet_schema(path)), partial(_stored, path), ())
+
+
+def _stored(path: Path, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    rows = pl.scan_parquet(path, glob=False).select(columns)
+    yield from rows.collect_batches(maintain_order=True, lazy=True, chunk_size=CHUNK_ROWS)
 
 
 def write_dataset(folder: Path, contents: FileContents) -> None:
@@ -74,14 +138,11 @@ def write_dataset(folder: Path, contents: FileContents) -> None:
     Raises:
         OutputError: when there are too many such folders, or a value has the name of the folder of nulls.
     """
-    keys = list(contents.partition_by)
-
-    def target() -> pl.PartitionBy:
+    rows: int | None = PARTITION_GROUP_ROWS
+    while rows is not None:
         shutil.rmtree(folder)
         folder.mkdir(mode=0o700)
-        return pl.PartitionBy(folder, key=keys, include_key=False)
-
-    _write_groups(contents, PARTITION_GROUP_ROWS, target, check=_PartitionCheck(keys))
+        rows = _write_partitions(folder, contents, rows)
     if not any(folder.iterdir()):
         pl.DataFrame(schema=contents.schema).write_parquet(folder / "empty.parquet")
 
@@ -112,41 +173,26 @@ class _PartitionCheck:
             )
 
 
-def _write_groups(
-    contents: FileContents,
-    group_rows: int,
-    target: Callable[[], Any],
-    check: Callable[[pl.DataFrame], None] | None = None,
-) -> None:
-    """Write Parquet; if a row group takes too much memory, write it again with smaller groups."""
-    rows: int | None = group_rows
-    while rows is not None:
-        rows = _write_parquet(target(), contents, rows, check)
-
-
-def _write_parquet(
-    target: Any,  # noqa: ANN401 - what polars takes
-    contents: FileContents,
-    group_rows: int,
-    check: Callable[[pl.DataFrame], None] | None,
-) -> int | None:
-    """Write Parquet; if groups of `group_rows` rows are too large, return a smaller number.
+def _write_partitions(folder: Path, contents: FileContents, group_rows: int) -> int | None:
+    """Write a dataset; return a smaller number of rows for a group if `group_rows` was too many.
 
     polars keeps a row group in memory until it is complete, and limits it only by the number of rows.
     """
+    keys = list(contents.partition_by)
+    check = _PartitionCheck(keys)
     smaller: int | None = None
 
     def bounded(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         nonlocal smaller
         for frame in contents.frames(columns):
             row_bytes = max(1, int(frame.estimated_size()) // max(1, frame.height))
-            if group_rows > 1 and group_rows * row_bytes > MOST_GROUP_BYTES:
-                smaller = max(1, GROUP_BYTES // row_bytes)
+            if group_rows > 1 and group_rows * row_bytes > MOST_PARTITION_BYTES:
+                smaller = max(1, PARTITION_BYTES // row_bytes)
                 return
-            if check is not None:
-                check(frame)
+            check(frame)
             yield frame
 
+    target = pl.PartitionBy(folder, key=keys, include_key=False)
     lazy = _lazy(contents, bounded)
     lazy.sink_parquet(target, row_group_size=group_rows, maintain_order=True, mkdir=True)
     return smaller

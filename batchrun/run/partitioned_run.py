@@ -20,7 +20,6 @@ from batchrun.run.parts import (
     missing_parts,
     read_parts,
 )
-from batchrun.run.row_groups import concatenate
 from batchrun.run.scoring import Evaluation, columns_of_scores, score_table
 from batchrun.run.signatures import same_input
 
@@ -172,7 +171,7 @@ class PartitionedRun:
         parts = [self.directory / f"{part.name}.parquet" for part in self.parts.parts]
         is_plain = path.suffix == ".parquet" and not self.job.output.partition_by
         if is_plain and all(part.exists() for part in parts):
-            concatenate(parts, path)
+            output.concatenate(parts, path)
             return None
         return output.write_contents(path, self.results(path.suffix, rows_of))
 

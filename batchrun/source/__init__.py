@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from threading import Lock
@@ -21,6 +21,7 @@ from batchrun.job import is_remote
 from batchrun.records import Item
 from batchrun.source import json_lines, parquet, readers
 from batchrun.source.copies import TemporaryFolder
+from batchrun.source.id_hashes import IdHashes
 from batchrun.source.ids import (
     USE_ROW_NUMBERS,
     check_id_column,
@@ -145,23 +146,23 @@ class Source:
     def check_ids(self) -> None:
         """Check that every row has an id and that ids are unique.
 
-        Compares hashes (8 bytes per row), and reads the ids again where hashes are equal.
+        Compares hashes, and reads the ids again where hashes are equal.
 
         Raises:
             JobError: names the row or the id.
+            OutputError: when there is no room for temporary files.
         """
         if self._config.id is None:
             return
-        start, hashes = 0, []
-        for frame in self.frames([self._config.id]):
-            values = frame.get_column(self._config.id)
-            ids = spelled(values)
-            check_present(self._name, self._config.id, values, ids, start)
-            hashes.append(ids.hash())
-            start += frame.height
-        # Sorting needs less memory than a hash table.
-        every = (pl.concat(hashes) if hashes else pl.Series([], dtype=pl.UInt64)).sort()
-        suspects = set(every.filter(every == every.shift(1)).head(1_000).to_list())
+        start = 0
+        with closing(IdHashes()) as hashes:
+            for frame in self.frames([self._config.id]):
+                values = frame.get_column(self._config.id)
+                ids = spelled(values)
+                check_present(self._name, self._config.id, values, ids, start)
+                hashes.add(ids.hash())
+                start += frame.height
+            suspects = hashes.repeated()
         if suspects:
             self._report_duplicates(self._config.id, suspects)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
-from batchrun.source import thrift
-from batchrun.source.thrift import BINARY, DAMAGE_ERRORS, I32, I64, LIST, MAGIC, STRUCT
+from batchrun.footers import thrift
+from batchrun.footers.thrift import BINARY, DAMAGE_ERRORS, I32, I64, LIST, MAGIC, STRUCT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

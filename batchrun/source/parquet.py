@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
+from batchrun.footers.thrift import DAMAGE_ERRORS
 from batchrun.source.inputs import FileStamp, file_errors
 from batchrun.source.layout import Chunk, RowGroup, column_frames, row_groups
-from batchrun.source.thrift import DAMAGE_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -48,7 +48,12 @@ def footer_place(file: BinaryIO) -> tuple[int, int]:
         (length,), mark = struct.unpack("<I", file.read(4)), file.read(4)
         if mark == MAGIC and size - 8 - length >= len(MAGIC):
             return size - 8 - length, length
-    raise OSError(f"{file.name}: is damaged, or not a Parquet file")
+    raise OSError(f"{name_of(file)}: is damaged, or not a Parquet file")
+
+
+def name_of(file: BinaryIO) -> str:
+    """Return what to call a file in messages, which may be in memory."""
+    return str(getattr(file, "name", "a table in memory"))
 
 
 def read_struct(content: bytes) -> ThriftStruct:

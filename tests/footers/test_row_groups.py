@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import tracemalloc
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from batchrun.errors import OutputError
-from batchrun.run.row_groups import concatenate
+from batchrun.output import FileContents, concatenate, write_contents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +80,53 @@ def test_memory_does_not_grow_with_the_parts(tmp_path: Path) -> None:
         tracemalloc.stop()
     # What the footers of 60 files say of their row groups is 100 KB.
     assert peaks[1] < peaks[0] + 50_000
+
+
+_WRITTEN = """
+import sys
+from pathlib import Path
+import polars as pl
+from batchrun import output
+n = pl.int_range(10_000, eager=True) % 7
+frame = pl.DataFrame({f"c{column}": n for column in range(40)})
+frames = lambda columns: iter([frame] * int(sys.argv[2]))
+output.write_contents(Path(sys.argv[1]), output.FileContents(frame.schema, frames, ()))
+with open("/proc/self/status") as file:
+    print(next(line.split()[1] for line in file if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    path, peaks = tmp_path / "usage.parquet", []
+    for groups in (20, 200):
+        command = [sys.executable, "-c", _WRITTEN, str(path), str(groups)]
+        found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        peaks.append(int(found.stdout))
+    assert pl.scan_parquet(path).select(pl.len()).collect().item() == 2_000_000
+    # A writer of all 200 row groups takes 25 MB more.
+    assert peaks[1] < peaks[0] + 8_000
+
+
+def test_large_rows_are_in_smaller_row_groups(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "results.parquet"
+    frame = pl.DataFrame({"text": ["x" * 1_000_000] * 3})
+    large = pl.concat([frame] * 4)
+    frames = [frame, frame, frame, large, frame]
+    contents = FileContents(frame.schema, lambda _columns: iter(frames), ())
+    write_contents(path, contents)
+    found = pyarrow.ParquetFile(path).metadata
+    assert [found.row_group(n).num_rows for n in range(found.num_row_groups)] == [6, 3, 6, 6, 3]
+
+
+def test_rows_are_written_between_files(tmp_path: Path) -> None:
+    first, last = part_files(tmp_path, 2)
+    between = pl.read_parquet(last)[:7]
+    contents = FileContents(between.schema, lambda _columns: iter([between]), ())
+    nothing = FileContents(between.schema, lambda _columns: iter(()), ())
+    concatenate([nothing, first, contents, last], tmp_path / "whole.parquet")
+    expected = pl.concat([pl.read_parquet(first), between, pl.read_parquet(last)])
+    assert_frame_equal(pl.read_parquet(tmp_path / "whole.parquet"), expected)
 
 
 def test_files_with_other_metadata_are_read_and_written_again(tmp_path: Path) -> None:

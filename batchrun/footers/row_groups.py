@@ -1,4 +1,4 @@
-"""Append the row groups of the Parquet files of parts to each other, without decoding them.
+"""Append the row groups of Parquet files to each other, without decoding them.
 
 A Parquet writer keeps the metadata of each row group in memory until the end: polars about 100 KB for each of
 10,000 rows with 45 columns. Here pages are copied, and only the offsets in the footers are changed.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from batchrun import output
-from batchrun.source import thrift
-from batchrun.source.thrift import DAMAGE_ERRORS, MAGIC, ThriftStruct
+from batchrun.footers import thrift
+from batchrun.footers.thrift import DAMAGE_ERRORS, MAGIC, ThriftStruct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 COPY_BYTES = 64 * 1024
+MOST_FOOTER_BYTES = 2**32 - 1
 # Fields of FileMetaData.
 _ROWS, _GROUPS, _CREATED_BY = 3, 4, 6
 # Fields of RowGroup, ColumnChunk and ColumnMetaData: offsets in the file, and the number of the group.
@@ -30,65 +31,74 @@ _ORDINAL = 7
 _MOST_ORDINAL = 2**15 - 1  # it has 16 bits, and readers need it for encrypted files only
 
 
-def concatenate(parts: Sequence[Path], path: Path) -> None:
-    """Write the rows of Parquet files with the same columns, one file after the other, into one.
-
-    Raises:
-        OutputError: when it cannot be written; the earlier file is unchanged.
-    """
-    with output.replacing(path) as temporary:
-        if not _append(temporary, parts):
-            # Files of different versions of polars: they are read and written again.
-            output.write_concatenated(temporary, parts)
-
-
-def _append(path: Path, parts: Sequence[Path]) -> bool:
-    """Write the row groups of Parquet files, in order, into one file.
+class RowGroupFile:
+    """A Parquet file that gets its row groups from others.
 
     Args:
-        path: the file.
-        parts: at least one file; columns, types and metadata of all must be the same.
-
-    Returns:
-        Whether they are the same. If not, the file that was written is useless.
-
-    Raises:
-        OSError: when a file cannot be read or written, or is damaged.
+        file: an empty file.
+        listed: an empty temporary file, for what belongs at the end of the other one.
     """
-    first: _Footer | None = None
-    rows = groups = 0
-    with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as listed:
+
+    def __init__(self, file: BinaryIO, listed: BinaryIO) -> None:
+        self._file = file
+        self._listed = listed
+        self._first: _Footer | None = None
+        self._rows = self._groups = 0
         file.write(MAGIC)
-        for part in parts:
-            with part.open("rb") as content:
-                found = _footer(content, file.tell() - len(MAGIC), groups)
-                first = first or found
-                if first.others != found.others:
-                    return False
-                listed.write(found.listed)
-                rows += found.rows
-                groups += len(found.facts[_GROUPS])
-                content.seek(len(MAGIC))
-                _copy(content, file, found.start - len(MAGIC))
-        assert first is not None  # noqa: S101 - there is a part
-        start = file.tell()
-        at = 0
+
+    def append(self, content: BinaryIO) -> bool:
+        """Append the row groups of a Parquet file.
+
+        Returns:
+            Whether its columns, types and metadata are those of the first one; if not, nothing is appended.
+
+        Raises:
+            OSError: when it cannot be read or is damaged, or this one cannot be written.
+        """
+        found = _footer(content, self._file.tell() - len(MAGIC), self._groups)
+        self._first = self._first or found
+        if self._first.others != found.others:
+            return False
+        self._listed.write(found.listed)
+        self._rows += found.rows
+        self._groups += len(found.facts[_GROUPS])
+        content.seek(len(MAGIC))
+        _copy(content, self._file, found.start - len(MAGIC))
+        return True
+
+    def finish(self) -> None:
+        """Write the footer, after at least one file has been appended.
+
+        Raises:
+            OSError: when that is not possible.
+        """
+        file, first, start, at = self._file, self._first, self._file.tell(), 0
+        if first is None:
+            raise OSError("a Parquet file needs columns")
         for number, (begin, end) in sorted(first.facts.places.items()):
             if number in (_ROWS, _GROUPS):
                 file.write(first.content[at:begin])
                 at = end
             if number == _ROWS:
-                file.write(thrift.integer(rows))
+                file.write(thrift.integer(self._rows))
             elif number == _GROUPS:
-                file.write(thrift.list_head(thrift.STRUCT, groups))
-                listed.seek(0)
-                shutil.copyfileobj(listed, file, COPY_BYTES)
+                file.write(thrift.list_head(thrift.STRUCT, self._groups))
+                self._listed.seek(0)
+                shutil.copyfileobj(self._listed, file, COPY_BYTES)
         file.write(first.content[at : first.facts.end])
         length = file.tell() - start
-        if length >= 2**32:
-            return False  # more than a footer can have
+        if length > MOST_FOOTER_BYTES:
+            raise OSError("a Parquet file cannot hold so many row groups; write .csv or .jsonl")
         file.write(struct.pack("<I", length) + MAGIC)
-    return True
+
+
+@contextmanager
+def row_group_file(path: Path) -> Iterator[RowGroupFile]:
+    """Open a file that gets row groups; it is complete after the block."""
+    with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as listed:
+        whole = RowGroupFile(file, listed)
+        yield whole
+        whole.finish()
 
 
 def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
@@ -100,20 +110,20 @@ def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
 
 
 def _damaged(file: BinaryIO) -> OSError:
-    return OSError(f"{file.name}: is damaged, or not a Parquet file")
+    return OSError(f"{thrift.name_of(file)}: is damaged, or not a Parquet file")
 
 
 @dataclass(frozen=True, slots=True)
 class _Footer:
-    """The footer of a part.
+    """The footer of a file.
 
     Attributes:
         content: its bytes in the file.
         start: its offset in the file.
         facts: fields of the FileMetaData.
         others: the fields other than those of rows, row groups and the writer.
-        rows: number of rows of the part.
-        listed: the serialized row groups, for pages at another offset.
+        rows: of the file.
+        listed: the row groups, for pages in another place.
     """
 
     content: bytes
@@ -125,12 +135,12 @@ class _Footer:
 
 
 def _footer(file: BinaryIO, shift: int, groups: int) -> _Footer:
-    """Read the footer of a part.
+    """Read the footer of a file.
 
     Args:
-        file: the part.
-        shift: number of bytes by which its pages move.
-        groups: number of row groups before its own.
+        file: with the footer.
+        shift: by how many bytes its pages are moved.
+        groups: how many row groups come before its own.
     """
     start, length = thrift.footer_place(file)
     file.seek(start)
