@@ -1,17 +1,20 @@
 """The records that travel between the stages. All are frozen; none does I/O.
 
 A row is read as an `Item`, rendered into a `Request`, encoded as a `WireRequest`, given its place
-in the checkpoint as a `PlannedRequest`, sent in one or more `Attempt`s, and ends as a `Result`.
+in the checkpoint as a `PlannedRequest`, sent in one or more `Attempt`s, and ends as a `Result`. Records that
+are made for each row are `Struct`s: to make a frozen dataclass takes ten times as long.
 """
 
 from __future__ import annotations
 
 # `workers` reads the types of the fields at run time.
-from collections.abc import Mapping  # noqa: TC003
-from dataclasses import dataclass, field
-from datetime import datetime  # noqa: TC003
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct, field, structs
 
 # The name of a wire format in `batchrun.formats.FORMATS`.
 FormatName = str
@@ -61,8 +64,15 @@ def unusual_endings(counts: Mapping[str, int]) -> dict[str, int]:
     return {ending: count for ending, count in counts.items() if ending not in usual}
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+Record = TypeVar("Record", bound=Struct)
+
+
+def changed(record: Record, **values: Any) -> Record:  # noqa: ANN401 - those of its fields
+    """Return a record with these values of fields in place of its own."""
+    return structs.replace(record, **values)
+
+
+class Item(Struct, frozen=True, gc=False):
     """One input record.
 
     Attributes:
@@ -76,8 +86,7 @@ class Item:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, gc=False):
     """One turn, in the shape of the request's format.
 
     `content` is text or a list of content blocks. `extra` has the other keys of a chat message:
@@ -172,8 +181,7 @@ class AnswerSchema:
     strict: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True, gc=False):
     """A rendered call, independent of the wire format.
 
     Attributes:
@@ -204,8 +212,7 @@ class Request:
     provider: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class WireRequest:
+class WireRequest(Struct, frozen=True, gc=False):
     """One HTTP request without credentials, which only the client adds.
 
     `stream`: whether the body asks for a streamed answer.
@@ -217,8 +224,7 @@ class WireRequest:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedItem:
+class RenderedItem(Struct, frozen=True, gc=False):
     """An item with its request, or with the reason why it has none.
 
     `fingerprint` (16 bytes) identifies the request by format, provider and body.
@@ -233,8 +239,7 @@ class RenderedItem:
     error_message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True, gc=False):
     """A turn of the model that calls tools, and the results of the calls.
 
     Attributes:
@@ -253,8 +258,7 @@ class Turn:
     results: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedRequest:
+class PlannedRequest(Struct, frozen=True, gc=False):
     """A request with its row in the checkpoint.
 
     Attributes:
@@ -273,8 +277,7 @@ class PlannedRequest:
     batch_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """Tokens of one exchange, in inclusive counts.
 
     `input_tokens` counts all input; the cache counts are parts of it, and the 5-minute and 1-hour
@@ -294,8 +297,7 @@ class Usage:
     audio_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Billing:
+class Billing(Struct, frozen=True, gc=False):
     """What an answer says about its price, apart from its tokens. None: the provider did not say.
 
     Attributes:
@@ -314,8 +316,7 @@ class Billing:
     stated_cost: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Struct, frozen=True, gc=False):
     """What the model returned: one text per choice, in order of their index.
 
     Fields are those of the first choice unless stated otherwise.
@@ -362,8 +363,7 @@ class CostSource(StrEnum):
     STATED = "stated"  # stated by the provider
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True, gc=False):
     """An amount of money in whole pico-dollars (1e-12 USD), so that sums are exact.
 
     The parts are the input (uncached, cache read, cache write), the output, and the rest: web
@@ -386,8 +386,7 @@ class Cost:
         return tokens + self.other
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(Struct, frozen=True, gc=False):
     """One limit as reported by a provider's headers.
 
     Attributes:
@@ -401,8 +400,7 @@ class Allowance:
     reset_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(Struct, frozen=True, gc=False):
     """The limits that the headers of one answer report. None: not reported."""
 
     requests: Allowance | None = None
@@ -415,8 +413,7 @@ class LimitState:
 AttemptId = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptStart:
+class AttemptStart(Struct, frozen=True, gc=False):
     """An attempt that is about to be sent. It is committed before its first byte is sent.
 
     `reserved` is its maximum cost in pico-dollars; None if the job has no cost limit.
@@ -428,8 +425,7 @@ class AttemptStart:
     reserved: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UnfinishedAttempt:
+class UnfinishedAttempt(Struct, frozen=True, gc=False):
     """An attempt of an earlier execution without an outcome.
 
     `dispatcher` is the name of the way in which that execution dispatched it, such as `live`.
@@ -441,8 +437,7 @@ class UnfinishedAttempt:
     dispatcher: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True, gc=False):
     """One finished HTTP exchange, numbered from 1 within its request.
 
     `cause` is the kind of failure (`transient`, `rate_limit`, `fatal`, `no`), None for a success.
@@ -476,8 +471,7 @@ class Attempt:
         return message if is_said else f"{self.error_type}: {message}".removesuffix(": ")
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True, gc=False):
     """The final outcome of one request, with its last attempt.
 
     `retryable`: a later execution should try this errored result again, because the network or the

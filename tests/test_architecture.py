@@ -27,7 +27,7 @@ HOMES = {
     "jinja2": ("render/", "report/"),
     "jsonschema_rs": ("dispatch/review.py", "simulator/"),
     "lazy_loader": ("__init__.py", "pricing/"),
-    "msgspec": ("workers/protocol.py",),
+    "msgspec": ("records.py", "workers/protocol.py"),
     "pandas": ("output/table_types.py",),
     "polars": ("source/", "output/"),
     "pyarrow": ("output/table_types.py",),

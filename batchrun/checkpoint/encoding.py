@@ -8,13 +8,12 @@ because they can be computed again from the tokens.
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
 from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
-from batchrun.records import MOST_COST, Cost, Status
+from batchrun.records import MOST_COST, Cost, Status, changed
 
 if TYPE_CHECKING:
     import sqlite3
@@ -250,8 +249,8 @@ def _with_fitting_bill(attempt: Attempt) -> Attempt:
     searches, cost = bill.web_search_requests or 0, bill.stated_cost or 0
     if max(searches, cost) <= _MOST:
         return attempt
-    bill = replace(bill, web_search_requests=min(searches, _MOST), stated_cost=min(cost, _MOST))
-    return replace(attempt, billing=bill)
+    bill = changed(bill, web_search_requests=min(searches, _MOST), stated_cost=min(cost, _MOST))
+    return changed(attempt, billing=bill)
 
 
 def money_row(cost: Cost | None) -> tuple[Any, ...]:

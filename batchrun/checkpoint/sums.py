@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.file import usable
@@ -12,7 +12,7 @@ from batchrun.checkpoint.statistics import fine_latencies, latency_counts, perce
 from batchrun.checkpoint.store import Checkpoint
 from batchrun.errors import RunEnd
 from batchrun.pricing.totals import ExecutionTotals, ModelTotals
-from batchrun.records import Cost, Usage
+from batchrun.records import Cost, Usage, changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _COUNTS = (
 # How an execution ended is how its part with the lowest number here ended, 1 if there is none; of several
 # the last one.
 _RANKS = {RunEnd.UNFINISHED: 0, RunEnd.BATCHES_OUT: 2, RunEnd.FINISHED: 3, RunEnd.SAMPLED: 3}
-_COST_PARTS = tuple(each.name for each in fields(Cost) if each.name != "source")
+_COST_PARTS = tuple(name for name in Cost.__struct_fields__ if name != "source")
 
 
 def totals_of_parts(folders: Sequence[Path], rows: int | None = None) -> RunTotals:
@@ -114,13 +114,13 @@ def _counted(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _usage(each: Sequence[Usage]) -> Usage:
     return Usage(
-        **{name.name: _known(getattr(one, name.name) for one in each) for name in fields(Usage)}
+        **{name: _known(getattr(one, name) for one in each) for name in Usage.__struct_fields__}
     )
 
 
 def _cost(each: Sequence[Cost]) -> Cost:
     sums = {name: sum(getattr(one, name) for one in each) for name in _COST_PARTS}
-    return replace(each[0], **sums)
+    return changed(each[0], **sums)
 
 
 def _errors(every: Sequence[RunTotals]) -> dict[str, tuple[int, str]]:

@@ -11,7 +11,7 @@ import binascii
 import json
 import os
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from batchrun.client.key_command import KeyCommand
 from batchrun.errors import JobError
 from batchrun.formats.credentials import MASK, without_credentials
-from batchrun.records import Billing, Completion
+from batchrun.records import Billing, Completion, changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -233,21 +233,21 @@ class Redaction:
         """Return an answer without the secrets: nearly always the same object."""
         if not self._secrets or not self._may_hold("\n".join(_every_text(completion))):
             return completion
-        changed = self._changed(completion)
+        found = self._changed(completion)
         texts = tuple(self.text(text) for text in completion.texts)
         if texts != completion.texts:
-            changed["texts"] = texts
+            found["texts"] = texts
         if completion.turn is not None:
             turn = json.dumps(completion.turn, ensure_ascii=False)
             if (struck := self.text(turn)) != turn:
-                changed["turn"] = json.loads(struck)
+                found["turn"] = json.loads(struck)
         if completion.raw is not None:
             raw = completion.raw.decode("latin-1")
             if (struck := self.text(raw)) != raw:
-                changed["raw"] = struck.encode("latin-1")
+                found["raw"] = struck.encode("latin-1")
         if billing := self._changed(completion.billing):
-            changed["billing"] = replace(completion.billing, **billing)
-        return replace(completion, **changed) if changed else completion
+            found["billing"] = changed(completion.billing, **billing)
+        return changed(completion, **found) if found else completion
 
     def _changed(self, record: Completion | Billing) -> dict[str, Any]:
         """Return the fields of a record that contain secrets, redacted."""
@@ -304,7 +304,7 @@ def _every_text(completion: Completion) -> Iterator[str]:
 
 
 _TEXT_FIELDS = {
-    record: tuple(each.name for each in fields(record) if each.type == "str | None")
+    record: tuple(name for name, kind in record.__annotations__.items() if kind == "str | None")
     for record in (Completion, Billing)
 }
 _VALUES = {record: attrgetter(*names) for record, names in _TEXT_FIELDS.items()}

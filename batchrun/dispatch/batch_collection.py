@@ -24,7 +24,7 @@ from batchrun.dispatch.judgement import (
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
 from batchrun.formats import BatchOutcome, BatchState
 from batchrun.limits import Cause, above_bound
-from batchrun.records import Attempt, Billing, Result, Status, Usage
+from batchrun.records import Attempt, Billing, Result, Status, Usage, changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -243,7 +243,7 @@ class BatchCollector:
         if answer.completion is None:
             raise ValueError("not an answer")
         completion, rejection = self._rules.review(answer.completion)
-        billing = replace(completion.billing, service_tier=TIER)
+        billing = changed(completion.billing, service_tier=TIER)
         model = completion.model or batch.model
         attempt = Attempt(
             key,
@@ -270,11 +270,11 @@ class BatchCollector:
         return attempt, Result(key, Status.ERRORED, attempt, now, completion)
 
     def _priced(self, attempt: Attempt) -> Attempt:
-        billing = replace(attempt.billing, service_tier=TIER)
+        billing = changed(attempt.billing, service_tier=TIER)
         cost = self._accounts.prices.cost(
             attempt.usage, attempt.model, attempt.asked_model, billing=billing
         )
-        return replace(attempt, billing=billing, cost=cost)
+        return changed(attempt, billing=billing, cost=cost)
 
     def failed(
         self, attempt: Attempt, fault: ProviderFault, member: BatchMember, record: TrackRecord
@@ -284,9 +284,9 @@ class BatchCollector:
         dropped = self._rules.dropped.learn(attempt.asked_model or "", fault)
         if dropped is not None and not is_last:
             cause = Cause.UNSUPPORTED.value
-            return replace(attempt, cause=cause, dropped=dropped), None, Action.RETRY
+            return changed(attempt, cause=cause, dropped=dropped), None, Action.RETRY
         judgement = judge(fault, record)
-        attempt = replace(attempt, cause=judgement.cause.value)
+        attempt = changed(attempt, cause=judgement.cause.value)
         if judgement.action is Action.STOP and judgement.end is not None:
             self.stop(stop_for(fault, judgement.end, self._vendor.request, self._vendor.variable))
             return attempt, None, Action.STOP
@@ -416,7 +416,7 @@ class _Collection:
         for attempt, _, member in held:
             result = None
             if is_rows:
-                attempt = replace(attempt, cause=Cause.NO.value)  # noqa: PLW2901
+                attempt = changed(attempt, cause=Cause.NO.value)  # noqa: PLW2901
                 is_passing = attempt.http_status == 429
                 result = Result(
                     attempt.key, Status.ERRORED, attempt, datetime.now(UTC), retryable=is_passing

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from batchrun.errors import OutputError
 from batchrun.formats.sent_batches import BatchStage, SentBatch
-from batchrun.records import AttemptStart
+from batchrun.records import AttemptStart, changed
 
 if TYPE_CHECKING:
     from batchrun.dispatch.batch_ports import BatchEndpoint
@@ -173,7 +173,7 @@ class BatchCutter:
 
     def add(self, request: PlannedRequest, tokens: int, reserved: int | None) -> list[BatchDraft]:
         """Add a request; return the batches that are full because of it, in order."""
-        request = replace(request, wire=self._dropped.sent(request))
+        request = changed(request, wire=self._dropped.sent(request))
         group = GroupKey(request.wire.headers, request.request.model)
         kept = self._groups.setdefault(group, _DraftGroup(is_decided=not self._with_primers))
         if kept.is_decided:

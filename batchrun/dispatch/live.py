@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,7 +13,7 @@ from batchrun.dispatch.ports import FirstRequests, Tally
 from batchrun.dispatch.refusals import Refusals
 from batchrun.dispatch.toolbox import Conversation
 from batchrun.limits import Cause
-from batchrun.records import Status
+from batchrun.records import Status, changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +121,7 @@ class LiveDispatcher:
             self.stop(self.refusals.stop())
         elif blame is Blame.ROWS:
             for held in self.refusals.take():
-                attempt = replace(held, cause=Cause.NO.value)
+                attempt = changed(held, cause=Cause.NO.value)
                 await self.journal.finish(errored(attempt, retryable=False))
 
     async def _settle_credit(self, *, is_over: bool) -> None:
@@ -131,7 +130,7 @@ class LiveDispatcher:
             self.stop(self.refusals.stop_for_credit())
         elif blame is Blame.ROWS:
             for held in self.refusals.take_credit():
-                attempt = replace(held.attempt, cause=Cause.NO.value)
+                attempt = changed(held.attempt, cause=Cause.NO.value)
                 # 429 may also have been a rate limit, so the next execution tries again.
                 is_passing = attempt.http_status == 429
                 await self.finish(errored(attempt, retryable=is_passing))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from batchrun.dispatch.retries import RequestRetries
 from batchrun.dispatch.toolbox import concluded
 from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
 from batchrun.limits import RETRY, CapReached, Cause, above_bound, demand, most_tokens
-from batchrun.records import Attempt, AttemptStart, Billing, Result, Status, Usage
+from batchrun.records import Attempt, AttemptStart, Billing, Result, Status, Usage, changed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,7 +93,7 @@ class LiveRequest:
         if conversation.ends(len(request.turns)):
             await self._give_up_unsent(*conversation.too_many_turns(request))
             return None
-        following = replace(request, turns=())
+        following = changed(request, turns=())
         for turn in request.turns:
             following = await conversation.follow(following, turn)
         return following
@@ -273,7 +273,7 @@ class LiveRequest:
         if not conversation.ends(len(request.turns) + 1):
             return NextTurn(await conversation.follow(request, turn))
         error_type, message = conversation.too_many_turns(request)
-        attempt = replace(
+        attempt = changed(
             attempt, error_type=error_type, error_message=message, cause=Cause.NO.value
         )
         completion = concluded(completion, request)
@@ -286,7 +286,7 @@ class LiveRequest:
         dropped = live.rules.dropped.learn(request.request.model, fault, sent)
         if dropped is not None:
             attempt = self._failed_attempt(fault, latency_s, Cause.UNSUPPORTED)
-            attempt = replace(attempt, dropped=dropped)
+            attempt = changed(attempt, dropped=dropped)
             self._settle(attempt, fault.limits)
             await live.journal.fail(attempt)
             return AT_ONCE
@@ -324,7 +324,7 @@ class LiveRequest:
         is_suspect = retries.is_suspect
         if judgement.cause is Cause.RATE_LIMIT:
             if (reason := await live.admission.above_reported(permit.asked)) is not None:
-                attempt = replace(attempt, error_type="over_token_limit", error_message=reason)
+                attempt = changed(attempt, error_type="over_token_limit", error_message=reason)
                 return await self._finish(errored(attempt, retryable=True))
         elif await retries.uses_up(permit, fault):
             return await self._finish(errored(attempt, retryable=True))
@@ -365,7 +365,7 @@ class LiveRequest:
         if is_own:
             if retries.is_too_long(asked_s):
                 wait = f"the provider asked to wait {asked_s:g} s, longer than [retry] max_wait_s"
-                attempt = replace(attempt, error_message=f"{attempt.error_message}; {wait}")
+                attempt = changed(attempt, error_message=f"{attempt.error_message}; {wait}")
             await live.finish(errored(attempt, retryable=True), timed_out=True)
         elif is_own is not None:
             # Nothing succeeds, so the row is not at fault: it stays pending, and the run stops.

@@ -5,7 +5,6 @@ It does no I/O, so stored answers can be reviewed again by the same rules.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,7 +19,7 @@ from batchrun.evaluation.verdicts import (
 )
 from batchrun.formats import SCHEMA_TOOL
 from batchrun.formats.parsing import as_dict, dumps, glimpse, loads
-from batchrun.records import Ending
+from batchrun.records import Ending, changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -173,7 +172,7 @@ def _unwrapped(completion: Completion) -> Completion:
     rest = dumps(others).decode() if others else None
     is_answered = completion.ending is Ending.TOOL_CALLS and not others
     ending = Ending.STOP if is_answered else completion.ending
-    return replace(completion, texts=(answer,), tool_calls=rest, ending=ending)
+    return changed(completion, texts=(answer,), tool_calls=rest, ending=ending)
 
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:

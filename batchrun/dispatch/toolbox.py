@@ -10,7 +10,7 @@ import inspect
 import json
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from batchrun import formats
 from batchrun.errors import JobError
 from batchrun.formats.parsing import dumps, loads
 from batchrun.job.paths import import_file
-from batchrun.records import Ending
+from batchrun.records import Ending, changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -220,11 +220,11 @@ class Conversation:
     async def follow(self, request: PlannedRequest, turn: Turn) -> PlannedRequest:
         """Return the request that follows a turn; runs its tools first, if they have not run yet."""
         if turn.results is None and self._tools is not None:
-            turn = replace(turn, results=await self._tools.run(turn.calls))
+            turn = changed(turn, results=await self._tools.run(turn.calls))
             with anyio.CancelScope(shield=True):
                 await self._journal.turn(turn)
         wire = formats.of(request.request.format).continued(request.wire, turn)
-        return replace(request, wire=wire, turns=(*request.turns, turn))
+        return changed(request, wire=wire, turns=(*request.turns, turn))
 
 
 def _has_tools(request: PlannedRequest) -> bool:

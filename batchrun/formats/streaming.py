@@ -25,6 +25,7 @@ from batchrun.formats.parsing import (
     too_large,
 )
 from batchrun.formats.usage import billing
+from batchrun.records import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -160,7 +161,7 @@ class StreamReader:
             )
         body = self._assembler.body()
         completion = self._read_answer(body)
-        return replace(completion, raw=dumps(body)) if self._keep_raw else completion
+        return changed(completion, raw=dumps(body)) if self._keep_raw else completion
 
     def with_facts(self, fault: ProviderFault) -> ProviderFault:
         """Return a fault with the model and the usage that the stream reported earlier: it is billed."""
@@ -226,7 +227,7 @@ def read_whole_answer(
     if reports_error(payload):
         raise reported(read_error(payload, content))
     completion = read_answer(payload)
-    return replace(completion, raw=content) if keep_raw else completion
+    return changed(completion, raw=content) if keep_raw else completion
 
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024

@@ -7,12 +7,11 @@ text editor, bash …) has a `type` and is sent unchanged, in the messages forma
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchrun.formats.content import BlockTexts, block_texts, reasoning_of, text_of
 from batchrun.formats.parsing import as_dict, as_dicts, dumps, json_or_none, loads
-from batchrun.records import Tool, ToolChoice, Turn
+from batchrun.records import Tool, ToolChoice, Turn, changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,7 +186,7 @@ def with_turns(
     for turn, content in zip(turns, said, strict=True):
         own = own + content["texts"][0] if turn.calls == "[]" else ""
     first = completion.texts[0] if is_json else own + completion.texts[0]
-    return replace(
+    return changed(
         completion,
         tool_calls=json_or_none(calls),
         texts=(first, *completion.texts[1:]),

@@ -7,10 +7,10 @@ stop sequences, the number of answers, or the tier, which has a separate price.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchrun.formats.parsing import dumps, loads
+from batchrun.records import changed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -100,7 +100,7 @@ class DroppedParameters:
         names = self._by_model.get(request.request.model) if self._is_on else None
         if not names:
             return request.wire
-        return replace(request.wire, body=without_parameters(request.wire.body, names))
+        return changed(request.wire, body=without_parameters(request.wire.body, names))
 
     def learn(self, model: str, fault: ProviderFault, sent: bytes | None = None) -> str | None:
         """Leave out the parameter that a refusal names from now on; return it, None if there is none."""

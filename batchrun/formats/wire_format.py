@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -41,6 +41,7 @@ from batchrun.records import (
     Turn,
     Usage,
     WireRequest,
+    changed,
 )
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class WireFormat:
         }
         if request.answer is not None and request.answer.as_tool:
             choice = ToolChoice("tool", SCHEMA_TOOL)
-            request = replace(request, tools=(answer_tool(request.answer),), tool_choice=choice)
+            request = changed(request, tools=(answer_tool(request.answer),), tool_choice=choice)
         body = orjson.dumps(self.body(request))
         if request.stream:
             body = body.removesuffix(b"}") + self.stream_members
@@ -238,7 +239,7 @@ class WireFormat:
         except InvalidResponse as error:
             return _batch_answer(line, fault=error.fault)
         if keep_raw:
-            completion = replace(completion, raw=dumps(line.body))
+            completion = changed(completion, raw=dumps(line.body))
         return _batch_answer(line, completion)
 
     def parse(self, content: bytes, *, keep_raw: bool = False) -> Completion:
@@ -270,7 +271,7 @@ class WireFormat:
     def continued(self, wire: WireRequest, turn: Turn) -> WireRequest:
         """Return the request that follows a turn whose tools have run, or that was paused."""
         body = self.continue_body(loads(wire.body), loads(turn.said), loads(turn.results or "[]"))
-        return replace(wire, body=dumps(body))
+        return changed(wire, body=dumps(body))
 
 
 _NOT_SENT = {

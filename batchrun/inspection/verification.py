@@ -26,6 +26,7 @@ from batchrun.errors import (
 )
 from batchrun.inspection.findings import SUMMARY, USAGE, Findings, check_whole, summary_flaws
 from batchrun.job import Job
+from batchrun.records import changed
 from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
 from batchrun.run.matrix import is_matrix, runs_in
@@ -310,7 +311,7 @@ def _request_problems(
                 yield item, "has no request"
         elif planned.custom_id != item.custom_id:
             yield item, "is kept under another id"
-        elif planned != replace(item, request=None, wire=None):
+        elif planned != changed(item, request=None, wire=None):
             yield (
                 item,
                 "has a different request from the one that was sent: its fingerprint differs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from batchrun.pricing.price_list import (
 )
 from batchrun.pricing.rates import FROM_JOB, cost_of, rates_of_job
 from batchrun.pricing.totals import PriceUse
-from batchrun.records import MOST_COST, Billing, Cost, CostSource
+from batchrun.records import MOST_COST, Billing, Cost, CostSource, changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,7 +126,7 @@ class PriceBook:
         standard, _ = self._tiers(models, _outside_of_batches(billing), at)
         live_rates = rates_for(standard, usage.input_tokens)
         live = None if live_rates is None else cost_of(usage, live_rates, searches=searches)
-        return cost if live is None else replace(cost, batch_saved=max(0, live.total - cost.total))
+        return cost if live is None else changed(cost, batch_saved=max(0, live.total - cost.total))
 
     def highest(
         self, input_tokens: int, output_tokens: int, model: str, service_tier: str | None = None
@@ -269,7 +269,7 @@ def _outside_of_batches(billing: Billing) -> Billing:
     searches = billing.web_search_requests
     if billing.speed is None and billing.inference_geo is None and searches is None:
         return _NOTHING
-    return replace(billing, service_tier=None)
+    return changed(billing, service_tier=None)
 
 
 @cache

@@ -20,7 +20,7 @@ from batchrun.formats.conflicts import Combination
 from batchrun.formats.parameters import coerce, is_template
 from batchrun.formats.tool_calls import with_cache_mark
 from batchrun.job.reader import did_you_mean, listed
-from batchrun.records import Parameters, RenderedItem, Request
+from batchrun.records import Parameters, RenderedItem, Request, changed
 from batchrun.render.attachments import read_documents, read_images
 from batchrun.render.image_sizes import image_size
 from batchrun.render.pattern import NoPatternError, RequestPattern
@@ -421,7 +421,7 @@ def _sampled(row: RenderedItem, samples: int) -> Iterable[RenderedItem]:
     """Return a rendered row `samples` times, in consecutive items."""
     if samples == 1:
         return (row,)
-    return [replace(row, ordinal=row.ordinal * samples + number) for number in range(samples)]
+    return [changed(row, ordinal=row.ordinal * samples + number) for number in range(samples)]
 
 
 def _without_data(request: Request) -> Request:
@@ -429,7 +429,7 @@ def _without_data(request: Request) -> Request:
     if not request.attachments:
         return request
     slim = (_measured(one) if one.size else one for one in request.attachments)
-    return replace(request, attachments=tuple(slim))
+    return changed(request, attachments=tuple(slim))
 
 
 def _measured(one: Attachment) -> Attachment:

@@ -6,7 +6,6 @@ are inserted into the encoded body of one request, which takes a fraction of the
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from batchrun.render.template import Text
 
 # The fields of a request behind its messages and its system prompt.
-_REST = tuple(field.name for field in fields(Request)[5:])
+_REST = Request.__struct_fields__[5:]
 
 
 class NoPatternError(ValueError):

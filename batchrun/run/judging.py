@@ -29,7 +29,7 @@ from batchrun.evaluation.verdicts import (
 )
 from batchrun.job import Job
 from batchrun.job.judge import judge_document
-from batchrun.records import Item
+from batchrun.records import Item, changed
 from batchrun.render import Expression, Renderer
 from batchrun.run.answered_rows import answered_rows
 
@@ -273,7 +273,7 @@ class AnswerTable:
             every = [each for row in rows for each in self._judge.items(row)]
             for start in range(0, len(every), chunk_rows):
                 chunk = every[start : start + chunk_rows]
-                yield [replace(each, ordinal=number + n) for n, each in enumerate(chunk)]
+                yield [changed(each, ordinal=number + n) for n, each in enumerate(chunk)]
                 number += len(chunk)
 
 

@@ -13,7 +13,7 @@ from batchrun.evaluation.verdicts import Verdict
 from batchrun.job.judge import CONNECTION, OWN_KEYS, read_judge
 from batchrun.job.paths import judge_tables
 from batchrun.job.texts import TEXT_SOURCES
-from batchrun.records import Item
+from batchrun.records import Item, changed
 from batchrun.render import Renderer
 from batchrun.run.judging import (
     EXPECTED,
@@ -255,5 +255,5 @@ class PairTable:
             every = [pair.item for row in rows for pair in self._judge.asked(row)]
             for start in range(0, len(every), chunk_rows):
                 chunk = every[start : start + chunk_rows]
-                yield [replace(each, ordinal=number + n) for n, each in enumerate(chunk)]
+                yield [changed(each, ordinal=number + n) for n, each in enumerate(chunk)]
                 number += len(chunk)

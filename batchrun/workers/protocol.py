@@ -23,6 +23,7 @@ from batchrun.records import (
     Result,
     Turn,
     WireRequest,
+    changed,
 )
 
 if TYPE_CHECKING:
@@ -417,7 +418,7 @@ class RowEncoder:
         number = self._numbers.get(identity)
         if number is None:
             number = self._new(identity, request)
-            slim = replace(
+            slim = changed(
                 request,
                 messages=(),
                 system=None,
@@ -425,7 +426,7 @@ class RowEncoder:
                 extra_headers=(),
                 attachments=attachments,
             )
-            forms[number] = Form(slim, replace(wire, body=b""))
+            forms[number] = Form(slim, changed(wire, body=b""))
         return Row(
             planned.key, planned.custom_id, number, wire.body, planned.attempts_made, planned.turns
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import anyio
 
 from batchrun.errors import BatchrunError, JobError, ProviderFault
 from batchrun.limits import Cause
-from batchrun.records import Attempt, AttemptStart, Result, Status
+from batchrun.records import Attempt, AttemptStart, Result, Status, changed
 from batchrun.workers.protocol import (
     AboveReported,
     Answer,
@@ -228,7 +228,7 @@ class WorkerSession:
         """Return the requests without a result, in the state in which they must be continued."""
         left, self._assigned = self._assigned, {}
         return [
-            replace(request, attempts_made=self._numbers.get(key, request.attempts_made))
+            changed(request, attempts_made=self._numbers.get(key, request.attempts_made))
             for key, request in left.items()
         ]
 
@@ -388,7 +388,7 @@ class WorkerSession:
         self._unrecorded.turns.append((turn, attempt))
         if (request := self._assigned.get(turn.key)) is not None:
             others = tuple(each for each in request.turns if each.number != turn.number)
-            self._assigned[turn.key] = replace(request, turns=(*others, turn))
+            self._assigned[turn.key] = changed(request, turns=(*others, turn))
         self._has_recorded()
 
     def _on_finish(self, event: Finish) -> None:

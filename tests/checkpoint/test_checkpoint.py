@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +45,7 @@ from batchrun.records import (
     Result,
     Status,
     Usage,
+    changed,
 )
 from benchmarks.checkpoint_size import write as write_answers
 from tests.conftest import ROOT
@@ -466,7 +466,7 @@ def test_an_errored_row_tells_of_its_last_attempt(store: Checkpoint) -> None:
     (request,) = plan(store, items("a"))
     begin(store, request)
     store.record([], [errored(request, error_message="first").last], [])
-    again = replace(request, attempts_made=1)
+    again = changed(request, attempts_made=1)
     finish(store, errored(again, http_status=503, error_message="second", request_id="req_2"))
     (row,) = rows(store)
     assert row["status"] == "errored"
@@ -498,7 +498,7 @@ def test_attempts_are_listed_in_chunks_by_request_and_number(store: Checkpoint) 
     begin(store, one)
     failed = errored(one, maybe_billed=True, usage=USAGE, cost=COST, request_id="req").last
     store.record([], [failed], [])
-    begin(store, replace(one, attempts_made=1), at=NOON + timedelta(seconds=3))
+    begin(store, changed(one, attempts_made=1), at=NOON + timedelta(seconds=3))
     chunks = [by_row(chunk) for chunk in store.attempt_columns(1)]
     assert [len(chunk) for chunk in chunks] == [1, 1, 1]
     listed = [row for chunk in store.attempt_columns(2) for row in by_row(chunk)]
@@ -590,7 +590,7 @@ def test_costs_and_tokens_add_up_exactly_over_all_attempts(store: Checkpoint) ->
     found = totals(store)
     assert found.cost == Cost(10**15 + 2, 20, 300, 4_000, 7)
     assert list(found.cost_by_model.items()) == [("m-2", 10**15 + 1), ("m-1", 4_321)]
-    assert found.usage == replace(USAGE, input_tokens=101)
+    assert found.usage == changed(USAGE, input_tokens=101)
     assert found.unpriced == 0
 
 
@@ -626,12 +626,12 @@ def test_what_may_have_been_billed_counts_as_spent_with_what_was_reserved(
 def test_retries_are_the_attempts_that_another_one_followed(store: Checkpoint) -> None:
     (request,) = plan(store, items("a"))
     for number, cause in enumerate(("rate_limit", "rate_limit", "transient")):
-        begin(store, replace(request, attempts_made=number))
-        failed = replace(errored(request, cause=cause).last, number=number + 1)
+        begin(store, changed(request, attempts_made=number))
+        failed = changed(errored(request, cause=cause).last, number=number + 1)
         store.record([], [failed], [])
-    begin(store, replace(request, attempts_made=3))
+    begin(store, changed(request, attempts_made=3))
     start(store, 1)
-    begin(store, replace(request, attempts_made=4))
+    begin(store, changed(request, attempts_made=4))
     found = totals(store).retries_by_cause
     assert found == {"rate_limit": 2, "transient": 1, "interrupted": 1}
 

@@ -13,7 +13,7 @@ from batchrun.checkpoint import Checkpoint, Comparison, find_damage, state_flaws
 from batchrun.errors import CheckpointError
 from batchrun.formats import BatchState, RemoteBatch
 from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage, SentBatch
-from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Status
+from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Status, changed
 from tests.support.checkpoints import NOON, asked, items, plan, rows, start, succeeded
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def test_a_missing_answer_may_have_been_billed(store: Checkpoint) -> None:
 def test_no_request_is_in_two_batches(store: Checkpoint) -> None:
     (request,) = plan(store, items("a"))
     intend(store, [request])
-    later = replace(request, attempts_made=1)
+    later = changed(request, attempts_made=1)
     with pytest.raises((CheckpointError, sqlite3.IntegrityError)):
         intend(store, [later], "t1")
     assert [batch.tag for batch in checkpoint.batches(store)] == ["t0"]

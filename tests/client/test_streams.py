@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from batchrun import formats
 from batchrun.formats import InvalidResponse
 from batchrun.formats.streaming import Decoder
-from batchrun.records import Ending, Message, Parameters, Request, Usage
+from batchrun.records import Ending, Message, Parameters, Request, Usage, changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -357,7 +356,7 @@ def test_streaming_does_not_change_the_fingerprint(wire_format: FormatName) -> N
     whole = Request(
         wire_format, "https://x.example", "m", turn, parameters=Parameters(max_tokens=5)
     )
-    streamed = replace(whole, stream=True)
+    streamed = changed(whole, stream=True)
     api = formats.of(wire_format)
     body = json.loads(api.encode(streamed).body)
     assert body.pop("stream") is True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from batchrun.records import (
     Status,
     UnfinishedAttempt,
     Usage,
+    changed,
 )
 from batchrun.run.execution_start import lost_attempts
 from tests.support.checkpoints import items
@@ -77,7 +78,7 @@ class TableDispatcher:
         attempt = Attempt(request.key, number, 0.0, model=model, usage=Usage(1, 1))
         if text is None:
             self.tally.last_error = "not_found: not in the table"
-            attempt = replace(attempt, error_type="not_found", error_message="not in the table")
+            attempt = changed(attempt, error_type="not_found", error_message="not in the table")
             return Result(request.key, Status.ERRORED, attempt, now)
         self.tally.succeeded += 1
         completion = Completion((text,), "end", model, None, attempt.usage, ending=Ending.STOP)

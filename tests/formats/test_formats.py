@@ -19,7 +19,7 @@ from batchrun.formats import (
 from batchrun.formats.parameters import PARAMETERS, coerce
 from batchrun.formats.usage import chat_usage, messages_usage
 from batchrun.job.addresses import provider_of
-from batchrun.records import FormatName, Message, Parameters, Request, Usage, WireRequest
+from batchrun.records import FormatName, Message, Parameters, Request, Usage, WireRequest, changed
 from tests.support.examples import GREETING, SECOND_TURN, SMALL, THINKING, VISION
 
 FULL = Request(
@@ -55,7 +55,7 @@ def fingerprint_of(request: Request) -> str:
 
 
 def test_the_body_of_the_messages_format_to_the_byte() -> None:
-    request = replace(
+    request = changed(
         FULL,
         parameters=replace(FULL.parameters, top_k=40, service_tier="auto"),
         extra_body={"thinking": {"type": "disabled"}},
@@ -77,7 +77,7 @@ def test_the_body_of_the_chat_format_to_the_byte() -> None:
         frequency_penalty=1.5,
         service_tier="flex",
     )
-    request = replace(FULL, format="chat", parameters=parameters, extra_body={"logprobs": True})
+    request = changed(FULL, format="chat", parameters=parameters, extra_body={"logprobs": True})
     assert encode(request).body.decode() == (
         '{"model":"claude-haiku-4-5-20251001","messages":[{"role":"system","content":"Be brief."},'
         '{"role":"user","content":"Grüße 👋"},{"role":"assistant","content":"Sure:"}],'
@@ -95,12 +95,12 @@ def test_the_body_of_the_chat_format_to_the_byte() -> None:
     ],
 )
 def test_what_is_not_set_is_not_sent(wire_format: FormatName, body: str) -> None:
-    assert encode(replace(PLAIN, format=wire_format, model="m")).body.decode() == body
+    assert encode(changed(PLAIN, format=wire_format, model="m")).body.decode() == body
 
 
 def test_zero_is_not_the_same_as_unset() -> None:
     zeros = Parameters(max_tokens=5, temperature=0.0, seed=0, presence_penalty=0.0)
-    body = orjson.loads(encode(replace(PLAIN, parameters=zeros)).body)
+    body = orjson.loads(encode(changed(PLAIN, parameters=zeros)).body)
     assert (body["temperature"], body["seed"], body["presence_penalty"]) == (0.0, 0, 0.0)
 
 
@@ -109,7 +109,7 @@ def test_content_blocks_and_the_extra_body_pass_untouched() -> None:
         {"type": "text", "text": "a"},
         {"type": "image_url", "image_url": {"url": "data:"}},
     ]
-    request = replace(PLAIN, messages=(Message("user", blocks),), extra_body={"model": "other"})
+    request = changed(PLAIN, messages=(Message("user", blocks),), extra_body={"model": "other"})
     body = orjson.loads(encode(request).body)
     assert body["messages"][0]["content"] == blocks
     assert body["model"] == "other"
@@ -123,7 +123,7 @@ def test_content_blocks_and_the_extra_body_pass_untouched() -> None:
     ],
 )
 def test_urls(wire_format: FormatName, url: str) -> None:
-    assert encode(replace(PLAIN, format=wire_format)).url == url
+    assert encode(changed(PLAIN, format=wire_format)).url == url
 
 
 def test_headers_of_the_messages_format() -> None:
@@ -133,7 +133,7 @@ def test_headers_of_the_messages_format() -> None:
         ("anthropic-version", "2023-06-01"),
     )
     assert ("anthropic-version", "2026-10-21") in encode(
-        replace(FULL, api_version="2026-10-21")
+        changed(FULL, api_version="2026-10-21")
     ).headers
 
 
@@ -146,7 +146,7 @@ def test_headers_of_the_chat_format() -> None:
 
 def test_an_extra_header_takes_the_place_of_ours() -> None:
     extra = (("x-team", "night"), ("anthropic-version", "2026-10-21"), ("accept", "*/*"))
-    headers = encode(replace(FULL, extra_headers=extra)).headers
+    headers = encode(changed(FULL, extra_headers=extra)).headers
     assert sorted(headers) == [
         ("accept", "*/*"),
         ("anthropic-version", "2026-10-21"),
@@ -184,13 +184,13 @@ def test_fingerprints_never_change(request_: Request, digest: str) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        replace(PLAIN, format="messages"),
-        replace(PLAIN, provider="other.example.com"),
-        replace(PLAIN, model="claude-opus-4-5-20251101"),
-        replace(PLAIN, system=""),
-        replace(PLAIN, messages=(Message("user", "Hi "),)),
-        replace(PLAIN, parameters=Parameters(max_tokens=6)),
-        replace(PLAIN, extra_body={"logprobs": True}),
+        changed(PLAIN, format="messages"),
+        changed(PLAIN, provider="other.example.com"),
+        changed(PLAIN, model="claude-opus-4-5-20251101"),
+        changed(PLAIN, system=""),
+        changed(PLAIN, messages=(Message("user", "Hi "),)),
+        changed(PLAIN, parameters=Parameters(max_tokens=6)),
+        changed(PLAIN, extra_body={"logprobs": True}),
     ],
     ids=["format", "provider", "model", "system", "text", "parameter", "extra-body"],
 )
@@ -201,10 +201,10 @@ def test_what_can_change_the_answer_changes_the_fingerprint(changed: Request) ->
 @pytest.mark.parametrize(
     "changed",
     [
-        replace(FULL, extra_headers=(("x-team", "night"),)),
-        replace(FULL, api_version="2023-06-01"),
-        replace(FULL, base_url="http://127.0.0.1:8001"),
-        replace(FULL, parameters=replace(FULL.parameters)),
+        changed(FULL, extra_headers=(("x-team", "night"),)),
+        changed(FULL, api_version="2023-06-01"),
+        changed(FULL, base_url="http://127.0.0.1:8001"),
+        changed(FULL, parameters=replace(FULL.parameters)),
     ],
     ids=["extra-headers", "default-version", "base-url", "equal"],
 )
@@ -214,8 +214,8 @@ def test_what_cannot_change_the_answer_does_not_change_the_fingerprint(changed: 
 
 def test_format_and_provider_cannot_run_into_each_other() -> None:
     wire = encode(PLAIN)
-    one = of("chat").fingerprint(replace(PLAIN, provider="a"), wire)
-    other = of("chat").fingerprint(replace(PLAIN, provider="a/b"), wire)
+    one = of("chat").fingerprint(changed(PLAIN, provider="a"), wire)
+    other = of("chat").fingerprint(changed(PLAIN, provider="a/b"), wire)
     assert one != other
     assert len(one) == 16
 
@@ -288,7 +288,7 @@ def test_chat_answers(body: str, text: str, model: str, usage: Usage) -> None:
     assert completion.model == model
     assert completion.response_id == json.loads(body)["id"]
     audio = {"audio_input_tokens": None, "audio_output_tokens": None}
-    assert replace(completion.usage, **audio) == usage
+    assert changed(completion.usage, **audio) == usage
 
 
 def test_the_reasoning_of_a_thinking_model() -> None:
