@@ -188,6 +188,7 @@ class Client:
             else:
                 exchange = await self._with_a_valid_key(command, wire, share)
         except BaseException as error:
+            # Also when cancelled: memory that is not released would block other answers.
             if share is not None:
                 share.close()
             if isinstance(error, ProviderError):
@@ -230,6 +231,7 @@ class Client:
 
     async def _exchange(self, wire: WireRequest, share: Share | None) -> Exchange:
         request = _Outgoing(self._head(wire), wire, self._options.timeout_s)
+        # No retry here: a request that was sent may be billed, so each exchange is a separate attempt.
         response = await self._transport.handle_async_request(request)
         headers = plain_headers(response)
         request_id = self._format.request_id(headers)
@@ -285,6 +287,7 @@ class Client:
                     reader.feed(piece)
                     await reserve_memory(share, reader.held)
                     if reader.is_ended:
+                        # Nothing after the end marker counts, but an unread body costs the connection.
                         await drain(body_pieces)
                         break
             return reader.finish()

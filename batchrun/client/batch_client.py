@@ -121,6 +121,7 @@ class BatchClient:
             NoBatchEndpoint: if the server does not have them.
             ProviderError: if it cannot be asked.
         """
+        # A list costs nothing and changes nothing, and every vendor has it at the batches' address.
         await self._page(None, 1)
 
     async def upload(self, requests: BinaryIO, tag: str) -> str | None:
@@ -196,6 +197,7 @@ class BatchClient:
                 if since_us is not None and (batch.created_us or since_us) < since_us:
                     return
                 yield batch
+            # A server that ignores the cursor sends the same page forever.
             if not has_more or not found or found[-1].id == last:
                 return
             last = found[-1].id
@@ -249,6 +251,7 @@ class BatchClient:
                         yield answer
         finally:
             await close_quietly(response)
+        # Only now, so that a broken line does not hide the answers after it, which are paid for.
         if unread:
             message = f"{len(unread)} lines of the results cannot be read: {glimpse(unread[0])}"
             fault = ProviderFault("invalid_response", message, maybe_billed=True)
@@ -279,6 +282,7 @@ class BatchClient:
         except ProviderError as error:
             if error.fault.http_status not in _MISSING:
                 raise
+        # Another host must never receive the key.
         return await self._open(_BatchCall("GET", url, with_key=False))
 
     async def _lines(self, response: httpx.Response) -> AsyncGenerator[tuple[bytes, bool]]:
@@ -351,6 +355,7 @@ class BatchClient:
         if (command := self._credentials.command) is not None:
             await command.renew_if_old()
         request = self._request(outgoing)
+        # `timeout_s` is for the answer; uploading hundreds of megabytes takes longer.
         size = int(request.headers.get("content-length", 0))
         timeout_s = self._options.timeout_s + size / _SLOWEST
         response = await self._in_time(self._transport.handle_async_request(request), timeout_s)
@@ -404,6 +409,7 @@ class BatchClient:
 
 def _is_doubtful(fault: ProviderFault) -> bool:
     """Whether a batch may exist although the request to create it failed in this way."""
+    # When in doubt, it may exist: creating a second batch would be paid twice, looking for it is free.
     status = fault.http_status
     if status is None:
         return fault.maybe_billed

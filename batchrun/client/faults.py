@@ -80,6 +80,7 @@ def unusable(
 def transport_fault(error: httpx.TransportError) -> ProviderFault:
     """Return the fault of a connection that could not be made, or broke."""
     kind = "timeout" if isinstance(error, httpx.TimeoutException) else "connection_error"
+    # Without a connection nothing was sent, so nothing can have been billed.
     before = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
     if before:
         kind = next((name for name, said in _NO_WAY.items() if said.match(str(error))), kind)

@@ -130,6 +130,7 @@ class KeyCommand:
         try:
             await self._run_unless(self._is_fresh, "aged")
         except JobError:
+            # The old key may still be valid: try again after the same time, not for every request.
             self._renewed = time.monotonic()
 
     def _is_fresh(self) -> bool:
@@ -141,6 +142,7 @@ class KeyCommand:
         """Run the program once for all tasks that wait for it."""
         self._lock = self._lock or anyio.Lock()
         async with self._lock:
+            # Another task may have run it while this one waited for the lock.
             if is_done():
                 return
             try:

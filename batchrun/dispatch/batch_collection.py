@@ -126,6 +126,7 @@ class BatchCollector:
             ProviderError: if they cannot be read to the end, or if some are missing (`invalid_response`).
                 The results that were read are stored.
         """
+        # Only members without an outcome: results that were stored before a crash are skipped.
         collection = _Collection(self, batch, remote, await self._work.journal.members(batch.tag))
         try:
             async with aclosing(self._endpoint.results(remote)) as answers:

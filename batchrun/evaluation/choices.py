@@ -92,6 +92,7 @@ class Choices:
 
     def find(self, text: str) -> str | None:
         """Return the choice that a text picks; None if it picks none."""
+        # From certain to uncertain: the whole answer, a mark, an announcement, then weaker signs.
         text = normalized_lines(without_thoughts(text[-LONGEST_TEXT:]))
         whole = self._by_fold.get(_folded(text))
         if whole is not None:
@@ -103,6 +104,7 @@ class Choices:
         if not announced and self._has_letters:
             small = self._small.search(text)
             announced = [self._spelled(small["label"])] if small and is_wanted(small) else []
+        # The last announcement counts, because a model corrects itself later in the text.
         if announced:
             return announced[-1]
         ways = (self._alone_in_a_line, self._judged_right, self._begins_with, self._preferred_to)

@@ -149,6 +149,7 @@ class StreamReader:
         Raises:
             InvalidResponse: if the answer is incomplete or failed.
         """
+        # Some servers answer a streamed request with plain JSON, under the content type of a stream.
         if self._is_plain():
             return read_whole_answer(self._read_answer, bytes(self._start), keep_raw=self._keep_raw)
         if not self.is_ended and (event := self._decoder.end()) is not None:

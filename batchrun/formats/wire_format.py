@@ -174,6 +174,7 @@ class WireFormat:
             choice = ToolChoice("tool", SCHEMA_TOOL)
             request = changed(request, tools=(answer_tool(request.answer),), tool_choice=choice)
         body = orjson.dumps(self.body(request))
+        # At the end, so that `whole_body` can remove them: streaming does not change the fingerprint.
         if request.stream:
             body = body.removesuffix(b"}") + self.stream_members
         return WireRequest(
@@ -200,6 +201,7 @@ class WireFormat:
 
     def digest(self, request: Request) -> hashlib.blake2b:
         """Return the fingerprint of a request before its body has been added."""
+        # Any change here changes all fingerprints: every stored answer would be asked and paid for again.
         prefix = f"{self.name}\n{request.provider}\n".encode()
         return hashlib.blake2b(prefix, digest_size=16)
 

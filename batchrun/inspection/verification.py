@@ -110,6 +110,7 @@ def verify(directory: Path) -> Verification:
             return _verify_whole(directory)
         with ExitStack() as stack:
             cells = runs_in(directory)
+            # All locks first: a run that begins meanwhile would change what is compared.
             for cell in cells:
                 stack.enter_context(checkpoint.shared_lock(cell))
             return _combined(directory, [_verify_whole(cell) for cell in cells])
@@ -175,7 +176,7 @@ def _check_everything(directory: Path, store: checkpoint.Checkpoint, found: Find
     damage = checkpoint.find_damage(store)
     is_job_damaged = checkpoint.find_damage(store, (Record.RUN,)).count
     job = None if is_job_damaged else _job_of(store, found)
-    # What is wrong because of damaged records has their way out, and no other.
+    # Other problems may only follow from damaged records, and the remedy for these comes first.
     if damage.count:
         _describe(damage, directory, store, job, found)
         return

@@ -41,7 +41,7 @@ _PARTS = re.compile(r'"([^"]+)"|([^.]+)')
 def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of the document with dotted keys replaced.
 
-    A key without a section (`temperature`) belongs to `[request]`, unless only another section has it. A
+    A key without a section (`temperature`) belongs to `[request]`, unless another section has such a key. A
     prompt replaces every key that gave the prompt before. A value replaces the list that `[matrix]` has for
     its key, which leaves only the cells with that value.
 
@@ -53,6 +53,7 @@ def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -
         *tables, key = _place(dotted)
         target = _table(changed, tables, dotted)
         if tables == ["request"]:
+            # Keys that are given together do not replace each other.
             given = {_place(name)[-1] for name in overrides}
             for other in _alternatives(key) - given:
                 target.pop(other, None)

@@ -218,6 +218,7 @@ class Section:
         value = self._values.get(key)
         if value is None:
             return None
+        # In Python a bool is an int; in a job file, `true` is not a number.
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return _as_float(value)  # type: ignore[return-value]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -295,6 +296,7 @@ class Section:
 
 
 def _as_float(value: int) -> float:
+    # Integers of TOML may be larger than any float.
     try:
         return float(value)
     except OverflowError:

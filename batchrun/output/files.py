@@ -61,6 +61,7 @@ def replacing(
     try:
         temporary = _begun(path, in_run_directory=in_run_directory)
         yield temporary
+        # Flush before the rename: after a power failure, the name must not lead to an incomplete file.
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         put_in_place(temporary, path)

@@ -59,6 +59,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
     if not path.is_dir() and not (temporary.is_dir() and os.path.lexists(path)):
         temporary.replace(path)
     elif not _exchanged(temporary, path):
+        # Without an exchange in one step, the old dataset is kept aside until the new one is there.
         aside = path.with_name(f".{path.name}.old")
         remove(aside)
         path.rename(aside)

@@ -91,6 +91,7 @@ class ObservedJournal(_Observed):
 
     async def fail(self, attempt: Attempt) -> None:
         """Record a failed attempt; its request is sent again or stays pending."""
+        # In this order: what is shown or logged is on disk.
         await self._journal.fail(attempt)
         await self._has_failed(attempt)
 

@@ -142,6 +142,7 @@ class Feed:
             await self._plan_rows(send, is_known=is_known)
             if not self._is_through:
                 return
+        # Only after the last row: an interrupted plan must not delete rows that it did not reach.
         await self._journal.call(self._store.finish_plan, self._plan.total, mark)
         if self._options.retry_errored:
             await self._journal.call(checkpoint.forget_damaged_requests, self._store)
