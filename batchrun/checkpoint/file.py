@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # "btrn": tells a checkpoint from any other SQLite file.
 APPLICATION_ID = 0x6274726E
+# How long SQLite waits for a lock that another connection holds.
 BUSY_TIMEOUT_S = 30.0
 # Answers longer than a page go to pages of their own, and what is left of the last one stays empty.
 PAGE_BYTES = 16384

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 5_000
 _row = attrgetter(*(field.name for field in fields(RowScore)))  # `astuple` copies every value
+# The most labels, fields of JSON and values of a column of `by` that `summary.json` lists.
 MOST_CLASSES = 50
 MOST_FIELDS = 200
 MOST_SLICES = 200

@@ -24,8 +24,10 @@ MOST_STEPS = 150
 # Steps with fewer answers would show chance, and with fewer answers in total there is no history.
 PER_STEP = 6
 FEWEST = 8
+# Models with a separate area in the chart of costs; the others are combined.
 MOST_MODELS = 5
 OTHERS = "other models"
+# Bars of a histogram, and the fine bins that percentiles are taken from and bars are combined of.
 BARS = 40
 _FINE = 2_000
 _US = 1_000_000

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 TransportPort = httpx.AsyncBaseTransport
 
 MOST_HEADS = 100
+# Servers are not trusted: a longer answer is an error, so that it cannot use all memory.
 MAX_BODY_BYTES = 32 * 1024 * 1024
 # Little of a stream is kept, and the reader bounds that.
 MAX_STREAM_BYTES = 1024 * 1024 * 1024

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAX_LINE_BYTES = MAX_BODY_BYTES
+# Kept of a line that is too long: enough to find the request that it belongs to.
 SHOWN_BYTES = 4096
 _CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([A-Za-z0-9_-]{1,64})"')
 

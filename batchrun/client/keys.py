@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batchrun.formats import WireFormat
     from batchrun.job import RequestConfig
 
+# A shorter beginning of a secret at the end of a truncated text may be there by chance.
 MIN_KEY_PART = 4
 # Shorter keys, such as "EMPTY" for a local server, are words and not secrets.
 MIN_SECRET = 12

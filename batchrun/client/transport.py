@@ -51,6 +51,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
+# A body of at most this length is read with one call of pyreqwest.
 SHORT_BODY_BYTES = 1024 * 1024
 _FILE_STEP_BYTES = 256 * 1024
 # httpx's request extensions that the transport reads: whether a stream was asked for, URL and headers
@@ -283,6 +284,7 @@ def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportE
     return httpx.RemoteProtocolError(message, request=request)
 
 
+# Decompressed at a time: a few kilobytes can decompress to gigabytes.
 STEP_BYTES = 1024 * 1024
 _PLAIN = ("", "identity")
 _READ = ("gzip", "x-gzip", "deflate")
@@ -315,6 +317,7 @@ async def decompressed(body: AsyncIterable[bytes], encoding: str) -> AsyncIterat
             packed = unpacker.unconsumed_tail
 
 
+# Only tidying up, after the answer has been read: not worth a longer wait.
 STREAM_END_S = 1.0
 CLOSE_S = 1.0
 # Only longer answers are counted: thousands of shorter ones take a few megabytes.

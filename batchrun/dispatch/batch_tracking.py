@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SECOND_US = 1_000_000
 # A batch is looked for from this long before it was intended: clocks differ.
 _CLOCKS_DIFFER_US = 600 * _SECOND_US
+# Checks without news become rarer, by the factor _GROWTH, up to this interval.
 LONGEST_POLL_S = 300.0
 # A vendor may raise its limits: what was learned is tried again after a day.
 _LEARNED_FOR_US = 86_400 * _SECOND_US

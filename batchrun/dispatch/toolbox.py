@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # Functions share this process: more threads would only wait for each other.
 MAX_THREADS = 32
+# A longer output of a function is truncated before it is sent to the model.
 MAX_OUTPUT_CHARACTERS = 1_000_000
 # Calls of an answer that ended like this may be cut short; they are not carried out.
 _UNFINISHED = frozenset({Ending.LENGTH, Ending.REFUSAL, Ending.FILTERED})

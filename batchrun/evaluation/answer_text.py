@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+# An answer stands at the end, so only the end of a longer text is searched, and only its last boxes.
 LONGEST_TEXT = 100_000
 MOST_BOXES = 50
 LONGEST_BOX = 2_000

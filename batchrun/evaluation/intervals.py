@@ -23,6 +23,7 @@ NEGLIGIBLE = 1e-18
 MOST_FLIPPED = 14
 # With more degrees of freedom than these, Student's t is the normal distribution.
 NEARLY_NORMAL = 1e6
+# Halvings: more than a float has bits, so the result is exact.
 _STEPS = 200
 _TINY = 1e-300
 

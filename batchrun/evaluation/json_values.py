@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_JSON = 1_000_000
+# The text after each bracket may be read to its end: many brackets would take quadratic time.
 MOST_FAILURES = 500
 _FENCE = re.compile(r"```[\w-]{0,20}[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _START = re.compile(r"[{\[]")

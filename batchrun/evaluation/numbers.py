@@ -11,6 +11,7 @@ from math import isclose
 
 from batchrun.evaluation.answer_text import LONGEST_TEXT, marked_answer, without_thoughts
 
+# Answers are untrusted: `1e999999999` written in plain decimals would take all memory.
 MOST_DIGITS = 400
 MOST_EXPONENT = 9_999
 _TOLERANCE = 1e-9

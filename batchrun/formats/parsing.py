@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_COUNT = 10**12
 # The smallest integer above 64 bits has 20 digits; Python reads up to 4,300 digits as an integer.
 _LONG_NUMBER = b"0" * 19
+# Python refuses to read longer integers (`sys.int_info.default_max_str_digits`).
 _MOST_DIGITS = 4_300
 _DIGITS_AS_ZEROS = bytes(0x30 if chr(byte).isdigit() else byte for byte in range(128)) + bytes(
     range(128, 256)
@@ -164,6 +165,7 @@ def json_or_none(value: object) -> str | None:
     return dumps(value).decode() if value else None
 
 
+# An error page of a proxy may be long, and each failed attempt stores its message.
 MAX_ERROR_CHARACTERS = 2_000
 MAX_NAME_CHARACTERS = 200
 # A timeout of the provider or of a proxy: the request may have been processed and billed.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# The bound of the first delay. It doubles with each failure; an overloaded server gets more time at once.
 BASE_DELAY_S = 0.5
 OVERLOADED_BASE_DELAY_S = 2.0
 MAX_DELAY_S = 60.0

@@ -13,6 +13,7 @@ from batchrun.records import PICO_PER_USD, CostSource
 if TYPE_CHECKING:
     from batchrun.records import Attempt
 
+# A share of errors is judged after this many rows, because that of a few rows may be chance.
 JUDGED_AFTER_ITEMS = 200
 # Rows that waited for the whole of `max_wait_s` end the run when they are most of the last RECENT_ITEMS.
 RECENT_ITEMS = 20

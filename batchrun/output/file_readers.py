@@ -23,6 +23,7 @@ FILE_ERRORS = (PolarsError, PanicException, OSError, ValueError, ImportError)
 # Columns that every table of results has had in every version, behind whatever prefix.
 _ALWAYS_THERE = ("custom_id", "status", "response", "error_type")
 _FILE = "\0file"  # no column has this name
+# Read at a time from each file of a dataset; small, because many files are open.
 _PART_ROWS = 500
 _NO_FILE = -1
 _SCANS: dict[str, Callable[[Path], pl.LazyFrame]] = {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batchrun.records import Kind
 
 
+# A chunk ends at either limit. The first one is small: only after it is the size of rows known.
 CHUNK_ROWS = 5_000
 CHUNK_BYTES = 8 * 1024 * 1024
 FIRST_ROWS = 500

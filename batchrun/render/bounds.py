@@ -26,6 +26,7 @@ STEP = 100
 CALL = 500  # of a function, a method or a macro
 ELEMENT = 64
 SCALAR = 32
+# Bounds of single operations whose result can be much larger than their arguments.
 MAX_BITS = 10_000
 MAX_WIDTH = 10_000
 MAX_DIGITS = 1_000

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batchrun.evaluation.history import AnswerDetails, RowDetails, ScoreDetails
 
 
+# A browser opens a page of this many rows in about a second.
 MOST_ROWS = 100_000
 # Rows of a block: as many as are shown at once.
 BLOCK_ROWS = 50

@@ -39,6 +39,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
     is_known = begun == (plan.signature, plan.total, __version__) and plan.mark is not None
     if is_known or not checkpoint.has_answers(store):
         return None
+    # Before anything is planned: the planner would already release requests that rows no longer use.
     comparison = checkpoint.Comparison(store, shared=plan.job.request.dedupe)
     samples = plan.job.request.samples
     for rendered in plan.renderer.table_chunks(plan.table, samples):

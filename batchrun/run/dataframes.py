@@ -202,7 +202,8 @@ def prepared(
         simulate=SimulatorConfig(latency_ms=LATENCY_MS) if simulate else None,
         retry_errored=retry_errored,
         quiet=quiet,
-        yes=True,  # another prompt is what a notebook is for, and the answers to this one stay
+        # In a notebook another prompt is usual, and the answers to the earlier one stay.
+        yes=True,
     )
     job = Job.from_document(document, Path.cwd(), origin=origin)
     return TableCall(table, job, options, path)
@@ -246,7 +247,7 @@ def _stored(table: output.GivenTable, folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             path = folder / INPUT.format(digest=table.store(partial))
-            # The same rows are the same input, which is not compared with its earlier self then.
+            # An existing file with the same rows is kept: a new one would count as a changed input.
             if not (path.is_file() and filecmp.cmp(partial, path, shallow=False)):
                 partial.replace(path)
         finally:

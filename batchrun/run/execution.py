@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 
 REFRESH_S = 0.5
+# Rarer, because each note of what the run waits for is a commit.
 NOTE_S = 2.0
 # How long answers are kept in memory while the disk has no room for them.
 FULL_DISK_RETRY_S = 20.0

@@ -37,6 +37,7 @@ class RowBuffer:
             return
         self._rows.extend(rows)
         self._change()
+        # A slow reader must slow down the run, or its rows would fill the memory.
         while len(self._rows) > ROWS_AHEAD and not self.is_closed:
             await self._changed.wait()
 

@@ -77,6 +77,7 @@ class Interrupts:
         """
         if self._loop is None:
             return False
+        # The loop may be closed after that, and would raise an error.
         if not self._has_ended:
             self._loop.call_soon_threadsafe(self._arrived, signum)
         return True

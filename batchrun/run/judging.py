@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 # What the templates of a judge may use beside the columns of the row.
 RESPONSE, EXPECTED, PROMPT = "response", "expected", "rendered_prompt"
+# Looked up with one statement; SQLite limits the number of its values.
 MOST_FINGERPRINTS = 5_000
 # Sections of a job that hold for its judges, too.
 _SHARED = ("date", "input", "limits", "retry", "price")

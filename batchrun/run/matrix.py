@@ -221,7 +221,7 @@ def settled_totals(totals: RunTotals, *, running: bool) -> RunTotals:
     """Return the totals of a run. If no process works on it, attempts in flight count as possibly billed."""
     if running:
         return totals
-    # These answers will not arrive, but they may have been billed.
+    # The answers will not arrive, but the provider may have billed them.
     lost = totals.maybe_billed + totals.in_flight
     return replace(totals, maybe_billed=lost, in_flight=0, waiting=None)
 

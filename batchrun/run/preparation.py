@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchrun.simulator import SimulatorConfig
 
 
+# Requests in flight are paid for, so they get this time after the first signal.
 GRACE_S = 30.0
 # Open files beside the connections; on a small system as few as can be.
 SPARE_FILES, FEWEST_FILES = 128, 48
@@ -130,6 +131,7 @@ class Prepared:
         """
         if self.job.request.images or self.job.request.documents:
             return None
+        # With the version, because another one may render the same job differently.
         return f"{__version__}:{self.signature}:{self.total}"
 
 
@@ -144,6 +146,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     Raises:
         JobError: when something is wrong.
     """
+    # The cells of a matrix have the same input: its ids are checked and its rows counted only once.
     known = like if like is not None and like.job.input == job.input else None
     source = Source(job.input) if known is None else known.source
     renderer = Renderer(job, source.columns)
@@ -240,6 +243,7 @@ def plan_of_pairs(
 def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
     from batchrun.client import Credentials  # noqa: PLC0415 - slow to load
 
+    # A simulated run needs no key, so a missing variable is not an error.
     return Credentials() if is_simulated else Credentials.of(job.request, job.base)
 
 
@@ -280,6 +284,7 @@ def allow_open_files(job: Job) -> int:
             f"[limits] concurrency: {wanted or 'auto'} needs {needed} open files, and this system "
             f"allows {hard} to a process; {lower} the limit, for example: ulimit -n {needed}"
         )
+    # Many systems start processes with a low soft limit, which any process may raise.
     needed = min(hard, 2 * (wanted or MOST) + SPARE_FILES)
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(

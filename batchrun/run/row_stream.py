@@ -100,6 +100,7 @@ class _Running:
         """Send nothing more; with `cancel`, also cancel requests in flight."""
         if self.task.done():
             return
+        # As by Ctrl-C: once finishes requests in flight, twice cancels them.
         if not self._interrupts.forward(signal.SIGINT):
             self.task.cancel()  # nothing was sent yet
         elif cancel:
@@ -110,7 +111,8 @@ class _Running:
         if not self.buffer.is_closed:
             self.buffer.close()
             self.interrupt()
+        # Shielded, because answers that are paid for are saved meanwhile.
         with anyio.CancelScope(shield=True):
             await asyncio.wait([self.task])
         if not self.task.cancelled():
-            self.task.exception()  # of a loop that was left, it is not raised
+            self.task.exception()  # read, so that asyncio does not complain: the caller has left

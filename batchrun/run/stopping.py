@@ -28,6 +28,7 @@ PLACES = 2**64
 FEWEST_DRAWN = 200
 MOST_DRAWN = 2_000
 DRAWN_SHARE = 0.2  # of what has been drawn before
+# Rows whose answers are read and scored at a time.
 SCORED_AT_ONCE = 500
 
 

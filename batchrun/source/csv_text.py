@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 BLOCK_BYTES = 4 * 1024 * 1024
+# A longer cell is taken for a quote that is not closed.
 LONGEST_CELL = 64 * 1024 * 1024
 SHOWN = 60
 _WINDOWS = "cp1252"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from batchrun.job import InputConfig
 
 
+# Read from the start of a file to detect its encoding and dialect.
 SAMPLE_BYTES = 256 * 1024
 UTF8 = "utf-8"
 BACKSLASH = "\\"

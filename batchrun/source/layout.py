@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_FOOTER_BYTES = 16 * 1024 * 1024
 HEADER_BYTES = 4 * 1024  # more if its statistics contain long values
 MAX_HEADER_BYTES = 64 * 1024 * 1024
-_REPEATED = 2
+_REPEATED = 2  # repetition type of a column with lists
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 
 

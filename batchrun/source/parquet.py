@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# A frame ends at either limit, so that memory depends on neither the rows nor their size.
 TARGET_FRAME_BYTES = 8 * 1024 * 1024
 MAX_FRAME_ROWS = 50_000
 # The long columns of a row group larger than this are read page by page.
 LARGE_GROUP_BYTES = 64 * 1024 * 1024
+# The size of rows is estimated from these if the footer cannot be read.
 PROBE_ROWS = 16
 ROW_NUMBER = "\0row"  # no column of a Parquet file has this name
 
