@@ -1,7 +1,7 @@
 """The asynchronous side of the checkpoint: events are committed in groups by one writer.
 
-A call that reports an event returns when it is on disk. While one group is being committed the next one
-gathers, so that the cost of a commit is shared by everything that arrived meanwhile.
+A call that reports an event returns when it is on disk. Events that arrive while a group is being committed form
+the next group, and share the cost of its commit.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def wants_color(stream: TextIO | None) -> bool:
 
 
 def terminal_width() -> int | None:
-    """Return how many characters a line of the terminal has; None where stdout is no terminal."""
+    """Return the width of the terminal in characters; None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

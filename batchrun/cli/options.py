@@ -110,7 +110,7 @@ JOB = click.argument(
 
 
 class RunPlace(click.Path):
-    """A run directory, or a job file that was run; the error names runs in the neighbourhood."""
+    """A run directory, or a job file that was run; the error names runs nearby."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, exists=True)

@@ -137,7 +137,7 @@ class RequestRetries:
         return None if await self._admission.has_in_flight(asked) else False
 
     def is_too_long(self, asked_s: float | None) -> bool:
-        """Say whether the provider asked to wait longer than a request may wait."""
+        """Return whether the provider asked to wait longer than a request may wait."""
         return asked_s is not None and asked_s > self._rules.retry.max_wait_s
 
     def stop(self, attempt: Attempt, asked_s: float | None) -> Stop:

@@ -36,7 +36,7 @@ class RowGroupFile:
 
     Args:
         file: an empty file.
-        listed: an empty temporary file, for what belongs at the end of the other one.
+        listed: an empty temporary file for the descriptions of the row groups, which belong into the footer.
     """
 
     def __init__(self, file: BinaryIO, listed: BinaryIO) -> None:
@@ -121,9 +121,9 @@ class _Footer:
         content: its bytes in the file.
         start: its offset in the file.
         facts: fields of the FileMetaData.
-        others: the fields other than those of rows, row groups and the writer.
-        rows: of the file.
-        listed: the row groups, for pages in another place.
+        others: the encoded fields except those of rows, row groups and the writer.
+        rows: number of rows.
+        listed: the encoded row groups, with the offsets of the moved pages.
     """
 
     content: bytes
@@ -139,8 +139,8 @@ def _footer(file: BinaryIO, shift: int, groups: int) -> _Footer:
 
     Args:
         file: with the footer.
-        shift: by how many bytes its pages are moved.
-        groups: how many row groups come before its own.
+        shift: number of bytes by which its pages are moved.
+        groups: number of row groups before its own.
     """
     start, length = thrift.footer_place(file)
     file.seek(start)
@@ -160,7 +160,7 @@ def _footer(file: BinaryIO, shift: int, groups: int) -> _Footer:
 
 
 def _moved(content: bytes, group: ThriftStruct, shift: int, groups: int) -> bytes:
-    """Return a row group whose pages are moved, after so many other row groups."""
+    """Return an encoded row group whose pages are moved by `shift` bytes, after `groups` other row groups."""
     written, at = [], group.start
     for begin, end, value in sorted(_changed(group, shift, groups)):
         written += [content[at:begin], thrift.integer(value)]

@@ -52,7 +52,7 @@ def footer_place(file: BinaryIO) -> tuple[int, int]:
 
 
 def name_of(file: BinaryIO) -> str:
-    """Return what to call a file in messages, which may be in memory."""
+    """Return the name of a file for messages; it may be in memory."""
     return str(getattr(file, "name", "a table in memory"))
 
 
@@ -134,32 +134,32 @@ class _Reader:
 
 
 def field(number: int, kind: int, value: bytes) -> bytes:
-    """Return a field of a structure."""
+    """Encode a field of a structure."""
     return bytes([kind]) + integer(number) + value
 
 
 def structure(fields: list[bytes]) -> bytes:
-    """Return a structure of fields."""
+    """Encode a structure of fields."""
     return b"".join(fields) + b"\0"
 
 
 def list_head(kind: int, count: int) -> bytes:
-    """Return what is before the values of a list."""
+    """Encode the head of a list, which precedes its values."""
     return bytes([0xF0 | kind]) + _unsigned(count)
 
 
 def list_of(kind: int, values: list[bytes]) -> bytes:
-    """Return a list of values of one type."""
+    """Encode a list of values of one type."""
     return list_head(kind, len(values)) + b"".join(values)
 
 
 def binary(content: bytes) -> bytes:
-    """Return bytes or text with their length."""
+    """Encode bytes or text with their length."""
     return _unsigned(len(content)) + content
 
 
 def integer(value: int) -> bytes:
-    """Return a signed integer."""
+    """Encode a signed integer (zigzag)."""
     return _unsigned(value << 1 if value >= 0 else (-value << 1) - 1)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BatchStage(StrEnum):
-    """How far a batch is, for its run."""
+    """The progress of a batch in its run."""
 
     INTENDED = "intended"  # it is about to be created, or its creation was not confirmed
     SENT = "sent"  # the vendor has it

@@ -50,7 +50,7 @@ def compare(directories: Sequence[Path]) -> list[ComparedRun]:
 
     Raises:
         JobError: when there are fewer than two, or one is given twice.
-        CheckpointError: when a directory holds no usable run.
+        CheckpointError: when a directory has no usable run.
     """
     directories = [run for directory in directories for run in runs_in(directory)]
     if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
@@ -62,7 +62,7 @@ def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
     """Compare these runs with the first of them, which may be the only one.
 
     Raises:
-        CheckpointError: when a directory holds no usable run.
+        CheckpointError: when a directory has no usable run.
     """
     with _opened(directories) as stores:
         found = zip(directories, stores, strict=True)

@@ -26,7 +26,7 @@ def run_of(path: Path) -> Path:
     For a job, it is the directory of its run, or that of its simulated run if it has no other.
 
     Raises:
-        JobError: when there is no run; names runs in the neighbourhood.
+        JobError: when there is no run; the message names runs nearby.
     """
     if path.is_dir():
         return _directory(path)

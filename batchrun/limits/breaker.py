@@ -134,7 +134,7 @@ class CircuitBreaker:
         self.failing_share += (1 - MEMORY) * (1 - self.failing_share)
 
     def should_open(self, number: int) -> bool:
-        """Say whether, after the failure of a request, all should pause or continue to pause."""
+        """Return whether all requests should pause, or pause longer, after the failure of this one."""
         if self.state is State.CLOSED:
             return self.all_fail
         is_probe = self.state is State.HALF_OPEN and number >= self._step_from

@@ -71,11 +71,11 @@ class Experiment:
     """What a trial lowers, and the load before it.
 
     Attributes:
-        lowers: what it lowers.
-        unit: of rate.
-        measure: what was accepted before, and which share refused.
-        rate_before: the limit to return to; None for none.
-        in_flight_before: the same for those in flight; infinite for none.
+        lowers: the limit that it lowers.
+        unit: unit of the rate.
+        measure: the accepted rate and the share of refusals before.
+        rate_before: the limit of the rate to return to; None for none.
+        in_flight_before: the limit of the number in flight to return to; infinite for none.
         is_second: a trial of the rate failed before.
     """
 
@@ -93,7 +93,7 @@ class Experiment:
 
     @property
     def needed(self) -> int:
-        """Requests to send."""
+        """Number of requests to send."""
         return min(MOST_IN_TRIAL, max(FEWEST_IN_TRIAL, math.ceil(TRIAL_REFUSALS / self.share)))
 
     def explains_less(self, requests_per_s: float) -> bool:
@@ -143,7 +143,7 @@ class Trial:
         return self._refused > found.needed * found.share * PASSING_SHARE
 
     def includes(self, number: int) -> bool:
-        """Say whether a request belongs to it."""
+        """Return whether a request belongs to the trial."""
         return number >= self._first
 
     def note_refusal(self) -> None:
@@ -156,7 +156,7 @@ class Trial:
         self._restart(first, now)
 
     def is_complete(self, last: int, now: float, delay_s: float) -> bool:
-        """Say whether enough was sent, and its refusals have arrived.
+        """Return whether enough requests were sent, and their refusals have arrived.
 
         Args:
             last: number of the last request that was sent.

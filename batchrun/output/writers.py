@@ -90,7 +90,7 @@ def _encoded(piece: FileContents | Path) -> Iterator[BinaryIO]:
     for group in ahead(_groups(piece.frames(list(piece.schema)))):
         is_empty = False
         yield _parquet(group)
-        del group
+        del group  # otherwise it stays in memory until the next one has been read
     if is_empty:
         yield _parquet(pl.DataFrame(schema=piece.schema))
 

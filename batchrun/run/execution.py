@@ -316,7 +316,7 @@ class Execution:
             self.log.write("key_renewed", reason=renewal.reason, error=renewal.error)
 
     async def _watch_checkpoint(self) -> None:
-        """Say when the disk is full; stop when the run directory is removed or moved.
+        """Report a full disk; stop when the run directory is removed or moved.
 
         Without its directory the run could not be resumed.
         """

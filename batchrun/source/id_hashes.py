@@ -1,4 +1,4 @@
-"""Which hashes occur twice, of more rows than fit into memory."""
+"""Find the hashes that occur twice, in more rows than fit into memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Sorting takes about four times their 8 bytes.
 MOST_HELD = 1_000_000
-# Equal hashes that are returned: enough to find two equal ids behind them.
+# Number of repeated hashes that are returned: enough to find two equal ids among their rows.
 MOST_FOUND = 1_000
 _HASH = "hash"
 _RANGE = 2**64
@@ -28,7 +28,7 @@ class IdHashes:
     """Hashes of 8 bytes, up to a million of them in memory and the others sorted in files.
 
     Args:
-        most_held: how many to hold in memory.
+        most_held: number of hashes to hold in memory.
     """
 
     def __init__(self, most_held: int = MOST_HELD) -> None:
@@ -65,7 +65,7 @@ class IdHashes:
             self._distinct()
             return self._found
         self._put_away()
-        # Of every range of hashes, each run has about as many as any other.
+        # Hashes are spread evenly, so one range of each of the n runs has about as many hashes as one run.
         width = -(-_RANGE // len(self._runs))
         for number in range(len(self._runs)):
             first, last = number * width, min((number + 1) * width, _RANGE) - 1
@@ -78,7 +78,7 @@ class IdHashes:
         return self._found
 
     def _distinct(self) -> pl.Series:
-        """Return the hashes in memory, sorted, each once; note which are there twice."""
+        """Return the hashes in memory, sorted, each once; note those that occur twice."""
         every = pl.concat(self._held) if self._held else pl.Series([], dtype=pl.UInt64)
         self._held, self._height = [], 0
         every = every.sort()  # it takes less memory than a hash table
