@@ -46,6 +46,7 @@ _SPENT = f"""SELECT coalesce({
     )
 }, 0) FROM attempts"""  # noqa: S608 - no values
 
+_EXECUTIONS = "SELECT id FROM executions ORDER BY id"
 _KNOWN_COST = f"SELECT coalesce({columns.exact_sum('cost')}, 0) FROM attempts"  # noqa: S608
 
 _UNFINISHED = """SELECT a.request_id, a.number, a.execution, e.dispatcher
@@ -267,6 +268,11 @@ class Checkpoint:
         with usable(self.path):
             (spent,) = self.db.execute(_SPENT).fetchone()
         return int(spent)
+
+    def executions(self) -> list[int]:
+        """Return the numbers of the executions that have worked on the run, in order."""
+        with usable(self.path):
+            return [number for (number,) in self.db.execute(_EXECUTIONS)]
 
     def known_cost(self) -> int:
         """Return the part of `spent` that is known from answers, in pico-dollars."""

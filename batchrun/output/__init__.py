@@ -17,7 +17,7 @@ import polars as pl
 from batchrun.errors import JobError
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.output.check import differences
-from batchrun.output.file_readers import columns_in
+from batchrun.output.file_readers import columns_in, has_columns
 from batchrun.output.file_types import converted, file_type
 from batchrun.output.files import (
     escaped,
@@ -295,6 +295,7 @@ __all__ = [
     "concatenate",
     "differences",
     "given_table",
+    "has_columns",
     "own_contents",
     "parquet_bytes",
     "refuse_existing",

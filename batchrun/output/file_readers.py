@@ -66,6 +66,14 @@ def columns_in(path: Path) -> list[str]:
         return []
 
 
+def has_columns(path: Path, schema: pl.Schema) -> bool:
+    """Return whether a file is a Parquet file with exactly these columns and types."""
+    try:
+        return pl.read_parquet_schema(path) == dict(schema)
+    except (PolarsError, PanicException, OSError):
+        return False
+
+
 def are_results(columns: Sequence[str]) -> bool:
     """Return whether these are the columns of a table of results, of any version."""
     prefixes = (name.removesuffix("custom_id") for name in columns if name.endswith("custom_id"))

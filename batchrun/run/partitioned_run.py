@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from batchrun import checkpoint, output, report
 from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
 from batchrun.errors import CheckpointError, OutputError
@@ -78,8 +80,9 @@ class PartitionedRun:
         suffix: str,
         rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None,
         since: datetime | None = None,
+        parts: Sequence[RunPart] | None = None,
     ) -> output.FileContents:
-        """Return the contents of a file of all results; one part is open at a time."""
+        """Return the contents of a file of the results of some parts, or of all; one is open at a time."""
 
         def contents_of(part: RunPart, store: checkpoint.Checkpoint | None) -> output.FileContents:
             job = self.job.of_part(part)
@@ -92,7 +95,7 @@ class PartitionedRun:
             results = output.Results(self.source.of_part(part), rows, kinds, scores, since)
             return output.results_contents(self.job.output, suffix, results)
 
-        return self._chained(contents_of)
+        return self._chained(contents_of, self.parts.parts if parts is None else parts)
 
     def usage(
         self, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None = None
@@ -105,19 +108,21 @@ class PartitionedRun:
                 rows = store if rows_of is None else rows_of(store)
             return output.usage_contents(rows, ATTEMPT_KINDS)
 
-        return self._chained(contents_of)
+        return self._chained(contents_of, self.parts.parts)
 
     def _chained(
-        self, contents_of: Callable[[RunPart, checkpoint.Checkpoint | None], output.FileContents]
+        self,
+        contents_of: Callable[[RunPart, checkpoint.Checkpoint | None], output.FileContents],
+        parts: Sequence[RunPart],
     ) -> output.FileContents:
         begun = {part.number for part in self.begun}
 
         def frames(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-            for part in self.parts.parts:
+            for part in parts:
                 with self._opened(part, is_begun=part.number in begun) as store:
                     yield from contents_of(part, store).frames(columns)
 
-        return replace(contents_of(self.parts.parts[0], None), frames=frames)
+        return replace(contents_of(parts[0], None), frames=frames)
 
     @contextmanager
     def _opened(self, part: RunPart, *, is_begun: bool) -> Iterator[checkpoint.Checkpoint | None]:
@@ -168,12 +173,36 @@ class PartitionedRun:
     def _write_results(
         self, path: Path, rows_of: Callable[[checkpoint.Checkpoint], output.Rows] | None
     ) -> str | None:
-        parts = [self.directory / f"{part.name}.parquet" for part in self.parts.parts]
-        is_plain = path.suffix == ".parquet" and not self.job.output.partition_by
-        if is_plain and all(part.exists() for part in parts):
-            output.concatenate(parts, path)
-            return None
-        return output.write_contents(path, self.results(path.suffix, rows_of))
+        if path.suffix != ".parquet" or self.job.output.partition_by:
+            return output.write_contents(path, self.results(path.suffix, rows_of))
+        begun = {part.number for part in self.begun}
+        pieces: list[output.FileContents | Path] = []
+        for part in self.parts.parts:
+            contents = self.results(path.suffix, rows_of, parts=[part])
+            if part.number in begun:
+                file = self.directory / f"{part.name}.parquet"
+                if not self._is_current(part, file, contents):
+                    output.write_contents(file, contents)
+                pieces.append(file)
+            else:
+                pieces.append(contents)
+        output.concatenate(pieces, path)
+        return None
+
+    def _is_current(self, part: RunPart, file: Path, contents: output.FileContents) -> bool:
+        """Return whether the file of a part is of the last execution that worked on the part.
+
+        An execution that was killed or could not write may have left an older one. `summary.json` of the
+        part is written after the file.
+        """
+        folder = self.directory / part.name
+        try:
+            written = orjson.loads((folder / SUMMARY_FILE).read_bytes())["executions"]
+            known = [execution["execution"] for execution in written]
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
+            return store.executions() == known and output.has_columns(file, contents.schema)
 
     def check_alike(self) -> None:
         """Check that all parts that have begun belong to the same job and input.

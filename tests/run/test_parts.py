@@ -447,6 +447,39 @@ def test_a_missing_part_is_named_and_nothing_is_lost(write_job: WriteJob, result
     assert_answered(results(), ROWS)
 
 
+@pytest.mark.parametrize("left", ["older", "damaged", "gone"])
+def test_a_part_whose_file_is_older_than_its_answers_is_written_again(
+    write_job: WriteJob, results: Results, left: str
+) -> None:
+    refused = {"Say text 1", "Say text 3", "Say text 12"}
+
+    def decide(call: Call) -> Reply:
+        return refusal(400, "invalid_request_error") if call.prompt in refused else say(call)
+
+    with serving(decide) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS)
+        out = job.parent / "out"
+        assert command("run", job)[0] == 3
+        names = ["part-0002.parquet", "part-0002/summary.json"]
+        before = {name: (out / name).read_bytes() for name in names}
+        refused = {"Say text 3"}
+        assert command("run", job, "--retry-errored")[0] == 3
+        # The process died when the answer was in the checkpoint, and before it was in the file.
+        for name, content in before.items():
+            (out / name).write_bytes(content)
+        if left != "older":
+            (out / names[0]).write_bytes(before[names[0]][:99])
+        if left == "gone":
+            (out / names[0]).unlink()
+        # No request succeeds, so this one does not come to the second part.
+        assert command("run", job, "--retry-errored")[0] == 4
+    assert results()["status"].to_list() == [
+        "errored" if n == 3 else "succeeded" for n in range(ROWS)
+    ]
+    part = pl.read_parquet(out / "part-0002.parquet")
+    assert part["status"].to_list() == ["succeeded"] * 10
+
+
 def test_a_damaged_part_is_named(write_job: WriteJob) -> None:
     with serving(say) as provider:
         job = write_job(provider.url, rows=ROWS, extra=PARTS)
