@@ -11,7 +11,7 @@ import anyio
 
 from batchrun import formats
 from batchrun.dispatch.batch_collection import TIER, BatchCollector
-from batchrun.dispatch.batch_drafts import BatchCutter
+from batchrun.dispatch.batch_drafts import BatchCutter, DraftRequest
 from batchrun.dispatch.batch_ports import BatchMode, BatchVendor
 from batchrun.dispatch.batch_submission import BatchSubmitter
 from batchrun.dispatch.batch_tracking import BatchTracker
@@ -81,7 +81,7 @@ class BatchDispatcher:
             retry=job.retry,
         )
         self._follow_scope = anyio.CancelScope()
-        self._is_submitted = self._has_left = False
+        self._has_left = False
         self._capped: Stop | None = None
 
     @property
@@ -137,15 +137,13 @@ class BatchDispatcher:
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Submit every request of the stream, and wait for the results if the mode says so."""
-        self._is_submitted = False
-        self._tally.freed = 0
+        self._tracker.begin_round()
         async with anyio.create_task_group() as group:
             group.start_soon(self._follow)
             async with requests:
                 if self._work.mode is not BatchMode.CANCEL:
                     await self._submit(requests)
-            self._is_submitted = True
-            self._tracker.wake()
+            self._tracker.end_round()
             if self._work.mode is BatchMode.ONE_PASS:
                 self._follow_scope.cancel()
         if self._work.mode is BatchMode.ONE_PASS and self._tracker.open and not self._has_left:
@@ -153,11 +151,10 @@ class BatchDispatcher:
 
     async def _follow(self) -> None:
         self._follow_scope = anyio.CancelScope()
-        self._tracker.is_canceling = self._work.mode is BatchMode.CANCEL
         if self._has_left:
             return
         with self._follow_scope:
-            await self._tracker.follow(lambda: self._is_submitted)
+            await self._tracker.follow(cancel=self._work.mode is BatchMode.CANCEL)
 
     async def _submit(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         cutter = BatchCutter(
@@ -226,8 +223,8 @@ class BatchDispatcher:
         if not await self._is_affordable(cost or 0, cutter):
             return
         self._work.money.reserve(cost or 0)
-        cutter.most_tokens = self._tracker.most_tokens(model)
-        for draft in cutter.add(request, tokens, cost):
+        draft_request = DraftRequest(request, tokens, cost)
+        for draft in cutter.add(draft_request, self._tracker.most_tokens(model)):
             await self._submitter.submit(draft)
 
     def _highest_cost(self, request: PlannedRequest) -> int | None:

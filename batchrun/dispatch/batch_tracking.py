@@ -21,7 +21,7 @@ from batchrun.formats import BatchState
 from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from batchrun.dispatch.batch_collection import BatchCollector
     from batchrun.dispatch.batch_ports import BatchContext, BatchVendor
@@ -61,7 +61,6 @@ class BatchTracker:
     Attributes:
         open: the open batches by tag, in the order in which they were intended.
         unreached: why the last check of the batches failed; None if it succeeded.
-        is_canceling: whether every batch is canceled as soon as the vendor's id is known.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class BatchTracker:
         self._failing_since: float | None = None
         self._known_ids: set[str] = set()
         self._creating: set[str] = set()
-        self.is_canceling = False
+        self._is_expecting = True  # further batches may be submitted
         self._interval_s = config.poll_s
         self._closed = anyio.Event()
         self._changed = anyio.Event()  # of the stage of a batch
@@ -191,14 +190,28 @@ class BatchTracker:
         found = (tag for tag, batch in self.open.items() if batch.stage is BatchStage.INTENDED)
         return [tag for tag in found if tag not in self._creating]
 
-    async def follow(self, is_over: Callable[[], bool]) -> None:
-        """Check the batches repeatedly, until all are collected and `is_over`."""
+    def begin_round(self) -> None:
+        """Batches of further requests may be submitted."""
+        self._is_expecting = True
+        self._tally.freed = 0
+
+    def end_round(self) -> None:
+        """No other batch is submitted: only those that are open are followed."""
+        self._is_expecting = False
+        self._wake.set()
+
+    async def follow(self, *, cancel: bool) -> None:
+        """Check the batches repeatedly, until all are collected and no other is submitted.
+
+        Args:
+            cancel: whether every batch is canceled as soon as the vendor's id is known.
+        """
         while self._tally.stop is None or self.open:
-            if not self.open and is_over():
+            if not self.open and not self._is_expecting:
                 return
             await self._pause()
             if self.open:
-                await self.look()
+                await self.look(cancel=cancel)
             if self._must_leave():
                 return
 
@@ -206,14 +219,14 @@ class BatchTracker:
         """Check again soon."""
         self._wake.set()
 
-    async def look(self) -> None:
+    async def look(self, *, cancel: bool = False) -> None:
         """Check all open batches once, and collect those that have ended.
 
         A failure to reach the vendor is stored in `unreached`; after `[retry] max_wait_s` it ends the run.
         """
         try:
             changed = await self._look()
-            if self.is_canceling:
+            if cancel:
                 await self._cancel()
         except ProviderError as error:
             self._failed(error.fault)
