@@ -6,7 +6,6 @@ course over time. `write_scores` stores scores. `compare_rows` and `differing_ro
 and `state_flaws` verify one.
 """
 
-from batchrun.checkpoint.answers import RequestCounts, RequestSize, request_counter
 from batchrun.checkpoint.columns import ATTEMPT_KINDS, result_kinds
 from batchrun.checkpoint.directory import (
     FILES,
@@ -42,13 +41,7 @@ from batchrun.checkpoint.lock import (
     shared_lock,
 )
 from batchrun.checkpoint.merged import EVERYTHING, SCORED, merged
-from batchrun.checkpoint.pairs import (
-    applied_reject,
-    compare_rows,
-    differing_rows,
-    replace_statuses,
-    reviewable_answers,
-)
+from batchrun.checkpoint.pairs import compare_rows, differing_rows
 from batchrun.checkpoint.planning import (
     Comparison,
     PlannedChunk,
@@ -64,10 +57,16 @@ from batchrun.checkpoint.repair import (
     forget_damaged_requests,
     repair,
 )
+from batchrun.checkpoint.request_counts import RequestCounts, RequestSize, request_counter
 from batchrun.checkpoint.row_details import chosen_rows, row_details, score_ranges
 from batchrun.checkpoint.sqlite import FullDiskRetry
 from batchrun.checkpoint.statistics import dropped_parameters, last_outcome, totals
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint, NewExecution
+from batchrun.checkpoint.stored_answers import (
+    applied_reject,
+    replace_statuses,
+    reviewable_answers,
+)
 from batchrun.checkpoint.stored_batches import (
     batch_members,
     batches,
