@@ -173,7 +173,7 @@ def test_errored_rows_are_tried_again_in_the_next_batch(
 
 
 def test_the_queue_of_the_vendor_is_learned(write_job: Callable[..., Path]) -> None:
-    with vendor(enqueued_tokens=3_000, batch_s=0.2) as server:
+    with vendor(enqueued_tokens=3_000, batch_s=1.0) as server:
         job = write_job(server.url, rows=100, wire_format="chat", extra=QUICK)
         report = run(job, batch__max_rows=30)
         assert report.exit_code == 0, report.error
