@@ -6,21 +6,16 @@ text); values of other files keep their types.
 
 from __future__ import annotations
 
-import copy
-import weakref
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from itertools import chain
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
 from batchrun.errors import JobError
-from batchrun.job import is_remote
 from batchrun.records import Item
 from batchrun.source import json_lines, parquet, readers
-from batchrun.source.copies import TemporaryFolder
 from batchrun.source.id_hashes import IdHashes
 from batchrun.source.ids import (
     USE_ROW_NUMBERS,
@@ -31,21 +26,18 @@ from batchrun.source.ids import (
 )
 from batchrun.source.inputs import (
     FileStamp,
-    common_kind,
     file_errors,
     input_files,
     is_table,
-    resolve,
 )
-from batchrun.source.remote import RemoteCopy
-from batchrun.source.tables import input_notes, open_tables
-from batchrun.source.text_index import TextIndex, csv_frames, index_of, lines_after
+from batchrun.source.opened_tables import OpenedTables
+from batchrun.source.tables import input_notes
+from batchrun.source.text_index import csv_frames, lines_after
 from batchrun.source.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from batchrun.job import InputConfig, RunPart
     from batchrun.source.tables import TableFile
@@ -58,6 +50,7 @@ class Source:
 
     Args:
         config: the `[input]` of a job.
+        opened: its tables; by default, they are opened.
 
     Attributes:
         paths: the files, in order.
@@ -68,28 +61,16 @@ class Source:
         JobError: when files are missing, of different kinds, or cannot be parsed.
     """
 
-    def __init__(self, config: InputConfig) -> None:
-        self._name = config.path
-        self._remote = RemoteCopy(config) if is_remote(config.path) else None
-        self._whole: Source | None = None
-        self._config = config = config if self._remote is None else self._remote.config
-        # The paths of copies, and what they are copies of.
-        self._copies = {} if self._remote is None else {config.path: self._name}
-        self.paths = resolve(config.path, config.pattern)
-        kind = common_kind(self.paths)
-        self.stamps = self._stamps()
-        folder = TemporaryFolder(config.path)
-        # A part of this table holds a reference to it, so the copies live as long as they are read.
-        weakref.finalize(self, folder.remove)
-        with self._named_as_given():
-            self._tables = open_tables(self.paths, kind, config, folder)
-        self._copies |= {str(t.place): str(t.path) for t in self._tables if t.place != t.path}
-        self.schema = self._read_schema()
-        if config.id is not None:
-            check_id_column(self._name, config.id, self.schema)
-        self._indexes: dict[Path, TextIndex | None] = {}  # of text files, also for the parts
-        self._index_lock = Lock()
-        self._where = Where(config.where, self.schema, self._name) if config.where else None
+    def __init__(self, config: InputConfig, opened: OpenedTables | None = None) -> None:
+        self._opened = OpenedTables(config) if opened is None else opened
+        self._name = self._opened.name
+        self._config = config if opened is not None else self._opened.config
+        self.paths, self.stamps = self._opened.paths, self._opened.stamps
+        self.schema = self._opened.schema
+        where, name = self._config.where, self._config.id
+        if name is not None:
+            check_id_column(self._name, name, self.schema)
+        self._where = Where(where, self.schema, self._name) if where else None
 
     @property
     def table(self) -> str:
@@ -104,11 +85,7 @@ class Source:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user about what was detected in the files."""
-        return tuple(self._as_given(note) for table in self._tables for note in table.notes)
-
-    @property
-    def _has_lines(self) -> bool:
-        return self._tables[0].kind == ".jsonl"
+        return self._opened.notes
 
     @property
     def _condition(self) -> pl.Expr | None:
@@ -123,16 +100,13 @@ class Source:
         Raises:
             JobError: when the input cannot be parsed.
         """
-        total = sum(self._count_file(table) for table in self._tables)
+        total = sum(self._count_file(table) for table in self._opened.files)
         first, rows = self._span
         return max(0, total - first) if rows is None else max(0, min(total - first, rows))
 
     def of_part(self, part: RunPart) -> Source:
         """Return the rows of one part as a table, without opening the files again."""
-        found = copy.copy(self)
-        found._config = replace(self._config, part=part)
-        found._whole = self  # it removes the copies of files at its end
-        return found
+        return Source(replace(self._config, part=part), self._opened)
 
     @property
     def _span(self) -> tuple[int, int | None]:
@@ -182,7 +156,7 @@ class Source:
 
     def _frames_from(self, first: int, columns: list[str]) -> Iterator[pl.DataFrame]:
         """Yield the rows from an ordinal on. In Parquet files, most rows before it are not read."""
-        for table in self._tables:
+        for table in self._opened.files:
             skipped = min(first, self._skippable(table)) if first else 0
             first -= skipped
             for frame in self._file_frames(table, columns, skipped):
@@ -194,26 +168,9 @@ class Source:
         if self._where is not None:
             return 0
         if table.kind == ".parquet":
-            with self._named_as_given():
+            with self._opened.named_as_given():
                 return parquet.count(table.place)
-        return 0 if (index := self._index(table)) is None else index.rows
-
-    def _index(self, table: TableFile) -> TextIndex | None:
-        """Return the index of rows of a text file; None for a small file and for other kinds."""
-        if table.dialect is None and table.kind != ".jsonl":
-            return None
-        with self._index_lock:
-            if table.place not in self._indexes:
-                self._indexes[table.place] = self._new_index(table)
-            return self._indexes[table.place]
-
-    def _new_index(self, table: TableFile) -> TextIndex | None:
-        with self._named_as_given():
-            found = index_of(table, self.schema)
-            # An empty line between two blocks may be a row; at the end of a text it is not. If the index
-            # counts otherwise than polars, it is not used.
-            is_right = table.dialect is None or found.rows == self._count_file(table)
-        return found if is_right and len(found.blocks) > 1 else None
+        return 0 if (index := self._opened.index(table)) is None else index.rows
 
     def items(self, columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
         """Yield the items in order, with the values of these columns.
@@ -226,7 +183,7 @@ class Source:
             JobError: when the input cannot be parsed.
         """
         wanted = list(dict.fromkeys(columns))
-        read = self._read_lines if self._has_lines else self._read_frames
+        read = self._read_lines if self._opened.has_lines else self._read_frames
         start = 0
         for ids, rows in read(wanted, chunk_rows):
             names = ids or numbered(self._span[0] + start, len(rows))
@@ -244,30 +201,16 @@ class Source:
 
     def class_names(self, column: str) -> tuple[str, ...]:
         """Return the names of the classes of a column with class numbers, if the file has them."""
-        table = self._tables[0]
+        table = self._opened.files[0]
         return parquet.class_names(table.place, column) if table.kind == ".parquet" else ()
 
     def is_unchanged(self) -> bool:
         """Return whether the files have not changed since they were opened."""
-        try:
-            return self.stamps == self._stamps()
-        except JobError:
-            return False
-
-    def _stamps(self) -> tuple[FileStamp, ...]:
-        if self._remote is not None:
-            return (self._remote.stamp,)
-        return tuple(FileStamp.of(path) for path in self.paths)
-
-    def _read_schema(self) -> pl.Schema:
-        with self._named_as_given():
-            if self._has_lines:
-                return json_lines.schema([table.place for table in self._tables])
-            return readers.schema(self._tables)
+        return self._opened.is_unchanged()
 
     def _count_file(self, table: TableFile) -> int:
         if table.kind == ".parquet":
-            with self._where_in_errors(), self._named_as_given():
+            with self._where_in_errors(), self._opened.named_as_given():
                 return parquet.count(table.place, self._condition)
         # Reads every cell, to find errors in a text file before anything is sent.
         return sum(frame.height for frame in self._file_frames(table, list(self.schema)))
@@ -275,8 +218,8 @@ class Source:
     def _file_frames(
         self, table: TableFile, columns: list[str], skipped: int = 0
     ) -> Iterator[pl.DataFrame]:
-        index = self._index(table) if skipped and table.kind != ".parquet" else None
-        if self._has_lines:
+        index = self._opened.index(table) if skipped and table.kind != ".parquet" else None
+        if self._opened.has_lines:
             lines = json_lines.blocks(table.place)
             if index is not None:
                 lines = lines_after(table.place, index, skipped)
@@ -285,23 +228,8 @@ class Source:
             found = csv_frames(table, self.schema, index, skipped, columns)
         else:
             found = readers.frames(table, columns, self._condition, skipped)
-        with self._where_in_errors(), self._named_as_given():
+        with self._where_in_errors(), self._opened.named_as_given():
             yield from found
-
-    @contextmanager
-    def _named_as_given(self) -> Iterator[None]:
-        """Name the user's files in errors of their copies."""
-        try:
-            yield
-        except JobError as error:
-            if (text := self._as_given(str(error))) == str(error):
-                raise
-            raise JobError(text) from error.__cause__
-
-    def _as_given(self, text: str) -> str:
-        for place, original in reversed(self._copies.items()):
-            text = text.replace(place, original)
-        return text
 
     def _read_frames(
         self, columns: list[str], chunk_rows: int
@@ -329,9 +257,9 @@ class Source:
     def _blocks_from(self, first: int) -> tuple[Iterator[list[bytes]], int]:
         """Return blocks of lines, and the number of rows at their start that are before this ordinal."""
         blocks: list[Iterator[list[bytes]]] = []
-        for table in self._tables:
+        for table in self._opened.files:
             skipped = min(first, self._skippable(table)) if first else 0
-            index = self._index(table) if skipped else None
+            index = self._opened.index(table) if skipped else None
             if index is None:
                 blocks.append(json_lines.blocks(table.place))
             elif skipped < index.rows:
