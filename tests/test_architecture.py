@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
@@ -47,6 +48,12 @@ MOST_ARGUMENTS = 6
 # Only these may know the wire formats by name: the formats, and what answers in them.
 KNOW_THE_FORMATS = ("formats/", "simulator/")
 FORMAT_NAMES = {"messages", "chat"}
+# Methods of text that compare it with their argument.
+COMPARING_METHODS = {"startswith", "endswith", "removeprefix", "removesuffix", "count", "__eq__"}
+# A text that names a format: as the value of the key `format`, or with the words that explain it.
+NAMED_FORMAT = re.compile(
+    r'format = "?(messages|chat)\b|"(messages|chat)" \(|\b(messages|chat) format\b'
+)
 
 
 @cache
@@ -131,7 +138,7 @@ def test_no_file_is_longer_than_one_can_read() -> None:
 
 
 def distinguishes_formats(node: ast.AST) -> bool:
-    """Whether code depends on the name of a format: it compares one, or lists both.
+    """Whether code depends on the name of a format: it compares one, lists both, or names one in a message.
 
     `"messages" in columns` is about a column of that name.
     """
@@ -140,10 +147,28 @@ def distinguishes_formats(node: ast.AST) -> bool:
         return not asks_for_a_column and bool(FORMAT_NAMES & constants(node))
     if isinstance(node, ast.MatchValue):
         return bool(FORMAT_NAMES & constants(node))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr in COMPARING_METHODS and bool(FORMAT_NAMES & constants(node))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return NAMED_FORMAT.search(node.value) is not None
     return (
         isinstance(node, ast.Dict | ast.Tuple | ast.List | ast.Set | ast.Subscript)
         and constants(node) >= FORMAT_NAMES
     )
+
+
+def code(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a file, without its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            continue
+        if not isinstance(node, ast.Expr):
+            yield node
+            yield from (
+                each
+                for each in ast.iter_child_nodes(node)
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            )
 
 
 def constants(node: ast.AST) -> set[object]:
@@ -159,7 +184,7 @@ def test_nothing_outside_the_formats_depends_on_the_name_of_a_format() -> None:
         f"{place(path)}:{node.lineno}"
         for path in modules()
         if not place(path).startswith(KNOW_THE_FORMATS)
-        for node in ast.walk(parsed(path))
+        for node in code(parsed(path))
         if distinguishes_formats(node) and isinstance(node, ast.expr | ast.pattern)
     ]
     assert found == []
@@ -174,6 +199,13 @@ def test_nothing_outside_the_formats_depends_on_the_name_of_a_format() -> None:
         ('{"messages": 1, "chat": 2}', True),
         ('match name:\n    case "chat": pass', True),
         ('Literal["messages", "chat"]', True),
+        ('name.startswith("chat")', True),
+        ('name.removeprefix(("messages", "x"))', True),
+        ('name in ("messages", "toy")', True),
+        ("""'use format = "messages"'""", True),
+        ("""f'{key}: "chat" (like {title})'""", True),
+        ("""'a table with a "prompt" or "messages" column'""", False),
+        ('section.get("messages")', False),
         ('"messages" in columns', False),
         ('{"messages": []}', False),
     ],

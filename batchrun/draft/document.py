@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import is_plain
 from batchrun.errors import printable
+from batchrun.formats import FORMATS
 from batchrun.formats.providers import blanks
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ path = {table} # relative to the folder of this file
 # limit = 100 # process only the first 100 rows
 
 [request]
-{server}format = {wire_format} # "messages" (Claude) or "chat" (OpenAI-compatible)
+{server}format = {wire_format} # {formats}
 model = {model}
 {system}
 {prompt}
@@ -94,6 +95,7 @@ def job_text(
         else "# id = …  column with a unique value in every row; default: the row number",
         server="".join(f"{line}\n" for line in _server(provider, wire_format)),
         wire_format=toml_string(wire_format),
+        formats=" or ".join(f'"{each.name}" ({each.title})' for each in FORMATS.values()),
         model=toml_string(model),
         system=_system(choice),
         prompt="\n".join(_prompt(choice)),

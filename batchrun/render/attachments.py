@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchrun import formats
 from batchrun.errors import RenderError
 from batchrun.formats.content_blocks import PDF, TEXT, pdf_pages
 from batchrun.job.reader import TooLargeError, read_small_file
@@ -111,7 +112,7 @@ def read_documents(value: object, folder: Path, *, addresses: bool) -> list[Atta
     if not addresses and any(document.url is not None for document in found):
         raise _DOCUMENTS.invalid(
             "this provider does not fetch documents from addresses; use a file, bytes or a data "
-            'URL, or format = "messages"'
+            f"URL, or {formats.use_another(lambda each: each.capabilities.document_urls)}"
         )
     return found
 
