@@ -16,7 +16,7 @@ from batchrun.evaluation import score_facts, score_lines
 from batchrun.inspection import inspect_log
 from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.overrides import SCORE
-from batchrun.job.paths import Protected, user_files
+from batchrun.job.paths import ProtectedFiles, user_files
 from batchrun.job.sections import table_input
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
@@ -280,7 +280,7 @@ def _check_targets(job: Job, source: Source, directory: Path, to: Path | None) -
         JobError: if it would.
     """
     named = user_files(job.document, job.base)
-    protected = Protected([*input_files(job.input), *named])
+    protected = ProtectedFiles([*input_files(job.input), *named])
     key = "[output] files" if to is None else "--to"
     for path in [directory / name for name in job.output.files] if to is None else [to]:
         protected.refuse_overwriting(path, key, "choose another name")

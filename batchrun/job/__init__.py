@@ -45,9 +45,9 @@ from batchrun.job.overrides import (
 )
 from batchrun.job.paths import (
     UserFile,
+    files_outside_project,
     is_remote,
     read_beside,
-    strays,
     user_files,
 )
 from batchrun.job.reader import Section, listed, parse_setting, read_toml
@@ -121,7 +121,7 @@ class Job:
             raise JobError(f"{path}: part: unknown key")
         if "judge" in given:
             raise JobError(f"{path}: judge: unknown key (a judge belongs in [score.judge])")
-        if problems := strays(given, base, overrides or {}):
+        if problems := files_outside_project(given, base, overrides or {}):
             raise JobError("\n".join(f"{path}: {problem}" for problem in problems))
         document = apply_overrides({"name": path.stem, **given}, overrides or {})
         job = cls.from_document(document, base, origin=str(path))

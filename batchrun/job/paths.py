@@ -72,7 +72,9 @@ def project_of(base: Path) -> Path:
     return base.parent if base.name == JOBS_FOLDER else base
 
 
-def strays(document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]) -> list[str]:
+def files_outside_project(
+    document: Mapping[str, Any], base: Path, allowed: Mapping[str, Any]
+) -> list[str]:
     """Return a problem for each file outside of its project that a job file would send.
 
     Args:
@@ -198,7 +200,7 @@ def is_same_file(one: Path, other: Path) -> bool:
     return not {*_identities(one)}.isdisjoint(_identities(other))
 
 
-class Protected:
+class ProtectedFiles:
     """The user's files of a job, which nothing may be written to.
 
     Args:
@@ -270,7 +272,7 @@ def _file_paths(value: object, base: Path) -> Iterator[Path]:
 
 __all__ = [
     "PRIVATE_FILE",
-    "Protected",
+    "ProtectedFiles",
     "UserFile",
     "flush_directory",
     "is_same_file",

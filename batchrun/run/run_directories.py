@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchrun import checkpoint, output
 from batchrun.errors import CheckpointError, JobError
-from batchrun.job.paths import SIMULATED_SUFFIX, Protected, is_same_file
+from batchrun.job.paths import SIMULATED_SUFFIX, ProtectedFiles, is_same_file
 from batchrun.job.reader import listed
 from batchrun.report.formatting import counted
 from batchrun.run.events import is_log
@@ -27,7 +27,7 @@ def check_places(job: Job, options: RunOptions) -> None:
     Raises:
         JobError: names the file, its key in the job, and how to continue.
     """
-    protected = Protected([*input_files(job.input), *job.files])
+    protected = ProtectedFiles([*input_files(job.input), *job.files])
     jobs = (job, *job.cells)
     for each in jobs:
         _check_run_directory(each, options, protected)
@@ -39,7 +39,7 @@ def check_places(job: Job, options: RunOptions) -> None:
             raise JobError(f"--log-file {log}: the run itself writes this file; name another one")
 
 
-def _check_run_directory(job: Job, options: RunOptions, protected: Protected) -> None:
+def _check_run_directory(job: Job, options: RunOptions, protected: ProtectedFiles) -> None:
     directory = run_directory(job, options)
     checkpoint.check_directory(directory, besides=options.log_file)
     other = "name another directory with [output] dir or --output-dir"
