@@ -8,7 +8,7 @@ from .dispatch import BATCH as BATCH
 from .dispatch import LIVE as LIVE
 from .dispatch import BatchMode as BatchMode
 from .draft import Draft as Draft
-from .draft import Wish as Wish
+from .draft import DraftOptions as DraftOptions
 from .draft import init_job as init_job
 from .errors import (
     BatchrunError as BatchrunError,

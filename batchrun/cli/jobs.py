@@ -219,7 +219,7 @@ def init(
     provider: str | None,
     *,
     settings: tuple[str, ...],
-    **wishes: str | None,
+    **asked: str | None,
 ) -> None:
     """Write a job file for TABLE.
 
@@ -236,7 +236,7 @@ def init(
         model=model,
         wire_format=wire_format,
         provider=provider,
-        wish=_wish(**wishes),
+        options=_draft_options(**asked),
         settings=dict(batchrun.parse_setting(setting) for setting in settings),
     )
     click.echo(draft.path)
@@ -249,13 +249,13 @@ def init(
     say(f"to print the first requests: {shlex.join(['batchrun', 'preview', str(draft.path)])}")
 
 
-def _wish(
+def _draft_options(
     task: str | None,
     instruction: str | None,
     label: str | None,
     labels: str | None,
     fields: str | None,
-) -> batchrun.Wish:
+) -> batchrun.DraftOptions:
     def split(text: str | None) -> tuple[str, ...]:
         return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
@@ -263,7 +263,7 @@ def _wish(
         raise click.UsageError("--instruction cannot be combined with --task")
     is_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     ask = _ask_instruction if is_terminal else None
-    return batchrun.Wish(task, label, split(labels), split(fields), instruction, ask)
+    return batchrun.DraftOptions(task, label, split(labels), split(fields), instruction, ask)
 
 
 def _ask_instruction(found: str) -> str:

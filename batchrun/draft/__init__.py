@@ -20,7 +20,7 @@ from batchrun.draft.detection import Choice, choose, id_column_of, read_columns
 from batchrun.draft.document import Heading, job_text
 from batchrun.draft.guesses import check_header
 from batchrun.draft.shapes import shape_of, unused_labels
-from batchrun.draft.table_shape import TableShape, Wish
+from batchrun.draft.table_shape import DraftOptions, TableShape
 from batchrun.errors import JobError
 from batchrun.evaluation import score_columns
 from batchrun.formats.providers import PRESETS, blanks, meant_provider
@@ -73,7 +73,7 @@ def init_job(
     model: str | None = None,
     wire_format: FormatName | None = None,
     provider: str | None = None,
-    wish: Wish | None = None,
+    options: DraftOptions | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Draft:
     """Write a job file for a table. Never overwrites a file.
@@ -84,7 +84,7 @@ def init_job(
         model: the model; default: a small model of the provider, or of the vendor of the format.
         wire_format: `messages` or `chat`; default: the usual one of the provider, or `messages`.
         provider: an id of the table of providers, whose settings are written to the file.
-        wish: the task or instruction, and the column and names of labels; default: found from the table.
+        options: the task or instruction, and the column and names of labels; default: found from the table.
         settings: keys of `[input]` that say how to read the table, such as `input.encoding`.
 
     Raises:
@@ -102,10 +102,10 @@ def init_job(
     if not rows:
         raise JobError(f"{table}: has no rows; add some first, so that its columns can be examined")
     columns = read_columns(source)
-    wish = wish or Wish()
-    if wish == Wish(ask=wish.ask):
+    options = options or DraftOptions()
+    if options == DraftOptions(ask=options.ask):
         check_header(columns, table)
-    shape = shape_of(columns, source, wish)
+    shape = shape_of(columns, source, options)
     choice = choose(columns, source.table) if shape is None else _chosen(shape, columns, source)
     heading = Heading(path.name, _written_path(place, path), rows, reading)
     text = job_text(
@@ -264,4 +264,4 @@ def _write_new(path: Path, text: str) -> None:
         raise JobError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-__all__ = ["Draft", "Wish", "init_job"]
+__all__ = ["Draft", "DraftOptions", "init_job"]

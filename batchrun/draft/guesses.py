@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchrun.draft.detection import TableColumn
-    from batchrun.draft.table_shape import Wish
+    from batchrun.draft.table_shape import DraftOptions
     from batchrun.source import Source
 
 Columns = dict[str, "TableColumn"]
@@ -86,17 +86,17 @@ def prompt_of(
     return prompt_columns(rest)
 
 
-def instructed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape:
+def instructed(columns: Sequence[TableColumn], source: Source, options: DraftOptions) -> TableShape:
     """Return the shape for the user's instruction; columns with short values are all shown."""
-    label = None if wish.label is None else next(c for c in columns if c.name == wish.label)
+    label = None if options.label is None else next(c for c in columns if c.name == options.label)
     others = [column for column in columns if column is not label]
     texts = _shown(others) or prompt_of(columns, label)
-    labels = wish.labels or (() if label is None else labels_of(label, source.table))
+    labels = options.labels or (() if label is None else labels_of(label, source.table))
     return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
-        system=wish.instruction,
-        label=wish.label,
+        system=options.instruction,
+        label=options.label,
         expected=None if label is None else expression(label.name),
         match=None if label is None else "choice" if labels else "casefold",
         choices=labels,
@@ -104,7 +104,7 @@ def instructed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Ta
     )
 
 
-def guessed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape | None:
+def guessed(columns: Sequence[TableColumn], source: Source, options: DraftOptions) -> TableShape | None:
     """Return a job for texts without any instruction; None if the texts are requests themselves.
 
     Raises:
@@ -114,8 +114,8 @@ def guessed(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Table
         return None
     worded = [column for column in columns if _has_words(column)]
     found = listed([column.name for column in columns])
-    if wish.ask is not None and (instruction := wish.ask(found).strip()):
-        return instructed(columns, source, _with_instruction(wish, instruction))
+    if options.ask is not None and (instruction := options.ask(found).strip()):
+        return instructed(columns, source, _with_instruction(options, instruction))
     shown = _shown(columns)
     if not worded or not shown:
         if not any(column.is_plain for column in columns):
@@ -144,8 +144,8 @@ def _shown(columns: Sequence[TableColumn]) -> tuple[TableColumn, ...]:
     return tuple(facts[:MOST_FACTS])
 
 
-def _with_instruction(wish: Wish, instruction: str) -> Wish:
-    return type(wish)(label=wish.label, labels=wish.labels, instruction=instruction)
+def _with_instruction(options: DraftOptions, instruction: str) -> DraftOptions:
+    return type(options)(label=options.label, labels=options.labels, instruction=instruction)
 
 
 def no_instruction(columns: Sequence[TableColumn], system: str) -> str:

@@ -22,7 +22,7 @@ from batchrun.draft.guesses import (
     prompt_of,
     translation,
 )
-from batchrun.draft.table_shape import LABEL_TOKENS, TableShape, Wish
+from batchrun.draft.table_shape import LABEL_TOKENS, DraftOptions, TableShape
 from batchrun.errors import JobError
 from batchrun.job.reader import did_you_mean, listed
 
@@ -42,21 +42,23 @@ _STEPS = "Work it out step by step. Then write the number alone on a last line, 
 _LETTER = "Answer with the letter of the right choice, and nothing else."
 
 
-def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape | None:
+def shape_of(
+    columns: Sequence[TableColumn], source: Source, options: DraftOptions
+) -> TableShape | None:
     """Return the shape of a table, None if it has no known one.
 
     Raises:
         JobError: if columns for the task are missing; says what to add.
     """
-    _check_wish(columns, wish)
-    if wish.instruction is not None:
-        return instructed(columns, source, wish)
-    if wish.task is not None:
-        return _of_task(wish.task)(columns, source, wish)
-    if wish.fields:
-        return _extract(columns, source, wish)
+    _check_options(columns, options)
+    if options.instruction is not None:
+        return instructed(columns, source, options)
+    if options.task is not None:
+        return _of_task(options.task)(columns, source, options)
+    if options.fields:
+        return _extract(columns, source, options)
     named = {column.name.lower(): column for column in columns}
-    if wish.label is None and not wish.labels:
+    if options.label is None and not options.labels:
         shapes = (
             known(named) for known in (_conversation, _reading, _choice, _worked, translation)
         )
@@ -64,18 +66,20 @@ def shape_of(columns: Sequence[TableColumn], source: Source, wish: Wish) -> Tabl
         if found is not None or _has_requests(named):
             return found
         _check_choices(named, source.table)
-    return _of_labels(columns, source, wish)
+    return _of_labels(columns, source, options)
 
 
-def _of_labels(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape | None:
-    label = _label(columns, wish)
-    if wish.labels or (label is not None and _class_numbers(label)):
-        return _classify(columns, source, wish)
-    if label is not None and wish.label is not None:
+def _of_labels(
+    columns: Sequence[TableColumn], source: Source, options: DraftOptions
+) -> TableShape | None:
+    label = _label(columns, options)
+    if options.labels or (label is not None and _class_numbers(label)):
+        return _classify(columns, source, options)
+    if label is not None and options.label is not None:
         return _with_label(columns, source, label)
     if label is not None and are_numbers(label.values):
         _check_asked(columns, label, source.table)
-    return guessed(columns, source, wish) if label is None else None
+    return guessed(columns, source, options) if label is None else None
 
 
 def _check_choices(named: Columns, table: str) -> None:
@@ -114,17 +118,17 @@ def _has_requests(named: Columns) -> bool:
     return not named.keys().isdisjoint({"messages", "prompt"})
 
 
-def _check_wish(columns: Sequence[TableColumn], wish: Wish) -> None:
+def _check_options(columns: Sequence[TableColumn], options: DraftOptions) -> None:
     names = [column.name for column in columns]
-    if wish.label is not None and wish.label not in names:
-        hint = did_you_mean(wish.label, names)
+    if options.label is not None and options.label not in names:
+        hint = did_you_mean(options.label, names)
         raise JobError(
-            f"--label {wish.label}: is not a column{hint}; the columns are {listed(names)}"
+            f"--label {options.label}: is not a column{hint}; the columns are {listed(names)}"
         )
 
 
-def _of_task(task: str) -> Callable[[Sequence[TableColumn], Source, Wish], TableShape]:
-    tasks: Mapping[str, Callable[[Sequence[TableColumn], Source, Wish], TableShape]] = {
+def _of_task(task: str) -> Callable[[Sequence[TableColumn], Source, DraftOptions], TableShape]:
+    tasks: Mapping[str, Callable[[Sequence[TableColumn], Source, DraftOptions], TableShape]] = {
         "classify": _classify,
         "extract": _extract,
         "generate": _generate,
@@ -285,9 +289,9 @@ def _worked(named: Columns) -> TableShape | None:
 # Labels
 
 
-def _label(columns: Sequence[TableColumn], wish: Wish) -> TableColumn | None:
-    if wish.label is not None:
-        return next(column for column in columns if column.name == wish.label)
+def _label(columns: Sequence[TableColumn], options: DraftOptions) -> TableColumn | None:
+    if options.label is not None:
+        return next(column for column in columns if column.name == options.label)
     return label_column(columns)
 
 
@@ -311,9 +315,9 @@ def _is_range(kinds: set[str]) -> bool:
     return numbers[0] == 0 and numbers[-1] < 2 * len(numbers)
 
 
-def _classify(columns: Sequence[TableColumn], source: Source, wish: Wish) -> TableShape:
-    label = _label(columns, wish)
-    names, expected = wish.labels, None
+def _classify(columns: Sequence[TableColumn], source: Source, options: DraftOptions) -> TableShape:
+    label = _label(columns, options)
+    names, expected = options.labels, None
     if label is not None:
         expected = expression(label.name)
         if _class_numbers(label) or _are_places(label, names):
@@ -352,26 +356,28 @@ def _required_names(names: tuple[str, ...], label: TableColumn) -> tuple[str, ..
 
 def _with_label(columns: Sequence[TableColumn], source: Source, label: TableColumn) -> TableShape:
     if labels_of(label, source.table):
-        return _classify(columns, source, Wish(label=label.name))
-    return _qa(columns, source, Wish(label=label.name))
+        return _classify(columns, source, DraftOptions(label=label.name))
+    return _qa(columns, source, DraftOptions(label=label.name))
 
 
 # Tasks
 
 
-def _extract(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableShape:
-    if not wish.fields:
+def _extract(columns: Sequence[TableColumn], _source: Source, options: DraftOptions) -> TableShape:
+    if not options.fields:
         raise JobError("--task extract: name what to find: --fields name,date,amount")
     texts = prompt_of(columns, None)
     return TableShape(
         columns=tuple(column.name for column in texts),
         template=template_of(texts),
-        system=f"Find these fields in the text: {', '.join(wish.fields)}. Use null for what is not there.",
-        fields=wish.fields,
+        system=f"Find these fields in the text: {', '.join(options.fields)}. Use null for what is not there.",
+        fields=options.fields,
     )
 
 
-def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> TableShape:
+def _generate(
+    columns: Sequence[TableColumn], _source: Source, _options: DraftOptions
+) -> TableShape:
     texts = prompt_of(columns, label_column(columns))
     is_asked = any(column.name.lower() in ASKING for column in texts)
     return TableShape(
@@ -383,12 +389,12 @@ def _generate(columns: Sequence[TableColumn], _source: Source, _wish: Wish) -> T
     )
 
 
-def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableShape:
+def _qa(columns: Sequence[TableColumn], _source: Source, options: DraftOptions) -> TableShape:
     named = {column.name.lower(): column for column in columns}
     for known in (_reading, _choice, _worked):
-        if wish.label is None and (found := known(named)) is not None:
+        if options.label is None and (found := known(named)) is not None:
             return found
-    label = _label(columns, wish)
+    label = _label(columns, options)
     texts = prompt_of(columns, label)
     return TableShape(
         columns=tuple(column.name for column in texts),
@@ -400,7 +406,7 @@ def _qa(columns: Sequence[TableColumn], _source: Source, wish: Wish) -> TableSha
     )
 
 
-def _judge(columns: Sequence[TableColumn], source: Source, _wish: Wish) -> TableShape:
+def _judge(columns: Sequence[TableColumn], source: Source, _options: DraftOptions) -> TableShape:
     named = {column.name.lower(): column for column in columns}
     answer, question = _first(named, _ANSWER), _first(named, _QUESTION)
     reference = _first(named, _REFERENCE)

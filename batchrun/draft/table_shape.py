@@ -1,4 +1,4 @@
-"""Records of a draft: the user's wishes, and the shape of the table."""
+"""Records of a draft: what the user asks for, and the shape of the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABEL_TOKENS, TEXT_TOKENS = 20, 500
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DraftOptions:
     """The user's statements about a table.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from batchrun import Wish, init_job
+from batchrun import DraftOptions, init_job
 from tests.conftest import ROOT, command
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def test_the_user_is_asked_when_nothing_says_what_to_do(
         asked.append(found)
         return answer
 
-    init_job(str(tmp_path / "t.csv"), tmp_path / "t.toml", wish=Wish(ask=ask))
+    init_job(str(tmp_path / "t.csv"), tmp_path / "t.toml", options=DraftOptions(ask=ask))
     request = tomllib.loads((tmp_path / "t.toml").read_text())["request"]
     assert asked == ["text"]
     assert request["system"].startswith(system)
