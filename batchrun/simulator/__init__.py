@@ -5,7 +5,7 @@
     provider                 settings; the same without HTTP: admission, outcome, bill, answer
     accounting               bills, rates per minute, prompts seen before
     messages_api, chat_api   the two formats: request schemas, answers, events, errors, headers
-    message_batch_api, chat_batch_api   the batch endpoints of both; `batch_desk` processes batches,
+    message_batch_api, chat_batch_api   the batch endpoints of both; `batch_processing` processes batches,
                              `batch_store` stores them, `uploads` reads uploads of clients
     request_schema           terms of these schemas; reads checked requests
     calls                    a request and its answer in neutral terms

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import orjson
 
-from batchrun.simulator.batch_desk import BatchDesk, BatchShape, Content, page_size, paged, uploaded
+from batchrun.simulator.batch_processing import (
+    BatchProcessor,
+    BatchShape,
+    Content,
+    page_size,
+    paged,
+    uploaded,
+)
 from batchrun.simulator.batch_store import Stage, StoredBatch, StoredFile
 from batchrun.simulator.calls import Fault, RefusedError
 from batchrun.simulator.http_server import HttpReply
@@ -52,15 +59,15 @@ class SimulatedChatBatches(BatchShape):
     """`/v1/files` and `/v1/batches`.
 
     Args:
-        desk: keeps batches and files.
+        processor: keeps batches and files.
         wire: the format of their requests.
     """
 
     name = "chat"
     tier = "default"
 
-    def __init__(self, desk: BatchDesk, wire: SimulatedFormat) -> None:
-        self._desk = desk
+    def __init__(self, processor: BatchProcessor, wire: SimulatedFormat) -> None:
+        self._processor = processor
         self.wire: SimulatedFormat = wire
         self.routes = {
             "/files": {"POST": self._upload, "GET": self._list_files},
@@ -72,8 +79,8 @@ class SimulatedChatBatches(BatchShape):
         }
 
     async def _upload(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        store, upload = self._desk.store, uploaded(call)
-        number = f"{self._desk.now():.6f} {len(store.files())}".encode()
+        store, upload = self._processor.store, uploaded(call)
+        number = f"{self._processor.now():.6f} {len(store.files())}".encode()
         file_id = f"file-sim{blake2b(number, digest_size=10).hexdigest()}"
         content_type = call.headers.get(b"content-type", b"").decode("latin-1")
 
@@ -89,68 +96,68 @@ class SimulatedChatBatches(BatchShape):
         return _json_reply(_file_json(file))
 
     def _keep_file(self, file_id: str, filename: str, purpose: str) -> StoredFile:
-        size = self._desk.store.path(f"{file_id}.content").stat().st_size
-        return self._desk.store.keep_file(
+        size = self._processor.store.path(f"{file_id}.content").stat().st_size
+        return self._processor.store.keep_file(
             StoredFile(
                 id=file_id,
                 filename=filename,
                 purpose=purpose,
-                created=self._desk.now(),
+                created=self._processor.now(),
                 size=size,
             )
         )
 
     async def _list_files(self, _call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        found = [_file_json(file) for file in self._desk.store.files()]
+        found = [_file_json(file) for file in self._processor.store.files()]
         return _json_reply({"object": "list", "data": found, "has_more": False})
 
     async def _get_file(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        return _json_reply(_file_json(self._desk.store.file(_id(call))))
+        return _json_reply(_file_json(self._processor.store.file(_id(call))))
 
     async def _delete_file(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        file = self._desk.store.file(_id(call))
-        self._desk.store.drop_file(file)
+        file = self._processor.store.file(_id(call))
+        self._processor.store.drop_file(file)
         return _json_reply({"id": file.id, "object": "file", "deleted": True})
 
     async def _content(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        file = self._desk.store.file(_id(call))
-        return self._desk.download(f"{file.id}.content", "application/octet-stream")
+        file = self._processor.store.file(_id(call))
+        return self._processor.download(f"{file.id}.content", "application/octet-stream")
 
     async def _create(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        asked, desk = decode(call.body or b""), self._desk
+        asked, processor = decode(call.body or b""), self._processor
         _check_creation(asked)
-        file = desk.store.file(asked["input_file_id"])
+        file = processor.store.file(asked["input_file_id"])
         if file.purpose != "batch":
             raise RefusedError(Fault.INVALID, "must have the purpose 'batch'.", "input_file_id")
-        draws = desk.draws("create", file.id.encode())
-        desk.check_rate(draws)
-        batch_id = f"batch_sim_{desk.new_id(self, file.id.encode())}"
+        draws = processor.draws("create", file.id.encode())
+        processor.check_rate(draws)
+        batch_id = f"batch_sim_{processor.new_id(self, file.id.encode())}"
         problem, content = await anyio.to_thread.run_sync(self._take, batch_id, file, asked)
-        if problem is None and desk.exceeds(self, content):
+        if problem is None and processor.exceeds(self, content):
             message = "Enqueued token limit reached for this model, as simulated."
             problem = ("token_limit_exceeded", message, None)
-        batch = desk.new_batch(self, batch_id, content)
-        batch = desk.store.keep(batch, asked=asked, problem=problem)
-        lost = draws.share() < desk.provider.config.lost_create_rate
+        batch = processor.new_batch(self, batch_id, content)
+        batch = processor.store.keep(batch, asked=asked, problem=problem)
+        lost = draws.share() < processor.provider.config.lost_create_rate
         return replace(_json_reply(self._json(batch)), lost=lost)
 
     def _take(
         self, batch_id: str, file: StoredFile, asked: Json
     ) -> tuple[tuple[str, str, int | None] | None, Content]:
         """Check and store the requests of a batch; it runs in a thread of its own."""
-        desk = self._desk
-        with desk.store.content(f"{file.id}.content") as content:
+        processor = self._processor
+        with processor.store.content(f"{file.id}.content") as content:
             try:
                 lines = _checked(read_lines(content), asked["endpoint"])
-                return None, desk.write_requests(batch_id, lines)
+                return None, processor.write_requests(batch_id, lines)
             except _WrongFile as wrong:
                 return wrong.problem, Content(0, 0, "", file.id.encode())
 
     async def _list(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        await self._desk.settle(self)
+        await self._processor.settle(self)
         after = call.query.get("after")
         start = None if after is None else (lambda batch: batch.id == after)
-        found = self._desk.store.newest(self.name)
+        found = self._processor.store.newest(self.name)
         page, has_more = paged(found, start, page_size(call.query, 20, 100))
         return _json_reply(
             {
@@ -167,19 +174,19 @@ class SimulatedChatBatches(BatchShape):
 
     async def _cancel(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
         batch = await self._settled(call)
-        if batch.stage(self._desk.now()) in {Stage.ENDED, Stage.FAILED}:
+        if batch.stage(self._processor.now()) in {Stage.ENDED, Stage.FAILED}:
             status = self._status(batch)
             raise RefusedError(Fault.INVALID, f"Cannot cancel a batch with status '{status}'.")
         if batch.canceled is None:
-            batch = self._desk.store.keep(batch, canceled=self._desk.now())
+            batch = self._processor.store.keep(batch, canceled=self._processor.now())
         return _json_reply(self._json(batch))
 
     async def _settled(self, call: HttpCall) -> StoredBatch:
-        await self._desk.settle(self)
-        return self._desk.store.batch(self.name, _id(call))
+        await self._processor.settle(self)
+        return self._processor.store.batch(self.name, _id(call))
 
     def _status(self, batch: StoredBatch) -> str:
-        stage = batch.stage(self._desk.now())
+        stage = batch.stage(self._processor.now())
         if stage is not Stage.ENDED:
             return _STATUS[stage]
         if batch.canceled is not None:
@@ -219,7 +226,7 @@ class SimulatedChatBatches(BatchShape):
         """Return the counts: none before the check, and growing until the end."""
         if status in {"validating", "failed"}:
             return {"total": 0, "completed": 0, "failed": 0}
-        done = int(batch.rows * min(batch.progress(self._desk.now()), batch.answered_share))
+        done = int(batch.rows * min(batch.progress(self._processor.now()), batch.answered_share))
         counts = batch.counts or {"succeeded": done}
         return {
             "total": batch.rows,
@@ -256,7 +263,7 @@ class SimulatedChatBatches(BatchShape):
         names = {"output": f"file-sim-out-{batch.id}", "error": f"file-sim-err-{batch.id}"}
         with ExitStack() as opened:
             files = {
-                kind: opened.enter_context(self._desk.store.content(f"{name}.content", "wb"))
+                kind: opened.enter_context(self._processor.store.content(f"{name}.content", "wb"))
                 for kind, name in names.items()
             }
             for outcome, line in results:

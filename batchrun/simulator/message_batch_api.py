@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import orjson
 
-from batchrun.simulator.batch_desk import BatchDesk, BatchShape, Content, page_size, paged, uploaded
+from batchrun.simulator.batch_processing import (
+    BatchProcessor,
+    BatchShape,
+    Content,
+    page_size,
+    paged,
+    uploaded,
+)
 from batchrun.simulator.batch_store import Stage, StoredBatch
 from batchrun.simulator.calls import Fault, RefusedError
 from batchrun.simulator.http_server import HttpReply
@@ -36,15 +43,15 @@ class SimulatedMessageBatches(BatchShape):
     """`/v1/messages/batches`.
 
     Args:
-        desk: keeps the batches.
+        processor: keeps the batches.
         wire: the format of their requests.
     """
 
     name = "messages"
     tier = "batch"
 
-    def __init__(self, desk: BatchDesk, wire: SimulatedFormat) -> None:
-        self._desk = desk
+    def __init__(self, processor: BatchProcessor, wire: SimulatedFormat) -> None:
+        self._processor = processor
         self.wire: SimulatedFormat = wire
         self.routes = {
             "/messages/batches": {"POST": self._create, "GET": self._list},
@@ -54,34 +61,34 @@ class SimulatedMessageBatches(BatchShape):
         }
 
     async def _create(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        desk, upload = self._desk, uploaded(call)
-        batch_id = f"msgbatch_sim_{desk.new_id(self, repr(desk.now()).encode())}"
+        processor, upload = self._processor, uploaded(call)
+        batch_id = f"msgbatch_sim_{processor.new_id(self, repr(processor.now()).encode())}"
         try:
             content = await anyio.to_thread.run_sync(self._take, batch_id, upload)
-            draws = desk.draws("create", content.digest)
+            draws = processor.draws("create", content.digest)
             self._check_queue(draws, content)
         except RefusedError:
-            desk.store.forget(batch_id)
+            processor.store.forget(batch_id)
             raise
         version = call.headers.get(b"anthropic-version", b"").decode("latin-1")
-        batch = desk.new_batch(self, batch_id, content)
-        batch = desk.store.keep(batch, headers={"anthropic-version": version})
-        lost = draws.share() < desk.provider.config.lost_create_rate
+        batch = processor.new_batch(self, batch_id, content)
+        batch = processor.store.keep(batch, headers={"anthropic-version": version})
+        lost = draws.share() < processor.provider.config.lost_create_rate
         return replace(self._reply(call, batch), lost=lost)
 
     def _check_queue(self, draws: RandomDraws, content: Content) -> None:
-        self._desk.check_rate(draws)
-        if self._desk.exceeds(self, content):
+        self._processor.check_rate(draws)
+        if self._processor.exceeds(self, content):
             message = "Too many tokens are enqueued in batches of this model, as simulated."
             raise RefusedError(Fault.RATE_LIMIT, message, scope="tokens", wait_s=1.0)
 
     def _take(self, batch_id: str, upload: BinaryIO) -> Content:
         """Check and store the requests of a batch; it runs in a thread of its own."""
-        return self._desk.write_requests(batch_id, _checked(read_requests(upload)))
+        return self._processor.write_requests(batch_id, _checked(read_requests(upload)))
 
     async def _list(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
-        await self._desk.settle(self)
-        found = self._desk.store.newest(self.name)
+        await self._processor.settle(self)
+        found = self._processor.store.newest(self.name)
         most = page_size(call.query, 20, 1000)
         after, before = call.query.get("after_id"), call.query.get("before_id")
         if before is not None:
@@ -106,25 +113,27 @@ class SimulatedMessageBatches(BatchShape):
         if batch.ended is not None:
             raise RefusedError(Fault.INVALID, f"Batch {batch.id} has ended and cannot be canceled.")
         if batch.canceled is None:
-            batch = self._desk.store.keep(batch, canceled=self._desk.now())
+            batch = self._processor.store.keep(batch, canceled=self._processor.now())
         return self._reply(call, batch)
 
     async def _delete(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
         batch = await self._settled(call)
         if batch.ended is None:
             raise RefusedError(Fault.INVALID, f"Batch {batch.id} has not ended; cancel it first.")
-        self._desk.store.drop(batch)
+        self._processor.store.drop(batch)
         return HttpReply(200, orjson.dumps({"id": batch.id, "type": "message_batch_deleted"}))
 
     async def _results(self, call: HttpCall, _request_id: str, _sent: ExitStack) -> HttpReply:
         batch = await self._settled(call)
         if batch.ended is None:
             raise RefusedError(Fault.NOT_FOUND, f"Batch {batch.id} has no results yet.")
-        return self._desk.download(f"{batch.id}.results", "application/x-jsonl")
+        return self._processor.download(f"{batch.id}.results", "application/x-jsonl")
 
     async def _settled(self, call: HttpCall) -> StoredBatch:
-        await self._desk.settle(self)
-        return self._desk.store.batch(self.name, call.path.partition("batches/")[2].split("/")[0])
+        await self._processor.settle(self)
+        return self._processor.store.batch(
+            self.name, call.path.partition("batches/")[2].split("/")[0]
+        )
 
     def _reply(self, call: HttpCall, batch: StoredBatch) -> HttpReply:
         return HttpReply(200, orjson.dumps(self._json(call, batch)))
@@ -139,7 +148,7 @@ class SimulatedMessageBatches(BatchShape):
         return {
             "id": batch.id,
             "type": "message_batch",
-            "processing_status": _STATUS.get(batch.stage(self._desk.now()), "in_progress"),
+            "processing_status": _STATUS.get(batch.stage(self._processor.now()), "in_progress"),
             "request_counts": {"processing": 0 if batch.counts else batch.rows, **counts},
             "ended_at": _moment(batch.ended),
             "created_at": _moment(batch.created),
@@ -165,7 +174,7 @@ class SimulatedMessageBatches(BatchShape):
 
     def write(self, batch: StoredBatch, results: Iterator[tuple[str, bytes]]) -> dict[str, str]:
         """Write all lines into one file."""
-        with self._desk.store.content(f"{batch.id}.results", "wb") as file:
+        with self._processor.store.content(f"{batch.id}.results", "wb") as file:
             file.writelines(line for _, line in results)
         return {}
 

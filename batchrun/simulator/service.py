@@ -16,7 +16,7 @@ import anyio
 import orjson
 
 from batchrun.errors import JobError
-from batchrun.simulator.batch_desk import BatchDesk
+from batchrun.simulator.batch_processing import BatchProcessor
 from batchrun.simulator.calls import Fault, RefusedError
 from batchrun.simulator.chat_api import SimulatedChat
 from batchrun.simulator.chat_batch_api import SimulatedChatBatches
@@ -86,14 +86,14 @@ class Simulator:
     ) -> None:
         self._provider = SimulatedProvider(config, clock, wall_clock)
         self._messages, self._chat = SimulatedMessages(), SimulatedChat()
-        self._desk = BatchDesk(self._provider)
+        self._processor = BatchProcessor(self._provider)
         routes = {
             path: Route(wire, {"POST": partial(self._complete, wire)})
             for path, wire in (("/messages", self._messages), ("/chat/completions", self._chat))
         }
         self._batches = (
-            SimulatedMessageBatches(self._desk, self._messages),
-            SimulatedChatBatches(self._desk, self._chat),
+            SimulatedMessageBatches(self._processor, self._messages),
+            SimulatedChatBatches(self._processor, self._chat),
         )
         for batches in self._batches:
             for path, methods in batches.routes.items():
@@ -117,12 +117,12 @@ class Simulator:
         try:
             await serve_http(self._respond, port, task_status, uploads=_UPLOADS)
         finally:
-            self._desk.close()
+            self._processor.close()
 
     async def _respond(self, request: HttpCall, until_sent: ExitStack) -> HttpReply:
         if (request.method, request.path) == ("GET", "/usage"):
             for batches in self._batches:
-                await self._desk.settle(batches)
+                await self._processor.settle(batches)
             return HttpReply(200, orjson.dumps(asdict(self.usage), option=orjson.OPT_NON_STR_KEYS))
         route = self._router.find(request.path.removeprefix("/v1"))
         wire = route.wire if route else self._guess_format(request)

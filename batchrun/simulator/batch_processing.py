@@ -81,7 +81,7 @@ class Content:
     digest: bytes
 
 
-class BatchDesk:
+class BatchProcessor:
     """The batches of both vendors.
 
     Args:
