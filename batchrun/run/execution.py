@@ -41,7 +41,7 @@ from batchrun.run.execution_start import begin
 from batchrun.run.finished_rows import finished_rows
 from batchrun.run.journals import ObservedBatches, ObservedJournal
 from batchrun.run.pipeline import Feed, FirstPass
-from batchrun.run.stopping import stopping_at
+from batchrun.run.precision import stopping_at
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream

@@ -13,7 +13,7 @@ import anyio.to_thread
 from batchrun import checkpoint
 from batchrun.errors import JobError
 from batchrun.evaluation.sequences import random_place
-from batchrun.run.stopping import draws, in_random_order
+from batchrun.run.precision import draws, in_random_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from batchrun.records import Item, PlannedRequest, RenderedItem
     from batchrun.run.events import RunLog
     from batchrun.run.finished_rows import FinishedRows
+    from batchrun.run.precision import PrecisionCheck
     from batchrun.run.preparation import Prepared, RunOptions
     from batchrun.run.progress import Progress
-    from batchrun.run.stopping import PrecisionCheck
 
     RequestStream = MemoryObjectSendStream[list[PlannedRequest]]
 

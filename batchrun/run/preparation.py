@@ -23,10 +23,10 @@ from batchrun.limits import MOST
 from batchrun.render import Renderer
 from batchrun.run.judging import AnswerTable
 from batchrun.run.model_checks import check_price
+from batchrun.run.precision import check_stop_at
 from batchrun.run.run_directories import run_directory
 from batchrun.run.scoring import Evaluation, check_reduce, columns_of_scores
 from batchrun.run.signatures import plan_signature
-from batchrun.run.stopping import check_stop_at
 from batchrun.source import Source
 
 if TYPE_CHECKING:
