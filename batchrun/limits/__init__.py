@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from batchrun.limits.budgets import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
 from batchrun.limits.concurrency import MOST, START, InFlight
 from batchrun.limits.demand import Demand, LimitKey, demand, most_output, most_tokens
 from batchrun.limits.endpoint import (
@@ -58,7 +59,6 @@ from batchrun.limits.endpoint import (
 )
 from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES, ByteBudget
 from batchrun.limits.retry_delays import Cause, RetryDecision
-from batchrun.limits.stops import CapReached, CostBudget, ErrorBudget, ErrorTally, above_bound
 from batchrun.limits.waiting import PriorityLock, Waits
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from batchrun.errors import ProviderFault
     from batchrun.job import LimitsConfig
+    from batchrun.limits.budgets import CostBudget
     from batchrun.limits.demand import Demand
-    from batchrun.limits.stops import CostBudget
     from batchrun.limits.waiting import Waits
     from batchrun.records import Attempt, LimitState
 
