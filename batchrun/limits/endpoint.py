@@ -19,8 +19,8 @@ from batchrun.limits.allowances import (
     Allowances,
     is_answer,
 )
-from batchrun.limits.breaker import CircuitBreaker, State
 from batchrun.limits.buckets import ConfiguredRequests
+from batchrun.limits.circuit_breaker import BreakerState, CircuitBreaker
 from batchrun.limits.concurrency import MOST, START, Concurrency, InFlight
 from batchrun.limits.load import LoadControl
 from batchrun.limits.retry_delays import Cause
@@ -251,7 +251,7 @@ class EndpointLimiter:
             return MONEY, math.inf
         # Asked first: tokens for a large request are saved while it waits for something else.
         rate_s, rate = self.rates.waits_for(asked)
-        if self.breaker.state is not State.CLOSED:
+        if self.breaker.state is not BreakerState.CLOSED:
             seconds = self.breaker.wait_s(self._load.number + 1, self.limit)
             self._note_recovered()
             if seconds > 0:
@@ -273,7 +273,7 @@ class EndpointLimiter:
         amounts = self.rates.amounts(asked)
         self.rates.take(amounts)
         self._load.note_sent(amounts[TOKENS])
-        is_probe = self.breaker.state is not State.CLOSED and self.breaker.note_sent()
+        is_probe = self.breaker.state is not BreakerState.CLOSED and self.breaker.note_sent()
         if asked.most_cost is not None:
             self._money.reserve(asked.most_cost)
         self.concurrency.take()
@@ -359,7 +359,7 @@ class EndpointLimiter:
         """Return whether a refusal means that a reported or learned limit is used up now."""
         if decision.cause is not Cause.RATE_LIMIT and fault.http_status != 503:
             return False
-        counts = self.breaker.state is not State.OPEN and not permit.sent.is_probe
+        counts = self.breaker.state is not BreakerState.OPEN and not permit.sent.is_probe
         if counts and self.rates.explain(permit.amounts):
             now = self._clock()
             self._refusals = [at for at in self._refusals if now - at < DISTRUST_S] + [now]
@@ -389,7 +389,7 @@ class EndpointLimiter:
         self.succeeded_at = self._clock()
         self._unsuspected = 0
         self._succeeded_number = max(self._succeeded_number, permit.sent.number)
-        if self.breaker.failing_share or self.breaker.state is not State.CLOSED:
+        if self.breaker.failing_share or self.breaker.state is not BreakerState.CLOSED:
             self.breaker.note_success(permit.sent.number, self._load.number + 1, self.limit)
             self._note_recovered()
 

@@ -25,7 +25,7 @@ SHORTEST_STEP_S, LONGEST_STEP_S = 0.1, 5.0
 DELAY_MEMORY = 0.75
 
 
-class State(Enum):
+class BreakerState(Enum):
     """What may be sent."""
 
     CLOSED = "closed"  # everything
@@ -47,7 +47,7 @@ class CircuitBreaker:
     def __init__(self, clock: Callable[[], float], jitter: Callable[[], float]) -> None:
         self._clock = clock
         self._jitter = jitter
-        self.state = State.CLOSED
+        self.state = BreakerState.CLOSED
         self.failing_share = 0.0
         self._latest = 0  # number that the share is reckoned up to
         self._first_failed: int | None = None  # since the last success of a later request
@@ -64,7 +64,7 @@ class CircuitBreaker:
     @property
     def is_closed(self) -> bool:
         """Whether requests may be sent regardless of earlier failures."""
-        return self.state is State.CLOSED
+        return self.state is BreakerState.CLOSED
 
     @property
     def all_fail(self) -> bool:
@@ -74,7 +74,7 @@ class CircuitBreaker:
     @property
     def pause_s(self) -> float:
         """Seconds until the next probe may be sent."""
-        return max(0.0, self._until - self._clock()) if self.state is State.OPEN else 0.0
+        return max(0.0, self._until - self._clock()) if self.state is BreakerState.OPEN else 0.0
 
     @property
     def delay_s(self) -> float:
@@ -89,7 +89,7 @@ class CircuitBreaker:
             most: how many may be in flight without trouble.
         """
         now = self._clock()
-        if self.state is State.OPEN:
+        if self.state is BreakerState.OPEN:
             if now < self._until:
                 return self._until - now
             self._probe(next_number)
@@ -114,10 +114,10 @@ class CircuitBreaker:
         """A request was answered. `most` is how many may be in flight."""
         if self._first_failed is not None and number > self._first_failed:
             self._first_failed = None
-            if self.state is State.OPEN and not self._obeys:
+            if self.state is BreakerState.OPEN and not self._obeys:
                 self._probe(next_number)
         self._note_passed(number)
-        if self.state is State.HALF_OPEN and number >= self._step_from:
+        if self.state is BreakerState.HALF_OPEN and number >= self._step_from:
             self._passed += 1
             self.since = self._clock()
             if self._passed >= self._allowed:
@@ -135,9 +135,9 @@ class CircuitBreaker:
 
     def should_open(self, number: int) -> bool:
         """Return whether all requests should pause, or pause longer, after the failure of this one."""
-        if self.state is State.CLOSED:
+        if self.state is BreakerState.CLOSED:
             return self.all_fail
-        is_probe = self.state is State.HALF_OPEN and number >= self._step_from
+        is_probe = self.state is BreakerState.HALF_OPEN and number >= self._step_from
         return is_probe and (self._is_strict or self.all_fail)
 
     def open(self, least_s: float, asked_s: float | None, *, strict: bool = False) -> None:
@@ -157,7 +157,7 @@ class CircuitBreaker:
         pause *= 1 + PAUSE_SPREAD * (self._jitter() - 0.5)
         if asked_s is not None:
             pause = asked_s if is_first else max(asked_s, pause)
-        self.state = State.OPEN
+        self.state = BreakerState.OPEN
         # If nearly all fail it is more than a limit: then requests return step by step.
         self._is_strict = strict or (self._is_strict and not is_first and not self.all_fail)
         self._obeys = asked_s is not None
@@ -170,17 +170,17 @@ class CircuitBreaker:
 
     def extend(self, asked_s: float) -> None:
         """The provider asked a request that was sent before the pause to wait longer."""
-        if self.state is State.OPEN:
+        if self.state is BreakerState.OPEN:
             self._obeys = True
             self._until = max(self._until, self._clock() + asked_s)
 
     def _probe(self, next_number: int) -> None:
-        self.state = State.HALF_OPEN
+        self.state = BreakerState.HALF_OPEN
         self._begin_step(1, next_number)
 
     def _widen(self, next_number: int, most: int) -> None:
         if self._is_strict or 2 * self._allowed >= most:
-            self.state, self._has_recovered = State.CLOSED, True
+            self.state, self._has_recovered = BreakerState.CLOSED, True
             self.failing_share, self._first_failed = 0.0, None
         else:
             self._begin_step(2 * self._allowed, next_number)
