@@ -21,7 +21,7 @@ from batchrun.formats.content import (
 )
 from batchrun.formats.content_blocks import chat_block
 from batchrun.formats.conversation import turns, turns_for_chat
-from batchrun.formats.merging import merged
+from batchrun.formats.extra_body import merged
 from batchrun.formats.model_rules import openai_rules
 from batchrun.formats.parsing import (
     as_count,

@@ -13,7 +13,7 @@ from batchrun.formats.conflicts import messages_conflict
 from batchrun.formats.content import block_texts, ending, stop_reason
 from batchrun.formats.content_blocks import messages_block
 from batchrun.formats.conversation import turns, turns_for_messages
-from batchrun.formats.merging import merged
+from batchrun.formats.extra_body import merged
 from batchrun.formats.message_batches import MESSAGE_BATCHES
 from batchrun.formats.model_rules import (
     LEAST_BUDGET,

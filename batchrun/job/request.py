@@ -13,7 +13,7 @@ import orjson
 from batchrun import formats
 from batchrun.formats.conflicts import Combination
 from batchrun.formats.credentials import check_body_values
-from batchrun.formats.merging import overlap
+from batchrun.formats.extra_body import overlap
 from batchrun.formats.parameters import (
     PARAMETERS,
     check,
