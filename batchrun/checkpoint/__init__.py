@@ -40,8 +40,9 @@ from batchrun.checkpoint.lock import (
     refuse_locked,
     shared_lock,
 )
-from batchrun.checkpoint.merged import EVERYTHING, SCORED, merged
+from batchrun.checkpoint.merged_parts import EVERYTHING, SCORED, merged
 from batchrun.checkpoint.pairs import compare_rows, differing_rows
+from batchrun.checkpoint.part_totals import totals_of_parts
 from batchrun.checkpoint.planning import (
     Comparison,
     PlannedChunk,
@@ -111,5 +112,4 @@ from batchrun.checkpoint.stored_verdicts import (
     answers_to_judge,
     stored_verdicts,
 )
-from batchrun.checkpoint.sums import totals_of_parts
 from batchrun.checkpoint.timeline import history
