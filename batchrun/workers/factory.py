@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from batchrun.dispatch import Assignment, Dispatcher
     from batchrun.records import UnfinishedAttempt
-    from batchrun.workers.owner import Engine
+    from batchrun.workers.owner import WorkerLauncher
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class WorkersFactory:
         """Return the dispatcher of one run."""
         from batchrun.workers.owner import WorkersDispatcher  # noqa: PLC0415 - slow to load
 
-        return WorkersDispatcher(assignment, self._engine())
+        return WorkersDispatcher(assignment, self._launcher())
 
     def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
         """Return all of them: the workers of a dead owner cannot report to anyone."""
         return unfinished
 
-    def _engine(self) -> Engine:
-        """Return the engine that starts the workers.
+    def _launcher(self) -> WorkerLauncher:
+        """Return what starts the workers.
 
         Raises:
             JobError: when ray is not installed.

@@ -54,7 +54,7 @@ MOST_FALSE_STARTS = 3
 CANCEL_S = 10.0
 
 
-class Engine(Protocol):
+class WorkerLauncher(Protocol):
     """Starts workers."""
 
     async def wanted(self, started: int, busy_share: float) -> int:
@@ -131,12 +131,12 @@ class WorkersDispatcher:
 
     Args:
         assignment: what every dispatcher is given.
-        engine: starts workers.
+        launcher: starts workers.
     """
 
-    def __init__(self, assignment: Assignment, engine: Engine) -> None:
+    def __init__(self, assignment: Assignment, launcher: WorkerLauncher) -> None:
         self._assignment = assignment
-        self._engine = engine
+        self._launcher = launcher
         self._sessions: list[WorkerSession] = []
         self._returned: deque[PlannedRequest] = deque()
         self._sizes: dict[int, int] = {}
@@ -166,7 +166,7 @@ class WorkersDispatcher:
                     await self._run(requests)
                 finally:
                     self.admission.request_memory.give_back(sum(self._sizes.values()))
-                    await self._engine.aclose()
+                    await self._launcher.aclose()
             outer.cancel_scope.cancel()
 
     def drain(self) -> None:
@@ -296,7 +296,7 @@ class WorkersDispatcher:
 
     async def _grow(self, working: TaskGroup) -> None:
         busy_s, self._busy_s = self._busy_s, 0.0
-        self._wanted = await self._engine.wanted(self._kept, busy_s / GROW_S / max(1, self._kept))
+        self._wanted = await self._launcher.wanted(self._kept, busy_s / GROW_S / max(1, self._kept))
         while self._kept < self._wanted:
             self._kept += 1
             working.start_soon(self._keep_worker)
@@ -322,7 +322,7 @@ class WorkersDispatcher:
 
     async def _replace_worker(self) -> None:
         while not self._is_draining and self._kept <= self._wanted:
-            channel = await self._engine.start()
+            channel = await self._launcher.start()
             session = WorkerSession(self, channel, self._setup())
             self._sessions.append(session)
             self._begin(session)
