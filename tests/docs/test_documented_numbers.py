@@ -12,7 +12,7 @@ from batchrun.evaluation import intervals
 from batchrun.formats import parameters, parsing, streaming
 from batchrun.job import RetryConfig, cells, request
 from batchrun.job.configs import FLEX_RETRY
-from batchrun.limits import breaker, concurrency, load, rate_estimator, stops, trials
+from batchrun.limits import budgets, circuit_breaker, concurrency, load, rate_estimator, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from batchrun.report import row_data
 from batchrun.run import changed_jobs, dataframes, execution, preparation
@@ -97,7 +97,7 @@ DOCUMENTED = [
     ("docs/job.md", f"width | {bounds.MAX_WIDTH:,} |"),
     ("docs/job.md", f"digits of a number | {bounds.MAX_BITS * 3 // 10:,} |"),
     ("docs/job.md", f"A matrix can have up to {cells.MOST_CELLS} cells"),
-    ("docs/job.md", f"judged after {stops.JUDGED_AFTER_ITEMS} finished rows"),
+    ("docs/job.md", f"judged after {budgets.JUDGED_AFTER_ITEMS} finished rows"),
     ("docs/limits.md", f"starts with {concurrency.START} requests in flight and doubles"),
     ("docs/limits.md", f"while at least {concurrency.USED_SHARE * 100:g} % of them are used"),
     ("docs/limits.md", f"when more than {trials.TOLERATED * 100:g} % are refused"),
@@ -105,7 +105,7 @@ DOCUMENTED = [
     ("docs/limits.md", f"The run keeps {rate_estimator.DIP * 100:g} % below it, then returns"),
     (
         "docs/limits.md",
-        f"least a {part(breaker.PAUSE_SHARE)} of the time that the failures have",
+        f"least a {part(circuit_breaker.PAUSE_SHARE)} of the time that the failures have",
     ),
     (
         "docs/limits.md",
