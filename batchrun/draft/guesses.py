@@ -104,7 +104,9 @@ def instructed(columns: Sequence[TableColumn], source: Source, options: DraftOpt
     )
 
 
-def guessed(columns: Sequence[TableColumn], source: Source, options: DraftOptions) -> TableShape | None:
+def guessed(
+    columns: Sequence[TableColumn], source: Source, options: DraftOptions
+) -> TableShape | None:
     """Return a job for texts without any instruction; None if the texts are requests themselves.
 
     Raises:
