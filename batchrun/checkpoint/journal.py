@@ -45,6 +45,23 @@ class _Group:
     def is_empty(self) -> bool:
         return not (self.starts or self.attempts or self.results or self.turns)
 
+    def add(
+        self,
+        begun: Sequence[AttemptStart],
+        failed: Sequence[Attempt],
+        turns: Sequence[tuple[Turn, Attempt | None]],
+        finished: Sequence[Result],
+    ) -> None:
+        self.starts += begun
+        self.attempts += failed
+        self.attempts += [attempt for _, attempt in turns if attempt is not None]
+        self.attempts += [result.last for result in finished]
+        self.turns += [turn for turn, _ in turns]
+        self.results += finished
+
+    def fail(self, failure: CheckpointError) -> None:
+        self.failure = failure
+
 
 class CheckpointJournal:
     """Groups commits, and gives one caller at a time the connection.
@@ -105,14 +122,8 @@ class CheckpointJournal:
         finished: Sequence[Result],
     ) -> None:
         """Record several events together; returns when they are on disk."""
-        group = self._group
-        group.starts += begun
-        group.attempts += failed
-        group.attempts += [attempt for _, attempt in turns if attempt is not None]
-        group.attempts += [result.last for result in finished]
-        group.turns += [turn for turn, _ in turns]
-        group.results += finished
-        if not group.is_empty:
+        self._group.add(begun, failed, turns, finished)
+        if not self._group.is_empty:
             await self._commit()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -173,7 +184,7 @@ class CheckpointJournal:
             # Every later commit fails with this error, so that nothing is sent after a gap.
             if self._failure is None:
                 self._failure = _failure(self._checkpoint, error)
-            group.failure = self._failure
+            group.fail(self._failure)
             raise
         finally:
             group.committed.set()

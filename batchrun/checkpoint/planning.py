@@ -80,6 +80,25 @@ class _RequestPool:
     best: int | None = None  # of those that a row holds already
     highest: int = 0  # occurrence
 
+    def know(self, key: int, occurrence: int, *, is_free: bool) -> None:
+        """Add a request that exists; the best is added last."""
+        self.highest = max(self.highest, occurrence)
+        if is_free:
+            self.free.append(key)
+        else:
+            self.best = key
+
+    def take_free(self) -> int:
+        """Return the best request that no row holds; a row holds it now."""
+        self.best = self.free.pop()
+        return self.best
+
+    def add(self, key: int) -> int:
+        """Add a new request, which a row holds; return its occurrence."""
+        self.best = key
+        self.highest += 1
+        return self.highest
+
 
 class Planner:
     """Gives rows their requests. Runs inside the caller's transaction."""
@@ -204,13 +223,12 @@ class Planner:
             if dedupe and pool.best is not None:
                 key = pool.best
             elif pool.free:
-                key = pool.best = pool.free.pop()
+                key = pool.take_free()
                 moved.append((item.custom_id, key))
             else:
-                key = pool.best = first_new + len(new)
-                pool.highest += 1
+                key = first_new + len(new)
                 fingerprint = item.fingerprint or b""
-                new.append(encoding.request_row(key, fingerprint, pool.highest, item.custom_id))
+                new.append(encoding.request_row(key, fingerprint, pool.add(key), item.custom_id))
             yield item, key
         self._db.conn.executemany(encoding.INSERT_REQUEST, new)
         self._db.conn.executemany("UPDATE requests SET custom_id = ? WHERE id = ?", moved)
@@ -236,12 +254,7 @@ class Planner:
             list(unknown),
         )
         for fingerprint, key, occurrence, is_free in rows:
-            pool = pools[fingerprint]
-            pool.highest = max(pool.highest, occurrence)
-            if is_free:
-                pool.free.append(key)
-            else:
-                pool.best = key
+            pools[fingerprint].know(key, occurrence, is_free=bool(is_free))
         self._large.update((f, pool) for f, pool in pools.items() if pool.highest >= MANY)
         return {**self._large, **pools}
 

@@ -171,9 +171,9 @@ class BatchCollector:
         # Nobody knows what lost answers cost, so the whole reserved amount counts as spent.
         spent = reserved if left.maybe_billed else 0
         self._work.money.settle(reserved, spent, spent)
-        self._tally.freed += count
+        self._tally.free(count)
         if count:
-            self._tally.last_error = f"{left.error_type}: {left.message}"
+            self._tally.fail(f"{left.error_type}: {left.message}")
         return count
 
     async def _end_lost(
@@ -308,7 +308,7 @@ class BatchCollector:
 
     def stop(self, stop: Stop) -> None:
         """Submit nothing more. The first reason counts."""
-        self._tally.stop = self._tally.stop or stop
+        self._tally.end_with(stop)
 
     def stop_for_refusals(self, held: Sequence[tuple[Attempt, ProviderFault]]) -> None:
         """Stop because all requests of a batch were refused."""
@@ -328,11 +328,11 @@ class BatchCollector:
             self._settle(reserved, attempt)
         for result in chunk.results:
             if result.status is Status.SUCCEEDED:
-                self._tally.succeeded += 1
+                self._tally.succeed()
                 self._count(None)
             else:
                 self._count(result.last.error or "failed")
-        self._tally.freed += len(chunk.attempts)
+        self._tally.free(len(chunk.attempts))
 
     def _settle(self, reserved: int, attempt: Attempt) -> None:
         cost, unsure = 0 if attempt.cost is None else attempt.cost.total, 0
@@ -345,7 +345,7 @@ class BatchCollector:
                 self.stop(stop)
 
     def _count(self, error: str | None) -> None:
-        self._tally.last_error = error or self._tally.last_error
+        self._tally.fail(error)
         if (stop := self._accounts.errors.count(error)) is not None:
             self.stop(stop)
 

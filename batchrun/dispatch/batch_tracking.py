@@ -164,7 +164,7 @@ class BatchTracker:
         await self._journal.void(tag, reason)
         batch = self._close(tag)
         self._money.settle(batch.reserved or 0, 0)
-        self._tally.freed += batch.out
+        self._tally.free(batch.out)
 
     def queued_tokens(self, model: str) -> int:
         """Return the input tokens of the open batches of a model."""
@@ -193,7 +193,7 @@ class BatchTracker:
     def begin_round(self) -> None:
         """Batches of further requests may be submitted."""
         self._is_expecting = True
-        self._tally.freed = 0
+        self._tally.begin_round()
 
     def end_round(self) -> None:
         """No other batch is submitted: only those that are open are followed."""
@@ -287,7 +287,7 @@ class BatchTracker:
             stop = Stop(RunEnd.UNAVAILABLE, reason)
         else:
             return
-        self._tally.stop = self._tally.stop or stop
+        self._tally.end_with(stop)
 
     async def _look(self) -> bool:
         """Check all open batches; return whether anything has changed."""
@@ -394,7 +394,7 @@ class BatchTracker:
         named = "" if row is None else f", row {printable(row)}"
         where = "" if line is None else f" (line {line}{named})"
         reason = f"the provider refused a batch{where}: {code}{message}"
-        self._tally.stop = self._tally.stop or Stop(RunEnd.REJECTED, reason)
+        self._tally.end_with(Stop(RunEnd.REJECTED, reason))
 
     def learn(self, model: str, tokens: int) -> None:
         """Note that the vendor's queue was full with this many tokens; half of them are tried next."""

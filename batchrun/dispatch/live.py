@@ -93,7 +93,7 @@ class LiveDispatcher:
         """Record and count a result."""
         await self.journal.finish(result)
         if result.status is Status.SUCCEEDED:
-            self.tally.succeeded += 1
+            self.tally.succeed()
             self.count(None)
         else:
             self.count(result.last.error or "failed", timed_out=timed_out)
@@ -105,7 +105,7 @@ class LiveDispatcher:
             error: why it failed; None when it succeeded.
             timed_out: it waited for the whole of `[retry] max_wait_s`.
         """
-        self.tally.last_error = error or self.tally.last_error
+        self.tally.fail(error)
         stop = self.accounts.errors.count(error, timed_out=timed_out)
         if stop is not None:
             self.stop(stop)

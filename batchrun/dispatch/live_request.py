@@ -206,8 +206,7 @@ class LiveRequest:
                 AttemptStart(request.key, self._number, datetime.now(UTC), reserved)
             )
             sent, start = True, time.perf_counter()
-            live.tally.sent += 1
-            live.tally.in_flight += 1
+            live.tally.begin()
             exchange = await live.client.send(wire)
         except ProviderError as error:
             return await self._failed(error.fault, time.perf_counter() - start, wire.body)
@@ -215,7 +214,8 @@ class LiveRequest:
             await self._abandon(time.perf_counter() - start, sent=sent)
             raise
         finally:
-            live.tally.in_flight -= sent
+            if sent:
+                live.tally.end()
         try:
             return await self._answered(exchange, time.perf_counter() - start)
         finally:

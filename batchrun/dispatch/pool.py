@@ -37,7 +37,7 @@ class Draining:
 
     def begin(self, stop: Stop | None = None) -> None:
         """End all waits. The first reason counts."""
-        self._tally.stop = self._tally.stop or stop
+        self._tally.end_with(stop)
         self.has_begun = True
         for scope in list(self._waiting):
             scope.cancel()

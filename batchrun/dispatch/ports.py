@@ -70,6 +70,39 @@ class Tally:
     freed: int = 0
     held: str | None = None
 
+    def begin(self) -> None:
+        """An attempt is sent."""
+        self.sent += 1
+        self.in_flight += 1
+
+    def end(self) -> None:
+        """The outcome of an attempt is known."""
+        self.in_flight -= 1
+
+    def withdraw(self) -> None:
+        """An attempt that has ended was not sent after all."""
+        self.sent -= 1
+
+    def succeed(self, requests: int = 1) -> None:
+        """Requests have succeeded."""
+        self.succeeded += requests
+
+    def free(self, requests: int) -> None:
+        """Requests are pending again."""
+        self.freed += requests
+
+    def begin_round(self) -> None:
+        """Requests that became pending before are planned again."""
+        self.freed = 0
+
+    def fail(self, error: str | None) -> None:
+        """Keep the error of an attempt or a row; None changes nothing."""
+        self.last_error = error or self.last_error
+
+    def end_with(self, stop: Stop | None) -> None:
+        """Keep why the dispatcher ends. The first reason counts."""
+        self.stop = self.stop or stop
+
 
 class Dispatcher(Protocol):
     """Takes a stream of requests to their results.

@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from batchrun.evaluation.intervals import mcnemar, wilson
+from batchrun.evaluation.scores import VerdictState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,6 +60,16 @@ class PreferenceCounts:
         self.first += score > 0.5
         self.second += score < 0.5
         self.ties += score == 0.5
+
+    def add_states(self, states: Sequence[VerdictState]) -> None:
+        """Count verdicts without a result."""
+        self.missing += states.count(VerdictState.MISSING)
+        self.failed += states.count(VerdictState.FAILED)
+        self.unreadable += states.count(VerdictState.UNREADABLE)
+
+    def add_same_text(self) -> None:
+        """Count a pair with the same text twice."""
+        self.same_text += 1
 
     def add_pair(self, shown_first: float, shown_second: float) -> float:
         """Count a pair with two verdicts; return the outcome for its first run.

@@ -33,6 +33,11 @@ class ErrorTally:
         self.finished = 0
         self.errored = 0
 
+    def count(self, *, failed: bool) -> None:
+        """Count a finished item."""
+        self.finished += 1
+        self.errored += failed
+
     def spend(self, stop: Stop) -> None:
         """Stop all runs because too many items have failed. The first reason counts."""
         self.stop = self.stop or stop
@@ -67,8 +72,7 @@ class ErrorBudget:
             timed_out: the provider refused it for the whole of `max_wait_s`.
         """
         tally = self._tally
-        tally.finished += 1
-        tally.errored += error is not None
+        tally.count(failed=error is not None)
         self._timed_out.append(timed_out)
         if error is None:
             return None

@@ -80,7 +80,7 @@ class ByteBudget:
 
     def _leave(self, waiter: _ByteWaiter) -> None:
         if waiter.share is not None:
-            waiter.share.size -= waiter.size
+            waiter.share.add(-waiter.size)
         self.give_back(waiter.size)
 
     def _admit(self) -> None:
@@ -89,7 +89,7 @@ class ByteBudget:
             waiter = self._waiting.popleft()
             self.held += waiter.size
             if waiter.share is not None:
-                waiter.share.size += waiter.size
+                waiter.share.add(waiter.size)
             waiter.admitted.set()
 
     def _may(self, waiter: _ByteWaiter) -> bool:
@@ -123,6 +123,10 @@ class Share:
             await self._budget.wait_for(more, self)
         elif more > 0:
             self.size = size
+
+    def add(self, size: int) -> None:
+        """Hold `size` bytes more, which the budget has admitted; fewer if negative."""
+        self.size += size
 
     def close(self) -> None:
         """Release everything. May be called again."""

@@ -20,6 +20,9 @@ class _RankedWaiter:
     event: anyio.Event = field(compare=False)
     has_left: bool = field(default=False, compare=False)
 
+    def leave(self) -> None:
+        self.has_left = True
+
 
 class PriorityLock:
     """A lock whose next holder is the waiter with the lowest rank."""
@@ -38,7 +41,7 @@ class PriorityLock:
         try:
             await waiter.event.wait()
         except BaseException:
-            waiter.has_left = True
+            waiter.leave()
             if waiter.event.is_set():  # it got the lock while it was being cancelled
                 self.release()
             raise

@@ -94,6 +94,10 @@ class SigintCount:
 
     value: int = 0
 
+    def add(self, *_: object) -> None:
+        """Count one; a handler of signals."""
+        self.value += 1
+
 
 @contextmanager
 def counted_sigint() -> Iterator[SigintCount]:
@@ -107,10 +111,7 @@ def counted_sigint() -> Iterator[SigintCount]:
         yield count
         return
 
-    def add(*_: object) -> None:
-        count.value += 1
-
-    signal.signal(signal.SIGINT, add)
+    signal.signal(signal.SIGINT, count.add)
     try:
         yield count
     finally:

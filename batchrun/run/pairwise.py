@@ -188,9 +188,7 @@ class PairJudge:
         every = self._lookup.verdicts(asked, found)
         read = [verdict for verdict in every if isinstance(verdict, Verdict)]
         states = [verdict.state for verdict in every if isinstance(verdict, NoVerdict)]
-        counts.missing += states.count(VerdictState.MISSING)
-        counts.failed += states.count(VerdictState.FAILED)
-        counts.unreadable += states.count(VerdictState.UNREADABLE)
+        counts.add_states(states)
         for verdict in read:
             counts.add_verdict(verdict.score)
         if not read or VerdictState.MISSING in states:
@@ -203,7 +201,7 @@ def _outcomes(
 ) -> Iterator[tuple[Pair, float]]:
     for pair, first, second in row.pairs():
         if first == second:
-            counts.same_text += 1
+            counts.add_same_text()
             yield pair, 0.5
             continue
         one, other = scores[pair, False], scores[pair, True]

@@ -60,6 +60,12 @@ class BatchBill:
     bills: Counter[bytes] = field(default_factory=Counter)
     failures: Counter[bytes] = field(default_factory=Counter)
 
+    def add_answer(self, input_tokens: int, output_tokens: int) -> None:
+        """Add an answer."""
+        self.billed += 1
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+
     def add(self, other: BatchBill) -> None:
         """Add the sums of another bill."""
         self.billed += other.billed
@@ -85,6 +91,10 @@ class UsageCounter:
         self.batches = 0
         self.in_batches = BatchBill()
         self._requests = self._in_flight = self._max_in_flight = 0
+
+    def add_batch(self) -> None:
+        """Count a batch that was created."""
+        self.batches += 1
 
     def charge(self, bill: BatchBill) -> None:
         """Charge for a batch that has ended."""

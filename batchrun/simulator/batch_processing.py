@@ -143,7 +143,7 @@ class BatchProcessor:
         duration_s = config.batch_s * (0.5 + draws.share())
         is_expiring = draws.share() < config.batch_expiry_rate
         done = _LEAST_DONE + (_MOST_DONE - _LEAST_DONE) * draws.share()
-        self.provider.counter.batches += 1
+        self.provider.counter.add_batch()
         return StoredBatch(
             id=batch_id,
             wire=shape.name,

@@ -207,9 +207,7 @@ class SimulatedProvider:
         bills = self.counter.bills.get(digest, 0) + bill.bills[digest]
         paid = input_usage(call.prompt.prefixes, call.prompt.tokens, is_known)
         answer = self._compose(call, fields, (digest, bills), paid, spoiled=outcome.spoiled)
-        bill.billed += 1
-        bill.input_tokens += answer.input.total
-        bill.output_tokens += answer.output_tokens
+        bill.add_answer(answer.input.total, answer.output_tokens)
         return answer
 
     def _compose(

@@ -179,7 +179,7 @@ class WorkersDispatcher:
 
     def stop(self, stop: Stop) -> None:
         """Drain, and keep the reason. The first reason counts."""
-        self.tally.stop = self.tally.stop or stop
+        self.tally.end_with(stop)
         self.drain()
 
     # What sessions call.
@@ -199,8 +199,8 @@ class WorkersDispatcher:
         """Add what a worker has done since its last report."""
         tally, waits = self.tally, self._assignment.accounts.waits
         self._busy_s += report.cpu_s - (last.cpu_s if last else report.cpu_s)
-        tally.succeeded += report.succeeded - (last.succeeded if last else 0)
-        tally.last_error = report.last_error or tally.last_error
+        tally.succeed(report.succeeded - (last.succeeded if last else 0))
+        tally.fail(report.last_error)
         before, waiting = (last.waits, last.waiting) if last else ({}, {})
         for cause in report.waits.keys() | report.waiting.keys() | waiting.keys():
             seconds = report.waits.get(cause, 0.0) - before.get(cause, 0.0)

@@ -101,6 +101,10 @@ class UnrecordedEvents:
     grants: list[Grant] = field(default_factory=list)
     recorded: int = 0
 
+    def count(self) -> None:
+        """Count an event that the worker waits for."""
+        self.recorded += 1
+
 
 class WorkerSession:
     """One worker, from its start to its end.
@@ -240,8 +244,7 @@ class WorkerSession:
         self._latest[ask.key] = ask.lease
         self._leases[ask.lease] = OpenLease(permit, start, ask.asked.key[1])
         self._note_number(ask.key, ask.number)
-        self._owner.tally.sent += 1
-        self._owner.tally.in_flight += 1
+        self._owner.tally.begin()
         self._unrecorded.begun.append(start)
         self._unrecorded.grants.append(Grant(ask.lease, permit.sent_at, permit.cost))
         self._has_events.set()
@@ -303,11 +306,16 @@ class WorkerSession:
             self._lose(number)
         await self._record_events()
 
+    def _end(self, lease: OpenLease) -> None:
+        """The outcome of an attempt is known."""
+        if lease.close():
+            self._owner.tally.end()
+
     def _lose(self, number: int) -> None:
         lease = self._leases.pop(number)
         if lease.is_closed:
             return
-        self._owner.tally.in_flight -= lease.close()
+        self._end(lease)
         start = lease.start
         attempt = Attempt(
             start.key,
@@ -343,8 +351,8 @@ class WorkerSession:
         lease = self._leases.pop(event.lease, None)
         if lease is None:
             return
-        self._owner.tally.in_flight -= lease.close()
-        self._owner.tally.sent -= 1
+        self._end(lease)
+        self._owner.tally.withdraw()
         lease.permit.withdraw()
         start = lease.start
         self._unrecorded.failed.append(
@@ -468,7 +476,7 @@ class WorkerSession:
             self._group.start_soon(answer)
 
     def _has_recorded(self) -> None:
-        self._unrecorded.recorded += 1
+        self._unrecorded.count()
         self._has_events.set()
 
     def _note_number(self, key: int, number: int) -> None:
@@ -478,9 +486,9 @@ class WorkerSession:
         """Close a lease whose attempt is recorded; questions about its permit may still follow."""
         lease = self._leases.get(self._latest.get(attempt.key, -1))
         if lease is not None and lease.start.number == attempt.number:
-            self._owner.tally.in_flight -= lease.close()
+            self._end(lease)
 
     def _drop_lease(self, key: int) -> None:
         lease = self._leases.pop(self._latest.pop(key, -1), None)
         if lease is not None:
-            self._owner.tally.in_flight -= lease.close()
+            self._end(lease)
