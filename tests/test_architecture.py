@@ -41,6 +41,15 @@ HOMES = {
     "tqdm": ("run/progress.py",),
     "xlsxwriter": ("output/workbooks.py",),
 }
+# These set attributes of objects of other libraries, which are made to be set: the precision of decimals, the
+# nodes and globals of Jinja, a budget for each thread, the format of tqdm's bar, the deadline of anyio's scope.
+SET_FOREIGN_ATTRIBUTES = (
+    "evaluation/numbers.py",
+    "render/",
+    "report/html.py",
+    "run/progress.py",
+    "workers/owner.py",
+)
 LOOSE = {"__init__.py", "__init__.pyi", "__main__.py", "errors.py", "records.py", "py.typed"}
 MOST_FOLDERS = 20
 MOST_LINES = 500
@@ -225,6 +234,49 @@ def test_no_constructor_takes_more_than_six_arguments() -> None:
         > MOST_ARGUMENTS
     ]
     assert found == []
+
+
+def test_attributes_are_set_by_their_object_alone() -> None:
+    found = [
+        f"{place(path)}:{target.lineno} {ast.unparse(target)}"
+        for path in modules()
+        if not place(path).startswith(SET_FOREIGN_ATTRIBUTES)
+        for function in ast.walk(parsed(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for target in set_from_outside(function)
+    ]
+    assert found == []
+
+
+def set_from_outside(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.Attribute]:
+    """Yield the attributes that a function sets of others than `self`, `cls` and what it made itself."""
+    made = {"self", "cls"}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    for node in ast.walk(function):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)):
+            continue
+        if not (isinstance(node.value, ast.Name) and node.value.id in made):
+            yield node
+
+
+@pytest.mark.parametrize(
+    ("code", "is_found"),
+    [
+        ("cutter.most_tokens = 3", True),
+        ("self.lease.is_closed = True", True),
+        ("tally.sent += 1", True),
+        ("one, lease.permit = permit, None", True),
+        ("self.sent += 1", False),
+        ("found = Found()\n    found.end = 3", False),
+        ("self.by_name[name] = lease.permit", False),
+    ],
+)
+def test_what_is_set_from_outside(code: str, is_found: bool) -> None:
+    (function,) = ast.parse(f"def function(self):\n    {code}").body
+    assert isinstance(function, ast.FunctionDef)
+    assert bool(list(set_from_outside(function))) == is_found
 
 
 def test_test_modules_import_no_test_modules() -> None:
