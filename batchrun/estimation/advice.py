@@ -45,15 +45,15 @@ def _about_rows(estimate: Estimate) -> Iterator[str]:
 def _about_max_tokens(loads: Sequence[ModelLoad], answers: AnswerSums) -> Iterator[str]:
     if answers.count < LEAST_ANSWERS:
         return
-    enough = -(-round(HEADROOM * answers.longest) // ROUND_TO) * ROUND_TO
+    enough = -(-round(HEADROOM * answers.output.longest) // ROUND_TO) * ROUND_TO
     for load in loads:
         if load.most_output is None:
             continue
         allowed = load.most_output // load.requests
-        if allowed >= FAR_ABOVE * max(answers.longest, ROUND_TO):
+        if allowed >= FAR_ABOVE * max(answers.output.longest, ROUND_TO):
             yield (
                 f"max_tokens allows {allowed:,} tokens per answer of {load.model}, but the longest "
-                f"of {answers.count:,} answers had {answers.longest:,}; providers reserve "
+                f"of {answers.count:,} answers had {answers.output.longest:,}; providers reserve "
                 f"max_tokens of your rate limit until the answer arrives; {enough:,} is enough"
             )
 

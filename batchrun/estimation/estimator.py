@@ -229,9 +229,9 @@ class Estimator:
         """
         answers = self._answers_of(model)
         if answers is not None:
-            if not answers.y:  # the provider reports no input tokens
+            if not (billed := answers.input.billed):  # the provider reports no input tokens
                 return CacheShares(), CacheShares()
-            seen = CacheShares(answers.cache_read / answers.y, answers.cache_write / answers.y)
+            seen = CacheShares(answers.cache_read / billed, answers.cache_write / billed)
             return seen, seen
         if self._job.request.cache_ttl is None or not sums.tokens.expected:
             return CacheShares(), CacheShares()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -129,52 +129,87 @@ FEWEST_ANSWERS = 3
 
 
 @dataclass(slots=True)
+class InputSums:
+    """Sums over answers: their input tokens as estimated and as billed."""
+
+    estimated: float = 0.0
+    billed: float = 0.0
+    estimated_squares: float = 0.0
+    products: float = 0.0
+    billed_squares: float = 0.0
+
+    def add(self, count: int, estimated: float, billed: float) -> None:
+        """Add answers with the same tokens each."""
+        self.estimated += count * estimated
+        self.billed += count * billed
+        self.estimated_squares += count * estimated**2
+        self.products += count * estimated * billed
+        self.billed_squares += count * billed**2
+
+    @property
+    def ratio(self) -> float:
+        """Billed tokens for each estimated one."""
+        return self.billed / self.estimated
+
+    @property
+    def squared_errors(self) -> float:
+        """Sum of the squared differences between what was billed and the ratio times the estimate."""
+        ratio = self.ratio
+        return self.billed_squares - 2 * ratio * self.products + ratio**2 * self.estimated_squares
+
+
+@dataclass(slots=True)
+class OutputSums:
+    """Sums over answers: their output tokens, and the most of one."""
+
+    tokens: float = 0.0
+    squares: float = 0.0
+    longest: int = 0
+
+    def add(self, count: int, tokens: float, longest: int) -> None:
+        """Add answers with as many tokens each on average."""
+        self.tokens += count * tokens
+        self.squares += count * tokens**2
+        self.longest = max(self.longest, longest)
+
+
+@dataclass(slots=True)
 class AnswerSums:
-    """Sums over answers: estimated input tokens (x), billed input (y) and output tokens (o)."""
+    """Sums over answers."""
 
     count: int = 0
-    x: float = 0.0
-    y: float = 0.0
-    o: float = 0.0
-    xx: float = 0.0
-    xy: float = 0.0
-    yy: float = 0.0
-    oo: float = 0.0
+    input: InputSums = field(default_factory=InputSums)
+    output: OutputSums = field(default_factory=OutputSums)
     cache_read: int = 0
     cache_write: int = 0
     latency_s: float = 0.0
-    longest: int = 0
 
     def add(self, counted: RequestCounts) -> None:
         """Add the answers to identical requests."""
-        n, x = counted.answers, counted.expected
+        n = counted.answers
         if not n or counted.input is None or counted.output is None:
             return
-        y, o = counted.input / n, counted.output / n
         self.count += n
-        self.x, self.y, self.o = self.x + n * x, self.y + n * y, self.o + n * o
-        self.xx, self.xy, self.yy = self.xx + n * x * x, self.xy + n * x * y, self.yy + n * y * y
-        self.oo += n * o * o
+        self.input.add(n, counted.expected, counted.input / n)
+        self.output.add(n, counted.output / n, counted.longest or 0)
         self.cache_read += counted.cache_read or 0
         self.cache_write += counted.cache_write or 0
         self.latency_s += counted.latency_s or 0.0
-        self.longest = max(self.longest, counted.longest or 0)
 
     @property
     def are_enough(self) -> bool:
         """Whether there are enough answers to base an estimate on them."""
-        return self.count >= FEWEST_ANSWERS and self.x > 0
+        return self.count >= FEWEST_ANSWERS and self.input.estimated > 0
 
     def project_input(self, estimated: float, requests: int) -> Range:
         """Project the billed input of requests from their estimated tokens, by the observed ratio."""
-        ratio = self.y / self.x
-        squares = self.yy - 2 * ratio * self.xy + ratio**2 * self.xx
-        return _interval(ratio * estimated, self._spread(squares, requests), None)
+        spread = self._spread(self.input.squared_errors, requests)
+        return _interval(self.input.ratio * estimated, spread, None)
 
     def project_output(self, requests: int, most: int | None) -> Range:
         """Project the output of requests, which may have at most `most` tokens in total."""
-        mean = self.o / self.count
-        squares = self.oo - self.count * mean**2
+        mean = self.output.tokens / self.count
+        squares = self.output.squares - self.count * mean**2
         return _interval(mean * requests, self._spread(squares, requests), most)
 
     def _spread(self, squares: float, requests: int) -> float:
