@@ -33,39 +33,58 @@ LARGE = 30  # from here on, a Poisson number is drawn as a normal one
 
 
 @dataclass(slots=True)
-class PreferenceCounts:
-    """Counts the verdicts on pairs of answers.
+class PositionCounts:
+    """Verdicts for the answer that was shown first, for the other, and for none."""
 
-    Attributes:
-        outcomes: number of rows by outcome.
-        same_text: pairs with the same text twice, which are ties without a judge.
-        first: verdicts for the answer that was shown first; `second` for the other; `ties` for none.
-        both: pairs with verdicts in both orders; `agreed` are those whose verdicts agree.
-        missing: verdicts that have not been asked for; `failed` and `unreadable` are those without a result.
-    """
-
-    outcomes: Counter[RowOutcome] = field(default_factory=Counter)
-    same_text: int = 0
     first: int = 0
     second: int = 0
     ties: int = 0
-    both: int = 0
-    agreed: int = 0
-    missing: int = 0
-    failed: int = 0
-    unreadable: int = 0
 
-    def add_verdict(self, score: float) -> None:
+    def add(self, score: float) -> None:
         """Count a verdict: above 0.5 it prefers the answer that was shown first."""
         self.first += score > 0.5
         self.second += score < 0.5
         self.ties += score == 0.5
 
-    def add_states(self, states: Sequence[VerdictState]) -> None:
+
+@dataclass(slots=True)
+class UnjudgedCounts:
+    """Verdicts that have not been asked for, and those without a result."""
+
+    missing: int = 0
+    failed: int = 0
+    unreadable: int = 0
+
+    def add(self, states: Sequence[VerdictState]) -> None:
         """Count verdicts without a result."""
         self.missing += states.count(VerdictState.MISSING)
         self.failed += states.count(VerdictState.FAILED)
         self.unreadable += states.count(VerdictState.UNREADABLE)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.missing + self.failed + self.unreadable
+
+
+@dataclass(slots=True)
+class PreferenceCounts:
+    """Counts the verdicts on pairs of answers.
+
+    Attributes:
+        outcomes: number of rows by outcome.
+        positions: verdicts by the position of the answer that they prefer.
+        unjudged: verdicts that there are not.
+        same_text: pairs with the same text twice, which are ties without a judge.
+        both: pairs with verdicts in both orders; `agreed` are those whose verdicts agree.
+    """
+
+    outcomes: Counter[RowOutcome] = field(default_factory=Counter)
+    positions: PositionCounts = field(default_factory=PositionCounts)
+    unjudged: UnjudgedCounts = field(default_factory=UnjudgedCounts)
+    same_text: int = 0
+    both: int = 0
+    agreed: int = 0
 
     def add_same_text(self) -> None:
         """Count a pair with the same text twice."""
@@ -234,11 +253,11 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float]:
 
 def position_facts(counts: PreferenceCounts) -> dict[str, Any]:
     """Return the position bias: how much the place of an answer decides, for `compare --json`."""
-    decided = counts.first + counts.second
+    decided = counts.positions.first + counts.positions.second
     return {
-        "first_preferred": counts.first / decided if decided else None,
-        "ci95": wilson(counts.first, decided) if decided else None,
-        "ties": counts.ties,
+        "first_preferred": counts.positions.first / decided if decided else None,
+        "ci95": wilson(counts.positions.first, decided) if decided else None,
+        "ties": counts.positions.ties,
         "pairs_judged_in_both_orders": counts.both,
         "both_orders_agree": counts.agreed / counts.both if counts.both else None,
     }

@@ -33,9 +33,9 @@ def preference_facts(
             for one in strengths(counts, len(names))
         ],
         "same_text": counts.same_text,
-        "missing": counts.missing,
-        "failed": counts.failed,
-        "unreadable": counts.unreadable,
+        "missing": counts.unjudged.missing,
+        "failed": counts.unjudged.failed,
+        "unreadable": counts.unjudged.unreadable,
         "attempts": totals.attempts,
         "possibly_double_billed": totals.maybe_billed,
         "cost_usd": None if cost is None else cost / PICO_PER_USD,
@@ -123,6 +123,10 @@ def _position(counts: PreferenceCounts) -> list[str]:
 
 
 def _missing(counts: PreferenceCounts) -> list[str]:
-    kinds = {"missing": counts.missing, "unreadable": counts.unreadable, "failed": counts.failed}
+    kinds = {
+        "missing": counts.unjudged.missing,
+        "unreadable": counts.unjudged.unreadable,
+        "failed": counts.unjudged.failed,
+    }
     missing = ", ".join(f"{count:,} {name}" for name, count in kinds.items() if count)
     return [f"verdicts without a result: {missing}; their pairs are left out"] if missing else []

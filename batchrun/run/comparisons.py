@@ -61,7 +61,7 @@ class JudgedPairs:
         """0 if every pair has its verdicts, 3 if some have none, otherwise the exit code of the error."""
         if self.error is not None:
             return self.error.exit_code
-        return 3 if self.counts.missing + self.counts.failed + self.counts.unreadable else 0
+        return 3 if self.counts.unjudged.total else 0
 
 
 def judge_pairs(

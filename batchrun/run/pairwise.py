@@ -188,9 +188,9 @@ class PairJudge:
         every = self._lookup.verdicts(asked, found)
         read = [verdict for verdict in every if isinstance(verdict, Verdict)]
         states = [verdict.state for verdict in every if isinstance(verdict, NoVerdict)]
-        counts.add_states(states)
+        counts.unjudged.add(states)
         for verdict in read:
-            counts.add_verdict(verdict.score)
+            counts.positions.add(verdict.score)
         if not read or VerdictState.MISSING in states:
             return None
         return sum(verdict.score for verdict in read) / len(read)

@@ -33,7 +33,7 @@ def test_a_pair_is_won_when_both_orders_say_so() -> None:
 def test_position_bias_is_told() -> None:
     counts = PreferenceCounts()
     for score in (1.0, 1.0, 1.0, 0.0, 0.5):
-        counts.add_verdict(score)
+        counts.positions.add(score)
     facts = position_facts(counts)
     assert facts["first_preferred"] == 0.75
     assert facts["ci95"][0] < 0.75 < facts["ci95"][1]

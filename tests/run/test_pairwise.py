@@ -107,7 +107,7 @@ def test_each_pair_is_judged_in_both_orders(
         assert (counts.same_text, counts.both, counts.agreed) == (1, 8, 6)
         # Rows 0 and 1 follow the place: a tie each. Row 2 is one, and row 3 has the same text.
         assert counts.outcomes == {(((0, 1), 1.0),): 5, (((0, 1), 0.5),): 4}
-        assert (counts.first, counts.second, counts.ties) == (7, 7, 2)
+        assert (counts.positions.first, counts.positions.second, counts.positions.ties) == (7, 7, 2)
         assert found.directory == tmp_path / "r0_vs_r1"
         assert found.totals.attempts == 16
         again = judge(runs, job)
@@ -180,7 +180,11 @@ def test_verdicts_without_a_result_are_left_out_and_counted(
         job, runs = compared(provider.url)
         found = judge(runs, job)
     assert found.exit_code == 3
-    assert (found.counts.unreadable, found.counts.failed, found.counts.both) == (2, 2, 6)
+    assert (found.counts.unjudged.unreadable, found.counts.unjudged.failed, found.counts.both) == (
+        2,
+        2,
+        6,
+    )
     assert sum(found.counts.outcomes.values()) == ROWS - 2
 
 
