@@ -120,7 +120,6 @@ class Feed:
         self._reused = self._out = 0
         self._sent = 0
         self._has_unplaced: bool | None = None
-        self._is_through = True
         self._early: set[int] = set()  # rows that were sent before their turn
         self._early_keys: set[int] = set()
         self.is_planned = False
@@ -134,16 +133,22 @@ class Feed:
         """
         if self._options.rows is not None:
             await self._plan_rows(send, is_known=False)
-            return
-        mark = self._plan.mark
-        is_known = await self._journal.call(self._store.is_planned, mark)
-        is_read = self._rows is not None  # rows that are handed over must be read
-        if is_read or not (is_known and await self._is_settled(0, self._plan.total)):
-            await self._plan_rows(send, is_known=is_known)
-            if not self._is_through:
-                return
+        elif await self._plan_all(send):
+            await self._finish_plan()
+
+    async def _plan_all(self, send: RequestStream) -> bool:
+        """Plan every row; return False if that ended early."""
+        is_known = await self._journal.call(self._store.is_planned, self._plan.mark)
+        # Rows that are handed over must be read.
+        if is_known and self._rows is None and await self._is_settled(0, self._plan.total):
+            return True
+        if self._precision is not None:
+            return await self._plan_draws(send, self._precision)
+        return await self._plan_rows(send, is_known=is_known)
+
+    async def _finish_plan(self) -> None:
         # Only after the last row: an interrupted plan must not delete rows that it did not reach.
-        await self._journal.call(self._store.finish_plan, self._plan.total, mark)
+        await self._journal.call(self._store.finish_plan, self._plan.total, self._plan.mark)
         if self._options.retry_errored:
             await self._journal.call(checkpoint.forget_damaged_requests, self._store)
         self.is_planned = True
@@ -158,28 +163,31 @@ class Feed:
             out = f"{self._out:,} in batches, " if self._out else ""
             self._log.note(f"{self._reused:,} {unit}s already done{shared}, {out}{rest}")
 
-    async def _plan_rows(self, send: RequestStream, *, is_known: bool) -> None:
-        if self._precision is not None and self._options.rows is None:
-            await self._plan_draws(send, self._precision)
-            return
+    async def _plan_rows(self, send: RequestStream, *, is_known: bool) -> bool:
+        """Plan the rows in their order; return False if that ended early."""
         chunks = self._chunks(self._options.rows)
         while items := await anyio.to_thread.run_sync(_next_chunk, chunks):
-            first, end = items[0].ordinal, items[-1].ordinal + 1
             if self._rows is not None:
                 self._rows.read(items)
-            is_known_here = is_known and not self._early & {*range(first, end)}
-            if is_known_here and await self._is_settled(first, end):
-                if self._rows is not None:
-                    await self._rows.settled(first, end)
+            if is_known and await self._pass_over(items):
                 continue
             for rendered in self._plan.renderer.chunks(items, self._samples):
                 await self._plan_chunk(rendered, send)
                 if _is_closed(send) and not await self._must_plan_rest():
-                    self._is_through = False
-                    return
+                    return False
+        return True
 
-    async def _plan_draws(self, send: RequestStream, precision: PrecisionCheck) -> None:
-        """Plan the rows as they are drawn, until the scores are precise enough."""
+    async def _pass_over(self, items: Sequence[Item]) -> bool:
+        """Count planned rows if none of them has anything to send; return whether that is so."""
+        first, end = items[0].ordinal, items[-1].ordinal + 1
+        if self._early & {*range(first, end)} or not await self._is_settled(first, end):
+            return False
+        if self._rows is not None:
+            await self._rows.settled(first, end)
+        return True
+
+    async def _plan_draws(self, send: RequestStream, precision: PrecisionCheck) -> bool:
+        """Plan the rows as they are drawn; return False if the scores became precise enough before the last."""
         for places in draws(self._plan.total):
             items = await anyio.to_thread.run_sync(
                 self._read_drawn, places, precision.columns, abandon_on_cancel=True
@@ -194,8 +202,8 @@ class Feed:
             requests.sort(key=lambda request: place[request.custom_id])
             is_open = await self._send_draw(requests, send, precision)
             if not is_open and not await self._must_plan_rest():
-                self._is_through = False
-                return
+                return False
+        return True
 
     def _read_drawn(self, places: range, more: Sequence[str]) -> list[Item]:
         """Return the rows with these places in the random order, in the order of the table."""
