@@ -240,7 +240,7 @@ def serve_simulator(
     Args:
         config: how the simulated provider behaves.
         port: 0 takes a free one.
-        announce: receives the base URL once the server listens.
+        announce: is called with the base URL once the server listens; this function returns at the end.
 
     Raises:
         JobError: when the port cannot be used.
