@@ -268,7 +268,7 @@ def result_row(result: Result) -> tuple[Any, ...]:
     row = (
         result.key,
         status.value,
-        result.retryable and status is Status.ERRORED,
+        int(result.retryable and status is Status.ERRORED),
         result.last.number,
         microseconds(result.finished_at),
         *(_NO_ANSWER if completion is None else _read_answer(completion)),

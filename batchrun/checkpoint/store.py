@@ -15,6 +15,7 @@ from batchrun.checkpoint import columns, encoding, file
 from batchrun.checkpoint.columns import NEEDED, combine_samples
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.planning import PlannedChunk, Planner, count_unsettled
+from batchrun.checkpoint.sqlite import write_rows
 from batchrun.errors import (
     DAMAGE_REMEDY,
     CheckpointError,
@@ -335,18 +336,12 @@ class Checkpoint:
         turns: Sequence[Turn] = (),
     ) -> None:
         """Write a group of events in one transaction; when this returns they are on disk."""
-        connection, execution = self._connection, self.execution
+        begun = [encoding.start_row(start, self.execution) for start in starts]
         with self.transaction():
-            connection.executemany(
-                encoding.INSERT_START, [encoding.start_row(s, execution) for s in starts]
-            )
-            connection.executemany(
-                encoding.UPDATE_ATTEMPT, [encoding.attempt_row(a) for a in attempts]
-            )
-            connection.executemany(
-                encoding.REPLACE_RESULT, [encoding.result_row(r) for r in results]
-            )
-            connection.executemany(encoding.REPLACE_TURN, [encoding.turn_row(t) for t in turns])
+            write_rows(self.db, encoding.INSERT_START, begun)
+            write_rows(self.db, encoding.UPDATE_ATTEMPT, map(encoding.attempt_row, attempts))
+            write_rows(self.db, encoding.REPLACE_RESULT, map(encoding.result_row, results))
+            write_rows(self.db, encoding.REPLACE_TURN, map(encoding.turn_row, turns))
 
     def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
         """Return columns of the results of the rows from ordinal `first` up to `end`, in order.

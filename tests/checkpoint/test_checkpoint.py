@@ -373,6 +373,20 @@ def test_a_group_of_events_is_written_together(store: Checkpoint) -> None:
     assert totals(store).in_flight == 1
 
 
+def test_the_later_of_two_outcomes_of_one_attempt_in_a_group_counts(store: Checkpoint) -> None:
+    one, two, three = plan(store, items("abc"))
+    begin(store, one, two, three)
+    failed, good = errored(one).last, succeeded(one).last
+    store.record([], [failed, errored(two).last, good, succeeded(three).last, failed], [])
+    store.record([], [changed(failed, key=two.key), changed(good, key=two.key)], [])
+    types = [kind for (kind,) in store.db.execute("SELECT error_type FROM attempts ORDER BY 1")]
+    assert types == [None, None, failed.error_type]
+    (tokens,) = store.db.execute(
+        "SELECT output_tokens FROM attempts WHERE request_id = ?", (one.key,)
+    ).fetchone()
+    assert tokens is None
+
+
 def test_a_group_is_written_whole_or_not_at_all(store: Checkpoint) -> None:
     one, two = plan(store, items("ab"))
     begin(store, one)
