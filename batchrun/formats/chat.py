@@ -117,8 +117,8 @@ def parse(payload: Mapping[str, Any]) -> Completion:
         InvalidResponse: if it has no choice, or a choice that failed.
     """
     choices = [choice for choice in as_dicts(payload.get("choices")) if _is_answered(choice)]
-    # Servers may list choices in the order in which they finished.
-    choices.sort(key=lambda choice: as_count(choice.get("index")) or 0)
+    if choices[1:]:  # servers may list them in the order in which they finished
+        choices.sort(key=lambda choice: as_count(choice.get("index")) or 0)
     counts = chat_counts(payload)
     usage, bill = chat_usage(counts), billing(payload, counts)
     if not choices:

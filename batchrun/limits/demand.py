@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchrun import formats
 
@@ -24,6 +23,7 @@ MOST_TOKENS_PER_DOCUMENT = 1_000_000
 # Tokens that a provider's template, and its instructions for tools, add to the request.
 MOST_TOKENS_ADDED = 200
 MOST_TOKENS_FOR_TOOLS = 1_000
+_TYPED = b'"type":"'  # begins each of the following
 _IMAGES = b'"type":"image'  # and "image_url"; within a text the quotes would be escaped
 _DOCUMENTS = (b'"type":"document"', b'"type":"file"')
 # The base64 of an image or a document in either format. A text has another key.
@@ -34,8 +34,7 @@ _TEXT_SOURCE = b'"source":{"type":"text"'  # of a document whose text is in the 
 LimitKey = tuple[str, str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """The demand of one request on the limits, in tokens; the output is an upper estimate.
 
     `most_cost` is the highest possible cost in pico-dollars; None without a cost cap.
@@ -75,6 +74,8 @@ def _tokens(attachment: Attachment) -> int:
 def _held_in_conversation(planned: PlannedRequest) -> tuple[int, int]:
     """Return the bytes of base64 in a conversation, and the approximate tokens of its images and PDFs."""
     body, attachments = planned.wire.body, planned.request.attachments
+    if not attachments and _TYPED not in body:  # as in most requests: one search instead of five
+        return 0, 0
     documents = sum(one.is_document for one in attachments)
     images = body.count(_IMAGES) - (len(attachments) - documents)
     files = sum(body.count(mark) for mark in _DOCUMENTS) - body.count(_TEXT_SOURCE)
