@@ -1,7 +1,9 @@
 """How much of a provider's limits a run uses, and how often it is refused.
 
 A simulator in this process enforces them, with or without headers that report them; nothing is
-configured. Usage: python -m benchmarks.limits [SECONDS]   (default 180; 75 is the short form)
+configured. Usage: python -m benchmarks.limits [SECONDS] [--workers N]   (default 180; 75 is the short form)
+
+With --workers, that many processes send the requests, and only limits that headers report are measured.
 
 With --simulated, time is virtual and there are more kinds of providers: each is compared with what an
 oracle that knows its limits would get. That takes three minutes.
@@ -9,8 +11,8 @@ oracle that knows its limits would get. That takes three minutes.
 
 from __future__ import annotations
 
+import argparse
 import sqlite3
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -46,7 +48,13 @@ max_tokens = 100
 """
 
 
-async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, seconds: float) -> None:
+async def measure(
+    folder: Path,
+    wire_format: str,
+    limits: SimulatorConfig,
+    seconds: float,
+    workers: int | None,
+) -> None:
     """Run against one limit for so long; print how much of it was used after the first minute."""
     simulator = Simulator(limits)
     async with anyio.create_task_group() as group:
@@ -54,7 +62,8 @@ async def measure(folder: Path, wire_format: str, limits: SimulatorConfig, secon
         path = folder / "job.toml"
         path.write_text(_JOB.format(wire_format=wire_format, url=url), encoding="utf-8")
         out = folder / url.rpartition(":")[2]
-        group.start_soon(arun_job, Job.load(path, {"output.dir": str(out)}), RunOptions(quiet=True))
+        options = RunOptions(quiet=True, workers=workers)
+        group.start_soon(arun_job, Job.load(path, {"output.dir": str(out)}), options)
         await anyio.sleep(WARM_UP_S)
         begin = time.time()
         await anyio.sleep(seconds - WARM_UP_S)
@@ -83,18 +92,18 @@ def accepted(checkpoint: Path, begin: float, end: float) -> tuple[int, int]:
     return answers, tokens or 0
 
 
-def main(seconds: float) -> None:
+def main(seconds: float, workers: int | None) -> None:
     """Measure both formats and both kinds of limits."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = pl.select(pl.lit("some words to read " * 10))["literal"][0]
         table = pl.DataFrame({"number": range(20_000), "text": [text] * 20_000})
         table.write_parquet(folder / "rows.parquet")
-        for has_headers in (True, False):
+        for has_headers in (True, False) if workers is None else (True,):
             for wire_format in ("messages", "chat"):
                 for limits in LIMITS:
                     config = replace(limits, limit_headers=has_headers)
-                    anyio.run(measure, folder, wire_format, config, seconds)
+                    anyio.run(measure, folder, wire_format, config, seconds, workers)
 
 
 def simulated() -> None:
@@ -117,7 +126,12 @@ def simulated() -> None:
 
 
 if __name__ == "__main__":
-    if "--simulated" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", type=float, nargs="?", default=180.0)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--simulated", action="store_true")
+    asked = parser.parse_args()
+    if asked.simulated:
         simulated()
     else:
-        main(float(sys.argv[1]) if len(sys.argv) > 1 else 180.0)
+        main(asked.seconds, asked.workers)

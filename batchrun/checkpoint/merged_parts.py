@@ -57,15 +57,17 @@ def merged(
         tempfile.TemporaryDirectory(prefix="batchrun-") as place,
         closing(Checkpoint(Path(place), writable=True)) as store,
     ):
+        folder_of_copy = str(Path(place).parent)
         store.db.execute("PRAGMA synchronous = OFF")
         store.db.execute("PRAGMA foreign_keys = OFF")
         for number, (folder, first) in enumerate(folders):
             with closing(Checkpoint(folder, writable=False)) as part:
                 samples = part.samples
             path = folder / store.path.name
-            with usable(path), temporary_space(), attached(store.db, path):
+            with usable(path), temporary_space(folder_of_copy), attached(store.db, path):
                 _copy(store, number, first, samples, tables)
-        _seal(store, rows, tables)
+        with temporary_space(folder_of_copy):
+            _seal(store, rows, tables)
         yield store
 
 

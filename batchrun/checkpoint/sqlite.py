@@ -41,8 +41,11 @@ _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_W
 
 
 @contextmanager
-def temporary_space() -> Iterator[None]:
+def temporary_space(used: str | None = None) -> Iterator[None]:
     """Distinguish a full folder of temporary files from a full disk under the checkpoint.
+
+    Args:
+        used: the folder; None for that of SQLite's own temporary files.
 
     Raises:
         OutputError: names the folder, if a temporary table cannot be written.
@@ -53,7 +56,7 @@ def temporary_space() -> Iterator[None]:
         if error.sqlite_errorcode not in _NO_ROOM:
             raise
         named = (os.environ.get(name) for name in ("SQLITE_TMPDIR", "TMPDIR"))
-        folder = next(filter(None, named), "/var/tmp")  # noqa: S108 - where SQLite looks next
+        folder = used or next(filter(None, named), "/var/tmp")  # noqa: S108 - where SQLite looks next
         raise OutputError(
             f"{folder}: temporary files cannot be written there ({error}); make room, or name "
             "another folder in the environment variable TMPDIR"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from tests.conftest import batchrun, command, finish, start_batchrun, wait_until
+from tests.conftest import batchrun, command, environment, finish, start_batchrun, wait_until
 from tests.support.provider import Reply, answer, refusal, serving
 from tests.support.vendor import vendor
 
@@ -478,6 +482,28 @@ def test_a_part_whose_file_is_older_than_its_answers_is_written_again(
     ]
     part = pl.read_parquet(out / "part-0002.parquet")
     assert part["status"].to_list() == ["succeeded"] * 10
+
+
+def test_a_full_folder_for_the_copy_of_the_parts_is_named(write_job: WriteJob) -> None:
+    with serving(lambda call: answer(call, "long " * 40_000)) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS)
+        assert command("run", job)[0] == 0
+    line = shlex.join([sys.executable, "-m", "batchrun", "report", str(job)])
+    surroundings = environment()
+    surroundings.pop("TMPDIR", None)
+    # The copy has 5 MB of answers.
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 2048; exec {line}"],
+        check=False,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 6, done.stderr
+    said = f"error: {tempfile.gettempdir()}: temporary files cannot be written there ("
+    assert done.stderr.startswith(said), done.stderr
+    assert "name another folder in the environment variable TMPDIR" in done.stderr
 
 
 def test_a_damaged_part_is_named(write_job: WriteJob) -> None:
