@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from batchrun.checkpoint import long_texts
 from batchrun.records import Status
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class ColumnOf:
         amount: SQL over one attempt, if the value of a row is the sum over its attempts.
         is_optional: whether only a job that asks for the column has it. It is stored compressed, which
             other programs cannot read.
+        is_long: whether its texts may be long: those are in pieces, see `long_texts`.
         is_output: whether the outputs have it.
     """
 
@@ -90,6 +92,7 @@ class ColumnOf:
     of_samples: OfSamples = "first"
     amount: str | None = None
     is_optional: bool = False
+    is_long: bool = False
     is_output: bool = True
 
     @property
@@ -100,13 +103,16 @@ class ColumnOf:
     @property
     def definition(self) -> str:
         """Its definition in the table, as SQL."""
-        return f"{self.table_column} {'BLOB' if self.is_optional else _SQL_TYPES[self.kind]}"
+        return f"{self.table_column} {'ANY' if self.is_long else _SQL_TYPES[self.kind]}"
 
-    def value(self, table: str) -> str:
-        """Return SQL for its value, with the alias of its table."""
+    def value(self, table: str, pieces: str = "pieces") -> str:
+        """Return SQL for its value, with the alias of its table and the table of its pieces."""
+        stored = f"{table}.{self.table_column}"
+        if self.is_long:
+            stored = long_texts.whole(stored, pieces)
         if self.is_optional:
-            return f"unpacked({table}.{self.table_column})"
-        return self.sql or f"{table}.{self.table_column}"
+            return f"unpacked(CAST({stored} AS BLOB))"
+        return self.sql or stored
 
 
 def total_of(kind: Kind, amount: str) -> str:
@@ -169,20 +175,20 @@ def _internal(name: str, kind: Kind, stored: str | Callable[[Any], Any]) -> Colu
 RESULTS = (
     ColumnOf("custom_id", "text", sql="i.custom_id"),
     ColumnOf("status", "text", sql=STATUS, of_samples="status"),
-    ColumnOf("response", "text", lambda completion: completion.texts[0]),
-    ColumnOf("responses", "texts", _responses, of_samples="responses"),
-    ColumnOf("reasoning", "text", "reasoning"),
-    ColumnOf("tool_calls", "text", "tool_calls"),
+    ColumnOf("response", "text", lambda completion: completion.texts[0], is_long=True),
+    ColumnOf("responses", "texts", _responses, is_long=True, of_samples="responses"),
+    ColumnOf("reasoning", "text", "reasoning", is_long=True),
+    ColumnOf("tool_calls", "text", "tool_calls", is_long=True),
     ColumnOf("stop_reason", "text", "stop_reason"),
     ColumnOf("model", "text", sql="a.model"),
     ColumnOf("ending", "text", "ending.value"),
     ColumnOf("refusal", "text", "refusal"),
-    ColumnOf("citations", "text", "citations"),
-    ColumnOf("logprobs", "text", _logprobs, is_optional=True),
-    ColumnOf("raw", "text", _raw, is_optional=True),
+    ColumnOf("citations", "text", "citations", is_long=True),
+    ColumnOf("logprobs", "text", _logprobs, is_optional=True, is_long=True),
+    ColumnOf("raw", "text", _raw, is_optional=True, is_long=True),
     ColumnOf("stop_sequence", "text", "stop_sequence"),
     ColumnOf("choices", "text", "choices"),
-    ColumnOf("server_tools", "text", "server_tools"),
+    ColumnOf("server_tools", "text", "server_tools", is_long=True),
     ColumnOf("response_id", "text", "response_id"),
     ColumnOf("request_id", "text", column="provider_request_id", sql="a.provider_request_id"),
     _sum_of("input_tokens", "integer", "input_tokens"),
@@ -253,6 +259,7 @@ COST_PARTS = tuple(
 USAGE_COLUMNS = tuple(column for column in ATTEMPTS if column.is_output)
 ATTEMPT_KINDS: Mapping[str, Kind] = {column.name: column.kind for column in USAGE_COLUMNS}
 RESULT = {column.name: column for column in RESULTS}
+LONG = tuple(column.name for column in RESULTS if column.is_long)
 
 _FROM_ITEMS = f"""FROM {{items}} i {RESULTS_OF_ITEMS} {LAST_ATTEMPTS}
     WHERE i.ordinal >= ? AND i.ordinal < ? ORDER BY i.ordinal"""
@@ -293,7 +300,7 @@ _ATTEMPT_QUERY = _as_lists(
 
 # What a row holds as text; what is packed takes several times its length when it is read.
 _LENGTHS = " + ".join(
-    f"{8 if column.is_optional else 1} * coalesce(length(r.{column.name}), 0)"
+    f"{8 if column.is_optional else 1} * {long_texts.length(f'r.{column.name}')}"
     for column in RESULTS
     if column.stored
 )

@@ -12,7 +12,9 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
+from batchrun.checkpoint.columns import LONG
 from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
+from batchrun.checkpoint.long_texts import whole
 from batchrun.records import MOST_COST, Cost, Status, changed
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Checked:
         checksum: the column with the checksum.
         reals: the columns with seconds, which are rounded to microseconds.
         is_written: SQL condition: the row `{0}` is complete, and so has a checksum.
+        long: columns whose texts may be in pieces. The checksum covers the whole texts.
     """
 
     def __init__(
@@ -49,12 +52,15 @@ class Checked:
         checksum: str = "checksum",
         reals: Collection[str] = (),
         is_written: str = "1",
+        *,
+        long: Collection[str] = (),
     ) -> None:
         self.table = table
         self.checksum = checksum
         self.columns = tuple(sorted(columns))
         self._reals = reals
         self._is_written = is_written
+        self._long = long
 
     def pick(self, names: Sequence[str]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
         """Return a function that picks the covered values from a row of these columns."""
@@ -70,6 +76,8 @@ class Checked:
         return ", ".join(f"CAST({self._whole(f'{alias}.{n}', n)} AS BLOB)" for n in self.columns)
 
     def _whole(self, value: str, name: str) -> str:
+        if name in self._long:
+            return whole(value)
         return f"CAST(round({value} * 1e6) AS INTEGER)" if name in self._reals else value
 
     def value(self, alias: str) -> str:
@@ -91,6 +99,11 @@ def checksum(values: Iterable[Any]) -> int:
 
     Empty text counts as null. Every change of one bit, one byte or a few adjacent bytes is detected.
     """
+    return zlib.crc32(_covered(values))
+
+
+def _covered(values: Iterable[Any]) -> bytes:
+    """Return the bytes that the checksum of these values covers."""
     # For every answer: most values are None, and most of the others are int or str.
     parts = [
         b"%d" % value
@@ -101,7 +114,7 @@ def checksum(values: Iterable[Any]) -> int:
         for value in values
         if value is not None
     ]
-    return zlib.crc32(_SEPARATOR.join(filter(None, parts)))
+    return _SEPARATOR.join(filter(None, parts))
 
 
 def _as_bytes(value: Any) -> bytes:  # noqa: ANN401 - a value of SQLite
@@ -183,7 +196,7 @@ BATCH_COLUMNS = (
 PRICE_COLUMNS = ("execution", "model", "conditions", "source", "as_of_us", "matched", "rates")
 
 _OF_STATUS = ("request_id", "status", "retryable")
-ANSWERS = Checked("results", {*_RESULT_COLUMNS} - {"status", "retryable"})
+ANSWERS = Checked("results", {*_RESULT_COLUMNS} - {"status", "retryable"}, long=LONG)
 # Apart from the answer, because a changed `[request] reject` may change it.
 STATUSES = Checked("results", _OF_STATUS, "status_checksum")
 _REALS = _names(column for column in _ATTEMPT if column.kind == "number")
@@ -226,6 +239,8 @@ UPDATE_MEMBER = UPDATE_ATTEMPT.replace("SET ", "SET answered_in = ?, ", 1)
 REPLACE_RESULT = _insert(
     "INSERT OR REPLACE", "results", "checksum", "status_checksum", *_RESULT_COLUMNS
 )
+# Positions of the texts that may be long in a row of `REPLACE_RESULT`.
+LONG_PLACES = tuple(2 + _RESULT_COLUMNS.index(name) for name in LONG)
 INSERT_ITEM = _insert("INSERT", "items", "checksum", *_ITEM_COLUMNS)
 INSERT_REQUEST = _insert("INSERT", "requests", "checksum", *REQUEST_COLUMNS)
 REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
@@ -262,8 +277,8 @@ def money_row(cost: Cost | None) -> tuple[Any, ...]:
     return _read_cost(cost)
 
 
-def result_row(result: Result) -> tuple[Any, ...]:
-    """Return the values for `REPLACE_RESULT`."""
+def result_row(result: Result) -> tuple[tuple[Any, ...], int]:
+    """Return the values for `REPLACE_RESULT`, and about how many bytes they have."""
     completion, status = result.completion, result.status
     row = (
         result.key,
@@ -273,7 +288,8 @@ def result_row(result: Result) -> tuple[Any, ...]:
         microseconds(result.finished_at),
         *(_NO_ANSWER if completion is None else _read_answer(completion)),
     )
-    return (checksum(_of_result(row)), checksum(_of_status(row)), *row)
+    covered = _covered(_of_result(row))
+    return (zlib.crc32(covered), checksum(_of_status(row)), *row), len(covered)
 
 
 def item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x6274726E
 # How long SQLite waits for a lock that another connection holds.
 BUSY_TIMEOUT_S = 30.0
-# Answers longer than a page go to pages of their own, and what is left of the last one stays empty.
+# `long_texts` divides long texts so that they fill pages of this size.
 PAGE_BYTES = 16384
 # Of a writer: the part of an index of a million requests that its plan needs again and again.
 CACHE_KIB = 16 * 1024

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint import encoding
-from batchrun.checkpoint.columns import ATTEMPTS, RESULTS, ColumnOf, packed
+from batchrun.checkpoint.columns import ATTEMPTS, LONG, RESULT, RESULTS, ColumnOf, packed
 from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.long_texts import delete_pieces
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Flaw, Record, RecordsDamaged
 from batchrun.records import RenderedItem
 
@@ -183,6 +184,9 @@ def restore_values(store: Checkpoint, damaged: DamagedRecord, values: Mapping[st
     kind = KINDS[damaged.record]
     names = ", ".join(f"{name} = ?" for name in values)
     with store.transaction():
+        if damaged.request_id is not None:
+            long = [name for name in LONG if name in values]
+            delete_pieces(store.db, [damaged.request_id], long)
         store.db.execute(
             f"""UPDATE {kind.table.table} AS d SET {names}
             WHERE {_THE_RECORD.format(kind.number)}""",  # noqa: S608 - our own names
@@ -217,6 +221,7 @@ def _texts(value: object) -> list[str]:
 
 
 MOST_PROBLEMS = 20
+_RESPONSES = RESULT["responses"].value("r")
 
 # Each gives the first row that is wrong and how many are: (its custom_id, their number).
 _STATES: tuple[tuple[str, str], ...] = (
@@ -277,9 +282,9 @@ _STATES: tuple[tuple[str, str], ...] = (
     ),
     (
         "has answers that are not a list of texts",
-        """SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
-        WHERE r.responses IS NOT NULL AND (NOT json_valid(r.responses)
-            OR json_type(r.responses) <> 'array') ORDER BY q.id LIMIT 1""",
+        f"""SELECT custom_id, count(*) OVER () FROM results r JOIN requests q ON q.id = r.request_id
+        WHERE r.responses IS NOT NULL AND (NOT json_valid({_RESPONSES})
+            OR json_type({_RESPONSES}) <> 'array') ORDER BY q.id LIMIT 1""",  # noqa: S608 - our own names
     ),
 )
 # Without `dedupe` each row has a separate request.

@@ -7,7 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun.checkpoint import encoding
+from batchrun.checkpoint import encoding, long_texts
+from batchrun.checkpoint.columns import LONG
 from batchrun.checkpoint.file import attached, usable
 from batchrun.checkpoint.sqlite import temporary_space
 from batchrun.checkpoint.store import Checkpoint
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 
 # More requests than a part can have: those of each part get numbers of their own.
 _STEP = 1 << 40
+# Long texts are copied as a whole, because the ids of their pieces differ between parts.
+_WHOLE = {name: long_texts.whole(f"results.{name}", "other.pieces") for name in LONG}
 # Columns that get other values, by table: SQL with the number of the part and its first row.
 _SHIFTED = {
     "requests": {"id": "id + {keys}", "occurrence": "occurrence + {keys}"},
     "items": {"ordinal": "ordinal + {items}", "request_id": "request_id + {keys}"},
     "batches": {"id": "id + {keys}"},
     "attempts": {"request_id": "request_id + {keys}", "batch": "batch + {keys}"},
-    "results": {"request_id": "request_id + {keys}"},
+    "results": {"request_id": "request_id + {keys}"} | _WHOLE,
     "scores": {"ordinal": "ordinal + {rows}"},
     "prices": {"id": "NULL"},
 }

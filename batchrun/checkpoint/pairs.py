@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchrun.checkpoint.columns import RESULT
 from batchrun.checkpoint.file import attached, usable
 from batchrun.evaluation import Pairs
 from batchrun.evaluation.history import Differing
@@ -27,9 +28,11 @@ _JOIN = """FROM main.items i JOIN other.items j ON j.custom_id = i.custom_id
     LEFT JOIN other.scores b ON b.scorer = :scorer AND b.ordinal = j.ordinal / (SELECT samples FROM other.run)
     WHERE i.ordinal % (SELECT samples FROM main.run) = 0
     AND j.ordinal % (SELECT samples FROM other.run) = 0"""
+_RESPONSE = RESULT["response"].value("r")
+_OTHER = RESULT["response"].value("s", "other.pieces")
 # The columns of the next two have the names of what they become: the fields of `Pairs`.
 _COUNTS = f"""SELECT count(*) AS common,
-    coalesce(sum(r.response IS s.response), 0) AS same_text,
+    coalesce(sum({_RESPONSE} IS {_OTHER}), 0) AS same_text,
     count(a.predicted || b.predicted) AS predicted,
     coalesce(sum(a.predicted = b.predicted), 0) AS same_prediction,
     count(a.score + b.score) AS scored,
@@ -47,7 +50,7 @@ _DIFFERENCES = f"""SELECT b.score - a.score, count(*) {_JOIN}
     AND a.score IS NOT NULL AND b.score IS NOT NULL GROUP BY 1"""
 
 # Predictions where both have scores, texts otherwise.
-_DIFFERS = """CASE WHEN a.score IS NULL OR b.score IS NULL THEN r.response IS NOT s.response
+_DIFFERS = f"""CASE WHEN a.score IS NULL OR b.score IS NULL THEN {_RESPONSE} IS NOT {_OTHER}
     ELSE a.predicted IS NOT b.predicted OR a.score <> b.score END"""
 _COLLECT = f"""INSERT INTO temp.differing SELECT i.ordinal, coalesce(a.score <> b.score, 0) {_JOIN}
     AND {_DIFFERS} ON CONFLICT DO UPDATE SET matters = max(matters, excluded.matters)"""

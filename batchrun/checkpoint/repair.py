@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint import encoding
-from batchrun.checkpoint.columns import OUT
+from batchrun.checkpoint.columns import LONG, OUT
 from batchrun.checkpoint.integrity import COUNTED, KINDS, find_damage
+from batchrun.checkpoint.long_texts import delete_pieces
 from batchrun.errors import Record
 from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage
 
@@ -264,6 +265,8 @@ def _give_up(store: Checkpoint) -> None:
     )
     for checked in (encoding.SENT, encoding.COSTS):
         db.execute(checked.seal("request_id IN (SELECT request_id FROM given_up)"))
+    keys = [key for (key,) in db.execute("SELECT DISTINCT request_id FROM given_up")]
+    delete_pieces(db, keys, LONG)
     for table in ("results", "turns"):
         db.execute(f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)")  # noqa: S608
     db.execute("DROP TABLE given_up")

@@ -24,6 +24,7 @@ from batchrun.checkpoint.columns import (
 from batchrun.checkpoint.columns import (
     RESULTS as RESULT_COLUMNS,
 )
+from batchrun.checkpoint.long_texts import TABLE as PIECES
 from batchrun.checkpoint.sqlite import Migrations
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ _TABLES = (
         checksum INTEGER,
         status_checksum INTEGER
     ) STRICT""",
+    # The long texts of results.
+    PIECES,
     # Conversations with tools: what the model said in each turn, and the results of its calls.
     """CREATE TABLE turns (
         request_id INTEGER NOT NULL REFERENCES requests (id),

@@ -194,11 +194,12 @@ def _totals(checkpoint: Checkpoint) -> RunTotals:
 
 def _same_answer(db: Database) -> str | None:
     """Return the answer of the first row if every row that succeeded has the same."""
-    found = db.execute(f"SELECT r.response {_SUCCEEDED} LIMIT 1").fetchone()
+    response = RESULT["response"].value("r")
+    found = db.execute(f"SELECT {response} {_SUCCEEDED} LIMIT 1").fetchone()
     if found is None or found[0] is None:
         return None
     # Ends at the first other answer, which in most runs is that of the second row.
-    other = db.execute(f"SELECT 1 {_SUCCEEDED} AND r.response IS NOT ? LIMIT 1", found)
+    other = db.execute(f"SELECT 1 {_SUCCEEDED} AND {response} IS NOT ? LIMIT 1", found)
     return None if other.fetchone() else str(found[0])
 
 

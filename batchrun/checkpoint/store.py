@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.checkpoint import columns, encoding, file
-from batchrun.checkpoint.columns import NEEDED, combine_samples
+from batchrun.checkpoint.columns import LONG, NEEDED, combine_samples
 from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.long_texts import MOST_IN_ROW, LongTexts, delete_pieces
 from batchrun.checkpoint.planning import PlannedChunk, Planner, count_unsettled
 from batchrun.checkpoint.sqlite import write_rows
 from batchrun.errors import (
@@ -340,8 +341,20 @@ class Checkpoint:
         with self.transaction():
             write_rows(self.db, encoding.INSERT_START, begun)
             write_rows(self.db, encoding.UPDATE_ATTEMPT, map(encoding.attempt_row, attempts))
-            write_rows(self.db, encoding.REPLACE_RESULT, map(encoding.result_row, results))
+            self.write_results(results)
             write_rows(self.db, encoding.REPLACE_TURN, map(encoding.turn_row, turns))
+
+    def write_results(self, results: Sequence[Result]) -> None:
+        """Write results within a transaction, with their long texts in pieces."""
+        texts = LongTexts(self.db)
+        rows = [
+            texts.take_out(result.key, row, encoding.LONG_PLACES) if size > MOST_IN_ROW else row
+            for result, (row, size) in zip(results, map(encoding.result_row, results), strict=True)
+        ]
+        # Only a request with earlier attempts can have a result that is replaced.
+        delete_pieces(self.db, (r.key for r in results if r.last.number > 1), LONG)
+        write_rows(self.db, encoding.REPLACE_RESULT, rows)
+        texts.write()
 
     def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
         """Return columns of the results of the rows from ordinal `first` up to `end`, in order.

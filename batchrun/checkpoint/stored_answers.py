@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.checkpoint.columns import LAST_ATTEMPTS
+from batchrun.checkpoint.columns import LAST_ATTEMPTS, RESULT
 from batchrun.checkpoint.encoding import SENT, STATUSES
 from batchrun.checkpoint.file import usable
 from batchrun.records import Completion, Ending, Status, Usage
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 1_000
 # Answers that are rejected, or may be. Text with an ASCII letter or digit is certainly not empty; for other
 # text the caller decides.
-_ANSWERS = """SELECT r.request_id, a.error_type, r.response, r.tool_calls, r.ending, r.refusal, r.choices
+_RESPONSE = RESULT["response"].value("r")
+_ANSWERS = f"""SELECT r.request_id, a.error_type, {_RESPONSE} AS response,
+        {RESULT["tool_calls"].value("r")} AS tool_calls, r.ending, r.refusal, r.choices
     FROM results r JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
     WHERE r.request_id > ? AND (a.error_type GLOB 'rejected_*' OR (r.status = 'succeeded' AND (
         r.ending NOT IN ('stop', 'tool_calls') OR r.choices IS NOT NULL
-        OR r.response NOT GLOB '*[0-9A-Za-z]*')))
-    ORDER BY r.request_id LIMIT ?"""
+        OR {_RESPONSE} NOT GLOB '*[0-9A-Za-z]*')))
+    ORDER BY r.request_id LIMIT ?"""  # noqa: S608 - our own names
 _RESULT = "UPDATE results SET status = ?, retryable = 0 WHERE request_id = ?"
 _IS_DAMAGED = f"""SELECT {STATUSES.differs("r")} OR {SENT.differs("a")} FROM results r
     {LAST_ATTEMPTS} WHERE r.request_id = ?"""  # noqa: S608 - our own names

@@ -111,7 +111,7 @@ def collect_batch(
         rows = [encoding.attempt_row(a) for a in (*attempts, *(r.last for r in results))]
         execute = store.db.conn.executemany
         execute(encoding.UPDATE_MEMBER, [(store.execution, *row) for row in rows])
-        execute(encoding.REPLACE_RESULT, [encoding.result_row(r) for r in results])
+        store.write_results(results)
         _set(store.db, tag, {"is_proven": True})
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from batchrun.checkpoint.columns import combine_answers
+from batchrun.checkpoint.columns import RESULT, combine_answers
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.schema import SCORES
 from batchrun.checkpoint.statistics import scored_endings
@@ -48,9 +48,10 @@ _SUM_FIELDS = [each.name for each in fields(ScoreSums)]
 _BY_CONFIDENCE = """SELECT confidence, count(*), count(*) FILTER (WHERE score >= :pass_at)
     FROM scores WHERE scorer = :scorer AND score IS NOT NULL AND correct IS NOT NULL
     AND confidence IS NOT NULL GROUP BY confidence ORDER BY confidence"""
-_ANSWERS = """SELECT i.ordinal, i.custom_id, r.response, r.responses FROM items i
-    JOIN results r ON r.request_id = i.request_id
-    WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""
+_ANSWERS = f"""SELECT i.ordinal, i.custom_id,
+        {RESULT["response"].value("r")}, {RESULT["responses"].value("r")}
+    FROM items i JOIN results r ON r.request_id = i.request_id
+    WHERE i.ordinal >= ? AND i.ordinal < ? AND r.status = 'succeeded' ORDER BY i.ordinal"""  # noqa: S608 - our own names
 _UNSETTLED = """SELECT count(i.ordinal), count(*) FILTER (WHERE i.request_id IS NOT NULL
     AND r.request_id IS NULL) FROM items i LEFT JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ?"""

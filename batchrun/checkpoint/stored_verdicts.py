@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from batchrun.checkpoint.columns import RESULT
 from batchrun.checkpoint.file import usable
 from batchrun.records import Status
 
@@ -21,23 +22,25 @@ if TYPE_CHECKING:
 
 
 # A row's answers count when all of its samples succeeded; each of several choices is an answer.
-_ANSWERS = """SELECT count(*), coalesce(sum(answers), 0), coalesce(max(last_us), 0), coalesce(sum(keys), 0)
+_ANSWERS = f"""SELECT count(*), coalesce(sum(answers), 0), coalesce(max(last_us), 0), coalesce(sum(keys), 0)
     FROM (
-        SELECT sum(CASE WHEN r.responses IS NULL THEN 1 ELSE json_array_length(r.responses) END)
+        SELECT sum(CASE WHEN r.responses IS NULL THEN 1
+                ELSE json_array_length({RESULT["responses"].value("r")}) END)
             AS answers, max(r.finished_us) AS last_us, sum(r.request_id * (i.ordinal + 1)) AS keys
         FROM items i JOIN results r ON r.request_id = i.request_id
         WHERE r.status = 'succeeded' GROUP BY i.ordinal / :samples HAVING count(*) = :samples
-    )"""
-_VERDICTS = """SELECT q.fingerprint, r.status, r.response, a.error_type, a.error_message
+    )"""  # noqa: S608 - our own names
+_RESPONSE = RESULT["response"].value("r")
+_VERDICTS = f"""SELECT q.fingerprint, r.status, {_RESPONSE}, a.error_type, a.error_message
     FROM requests q JOIN results r ON r.request_id = q.id
     LEFT JOIN attempts a ON a.request_id = r.request_id AND a.number = r.attempts
-    WHERE q.fingerprint IN ({marks}) ORDER BY q.fingerprint, q.occurrence"""
+    WHERE q.fingerprint IN ({{marks}}) ORDER BY q.fingerprint, q.occurrence"""  # noqa: S608 - our own names
 
 
-_BY_ID = """SELECT i.custom_id, r.response FROM temp.named n
+_BY_ID = f"""SELECT i.custom_id, {_RESPONSE} FROM temp.named n
     JOIN items i ON i.ordinal = n.ordinal
     JOIN results r ON r.request_id = i.request_id AND r.status = 'succeeded'
-    WHERE n.custom_id IN (SELECT value FROM json_each(?))"""
+    WHERE n.custom_id IN (SELECT value FROM json_each(?))"""  # noqa: S608 - our own names
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,53 @@ def outputs(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if not p.name.startswith(FILE_NAME)}
 
 
+@pytest.fixture
+def long_job(write_job: Callable[..., Path]) -> Iterator[tuple[Path, Provider]]:
+    """A finished run whose answers are in pieces."""
+    with serving(
+        lambda call: answer(call, f"the answer to {call.prompt} ☃" + " more" * 999)
+    ) as server:
+        path = write_job(server.url, rows=ROWS, extra=FILES)
+        assert command("run", path)[0] == 0
+        yield path, server
+
+
+OF_ROW_4 = "WHERE id = (SELECT max(id) FROM pieces WHERE request_id = 4)"
+LONG_TEXTS = {
+    "another letter": f"UPDATE pieces SET text = replace(text, 'more', 'mode') {OF_ROW_4}",
+    "no piece": f"DELETE FROM pieces {OF_ROW_4}",
+    "no UTF-8": f"UPDATE pieces SET text = CAST(x'ff' AS TEXT) {OF_ROW_4}",
+    "the id of another": "UPDATE results SET response = response + 64 WHERE request_id = 4",
+    "the id of none": "UPDATE results SET response = 1 << 40 WHERE request_id = 4",
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_a_damaged_long_answer_is_restored_or_asked_again_and_no_other(
+    long_job: tuple[Path, Provider],
+    results: Callable[[], pl.DataFrame],
+    name: str,
+    is_copied: bool,
+) -> None:
+    job, provider = long_job
+    out, right = job.parent / "out", results()["response"].to_list()
+    change(out, LONG_TEXTS[name])
+    for arguments in (("export", out), ("verify", out)):
+        code, stdout, stderr = command(*arguments)
+        assert code == 5
+        assert "row r00003: the stored answer is damaged" in stdout + stderr
+        assert "more)" not in stdout + stderr
+    if not is_copied:
+        for file in outputs(out):
+            (out / file).unlink()
+    code, _, stderr = command("run", job, "--retry-errored")
+    assert code == 0, stderr
+    assert [call.prompt for call in provider.calls[ROWS:]] == ["Say text 3"] * (not is_copied)
+    assert results()["response"].to_list() == right
+    assert command("verify", out)[0] == 0
+
+
 @pytest.mark.parametrize("bit", [1, 0x80])  # 0x80: no longer UTF-8
 def test_a_flipped_bit_in_an_answer_is_noticed_by_everything_that_reads_it(
     job: Path, provider: Provider, bit: int

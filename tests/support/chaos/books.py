@@ -59,8 +59,8 @@ class Books:
 
 
 def said(prompt: str) -> str:
-    """Return the answer to a prompt: some lines, and text that CSV has to quote."""
-    return f'"{prompt}"; {fate(prompt)},\n' * (1 + fate(prompt) % 5)
+    """Return the answer to a prompt: some lines or many, and text that CSV has to quote."""
+    return f'"{prompt}"; {fate(prompt)},\n' * (1, 2, 3, 30, 150)[fate(prompt) % 5]
 
 
 def fate(prompt: str) -> int:
