@@ -46,24 +46,6 @@ from .evaluation.thresholds import (
 from .evaluation.thresholds import (
     code_with_threshold as code_with_threshold,
 )
-from .inspection import (
-    Since as Since,
-)
-from .inspection import (
-    export as export,
-)
-from .inspection import (
-    load_job as load_job,
-)
-from .inspection import (
-    score as score,
-)
-from .inspection import (
-    score_text as score_text,
-)
-from .inspection import (
-    status as status,
-)
 from .inspection.comparison import (
     compare as compare,
 )
@@ -76,6 +58,8 @@ from .inspection.comparison import (
 from .inspection.comparison import (
     write_comparison as write_comparison,
 )
+from .inspection.exporting import Since as Since
+from .inspection.exporting import export as export
 from .inspection.fine_tuning import (
     FineTuning as FineTuning,
 )
@@ -97,6 +81,7 @@ from .inspection.leaderboard import (
 from .inspection.leaderboard import (
     write_leaderboard as write_leaderboard,
 )
+from .inspection.loading import load_job as load_job
 from .inspection.previews import preview as preview
 from .inspection.previews import preview_text as preview_text
 from .inspection.recosting import (
@@ -113,13 +98,14 @@ from .inspection.recosting import (
 )
 from .inspection.reporting import run_scores as run_scores
 from .inspection.reporting import write_report as write_report
+from .inspection.rescoring import score as score
+from .inspection.rescoring import score_text as score_text
 from .inspection.run_places import run_of as run_of
+from .inspection.run_status import status as status
 from .inspection.verification import Verification as Verification
 from .inspection.verification import verify as verify
 from .job import Job as Job
 from .job import parse_setting as parse_setting
-from .run import arun_job as arun_job
-from .run import run_job as run_job
 from .run.cancellation import Canceled as Canceled
 from .run.cancellation import cancel as cancel
 from .run.comparisons import JudgedPairs as JudgedPairs
@@ -138,6 +124,8 @@ from .run.matrix import (
 from .run.model_checks import request_hints as request_hints
 from .run.preparation import RunOptions as RunOptions
 from .run.row_stream import stream as stream
+from .run.running import arun_job as arun_job
+from .run.running import run_job as run_job
 from .run.tasks import classify as classify
 from .run.tasks import extract as extract
 from .simulator import (

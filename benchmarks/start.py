@@ -3,7 +3,8 @@
 Usage: python -m benchmarks.start [ROUNDS]
 
 The run has 20 rows, answered by the simulator. All commands take turns; the figures are medians of the
-time on the clock and of the processor time of the process. `libraries` are the largest ones that it loads.
+time on the clock and of the processor time of the process. Those of Python alone, and of importing polars,
+are beside them. At the end of a line are the largest libraries that a command loads.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ match = "contains"
 [output]
 dir = "run"
 """
+REFERENCES = ("pass", "import polars")
 COMMANDS = (
     ("--version",),
     ("--help",),
@@ -41,6 +43,7 @@ COMMANDS = (
     ("estimate", "job.toml"),
     ("run", "job.toml", "--simulate"),
     ("status", "run.simulated"),
+    ("status", "job.toml"),
     ("cancel", "run.simulated"),
     ("export", "run.simulated"),
     ("export", "run.simulated", "--to", "copy.csv"),
@@ -49,6 +52,7 @@ COMMANDS = (
     ("recost", "run.simulated"),
     ("compare", "run.simulated", "other.simulated"),
     ("verify", "run.simulated"),
+    ("simulate", "--help"),
 )
 LARGE = (
     "polars",
@@ -71,37 +75,37 @@ finally:
 
 def main(rounds: int) -> None:
     """Measure every command, in turns."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
         text = "\n".join(["text", *(f"row {row}" for row in range(ROWS))])
         (directory / "rows.csv").write_text(text)
         (directory / "job.toml").write_text(JOB)
-        for place in ("run", "other"):
-            start(directory, "run", "job.toml", "--simulate", "--output-dir", place)
-        seconds: dict[tuple[str, ...], list[tuple[float, float]]] = {c: [] for c in COMMANDS}
+        for run in ("run", "other"):
+            start(directory, "-m", "batchrun", "run", "job.toml", "--simulate", "--output-dir", run)
+        every = {f"python -c '{code}'": ("-c", code) for code in REFERENCES}
+        every |= {" ".join(command): ("-m", "batchrun", *command) for command in COMMANDS}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in every}
         for _ in range(rounds):
-            for command in COMMANDS:
-                seconds[command].append(start(directory, *command))
+            for name, arguments in every.items():
+                seconds[name].append(start(directory, *arguments))
         print(json.dumps({"rounds": rounds, "load": os.getloadavg()[0]}))
-        for command, found in seconds.items():
+        for name, found in seconds.items():
             clock, processor = (median(values) for values in zip(*found, strict=True))
-            libraries = loaded(directory, *command)
-            print(f"{' '.join(command):40} {clock:6.3f} s {processor:6.3f} s CPU  {libraries}")
+            module, _, *command = every[name]
+            libraries = loaded(directory, *command) if module == "-m" else ""
+            print(f"{name:40} {clock:6.3f} s {processor:6.3f} s CPU  {libraries}".rstrip())
 
 
-def start(directory: Path, *command: str) -> tuple[float, float]:
-    """Run a command; return its seconds on the clock and of the processor."""
+def start(directory: Path, *arguments: str) -> tuple[float, float]:
+    """Run Python with arguments; return its seconds on the clock and of the processor."""
     (directory / "rows.toml").unlink(missing_ok=True)  # `init` replaces nothing
     before, started = os.times(), time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "batchrun", *command],
-        cwd=directory,
-        capture_output=True,
-        check=False,
+        [sys.executable, *arguments], cwd=directory, capture_output=True, check=False
     )
     seconds, after = time.perf_counter() - started, os.times()
     if done.returncode not in {0, 3}:
-        raise SystemExit(f"{command}: exit {done.returncode}: {done.stderr.decode()}")
+        raise SystemExit(f"{arguments}: exit {done.returncode}: {done.stderr.decode()}")
     used = after.children_user + after.children_system
     return seconds, used - before.children_user - before.children_system
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PACKAGE = ROOT / "batchrun"
+# Folders whose names are loaded when they are first used: a command waits for nothing that it does not need.
+LAZY = (
+    *("checkpoint", "dispatch", "evaluation", "formats", "inspection", "job", "limits", "output"),
+    *("pricing", "report", "run", "simulator", "workers"),
+)
 # Third-party library → the folders or files of batchrun/ that may import it.
 HOMES = {
     "aiolimiter": ("limits/",),
@@ -27,7 +32,7 @@ HOMES = {
     "httpx": ("client/",),
     "jinja2": ("render/", "report/"),
     "jsonschema_rs": ("dispatch/review.py", "simulator/"),
-    "lazy_loader": ("__init__.py", "pricing/"),
+    "lazy_loader": ("__init__.py", *(f"{name}/__init__.py" for name in LAZY), "pricing/"),
     "msgspec": ("records.py", "workers/protocol.py"),
     "pandas": ("output/table_types.py",),
     "polars": ("source/", "output/"),
@@ -120,6 +125,20 @@ def test_the_tests_mirror_the_package() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
     assert tested - folders - {"__pycache__"} <= {"docs", "support"}
     assert folders <= tested
+
+
+@pytest.mark.parametrize("folder", LAZY)
+def test_what_a_folder_offers_has_the_name_of_no_other_module(folder: str) -> None:
+    """Importing a module sets its name in the folder, where a function of another module would be hidden."""
+    offered = parsed(PACKAGE / folder / "__init__.pyi")
+    names = {
+        alias.name: node.module
+        for node in ast.walk(offered)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    modules_there = {path.stem for path in (PACKAGE / folder).glob("*.py")}
+    assert {n: m for n, m in names.items() if n in modules_there and n != m} == {}
 
 
 def test_no_module_name_is_used_twice() -> None:

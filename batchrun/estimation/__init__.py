@@ -24,13 +24,11 @@ from batchrun.evaluation.scores import ScoreKind
 from batchrun.limits import most_output
 from batchrun.pricing import price_book
 from batchrun.render import Renderer
-from batchrun.run import run_job
-from batchrun.run.matrix import run_matrix
+from batchrun.run.division import divided
 from batchrun.run.model_checks import service_tier
-from batchrun.run.partitioned_run import has_begun, opened_checkpoint
-from batchrun.run.parts import divided
 from batchrun.run.preparation import RunOptions
 from batchrun.run.run_directories import run_directory
+from batchrun.run.run_folders import has_begun, opened_checkpoint
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -65,6 +63,10 @@ def estimate(job: Job, options: RunOptions | None = None, *, sample: int = 0) ->
 
 
 def _send_sample(job: Job, options: RunOptions, sample: int) -> None:
+    # An estimate without a sample sends nothing.
+    from batchrun.run.matrix import run_matrix  # noqa: PLC0415 - slow to load
+    from batchrun.run.running import run_job  # noqa: PLC0415 - slow to load
+
     rows = even_rows(Source(job.input).count(), -(-sample // job.request.samples))
     options = replace(options, rows=rows)
     report = run_matrix(job, options) if job.cells else run_job(job, options)

@@ -26,8 +26,8 @@ from batchrun.report.compared_runs import (
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.report.preference_text import preference_facts, preference_lines
-from batchrun.run.matrix import runs_in
-from batchrun.run.partitioned_run import opened_checkpoint
+from batchrun.run.matrix_runs import runs_in
+from batchrun.run.run_folders import opened_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

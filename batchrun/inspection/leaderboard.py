@@ -12,7 +12,6 @@ import orjson
 from batchrun import output
 from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.inspection.comparison import run_facts, side_by_side
-from batchrun.inspection.run_places import is_run
 from batchrun.job.paths import is_simulated
 from batchrun.report.formatting import in_columns
 from batchrun.report.ranking import (
@@ -22,8 +21,8 @@ from batchrun.report.ranking import (
     ranked_cells,
     scorer_lines,
 )
-from batchrun.run.matrix import runs_in
-from batchrun.run.partitioned_run import stored_document
+from batchrun.run.matrix_runs import is_run, runs_in
+from batchrun.run.run_folders import stored_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -18,9 +18,10 @@ from batchrun.records import PICO_PER_USD
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
 from batchrun.run.judging import judge_folder, judge_job
-from batchrun.run.matrix import runs_in
-from batchrun.run.partitioned_run import folders_of, stored_run, totals_of_run
+from batchrun.run.matrix_runs import runs_in
+from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
+from batchrun.run.run_folders import folders_of, totals_of_run
 from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import same_input
 

@@ -20,8 +20,9 @@ from batchrun.job import Job
 from batchrun.job.paths import is_simulated
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
-from batchrun.run.matrix import is_matrix, runs_in
-from batchrun.run.partitioned_run import opened_checkpoint, with_judges
+from batchrun.run.matrix_runs import is_matrix, runs_in
+from batchrun.run.partitioned_run import with_judges
+from batchrun.run.run_folders import opened_checkpoint
 from batchrun.run.scoring import Evaluation
 
 if TYPE_CHECKING:

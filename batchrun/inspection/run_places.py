@@ -6,15 +6,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun import checkpoint
+from batchrun import inspection, run, simulator
 from batchrun.errors import JobError
-from batchrun.inspection import load_job
 from batchrun.job.reader import listed
-from batchrun.run.matrix import is_matrix
-from batchrun.run.parts import is_partitioned
-from batchrun.run.preparation import RunOptions
-from batchrun.run.run_directories import run_directory
-from batchrun.simulator import SimulatorConfig
+from batchrun.run.matrix_runs import is_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +25,10 @@ def run_of(path: Path) -> Path:
     """
     if path.is_dir():
         return _directory(path)
-    job = load_job(path)
-    real = run_directory(job, RunOptions())
-    simulated = run_directory(job, RunOptions(simulate=SimulatorConfig()))
+    job = inspection.load_job(path)
+    real = run.run_directory(job, run.RunOptions())
+    options = run.RunOptions(simulate=simulator.SimulatorConfig())
+    simulated = run.run_directory(job, options)
     for directory in (real, simulated):
         if is_run(directory):
             return _shortened(directory)
@@ -45,7 +41,7 @@ def run_of(path: Path) -> Path:
 def _directory(path: Path) -> Path:
     if is_run(path):
         return path
-    inside = [str(run) for run in _runs_inside(path)]
+    inside = [str(each) for each in _runs_inside(path)]
     if not inside:
         return path  # the command says what is missing there
     is_one = len(inside) == 1
@@ -59,12 +55,6 @@ def _runs_inside(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and is_run(path):
             yield path
-
-
-def is_run(directory: Path) -> bool:
-    """Return whether a directory has a run: in one checkpoint, in parts, or as a matrix."""
-    has_checkpoint = (directory / checkpoint.FILE_NAME).is_file()
-    return has_checkpoint or is_matrix(directory) or is_partitioned(directory)
 
 
 def _shortened(path: Path) -> Path:

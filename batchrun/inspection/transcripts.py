@@ -13,8 +13,8 @@ from batchrun.evaluation import ScoreColumn
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import check_intact
-from batchrun.run.partitioned_run import opened_checkpoint
 from batchrun.run.parts import is_partitioned
+from batchrun.run.run_folders import opened_checkpoint
 from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import same_input
 

@@ -29,9 +29,9 @@ from batchrun.job import Job
 from batchrun.records import changed
 from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
-from batchrun.run.matrix import is_matrix, runs_in
-from batchrun.run.partitioned_run import folders_of
+from batchrun.run.matrix_runs import is_matrix, runs_in
 from batchrun.run.parts import is_partitioned, missing_parts
+from batchrun.run.run_folders import folders_of
 from batchrun.run.scoring import Evaluation, score_table
 from batchrun.run.signatures import input_signature, plan_signature
 from batchrun.source import Source

@@ -4,6 +4,6 @@ If the provider states a cost, that is the cost. Otherwise it is computed with `
 with genai-prices' offline list. Without a known price the cost is unknown, never 0.
 """
 
-from batchrun.pricing.book import NewPrices, PriceBook, price_book
-from batchrun.pricing.price_list import BATCH_TIER, known_models, near_model, near_provider
-from batchrun.pricing.rates import FROM_JOB, Rates, cost_of, rates_of_job
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,10 +13,10 @@ from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
 from batchrun.report.formatting import counted
-from batchrun.run import run_job
-from batchrun.run.matrix import runs_in
-from batchrun.run.partitioned_run import folders_of, stored_document
+from batchrun.run.matrix_runs import runs_in
 from batchrun.run.preparation import RunOptions
+from batchrun.run.run_folders import folders_of, stored_document
+from batchrun.run.running import run_job
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:

@@ -16,13 +16,14 @@ from batchrun import checkpoint
 from batchrun.errors import BatchrunError, JobError
 from batchrun.evaluation.preferences import PreferenceCounts
 from batchrun.job import Job
-from batchrun.run import run_loop, run_plan
 from batchrun.run.judging import check_verdicts
-from batchrun.run.matrix import runs_in
+from batchrun.run.loop_threads import run_loop
+from batchrun.run.matrix_runs import runs_in
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
-from batchrun.run.partitioned_run import opened_checkpoint
 from batchrun.run.preparation import RunOptions, plan_of_pairs
 from batchrun.run.run_directories import kept_apart
+from batchrun.run.run_folders import opened_checkpoint
+from batchrun.run.running import run_plan
 from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from batchrun import checkpoint, formats, output
 from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
 from batchrun.job import Job
 from batchrun.output import given_table
-from batchrun.run import run_job
 from batchrun.run.preparation import RunOptions
+from batchrun.run.running import run_job
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from batchrun.dispatch import (
     Assignment,
     BatchContext,
     BatchMode,
-    DroppedParameters,
     FirstRequests,
     Provider,
     Rules,
@@ -33,6 +32,7 @@ from batchrun.errors import (
     Stop,
     sentences,
 )
+from batchrun.formats.unsupported import DroppedParameters
 from batchrun.limits import ErrorBudget, Waits
 from batchrun.pricing import price_book
 from batchrun.report.open_batches import come_back, keep_running

@@ -19,8 +19,8 @@ from batchrun.run.changed_jobs import (
     nothing_to_do,
 )
 from batchrun.run.damage import restore_copies
+from batchrun.run.division import division_notes
 from batchrun.run.events import RunLog, started
-from batchrun.run.parts import division_notes
 from batchrun.workers import WORKERS
 
 if TYPE_CHECKING:

@@ -29,17 +29,11 @@ from batchrun.errors import (
 from batchrun.report.open_batches import come_back_together, keep_running
 from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of
 from batchrun.run.conclusion import InterruptibleRows, RunReport, Written
+from batchrun.run.division import division_notes, options_of_part, plan_of_part
 from batchrun.run.execution import Execution, first_batchrun_error
-from batchrun.run.partitioned_run import PartitionedRun, totals_of_run
-from batchrun.run.parts import (
-    PartList,
-    division_notes,
-    missing_message,
-    missing_parts,
-    options_of_part,
-    plan_of_part,
-    write_parts,
-)
+from batchrun.run.partitioned_run import PartitionedRun
+from batchrun.run.parts import PartList, missing_message, missing_parts, write_parts
+from batchrun.run.run_folders import totals_of_run
 from batchrun.run.steps import (
     Spending,
     agreed,

@@ -11,17 +11,15 @@ import orjson
 
 from batchrun import checkpoint, output, report
 from batchrun.checkpoint import ATTEMPT_KINDS, result_kinds
-from batchrun.errors import CheckpointError, OutputError
+from batchrun.errors import OutputError
 from batchrun.job import Job
 from batchrun.run.conclusion import SUMMARY_FILE, Written
 from batchrun.run.damage import USAGE_FILE
 from batchrun.run.parts import (
     PartList,
-    is_partitioned,
-    missing_message,
-    missing_parts,
     read_parts,
 )
+from batchrun.run.run_folders import stored_document, totals_of_run
 from batchrun.run.scoring import Evaluation, columns_of_scores, score_table
 from batchrun.run.signatures import same_input
 
@@ -233,31 +231,6 @@ def _no_scores(job: Job) -> output.ScoreTable | None:
     return output.ScoreTable(kinds, lambda _first, _end: [])
 
 
-def totals_of_run(directory: Path) -> RunTotals:
-    """Add up a run, which may be in parts.
-
-    Raises:
-        CheckpointError: when no part has begun, or one cannot be used.
-    """
-    if is_partitioned(directory):
-        folders = _begun_folders(directory)
-        return checkpoint.totals_of_parts(folders, read_parts(directory).rows)
-    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-        return checkpoint.totals(store)
-
-
-def stored_document(directory: Path) -> tuple[dict[str, Any], str, str]:
-    """Return the document of a run's job, the folder of its paths and the signature of its plan.
-
-    Raises:
-        CheckpointError: when there is no usable checkpoint; of a partitioned run, in its first part.
-    """
-    with closing(checkpoint.Checkpoint(folders_of(directory)[0], writable=False)) as store:
-        document, base, signature = store.job()
-    document.pop("part", None)
-    return document, base, signature
-
-
 def stored_run(directory: Path) -> PartitionedRun:
     """Open a partitioned run whose input is unchanged.
 
@@ -292,54 +265,3 @@ def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> 
         own = replace(own, judge=whole)
         score = replace(score, scorers={**score.scorers, name: own}) if name else own
     return score
-
-
-def folders_of(directory: Path) -> list[Path]:
-    """Return the directories with the checkpoints of a run: those of its parts, or its own."""
-    return _begun_folders(directory) if is_partitioned(directory) else [directory]
-
-
-def has_begun(directory: Path) -> bool:
-    """Return whether a run, or one of its parts, has a checkpoint."""
-    if is_partitioned(directory):
-        return bool(checkpoint.part_folders(directory))
-    return (directory / checkpoint.FILE_NAME).exists()
-
-
-@contextmanager
-def opened_checkpoint(
-    directory: Path, tables: Sequence[str] = checkpoint.EVERYTHING
-) -> Iterator[checkpoint.Checkpoint]:
-    """Open the checkpoint of a run for reading; of a partitioned one, a temporary copy of its parts.
-
-    Args:
-        directory: the run directory.
-        tables: the tables to copy from parts, in addition to the run and its executions.
-
-    Raises:
-        CheckpointError: when there is no usable checkpoint.
-        RecordsDamaged: when records of a part are damaged.
-        OutputError: when there is no room for temporary files.
-    """
-    if not is_partitioned(directory):
-        with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
-            yield store
-        return
-    parts = read_parts(directory)
-    folders = _begun_folders(directory)
-    for folder in folders:
-        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-            checkpoint.check_intact(store)
-    size = parts.partition_rows
-    firsts = [(int(folder.name.removeprefix("part-")) - 1) * size for folder in folders]
-    with checkpoint.merged(list(zip(folders, firsts, strict=True)), parts.rows, tables) as store:
-        yield store
-
-
-def _begun_folders(directory: Path) -> list[Path]:
-    folders = checkpoint.part_folders(directory)
-    if not folders:
-        raise CheckpointError(f"{directory}: contains no run yet; run the job first")
-    if missing := missing_parts(directory):
-        raise CheckpointError(missing_message(directory, missing))
-    return folders

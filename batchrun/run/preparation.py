@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from batchrun import __version__, checkpoint, output
-from batchrun.checkpoint import result_kinds
 from batchrun.dispatch import (
     BATCH,
     LIVE,
@@ -25,7 +24,7 @@ from batchrun.run.judging import AnswerTable
 from batchrun.run.model_checks import check_price
 from batchrun.run.precision import check_stop_at
 from batchrun.run.run_directories import run_directory
-from batchrun.run.scoring import Evaluation, check_reduce, columns_of_scores
+from batchrun.run.scoring import Evaluation, check_reduce, our_columns
 from batchrun.run.signatures import plan_signature
 from batchrun.source import Source
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from batchrun.client import Credentials, TransportPort
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
-    from batchrun.records import Kind
     from batchrun.run.finished_rows import RowBuffer
     from batchrun.run.judging import Judge
     from batchrun.run.pairwise import PairJudge, PairTable
@@ -245,12 +243,6 @@ def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
 
     # A simulated run needs no key, so a missing variable is not an error.
     return Credentials() if is_simulated else Credentials.of(job.request, job.base)
-
-
-def our_columns(job: Job) -> dict[str, Kind]:
-    """Return the columns that are added to those of the input in the results of a job."""
-    scores = {column.name: column.kind for column in columns_of_scores(job)}
-    return {**result_kinds(job.request.optional_columns), **scores}
 
 
 def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | None:

@@ -11,11 +11,11 @@ import anyio
 
 from batchrun.errors import JobError
 from batchrun.job import Job
-from batchrun.run import run_with_interrupts
 from batchrun.run.dataframes import prepared, raised
 from batchrun.run.finished_rows import RowBuffer
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.preparation import RunOptions
+from batchrun.run.running import run_with_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from batchrun.evaluation import ScoreColumn, ScoreTotals
     from batchrun.job import Job, RequestConfig, ScoreConfig
-    from batchrun.records import Item
+    from batchrun.records import Item, Kind
     from batchrun.run.answered_rows import AnsweredRow
     from batchrun.source import Source
 
@@ -312,6 +312,12 @@ def _answers_per_row(request: RequestConfig) -> int | None:
     """Return the number of answers of each row; None if it depends on the row."""
     n = request.parameters.get("n", request.extra_body.get("n", 1))
     return request.samples * n if isinstance(n, int) and "n" not in request.from_columns else None
+
+
+def our_columns(job: Job) -> dict[str, Kind]:
+    """Return the columns that are added to those of the input in the results of a job."""
+    scores = {column.name: column.kind for column in columns_of_scores(job)}
+    return {**checkpoint.result_kinds(job.request.optional_columns), **scores}
 
 
 def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:

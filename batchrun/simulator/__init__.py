@@ -16,8 +16,6 @@ Nothing leaves 127.0.0.1. Every answer says that it is simulated, unless the pro
 one of its own labels.
 """
 
-from batchrun.simulator.accounting import UsageRecord
-from batchrun.simulator.provider import SimulatorConfig
-from batchrun.simulator.service import Simulator, serve_simulator
+import lazy_loader
 
-__all__ = ["Simulator", "SimulatorConfig", "UsageRecord", "serve_simulator"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,6 +5,6 @@ runs the same live dispatcher as a run of one process (`worker.py`), with an adm
 the owner (`leases.py`). Both exchange the messages of `protocol.py` over a channel.
 """
 
-from batchrun.workers.factory import WORKERS, RayCluster, WorkersFactory
+import lazy_loader
 
-__all__ = ["WORKERS", "RayCluster", "WorkersFactory"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

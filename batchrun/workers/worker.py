@@ -16,7 +16,6 @@ from batchrun.dispatch import (
     LIVE,
     Accounts,
     Assignment,
-    DroppedParameters,
     FirstRequests,
     Provider,
     Rules,
@@ -25,6 +24,7 @@ from batchrun.dispatch import (
     toolbox_of,
 )
 from batchrun.errors import BatchrunError, JobError
+from batchrun.formats.unsupported import DroppedParameters
 from batchrun.job import Job
 from batchrun.limits import MOST, Backoff, Waits
 from batchrun.pricing import price_book

@@ -253,21 +253,3 @@ def test_help_loads_no_library_that_it_does_not_need() -> None:
     ours = {name for name in loaded if name.startswith("batchrun.") and ".cli" not in name}
     assert ours == {"batchrun.errors"}
     assert not loaded & {"anyio", "httpx", "jinja2", "orjson", "polars", "sqlite_utils"}
-
-
-def test_what_sends_nothing_loads_nothing_to_send_with(write_job: Callable[..., Path]) -> None:
-    """Prices and HTTP take half of the time of a short command."""
-    with serving() as provider:
-        directory = write_job(provider.url, rows=1).parent / "out"
-        assert command("run", directory.parent / "job.toml")[0] == 0
-    code = (
-        "import pathlib, sys, batchrun\n"
-        f"batchrun.status(pathlib.Path({str(directory)!r}), as_json=True)\n"
-        "print(*sorted(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    unneeded = {"httpx", "pydantic", "pyreqwest", "batchrun.simulator", "http.client"}
-    unneeded |= {"jsonschema_rs", "multiprocessing", "pandas", "numpy", "rapidfuzz", "re2"}
-    assert not set(done.stdout.split()) & unneeded

@@ -13,7 +13,7 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
-from batchrun.inspection import load_job
+from batchrun.inspection.loading import load_job
 from batchrun.inspection.previews import preview
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchrun.errors import JobError
-from batchrun.inspection import export
+from batchrun.inspection.exporting import export
 from batchrun.inspection.fine_tuning import export_fine_tuning
 from tests.conftest import command
 from tests.support.provider import Call, Reply, answer, refusal, serving

@@ -16,7 +16,8 @@ import pytest
 
 from batchrun import checkpoint
 from batchrun.errors import JobError
-from batchrun.inspection import score, status
+from batchrun.inspection.rescoring import score
+from batchrun.inspection.run_status import status
 from batchrun.inspection.verification import verify
 from batchrun.job import Job
 from batchrun.run import RunOptions, run_job

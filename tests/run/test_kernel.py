@@ -19,7 +19,7 @@ import pytest
 
 from batchrun import complete
 from batchrun.errors import Interrupted
-from batchrun.inspection import load_job
+from batchrun.inspection.loading import load_job
 from batchrun.run import arun_job, run_loop
 from batchrun.run.interrupts import Interrupts, counted_sigint
 from batchrun.run.preparation import RunOptions

@@ -1,0 +1,98 @@
+"""`batchrun score`: score the answers of a run again."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+
+from batchrun import checkpoint, output
+from batchrun.errors import JobError, harmless
+from batchrun.evaluation import score_facts, score_lines
+from batchrun.inspection.exporting import check_targets
+from batchrun.job import Job
+from batchrun.job.overrides import SCORE
+from batchrun.run.conclusion import write_files
+from batchrun.run.partitioned_run import stored_run
+from batchrun.run.parts import is_partitioned
+from batchrun.run.run_folders import folders_of
+from batchrun.run.scoring import Evaluation, our_columns
+from batchrun.run.signatures import same_input
+
+if TYPE_CHECKING:
+    from batchrun.evaluation import ScoreTotals
+
+
+T = TypeVar("T")
+
+
+def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
+    """Score a run's answers again, and write its outputs and summary again.
+
+    Args:
+        directory: the run directory.
+        job_file: use the section `[score]` of this job file, and store it with the run.
+
+    Raises:
+        CheckpointError: when the checkpoint cannot be used, or the run is active.
+        JobError: when there is no `[score]`, it is wrong, or the input is gone.
+        OutputError: when a file cannot be written or the input has changed.
+    """
+    if is_partitioned(directory):
+        with checkpoint.open_directory(directory):
+            for folder in folders_of(directory):
+                score(folder, job_file)
+            run = stored_run(directory)
+            found = run.write().score
+        return _required(found, directory)
+    with closing(checkpoint.Checkpoint(directory, writable=False)) as store:
+        document, base, signature = store.job()
+    if job_file is not None:
+        document["score"] = _score_section(job_file)
+    with checkpoint.open_directory(directory):
+        store = checkpoint.Checkpoint(directory, writable=True)
+        try:
+            job = Job.from_document(document, Path(base), origin=str(store.path))
+            source = same_input(job, signature)
+            evaluation = _required(Evaluation.of(job, source), directory)
+            config = job.output
+            output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
+            check_targets(job, source, directory, None)
+            store.replace_job(document)
+            write_files(job, source, store, evaluation)
+            return evaluation.totals(store)
+        finally:
+            store.close()
+
+
+def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
+    """Describe the scores of a run."""
+    if as_json:
+        return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
+    return "\n".join(harmless(line) for line in score_lines(totals))
+
+
+def _score_section(path: Path) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return the `[score]` of a job file with absolute paths."""
+    job = Job.load(path)
+    if not job.scores:
+        raise JobError(f"{path}: has no section [score]")
+    given = job.document[SCORE]
+    tables = [dict(table) for table in (given if isinstance(given, list) else [given])]
+    for table, config in zip(tables, job.scores, strict=True):
+        if config.function is not None:
+            file, name = config.function
+            table["function"] = f"{file.resolve()}:{name}"
+    return tables if isinstance(given, list) else tables[0]
+
+
+def _required(found: T | None, directory: Path) -> T:
+    """Return a job's evaluation or score; raise JobError if there is none."""
+    if found is None:
+        raise JobError(
+            f"{directory}: the job of this run has no section [score]; add one to the job file, "
+            f"and run: batchrun score {directory} --job JOB"
+        )
+    return found

@@ -1,0 +1,11 @@
+from .notebook import summary_html as summary_html
+from .notebook import table_html as table_html
+from .run_summary import SCHEMA_VERSION as SCHEMA_VERSION
+from .run_summary import summary as summary
+from .run_summary import summary_json as summary_json
+from .terminal import SIMULATED as SIMULATED
+from .terminal import judge_status_line as judge_status_line
+from .terminal import shortfall as shortfall
+from .terminal import state_of_all as state_of_all
+from .terminal import status_text as status_text
+from .terminal import summary_text as summary_text

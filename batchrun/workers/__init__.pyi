@@ -1,0 +1,3 @@
+from .factory import WORKERS as WORKERS
+from .factory import RayCluster as RayCluster
+from .factory import WorkersFactory as WorkersFactory
