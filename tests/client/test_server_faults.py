@@ -53,7 +53,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 async def serving(act: Act, host: str = "127.0.0.1") -> AsyncIterator[str]:
     """A server that treats every connection as the test says."""
 
+    writers: list[asyncio.StreamWriter] = []
+
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await act(reader, writer)
         writer.transport.abort()
@@ -64,6 +67,10 @@ async def serving(act: Act, host: str = "127.0.0.1") -> AsyncIterator[str]:
         yield f"http://{'[::1]' if ':' in host else host}:{port}"
     finally:
         server.close()
+        for writer in writers:  # also of a connection that the test did not wait for
+            writer.transport.abort()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 @asynccontextmanager

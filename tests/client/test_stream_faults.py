@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,7 +36,10 @@ DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 async def serving(act: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
     """A server that reads one request and then acts."""
 
+    writers: list[asyncio.StreamWriter] = []
+
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         try:
             await reader.readuntil(b"\r\n\r\n")
             await act(writer)
@@ -50,6 +53,10 @@ async def serving(act: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> Asy
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for writer in writers:  # also of a connection that the test did not wait for
+            writer.transport.abort()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 async def send(
