@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import anyio
@@ -91,8 +91,7 @@ class _Outgoing(httpx.Request):
         return self._body
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """A successful attempt.
 
     Attributes:
@@ -199,7 +198,7 @@ class Client:
         return (
             exchange
             if completion is exchange.completion
-            else replace(exchange, completion=completion)
+            else exchange._replace(completion=completion)
         )
 
     async def _with_a_valid_key(

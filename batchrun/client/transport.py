@@ -124,7 +124,7 @@ class _Incoming(httpx.Response):
     def __init__(
         self,
         status: int,
-        received: list[tuple[str, str]],
+        received: Mapping[str, str | list[str]],
         stream: BodyStream,
         request: httpx.Request,
     ) -> None:
@@ -139,7 +139,13 @@ class _Incoming(httpx.Response):
     @cached_property
     def headers(self) -> httpx.Headers:  # type: ignore[override]
         """The headers."""
-        return httpx.Headers(self.received)
+        return httpx.Headers(
+            [
+                (name, each)
+                for name, value in self.received.items()
+                for each in ([value] if isinstance(value, str) else value)
+            ]
+        )
 
 
 class FileBody(httpx.AsyncByteStream):
@@ -169,32 +175,31 @@ def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
     return str(request.url), request.headers.multi_items()
 
 
-def _received(headers: HeaderMap) -> list[tuple[str, str]]:
+def _received(headers: HeaderMap) -> Mapping[str, str | list[str]]:
     """Return the headers of a response. Those that are not ASCII are left out: nothing reads them."""
     try:
-        return list(headers.items())
+        return headers.dict_multi_value()  # in one call: to iterate takes twice as long
     except ValueError:
-        found: list[tuple[str, str]] = []
+        found: dict[str, str | list[str]] = {}
         for name in dict.fromkeys(headers.keys()):
             with suppress(ValueError):
-                found += [(name, value) for value in headers.getall(name)]
+                found[name] = headers.getall(name)
         return found
 
 
 def plain_headers(response: httpx.Response) -> dict[str, str]:
     """Return headers by lower-case name, as a dict, whose lookups are faster than httpx's."""
     if isinstance(response, _Incoming):
-        return dict(response.received)
+        received = response.received.items()
+        return {name: value if isinstance(value, str) else value[-1] for name, value in received}
     raw = response.headers.raw
     return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in raw}
 
 
-def _length(headers: list[tuple[str, str]]) -> int | None:
+def _length(headers: Mapping[str, str | list[str]]) -> int | None:
     """Return the length of the body; servers that stream or compress do not send it."""
-    for name, value in headers:
-        if name == "content-length" and value.isdecimal():
-            return int(value)
-    return None
+    value = headers.get("content-length")
+    return int(value) if isinstance(value, str) and value.isdecimal() else None
 
 
 class BodyStream(httpx.AsyncByteStream):

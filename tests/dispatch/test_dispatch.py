@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -333,7 +333,7 @@ async def test_any_status_of_success_shows_that_the_server_keeps_to_max_tokens(s
         await anyio.sleep(1)
 
     small = Completion(("yes",), "end_turn", MODEL, "msg", Usage(input_tokens=1, output_tokens=1))
-    answered = replace(answer(), completion=small, http_status=status)
+    answered = answer()._replace(completion=small, http_status=status)
     bench = Bench(Sender([answered], before=take_a_second), workers=4, money=CostBudget(10**15))
     await bench.run_many(9)
     # The first goes alone, since its cost shows whether the bound of a request holds.
