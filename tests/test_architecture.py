@@ -79,7 +79,7 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def place(path: Path) -> str:
+def in_package(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
@@ -105,7 +105,7 @@ def imported(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("library", HOMES)
 def test_a_library_is_imported_in_its_home_alone(library: str) -> None:
-    users = [place(path) for path in modules() if library in imported(path)]
+    users = [in_package(path) for path in modules() if library in imported(path)]
     assert users, f"nothing imports {library}: remove it here and in pyproject.toml"
     assert [user for user in users if not user.startswith(HOMES[library])] == []
 
@@ -145,7 +145,7 @@ def test_no_module_name_is_used_twice() -> None:
     names = defaultdict(list)
     for path in modules():
         if not path.stem.startswith("__"):
-            names[path.stem].append(place(path))
+            names[path.stem].append(in_package(path))
     assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
 
 
@@ -154,13 +154,13 @@ def test_no_class_name_is_used_twice() -> None:
     for path in modules():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef):
-                names[node.name].append(place(path))
+                names[node.name].append(in_package(path))
     assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
 
 
 def test_no_file_is_longer_than_one_can_read() -> None:
     lengths = {
-        place(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules()
+        in_package(path): len(path.read_text(encoding="utf-8").splitlines()) for path in modules()
     }
     assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
 
@@ -209,9 +209,9 @@ def constants(node: ast.AST) -> set[object]:
 
 def test_nothing_outside_the_formats_depends_on_the_name_of_a_format() -> None:
     found = [
-        f"{place(path)}:{node.lineno}"
+        f"{in_package(path)}:{node.lineno}"
         for path in modules()
-        if not place(path).startswith(KNOW_THE_FORMATS)
+        if not in_package(path).startswith(KNOW_THE_FORMATS)
         for node in code(parsed(path))
         if distinguishes_formats(node) and isinstance(node, ast.expr | ast.pattern)
     ]
@@ -244,7 +244,7 @@ def test_what_depends_on_the_name_of_a_format(code: str, is_found: bool) -> None
 
 def test_no_constructor_takes_more_than_six_arguments() -> None:
     found = [
-        f"{place(path)}:{node.lineno}"
+        f"{in_package(path)}:{node.lineno}"
         for path in modules()
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef)
@@ -257,9 +257,9 @@ def test_no_constructor_takes_more_than_six_arguments() -> None:
 
 def test_attributes_are_set_by_their_object_alone() -> None:
     found = [
-        f"{place(path)}:{target.lineno} {ast.unparse(target)}"
+        f"{in_package(path)}:{target.lineno} {ast.unparse(target)}"
         for path in modules()
-        if not place(path).startswith(SET_FOREIGN_ATTRIBUTES)
+        if not in_package(path).startswith(SET_FOREIGN_ATTRIBUTES)
         for function in ast.walk(parsed(path))
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for target in set_from_outside(function)

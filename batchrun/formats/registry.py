@@ -1,7 +1,4 @@
-"""The wire formats: how each API's requests, answers, streams and errors are written.
-
-`of(name)` returns the `WireFormat` with a name. A new format is registered in `FORMATS`.
-"""
+"""The registered wire formats, by name."""
 
 from __future__ import annotations
 

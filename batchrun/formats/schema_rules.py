@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    # Returns what is wrong with one object or value of a schema; its texts follow the path and a colon.
-    Rule = Callable[[Mapping[str, Any]], Iterator[str]]
+    from collections.abc import Iterator
 
 _OPENAI_UNSUPPORTED = frozenset(
     {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas"}

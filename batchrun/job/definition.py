@@ -1,9 +1,4 @@
-"""The job file: TOML → a validated, frozen `Job`.
-
-A `Job` says what to do and never holds a row. It can be rebuilt from its `document` (the TOML as
-data, with command line overrides applied) and the folder that its relative paths start from;
-that is how a run directory can write its outputs again without the job file.
-"""
+"""`Job`: the definition of a run, read from a job file and validated."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ Limits are kept for each base URL, model and key: an *endpoint*. What the job se
 it, the provider's own limits are followed. `Limits` is the `Admission` of live dispatch. A request passes, in
 this order:
 
-1. **Money** (`stops.py`): its highest possible cost must be left of `max_cost_usd`.
+1. **Money** (`budgets.py`): its highest possible cost must be left of `max_cost_usd`.
 2. **Configured requests per minute** (`buckets.ConfiguredRequests`): aiolimiter.
-3. **The circuit breaker** (`breaker.py`): when nearly all requests fail, all pause. Then one probe is sent,
+3. **The circuit breaker** (`circuit_breaker.py`): when nearly all requests fail, all pause. Then one probe is sent,
    then twice as many after each step in which none failed.
 4. **Concurrency** (`concurrency.py`): grows while more in flight brings more answers.
 5. **Rates** (`allowances.py`): token buckets with the lowest of the configured, reported and learned rates

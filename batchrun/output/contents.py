@@ -1,8 +1,4 @@
-"""The outputs: results joined to the input in input order, and the usage table.
-
-Files are written atomically: each is written under a temporary name and renamed at the end. All data streams
-in bounded chunks, from the checkpoint and the input into polars' writers.
-"""
+"""The contents of the output files: their columns and rows, and how they are written."""
 
 from __future__ import annotations
 

@@ -154,12 +154,13 @@ def histogram_chart(title: str, histogram: Histogram, write: Callable[[float], s
     levels = ticks(max(counts), whole=True)
     x = _scale(0, len(counts), LEFT, HISTOGRAM_WIDTH - MARGIN)
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         """Return the position of a value; a bar for a single value is centred on it."""
         return x((value - start) / width + (0.5 if width == 1 else 0.0))
 
     percentiles = _percentiles(
-        (name, min(place(value), HISTOGRAM_WIDTH - MARGIN)) for name, value in histogram.at.items()
+        (name, min(position(value), HISTOGRAM_WIDTH - MARGIN))
+        for name, value in histogram.at.items()
     )
     top = max((line.top for line in percentiles), default=TOP) + ROW_HEIGHT
     y = _scale(0, levels[-1] or 1.0, BOTTOM, top)
@@ -173,7 +174,7 @@ def histogram_chart(title: str, histogram: Histogram, write: Callable[[float], s
         width=HISTOGRAM_WIDTH,
         levels=[(y(value), grouped(value)) for value in levels],
         ticks=[
-            (place(value), write(value))
+            (position(value), write(value))
             for value in ticks_between(start, end, whole=width >= 1)
             if value < end
         ],

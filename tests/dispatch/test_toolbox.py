@@ -94,7 +94,7 @@ def calls_tool(call: Call, *arguments: object, name: str = "lookup") -> Reply:
     return Reply(body=json.dumps(payload).encode())
 
 
-def told(call: Call) -> list[tuple[str, bool]]:
+def tool_results(call: Call) -> list[tuple[str, bool]]:
     """What the tools are reported to have given, and whether as errors, of the last turn."""
     messages = call.json["messages"]
     if call.path.endswith("/messages"):
@@ -107,7 +107,7 @@ def told(call: Call) -> list[tuple[str, bool]]:
 
 def asks_once(*arguments: object) -> Callable[[Call], Reply]:
     def decide(call: Call) -> Reply:
-        results = told(call)
+        results = tool_results(call)
         if results:
             return answer(call, f"it is {results}")
         return calls_tool(call, *arguments)
@@ -198,7 +198,7 @@ def test_a_tool_that_raises_is_told_to_the_model(
     with serving(asks_once({"key": "missing"}, {"wrong": 1}, "text")) as provider:
         job = write_tools_job(provider.url, rows=1, wire_format=wire_format)
         assert batchrun("run", job)[0] == 0
-        errors = told(provider.calls[-1])
+        errors = tool_results(provider.calls[-1])
     assert [is_error for _, is_error in errors] == [True, True, True]
     assert errors[0][0] == "KeyError: 'missing'"
     assert errors[1][0].startswith("TypeError: lookup() got an unexpected keyword argument")
@@ -249,7 +249,7 @@ def test_only_the_last_answer_has_to_satisfy_the_schema(
     write_tools_job: WriteJob, results: Callable[[], pl.DataFrame]
 ) -> None:
     def decide(call: Call) -> Reply:
-        return answer(call, '{"n": 1}') if told(call) else calls_tool(call, {"key": "a"})
+        return answer(call, '{"n": 1}') if tool_results(call) else calls_tool(call, {"key": "a"})
 
     schema = 'json_schema = { type = "object", required = ["n"] }'
     with serving(decide) as provider:
@@ -281,7 +281,7 @@ def test_a_failed_attempt_of_a_later_turn_does_not_begin_anew(
     write_tools_job: WriteJob, tmp_path: Path
 ) -> None:
     def decide(call: Call) -> Reply:
-        if not told(call):
+        if not tool_results(call):
             return calls_tool(call, {"key": "a"})
         return Reply(500, b"{}") if call.seen == 0 else answer(call)
 
@@ -304,7 +304,7 @@ def test_a_conversation_goes_on_where_a_killed_process_left_it(
     (tmp_path / "hold").touch()
 
     def decide(call: Call) -> Reply:
-        if not told(call):
+        if not tool_results(call):
             return calls_tool(call, {"key": "a"})
         return answer(call, "done", delay_s=0 if call.seen else 30)
 
@@ -331,7 +331,7 @@ def test_a_turn_that_was_damaged_on_the_disk_is_not_sent_on(
     write_tools_job: WriteJob, tmp_path: Path
 ) -> None:
     def decide(call: Call) -> Reply:
-        if not told(call):
+        if not tool_results(call):
             return calls_tool(call, {"key": "a"})
         return answer(call, "done", delay_s=0 if call.seen else 30)
 
@@ -725,7 +725,7 @@ def test_the_turn_goes_back_unchanged_in_every_dialect(
     message = with_call(DIALECTS[dialect])
 
     def decide(call: Call) -> Reply:
-        if told(call):
+        if tool_results(call):
             return answer(call, "done")
         if not is_streamed:
             choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
@@ -750,7 +750,7 @@ def test_what_earlier_turns_contain_is_in_the_row(
     said = {"content": "I look.", "reasoning_content": "think", "annotations": [note]}
 
     def decide(call: Call) -> Reply:
-        if len(told(call)) == 2:
+        if len(tool_results(call)) == 2:
             last = {"role": "assistant", "content": "done", "reasoning_content": "at last"}
             choice = {"index": 0, "message": last, "finish_reason": "stop"}
         else:
@@ -875,7 +875,7 @@ def test_integers_of_any_size_reach_the_function_and_go_back_exactly(
         job = write_tools_job(provider.url, rows=1, wire_format=wire_format)
         assert command("run", job)[0] == 0
         assert str(LONG).encode() in provider.calls[-1].body
-        assert told(provider.calls[-1]) == [(f'{{"plus":{LONG + 1}}}', False)]
+        assert tool_results(provider.calls[-1]) == [(f'{{"plus":{LONG + 1}}}', False)]
     (call,) = json.loads(results()["tool_calls"][0])
     assert call["input"] == {"key": LONG}
 
