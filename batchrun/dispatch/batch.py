@@ -60,7 +60,7 @@ class BatchDispatcher:
         self._prices = assignment.accounts.prices
         self._tally = Tally()
         self._draining = Draining(self._tally)
-        self._lives: list[Dispatcher] = []
+        self._live_dispatchers: list[Dispatcher] = []
         vendor = vendor_of(assignment)
         self._endpoint = vendor.endpoint
         self._collector = BatchCollector(assignment, work, vendor, self._tally)
@@ -87,7 +87,7 @@ class BatchDispatcher:
     @property
     def tally(self) -> Tally:
         """The counts so far, including live requests."""
-        mine, lives = self._tally, [live.tally for live in self._lives]
+        mine, lives = self._tally, [live.tally for live in self._live_dispatchers]
         return Tally(
             sent=self._submitter.sent + sum(live.sent for live in lives),
             in_flight=self._submitter.in_flight + sum(live.in_flight for live in lives),
@@ -107,14 +107,14 @@ class BatchDispatcher:
         """Submit nothing more, and leave the batches to the vendor."""
         self._has_left = True
         self._draining.begin()
-        for live in self._lives:
+        for live in self._live_dispatchers:
             live.drain()
         self._follow_scope.cancel()
 
     def stop(self, stop: Stop) -> None:
         """Submit nothing more. Open batches are still collected."""
         self._draining.begin(stop)
-        for live in self._lives:
+        for live in self._live_dispatchers:
             live.stop(stop)
         self._tracker.wake()
 
@@ -165,7 +165,7 @@ class BatchDispatcher:
             dropped=self._assignment.rules.dropped,
         )
         live = LIVE.create(self._assignment)
-        self._lives.append(live)
+        self._live_dispatchers.append(live)
         send, receive = anyio.create_memory_object_stream["Sequence[PlannedRequest]"](1)
         async with anyio.create_task_group() as group:
             group.start_soon(live.run, receive)

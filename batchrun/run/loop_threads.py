@@ -26,7 +26,6 @@ from batchrun.run.interrupts import Interrupts, SigintCount, counted_sigint, is_
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-# An event loop that does not stop within this time at exit is left as it is.
 # At exit, a thread whose loop does not end is left behind after this time.
 STOP_S = 5.0
 # In a notebook Ctrl-C is noticed within this time.

@@ -19,7 +19,7 @@ class Channel(Protocol):
     """Carries messages. When the other side is gone, both calls raise `anyio.EndOfStream`."""
 
     @property
-    def place(self) -> str:
+    def machine(self) -> str:
         """The machine of the worker; empty for this one."""
 
     @property
@@ -43,7 +43,7 @@ class SocketChannel:
         connected: a connected stream socket, which it closes.
     """
 
-    place = ""
+    machine = ""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected

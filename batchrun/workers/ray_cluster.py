@@ -34,7 +34,7 @@ _CLIENT = "ray://"
 class ActorChannel:
     """The worker's end: the owner pushes and pulls messages by calls of the actor."""
 
-    place = ""
+    machine = ""
     why_ended = "the owner is gone"
 
     def __init__(self) -> None:
@@ -97,12 +97,12 @@ class RayChannel:
 
     Args:
         actor: the worker.
-        place: the node that it is on.
+        machine: the node that it is on.
     """
 
-    def __init__(self, actor: Any, place: str) -> None:  # noqa: ANN401 - a handle of Ray
+    def __init__(self, actor: Any, machine: str) -> None:  # noqa: ANN401 - a handle of Ray
         self._actor = actor
-        self.place = place
+        self.machine = machine
         self.why_ended = "it was closed"
 
     async def send(self, message: bytes) -> None:
@@ -124,13 +124,13 @@ class RayChannel:
         try:
             return await call
         except RayError as error:
-            self.why_ended = f"the actor on {self.place} died: {str(error).splitlines()[0]}"
+            self.why_ended = f"the actor on {self.machine} died: {str(error).splitlines()[0]}"
             raise anyio.EndOfStream from error
 
 
-async def _place_of(actor: Any) -> str:  # noqa: ANN401 - a handle of Ray
-    place: str = await actor.node.remote()
-    return place
+async def _machine_of(actor: Any) -> str:  # noqa: ANN401 - a handle of Ray
+    machine: str = await actor.node.remote()
+    return machine
 
 
 class RayActors:
@@ -166,7 +166,7 @@ class RayActors:
         actor: Any = remote.options(scheduling_strategy="SPREAD", max_concurrency=8).remote()
         with anyio.move_on_after(START_S):
             try:
-                return RayChannel(actor, await _place_of(actor))
+                return RayChannel(actor, await _machine_of(actor))
             except RayError as error:
                 raise JobError(f"--on ray: a worker could not start: {error}") from error
         raise JobError(

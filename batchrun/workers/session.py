@@ -467,8 +467,8 @@ class WorkerSession:
         self.has_ended = True
 
     def _on_failed(self, event: Failed) -> None:
-        place = self._channel.place
-        message = f"the worker on {place}: {event.message}" if place else event.message
+        machine = self._channel.machine
+        message = f"the worker on {machine}: {event.message}" if machine else event.message
         raise (JobError if event.is_job else BatchrunError)(message)
 
     def _answer(self, answer: Callable[[], Coroutine[Any, Any, None]]) -> None:

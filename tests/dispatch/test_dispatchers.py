@@ -62,25 +62,26 @@ class TableDispatcher:
         self._scope.cancel()
 
     def stop(self, stop: Stop) -> None:
-        self.tally.stop = self.tally.stop or stop
+        self.tally.end_with(stop)
         self.drain()
 
     async def _send(self, request: PlannedRequest) -> None:
         number = request.attempts_made + 1
         with anyio.CancelScope(shield=True):
             await self._journal.begin(AttemptStart(request.key, number, datetime.now(UTC)))
-            self.tally.sent += 1
+            self.tally.begin()
             prompt = orjson.loads(request.wire.body)["messages"][-1]["content"]
             await self._journal.finish(self._result(request, number, self._answers.get(prompt)))
+            self.tally.end()
 
     def _result(self, request: PlannedRequest, number: int, text: str | None) -> Result:
         now, model = datetime.now(UTC), request.request.model
         attempt = Attempt(request.key, number, 0.0, model=model, usage=Usage(1, 1))
         if text is None:
-            self.tally.last_error = "not_found: not in the table"
+            self.tally.fail("not_found: not in the table")
             attempt = changed(attempt, error_type="not_found", error_message="not in the table")
             return Result(request.key, Status.ERRORED, attempt, now)
-        self.tally.succeeded += 1
+        self.tally.succeed()
         completion = Completion((text,), "end", model, None, attempt.usage, ending=Ending.STOP)
         return Result(request.key, Status.SUCCEEDED, attempt, now, completion)
 
