@@ -53,7 +53,7 @@ class RunEnd(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> RunEnd:
-        """Return UNKNOWN for a word that only a damaged checkpoint can have."""
+        """Return UNFINISHED for a word that only a damaged checkpoint can have."""
         return cls.UNFINISHED
 
 

@@ -48,7 +48,7 @@ def runs(incomplete: str) -> list[str]:
     return [path for path in found if (Path(path) / CHECKPOINT).is_file()]
 
 
-def places(incomplete: str) -> list[str]:
+def run_paths(incomplete: str) -> list[str]:
     """Return the run directories and the job files whose paths start with `incomplete`."""
     return [*runs(incomplete), *_files_with(incomplete, (JOB_SUFFIX,))]
 
@@ -109,7 +109,7 @@ JOB = click.argument(
 )
 
 
-class RunPlace(click.Path):
+class RunPath(click.Path):
     """A run directory, or a job file that was run; the error names runs nearby."""
 
     def __init__(self) -> None:
@@ -128,8 +128,8 @@ class RunPlace(click.Path):
         return path if (path / CHECKPOINT).is_file() else batchrun.run_of(path)
 
 
-class ComparedPlace(RunPlace):
-    """Like `RunPlace`, or a folder of runs."""
+class ComparedPath(RunPath):
+    """Like `RunPath`, or a folder of runs."""
 
     def convert(  # noqa: D102 - click's
         self,
@@ -179,7 +179,7 @@ class WorkerCount(click.ParamType[int | str]):
         return int(value)
 
 
-DIRECTORY = click.argument("directory", type=RunPlace(), shell_complete=completing(places))
+DIRECTORY = click.argument("directory", type=RunPath(), shell_complete=completing(run_paths))
 
 
 def request_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators

@@ -16,7 +16,7 @@ from batchrun.cli.options import (
     FAIL_UNDER,
     JSON,
     QUIET,
-    ComparedPlace,
+    ComparedPath,
     checked_score,
     completing,
     run_options,
@@ -200,9 +200,9 @@ def recost(directory: Path, job: Path | None, *, as_json: bool) -> None:
     "directories",
     nargs=-1,
     required=True,
-    type=ComparedPlace(),
+    type=ComparedPath(),
     metavar="DIRECTORY...",
-    shell_complete=completing(options.places),
+    shell_complete=completing(options.run_paths),
 )
 @JSON
 @click.option(

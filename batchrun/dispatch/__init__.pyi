@@ -1,7 +1,6 @@
 from .batch import BATCH as BATCH
 from .batch import check_batch as check_batch
 from .batch_ports import BatchContext as BatchContext
-from .batch_ports import BatchJournal as BatchJournal
 from .batch_ports import BatchMode as BatchMode
 from .live import LIVE as LIVE
 from .live import LiveDispatcher as LiveDispatcher
@@ -15,10 +14,7 @@ from .ports import Journal as Journal
 from .ports import Provider as Provider
 from .ports import Review as Review
 from .ports import Rules as Rules
-from .ports import Sender as Sender
 from .ports import Tally as Tally
-from .ports import accept as accept
 from .review import rejected as rejected
-from .review import rejecting as rejecting
 from .review import review_of as review_of
 from .toolbox import toolbox_of as toolbox_of

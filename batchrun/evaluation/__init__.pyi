@@ -7,7 +7,6 @@ from .metrics import score_lines as score_lines
 from .metrics import score_notes as score_notes
 from .scorer import Scorer as Scorer
 from .scorer import weighted_mean as weighted_mean
-from .scores import AnswerScore as AnswerScore
 from .scores import ClassCount as ClassCount
 from .scores import ClassTotals as ClassTotals
 from .scores import Confusion as Confusion

@@ -2,7 +2,6 @@ from .batches import BatchAnswer as BatchAnswer
 from .batches import BatchFormat as BatchFormat
 from .batches import BatchLimits as BatchLimits
 from .batches import BatchOutcome as BatchOutcome
-from .batches import BatchProblem as BatchProblem
 from .batches import BatchService as BatchService
 from .batches import BatchState as BatchState
 from .batches import RemoteBatch as RemoteBatch

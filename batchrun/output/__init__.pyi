@@ -1,5 +1,4 @@
 from .check import differences as differences
-from .contents import WrittenFiles as WrittenFiles
 from .contents import check_outputs as check_outputs
 from .contents import concatenate as concatenate
 from .contents import own_contents as own_contents
@@ -10,7 +9,6 @@ from .contents import write_contents as write_contents
 from .contents import write_outputs as write_outputs
 from .contents import write_results as write_results
 from .file_readers import has_columns as has_columns
-from .files import parquet_bytes as parquet_bytes
 from .files import refuse_existing as refuse_existing
 from .files import refuse_foreign_log as refuse_foreign_log
 from .files import refuse_foreign_page as refuse_foreign_page
@@ -21,7 +19,6 @@ from .files import scan_results as scan_results
 from .files import write_text as write_text
 from .frames import FileContents as FileContents
 from .frames import IdTable as IdTable
-from .frames import InputTable as InputTable
 from .frames import Results as Results
 from .frames import Rows as Rows
 from .frames import ScoreTable as ScoreTable

@@ -5,7 +5,6 @@ from .price_list import BATCH_TIER as BATCH_TIER
 from .price_list import known_models as known_models
 from .price_list import near_model as near_model
 from .price_list import near_provider as near_provider
-from .rates import FROM_JOB as FROM_JOB
 from .rates import Rates as Rates
 from .rates import cost_of as cost_of
 from .rates import rates_of_job as rates_of_job

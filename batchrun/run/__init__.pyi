@@ -2,9 +2,5 @@ from .conclusion import RunReport as RunReport
 from .loop_threads import run_loop as run_loop
 from .preparation import RunOptions as RunOptions
 from .run_directories import run_directory as run_directory
-from .running import PlanEnd as PlanEnd
 from .running import arun_job as arun_job
 from .running import run_job as run_job
-from .running import run_plan as run_plan
-from .running import run_together as run_together
-from .running import run_with_interrupts as run_with_interrupts
