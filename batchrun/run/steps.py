@@ -124,8 +124,9 @@ async def shared_by(
 
 
 def _has_open_batches(directory: Path) -> bool:
-    """Return whether a run or one of its judges has batches that are not collected."""
-    for each in (directory, *checkpoint.judge_folders(directory)):
+    """Return whether a run, or its parts, or one of their judges has batches that are not collected."""
+    runs = checkpoint.part_folders(directory) or [directory]
+    for each in (each for run in runs for each in (run, *checkpoint.judge_folders(run))):
         with closing(checkpoint.Checkpoint(each, writable=False)) as store:
             if checkpoint.has_open_batches(store):
                 return True

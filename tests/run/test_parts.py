@@ -295,6 +295,18 @@ def test_batches_of_all_parts_are_collected(
     assert command("report", job)[0] == 0
 
 
+def test_simulated_batches_of_parts_are_kept_until_all_are_collected(write_job: WriteJob) -> None:
+    job = write_job("http://127.0.0.1:1", rows=ROWS, extra=PARTS + "[batch]\npoll_s = 0.05\n")
+    kept = job.parent / "out.simulated" / "simulated_batches"
+    code, _, error = command("run", job, "--simulate", "--batch", "--no-wait")
+    assert code == 7, error
+    assert kept.is_dir()
+    code, _, error = command("run", job, "--simulate", "--batch")
+    assert code == 0, error
+    assert not kept.exists()
+    assert pl.read_parquet(job.parent / "out.simulated" / "results.parquet").height == ROWS
+
+
 def test_batches_of_all_parts_are_out_together(write_job: WriteJob) -> None:
     with vendor(batch_s=600) as server:
         job = write_job(server.url, rows=ROWS, extra=PARTS + "[batch]\npoll_s = 0.05\n")
