@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -31,7 +32,6 @@ from batchrun.run.run_folders import opened_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from batchrun.evaluation import Pairs, ScoreTotals
     from batchrun.job import Job
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 40_000
 
 
-def compare(directories: Sequence[Path]) -> list[ComparedRun]:
+def compare(directories: Sequence[Path | str]) -> list[ComparedRun]:
     """Compare runs with the first of them, row by row where both have the same `custom_id`.
 
     The directory of a matrix stands for those of its cells.
@@ -52,10 +52,10 @@ def compare(directories: Sequence[Path]) -> list[ComparedRun]:
         JobError: when there are fewer than two, or one is given twice.
         CheckpointError: when a directory has no usable run.
     """
-    directories = [run for directory in directories for run in runs_in(directory)]
-    if len({directory.resolve() for directory in directories}) < max(2, len(directories)):
+    runs = [run for directory in directories for run in runs_in(Path(directory))]
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
         raise JobError("compare: name two different run directories or more")
-    return side_by_side(directories)
+    return side_by_side(runs)
 
 
 def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:

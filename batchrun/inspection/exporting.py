@@ -39,7 +39,9 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def export(directory: Path, to: Path | None = None, since: Since | None = None) -> Exported:
+def export(
+    directory: Path | str, to: Path | str | None = None, since: Since | None = None
+) -> Exported:
     """Write a run's outputs again from its checkpoint, with new scores if the job has a `[score]`.
 
     A function from the author of the job runs only for answers that it has not scored yet.
@@ -54,6 +56,7 @@ def export(directory: Path, to: Path | None = None, since: Since | None = None) 
         JobError: when the input is gone, `to` has an unknown suffix, or `since` is used without `to`.
         OutputError: when a file cannot be written or the input has changed.
     """
+    directory, to = Path(directory), None if to is None else Path(to)
     if to is not None and to.suffix not in {*OUTPUT_SUFFIXES, inspect_log.SUFFIX}:
         raise JobError(
             f"--to {to}: must end in {', '.join((*OUTPUT_SUFFIXES, inspect_log.SUFFIX))}"

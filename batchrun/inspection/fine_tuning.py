@@ -7,6 +7,7 @@ messages; `messages` is that of Claude on Amazon Bedrock, with the system prompt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -17,8 +18,6 @@ from batchrun.inspection.transcripts import open_transcripts
 from batchrun.records import Ending
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from batchrun.inspection.transcripts import Transcript
     from batchrun.records import FormatName
 
@@ -45,7 +44,9 @@ class FineTuning:
         return f"{self.written:,} rows written, {self.left_out:,} that did not pass left out{rest}"
 
 
-def export_fine_tuning(directory: Path, to: Path, shape: FormatName | None = None) -> FineTuning:
+def export_fine_tuning(
+    directory: Path | str, to: Path | str, shape: FormatName | None = None
+) -> FineTuning:
     """Write the rows whose answers passed as fine-tuning data. Sends nothing.
 
     A row passes if all of its answers passed every scorer; without a `[score]`, if it succeeded. Of several
@@ -61,6 +62,7 @@ def export_fine_tuning(directory: Path, to: Path, shape: FormatName | None = Non
         JobError: when the input is gone, or another file is there.
         OutputError: when the file cannot be written, or the input has changed.
     """
+    directory, to = Path(directory), Path(to)
     if to.suffix != SUFFIX:
         raise JobError(f"--to {to}: fine-tuning data needs a name ending in {SUFFIX}")
     if shape is not None and shape not in formats.FORMATS:

@@ -52,7 +52,7 @@ class Recosted:
     kept: str | None = None
 
 
-def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
+def recost(directory: Path | str, job_file: Path | str | None = None) -> list[Recosted]:
     """Compute the costs of a run again from its tokens, and write its outputs and summary again.
 
     A cost that the provider stated is not changed. The costs of judges are computed again, too. For a
@@ -68,6 +68,7 @@ def recost(directory: Path, job_file: Path | None = None) -> list[Recosted]:
         JobError: when the job file is wrong, or the input is gone.
         OutputError: when the input has changed (then nothing is computed), or a file cannot be written.
     """
+    directory = Path(directory)
     given = None if job_file is None else Job.load(job_file)
     return [each for run in runs_in(directory) for each in _recost_run(run, given)]
 

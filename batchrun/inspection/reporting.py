@@ -35,7 +35,7 @@ FILE_NAME = "report.html"
 _UNSTOPPED = {RunEnd.UNFINISHED, RunEnd.FINISHED, RunEnd.SAMPLED, RunEnd.INTERRUPTED}
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path | str) -> Path:
     """Write `report.html` into the directory of a run; for a running one, its present state.
 
     In the directory of a matrix, it compares the cells, and has links to their reports.
@@ -47,13 +47,14 @@ def write_report(directory: Path) -> Path:
         CheckpointError: when there is no usable checkpoint.
         OutputError: when the file cannot be written.
     """
+    directory = Path(directory)
     # A run that shares the directory of a matrix has its report there.
     if is_matrix(directory) and not (directory / checkpoint.FILE_NAME).exists():
         return _write_matrix_report(directory)
     return _write_run_report(directory)
 
 
-def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
+def run_scores(directory: Path | str) -> dict[str, ScoreTotals | None]:
     """Return the scores that are stored with a run, or with the cells of a matrix, by name.
 
     The value is None for a run whose job has no `[score]`.
@@ -61,6 +62,7 @@ def run_scores(directory: Path) -> dict[str, ScoreTotals | None]:
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
+    directory = Path(directory)
     found: dict[str, ScoreTotals | None] = {}
     for run in runs_in(directory):
         with opened_checkpoint(run) as store:

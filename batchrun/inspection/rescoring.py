@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
+def score(directory: Path | str, job_file: Path | str | None = None) -> ScoreTotals:
     """Score a run's answers again, and write its outputs and summary again.
 
     Args:
@@ -40,6 +40,7 @@ def score(directory: Path, job_file: Path | None = None) -> ScoreTotals:
         JobError: when there is no `[score]`, it is wrong, or the input is gone.
         OutputError: when a file cannot be written or the input has changed.
     """
+    directory, job_file = Path(directory), None if job_file is None else Path(job_file)
     if is_partitioned(directory):
         with checkpoint.open_directory(directory):
             for folder in folders_of(directory):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 
@@ -17,11 +17,8 @@ from batchrun.run.matrix_runs import (
 )
 from batchrun.run.run_folders import folders_of, totals_of_run
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-
-def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
+def status(directory: Path | str, *, as_json: bool, colour: bool = False) -> str:
     """Describe a running or ended run, or those of a matrix.
 
     The directory of a matrix may also have a run without a matrix. The text for people describes both.
@@ -29,6 +26,7 @@ def status(directory: Path, *, as_json: bool, colour: bool = False) -> str:
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
+    directory = Path(directory)
     if not is_matrix(directory):
         return _run_status(directory, as_json=as_json, colour=colour)
     cells = matrix_status(directory, as_json=as_json)

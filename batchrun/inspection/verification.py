@@ -97,7 +97,7 @@ class Verification:
         return orjson.dumps(facts, option=orjson.OPT_INDENT_2).decode()
 
 
-def verify(directory: Path) -> Verification:
+def verify(directory: Path | str) -> Verification:
     """Check a run's checkpoint and outputs against each other, and its requests against its input.
 
     For a matrix, check the runs of its cells.
@@ -105,6 +105,7 @@ def verify(directory: Path) -> Verification:
     Raises:
         CheckpointError: when there is no checkpoint that can be opened, or the run is active.
     """
+    directory = Path(directory)
     with checkpoint.shared_lock(directory):
         if not is_matrix(directory):
             return _verify_whole(directory)

@@ -17,6 +17,7 @@ import anyio.to_thread
 from batchrun import checkpoint
 from batchrun.dispatch import LIVE
 from batchrun.errors import BatchrunError, JobError
+from batchrun.job import Job
 from batchrun.run.conclusion import InterruptibleRows, RunReport
 from batchrun.run.division import division_of
 from batchrun.run.events import EventFile, event_file
@@ -40,9 +41,10 @@ from batchrun.workers import RayCluster, WorkersFactory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from batchrun.dispatch import DispatcherFactory
-    from batchrun.job import Job, LimitsConfig
+    from batchrun.job import LimitsConfig
     from batchrun.run.pipeline import OpenRun
 
 
@@ -52,8 +54,8 @@ FEWEST_PER_S_FOR_WORKERS = 1_500
 FEWEST_FOR_WORKERS = 20_000
 
 
-def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
-    """Run or resume a job and return when it has ended.
+def run_job(job: Job | Path | str, options: RunOptions | None = None) -> RunReport:
+    """Run or resume a job, or that of a job file, and return when it has ended.
 
     If an event loop is already running, as in a notebook, the job runs in another thread.
 
@@ -63,12 +65,16 @@ def run_job(job: Job, options: RunOptions | None = None) -> RunReport:
         KeyboardInterrupt: after Ctrl-C if an event loop is already running; all answers are saved.
             Otherwise the report has the error `Interrupted`.
     """
-    return run_loop(partial(run_with_interrupts, job, options or RunOptions()))
+    return run_loop(partial(run_with_interrupts, _job(job), options or RunOptions()))
 
 
-async def arun_job(job: Job, options: RunOptions | None = None) -> RunReport:
+async def arun_job(job: Job | Path | str, options: RunOptions | None = None) -> RunReport:
     """Run or resume a job inside an event loop; see `run_job`."""
-    return await run_with_interrupts(job, options or RunOptions(), Interrupts())
+    return await run_with_interrupts(_job(job), options or RunOptions(), Interrupts())
+
+
+def _job(job: Job | Path | str) -> Job:
+    return job if isinstance(job, Job) else Job.load(job)
 
 
 async def run_with_interrupts(job: Job, options: RunOptions, interrupts: Interrupts) -> RunReport:

@@ -12,6 +12,7 @@ import types
 from contextlib import closing
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,7 +27,6 @@ from tests.support.provider import Call, Provider, Reply, answer, refusal, servi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     WriteJob = Callable[..., Path]
 
@@ -82,6 +82,22 @@ def test_every_exception_of_the_page_is_there() -> None:
     assert len(names) == 5
     for name in names:
         assert issubclass(getattr(library, name), library.BatchrunError)
+
+
+def test_paths_may_be_texts(write_job: WriteJob, tmp_path: Path) -> None:
+    with serving(lambda call: answer(call, call.prompt)) as provider:
+        job = str(write_job(provider.url))
+        report = library.run_job(job, library.RunOptions(quiet=True))
+    directory = str(report.directory)
+    copy = str(tmp_path / "copy.csv")
+    assert report.exit_code == 0
+    assert library.export(directory, copy).paths == (Path(copy),)
+    assert library.recost(directory, job)[0].directory == report.directory
+    assert library.verify(directory).findings == ()
+    assert "succeeded" in library.status(directory, as_json=True)
+    assert library.write_report(directory) == report.directory / "report.html"
+    with pytest.raises(library.JobError, match="two different run directories"):
+        library.compare([directory, directory])
 
 
 def test_answers_stand_beside_the_rows(folder: Path) -> None:
