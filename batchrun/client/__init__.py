@@ -61,7 +61,7 @@ class _RequestHead:
     def __init__(self, request: httpx.Request) -> None:
         self.url = request.url
         self.headers = request.headers
-        self.texts = str(request.url), tuple(request.headers.multi_items())
+        self.texts = str(request.url), request.headers.multi_items()
 
 
 class _Outgoing(httpx.Request):
@@ -70,6 +70,7 @@ class _Outgoing(httpx.Request):
     def __init__(self, head: _RequestHead, wire: WireRequest, timeout_s: float) -> None:
         self.method = "POST"
         self.url = head.url
+        self.stream = httpx.ByteStream(wire.body)
         self.extensions = {
             HEAD_EXTENSION: head.texts,
             STREAM_EXTENSION: wire.stream,
@@ -84,11 +85,6 @@ class _Outgoing(httpx.Request):
         headers = self._head.headers.copy()
         headers["content-length"] = str(len(self._body))
         return headers
-
-    @property
-    def stream(self) -> httpx.ByteStream:  # type: ignore[override]
-        """The body."""
-        return httpx.ByteStream(self._body)
 
     def read(self) -> bytes:
         """Return the body."""

@@ -25,7 +25,6 @@ from pyreqwest.exceptions import (
     RequestTimeoutError,
     WriteError,
 )
-from pyreqwest.request import RequestBody, StreamRequest
 
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats import InvalidResponse
@@ -54,8 +53,6 @@ CONNECT_TIMEOUT_S = 10.0
 KEEP_ALIVE_S = 60.0
 # A body of at most this length is read with one call of pyreqwest.
 SHORT_BODY_BYTES = 1024 * 1024
-# Prebuilt requests, one for each URL with its headers; more than this are not kept.
-MOST_TEMPLATES = 100
 _FILE_STEP_BYTES = 256 * 1024
 # httpx's request extensions that the transport reads: whether a stream was asked for, URL and headers
 # as texts (made once for all requests of a job), and the time limit of the whole exchange.
@@ -94,53 +91,31 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
             .pool_max_idle_per_host(connections)
             .build()
         )
-        self._templates: dict[object, StreamRequest] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the response's body is read from its stream."""
-        exchange = self._exchange(request)
+        extensions = request.extensions
+        url, headers = extensions.get(HEAD_EXTENSION) or _head(request)
+        builder = self._client.request(request.method, url).headers(headers)
+        if isinstance(request.stream, FileBody):
+            builder = builder.body_stream(request.stream)
+        elif request.method == "POST":
+            builder = builder.body_bytes(request.read())
+        if (timeout_s := extensions.get(TIMEOUT_EXTENSION)) is not None:
+            builder = builder.timeout(timedelta(seconds=timeout_s))
+        if extensions.get(STREAM_EXTENSION):
+            # By default pyreqwest reads the start of a body before it returns the response. This
+            # saves a step for answers in one piece, and would delay a stream.
+            builder = builder.streamed_read_buffer_limit(0)
+        exchange = builder.build_streamed()
         response = await _translated(exchange.__aenter__(), request)
         received = _received(response.headers)
         stream = BodyStream(exchange.__aexit__, response, request, _length(received))
         return _Incoming(response.status, received, stream, request)
 
-    def _exchange(self, request: httpx.Request) -> StreamRequest:
-        extensions = request.extensions
-        head = extensions.get(HEAD_EXTENSION)
-        if head is None:
-            single = self._template(request, str(request.url), request.headers.multi_items())
-            return StreamRequest.from_request_and_body(single, _body(request))
-        key = (head, extensions.get(TIMEOUT_EXTENSION), extensions.get(STREAM_EXTENSION))
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= MOST_TEMPLATES:  # the headers of each row may differ
-                self._templates.clear()
-            template = self._templates[key] = self._template(request, *head)
-        return StreamRequest.from_request_and_body(template, RequestBody.from_bytes(request.read()))
-
-    def _template(
-        self, request: httpx.Request, url: str, headers: Sequence[tuple[str, str]]
-    ) -> StreamRequest:
-        """Return a request without a body. To copy it is cheaper than to read its URL again."""
-        builder = self._client.request(request.method, url).headers(headers)
-        if (timeout_s := request.extensions.get(TIMEOUT_EXTENSION)) is not None:
-            builder = builder.timeout(timedelta(seconds=timeout_s))
-        if request.extensions.get(STREAM_EXTENSION):
-            # By default pyreqwest reads the start of a body before it returns the response. This
-            # saves a step for answers in one piece, and would delay a stream.
-            builder = builder.streamed_read_buffer_limit(0)
-        return builder.build_streamed()
-
     async def aclose(self) -> None:
         """Close the connections."""
-        self._templates.clear()  # each holds the connections open
         await self._client.close()
-
-
-def _body(request: httpx.Request) -> RequestBody | None:
-    if isinstance(request.stream, FileBody):
-        return RequestBody.from_stream(request.stream)
-    return RequestBody.from_bytes(request.read()) if request.method == "POST" else None
 
 
 class _Incoming(httpx.Response):
@@ -194,6 +169,10 @@ class FileBody(httpx.AsyncByteStream):
         while piece := self._file.read(_FILE_STEP_BYTES):
             yield piece
         yield self._after
+
+
+def _head(request: httpx.Request) -> tuple[str, list[tuple[str, str]]]:
+    return str(request.url), request.headers.multi_items()
 
 
 def _received(headers: HeaderMap) -> Mapping[str, str | list[str]]:
