@@ -70,7 +70,6 @@ from .stored_batches import note_other as note_other
 from .stored_batches import note_sent as note_sent
 from .stored_batches import note_state as note_state
 from .stored_batches import note_upload as note_upload
-from .stored_batches import remote_ids as remote_ids
 from .stored_batches import reserved_by_batches as reserved_by_batches
 from .stored_batches import row_at as row_at
 from .stored_batches import rows_not_submitted as rows_not_submitted

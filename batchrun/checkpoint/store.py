@@ -187,8 +187,8 @@ class Checkpoint:
     def start_execution(self, new: NewExecution, lost: Sequence[UnfinishedAttempt] = ()) -> None:
         """Begin an execution: record the job, and close the attempts whose outcome is lost.
 
-        The `lost` attempts may have been billed; other unfinished attempts stay open. When the
-        plan's signature has changed, rows are matched to requests anew.
+        The `lost` attempts may have been billed; other unfinished attempts stay open. If the
+        plan's signature has changed, rows are matched to requests again.
         """
         self._planner = Planner(self.db)
         with self.transaction():

@@ -214,13 +214,6 @@ def row_at(store: Checkpoint, tag: str, line: int) -> str | None:
     return None if found is None else str(found[0])
 
 
-def remote_ids(store: Checkpoint) -> set[str]:
-    """Return the vendor's ids of all batches of the run."""
-    with usable(store.path):
-        rows = store.db.execute("SELECT remote_id FROM batches WHERE remote_id IS NOT NULL")
-        return {row[0] for row in rows}
-
-
 def _update(store: Checkpoint, tag: str, values: Mapping[str, Any]) -> None:
     with store.transaction():
         _set(store.db, tag, values)

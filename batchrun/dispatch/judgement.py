@@ -118,7 +118,6 @@ _AN_ID = re.compile(r"\b(?=\w*\d)[\w-]{12,}\b")
 class Action(StrEnum):
     """What follows from an attempt."""
 
-    ACCEPT = "accept"  # the row has its answer
     RETRY = "retry"  # send the request again
     REJECT = "reject"  # keep the answer, and why it is rejected: the row has failed
     FAIL = "fail"  # the row has failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchrun.draft.detection import (
@@ -117,7 +118,7 @@ def guessed(
     worded = [column for column in columns if _has_words(column)]
     found = listed([column.name for column in columns])
     if options.ask is not None and (instruction := options.ask(found).strip()):
-        return instructed(columns, source, _with_instruction(options, instruction))
+        return instructed(columns, source, replace(options, instruction=instruction))
     shown = _shown(columns)
     if not worded or not shown:
         if not any(column.is_plain for column in columns):
@@ -144,10 +145,6 @@ def _shown(columns: Sequence[TableColumn]) -> tuple[TableColumn, ...]:
         return prompt_columns(texts)
     facts = [c for c in usable if not has_id_name(c.name)] or usable
     return tuple(facts[:MOST_FACTS])
-
-
-def _with_instruction(options: DraftOptions, instruction: str) -> DraftOptions:
-    return type(options)(label=options.label, labels=options.labels, instruction=instruction)
 
 
 def no_instruction(columns: Sequence[TableColumn], system: str) -> str:

@@ -88,7 +88,9 @@ class RowGroupFile:
         file.write(first.content[at : first.facts.end])
         length = file.tell() - start
         if length > MOST_FOOTER_BYTES:
-            raise OSError("a Parquet file cannot hold so many row groups; write .csv or .jsonl")
+            raise OSError(
+                "the row groups exceed the size limit of a Parquet file; write .csv or .jsonl"
+            )
         file.write(struct.pack("<I", length) + MAGIC)
 
 

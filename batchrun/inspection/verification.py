@@ -103,7 +103,7 @@ def verify(directory: Path | str) -> Verification:
     For a matrix, check the runs of its cells.
 
     Raises:
-        CheckpointError: when there is no checkpoint that can be opened, or the run is active.
+        CheckpointError: when the checkpoint cannot be opened, or the run is active.
     """
     directory = Path(directory)
     with checkpoint.shared_lock(directory):

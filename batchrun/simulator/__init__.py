@@ -1,4 +1,4 @@
-"""A server on loopback that speaks both wire formats, for rehearsals: no key, no cost.
+"""A server on loopback that answers in both wire formats: no API key, no cost.
 
     http_server              HTTP/1.1 over sockets, event streams, a router; independent of formats
     service                  routes and keys; takes a request to its answer or refusal

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MESSAGE_TOKENS = 3  # what a role and its delimiters cost
 _IMAGE_TOKENS = 1_500  # about one megapixel
 _FILE_TOKENS = 2_300  # one page of a PDF
-_LEAST_CACHED = 64  # tokens; the vendors' minimum is 1,024, which few rehearsals would reach
+_LEAST_CACHED = 64  # tokens; the vendors' minimum is 1,024, which few simulated runs would reach
 _MOST_MARKS = 4
 _MEDIA_TYPES = ["image/jpeg", "image/png", "image/gif", "image/webp"]
 _IMAGE_ADDRESS = "web address or base64 data URL of an image"

@@ -1,7 +1,7 @@
 """Dialects of CSV: which characters separate, quote and escape, and how text is encoded.
 
 Values that are not configured are detected from the start of the file if only one reading is possible;
-otherwise they have their defaults. The user is told what was detected.
+otherwise the defaults hold. The run prints what was detected.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def test_another_batch_is_looked_for_again(store: Checkpoint) -> None:
     (request,) = plan(store, items("a"))
     intend(store, [request])
     checkpoint.note_sent(store, "t0", REMOTE, is_proven=False)
-    assert checkpoint.remote_ids(store) == {"remote"}
+    assert only(store).remote_id == "remote"
     checkpoint.note_other(store, "t0", "remote")
     found = only(store)
     assert (found.stage, found.remote_id, found.refused_ids) == ("intended", None, ("remote",))

@@ -41,7 +41,7 @@ LIBRARIES = {
     *("pyarrow", "pydantic", "pyreqwest", "rapidfuzz", "ray", "re2", "sqlite_utils", "tqdm"),
     *("uvloop", "xlsxwriter"),
 }
-# What sends requests, limits them, answers them in a rehearsal, or does so in other processes.
+# Modules that send requests, limit them, simulate answers, or start workers.
 SENDING = {
     *("batchrun.client", "batchrun.dispatch.batch", "batchrun.dispatch.live"),
     *("batchrun.limits.request_limits", "batchrun.run.execution", "batchrun.run.running"),
