@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -27,11 +26,12 @@ from batchrun.report.compared_runs import (
 from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.report.preference_text import preference_facts, preference_lines
-from batchrun.run.matrix_runs import runs_in
+from batchrun.run.matrix_runs import compared_runs
 from batchrun.run.run_folders import opened_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from batchrun.evaluation import Pairs, ScoreTotals
     from batchrun.job import Job
@@ -52,10 +52,7 @@ def compare(directories: Sequence[Path | str]) -> list[ComparedRun]:
         JobError: when there are fewer than two, or one is given twice.
         CheckpointError: when a directory has no usable run.
     """
-    runs = [run for directory in directories for run in runs_in(Path(directory))]
-    if len({run.resolve() for run in runs}) < max(2, len(runs)):
-        raise JobError("compare: name two different run directories or more")
-    return side_by_side(runs)
+    return side_by_side(compared_runs(directories))
 
 
 def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrun import checkpoint
-from batchrun.errors import BatchrunError, JobError
 from batchrun.evaluation.preferences import PreferenceCounts
 from batchrun.job import Job
 from batchrun.run.judging import check_verdicts
 from batchrun.run.loop_threads import run_loop
-from batchrun.run.matrix_runs import runs_in
+from batchrun.run.matrix_runs import compared_runs
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
 from batchrun.run.preparation import RunOptions, plan_of_pairs
 from batchrun.run.run_directories import kept_apart
@@ -29,6 +28,7 @@ from batchrun.run.signatures import same_input
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchrun.errors import BatchrunError
     from batchrun.pricing.totals import RunTotals
 
 
@@ -66,7 +66,7 @@ class JudgedPairs:
 
 
 def judge_pairs(
-    directories: Sequence[Path],
+    directories: Sequence[Path | str],
     job: Job,
     options: RunOptions | None = None,
     directory: Path | None = None,
@@ -87,9 +87,7 @@ def judge_pairs(
         CheckpointError: when a directory cannot be used.
     """
     options = options or RunOptions()
-    runs = [run for each in directories for run in runs_in(each)]
-    if len({run.resolve() for run in runs}) < max(2, len(runs)):
-        raise JobError("compare: name two different run directories or more")
+    runs = compared_runs(directories)
     place = kept_apart(directory or _beside(runs), job, options)
     config, note = pairwise_config(job)
     with ExitStack() as opened:

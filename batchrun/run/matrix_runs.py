@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from batchrun import checkpoint, evaluation, job, report
-from batchrun.errors import CheckpointError, harmless
+from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
@@ -19,7 +20,6 @@ from batchrun.run.run_folders import folders_of, opened_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from batchrun.evaluation import ScoreTotals
     from batchrun.job import Cell
@@ -198,3 +198,15 @@ def runs_in(directory: Path) -> list[Path]:
     if not is_matrix(directory):
         return [directory]
     return [directory / cell.name for cell in read_cells(directory)]
+
+
+def compared_runs(directories: Sequence[Path | str]) -> list[Path]:
+    """Return the run directories to compare; a matrix stands for its cells.
+
+    Raises:
+        JobError: when there are fewer than two, or one is given twice.
+    """
+    runs = [run for directory in directories for run in runs_in(Path(directory))]
+    if len({run.resolve() for run in runs}) < max(2, len(runs)):
+        raise JobError("compare: name two different run directories or more")
+    return runs
