@@ -54,15 +54,16 @@ found.filter(status="succeeded").height
 
 
 class Watched:
-    """Answers after a while, or not before `hold` is False; notes when each request came."""
+    """Answers after `delay_s`, or not before `hold` is False; notes when each request came."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self.hold = False
+        self.delay_s = 0.05
 
     def __call__(self, call: Call) -> Reply:
         self.times.append(time.monotonic())
-        return answer(call, delay_s=3_600 if self.hold else 0.05)
+        return answer(call, delay_s=3_600 if self.hold else self.delay_s)
 
 
 @pytest.fixture
@@ -90,11 +91,15 @@ def slack(kernel: Kernel) -> float:
 
 
 def interrupted(kernel: Kernel, code: str, watched: Watched) -> Cell:
-    """Run a cell, interrupt it, and see that nothing more is sent."""
+    """Run a cell, interrupt it with requests in flight, and see that nothing more is sent."""
     allowed, before = STOP_S + slack(kernel), len(watched.times)
     cell = kernel.begin(code)
     wait_until(lambda: len(watched.times) >= before + 5 * CONCURRENCY)
+    watched.delay_s = 2.0  # longer than the interrupt takes to arrive
+    asked = len(watched.times)
+    wait_until(lambda: len(watched.times) >= asked + CONCURRENCY)
     kernel.interrupt()
+    watched.delay_s = 0.05
     begun = time.monotonic()
     found = kernel.end(cell)
     assert kernel.run("1 + 1").values == ["2"]
