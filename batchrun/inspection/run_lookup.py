@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun import inspection, run, simulator
+from batchrun import inspection, run
 from batchrun.errors import JobError
 from batchrun.job.reader import listed
 from batchrun.run.matrix_runs import is_run
@@ -27,8 +27,7 @@ def run_of(path: Path) -> Path:
         return _directory(path)
     job = inspection.load_job(path)
     real = run.run_directory(job, run.RunOptions())
-    options = run.RunOptions(simulate=simulator.SimulatorConfig())
-    simulated = run.run_directory(job, options)
+    simulated = run.run_directory(job, run.RunOptions(simulate=True))
     for directory in (real, simulated):
         if is_run(directory):
             return _shortened(directory)

@@ -17,7 +17,6 @@ from batchrun.run.matrix_runs import runs_in
 from batchrun.run.preparation import RunOptions
 from batchrun.run.run_folders import folders_of, stored_document
 from batchrun.run.running import run_job
-from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,10 +82,10 @@ def _cancel(directory: Path, options: RunOptions) -> Canceled:
     if not found:
         return Canceled(directory, ())
     job = Job.from_document(document, Path(base), origin=str(directory))
-    place, simulate = directory, None
+    place, simulate = directory, False
     if is_simulated(directory):
         # The options of a simulated run name its directory by themselves.
-        simulate = SimulatorConfig()
+        simulate = True
         place = directory.with_name(directory.name.removesuffix(SIMULATED_SUFFIX))
     if place.name == "":
         raise JobError(f"{directory}: cannot be the directory of a simulated run")

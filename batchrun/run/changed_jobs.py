@@ -51,7 +51,7 @@ def reuse_of(plan: Prepared, store: checkpoint.Checkpoint, options: RunOptions) 
 def needs_consent(reuse: Reuse, options: RunOptions) -> bool:
     """Return whether the user must agree because too many paid answers would no longer be used."""
     is_much = reuse.left_behind > MOST_LEFT_SHARE * reuse.paid
-    return is_much and not options.yes and options.simulate is None
+    return is_much and not options.yes and options.simulator is None
 
 
 def ask_consent(plan: Prepared, reuse: Reuse, ask: Callable[[str], bool] | None) -> None:

@@ -18,12 +18,12 @@ from batchrun.job import Job
 from batchrun.output import given_table
 from batchrun.run.preparation import RunOptions
 from batchrun.run.running import run_job
-from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchrun.errors import BatchrunError
+    from batchrun.simulator import SimulatorConfig
 
 
 # Any kind of table that `given_table` knows.
@@ -32,7 +32,6 @@ Table = TypeVar("Table")
 DIRECTORY = ".batchrun"
 MAX_TOKENS = 1024
 INPUT = "input-{digest}.parquet"
-LATENCY_MS = 20.0
 
 
 def complete(
@@ -49,7 +48,7 @@ def complete(
     price: Mapping[str, Any] | None = None,
     score: Mapping[str, Any] | None = None,
     unnest: bool = False,
-    simulate: bool = False,
+    simulate: SimulatorConfig | bool = False,
     retry_errored: bool = False,
     quiet: bool = False,
     **request: Any,  # noqa: ANN401 - any key of [request]
@@ -75,7 +74,8 @@ def complete(
         price: keys of `[price]`.
         score: keys of `[score]`; adds the columns `score` and `predicted`.
         unnest: add a column for each property of `json_schema`.
-        simulate: use the simulator (no key, no cost). Its answers are stored separately.
+        simulate: use the simulator (no key, no cost): True, or a `SimulatorConfig`. Its answers are
+            stored separately.
         retry_errored: also retry rows that failed permanently.
         quiet: show no progress.
         request: any key of `[request]`: `format`, `system`, `max_tokens` (1024 by default),
@@ -168,7 +168,7 @@ def prepared(
     price: Mapping[str, Any] | None = None,
     score: Mapping[str, Any] | None = None,
     unnest: bool = False,
-    simulate: bool = False,
+    simulate: SimulatorConfig | bool = False,
     retry_errored: bool = False,
     quiet: bool = False,
     origin: str = "complete()",
@@ -199,7 +199,7 @@ def prepared(
         "output": {"dir": str(folder), "prefix": prefix, "unnest": unnest},
     }
     options = RunOptions(
-        simulate=SimulatorConfig(latency_ms=LATENCY_MS) if simulate else None,
+        simulate=simulate,
         retry_errored=retry_errored,
         quiet=quiet,
         # In a notebook another prompt is usual, and the answers to the earlier one stay.

@@ -265,6 +265,6 @@ def started(plan: Prepared, execution: int, options: RunOptions) -> dict[str, An
         "base_url": request.base_url,
         "provider": request.provider_name,
         "model": request.model,
-        "simulated": options.simulate is not None,
+        "simulated": options.simulator is not None,
         "date": plan.job.date,
     }

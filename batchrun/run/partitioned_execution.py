@@ -193,7 +193,7 @@ def _begun(run: DividedRun, options: RunOptions) -> DividedRun:
     if run.parts is None:
         return run
     directory = run.plan.directory
-    if (missing := missing_parts(directory)) and not options.yes and options.simulate is None:
+    if (missing := missing_parts(directory)) and not options.yes and options.simulator is None:
         raise CheckpointError(missing_message(directory, missing))
     number, found = run.number, {}
     for part in run.parts.parts:

@@ -26,6 +26,7 @@ from batchrun.run.precision import check_stop_at
 from batchrun.run.run_directories import run_directory
 from batchrun.run.scoring import Evaluation, check_reduce, our_columns
 from batchrun.run.signatures import plan_signature
+from batchrun.simulator import SimulatorConfig
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
     from batchrun.run.finished_rows import RowBuffer
     from batchrun.run.judging import Judge
     from batchrun.run.pairwise import PairJudge, PairTable
-    from batchrun.simulator import SimulatorConfig
 
 
 # Requests in flight are paid for, so they get this time after the first signal.
 GRACE_S = 30.0
 # Open files beside the connections; on a small system as few as can be.
 SPARE_FILES, FEWEST_FILES = 128, 48
+# Mean time to an answer of the simulator, if nothing else is set.
+LATENCY_MS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class RunOptions:
     """How to run a job, apart from the job itself.
 
     Attributes:
-        simulate: answer with the simulator in this process instead of the provider.
+        simulate: answer with the simulator in this process instead of the provider: True, or how it behaves.
         new: start over; the previous run is kept as DIR.1.
         retry_errored: retry every failed row, including those that failed permanently.
         quiet: show no progress and no messages.
@@ -70,7 +72,7 @@ class RunOptions:
         rows_to: receives each row as soon as it has its result; None for no receiver.
     """
 
-    simulate: SimulatorConfig | None = None
+    simulate: SimulatorConfig | bool | None = None
     new: bool = False
     retry_errored: bool = False
     quiet: bool = False
@@ -85,6 +87,20 @@ class RunOptions:
     on: str | None = None
     rows: frozenset[int] | None = None
     rows_to: RowBuffer | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.simulate, SimulatorConfig | bool | None):
+            raise JobError(
+                f"simulate must be True or a SimulatorConfig, not {self.simulate!r:.80}; for example: "
+                "simulate=batchrun.SimulatorConfig(latency_ms=50)"
+            )
+
+    @property
+    def simulator(self) -> SimulatorConfig | None:
+        """How the simulator behaves; None to ask the provider."""
+        if isinstance(self.simulate, SimulatorConfig):
+            return self.simulate
+        return SimulatorConfig(latency_ms=LATENCY_MS) if self.simulate else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +171,7 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     check_stop_at(job, options)
     if options.rows is None:  # of some rows nothing is scored
         check_reduce(job)
-    is_simulated = options.simulate is not None
+    is_simulated = options.simulator is not None
     credentials = _credentials(job, is_simulated=is_simulated)
     check_price(job)
     most_in_flight = allow_open_files(job)
@@ -193,7 +209,7 @@ def judging_plan(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
         source=plan.source,
         renderer=judge.renderer,
         total=0,
-        credentials=_credentials(job, is_simulated=options.simulate is not None),
+        credentials=_credentials(job, is_simulated=options.simulator is not None),
         directory=plan.directory / judge.folder,
         review=review_of(job),
         most_in_flight=plan.most_in_flight,
@@ -230,7 +246,7 @@ def plan_of_pairs(
         source=source,
         renderer=judge.renderer,
         total=table.count,
-        credentials=_credentials(job, is_simulated=options.simulate is not None),
+        credentials=_credentials(job, is_simulated=options.simulator is not None),
         directory=directory,
         review=review_of(job),
         most_in_flight=allow_open_files(job),

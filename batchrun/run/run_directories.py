@@ -82,7 +82,7 @@ def _refuse_leaving_batches(directory: Path, options: RunOptions) -> None:
     Raises:
         JobError: says how many there are, and what to do.
     """
-    if options.yes or options.simulate is not None:
+    if options.yes or options.simulator is not None:
         return
     runs = [path.parent for path in directory.rglob(checkpoint.FILE_NAME)]
     out = [batch for run in runs for batch in _open_batches(run)]
@@ -138,7 +138,7 @@ def kept_apart(directory: Path, job: Job, options: RunOptions) -> Path:
         raise JobError(
             f"[output] dir: {directory} cannot be a run directory; name another directory"
         )
-    if options.simulate is None:
+    if options.simulator is None:
         return directory
     is_around = any(path.is_relative_to(directory) for path in _working_folders(job))
     name = (job.name if is_around else directory.name) + SIMULATED_SUFFIX

@@ -96,10 +96,10 @@ async def shared_by(
     kept = plans[0].directory / checkpoint.SIMULATED_BATCHES
     async with anyio.create_task_group() as helpers:
         simulator = None
-        if options.simulate is not None:
+        if options.simulator is not None:
             from batchrun.simulator import Simulator  # noqa: PLC0415 - slow to load
 
-            config = replace(options.simulate, batch_directory=kept)
+            config = replace(options.simulator, batch_directory=kept)
             simulator = await helpers.start(Simulator(config).serve)
         shared = Shared(
             options=options,
@@ -197,7 +197,7 @@ def _progress(plans: Sequence[Prepared], options: RunOptions, money: CostBudget)
     rows = [plan.total if options.rows is None else len(options.rows) for plan in plans]
     total = sum(n * job.request.samples for n, job in zip(rows, jobs, strict=True))
     show = Show.NOTHING if options.quiet else Show.AUTO
-    costs = RunCosts(money, are_simulated=options.simulate is not None)
+    costs = RunCosts(money, are_simulated=options.simulator is not None)
     return Progress(jobs[0].name, total, unit=unit, show=show, costs=costs)
 
 
@@ -254,7 +254,7 @@ def _shared_by_judges(judges: Sequence[OpenRun], shared: Shared) -> Shared:
     name = judges[0].plan.job.name if len(judges) == 1 else "judges"
     total = sum(judge.plan.total * judge.plan.job.request.samples for judge in judges)
     show = Show.NOTHING if shared.options.quiet else Show.AUTO
-    costs = RunCosts(shared.money, are_simulated=shared.options.simulate is not None)
+    costs = RunCosts(shared.money, are_simulated=shared.options.simulator is not None)
     progress = Progress(name, total, unit="verdict", show=show, costs=costs)
     return replace(shared, errors=ErrorTally(), progress=progress)
 

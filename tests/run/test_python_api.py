@@ -120,6 +120,28 @@ def test_answers_stand_beside_the_rows(folder: Path) -> None:
     assert found.columns[:5] == frame.columns
 
 
+@pytest.mark.parametrize("simulate", [True, library.SimulatorConfig(seed=3)])
+def test_simulate_is_true_or_a_config_for_jobs_and_tables(folder: Path, simulate: Any) -> None:
+    job = library.Job.load(ROOT / "jobs" / "word_problems.toml", {"output.dir": str(folder / "r")})
+    report = library.run_job(job, library.RunOptions(simulate=simulate, quiet=True))
+    assert (report.exit_code, report.directory) == (0, folder / "r.simulated")
+    model = "claude-haiku-4-5-20251001"
+    found = library.complete(words(), prompt="{{ text }}", model=model, simulate=simulate)
+    assert found["status"].to_list() == ["succeeded"] * 3
+    assert (folder / ".batchrun.simulated").is_dir()
+
+
+def test_a_wrong_simulate_says_what_to_write(folder: Path) -> None:
+    wrongs: tuple[Any, ...] = ("yes", 1, library.SimulatorConfig)
+    for wrong in wrongs:
+        with pytest.raises(JobError, match=r"True or a SimulatorConfig") as jobs:
+            library.RunOptions(simulate=wrong)
+        with pytest.raises(JobError) as tables:
+            library.complete(words(), prompt="{{ text }}", model="m", simulate=wrong)
+        assert str(jobs.value) == str(tables.value)
+    assert library.RunOptions(simulate=False).simulator is None
+
+
 def test_nothing_is_paid_twice(folder: Path) -> None:
     with serving() as provider:
         first = complete(provider, words())
