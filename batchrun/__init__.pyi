@@ -122,8 +122,8 @@ from .run.matrix import (
     run_matrix as run_matrix,
 )
 from .run.model_checks import request_hints as request_hints
-from .run.preparation import RunOptions as RunOptions
 from .run.row_stream import stream as stream
+from .run.run_options import RunOptions as RunOptions
 from .run.running import arun_job as arun_job
 from .run.running import run_job as run_job
 from .run.tasks import classify as classify

@@ -20,7 +20,8 @@ import polars as pl
 from batchrun import __version__
 from batchrun.checkpoint import Checkpoint, NewExecution, encoding, open_directory
 from batchrun.job import Job
-from batchrun.run.preparation import Prepared, RunOptions, prepare
+from batchrun.run.preparation import Prepared, prepare
+from batchrun.run.run_options import RunOptions
 
 ROWS = 1_000_000
 JOB = """

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "batchrun"
 # Folders whose names are loaded when they are first used: a command waits for nothing that it does not need.
 LAZY = (
     *("checkpoint", "dispatch", "evaluation", "formats", "inspection", "job", "limits", "output"),
-    *("pricing", "report", "run", "simulator", "workers"),
+    *("pricing", "report", "run", "simulator", "source", "workers"),
 )
 # Third-party library → the folders or files of batchrun/ that may import it.
 HOMES = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from batchrun.evaluation import ScoreTotals
-    from batchrun.run.preparation import RunOptions
+    from batchrun.run.run_options import RunOptions
 
 
 JOB_SUFFIX = ".toml"

@@ -1,8 +1,8 @@
-from .batch import BATCH as BATCH
 from .batch import check_batch as check_batch
 from .batch_ports import BatchContext as BatchContext
 from .batch_ports import BatchMode as BatchMode
-from .live import LIVE as LIVE
+from .factories import BATCH as BATCH
+from .factories import LIVE as LIVE
 from .live import LiveDispatcher as LiveDispatcher
 from .ports import Accounts as Accounts
 from .ports import Admission as Admission

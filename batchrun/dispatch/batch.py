@@ -15,7 +15,7 @@ from batchrun.dispatch.batch_drafts import BatchCutter, DraftRequest
 from batchrun.dispatch.batch_ports import BatchMode, BatchVendor
 from batchrun.dispatch.batch_submission import BatchSubmitter
 from batchrun.dispatch.batch_tracking import BatchTracker
-from batchrun.dispatch.live import LIVE
+from batchrun.dispatch.factories import LIVE
 from batchrun.dispatch.pool import Draining
 from batchrun.dispatch.ports import Tally
 from batchrun.errors import JobError, RunEnd, Stop
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from batchrun.dispatch.ports import Assignment, Dispatcher
     from batchrun.errors import ProviderFault
     from batchrun.job import Job
-    from batchrun.records import PlannedRequest, UnfinishedAttempt
+    from batchrun.records import PlannedRequest
 
 # With the simulator in this process, batches take moments.
 _SIMULATED_POLL_S = 0.1
@@ -337,32 +337,3 @@ def vendor_of(assignment: Assignment) -> BatchVendor:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-class BatchFactory:
-    """Makes batch dispatchers."""
-
-    name = "batch"
-
-    def create(self, assignment: Assignment) -> BatchDispatcher:
-        """Return a batch dispatcher for one run."""
-        if assignment.batches is None:
-            raise ValueError("nothing keeps the batches of this run")
-        return BatchDispatcher(assignment, assignment.batches)
-
-    def beside(self, dispatcher: Dispatcher, assignment: Assignment) -> BatchDispatcher | None:
-        """Return a dispatcher that collects the batches of earlier executions beside another one.
-
-        This is the other dispatcher itself if it works with batches. None if the format has no batches.
-        """
-        if isinstance(dispatcher, BatchDispatcher):
-            return dispatcher
-        has_batches = assignment.job.request.wire_format.batches is not None
-        return self.create(assignment) if has_batches and assignment.batches else None
-
-    def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
-        """Return all of them: these are requests that were sent live, never members of batches."""
-        return unfinished
-
-
-BATCH = BatchFactory()

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from batchrun.dispatch.ports import (
         Accounts,
         Admission,
-        Assignment,
         Journal,
         Rules,
         Sampler,
         Sender,
     )
     from batchrun.errors import Stop
-    from batchrun.records import PlannedRequest, Result, UnfinishedAttempt
+    from batchrun.records import PlannedRequest, Result
 
 
 class LiveDispatcher:
@@ -167,44 +166,3 @@ class LiveDispatcher:
         async with anyio.create_task_group() as group:
             for request in new:
                 group.start_soon(self._send, request)
-
-
-class LiveFactory:
-    """Makes live dispatchers."""
-
-    name = "live"
-
-    def create(self, assignment: Assignment) -> LiveDispatcher:
-        """Return a live dispatcher for one run."""
-        from batchrun.client import Client, ClientOptions  # noqa: PLC0415 - slow to load
-
-        request, provider = assignment.job.request, assignment.provider
-        simulator, wire_format = provider.simulator, request.wire_format
-        reroute = simulator and (wire_format.root(request.base_url), wire_format.root(simulator))
-        client = Client(
-            wire_format,
-            provider.credentials,
-            provider.transport,
-            ClientOptions(
-                timeout_s=assignment.job.retry.timeout_s,
-                auth=request.auth,
-                keep_raw=request.keep_raw,
-                reroute=reroute or None,
-            ),
-            assignment.admission.answer_memory,
-        )
-        return LiveDispatcher(
-            client,
-            assignment.journal,
-            assignment.admission,
-            accounts=assignment.accounts,
-            rules=assignment.rules,
-            first=assignment.first,
-        )
-
-    def lost(self, unfinished: Sequence[UnfinishedAttempt]) -> Sequence[UnfinishedAttempt]:
-        """Return all of them: an answer can only arrive in the process that sent the request."""
-        return unfinished
-
-
-LIVE = LiveFactory()

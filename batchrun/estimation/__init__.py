@@ -26,9 +26,9 @@ from batchrun.pricing import price_book
 from batchrun.render import Renderer
 from batchrun.run.division import divided
 from batchrun.run.model_checks import service_tier
-from batchrun.run.preparation import RunOptions
 from batchrun.run.run_directories import run_directory
 from batchrun.run.run_folders import has_begun, opened_checkpoint
+from batchrun.run.run_options import RunOptions
 from batchrun.source import Source
 
 if TYPE_CHECKING:

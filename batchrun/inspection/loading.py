@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrun import checkpoint
+from batchrun import checkpoint, source
 from batchrun.job import Job
 from batchrun.job.sections import table_input
-from batchrun.source import Source, is_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +27,9 @@ def load_job(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Jo
         JobError: if the job is wrong.
     """
     path, overrides = Path(path), overrides or {}
-    if not is_table(path.name):
+    if not source.is_table(path.name):
         return Job.load(path, overrides)
-    columns = Source(table_input(path, overrides)).columns
+    columns = source.Source(table_input(path, overrides)).columns
     if set(columns) & set(checkpoint.result_kinds()):
         # A table that names its request columns (model …) must not need a job file for that.
         overrides = {"output.prefix": TABLE_PREFIX, **overrides}

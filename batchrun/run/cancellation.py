@@ -14,9 +14,8 @@ from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
 from batchrun.report.formatting import counted
 from batchrun.run.matrix_runs import runs_in
-from batchrun.run.preparation import RunOptions
 from batchrun.run.run_folders import folders_of, stored_document
-from batchrun.run.running import run_job
+from batchrun.run.run_options import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +81,15 @@ def _cancel(directory: Path, options: RunOptions) -> Canceled:
     if not found:
         return Canceled(directory, ())
     job = Job.from_document(document, Path(base), origin=str(directory))
+    done = _done(directory)
+    report = _collect(job, directory, options)
+    return Canceled(directory, found, report, _done(directory) - done, _open(directory))
+
+
+def _collect(job: Job, directory: Path, options: RunOptions) -> RunReport:
+    """Cancel the open batches of a run, and collect their answers."""
+    from batchrun.run.running import run_job  # noqa: PLC0415 - most runs have no open batches
+
     place, simulate = directory, False
     if is_simulated(directory):
         # The options of a simulated run name its directory by themselves.
@@ -93,9 +101,7 @@ def _cancel(directory: Path, options: RunOptions) -> Canceled:
     wanted = replace(
         options, dispatcher=BATCH, batches=BatchMode.CANCEL, simulate=simulate, yes=True
     )
-    done = _done(directory)
-    report = run_job(job, wanted)
-    return Canceled(directory, found, report, _done(directory) - done, _open(directory))
+    return run_job(job, wanted)
 
 
 def _open(directory: Path) -> tuple[SentBatch, ...]:

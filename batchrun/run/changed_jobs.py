@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrun.checkpoint import Reuse
-    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.preparation import Prepared
+    from batchrun.run.run_options import RunOptions
 
 
 # Of the paid answers: if a change leaves more of them unused, the user is asked first.

@@ -19,9 +19,10 @@ from batchrun.run.judging import check_verdicts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.matrix_runs import compared_runs
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config
-from batchrun.run.preparation import RunOptions, plan_of_pairs
+from batchrun.run.preparation import plan_of_pairs
 from batchrun.run.run_directories import kept_apart
 from batchrun.run.run_folders import opened_checkpoint
+from batchrun.run.run_options import RunOptions
 from batchrun.run.running import run_plan
 from batchrun.run.signatures import same_input
 

@@ -16,7 +16,7 @@ from batchrun import checkpoint, formats, output
 from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
 from batchrun.job import Job
 from batchrun.output import given_table
-from batchrun.run.preparation import RunOptions
+from batchrun.run.run_options import RunOptions
 from batchrun.run.running import run_job
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.job import Job, RunPart
-    from batchrun.run.preparation import RunOptions
+    from batchrun.run.run_options import RunOptions
     from batchrun.source import Source
 
 

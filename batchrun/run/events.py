@@ -6,7 +6,6 @@ cannot be written, a message says so once, and the run continues.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.records import Attempt, PlannedRequest, RenderedItem, Result
-    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.preparation import Prepared
     from batchrun.run.progress import Progress
+    from batchrun.run.run_options import RunOptions
 
 
 # How much of an existing file is read to recognize it.
@@ -213,7 +213,9 @@ def _message(error: BaseException) -> str:
 
 def _exit_code(error: BaseException) -> int:
     """Return the exit code of the command line for an error."""
-    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+    from asyncio import CancelledError  # noqa: PLC0415 - most commands have no event loop
+
+    if isinstance(error, KeyboardInterrupt | CancelledError):
         return 130
     return int(getattr(error, "exit_code", 1))
 

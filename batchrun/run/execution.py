@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from batchrun.run.events import EventFile
     from batchrun.run.interrupts import Interrupts
     from batchrun.run.pipeline import OpenRun
-    from batchrun.run.preparation import RunOptions
     from batchrun.run.progress import Progress
+    from batchrun.run.run_options import RunOptions
 
 
 REFRESH_S = 0.5

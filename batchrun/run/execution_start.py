@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchrun.dispatch import DispatcherFactory
     from batchrun.records import UnfinishedAttempt
     from batchrun.run.pipeline import OpenRun
-    from batchrun.run.preparation import RunOptions
+    from batchrun.run.run_options import RunOptions
 
 
 # All dispatcher factories that may have left attempts unfinished.

@@ -19,9 +19,9 @@ from batchrun.report.open_batches import come_back_together
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.matrix_runs import FILE_NAME, read_cells, table_of
-from batchrun.run.preparation import RunOptions
 from batchrun.run.run_directories import check_places, run_directory
 from batchrun.run.run_folders import folders_of
+from batchrun.run.run_options import RunOptions
 from batchrun.run.running import run_together
 
 if TYPE_CHECKING:

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from batchrun.run.execution import Shared
     from batchrun.run.interrupts import Interrupts
     from batchrun.run.pipeline import OpenRun
-    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.preparation import Prepared
+    from batchrun.run.run_options import RunOptions
 
 INTERRUPTED = "interrupted; all answers are saved"
 # Parts that are read and cut into batches at the same time: each holds a batch in memory.

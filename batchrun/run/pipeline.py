@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from batchrun.run.events import RunLog
     from batchrun.run.finished_rows import FinishedRows
     from batchrun.run.precision import PrecisionCheck
-    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.preparation import Prepared
     from batchrun.run.progress import Progress
+    from batchrun.run.run_options import RunOptions
 
     RequestStream = MemoryObjectSendStream[list[PlannedRequest]]
 

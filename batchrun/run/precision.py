@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from batchrun.evaluation import RowScore
     from batchrun.job import Job
-    from batchrun.run.preparation import Prepared, RunOptions
+    from batchrun.run.preparation import Prepared
+    from batchrun.run.run_options import RunOptions
 
 PLACES = 2**64
 # Rows that are drawn at once: the table is read once for each draw, and its rows are in memory.

@@ -14,7 +14,7 @@ from batchrun.job import Job
 from batchrun.run.dataframes import prepared, raised
 from batchrun.run.finished_rows import RowBuffer
 from batchrun.run.interrupts import Interrupts
-from batchrun.run.preparation import RunOptions
+from batchrun.run.run_options import RunOptions
 from batchrun.run.running import run_with_interrupts
 
 if TYPE_CHECKING:

@@ -7,18 +7,17 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun import checkpoint, output
+from batchrun import checkpoint, output, source
 from batchrun.errors import CheckpointError, JobError
 from batchrun.job.paths import SIMULATED_SUFFIX, ProtectedFiles, is_same_file
 from batchrun.job.reader import listed
 from batchrun.report.formatting import counted
 from batchrun.run.events import is_log
-from batchrun.source import input_files
 
 if TYPE_CHECKING:
     from batchrun.formats.sent_batches import SentBatch
     from batchrun.job import Job
-    from batchrun.run.preparation import RunOptions
+    from batchrun.run.run_options import RunOptions
 
 
 def check_places(job: Job, options: RunOptions) -> None:
@@ -27,7 +26,7 @@ def check_places(job: Job, options: RunOptions) -> None:
     Raises:
         JobError: names the file, its key in the job, and how to continue.
     """
-    protected = ProtectedFiles([*input_files(job.input), *job.files])
+    protected = ProtectedFiles([*source.input_files(job.input), *job.files])
     jobs = (job, *job.cells)
     for each in jobs:
         _check_run_directory(each, options, protected)

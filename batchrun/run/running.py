@@ -25,8 +25,9 @@ from batchrun.run.execution import Execution, first_batchrun_error
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.partitioned_execution import DividedRun, run_in_parts
-from batchrun.run.preparation import Prepared, RunOptions, prepare
+from batchrun.run.preparation import Prepared, prepare
 from batchrun.run.run_directories import check_places, run_directory
+from batchrun.run.run_options import RunOptions
 from batchrun.run.steps import (
     agreed,
     agreed_judges,

@@ -19,7 +19,7 @@ from batchrun.run.changed_jobs import ask_consent, needs_consent, reuse_of, with
 from batchrun.run.conclusion import InterruptibleRows, RunReport, conclude
 from batchrun.run.execution import REFRESH_S, Execution, Shared
 from batchrun.run.pipeline import OpenRun
-from batchrun.run.preparation import Prepared, RunOptions, over_answers
+from batchrun.run.preparation import Prepared, over_answers
 from batchrun.run.progress import Progress, RunCosts, Show
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchrun.job import Job
     from batchrun.run.events import EventFile
     from batchrun.run.interrupts import Interrupts
+    from batchrun.run.run_options import RunOptions
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
     http_server              HTTP/1.1 over sockets, event streams, a router; independent of formats
     service                  routes and keys; takes a request to its answer or refusal
-    provider                 settings; the same without HTTP: admission, outcome, bill, answer
+    provider                 the same without HTTP: admission, outcome, bill, answer
+    settings                 limits, latency and shares of faults
     accounting               bills, rates per minute, prompts seen before
     messages_api, chat_api   the two formats: request schemas, answers, events, errors, headers
     message_batch_api, chat_batch_api   the batch endpoints of both; `batch_processing` processes batches,

@@ -31,7 +31,8 @@ from batchrun.simulator.http_server import (
 )
 from batchrun.simulator.message_batch_api import SimulatedMessageBatches
 from batchrun.simulator.messages_api import SimulatedMessages
-from batchrun.simulator.provider import SimulatedProvider, SimulatorConfig
+from batchrun.simulator.provider import SimulatedProvider
+from batchrun.simulator.settings import SimulatorConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

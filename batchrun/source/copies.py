@@ -15,7 +15,7 @@ import polars as pl
 
 from batchrun.errors import JobError
 from batchrun.job.reader import did_you_mean, listed
-from batchrun.source.inputs import TableFault, file_errors
+from batchrun.source.table_faults import TableFault, file_errors
 
 _ARROW_FILE, _FEATHER_1 = b"ARROW1", b"FEA1"
 EXCEL_EXTRA = 'install it with: pip install "batchrun[excel]"'

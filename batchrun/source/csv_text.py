@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from batchrun.source.dialects import BACKSLASH, SAMPLE_BYTES, UTF8, Dialect, dialect_of, encoding_of
-from batchrun.source.inputs import SEPARATORS, TableFault, file_errors, open_text
+from batchrun.source.inputs import SEPARATORS
+from batchrun.source.table_faults import TableFault, file_errors, open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

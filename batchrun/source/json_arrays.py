@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TextIO
 
-from batchrun.source.inputs import TableFault, file_errors, open_text
+from batchrun.source.table_faults import TableFault, file_errors, open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

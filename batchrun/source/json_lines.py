@@ -14,7 +14,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from batchrun.errors import JobError
-from batchrun.source.inputs import file_errors, open_text, record
+from batchrun.source.table_faults import file_errors, open_text, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -12,8 +12,9 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from batchrun.footers.thrift import DAMAGE_ERRORS
-from batchrun.source.inputs import FileStamp, file_errors
+from batchrun.source.inputs import FileStamp
 from batchrun.source.layout import Chunk, RowGroup, column_frames, row_groups
+from batchrun.source.table_faults import file_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

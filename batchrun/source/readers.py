@@ -9,7 +9,7 @@ import polars as pl
 from batchrun.errors import JobError
 from batchrun.job.reader import listed
 from batchrun.source import parquet
-from batchrun.source.inputs import file_errors
+from batchrun.source.table_faults import file_errors
 
 if TYPE_CHECKING:
     import io

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.source import json_lines, readers
 from batchrun.source.csv_text import checked_blocks
-from batchrun.source.inputs import open_text
+from batchrun.source.table_faults import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

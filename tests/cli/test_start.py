@@ -51,19 +51,15 @@ ROWS = {"polars"}
 STORED = {"sqlite_utils"}
 TEMPLATES = {"jinja2"}
 PRICES = {"asyncio", "genai_prices.types", "httpx2", "pydantic"}
-# A job that is run knows what can send it.
-RUN = {
+ESTIMATES = {
     *(ROWS | STORED | TEMPLATES | PRICES),
     *("aiolimiter", "anyio", "batchrun.dispatch.batch", "batchrun.dispatch.live"),
 }
-CANCELS = {
-    *RUN,
-    *("batchrun.limits.request_limits", "batchrun.run.execution", "batchrun.run.running", "tqdm"),
-}
 REHEARSES = {
-    *CANCELS,
-    *("batchrun.client", "batchrun.simulator.service", "h11", "httpx", "jsonschema_rs"),
-    *("multiprocessing", "pyreqwest", "uvloop"),
+    *ESTIMATES,
+    *("batchrun.client", "batchrun.limits.request_limits", "batchrun.run.execution"),
+    *("batchrun.run.running", "batchrun.simulator.service", "h11", "httpx", "jsonschema_rs"),
+    *("multiprocessing", "pyreqwest", "tqdm", "uvloop"),
 }
 # Command → those of LIBRARIES and SENDING that it may load.
 MAY_LOAD: dict[tuple[str, ...], set[str]] = {
@@ -73,11 +69,12 @@ MAY_LOAD: dict[tuple[str, ...], set[str]] = {
     ("simulate", "--help"): set(),
     ("init", "rows.csv"): ROWS | TEMPLATES,
     ("preview", "job.toml"): ROWS | STORED | TEMPLATES | PRICES,
-    ("estimate", "job.toml"): RUN,
+    ("estimate", "job.toml"): ESTIMATES,
     ("run", "job.toml", "--simulate"): REHEARSES,
     ("status", "run.simulated"): STORED,
     ("status", "run.simulated", "--json"): STORED,
-    ("cancel", "run.simulated"): CANCELS,
+    ("status", "job.toml"): STORED,
+    ("cancel", "run.simulated"): STORED,
     ("export", "run.simulated"): ROWS | STORED | TEMPLATES,
     ("export", "run.simulated", "--to", "copy.jsonl"): ROWS | STORED | TEMPLATES,
     ("report", "run.simulated"): ROWS | STORED | TEMPLATES,

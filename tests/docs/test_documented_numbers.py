@@ -15,7 +15,7 @@ from batchrun.job.configs import FLEX_RETRY
 from batchrun.limits import budgets, circuit_breaker, concurrency, load, rate_estimator, trials
 from batchrun.render import LONGEST_WHOLE_ANSWER, bounds
 from batchrun.report import row_data
-from batchrun.run import changed_jobs, dataframes, execution, preparation
+from batchrun.run import changed_jobs, dataframes, execution, run_options
 from tests.conftest import ROOT
 
 WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten", 1_000_000: "a million"}
@@ -56,11 +56,11 @@ DOCUMENTED = [
         "docs/nightly.md",
         f"leave more than a {part(changed_jobs.MOST_LEFT_SHARE)} of the paid answers",
     ),
-    ("docs/nightly.md", f"requests in flight finish for up to {preparation.GRACE_S:g} s"),
-    ("docs/python.md", f"waits up to {preparation.GRACE_S:g} s for the requests in flight"),
+    ("docs/nightly.md", f"requests in flight finish for up to {run_options.GRACE_S:g} s"),
+    ("docs/python.md", f"waits up to {run_options.GRACE_S:g} s for the requests in flight"),
     (
         "docs/reliability.md",
-        f"requests in flight may finish within {preparation.GRACE_S:g} s; output files",
+        f"requests in flight may finish within {run_options.GRACE_S:g} s; output files",
     ),
     (
         "docs/reliability.md",

@@ -13,7 +13,7 @@ from batchrun import formats
 from batchrun.formats import Capabilities, InvalidResponse, WireFormat
 from batchrun.job import Job
 from batchrun.records import Completion, Ending, Message, Usage
-from batchrun.run.preparation import RunOptions
+from batchrun.run.run_options import RunOptions
 from tests.support.jobs import refusal as job_refusal
 from tests.support.provider import Call, Reply, serving
 

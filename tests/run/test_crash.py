@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrun.run.preparation import GRACE_S
+from batchrun.run.run_options import GRACE_S
 from tests.conftest import batchrun, finish, start_batchrun, wait_for_line, wait_until
 from tests.support.provider import Call, Reply, answer, serving
 

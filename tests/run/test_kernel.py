@@ -22,7 +22,7 @@ from batchrun.errors import Interrupted
 from batchrun.inspection.loading import load_job
 from batchrun.run import arun_job, run_loop
 from batchrun.run.interrupts import Interrupts, counted_sigint
-from batchrun.run.preparation import RunOptions
+from batchrun.run.run_options import RunOptions
 from tests.conftest import DEADLINE_S, environment, finish, wait_until
 from tests.support.kernel import Cell, Kernel, is_available, running_kernel
 from tests.support.provider import Call, Provider, Reply, answer, serving

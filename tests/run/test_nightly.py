@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from batchrun.cli import cli
-from batchrun.run.preparation import GRACE_S
+from batchrun.run.run_options import GRACE_S
 from tests.conftest import CONSOLE, ROOT, batchrun, command, environment
 from tests.support.provider import answer, serving
 
