@@ -53,8 +53,9 @@ def whole(value: str, table: str = "pieces") -> str:
 def length(value: str) -> str:
     """Return SQL for about the length of a text that may be in pieces, 0 if there is none."""
     pieces = f"(SELECT count(*) FROM pieces WHERE {_is_of(value)})"  # noqa: S608 - our own names
-    return f"""CASE typeof({value}) WHEN 'integer' THEN {PIECE_BYTES} * {pieces}
-        ELSE coalesce(length({value}), 0) END"""
+    # Most are null, and this finds that out first.
+    return f"""CASE WHEN {value} IS NULL THEN 0
+        WHEN typeof({value}) = 'integer' THEN {PIECE_BYTES} * {pieces} ELSE length({value}) END"""
 
 
 def delete_pieces(db: Database, keys: Iterable[int], columns: Sequence[str]) -> None:
