@@ -163,6 +163,10 @@ def _latency(attempt: Attempt) -> float:
     return round(attempt.latency_s, 6)  # microseconds survive being written as JSON
 
 
+def _maybe_billed(attempt: Attempt) -> int:
+    return int(attempt.maybe_billed)  # a number is written and covered by a checksum faster
+
+
 def _asked_model(attempt: Attempt) -> str | None:
     """Return the requested model; None if it is the one that answered, which is usual."""
     return None if attempt.asked_model == attempt.model else attempt.asked_model
@@ -229,7 +233,7 @@ ATTEMPTS = (
     ColumnOf("cost_source", "text", "cost.source.value"),
     ColumnOf("service_tier", "text", "billing.service_tier"),
     ColumnOf("web_searches", "integer", "billing.web_search_requests"),
-    ColumnOf("maybe_billed", "flag", "maybe_billed"),
+    ColumnOf("maybe_billed", "flag", _maybe_billed),
     ColumnOf("dropped", "text", "dropped"),
     _internal("cause", "text", "cause"),
     _internal("asked_model", "text", _asked_model),
@@ -308,8 +312,8 @@ _LENGTHS = " + ".join(
 )
 _ANSWERS_OF = """FROM items i JOIN results r ON r.request_id = i.request_id
     WHERE i.ordinal >= ? AND i.ordinal < ?"""
-_SIZE_LEFT = f"SELECT ? - coalesce(sum({_LENGTHS}), 0) {_ANSWERS_OF}"  # noqa: S608 - our own names
-_SIZES = f"SELECT i.ordinal, {_LENGTHS} {_ANSWERS_OF} ORDER BY i.ordinal"  # noqa: S608 - as above
+_SIZE_LEFT = f"SELECT ? - coalesce(sum({_LENGTHS}), 0) {_ANSWERS_OF}"
+_SIZES = f"SELECT i.ordinal, {_LENGTHS} {_ANSWERS_OF} ORDER BY i.ordinal"
 
 
 def items_within(db: Database, first: int, end: int, most_bytes: int) -> int:

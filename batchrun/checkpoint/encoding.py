@@ -8,6 +8,7 @@ because they can be computed again from the tokens.
 from __future__ import annotations
 
 import zlib
+from functools import cache
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from batchrun.checkpoint.columns import ATTEMPTS as ATTEMPT_COLUMNS
 from batchrun.checkpoint.columns import LONG
 from batchrun.checkpoint.columns import RESULTS as RESULT_COLUMNS
 from batchrun.checkpoint.long_texts import whole
+from batchrun.checkpoint.sqlite import quick_bytes
 from batchrun.records import MOST_COST, Cost, Status, changed
 
 if TYPE_CHECKING:
@@ -100,6 +102,16 @@ def checksum(values: Iterable[Any]) -> int:
     Empty text counts as null. Every change of one bit, one byte or a few adjacent bytes is detected.
     """
     return zlib.crc32(_covered(values))
+
+
+def plain_checksum(values: tuple[int | str, ...]) -> int:
+    """Do the same as `checksum` for values of which none is null or empty, in a third of the time."""
+    return zlib.crc32((_joined(len(values)) % values).encode())
+
+
+@cache
+def _joined(number: int) -> str:
+    return _SEPARATOR.decode().join(["%s"] * number)
 
 
 def _covered(values: Iterable[Any]) -> bytes:
@@ -242,6 +254,7 @@ REPLACE_RESULT = _insert(
 # Positions of the texts that may be long in a row of `REPLACE_RESULT`.
 LONG_PLACES = tuple(2 + _RESULT_COLUMNS.index(name) for name in LONG)
 INSERT_ITEM = _insert("INSERT", "items", "checksum", *_ITEM_COLUMNS)
+INSERT_PLANNED = _insert("INSERT", "items", "checksum", "ordinal", "custom_id", "request_id")
 INSERT_REQUEST = _insert("INSERT", "requests", "checksum", *REQUEST_COLUMNS)
 REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
 
@@ -249,14 +262,16 @@ REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
 def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
     """Return the values for `INSERT_START`."""
     row = (start.key, start.number, execution, microseconds(start.started_at), start.reserved)
-    return (checksum(_of_start(row)), *row)
+    known = tuple([value for value in _of_start(row) if value is not None])
+    return (plain_checksum(known), *row)
 
 
 def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     """Return the values for `UPDATE_ATTEMPT`."""
     attempt = _with_fitting_bill(attempt)
     row = (*_read_attempt(attempt), *money_row(attempt.cost), attempt.key, attempt.number)
-    return (checksum(_of_attempt(row)), checksum(_of_cost(row)), *row)
+    of_cost = checksum if attempt.cost is None else plain_checksum
+    return (checksum(_of_attempt(row)), of_cost(_of_cost(row)), *row)
 
 
 def _with_fitting_bill(attempt: Attempt) -> Attempt:
@@ -289,25 +304,25 @@ def result_row(result: Result) -> tuple[tuple[Any, ...], int]:
         *(_NO_ANSWER if completion is None else _read_answer(completion)),
     )
     covered = _covered(_of_result(row))
-    return (zlib.crc32(covered), checksum(_of_status(row)), *row), len(covered)
+    return (zlib.crc32(covered), plain_checksum(_of_status(row)), *row), len(covered)
 
 
-def item_row(item: RenderedItem, key: int | None) -> tuple[Any, ...]:
-    """Return the values for `INSERT_ITEM` for an item with this request."""
-    row = (item.ordinal, item.custom_id, key, item.error_type, item.error_message)
+def item_row(item: RenderedItem) -> tuple[Any, ...]:
+    """Return the values for `INSERT_ITEM` for an item without a request."""
+    row = (item.ordinal, item.custom_id, None, item.error_type, item.error_message)
     return (checksum(_of_item(row)), *row)
 
 
-def planned_item(ordinal: int, custom_id: str, key: int) -> tuple[Any, ...]:
-    """Do the same as `item_row` for an item that has a request and an id, only faster."""
-    found = zlib.crc32(b"%b\x1f%d\x1f%d" % (custom_id.encode(), ordinal, key))
-    return (found, ordinal, custom_id, key, None, None)
+def planned_row(ordinal: int, custom_id: str, key: int) -> tuple[Any, ...]:
+    """Return the values for `INSERT_PLANNED` for an item with this request. Called for every row of the input."""
+    return (plain_checksum((custom_id, ordinal, key)), ordinal, custom_id, key)
 
 
 def request_row(key: int, fingerprint: bytes, occurrence: int, custom_id: str) -> tuple[Any, ...]:
     """Return the values for `INSERT_REQUEST`. Called for every row of the input."""
     covered = (custom_id.encode(), fingerprint, key, occurrence)
-    return (zlib.crc32(b"%b\x1f%b\x1f%d\x1f%d" % covered), key, fingerprint, occurrence, custom_id)
+    found = zlib.crc32(b"%b\x1f%b\x1f%d\x1f%d" % covered)
+    return (found, key, quick_bytes(fingerprint), occurrence, custom_id)
 
 
 def turn_row(turn: Turn) -> tuple[Any, ...]:

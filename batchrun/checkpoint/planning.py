@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.file import usable
-from batchrun.checkpoint.sqlite import temporary_space
+from batchrun.checkpoint.sqlite import quick_bytes, temporary_space
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Record, RecordsDamaged
 from batchrun.records import PlannedRequest, Turn
 
@@ -145,7 +145,7 @@ class Planner:
         assigned: dict[int, int] = {}
         unassigned: list[RenderedItem] = []
         replaced: list[tuple[int]] = []
-        written: list[tuple[Any, ...]] = []
+        unrenderable: list[tuple[Any, ...]] = []
         for item in rendered:
             if item.fingerprint is not None and item.ordinal not in held:
                 unassigned.append(item)
@@ -163,13 +163,15 @@ class Planner:
             elif error != item.error_message or not same_id:
                 self._large.pop(fingerprint, None)
                 replaced.append((item.ordinal,))
-                written.append(encoding.item_row(item, None))
+                unrenderable.append(encoding.item_row(item))
         self._db.conn.executemany("DELETE FROM items WHERE ordinal = ?", replaced)
+        planned: list[tuple[Any, ...]] = []
         for item, key in self._find_requests(unassigned, first_new, dedupe=dedupe):
             assigned[item.ordinal] = key
-            written.append(encoding.planned_item(item.ordinal, item.custom_id, key))
+            planned.append(encoding.planned_row(item.ordinal, item.custom_id, key))
         # Nothing is replaced: SQLite would copy every page first that an `OR REPLACE` changes.
-        self._db.conn.executemany(encoding.INSERT_ITEM, written)
+        self._db.conn.executemany(encoding.INSERT_ITEM, unrenderable)
+        self._db.conn.executemany(encoding.INSERT_PLANNED, planned)
         return assigned
 
     def _held(self, rendered: Sequence[RenderedItem]) -> dict[int, tuple[Any, ...]]:
@@ -251,7 +253,7 @@ class Planner:
             ORDER BY r.status IS 'succeeded',
                 EXISTS (SELECT 1 FROM attempts WHERE request_id = q.id AND {OUT}),
                 q.occurrence DESC""",  # noqa: S608 - marks only
-            list(unknown),
+            [fingerprint and quick_bytes(fingerprint) for fingerprint in unknown],
         )
         for fingerprint, key, occurrence, is_free in rows:
             pools[fingerprint].know(key, occurrence, is_free=bool(is_free))

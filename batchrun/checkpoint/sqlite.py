@@ -14,6 +14,8 @@ import time
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
+from operator import itemgetter
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchrun.errors import CheckpointFull, OutputError
@@ -63,33 +65,43 @@ def temporary_space(used: str | None = None) -> Iterator[None]:
         ) from error
 
 
-# Different sets of empty columns whose statements are kept.
+# Different types of rows whose statements are kept.
 _MOST_STATEMENTS = 64
 
 
 def write_rows(db: Database, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Execute a statement for each row, in order.
+    """Execute a statement with two or more values for each row, in order.
 
-    Most columns of most rows are null, and sqlite3 takes ten times as long to bind a null as a number.
+    Most columns of most rows are null, and sqlite3 takes five times as long to bind a null as a number.
     Nulls therefore become a part of the statement.
     """
-    for nulls, alike in groupby(rows, key=_nulls):
-        values = [[value for value in row if value is not None] for row in alike]
-        db.conn.executemany(_with_nulls(statement, nulls), values)
+    for types, alike in groupby(rows, key=_types):
+        with_nulls, pick = _without_nulls(statement, types)
+        db.conn.executemany(with_nulls, map(pick, alike))
 
 
-def _nulls(row: Sequence[Any]) -> tuple[bool, ...]:
-    return tuple([value is None for value in row])
+def _types(row: Sequence[Any]) -> tuple[type, ...]:
+    return tuple(map(type, row))
 
 
 @lru_cache(_MOST_STATEMENTS)
-def _with_nulls(statement: str, nulls: tuple[bool, ...]) -> str:
+def _without_nulls(
+    statement: str, types: Sequence[type]
+) -> tuple[str, Callable[[Sequence[Any]], tuple[Any, ...]]]:
+    """Return the statement for rows with values of these types, and a function that picks its values."""
     first, *parts = statement.split("?")
-    marks = ["NULL" if is_null else "?" for is_null in nulls]
-    return first + "".join(mark + part for mark, part in zip(marks, parts, strict=True))
+    are_null = [each is NoneType for each in types]
+    marks = ["NULL" if is_null else "?" for is_null in are_null]
+    pick = itemgetter(*(place for place, is_null in enumerate(are_null) if not is_null))
+    return first + "".join(mark + part for mark, part in zip(marks, parts, strict=True)), pick
 
 
-__all__ = ["Database", "Migrations", "temporary_space", "write_rows"]
+def quick_bytes(content: bytes) -> bytearray:
+    """Return bytes as sqlite3 binds them in a third of the time."""
+    return bytearray(content)
+
+
+__all__ = ["Database", "Migrations", "quick_bytes", "temporary_space", "write_rows"]
 
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ import orjson
 from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import OUT, exact_sum
 from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.sqlite import write_rows
 from batchrun.checkpoint.store import now_us
 from batchrun.formats import BatchState
 from batchrun.formats.sent_batches import BatchMember, BatchStage, SentBatch, remote_facts
@@ -70,10 +71,8 @@ def intend_batch(store: Checkpoint, batch: SentBatch, starts: Sequence[AttemptSt
     with store.transaction():
         store.db.execute(_INSERT, (store.execution, *row))
         store.db.execute(_SEAL, (batch.tag,))
-        store.db.conn.executemany(
-            _ADD_MEMBER,
-            [(batch.tag, *encoding.start_row(start, store.execution)) for start in starts],
-        )
+        rows = (encoding.start_row(start, store.execution) for start in starts)
+        write_rows(store.db, _ADD_MEMBER, ((batch.tag, *row) for row in rows))
 
 
 def note_upload(store: Checkpoint, tag: str, file_id: str) -> None:
@@ -108,9 +107,8 @@ def collect_batch(
 ) -> None:
     """Store some results of a batch; `attempts` are those that failed or have no result."""
     with store.transaction():
-        rows = [encoding.attempt_row(a) for a in (*attempts, *(r.last for r in results))]
-        execute = store.db.conn.executemany
-        execute(encoding.UPDATE_MEMBER, [(store.execution, *row) for row in rows])
+        rows = map(encoding.attempt_row, (*attempts, *(r.last for r in results)))
+        write_rows(store.db, encoding.UPDATE_MEMBER, ((store.execution, *row) for row in rows))
         store.write_results(results)
         _set(store.db, tag, {"is_proven": True})
 

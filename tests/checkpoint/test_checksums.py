@@ -12,6 +12,7 @@ from batchrun.checkpoint import FILE_NAME, Checkpoint, encoding, find_damage
 from batchrun.errors import Record
 from batchrun.records import (
     Attempt,
+    AttemptStart,
     Billing,
     Completion,
     Cost,
@@ -144,6 +145,17 @@ def test_any_change_is_found(tmp_path: Path, name: str) -> None:
     with closing(sqlite3.connect(stored(tmp_path, ATTEMPTS["the largest"]))) as db, db:
         assert db.execute(statement).rowcount == 1
     assert damage(tmp_path) == [record]
+
+
+@pytest.mark.parametrize("change", ["reserved = NULL", "reserved = 8", "execution = 7"])
+def test_what_a_start_reserves_counts(tmp_path: Path, change: str) -> None:
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        plan(store, items(["a"]))
+        store.record([AttemptStart(1, 1, NOON, reserved=7)], [], [])
+    assert damage(tmp_path) == []
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db, db:
+        db.execute(f"UPDATE attempts SET {change}")
+    assert damage(tmp_path) == [Record.START]
 
 
 def test_bits_of_integers_count(tmp_path: Path) -> None:
