@@ -25,6 +25,7 @@ from batchrun.records import (
     Usage,
     WireRequest,
 )
+from tests.conftest import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -159,7 +160,7 @@ class Busy:
     async def hold(self, journal: CheckpointJournal) -> None:
         def work() -> None:
             anyio.from_thread.run_sync(self.started.set)
-            self._released.wait(10)
+            self._released.wait(DEADLINE_S)
 
         await journal.call(work)
 
@@ -204,7 +205,7 @@ async def test_a_report_without_a_writer_is_committed_all_the_same(
     await journal.begin(begun(1))
     async with running(journal):
         pass
-    with anyio.fail_after(5):
+    with anyio.fail_after(DEADLINE_S):
         await journal.finish(answered(1))
     assert totals(store).succeeded == 1
 
@@ -228,7 +229,7 @@ def disk_is_full(store: Checkpoint) -> None:
 async def report(journal: CheckpointJournal, told: list[str], key: int) -> None:
     """Save an answer, as a worker does whatever happens around it; note what it is told."""
     try:
-        with anyio.CancelScope(shield=True), anyio.fail_after(5):
+        with anyio.CancelScope(shield=True), anyio.fail_after(DEADLINE_S):
             await journal.finish(answered(key, text="long " * 4_000))
     except CheckpointError as error:
         told.append(str(error))
@@ -358,7 +359,7 @@ async def test_a_cancelled_run_still_saves_what_is_reported_under_a_shield(
     released = anyio.Event()
 
     async def save(key: int) -> None:
-        with anyio.CancelScope(shield=True), anyio.fail_after(5):
+        with anyio.CancelScope(shield=True), anyio.fail_after(DEADLINE_S):
             await released.wait()
             await journal.finish(answered(key))
 
@@ -379,7 +380,7 @@ async def test_cancelling_at_the_moment_of_a_report_loses_nothing(
     await journal.begin(begun(1))
 
     async def save() -> None:
-        with anyio.CancelScope(shield=True), anyio.fail_after(5):
+        with anyio.CancelScope(shield=True), anyio.fail_after(DEADLINE_S):
             await journal.finish(answered(1))
 
     async with anyio.create_task_group() as group:

@@ -11,39 +11,34 @@ import pytest
 
 from batchrun.checkpoint import FILE_NAME, Checkpoint, totals
 from batchrun.errors import CheckpointError
-from tests.conftest import command, finish, start_batchrun
-from tests.support.provider import answer, serving
+from tests.conftest import command, finish, start_batchrun, wait_until
+from tests.support.provider import Gate, answer, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.provider import Call, Reply
-
 ROWS = 400
 LIMITS = "[limits]\nconcurrency = 4"
-
-
-def slow(call: Call) -> Reply:
-    return answer(call, f"answer to {call.prompt}", delay_s=0.1)
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_another_name_for_the_checkpoint_does_not_evade_the_lock(
     write_job: Callable[..., Path], link: Callable[[Path, Path], None]
 ) -> None:
-    with serving(slow) as provider:
+    gate = Gate(20)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=ROWS, extra=LIMITS)
         out, other = job.parent / "out", job.parent / "other"
         process = start_batchrun("run", job)
-        while len(provider.calls) < 20:
-            assert process.poll() is None
+        wait_until(lambda: len(provider.calls) > 20, process)
         other.mkdir()
         link(out / FILE_NAME, other / FILE_NAME)
         code, _, stderr = command("run", job, "--output-dir", other)
         assert code == 5, stderr
         assert "hard links" in stderr if link is os.link else "another batchrun process" in stderr
         assert process.poll() is None, "the first goes on"
+        gate.opened.set()
         assert finish(process)[0] == 0
         assert len(provider.calls) == ROWS
     with closing(Checkpoint(out, writable=False)) as store:

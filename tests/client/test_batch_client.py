@@ -16,6 +16,7 @@ from batchrun.errors import BatchInDoubt, BatchNotCreated, NoBatchEndpoint, Prov
 from batchrun.formats import BatchOutcome, BatchState
 from batchrun.records import WireRequest
 from batchrun.simulator import SimulatorConfig
+from tests.conftest import DEADLINE_S
 from tests.support.provider import Call, Provider, Reply, refusal, serving
 from tests.support.simulated import body
 from tests.support.simulated import serving as simulated
@@ -87,7 +88,7 @@ def batch_of(name: str, number: int = 1, url: str = "", **fields: Any) -> dict[s
     }
 
 
-def client_for(name: str, url: str, *, timeout_s: float = 5.0) -> BatchClient:
+def client_for(name: str, url: str, *, timeout_s: float = DEADLINE_S) -> BatchClient:
     wire_format = formats.of(name)
     return BatchClient(
         wire_format,
@@ -212,7 +213,7 @@ def test_an_uploaded_file_is_a_form_of_known_length() -> None:
         (Reply(body=b"{}"), BatchInDoubt),
         (Reply(body=b'{"id": "batch_1"', cut=120), BatchInDoubt),
         (Reply(cut=0), BatchInDoubt),
-        (Reply(delay_s=2), BatchInDoubt),
+        (Reply(delay_s=600), BatchInDoubt),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value.status),
 )
@@ -222,7 +223,7 @@ def test_a_refused_creation_differs_from_one_in_doubt(
     with serving(lambda _call: answer) as provider:
 
         async def main() -> None:
-            client = client_for(name, provider.url, timeout_s=0.3)
+            client = client_for(name, provider.url, timeout_s=0.3 if answer.delay_s else DEADLINE_S)
             with pytest.raises(error) as raised:
                 await client.create(content(name), "file-in" if name == "chat" else None, "a0")
             assert type(raised.value) is error
@@ -459,7 +460,7 @@ async def test_the_simulator_takes_the_place_of_a_batch_endpoint(name: str, url:
             (),
             credentials=Credentials(),
             transport=PyreqwestTransport(connections=2),
-            options=ClientOptions(timeout_s=5, reroute=(root, f"{peer.url}/v1")),
+            options=ClientOptions(timeout_s=DEADLINE_S, reroute=(root, f"{peer.url}/v1")),
         )
         await client.check()
         lines = [
@@ -472,7 +473,7 @@ async def test_the_simulator_takes_the_place_of_a_batch_endpoint(name: str, url:
         assert shape is not None
         requests = io.BytesIO(shape.head + shape.separator.join(lines) + shape.tail)
         batch = await client.create(requests, await client.upload(requests, "a0"), "a0")
-        with anyio.fail_after(20):
+        with anyio.fail_after(DEADLINE_S):
             while not batch.state.is_final:
                 (batch,) = [each async for each in client.recent()]
         answers = await collect(client, batch)

@@ -28,6 +28,7 @@ from batchrun.client import (
 from batchrun.errors import ProviderError, ProviderFault
 from batchrun.formats import of
 from batchrun.records import Usage, WireRequest
+from tests.support.clock import OwnedClockLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -159,7 +160,7 @@ async def opened(
     wire_format: FormatName = "messages",
     key: str | None = KEY,
     *,
-    timeout_s: float = 5.0,
+    timeout_s: float = 30.0,
     transport: httpx.AsyncBaseTransport | None = None,
     reroute: tuple[str, str] | None = None,
 ) -> AsyncIterator[Client]:
@@ -188,7 +189,7 @@ async def send(server: Server, wire_format: FormatName = "messages", **options: 
 
 async def fault_of(client: Client, request: WireRequest) -> ProviderFault:
     """Send something that fails; nothing but a `ProviderError` may come out of it."""
-    with anyio.fail_after(10), pytest.raises(ProviderError) as caught:
+    with anyio.fail_after(60), pytest.raises(ProviderError) as caught:
         await client.send(request)
     fault = caught.value.fault
     assert fault.message
@@ -630,6 +631,7 @@ class SlowToPutAway(httpx.AsyncByteStream):
         await anyio.sleep(0.8)
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"loop_factory": OwnedClockLoop})])
 @pytest.mark.parametrize("within_s", [0.5, 5.0])
 async def test_an_answer_that_was_read_is_kept_whatever_becomes_of_its_connection(
     within_s: float,

@@ -221,22 +221,29 @@ async def test_an_answer_that_is_whole_ends_without_a_marker_or_an_end(
     assert (await send(held_open(DELTA + END, pings=pings), timeout_s=60)).texts == ("x",)
 
 
+LATE_ERROR = b'data: {"error":{"code":500,"message":"it broke"}}\n\n'
+
+
 @pytest.mark.parametrize(
-    "pieces",
+    ("pieces", "quiet_s", "limit_s", "message"),
     [
-        (DELTA,),
-        (DELTA + END + USAGE[:-9],),
-        (DELTA + END + USAGE, 1.0, b'data: {"error":{"code":500,"message":"x"}}\n\n'),
+        ((DELTA,), 0.2, 2.0, "no answer within 2 s"),
+        ((DELTA + END + USAGE[:-9],), 0.2, 2.0, "no answer within 2 s"),
+        ((DELTA + END + USAGE, 1.0, LATE_ERROR), 600.0, 600.0, "it broke"),
     ],
     ids=["no-reason", "within-an-event", "an-error-later"],
 )
 async def test_only_a_whole_answer_ends_before_the_time_limit(
-    monkeypatch: pytest.MonkeyPatch, pieces: tuple[bytes | float, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    pieces: tuple[bytes | float, ...],
+    quiet_s: float,
+    limit_s: float,
+    message: str,
 ) -> None:
-    monkeypatch.setattr(streaming, "QUIET_S", 1.5)
+    monkeypatch.setattr(streaming, "QUIET_S", quiet_s)
     monkeypatch.setattr(streaming, "QUIET_WITHOUT_USAGE_S", 0.2)
-    with pytest.raises(ProviderError):
-        await send(held_open(*pieces), timeout_s=2.5)
+    with pytest.raises(ProviderError, match=message):
+        await send(held_open(*pieces), timeout_s=limit_s)
 
 
 async def test_a_choice_that_has_not_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-import time
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.records import Completion, Ending, Tool, Usage
 from tests.conftest import (
+    DEADLINE_S,
     ROOT,
     batchrun,
     command,
@@ -303,10 +304,12 @@ def test_a_conversation_goes_on_where_a_killed_process_left_it(
     )
     (tmp_path / "hold").touch()
 
+    killed = threading.Event()
+
     def decide(call: Call) -> Reply:
         if not tool_results(call):
             return calls_tool(call, {"key": "a"})
-        return answer(call, "done", delay_s=0 if call.seen else 30)
+        return answer(call, "done", until=killed)
 
     with serving(decide) as provider:
         job = write_tools_job(provider.url, rows=1)
@@ -316,9 +319,10 @@ def test_a_conversation_goes_on_where_a_killed_process_left_it(
         finish(child)
         (tmp_path / "hold").unlink()
         child = start_batchrun("run", job)
-        wait_until(lambda: len(provider.calls) == 2)
+        wait_until(lambda: len(provider.calls) == 2, child)
         child.kill()
         finish(child)
+        killed.set()
         assert batchrun("run", job)[0] == 0
         assert [len(call.json["messages"]) for call in provider.calls] == [1, 3, 3]
     assert ran(tmp_path) == ["a", "a"]  # the first had not been answered when it was killed
@@ -330,17 +334,20 @@ def test_a_conversation_goes_on_where_a_killed_process_left_it(
 def test_a_turn_that_was_damaged_on_the_disk_is_not_sent_on(
     write_tools_job: WriteJob, tmp_path: Path
 ) -> None:
+    killed = threading.Event()
+
     def decide(call: Call) -> Reply:
         if not tool_results(call):
             return calls_tool(call, {"key": "a"})
-        return answer(call, "done", delay_s=0 if call.seen else 30)
+        return answer(call, "done", until=killed)
 
     with serving(decide) as provider:
         job = write_tools_job(provider.url, rows=1)
         child = start_batchrun("run", job)
-        wait_until(lambda: len(provider.calls) == 2)
+        wait_until(lambda: len(provider.calls) == 2, child)
         child.kill()
         finish(child)
+        killed.set()
         with closing(sqlite3.connect(tmp_path / "out" / "checkpoint.db")) as connection:
             connection.execute("UPDATE turns SET said = replace(said, 'hm', 'hn')")
             connection.commit()
@@ -465,8 +472,10 @@ def made(*calls: tuple[str, object]) -> str:
     )
 
 
-async def run(calls: str, **functions: Callable[..., Any]) -> list[tuple[str, bool]]:
-    done = json.loads(await Toolbox(functions, timeout_s=0.2).run(calls))
+async def run(
+    calls: str, timeout_s: float = DEADLINE_S, **functions: Callable[..., Any]
+) -> list[tuple[str, bool]]:
+    done = json.loads(await Toolbox(functions, timeout_s=timeout_s).run(calls))
     return [(call["output"], call.get("is_error", False)) for call in done]
 
 
@@ -503,9 +512,12 @@ async def test_functions_may_be_asynchronous_and_run_side_by_side() -> None:
 
 @pytest.mark.anyio
 async def test_a_call_that_takes_too_long_is_an_error_result() -> None:
-    found = await run(
-        made(("slow", {}), ("sleepy", {})), slow=lambda: time.sleep(0.5), sleepy=anyio.sleep_forever
-    )
+    ended = threading.Event()
+    calls = made(("slow", {}), ("sleepy", {}))
+    try:
+        found = await run(calls, 0.2, slow=ended.wait, sleepy=anyio.sleep_forever)
+    finally:
+        ended.set()
     assert found == [("no result within 0.2 s", True)] * 2
 
 

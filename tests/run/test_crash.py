@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +18,16 @@ import polars as pl
 import pytest
 
 from batchrun.run.run_options import GRACE_S
-from tests.conftest import batchrun, finish, start_batchrun, wait_for_line, wait_until
-from tests.support.provider import Call, Reply, answer, serving
+from tests.conftest import (
+    DEADLINE_S,
+    batchrun,
+    environment,
+    finish,
+    start_batchrun,
+    wait_for_line,
+    wait_until,
+)
+from tests.support.provider import Call, Gate, Reply, answer, serving
 
 WriteJob = Callable[..., Path]
 Results = Callable[[], pl.DataFrame]
@@ -117,17 +127,33 @@ def test_killed_again_and_again_at_different_points(
         assert usage["execution"].n_unique() == len(points) + 1
 
 
+# The command, which kills itself when it is about to give the results their name.
+KILLED_AT_THE_RENAME = """
+import os, signal, sys
+
+def look(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("results.parquet"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(look)
+from batchrun.__main__ import main
+main()
+"""
+
+
 def test_killed_while_writing_the_outputs(
     write_job: WriteJob, results: Results, tmp_path: Path
 ) -> None:
     with serving(lambda call: answer(call, f"answer to {call.prompt}")) as provider:
         job = write_job(provider.url, rows=3_000, extra=LIMITS)
-        process = start_batchrun("run", job, "--quiet")
-        partial = tmp_path / "out" / ".results.parquet.partial"
-        wait_until(partial.exists, process)
-        process.kill()
-        finish(process)
+        command = [sys.executable, "-c", KILLED_AT_THE_RENAME, "run", str(job), "--quiet"]
+        killed = subprocess.run(
+            command, env=environment(), capture_output=True, check=False, timeout=2 * DEADLINE_S
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert len(provider.calls) == 3_000
+        partial = tmp_path / "out" / ".results.parquet.partial"
+        os.truncate(partial, partial.stat().st_size // 2)  # as if killed earlier
         assert not (tmp_path / "out" / "results.parquet").exists()
         assert batchrun("run", job)[0] == 0
         assert len(provider.calls) == 3_000, "only the outputs were missing"
@@ -141,18 +167,20 @@ def test_killed_while_writing_the_outputs(
 def test_the_first_signal_lets_requests_in_flight_finish(
     write_job: WriteJob, results: Results, signum: signal.Signals, code: int
 ) -> None:
-    with serving(lambda call: answer(call, f"answer to {call.prompt}", delay_s=1)) as provider:
+    gate = Gate(0)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=100, extra=LIMITS)
         process = start_batchrun("run", job)
         wait_until(lambda: len(provider.calls) >= CONCURRENCY, process)
         process.send_signal(signum)
+        wait_for_line(process, "stopping: ")
+        gate.opened.set()
         returncode, _, stderr = finish(process)
         assert returncode == code, stderr
         assert "run again" in stderr
         assert len(provider.calls) == CONCURRENCY, "nothing was sent after the signal"
         counts = results()["status"].value_counts()
         assert dict(counts.rows()) == {"succeeded": CONCURRENCY, "pending": 100 - CONCURRENCY}
-        provider.decide = lambda call: answer(call, f"answer to {call.prompt}")
         assert batchrun("run", job)[0] == 0
         assert provider.extra_bills == 0
     assert_whole(results(), 100)

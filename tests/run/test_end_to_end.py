@@ -13,7 +13,16 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.conftest import KEY, ROOT, batchrun, environment, finish, start_batchrun, wait_until
+from tests.conftest import (
+    DEADLINE_S,
+    KEY,
+    ROOT,
+    batchrun,
+    environment,
+    finish,
+    start_batchrun,
+    wait_until,
+)
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 WriteJob = Callable[..., Path]
@@ -398,13 +407,13 @@ def test_more_connections_than_open_files_allowed(write_job: WriteJob, results: 
         arguments = f"{sys.executable} -m batchrun run {job}"
         low = ["sh", "-c", f"ulimit -S -n 64; exec {arguments}"]
         raised = subprocess.run(
-            low, env=environment(), capture_output=True, text=True, check=False, timeout=60
+            low, env=environment(), capture_output=True, text=True, check=False, timeout=DEADLINE_S
         )
         assert raised.returncode == 0, raised.stderr
         assert set(results()["status"]) == {"succeeded"}
         low[2] = f"ulimit -n 64; exec {arguments} --new"
         refused = subprocess.run(
-            low, env=environment(), capture_output=True, text=True, check=False, timeout=60
+            low, env=environment(), capture_output=True, text=True, check=False, timeout=DEADLINE_S
         )
     assert refused.returncode == 2
     assert "ulimit" in refused.stderr
@@ -417,16 +426,19 @@ def test_status_says_what_a_live_run_is_waiting_for(write_job: WriteJob, tmp_pat
         job = write_job(provider.url, rows=5_000, extra=extra)
         process = start_batchrun("run", job, "--quiet")
 
+        # Between two waits there are moments in which it waits for nothing.
         def waiting() -> str | None:
             code, stdout, _ = batchrun("status", tmp_path / "out", "--json")
             return json.loads(stdout)["waiting"] if code == 0 else None
 
-        wait_until(waiting, process)
-        assert waiting() == "request rate"
-        text = batchrun("status", tmp_path / "out")[1]
+        def says_so() -> object:
+            stdout = batchrun("status", tmp_path / "out")[1]
+            return re.search(r"waiting +for request rate", stdout)
+
+        wait_until(lambda: waiting() == "request rate", process)
+        wait_until(says_so, process)
         process.send_signal(2)
         finish(process)
-    assert re.search(r"waiting +for request rate", text)
     assert json.loads(batchrun("status", tmp_path / "out", "--json")[1])["waiting"] is None
 
 

@@ -22,7 +22,7 @@ from batchrun.errors import Interrupted
 from batchrun.run.conclusion import InterruptibleRows
 from batchrun.run.interrupts import Interrupts
 from tests.conftest import environment, finish, resume, start_batchrun, wait_until
-from tests.support.provider import Call, Provider, Reply, answer, serving
+from tests.support.provider import Call, Gate, Provider, Reply, answer, serving
 
 WriteJob = Callable[..., Path]
 Results = Callable[[], pl.DataFrame]
@@ -49,13 +49,15 @@ def assert_whole(found: pl.DataFrame) -> None:
 def test_a_terminal_that_closes_stops_the_run_and_loses_nothing(
     write_job: WriteJob, results: Results
 ) -> None:
-    with serving(slow) as provider:
+    gate = Gate(3 * CONCURRENCY)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=ROWS, extra=LIMITS)
         child, terminal = pty.fork()
         if child == 0:
             os.execve(sys.executable, [*COMMAND, "run", str(job)], environment())
-        wait_for_calls(provider, 3 * CONCURRENCY)
+        wait_for_calls(provider, 4 * CONCURRENCY)
         os.close(terminal)  # the kernel sends SIGHUP, and writing to the terminal fails from here
+        gate.opened.set()
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 129
         assert len(provider.calls) < ROWS
@@ -145,10 +147,12 @@ def test_a_signal_while_outputs_are_read_stops_that(tmp_path: Path) -> None:
                 store.close()
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted) as caught:
-        anyio.run(conclude)
+    try:
+        with pytest.raises(Interrupted) as caught:
+            anyio.run(conclude)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.exit_code == 130
-    signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_from_before_the_outputs_lets_them_be_written(tmp_path: Path) -> None:

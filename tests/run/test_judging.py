@@ -6,15 +6,17 @@ import json
 import random
 import secrets
 import sqlite3
+import threading
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
-from batchrun import checkpoint
+from batchrun import BATCH, BatchMode, SimulatorConfig, checkpoint
 from batchrun.errors import JobError
 from batchrun.inspection.rescoring import score
 from batchrun.inspection.run_status import status
@@ -23,6 +25,7 @@ from batchrun.job import Job
 from batchrun.run import RunOptions, run_job
 from tests.conftest import command, finish, start_batchrun, wait_until
 from tests.support.provider import Call, Reply, answer, refusal, serving
+from tests.support.vendor import vendor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -393,35 +396,30 @@ def test_a_damaged_verdict_is_no_score(
 
 
 def test_batches_can_judge(write_job: Callable[..., Path], tmp_path: Path) -> None:
-    job = write_job("https://api.anthropic.com", rows=6, extra=SECTION)
-    codes = []
-    for _ in range(20):
-        code, _, stderr = command("run", job, "--simulate", "--batch", "--no-wait", "--quiet")
-        codes.append(code)
-        if code != 7:
-            break
-        time.sleep(0.3)
-    assert codes[-1] == 0, stderr
-    assert codes.count(7) >= 2  # the rows, then the verdicts
-    found = pl.read_parquet(tmp_path / "out.simulated" / "results.parquet")
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=6, extra=SECTION)
+        for out in (7, 7, 0):  # the rows, then the verdicts
+            code, _, stderr = command("run", job, "--batch", "--no-wait", "--quiet")
+            assert code == out, stderr
+            server.pass_time(1_000)
+    found = pl.read_parquet(tmp_path / "out" / "results.parquet")
     assert found["predicted"].is_in(["good", "fair", "bad"]).all()
 
 
 def test_batches_of_a_judge_are_cancelled_with_those_of_the_run(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
-    job = write_job("https://api.anthropic.com", rows=4, extra=SECTION)
+    job = write_job("https://api.anthropic.com", rows=4)
+    assert command("run", job, "--simulate", "--quiet")[0] == 0
+    write_job("https://api.anthropic.com", rows=4, extra=SECTION)
+    batches = {"dispatcher": BATCH, "batches": BatchMode.ONE_PASS}
+    assert run(job, simulate=SimulatorConfig(batch_s=40), **batches).exit_code == 7
     place = tmp_path / "out.simulated"
     folder = place / "judge"
-    wait_until(lambda: _has_open_batch(job, folder))
+    assert _open_batches(folder) == 1
     code, _, stderr = command("cancel", place, "--quiet")
     assert code == 0, stderr
     assert _open_batches(folder) == 0
-
-
-def _has_open_batch(job: Path, folder: Path) -> bool:
-    command("run", job, "--simulate", "--batch", "--no-wait", "--quiet")
-    return _open_batches(folder) > 0
 
 
 def _open_batches(folder: Path) -> int:
@@ -517,34 +515,30 @@ def test_a_judged_run_killed_20_times_loses_and_pays_no_verdict_twice(
     print(f"seed {seed}")
     draws = random.Random(seed)
 
+    last, killed = 0, threading.Event()
+
     def slowly(call: Call) -> Reply:
-        """Answer so slowly that each process is killed in the middle of it."""
-        reply = decide(call)
-        return Reply(reply.status, reply.body, reply.headers, delay_s=0.01)
+        """Answer slowly, and hold what comes too late to be answered before the process is killed."""
+        return replace(decide(call), delay_s=0.01, until=killed if call.number > last else None)
 
     with serving(slowly) as provider:
         extra = f"[limits]\nconcurrency = 4\n{SECTION}"
         job = write_job(provider.url, rows=ROWS, extra=extra)
-        kills = 0
-        while kills < KILLS:
-            # Once near the end of the rows, then while the judge is at work.
-            step = draws.randrange(1, 11) if kills else ROWS - 10
+        for kill in range(KILLS):
+            # Once near the end of the rows, then while the judge is at work; some verdicts are left.
+            step = draws.randrange(1, 5) if kill else ROWS - 10
             release = len(provider.calls) + step
+            last, killed = release + 2, threading.Event()
             process = start_batchrun("run", str(job), "--quiet")
-            wait_until(
-                lambda: len(provider.calls) >= release or process.poll() is not None  # noqa: B023
-            )
-            time.sleep(draws.random() * 0.01)
-            is_killed = process.poll() is None
+            wait_until(lambda: len(provider.calls) >= release, process)  # noqa: B023
+            time.sleep(draws.random() * 0.02)
             process.kill()
             finish(process)
+            killed.set()
             provider.settle()
-            kills += is_killed
-            if not is_killed:
-                break
+        provider.decide = decide
         code, _, stderr = command("run", str(job), "--quiet")
         assert code == 0, stderr
-    assert kills == KILLS
     assert results()["score"].to_list() == [(1.0, 0.5, 0.0)[n % 3] for n in range(ROWS)]
     _same_books(tmp_path / "out" / "judge", [c for c in provider.calls if is_judged(c)])
 

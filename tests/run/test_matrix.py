@@ -33,7 +33,7 @@ from batchrun.run.conclusion import RunReport
 from batchrun.run.matrix import MatrixReport
 from tests.conftest import KEY, command, finish, start_batchrun, wait_until
 from tests.support.jobs import refusal as refusal_of
-from tests.support.provider import Call, Reply, answer, refusal, serving
+from tests.support.provider import Call, Gate, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,11 +362,13 @@ def test_nothing_is_sent_when_one_cell_cannot_be(
 def test_an_interrupted_matrix_goes_on_where_it_was(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with serving(lambda call: answer(call, delay_s=0.02)) as provider:
+    gate = Gate(30)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=200, extra=f"[limits]\nconcurrency = 4\n{TWO}")
         process = start_batchrun("run", job)
-        wait_until(lambda: len(provider.calls) >= 30, process)
+        wait_until(lambda: len(provider.calls) == 34, process)
         process.send_signal(signal.SIGINT)
+        gate.opened.set()
         code, _, stderr = finish(process)
         assert code == 130
         assert stderr.count("stopping: ") == 1

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from tests.conftest import batchrun, command, environment, finish, start_batchrun, wait_until
-from tests.support.provider import Reply, answer, refusal, serving
-from tests.support.vendor import vendor
+from tests.conftest import (
+    DEADLINE_S,
+    batchrun,
+    command,
+    environment,
+    finish,
+    start_batchrun,
+    wait_until,
+)
+from tests.support.provider import Gate, Reply, answer, refusal, serving
+from tests.support.vendor import CANCELED, vendor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,11 +138,13 @@ def test_a_run_that_is_killed_in_a_later_part_loses_nothing(
 def test_an_interrupted_run_has_all_rows_and_is_resumed(
     write_job: WriteJob, results: Results
 ) -> None:
-    with serving(lambda call: answer(call, f"answer to {call.prompt}", delay_s=0.05)) as provider:
+    gate = Gate(12)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=35, extra=PARTS + "[limits]\nconcurrency = 2")
         process = start_batchrun("run", job, "--quiet")
-        wait_until(lambda: len(provider.calls) >= 13)
+        wait_until(lambda: len(provider.calls) == 14, process)
         process.send_signal(signal.SIGINT)
+        gate.opened.set()
         assert finish(process)[0] == 130
         sent = len(provider.calls)
         assert sent < 35
@@ -327,7 +337,7 @@ def test_batches_of_all_parts_are_out_together(write_job: WriteJob) -> None:
 
 
 def test_cancel_closes_the_batches_of_all_parts(write_job: WriteJob) -> None:
-    with vendor(batch_s=8) as server:
+    with vendor(**CANCELED) as server:
         job = write_job(server.url, rows=ROWS, extra=PARTS + "[batch]\npoll_s = 0.05\n")
         assert command("run", job, "--batch", "--no-wait")[0] == 7
         code, text, error = command("cancel", job)
@@ -510,7 +520,7 @@ def test_a_full_folder_for_the_copy_of_the_parts_is_named(write_job: WriteJob) -
         env=surroundings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 6, done.stderr
     said = f"error: {tempfile.gettempdir()}: temporary files cannot be written there ("

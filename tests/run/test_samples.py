@@ -14,8 +14,8 @@ from batchrun import Job, RunOptions, compare, comparison_json, export, run_job,
 from batchrun.errors import JobError
 from batchrun.evaluation.metrics import pass_at
 from batchrun.run.scoring import check_reduce
-from tests.conftest import KEY, batchrun, command, finish, start_batchrun
-from tests.support.provider import Call, Reply, answer, refusal, serving
+from tests.conftest import KEY, batchrun, command, finish, start_batchrun, wait_until
+from tests.support.provider import Call, Gate, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,15 +120,16 @@ def test_a_row_is_as_good_as_its_samples(
 def test_a_killed_run_goes_on_with_the_samples_that_are_missing(
     write_job: WriteJob, results: Callable[[], pl.DataFrame]
 ) -> None:
-    with serving(lambda call: answer(call, call.prompt, delay_s=0.02)) as provider:
+    gate = Gate(50)
+    with serving(gate.decide) as provider:
         job = write_job(
             provider.url, rows=30, request="samples = 4", extra="[limits]\nconcurrency = 4"
         )
         process = start_batchrun("run", job)
-        while len(provider.calls) < 50:
-            assert process.poll() is None
+        wait_until(lambda: len(provider.calls) > 50, process)
         process.send_signal(signal.SIGKILL)
         finish(process)
+        gate.opened.set()
         assert batchrun("run", job)[0] == 0
     # Twice at most: what was in flight, and one group of commits.
     assert 120 <= len(provider.calls) <= 120 + 8

@@ -43,6 +43,7 @@ class Kernel:
     def __init__(self, manager: Any, client: Any) -> None:
         self._manager = manager
         self._client = client
+        self._shown: dict[str, Cell] = {}
 
     def begin(self, code: str) -> str:
         """Start a cell; return what `end` takes."""
@@ -50,7 +51,15 @@ class Kernel:
 
     def end(self, cell: str, timeout_s: float = TIMEOUT_S) -> Cell:
         """Wait for a cell that was begun."""
-        found = Cell()
+        return self._watch(cell, timeout_s, "")
+
+    def wait_for(self, cell: str, part: str) -> None:
+        """Wait until a cell that was begun has printed this."""
+        self._watch(cell, TIMEOUT_S, part)
+
+    def _watch(self, cell: str, timeout_s: float, part: str) -> Cell:
+        """Wait until a cell has printed something, or has ended; return what is shown of it."""
+        found = self._shown.setdefault(cell, Cell())
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
@@ -63,8 +72,11 @@ class Kernel:
             if message["parent_header"].get("msg_id") != cell:
                 continue
             if _is_last(message, found):
+                assert part in found.printed, found
                 return found
-        raise TimeoutError(f"the cell did not end within {timeout_s} s: {found}")
+            if part and part in found.printed:
+                return found
+        raise TimeoutError(f"{part or 'the end'} did not come within {timeout_s} s: {found}")
 
     def run(self, code: str) -> Cell:
         return self.end(self.begin(code))

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 
+# A limit for what takes milliseconds, on a machine with much else to do.
+LONGEST_S = 120.0
+LOOK_EVERY_S = 0.005
+
+
 @dataclass(frozen=True)
 class Call:
     """One request as it arrived. `seen` counts earlier requests with the same body."""
@@ -44,7 +49,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer. `delay_s` passes before it; `then` is called once it has been sent.
+    """What to answer. `delay_s` passes before it, and what `until` says happens before it; `then` is
+    called once it has been sent.
 
     `is_billed` charges for the request at once, whatever the status; by default an answer with 200
     is charged for when it is sent. Of the reply's bytes `cut` are sent, and then a reset.
@@ -54,6 +60,7 @@ class Reply:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    until: threading.Event | None = None
     then: Callable[[], None] | None = None
     is_billed: bool = False
     cut: int | None = None
@@ -130,25 +137,25 @@ class Provider:
 
     def start(self) -> None:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(LONGEST_S)
 
     def stop(self) -> None:
         assert self._loop is not None
         assert self._stop is not None
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(LONGEST_S)
 
     def settle(self) -> None:
         """Wait until all is done that clients have left behind which are gone now."""
         place = urlsplit(self.url)
-        with socket.create_connection((place.hostname, place.port), timeout=60) as last:
+        with socket.create_connection((place.hostname, place.port), timeout=LONGEST_S) as last:
             # Connections are accepted in order: when this one is, the earlier ones have been.
             last.shutdown(socket.SHUT_WR)
             assert last.recv(1) == b""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONGEST_S
         while self._connections:
             assert time.monotonic() < deadline
-            time.sleep(0.005)
+            time.sleep(LOOK_EVERY_S)
 
     def _run(self) -> None:
         asyncio.run(self._serve())
@@ -183,6 +190,8 @@ class Provider:
         if reply.is_billed:
             self.billed[body] += 1
         await asyncio.sleep(reply.delay_s)
+        while reply.until is not None and not reply.until.is_set():  # noqa: ASYNC110 - of a thread
+            await asyncio.sleep(LOOK_EVERY_S)
         if reply.status == 200 and not reply.is_billed:
             # From here on the provider charges, whether or not the answer gets through.
             self.billed[body] += 1
@@ -214,3 +223,36 @@ def serving(decide: Callable[[Call], Reply] = answer, port: int = 0) -> Iterator
         yield provider
     finally:
         provider.stop()
+
+
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """Keep a port on which nobody listens, so that a provider can be started there later."""
+    with socket.socket() as held:
+        # The provider sets this too, and then both may have the port.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+class Gate:
+    """Lets the first requests through, and holds those behind them until it is opened.
+
+    So a test acts while requests are in flight, however long it takes to act.
+
+    Args:
+        through: how many are answered at once.
+        delay_s: of these.
+    """
+
+    def __init__(self, through: int, *, delay_s: float = 0.0) -> None:
+        self.opened = threading.Event()
+        self._through = through
+        self._delay_s = delay_s
+
+    def decide(self, call: Call) -> Reply:
+        """Answer what the request asked for, at once or when the gate is opened."""
+        text = f"answer to {call.prompt}"
+        if call.number <= self._through:
+            return answer(call, text, delay_s=self._delay_s)
+        return answer(call, text, until=self.opened)

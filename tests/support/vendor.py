@@ -11,9 +11,26 @@ import httpx
 from anyio.from_thread import start_blocking_portal
 
 from batchrun.simulator import Simulator, SimulatorConfig
+from tests.support.provider import LONGEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Batches that are not done before a test cancels them, which takes a tenth of that time.
+CANCELED: dict[str, Any] = {"batch_s": 40}
+
+
+class Clock:
+    """Unix time, which can be put forward and made faster."""
+
+    def __init__(self, age_s: float) -> None:
+        self._from, self._since, self._speed = time.time() - age_s, time.monotonic(), 1.0
+
+    def __call__(self) -> float:
+        return self._from + (time.monotonic() - self._since) * self._speed
+
+    def change(self, seconds: float, speed: float) -> None:
+        self._from, self._since, self._speed = self() + seconds, time.monotonic(), speed
 
 
 class Vendor:
@@ -23,9 +40,14 @@ class Vendor:
         url: the base URL.
     """
 
-    def __init__(self, url: str, simulator: Simulator) -> None:
+    def __init__(self, url: str, simulator: Simulator, clock: Clock) -> None:
         self.url = url
         self._simulator = simulator
+        self._clock = clock
+
+    def pass_time(self, seconds: float, speed: float = 1.0) -> None:
+        """Put the clock forward: batches that take less time are done. `speed`: of later time."""
+        self._clock.change(seconds, speed)
 
     @property
     def requests(self) -> int:
@@ -39,14 +61,14 @@ class Vendor:
 
     def come_to_rest(self) -> None:
         """Wait until every call that has arrived is answered, or its caller is gone."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LONGEST_S
         while self.requests > self.answers:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
     def usage(self) -> dict[str, Any]:
         """Return what was requested and billed."""
-        found: dict[str, Any] = httpx.get(f"{self.url}/usage", timeout=30).json()
+        found: dict[str, Any] = httpx.get(f"{self.url}/usage", timeout=LONGEST_S).json()
         return found
 
 
@@ -70,12 +92,13 @@ def vendor(*, step_s: float | None = None, age_s: float = 0, **config: Any) -> I
     With `step_s`, its time goes on by this many seconds with each call that arrives, and not otherwise.
     With `age_s`, its clock is this many seconds behind, so that its batches are that old.
     """
-    start = time.time()
+    passing = Clock(age_s)
+    start = passing()
 
     def clock() -> float:
         if step_s is None:
-            return time.time() - age_s
-        return start - age_s + step_s * simulator.usage.requests
+            return passing()
+        return start + step_s * simulator.usage.requests
 
     simulator: Simulator = Simulator(
         SimulatorConfig(**{"batch_s": 0.1, **config}),
@@ -90,7 +113,7 @@ def vendor(*, step_s: float | None = None, age_s: float = 0, **config: Any) -> I
 
         future, url = portal.start_task(serve)
         try:
-            yield Vendor(url, simulator)
+            yield Vendor(url, simulator, passing)
         finally:
             portal.call(scope.cancel)
-            future.result(30)
+            future.result(LONGEST_S)
