@@ -327,7 +327,7 @@ class DamagedRecord:
     @property
     def where(self) -> str:
         """The start of a message: it names the row, if there is one."""
-        return "" if self.custom_id is None else f"row {self.custom_id}: "
+        return "" if self.custom_id is None else f"row {short(self.custom_id)}: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +367,21 @@ _IN_JSON = {code: f"\\u{code:04x}" for code in _IN_TEXT}
 def printable(text: str) -> str:
     """Return text on one line, without characters that control a terminal."""
     return " ".join(text.split()).translate(_ON_A_LINE)
+
+
+def short(text: str, most: int = 80) -> str:
+    """Return printable text for a message, truncated to `most` characters."""
+    return truncated(printable(text), most)
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """Return a value of the user for a message: as Python writes it, truncated to `most` characters."""
+    return truncated(repr(value), most)
+
+
+def truncated(text: str, most: int = 80) -> str:
+    """Return text with at most `most` characters, for a message."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def harmless(text: str) -> str:

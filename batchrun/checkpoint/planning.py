@@ -322,7 +322,7 @@ class Planner:
         row = self._db.execute("SELECT custom_id FROM requests WHERE id = ?", (turn.key,))
         (custom_id,) = row.fetchone() or (None,)
         record = DamagedRecord(Record.TURN, turn.key, turn.number, custom_id)
-        message = f"checkpoint.db: row {custom_id}: {record}; {DAMAGE_REMEDY}"
+        message = f"checkpoint.db: {record.where}{record}; {DAMAGE_REMEDY}"
         return RecordsDamaged(message, Damage(1, (record,)))
 
 

@@ -7,6 +7,7 @@ command runs, so that `--help` is fast.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -18,7 +19,7 @@ import click
 import batchrun
 from batchrun.cli import jobs, runs
 from batchrun.cli.console import check_system, fail, say
-from batchrun.errors import BatchrunError, JobError, OutputError
+from batchrun.errors import BatchrunError, JobError, OutputError, quoted
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -74,7 +75,7 @@ def _run_command() -> int:
 def _stdout_failed(error: OSError) -> int:
     """Report that stdout cannot be written; errors of other files have a file name."""
     if error.filename is not None:
-        raise error
+        return _name_too_long(error)
     try:
         Path.cwd()
     except OSError:
@@ -83,6 +84,15 @@ def _stdout_failed(error: OSError) -> int:
         return gone.exit_code
     fail(OutputError(f"standard output could not be written: {error}"))
     return OutputError.exit_code
+
+
+def _name_too_long(error: OSError) -> int:
+    """Report that a given path has a name that no file can have; raise any other error."""
+    if error.errno != errno.ENAMETOOLONG:
+        raise error
+    wrong = JobError(f"{quoted(error.filename)}: the name of a file or folder is too long")
+    fail(wrong)
+    return wrong.exit_code
 
 
 def _flush_or_discard(stream: TextIO | None) -> None:

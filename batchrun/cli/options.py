@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 import batchrun
 from batchrun.cli.console import ask, fail
+from batchrun.errors import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -174,7 +175,9 @@ class WorkerCount(click.ParamType[int | str]):
             return "auto"
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(
-                f'{value!r} is neither a number of processes (1 or more) nor "auto"', param, ctx
+                f'{quoted(value)} is neither a number of processes (1 or more) nor "auto"',
+                param,
+                ctx,
             )
         return int(value)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import anyio
 import anyio.to_thread
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.formats.credentials import MASK, without_credentials
 
 if TYPE_CHECKING:
@@ -93,18 +93,18 @@ class KeyCommand:
                 check=False,
             )
         except FileNotFoundError:
-            raise _failure(f"the program {name!r:.80} was not found") from None
+            raise _failure(f"the program {quoted(name)} was not found") from None
         except subprocess.TimeoutExpired:
-            raise _failure(f"{name!r:.80} did not end within {TIMEOUT_S:g} s") from None
+            raise _failure(f"{quoted(name)} did not end within {TIMEOUT_S:g} s") from None
         except OSError as error:
-            raise _failure(f"{name!r:.80} cannot be run ({error.strerror})") from None
+            raise _failure(f"{quoted(name)} cannot be run ({error.strerror})") from None
         printed = done.stdout[:LONGEST_KEY].decode("utf-8", "replace").strip()
         if done.returncode != 0:
             said = self._shown(done.stderr, printed)
-            raise _failure(f"{name!r:.80} failed with exit code {done.returncode}{said}")
+            raise _failure(f"{quoted(name)} failed with exit code {done.returncode}{said}")
         if not printed or not printed.isascii() or not printed.isprintable() or " " in printed:
             found = "nothing" if not printed else "more than one word"
-            raise _failure(f"{name!r:.80} must print a key and nothing else; it printed {found}")
+            raise _failure(f"{quoted(name)} must print a key and nothing else; it printed {found}")
         return printed
 
     def _shown(self, stderr: bytes, printed: str) -> str:

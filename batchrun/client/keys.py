@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from batchrun.client.key_command import KeyCommand
-from batchrun.errors import JobError
+from batchrun.errors import JobError, short
 from batchrun.formats.credentials import MASK, without_credentials
 from batchrun.records import Billing, Completion, changed
 
@@ -148,13 +148,13 @@ def api_key(config: RequestConfig) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise JobError(
-            f"the environment variable {variable} is not set. Set it to the API key for "
+            f"the environment variable {short(variable)} is not set. Set it to the API key for "
             f"{config.base_url}, name another variable with [request] api_key_env, or use the "
             f"simulator, which needs no key: {SIMULATOR}"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise JobError(
-            f"the environment variable {variable} contains characters that are not valid in an "
+            f"the environment variable {short(variable)} contains characters that are not valid in an "
             "API key"
         )
     return key
@@ -164,12 +164,12 @@ def _secret_header(name: str, variable: str) -> str:
     value = os.environ.get(variable, "").strip()
     if not value:
         raise JobError(
-            f"the environment variable {variable} is not set. Set it to the value of the header "
+            f"the environment variable {short(variable)} is not set. Set it to the value of the header "
             f"{name} (see [request] secret_headers), or use the simulator: {SIMULATOR}"
         )
     if not (value.isascii() and value.isprintable()):
         raise JobError(
-            f"the environment variable {variable} must be one line of printable ASCII text: it is "
+            f"the environment variable {short(variable)} must be one line of printable ASCII text: it is "
             f"sent as the header {name} (see [request] secret_headers)"
         )
     return value

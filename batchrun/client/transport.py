@@ -26,7 +26,7 @@ from pyreqwest.exceptions import (
     WriteError,
 )
 
-from batchrun.errors import ProviderError, ProviderFault
+from batchrun.errors import ProviderError, ProviderFault, quoted
 from batchrun.formats import InvalidResponse
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ async def decompressed(body: AsyncIterable[bytes], encoding: str) -> AsyncIterat
         return
     if name not in _READ:
         raise InvalidResponse(
-            f"the body has the content-encoding {name[:80]!r}, which is not supported"
+            f"the body has the content-encoding {quoted(name)}, which is not supported"
         )
     unpacker = zlib.decompressobj(_ANY_ZLIB)
     async for piece in body:

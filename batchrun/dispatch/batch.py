@@ -18,7 +18,7 @@ from batchrun.dispatch.batch_tracking import BatchTracker
 from batchrun.dispatch.factories import LIVE
 from batchrun.dispatch.pool import Draining
 from batchrun.dispatch.ports import Tally
-from batchrun.errors import JobError, RunEnd, Stop
+from batchrun.errors import JobError, RunEnd, Stop, short
 from batchrun.formats.parameters import is_template
 from batchrun.limits import CapReached, demand, most_tokens
 from batchrun.records import Attempt, AttemptStart, Request, Result, Status
@@ -294,7 +294,7 @@ def check_batch(job: Job) -> None:
     for name, value in job.request.extra_headers:
         if is_template(value):
             raise JobError(
-                f"--batch: [request] extra_headers.{name} is a template, and all requests of a batch "
+                f"--batch: [request] extra_headers.{short(name)} is a template, and all requests of a batch "
                 "share their headers; write a fixed value, or run without --batch"
             )
 

@@ -21,7 +21,7 @@ from batchrun.dispatch.judgement import (
     judge,
     stop_for,
 )
-from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
+from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop, short
 from batchrun.formats import BatchOutcome, BatchState
 from batchrun.limits import Cause, above_bound
 from batchrun.records import Attempt, Billing, Result, Status, Usage, changed
@@ -217,7 +217,7 @@ class BatchCollector:
             return self._answered(answer, key, member, batch, latency_s)
         fault = answer.fault
         if fault is None:  # an outcome without an explanation
-            raise ValueError(f"{answer.custom_id}: neither an answer nor an error")
+            raise ValueError(f"{short(answer.custom_id)}: neither an answer nor an error")
         attempt = Attempt(
             key,
             member.number,

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from batchrun import formats
-from batchrun.errors import ProviderFault, RunEnd, Stop, printable, sentences
+from batchrun.errors import ProviderFault, RunEnd, Stop, printable, sentences, short
 from batchrun.formats.credentials import KEY_COMMAND
 from batchrun.limits.retry_delays import BASE_DELAY_S, OVERLOADED_BASE_DELAY_S, Cause, RetryDecision
 
@@ -324,8 +324,12 @@ def _way_out(fault: ProviderFault, end: RunEnd, request: Request, variable: str)
     if status == 403 and fault.address:
         return f"check that {key} may use batches and their files" if variable else "check base_url"
     if status == 403:
-        return f"check that {key} may use {model}" if variable else f"check {model} and base_url"
-    what = "" if status == 405 or (status or 0) < 400 else f"{model} and "
+        return (
+            f"check that {key} may use {short(model)}"
+            if variable
+            else f"check {short(model)} and base_url"
+        )
+    what = "" if status == 405 or (status or 0) < 400 else f"{short(model)} and "
     return f"check {what}base_url ({request.base_url})"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun.dispatch.ports import accept
-from batchrun.errors import JobError, Rejection
+from batchrun.errors import JobError, Rejection, short
 from batchrun.evaluation.verdicts import (
     CUT_VERDICT,
     UNREADABLE_VERDICT,
@@ -222,5 +222,5 @@ def review_of(job: Job) -> Review:
     if answer is None:
         return rejecting(accept, reject)
     if answer.schema is not None and (problem := schema_problem(answer.schema)) is not None:
-        raise JobError(f"[request] json_schema: not a valid JSON schema: {problem}")
+        raise JobError(f"[request] json_schema: not a valid JSON schema: {short(problem, 500)}")
     return rejecting(SchemaReview(answer.schema, as_tool=answer.as_tool), reject)

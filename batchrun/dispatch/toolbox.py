@@ -20,7 +20,7 @@ import anyio.lowlevel
 import orjson
 
 from batchrun import formats
-from batchrun.errors import JobError
+from batchrun.errors import JobError, short
 from batchrun.formats.parsing import dumps, loads
 from batchrun.job.paths import import_file
 from batchrun.records import Ending, changed
@@ -158,7 +158,7 @@ def load_functions(path: Path, tools: Iterable[Tool]) -> dict[str, Callable[...,
             functions[tool.name] = function
         elif tool.vendor is None:
             raise JobError(
-                f"[tools] module: {path} has no function {tool.name}; define it there, or remove "
+                f"[tools] module: {path} has no function {short(tool.name)}; define it there, or remove "
                 "the tool from [request] tools"
             )
     return functions

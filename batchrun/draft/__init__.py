@@ -21,7 +21,7 @@ from batchrun.draft.document import Heading, job_text
 from batchrun.draft.guesses import check_header
 from batchrun.draft.shapes import shape_of, unused_labels
 from batchrun.draft.table_shape import DraftOptions, TableShape
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.evaluation import score_columns
 from batchrun.formats.providers import PRESETS, blanks, meant_provider
 from batchrun.job import InputConfig, Job, apply_overrides, is_remote, table_input
@@ -184,7 +184,7 @@ def _preset(provider: str, wire_format: FormatName | None) -> ProviderPreset:
     if preset is None:
         meant = meant_provider(provider)
         hint = f' (did you mean "{meant}"?)' if meant else f"; known are {', '.join(PRESETS)}"
-        raise JobError(f"--provider {provider!r:.80}: is not a known provider{hint}")
+        raise JobError(f"--provider {quoted(provider)}: is not a known provider{hint}")
     if wire_format is not None and wire_format not in preset.addresses:
         raise JobError(
             f"--provider {provider}: no address of {preset.title} is known for the {wire_format} "

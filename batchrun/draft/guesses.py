@@ -17,7 +17,7 @@ from batchrun.draft.detection import (
 )
 from batchrun.draft.document import expression, template_of
 from batchrun.draft.table_shape import LABEL_TOKENS, TEXT_TOKENS, TableShape
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.job.reader import listed
 
 if TYPE_CHECKING:
@@ -202,7 +202,9 @@ def check_header(columns: Sequence[TableColumn], table: str) -> None:
     if repeated or all(is_number_text(column.name) for column in columns):
         names = listed([column.name for column in columns])
         why = (
-            f"{repeated[0]!r:.80} is also a value of its column" if repeated else "all are numbers"
+            f"{quoted(repeated[0])} is also a value of its column"
+            if repeated
+            else "all are numbers"
         )
         raise JobError(
             f"{table}: the first line looks like a row, not like the names of the columns ({names}: {why}); "

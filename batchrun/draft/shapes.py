@@ -23,7 +23,7 @@ from batchrun.draft.guesses import (
     translation,
 )
 from batchrun.draft.table_shape import LABEL_TOKENS, DraftOptions, TableShape
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.job.reader import did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _check_choices(named: Columns, table: str) -> None:
         return
     if all(text.lstrip().startswith(("[", "{")) for text in column.texts):
         raise JobError(
-            f"{table}: column {column.name} has lists as text, such as {column.texts[0]!r:.60}, whose "
+            f"{table}: column {short(column.name)} has lists as text, such as {quoted(column.texts[0], 60)}, whose "
             "choices cannot be numbered. Save the table as JSON Lines or Parquet, with real lists, or "
             "with a column for each choice: A, B, C, D"
         )
@@ -108,7 +108,7 @@ def _check_asked(columns: Sequence[TableColumn], label: TableColumn, table: str)
     if {column.name.lower() for column in columns} & ASKING:
         return
     raise JobError(
-        f"{table}: column {label.name} has numbers, and no column has a question. If they are "
+        f"{table}: column {short(label.name)} has numbers, and no column has a question. If they are "
         "classes, list their names in order, starting with 0: --labels negative,positive. Otherwise "
         'add --instruction "What the model should do with each row."'
     )
@@ -123,7 +123,7 @@ def _check_options(columns: Sequence[TableColumn], options: DraftOptions) -> Non
     if options.label is not None and options.label not in names:
         hint = did_you_mean(options.label, names)
         raise JobError(
-            f"--label {options.label}: is not a column{hint}; the columns are {listed(names)}"
+            f"--label {short(options.label)}: is not a column{hint}; the columns are {listed(names)}"
         )
 
 
@@ -349,7 +349,7 @@ def _required_names(names: tuple[str, ...], label: TableColumn) -> tuple[str, ..
     if len(names) > most:
         return names
     raise JobError(
-        f'the column "{label.name}" has class numbers from 0 to {most}, and the table does not say '
+        f'the column "{short(label.name)}" has class numbers from 0 to {most}, and the table does not say '
         "what they mean; name the classes in order: --labels NAME0,NAME1,…"
     )
 

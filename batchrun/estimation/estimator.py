@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from batchrun.errors import short
 from batchrun.estimation.advice import advice
 from batchrun.estimation.duration import ModelLoad, run_duration
 from batchrun.estimation.ranges import AnswerSums, Estimate, Range
@@ -97,7 +98,7 @@ class Estimator:
         for item in rendered:
             if item.fingerprint is None:
                 self._unrenderable += 1
-                self._example = self._example or f"{item.custom_id}: {item.error_message}"
+                self._example = self._example or f"{short(item.custom_id)}: {item.error_message}"
 
     def add_requests(self, counted: RequestCounts) -> None:
         """Add identical requests, and the existing answers to them."""

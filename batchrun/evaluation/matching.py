@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from batchrun.errors import quoted
 from batchrun.evaluation import overlap
 from batchrun.evaluation.answer_text import fold, without_thoughts
 from batchrun.evaluation.choices import choices_of
@@ -83,7 +84,7 @@ def _number(text: str, expected: object, options: MatchOptions) -> AnswerScore:
 def _expected_number(expected: object) -> Number:
     right = as_number(expected)
     if right is None:
-        raise CannotScore(f"expected holds no number: {expected!r:.80}")
+        raise CannotScore(f"expected holds no number: {quoted(expected)}")
     return right
 
 
@@ -124,7 +125,7 @@ def _choice(text: str, expected: object, options: MatchOptions) -> AnswerScore:
     known = choices_of(options.choices)
     right, said = known.of(expected), known.find(text)
     if right is None:
-        raise CannotScore(f"expected is none of the choices: {expected!r:.80}")
+        raise CannotScore(f"expected is none of the choices: {quoted(expected)}")
     return AnswerScore(float(said == right), said)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import truncated
 from batchrun.evaluation.agreement import judge_facts, judge_lines
 from batchrun.evaluation.calibration import calibration_facts, calibration_line
 from batchrun.evaluation.intervals import (
@@ -304,7 +305,7 @@ def _samples(totals: ScoreTotals) -> dict[str, Any] | None:
 
 def _class_facts(one: ClassCount) -> dict[str, Any]:
     return {
-        "label": _short(one.name),
+        "label": truncated(one.name, LONGEST_LABEL),
         "support": one.support,
         "predicted": one.predicted,
         "correct": one.correct,
@@ -317,16 +318,19 @@ def _class_facts(one: ClassCount) -> dict[str, Any]:
 def _confusion(classes: ClassTotals) -> dict[str, Any]:
     """Return the confusion matrix: rows are expected labels, columns are answers."""
     confusion = classes.confusion
-    return {"labels": [_short(name) for name in confusion.labels], "matrix": confusion.cells}
+    return {
+        "labels": [truncated(name, LONGEST_LABEL) for name in confusion.labels],
+        "matrix": confusion.cells,
+    }
 
 
 def _class_table(classes: ClassTotals | None) -> list[str]:
     if classes is None or classes.count > MOST_LINES:
         return []
-    width = max(len(_short(one.name)) for one in classes.classes)
+    width = max(len(truncated(one.name, LONGEST_LABEL)) for one in classes.classes)
     lines = [f"{'label':<{width}}  {'rows':>7}  precision  recall     F1"]
     lines += [
-        f"{_short(one.name):<{width}}  {one.support:>7,}  {one.precision:>9.3f}  {one.recall:>6.3f}"
+        f"{truncated(one.name, LONGEST_LABEL):<{width}}  {one.support:>7,}  {one.precision:>9.3f}  {one.recall:>6.3f}"
         f"  {one.f1:>5.3f}"
         for one in classes.classes
     ]
@@ -344,7 +348,10 @@ def _field_lines(totals: ScoreTotals) -> list[str]:
 def _slice_lines(totals: ScoreTotals) -> list[str]:
     found: list[str] = []
     for column, slices in totals.slices.items():
-        lines = [f"{column} = {_short(value)}: {score_line(of)}" for value, of in slices.items()]
+        lines = [
+            f"{column} = {truncated(value, LONGEST_LABEL)}: {score_line(of)}"
+            for value, of in slices.items()
+        ]
         found += _first_lines(lines, column, f"score.by.{column}")
     return found
 
@@ -355,10 +362,6 @@ def _first_lines(lines: list[str], what: str, key: str) -> list[str]:
         return lines
     rest = f"{len(lines) - MOST_LINES:,} more, see {key} in summary.json"
     return [*lines[:MOST_LINES], f"{what}: {rest}"]
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
 def _rows(count: int) -> str:

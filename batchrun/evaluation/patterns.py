@@ -6,6 +6,8 @@ from collections import deque
 from functools import lru_cache
 from typing import Any
 
+from batchrun.errors import short
+
 # Where answers end is what matters; also linear time adds up.
 LONGEST_TEXT = 1_000_000
 # RE2 is linear in the text, but its compiled form grows with the pattern.
@@ -31,7 +33,7 @@ class Pattern:
         except re2.error as error:
             raise ValueError(
                 f"is not a pattern in RE2 syntax, which has no lookahead, lookbehind or back "
-                f"references: {_reason(error)}"
+                f"references: {short(_reason(error), 200)}"
             ) from None
         except UnicodeEncodeError:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.evaluation.answer_text import fold
 from batchrun.evaluation.matching import (
     WHOLE_LISTS,
@@ -111,7 +111,9 @@ class Scorer:
         try:
             value = self._function(dict(row), said)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code; reported as data
-            raise CannotScore(f"the function raised {type(error).__name__}: {error}") from None
+            raise CannotScore(
+                f"the function raised {type(error).__name__}: {short(str(error), 500)}"
+            ) from None
         predicted = None if self._answer is None else said.strip()
         return self._known(_as_verdict(value, predicted))
 
@@ -140,7 +142,7 @@ class Scorer:
             return label
         known = known_label(label, self._config.labels, folded=match == "casefold")
         if known is None:
-            raise CannotScore(f"expected is none of the labels: {label!r:.80}")
+            raise CannotScore(f"expected is none of the labels: {quoted(label)}")
         return known
 
 
@@ -164,7 +166,7 @@ def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
     if isinstance(value, dict):
         if not value.keys() <= _KEYS or "score" not in value:
             raise CannotScore(
-                f'the function returned {value!r:.80}; a dict has a "score" and may have a '
+                f'the function returned {quoted(value)}; a dict has a "score" and may have a '
                 '"predicted", and nothing else'
             )
         said = value.get("predicted", predicted)
@@ -179,7 +181,7 @@ def _as_verdict(value: object, predicted: str | None) -> AnswerScore:
     except (TypeError, ValueError, OverflowError):
         score = float("nan")
     if isinstance(value, str) or not isfinite(score):
-        raise CannotScore(f"the function returned {value!r:.80}, which is not a finite number")
+        raise CannotScore(f"the function returned {quoted(value)}, which is not a finite number")
     return AnswerScore(score, predicted)
 
 
@@ -198,7 +200,7 @@ def _pattern(source: str) -> Pattern:
     try:
         return Pattern(source)
     except ValueError as error:
-        raise JobError(f"[score] answer: {source!r:.80} {error}") from None
+        raise JobError(f"[score] answer: {quoted(source)} {error}") from None
 
 
 def _function(config: ScoreConfig) -> Function:
@@ -207,9 +209,9 @@ def _function(config: ScoreConfig) -> Function:
     key = "[score] function"
     function = getattr(import_file(path, key), name, None)
     if not callable(function):
-        raise JobError(f"{key}: {path} has no function {name}")
+        raise JobError(f"{key}: {path} has no function {short(name)}")
     if inspect.iscoroutinefunction(function):
-        raise JobError(f"{key}: {name} in {path} is asynchronous; write it with a plain def")
+        raise JobError(f"{key}: {short(name)} in {path} is asynchronous; write it with a plain def")
     try:
         inspect.signature(function).bind({}, "")
     except TypeError:

@@ -10,7 +10,7 @@ import importlib.util
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.evaluation.scores import CannotScore
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _compare(
     is_marked = "$" in expected or r"\boxed" in expected
     right = library.parse(expected if is_marked else f"${expected}$", **options)
     if not right:
-        return False, None, f"expected is not a mathematical expression: {expected!r:.80}"
+        return False, None, f"expected is not a mathematical expression: {quoted(expected)}"
     said = library.parse(text, **options)
     if not said:
         return False, None, None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.evaluation.answer_text import fold
 from batchrun.evaluation.patterns import Pattern
 
@@ -97,7 +97,7 @@ class VerdictReader:
         label = self._labels.get(_folded(str(said)))
         if label is None:
             raise UnreadableVerdict(
-                f"{str(said).strip()!r:.80} is none of {', '.join(self._labels.values())}"
+                f"{quoted(str(said).strip())} is none of {', '.join(self._labels.values())}"
             )
         return Verdict(label, self._config.choices[label])
 
@@ -105,7 +105,7 @@ class VerdictReader:
         found = _NUMBER.fullmatch(said.strip(_AROUND))
         if found is None or (found["of"] is not None and float(found["of"]) != high):
             raise UnreadableVerdict(
-                f"{said.strip()!r:.80} is not a number from {low:g} to {high:g}"
+                f"{quoted(said.strip())} is not a number from {low:g} to {high:g}"
             )
         value = float(found["value"].replace("−", "-"))
         if not low <= value <= high:
@@ -153,4 +153,4 @@ def _pattern(source: str) -> Pattern:
     try:
         return Pattern(source)
     except ValueError as error:
-        raise JobError(f"[score.judge] answer: {source!r:.80} {error}") from None
+        raise JobError(f"[score.judge] answer: {quoted(source)} {error}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchrun.errors import short
 from batchrun.formats.model_rules import (
     LEAST_BUDGET,
     takes_budget,
@@ -59,7 +60,7 @@ def _prefill_conflict(asked: Combination) -> Conflict | None:
     if not asked.is_prefilled or takes_prefill(asked.model):
         return None
     return "messages", (
-        f"{asked.model} does not accept the beginning of the answer as the last turn; end with a user turn, "
+        f"{short(asked.model)} does not accept the beginning of the answer as the last turn; end with a user turn, "
         "and ask for the form of the answer in it or with json_schema"
     )
 
@@ -68,7 +69,10 @@ def _sampling_conflict(asked: Combination) -> Conflict | None:
     parameters = asked.parameters
     both = parameters.temperature is not None and parameters.top_p is not None
     if both and takes_one_of_temperature_and_top_p(asked.model):
-        return "top_p", f"cannot be combined with temperature in {asked.model}; remove one of them"
+        return (
+            "top_p",
+            f"cannot be combined with temperature in {short(asked.model)}; remove one of them",
+        )
     return None
 
 
@@ -81,10 +85,10 @@ def _effort_conflict(asked: Combination) -> Conflict | None:
     if takes_effort(model):
         return None
     if not takes_budget(model):
-        return "effort", f"{model} cannot think before it answers; remove it"
+        return "effort", f"{short(model)} cannot think before it answers; remove it"
     if parameters.max_tokens is not None and parameters.max_tokens <= LEAST_BUDGET:
         return "effort", (
-            f"needs max_tokens above {LEAST_BUDGET:,}, because {model} thinks within a part of it"
+            f"needs max_tokens above {LEAST_BUDGET:,}, because {short(model)} thinks within a part of it"
         )
     return None
 
@@ -96,7 +100,10 @@ def _thinking_conflict(asked: Combination) -> Conflict | None:
         return None
     if parameters.thinking_tokens is not None:
         if not takes_budget(model):
-            return "thinking_tokens", f"{model} takes no budget; use effort instead, or remove it"
+            return (
+                "thinking_tokens",
+                f"{short(model)} takes no budget; use effort instead, or remove it",
+            )
         if most is not None and budget >= most:
             return "thinking_tokens", f"must be below max_tokens, which is {most}, not {budget}"
     found = [

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import quoted, short
 from batchrun.records import Attachment
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def messages_part(part: Block) -> dict[str, Any]:
     """
     kind = part.get("type")
     if kind in _CHAT_ONLY:
-        raise ValueError(f'the messages format has no {kind} content; use format = "chat"')
+        raise ValueError(f'the messages format has no {short(kind)} content; use format = "chat"')
     if kind == "file":
         return messages_block(_chat_file(part.get("file")))
     return messages_block(_chat_image(part)) if kind == "image_url" else dict(part)
@@ -85,7 +86,7 @@ def _chat_image(part: Block) -> Attachment:
     given = part.get("image_url")
     url = given.get("url") if isinstance(given, dict) else given
     if not isinstance(url, str):
-        raise ValueError(f"image_url: must hold a url, not {given!r:.80}")  # noqa: TRY004 - one type
+        raise ValueError(f"image_url: must hold a url, not {quoted(given)}")  # noqa: TRY004 - one type
     if isinstance(given, dict) and given.get("detail") not in {None, "auto"}:
         raise ValueError('image_url: the messages format has no detail; use format = "chat"')
     if not url[:5].lower().startswith("data:"):
@@ -94,7 +95,7 @@ def _chat_image(part: Block) -> Attachment:
     if media_type not in MEDIA_TYPES:
         raise ValueError(
             f"image_url: must be base64 of {', '.join(sorted(MEDIA_TYPES))} for the messages "
-            f"format, not {media_type!r:.80}"
+            f"format, not {quoted(media_type)}"
         )
     return Attachment(media_type=media_type, data=data)
 
@@ -116,7 +117,7 @@ def _chat_file(file: object) -> Attachment:
     if media_type != PDF:
         raise ValueError(
             f"file: must be base64 of {PDF} or {TEXT} for the messages format, not "
-            f"{media_type!r:.80}"
+            f"{quoted(media_type)}"
         )
     return Attachment(media_type=PDF, data=data, is_document=True, name=name)
 
@@ -143,7 +144,7 @@ def chat_part(block: Block) -> dict[str, Any]:
     kind = str(block.get("type"))
     if kind in _MESSAGES_ONLY or kind.endswith(_MESSAGES_ONLY_ENDS):
         raise ValueError(
-            f'the chat format has no {kind} content; leave it out, or use format = "messages"'
+            f'the chat format has no {short(kind)} content; leave it out, or use format = "messages"'
         )
     if kind == "document":
         return chat_block(_messages_document(block))
@@ -155,7 +156,7 @@ def chat_part(block: Block) -> dict[str, Any]:
             return chat_block(Attachment(url=url))
         case {"type": "base64", "media_type": str(media_type), "data": str(data)}:
             return chat_block(Attachment(media_type=media_type, data=data))
-    raise ValueError(f"image: the chat format takes a url or base64 source, not {source!r:.80}")
+    raise ValueError(f"image: the chat format takes a url or base64 source, not {quoted(source)}")
 
 
 def image_data(block: Block) -> str | None:
@@ -199,4 +200,6 @@ def _messages_document(block: Block) -> Attachment:
             return Attachment(media_type=media_type, data=data, is_document=True, name=name)
         case {"type": "text", "data": str(data)}:
             return Attachment(media_type=TEXT, data=data, is_document=True, name=name)
-    raise ValueError(f"document: the chat format takes a base64 or text source, not {source!r:.80}")
+    raise ValueError(
+        f"document: the chat format takes a base64 or text source, not {quoted(source)}"
+    )

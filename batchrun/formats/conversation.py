@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from batchrun.errors import quoted, short
 from batchrun.formats.content_blocks import chat_part, messages_part
 from batchrun.records import Message
 
@@ -100,7 +101,7 @@ def _use_block(call: Block) -> dict[str, Any]:
     function = call.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str):
-        message = f"tool_calls: a call must have a function with a name: {dict(call)!r:.80}"
+        message = f"tool_calls: a call must have a function with a name: {quoted(dict(call))}"
         raise ValueError(message)  # noqa: TRY004 - one type
     try:
         given = orjson.loads(function.get("arguments") or "{}")
@@ -108,8 +109,8 @@ def _use_block(call: Block) -> dict[str, Any]:
         given = None
     if not isinstance(given, dict):
         raise ValueError(  # noqa: TRY004 - one type
-            f"tool_calls: the arguments of {name} must be a JSON object for the messages format, "
-            f"not {function.get('arguments')!r:.80}"
+            f"tool_calls: the arguments of {short(str(name))} must be a JSON object for the messages format, "
+            f"not {quoted(function.get('arguments'))}"
         )
     return {"type": "tool_use", "id": call.get("id"), "name": name, "input": given}
 
@@ -149,7 +150,7 @@ def _chat_messages(turn: Block) -> Iterator[Message]:
 
 def _chat_call(block: Block) -> dict[str, Any]:
     if not isinstance(block.get("id"), str) or not isinstance(block.get("name"), str):
-        message = f"tool_use: a call needs an id and a name: {dict(block)!r:.80}"
+        message = f"tool_use: a call needs an id and a name: {quoted(dict(block))}"
         raise ValueError(message)  # noqa: TRY004 - one type
     if "cache_control" in block:
         raise ValueError('tool_use: the chat format has no cache_control; use format = "messages"')
@@ -184,7 +185,7 @@ def _call_id(turn: Block) -> str:
 
 def _listed(key: str, value: object) -> list[Block]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"{key}: must be a list of objects, not {value!r:.80}")
+        raise ValueError(f"{key}: must be a list of objects, not {quoted(value)}")
     return cast("list[Block]", value)
 
 

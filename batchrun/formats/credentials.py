@@ -10,6 +10,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from batchrun.errors import short
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -73,7 +75,7 @@ def check_header_values(headers: Mapping[str, object]) -> None:
     for name, value in headers.items():
         if isinstance(value, str) and (_is_secret_header(name, value) or is_credential(value)):
             raise ValueError(
-                f"{name} is a credential and would be stored with the run; take it from an "
+                f"{short(name)} is a credential and would be stored with the run; take it from an "
                 f"environment variable instead: {secret_header_example(name)}"
             )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from batchrun import formats
+from batchrun.errors import quoted
 from batchrun.formats.wire_format import ANY
 from batchrun.records import Parameters
 
@@ -88,7 +89,7 @@ def check(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: AN
     kind = PARAMETERS[name].kind
     if isinstance(value, str) and kind in {int, float, bool}:
         wanted = "true, false" if kind is bool else "a number"
-        raise ValueError(f"must be {wanted} or a template, not {value!r:.80}")
+        raise ValueError(f"must be {wanted} or a template, not {quoted(value)}")
     return coerce(name, value, wire_format)
 
 
@@ -112,20 +113,20 @@ def coerce(name: str, value: object, wire_format: WireFormat) -> Any:  # noqa: A
     low, high = wire_format.capabilities.parameters.get(name, ANY)
     if not low <= number <= high:
         span = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ValueError(f"must be {span} in the {wire_format.name} format, not {value!r:.80}")
+        raise ValueError(f"must be {span} in the {wire_format.name} format, not {quoted(value)}")
     return number
 
 
 def _text(value: object) -> str:
     if isinstance(value, bool | float | bytes | list | tuple | dict):
-        raise ValueError(f"must be a string, not {value!r:.80}")  # noqa: TRY004 - as below
+        raise ValueError(f"must be a string, not {quoted(value)}")  # noqa: TRY004 - as below
     return str(value)
 
 
 def _effort(given: str, wire_format: WireFormat) -> str:
     allowed = wire_format.capabilities.efforts
     if given not in allowed:
-        raise ValueError(f"must be one of {', '.join(allowed)}, not {given!r:.80}")
+        raise ValueError(f"must be one of {', '.join(allowed)}, not {quoted(given)}")
     return given
 
 
@@ -133,7 +134,7 @@ def _flag(value: object) -> bool:
     spelled = {"true": True, "false": False}
     found = value if isinstance(value, bool) else spelled.get(str(value).strip().lower())
     if found is None:
-        raise ValueError(f"must be true or false, not {value!r:.80}")
+        raise ValueError(f"must be true or false, not {quoted(value)}")
     return found
 
 
@@ -147,18 +148,18 @@ def _number(value: object, kind: type) -> int | float:
         # Large integers (seeds) would lose digits on the way through float.
         whole = int(text) if _DIGITS.match(text) else int(number)
     except (ValueError, OverflowError):
-        raise ValueError(f"must be {wanted}, not {value!r:.80}") from None
+        raise ValueError(f"must be {wanted}, not {quoted(value)}") from None
     if not _DIGITS.match(text) and whole != number:
-        raise ValueError(f"must be a whole number, not {value!r:.80}")
+        raise ValueError(f"must be a whole number, not {quoted(value)}")
     if abs(whole) > _MOST:
-        raise ValueError(f"is too large for any server: {value!r:.80}")
+        raise ValueError(f"is too large for any server: {quoted(value)}")
     return whole
 
 
 def _stop_sequences(value: object, wire_format: WireFormat) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
-        raise ValueError(f"must be a string or an array of strings, not {value!r:.80}")
+        raise ValueError(f"must be a string or an array of strings, not {quoted(value)}")
     if len(values) > MAX_STOP_SEQUENCES:
         raise ValueError(f"takes at most {MAX_STOP_SEQUENCES} sequences, not {len(values)}")
     if "" in values:

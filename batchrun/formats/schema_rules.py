@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -156,13 +158,13 @@ def _problems_of_required(part: Mapping[str, Any]) -> Iterator[str]:
 def _problems_of_claude(part: Mapping[str, Any]) -> Iterator[str]:
     least = part.get("minItems")
     if least is not None and least not in (0, 1):
-        yield f"Claude supports minItems of 0 and 1, not {least!r:.20}; {_instead('minItems')}"
+        yield f"Claude supports minItems of 0 and 1, not {quoted(least, 20)}; {_instead('minItems')}"
     values = part.get("enum")
     if isinstance(values, list) and any(isinstance(value, list | dict) for value in values):
         yield "an enum can have texts, numbers, true, false and null only"
     reference = part.get("$ref")
     if isinstance(reference, str) and not reference.startswith("#"):
-        yield f"$ref must start with #, not {reference!r:.80}; put the definition in $defs"
+        yield f"$ref must start with #, not {quoted(reference)}; put the definition in $defs"
 
 
 def _recursion(schema: Mapping[str, Any]) -> str | None:

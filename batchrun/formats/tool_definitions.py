@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from batchrun import formats
+from batchrun.errors import quoted, short
 from batchrun.formats.tool_calls import CACHE_TTLS, cache_mark
 from batchrun.records import Tool, ToolChoice
 
@@ -34,7 +35,7 @@ def read_cache(given: object, wire_format: WireFormat) -> str | None:
     if given is None or given is False:
         return None
     if given is not True and given not in CACHE_TTLS:
-        raise ValueError(f'cache must be true, false, "5m" or "1h", not {given!r:.80}')
+        raise ValueError(f'cache must be true, false, "5m" or "1h", not {quoted(given)}')
     if not wire_format.capabilities.cache_marks:
         other = formats.use_another(lambda each: each.capabilities.cache_marks)
         raise ValueError(
@@ -51,24 +52,26 @@ def read_tool(given: object, wire_format: WireFormat) -> Tool:
         ValueError: if it is not a tool, or the format cannot express it.
     """
     if not isinstance(given, dict):
-        raise ValueError(f"a tool must be a table, not {given!r:.80}")  # noqa: TRY004 - one type
+        raise ValueError(f"a tool must be a table, not {quoted(given)}")  # noqa: TRY004 - one type
     described = _described(given)
     if described is None:
         return _vendor_tool(given, wire_format)
     name = described.get("name")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"a tool needs a name: {given!r:.80}")
+        raise ValueError(f"a tool needs a name: {quoted(given)}")
     unknown = sorted(set(described) - set(_KEYS))
     if unknown:
-        raise ValueError(f"{name}: unknown key {unknown[0]}; a tool has {', '.join(_KEYS[:5])}")
+        raise ValueError(
+            f"{short(name)}: unknown key {short(unknown[0])}; a tool has {', '.join(_KEYS[:5])}"
+        )
     schema, description = described.get("input_schema"), described.get("description")
     if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise ValueError(f'{name}: input_schema must be a JSON schema of type "object"')
+        raise ValueError(f'{short(name)}: input_schema must be a JSON schema of type "object"')
     if description is not None and not isinstance(description, str):
-        raise ValueError(f"{name}: description must be text, not {description!r:.80}")
+        raise ValueError(f"{short(name)}: description must be text, not {quoted(description)}")
     strict = described.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise ValueError(f"{name}: strict must be true or false, not {strict!r:.80}")
+        raise ValueError(f"{short(name)}: strict must be true or false, not {quoted(strict)}")
     return Tool(
         name, description, schema, strict=strict, cache_ttl=_cache_of(described, wire_format)
     )
@@ -98,7 +101,7 @@ def _vendor_tool(given: Mapping[str, Any], wire_format: WireFormat) -> Tool:
     """Return a tool of a vendor's own, which may have no name, such as `mcp_toolset`."""
     kind = given.get("type")
     if not isinstance(kind, str):
-        raise ValueError(f"the type of a tool must be text, not {kind!r:.80}")  # noqa: TRY004 - one type
+        raise ValueError(f"the type of a tool must be text, not {quoted(kind)}")  # noqa: TRY004 - one type
     name = str(given.get("name") or kind)
     if _DATED.match(kind) and not wire_format.capabilities.vendor_tools:
         other = formats.use_another(lambda each: each.capabilities.vendor_tools)
@@ -126,5 +129,5 @@ def read_choice(given: object, tools: Sequence[Tool]) -> ToolChoice:
     if given in names:
         return ToolChoice("tool", str(given))
     raise ValueError(
-        f'must be "auto", "any", "none" or one of {", ".join(names)}, not {given!r:.80}'
+        f'must be "auto", "any", "none" or one of {short(", ".join(names), 300)}, not {quoted(given)}'
     )

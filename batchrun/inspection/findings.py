@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import output, report
-from batchrun.errors import BatchrunError, CheckpointError, Flaw
+from batchrun.errors import BatchrunError, CheckpointError, Flaw, quoted, short
 from batchrun.run.partitioned_run import stored_run
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        row = f"row {self.row}: " if self.row is not None else ""
+        row = f"row {short(self.row)}: " if self.row is not None else ""
         others = f" (and {self.others:,} more)" if self.others else ""
         remedy = f"; {self.remedy}" if self.remedy else ""
         return f"{self.file}: {row}{self.problem}{others}{remedy}"
@@ -82,7 +82,7 @@ class Findings:
         except _NONSENSE as error:
             if not self.findings:
                 raise  # nothing in the checkpoint explains it: a mistake of ours
-            self.notes.append(f"{what}, because of the problems above ({error!r:.80})")
+            self.notes.append(f"{what}, because of the problems above ({quoted(error)})")
 
 
 def check_whole(directory: Path, found: Findings) -> None:
@@ -123,7 +123,7 @@ def summary_flaws(path: Path, content: str, *, is_scored: bool) -> Iterator[Flaw
         is_unknown = not is_scored and name.startswith("score.")
         is_age = _AGE_OF_BATCH.fullmatch(name) is not None
         if has.get(name) != wanted.get(name) and not (is_unknown or is_age):
-            is_now, should = (repr(each.get(name))[:60] for each in (has, wanted))
+            is_now, should = (quoted(each.get(name), 60) for each in (has, wanted))
             yield Flaw(f"{name} is {is_now}, and the checkpoint gives {should}")
 
 

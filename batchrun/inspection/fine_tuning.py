@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from batchrun import formats, output
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.inspection.transcripts import open_transcripts
 from batchrun.records import Ending
 
@@ -67,7 +67,7 @@ def export_fine_tuning(
         raise JobError(f"--to {to}: fine-tuning data needs a name ending in {SUFFIX}")
     if shape is not None and shape not in formats.FORMATS:
         known = " or ".join(formats.FORMATS)
-        raise JobError(f"--finetune: must be {known}, not {shape!r:.80}")
+        raise JobError(f"--finetune: must be {known}, not {quoted(shape)}")
     output.refuse_existing(to, "--to")
     written = left_out = unsuitable = 0
     with (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.errors import printable
+from batchrun.errors import printable, short
 from batchrun.job import is_remote
 from batchrun.render import Renderer
 from batchrun.run.scoring import Evaluation
@@ -106,7 +106,7 @@ def _masked(name: str, value: str) -> str:
 def _lines(facts: Mapping[str, Any], width: int) -> Iterator[str]:
     """Yield the lines of one request: its address, its keys, and its turns as text."""
     cell = f" · {printable(facts['cell'])}" if "cell" in facts else ""
-    yield f"── {printable(str(facts['custom_id']))}{cell} ──"
+    yield f"── {short(str(facts['custom_id']))}{cell} ──"
     if "body" not in facts:
         message = f"no request: {facts['error_type']}: {facts['error_message']}"
         yield from textwrap.wrap(printable(message), width, subsequent_indent="  ")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from batchrun import formats
+from batchrun.errors import quoted, short
 from batchrun.formats.credentials import check_url, is_credential
 from batchrun.formats.providers import blanks, preset_at
 from batchrun.formats.urls import endpoint_of, has_version, is_endpoint, without_version
@@ -57,7 +58,7 @@ def check_address(given: str, wire_format: WireFormat, *, allow_http: bool) -> s
         raise ValueError("must not have a fragment")
     if parts.scheme == "http" and not (allow_http or is_loopback(parts.hostname)):
         raise ValueError(
-            f"plain http to {parts.hostname} would send the key and the data unencrypted; use "
+            f"plain http to {short(parts.hostname)} would send the key and the data unencrypted; use "
             "https, or allow it with allow_http = true"
         )
     if is_endpoint(written, wire_format.path):
@@ -261,11 +262,11 @@ def check_headers(headers: Mapping[str, object]) -> None:
     seen: set[str] = set()
     for name, value in headers.items():
         if not _HEADER_NAME.match(name):
-            raise ValueError(f"{name!r:.80} is not a valid header name")
+            raise ValueError(f"{quoted(name)} is not a valid header name")
         if name.lower() in _TRANSPORT_HEADERS:
-            raise ValueError(f"{name} is set by batchrun; remove it")
+            raise ValueError(f"{short(name)} is set by batchrun; remove it")
         if name.lower() in seen:
-            raise ValueError(f"{name} appears twice (case is ignored); remove one")
+            raise ValueError(f"{short(name)} appears twice (case is ignored); remove one")
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-            raise ValueError(f"{name} must be one line of printable ASCII text")
+            raise ValueError(f"{short(name)} must be one line of printable ASCII text")
         seen.add(name.lower())

@@ -10,6 +10,7 @@ from collections import Counter
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import quoted, short, truncated
 from batchrun.job.configs import Cell
 from batchrun.job.reader import did_you_mean
 
@@ -43,7 +44,7 @@ def read_axes(given: object, known: Collection[str], problems: list[str]) -> Axe
         if problem is None:
             axes[key] = values
         else:
-            problems.append(f"[matrix] {key}: {problem}")
+            problems.append(f"[matrix] {short(key)}: {problem}")
     count = math.prod(len(values) for values in axes.values())
     if count > MOST_CELLS:
         sizes = " × ".join(f"{len(values)} of {key}" for key, values in axes.items())
@@ -55,14 +56,12 @@ def _problem(key: str, values: object, known: Collection[str]) -> str | None:
     if key not in known:
         return f"is not a key of [request]{did_you_mean(key, known)}"
     if not isinstance(values, list):
-        return (
-            f"must be a list of values, such as {key} = [{_text(values)[:80]}], not {values!r:.80}"
-        )
+        return f"must be a list of values, such as {key} = [{truncated(_text(values))}], not {quoted(values)}"
     if not values:
         return "is empty; give at least one value, or remove it"
     twice = [text for text, count in Counter(map(_text, values)).items() if count > 1]
     if twice:
-        return f"contains {twice[0]:.80} twice; remove one"
+        return f"contains {short(twice[0])} twice; remove one"
     return None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from batchrun import formats
+from batchrun.errors import quoted, short
 from batchrun.formats.credentials import (
     check_body_values,
     check_header_values,
@@ -79,7 +80,7 @@ def _read_command(section: Section) -> tuple[str, ...]:
         section.problem(
             "api_key_command",
             'must be a list of a program and its arguments, such as ["gcloud", "auth", '
-            f'"print-access-token"], not {given!r:.80}',
+            f'"print-access-token"], not {quoted(given)}',
         )
         return ()
     if any(is_credential(word) for word in words):
@@ -97,7 +98,7 @@ def _read_provider(section: Section) -> str | None:
     if not name or not name.isprintable() or len(name) > MOST_PROVIDER_LETTERS:
         section.problem(
             "provider",
-            f'must be the name of the provider, such as "openrouter", not {given!r:.80}; remove '
+            f'must be the name of the provider, such as "openrouter", not {quoted(given)}; remove '
             "it to use the host of base_url",
         )
     return name
@@ -109,7 +110,7 @@ def _read_format(section: Section, preset: ProviderPreset | None) -> WireFormat:
     if name not in formats.FORMATS:
         hint = did_you_mean(name, formats.FORMATS)
         known = " or ".join(f'"{known}"' for known in formats.FORMATS)
-        section.problem("format", f"must be {known}, not {name!r:.80}{hint}")
+        section.problem("format", f"must be {known}, not {quoted(name)}{hint}")
         name = usual
     return formats.of(name)
 
@@ -127,7 +128,7 @@ def _read_base_url(section: Section, wire_format: WireFormat, provider: str | No
     if provider is not None and (meant := meant_provider(provider)) is not None:
         section.problem(
             "provider",
-            f'{provider!r:.80} is not a provider whose address is known (did you mean "{meant}"?); '
+            f'{quoted(provider)} is not a provider whose address is known (did you mean "{meant}"?); '
             "use that name, or set base_url",
         )
     return wire_format.base_url
@@ -156,7 +157,9 @@ def read_secret_headers(section: Section) -> tuple[tuple[str, str], ...]:
     section.check("secret_headers", partial(_check_secret_headers, given), None)
     literal = {name.lower() for name in section.table("extra_headers")}
     if both := sorted(literal & {name.lower() for name in given}):
-        section.problem("secret_headers", f"{both[0]} is also in extra_headers; remove one of them")
+        section.problem(
+            "secret_headers", f"{short(both[0])} is also in extra_headers; remove one of them"
+        )
     return tuple((name.lower(), str(variable)) for name, variable in given.items())
 
 
@@ -185,8 +188,8 @@ def _check_secret_headers(given: dict[str, Any]) -> None:
     check_headers(given)
     for name, variable in given.items():
         if not variable:
-            raise ValueError(f"{name} needs the name of an environment variable")
+            raise ValueError(f"{short(name)} needs the name of an environment variable")
         try:
             check_key_variable(variable)
         except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
+            raise ValueError(f"{short(name)} {error}") from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.formats.credentials import without_credentials
 from batchrun.job.cells import cells_of, read_axes, same_cells
 from batchrun.job.configs import (
@@ -65,6 +65,10 @@ from batchrun.job.sections import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date
+
+
+# It is the name of a folder, which may get a suffix.
+LONGEST_JOB_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,7 @@ class Job:
         job = cls.from_document(apply_overrides(document, chosen), base, origin=where)
         _raise_all(
             [
-                f"the column {key!r} overrides [matrix] {key}; rename the column"
+                f"the column {quoted(key)} overrides [matrix] {short(key)}; rename the column"
                 for key in cell.values
                 if key in job.request.from_columns
             ],
@@ -311,7 +315,7 @@ def _request_from_columns(table: Path, columns: Sequence[str]) -> dict[str, Any]
     for column in columns:
         if column in JOB_WIDE_KEYS:
             raise JobError(
-                f'{table}: the column "{column}" has the name of a request key that must be the '
+                f'{table}: the column "{short(column)}" has the name of a request key that must be the '
                 "same for all rows; rename the column"
             )
     for key in ("images", "documents"):
@@ -325,7 +329,9 @@ def _read_name(section: Section) -> str:
     name = section.text("name") or "job"
     # It is the name of the run's folder, and is shown in the progress line.
     if Path(name).name != name or name == ".." or not name.isprintable():
-        section.problem("name", f"must be a valid folder name, not {name!r:.80}")
+        section.problem("name", f"must be a valid folder name, not {quoted(name)}")
+    elif len(name.encode()) > LONGEST_JOB_NAME:
+        section.problem("name", f"is longer than {LONGEST_JOB_NAME} bytes: {quoted(name)}")
     return name
 
 

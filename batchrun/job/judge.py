@@ -14,6 +14,7 @@ from importlib import resources
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import quoted
 from batchrun.job.configs import JudgeConfig
 from batchrun.job.reader import Section, did_you_mean
 from batchrun.job.request import read_request
@@ -171,7 +172,7 @@ def _read_rubric(section: Section) -> str | None:
     if name is not None and name not in RUBRICS:
         known = ", ".join(f'"{each}"' for each in RUBRICS)
         section.problem(
-            "rubric", f"must be one of {known}, not {name!r:.80}{did_you_mean(name, RUBRICS)}"
+            "rubric", f"must be one of {known}, not {quoted(name)}{did_you_mean(name, RUBRICS)}"
         )
         return None
     return name
@@ -192,16 +193,16 @@ def _choices(given: object) -> dict[str, float]:
     example = "{ right = 1.0, wrong = 0.0 }"
     if not isinstance(given, dict):
         raise ValueError(  # noqa: TRY004 - of the job file
-            f"must give each verdict its score, such as {example}, not {given!r:.80}"
+            f"must give each verdict its score, such as {example}, not {quoted(given)}"
         )
     folded = [label.strip().casefold() for label in given]
     if not 2 <= len(given) <= MOST_CHOICES or len(set(folded)) != len(folded) or "" in folded:
         raise ValueError(f"needs 2 to {MOST_CHOICES} different labels, such as {example}")
     for label, value in given.items():
         if len(label) > LONGEST_LABEL or not label.isprintable() or set(label) & set("{}%,:"):
-            raise ValueError(f"{label!r:.80} must be a short text without any of {{}}%,:")
+            raise ValueError(f"{quoted(label)} must be a short text without any of {{}}%,:")
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise ValueError(f"the score of {label} must be a number, not {value!r:.80}")
+            raise ValueError(f"the score of {label} must be a number, not {quoted(value)}")
     return {label.strip(): float(value) for label, value in given.items()}
 
 
@@ -217,7 +218,7 @@ def _scale(given: object) -> tuple[float, float] | None:
     numbers = [n for n in given if type(n) in {int, float} and isfinite(n)] if is_pair else []  # type: ignore[attr-defined]
     if len(numbers) != 2 or not numbers[0] < numbers[1]:
         raise ValueError(
-            f"must be the lowest and the highest number, such as [1, 5]; not {given!r:.80}"
+            f"must be the lowest and the highest number, such as [1, 5]; not {quoted(given)}"
         )
     if all(type(n) is int for n in numbers) and numbers[1] - numbers[0] > MOST_STEPS:
         raise ValueError(f"may have at most {MOST_STEPS:,} steps")

@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import quoted
 from batchrun.job.configs import DEFAULT_FILES, PARTITION_ROWS, OutputConfig
 from batchrun.job.overrides import with_dates
 from batchrun.job.paths import absolute, project_of
+from batchrun.job.reader import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,14 +48,14 @@ def _run_directory(base: Path, given: str, day: date | None) -> Path:
     place = with_dates(given, day)
     path = absolute(base, place)
     if not place.isprintable():
-        raise ValueError(f"{place!r:.80} contains characters that cannot be printed")
+        raise ValueError(f"{quoted(place)} contains characters that cannot be printed")
     return path
 
 
 def _partition_by(section: Section, files: Sequence[str]) -> tuple[str, ...]:
     columns = section.strings("partition_by") or ()
     if len(set(columns)) != len(columns):
-        raise ValueError(f"contains a column twice: {', '.join(columns)}")
+        raise ValueError(f"contains a column twice: {listed(columns)}")
     if columns and not any(file.endswith(".parquet") for file in files):
         raise ValueError("needs a file ending in .parquet in [output] files")
     return tuple(columns)
@@ -66,12 +68,12 @@ def _check_files(files: Sequence[str]) -> None:
         plain = Path(file).name == file and file.isprintable()
         if not plain or Path(file).suffix not in OUTPUT_SUFFIXES:
             raise ValueError(
-                f"{file!r:.80} must be a plain file name ending in {', '.join(OUTPUT_SUFFIXES)}"
+                f"{quoted(file)} must be a plain file name ending in {', '.join(OUTPUT_SUFFIXES)}"
             )
         if file.casefold() == "usage.parquet":
             raise ValueError("usage.parquet is reserved for the usage table; choose another name")
     if len({file.casefold() for file in files}) != len(files):
-        raise ValueError(f"contains a file twice: {', '.join(files)}")
+        raise ValueError(f"contains a file twice: {listed(files)}")
 
 
 def read_unnest(section: Section, answer: AnswerSchema | None) -> Mapping[str, Any]:

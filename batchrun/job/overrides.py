@@ -8,7 +8,7 @@ from dataclasses import fields
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.job.configs import (
     BatchConfig,
     InputConfig,
@@ -18,7 +18,7 @@ from batchrun.job.configs import (
     ScoreConfig,
     ToolsConfig,
 )
-from batchrun.job.reader import did_you_mean
+from batchrun.job.reader import did_you_mean, listed
 from batchrun.job.texts import TEXT_SOURCES
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def _table(document: dict[str, Any], tables: Sequence[str], dotted: str) -> dict
         else:
             target = target.setdefault(name, {})
         if not isinstance(target, dict | list):
-            raise JobError(f"--set {dotted}: {name} is not a table in the job file")
+            raise JobError(f"--set {short(dotted)}: {short(name)} is not a table in the job file")
     if isinstance(target, list):
-        names = ", ".join(str(one.get("name", "")) for one in target if isinstance(one, dict))
+        names = listed(str(one.get("name", "")) for one in target if isinstance(one, dict))
         raise JobError(
-            f"--set {dotted}: there are several [[{tables[-1]}]]; write --set "
+            f"--set {short(dotted)}: there are several [[{tables[-1]}]]; write --set "
             f"{tables[-1]}.NAME.{dotted.rpartition('.')[2]}=… with one of the names {names}"
         )
     found: dict[str, Any] = target
@@ -86,7 +86,7 @@ def _named_scorer(scorers: Sequence[Any], name: str, dotted: str) -> dict[str, A
     for one in scorers:
         if isinstance(one, dict) and one.get("name") == name:
             return one
-    raise JobError(f"--set {dotted}: there is no [[score]] with name = {name!r:.80}")
+    raise JobError(f"--set {short(dotted)}: there is no [[score]] with name = {quoted(name)}")
 
 
 def _narrow(document: dict[str, Any], key: str, value: object) -> None:
@@ -114,7 +114,7 @@ def _place(dotted: str) -> list[str]:
     section = parts[0]
     if len(parts) > 1 and section not in {*SECTIONS, MATRIX}:
         hint = did_you_mean(section, (*SECTIONS, MATRIX))
-        raise JobError(f"--set {dotted}: there is no section [{section}]{hint}")
+        raise JobError(f"--set {short(dotted)}: there is no section [{short(section)}]{hint}")
     return parts
 
 
@@ -160,7 +160,7 @@ def read_date(section: Section) -> date | None:
     try:
         return date.fromisoformat(given)
     except (TypeError, ValueError):
-        section.problem("date", f"must be a date, such as 2026-11-20, not {given!r:.80}")
+        section.problem("date", f"must be a date, such as 2026-11-20, not {quoted(given)}")
         return None
 
 
@@ -200,7 +200,7 @@ def with_dates(text: str, day: date | None) -> str:
         if name not in values:
             known = ", ".join(f"{{{{ {each} }}}}" for each in NAMES)
             raise ValueError(
-                f"unknown date {{{{ {name:.40} }}}}{did_you_mean(name, NAMES)}; use one of {known}"
+                f"unknown date {{{{ {short(name, 40)} }}}}{did_you_mean(name, NAMES)}; use one of {known}"
             )
         return values[name]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.job.reader import as_text, read_small_file
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ SIMULATED_SUFFIX = ".simulated"
 _SENT = ("prompt_file", "system_file", "image_dir", "document_dir")
 JOBS_FOLDER = "jobs"
 _REMOTE = re.compile(r"(?:s3a?|gs|gcs|az|azure|adl|abfss?|hf|https?)://", re.IGNORECASE)
+# File systems refuse longer names of files and folders.
+LONGEST_NAME = 255
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -39,10 +41,12 @@ def absolute(base: Path, text: str) -> Path:
     """
     if "\0" in text:
         raise ValueError("contains a null character")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
+        raise ValueError(f"{quoted(text)} has a name of more than {LONGEST_NAME} bytes; shorten it")
     try:
         return base / Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{text!r:.80} starts with an unknown user name") from None
+        raise ValueError(f"{quoted(text)} starts with an unknown user name") from None
 
 
 def is_remote(path: str) -> bool:
@@ -85,7 +89,7 @@ def files_outside_project(
     sections = [("request", document.get("request")), ("matrix", document.get("matrix"))]
     sections += [("score.judge", judge) for judge in judge_tables(document)]
     return [
-        f"[{section}] {key}: {value!r:.200} is outside of {project_of(base)}; for security, a job "
+        f"[{section}] {key}: {quoted(value, 200)} is outside of {project_of(base)}; for security, a job "
         "file can only send files from that folder. Move the file there, or allow it with "
         f"--set {'score.judge' if section == 'score.judge' else 'request'}.{key}=…"
         for section, table in sections

@@ -12,7 +12,7 @@ import stat
 import tomllib
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short, truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,6 @@ T = TypeVar("T")
 # Of a job file, or of a text that it names.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 MOST_NAMES = 30
-MOST_LETTERS = 80
 
 # Names by which other tools call keys of a section.
 OTHER_NAMES: dict[str, dict[str, str]] = {
@@ -70,16 +69,13 @@ def toml_name(kind: type) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)` for a near miss, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f' (did you mean "{close[0]}"?)' if close else ""
+    return f' (did you mean "{short(close[0])}"?)' if close else ""
 
 
 def listed(names: Iterable[str]) -> str:
     """Return names for a message: only the first few if there are many, and long ones truncated."""
     every = list(names)
-    shown = ", ".join(
-        name if len(name) <= MOST_LETTERS else f"{name[:MOST_LETTERS]}…"
-        for name in every[:MOST_NAMES]
-    )
+    shown = ", ".join(truncated(name) for name in every[:MOST_NAMES])
     return shown if len(every) <= MOST_NAMES else f"{shown} and {len(every) - MOST_NAMES:,} more"
 
 
@@ -190,7 +186,7 @@ class Section:
 
     def label(self, key: str) -> str:
         """Return the key in the form for messages: `[limits] concurrency`."""
-        return f"[{self.name}] {key}" if self.name else key
+        return f"[{short(self.name)}] {short(key)}" if self.name else short(key)
 
     def problem(self, key: str, message: str) -> None:
         """Record a problem of a key."""
@@ -222,7 +218,7 @@ class Section:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return _as_float(value)  # type: ignore[return-value]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            self.problem(key, f"must be {toml_name(kind)}, not {value!r:.80}")
+            self.problem(key, f"must be {toml_name(kind)}, not {quoted(value)}")
             return None
         return value
 
@@ -245,7 +241,7 @@ class Section:
             return default
         if not above < value <= most or value == math.inf:  # type: ignore[operator]
             bound = f"above {above:g}" + (f" and at most {most:g}" if most != math.inf else "")
-            self.problem(key, f"must be a finite number {bound}, not {value!r:.80}")
+            self.problem(key, f"must be a finite number {bound}, not {quoted(value)}")
             return default
         return value
 
@@ -256,7 +252,7 @@ class Section:
             return None
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
-            self.problem(key, f"must be a string or an array of strings, not {value!r:.80}")
+            self.problem(key, f"must be a string or an array of strings, not {quoted(value)}")
             return None
         return tuple(values)
 

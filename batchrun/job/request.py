@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import orjson
 
 from batchrun import formats
+from batchrun.errors import quoted, short
 from batchrun.formats.conflicts import Combination
 from batchrun.formats.credentials import check_body_values
 from batchrun.formats.extra_body import overlap
@@ -128,7 +129,9 @@ def _check_extra_body(config: RequestConfig) -> None:
     )
     body = orjson.loads(config.wire_format.encode(example).body)
     if (key := overlap(body, config.extra_body)) is not None:
-        raise ValueError(f"{key} is also set by another key of [request]; remove one of them")
+        raise ValueError(
+            f"{short(key)} is also set by another key of [request]; remove one of them"
+        )
 
 
 def _check_combination(section: Section, config: RequestConfig) -> None:
@@ -162,7 +165,7 @@ def _check_schemas(section: Section, config: RequestConfig) -> None:
     for tool in config.tools:
         if tool.strict and tool.input_schema is not None:
             for problem in _some(rules.problems(tool.input_schema)):
-                section.problem("tools", f"{tool.name}: {problem} (or remove strict)")
+                section.problem("tools", f"{short(tool.name)}: {problem} (or remove strict)")
 
 
 def _some(problems: Iterator[str]) -> list[str]:
@@ -182,7 +185,7 @@ def _read_tools(section: Section, wire_format: WireFormat) -> tuple[Tool, ...]:
     tools = tuple(tool for tool in read if tool is not None)
     names = [tool.name for tool in tools]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        section.problem("tools", f"two tools have the name {name}; rename one")
+        section.problem("tools", f"two tools have the name {short(name)}; rename one")
     return tools
 
 
@@ -212,7 +215,7 @@ def _read_max_tokens_key(section: Section, wire_format: WireFormat) -> str | Non
         return None
     if key not in MAX_TOKENS_KEYS:
         section.problem(
-            "max_tokens_key", f'must be "max_tokens" or "max_completion_tokens", not {key!r:.80}'
+            "max_tokens_key", f'must be "max_tokens" or "max_completion_tokens", not {quoted(key)}'
         )
     elif key not in wire_format.capabilities.max_tokens_keys:
         other = formats.use_another(lambda each: key in each.capabilities.max_tokens_keys)
@@ -229,11 +232,11 @@ def _read_answer(section: Section, wire_format: WireFormat) -> AnswerSchema | No
         return None
     if given is not True and not isinstance(given, dict):
         section.problem(
-            "json_schema", f"must be a JSON schema as a table, or true, not {given!r:.80}"
+            "json_schema", f"must be a JSON schema as a table, or true, not {quoted(given)}"
         )
         return None
     if way not in {"native", "tool"}:
-        section.problem("json_schema_as", f'must be "native" or "tool", not {way!r:.80}')
+        section.problem("json_schema_as", f'must be "native" or "tool", not {quoted(way)}')
     if given is True and (way == "tool" or not wire_format.capabilities.json_without_schema):
         section.problem(
             "json_schema",
@@ -258,7 +261,7 @@ def _read_cache(section: Section, wire_format: WireFormat) -> str | None:
     if given is None or given is False:
         return None
     if given is not True and given not in CACHE_TTLS:
-        section.problem("cache_system", f'must be true, false, "5m" or "1h", not {given!r:.80}')
+        section.problem("cache_system", f'must be true, false, "5m" or "1h", not {quoted(given)}')
     elif not wire_format.capabilities.cache_marks:
         other = formats.use_another(lambda each: each.capabilities.cache_marks)
         section.problem(
@@ -278,7 +281,7 @@ def _read_stream(section: Section) -> bool | None:
     if isinstance(value, bool):
         return value
     if value is not None and value != "auto":
-        section.problem("stream", f'must be true, false or "auto", not {value!r:.80}')
+        section.problem("stream", f'must be true, false or "auto", not {quoted(value)}')
     return None
 
 
@@ -288,7 +291,7 @@ def _read_from_columns(section: Section) -> tuple[str, ...]:
         if name not in ROW_KEYS:
             hint = did_you_mean(name, ROW_KEYS)
             section.problem(
-                "from_columns", f"{name!r:.80} is not a key that can be set per row{hint}"
+                "from_columns", f"{quoted(name)} is not a key that can be set per row{hint}"
             )
     return tuple(name for name in names if name in ROW_KEYS)
 
@@ -373,7 +376,7 @@ def _read_samples(section: Section) -> int:
 def _read_on_unsupported(section: Section) -> bool:
     given = section.text("on_unsupported", "error")
     if given not in {"error", "drop"}:
-        section.problem("on_unsupported", f'must be "error" or "drop", not {given!r:.80}')
+        section.problem("on_unsupported", f'must be "error" or "drop", not {quoted(given)}')
     return given == "drop"
 
 
@@ -384,5 +387,5 @@ def _read_reject(section: Section) -> tuple[RejectReason, ...]:
         if name not in REJECT_REASONS:
             allowed = ", ".join(f'"{reason}"' for reason in REJECT_REASONS)
             hint = did_you_mean(name, REJECT_REASONS)
-            section.problem("reject", f"must be a list of {allowed}, not {name!r:.80}{hint}")
+            section.problem("reject", f"must be a list of {allowed}, not {quoted(name)}{hint}")
     return tuple(reason for reason in REJECT_REASONS if reason in given)

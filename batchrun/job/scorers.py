@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+from batchrun.errors import quoted
 from batchrun.job.configs import Match, ScoreConfig
 from batchrun.job.judge import read_judge
 from batchrun.job.overrides import SCORE
+from batchrun.job.paths import absolute
 from batchrun.job.reader import Section, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
     from typing import Any
 
     from batchrun.job.configs import JudgeConfig
@@ -51,7 +53,7 @@ def score_sections(top: Section, problems: list[str]) -> list[Section]:
         return []
     tables = given if isinstance(given, list) else [given]
     if not all(isinstance(table, dict) for table in tables):
-        top.problem(SCORE, f"must be a table, or an array of tables, not {given!r:.80}")
+        top.problem(SCORE, f"must be a table, or an array of tables, not {quoted(given)}")
         return []
     if len(tables) > MOST_SCORERS:
         top.problem(SCORE, f"has {len(tables)} scorers; at most {MOST_SCORERS} are allowed")
@@ -84,7 +86,7 @@ def _checked(sections: Sequence[Section], configs: Iterator[ScoreConfig]) -> Ite
         if not name and len(sections) > 1:
             section.problem("name", 'is missing; each [[score]] needs one, such as name = "exact"')
         elif name in seen:
-            section.problem("name", f"{config.name!r} is the name of another [[score]]")
+            section.problem("name", f"{quoted(config.name)} is the name of another [[score]]")
         seen.add(name)
         yield config
 
@@ -144,7 +146,7 @@ def _name(given: str) -> str:
     if given and _NAME.match(given) is None:
         raise ValueError(
             "must be letters, digits and underscores, at most 50, because it is part of column "
-            f"names; not {given!r:.80}"
+            f"names; not {quoted(given)}"
         )
     return given
 
@@ -178,7 +180,7 @@ def _read_match(section: Section) -> Match:
     if name not in MATCHES:
         known = ", ".join(f'"{match}"' for match in MATCHES)
         hint = did_you_mean(name, MATCHES)
-        section.problem("match", f"must be one of {known}, not {name!r:.80}{hint}")
+        section.problem("match", f"must be one of {known}, not {quoted(name)}{hint}")
         name = "exact"
     return cast("Match", name)
 
@@ -212,7 +214,7 @@ def _tolerance(section: Section) -> float | str | None:
     amount = float(found[1]) if (found := _PERCENT.match(str(given))) else given
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < 1e300:
         raise ValueError(
-            f'must be a number of at least 0, or a share such as "1 %", not {given!r:.80}'
+            f'must be a number of at least 0, or a share such as "1 %", not {quoted(given)}'
         )
     return given if isinstance(given, str) else float(given)
 
@@ -233,7 +235,7 @@ def _stop_at(section: Section) -> float | None:
     width = float(found[1]) / 100 if (found := _HALF_WIDTH.match(str(given))) else given
     is_number = isinstance(width, int | float) and not isinstance(width, bool)
     if not is_number or not LEAST_STOP_AT <= width <= MOST_STOP_AT:
-        raise ValueError(f'must be from "±0.1 %" to "±25 %", such as "±2 %", not {given!r:.80}')
+        raise ValueError(f'must be from "±0.1 %" to "±25 %", such as "±2 %", not {quoted(given)}')
     return float(width)
 
 
@@ -244,7 +246,9 @@ def _variant(section: Section) -> str:
     if not known:
         raise ValueError(f"needs match = {_either(VARIANTS)}")
     if given not in known:
-        raise ValueError(f"must be {_either(known)}, not {given!r:.80}{did_you_mean(given, known)}")
+        raise ValueError(
+            f"must be {_either(known)}, not {quoted(given)}{did_you_mean(given, known)}"
+        )
     return given
 
 
@@ -252,7 +256,7 @@ def _reducer(given: str) -> str:
     if given not in REDUCERS and _COUNTED.match(given) is None:
         raise ValueError(
             f'must be {_either(REDUCERS)}, "at_least_2", "pass@2" or "pass^2" with any number, '
-            f"not {given!r:.80}"
+            f"not {quoted(given)}"
         )
     return given
 
@@ -278,9 +282,9 @@ def _function(base: Path, given: str | None) -> tuple[Path, str] | None:
     if not file.endswith(".py") or not name.isidentifier() or "\0" in file:
         raise ValueError(
             f'must be a Python file and a function in it, as "my_scores.py:score", '
-            f"not {given!r:.80}"
+            f"not {quoted(given)}"
         )
-    path = base / Path(file)
+    path = absolute(base, file)
     if not path.is_file():
-        raise ValueError(f"{file!r:.80} is not a Python file; expected at {path}")
+        raise ValueError(f"{quoted(file)} is not a Python file; expected at {path}")
     return path, name

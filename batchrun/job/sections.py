@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.job.configs import (
     FLEX_RETRY,
     BatchConfig,
@@ -85,7 +85,7 @@ def _read_character(section: Section, key: str, *, may_be_empty: bool = False) -
     if given is None or (given == "" and may_be_empty):
         return given
     if len(given) != 1 or not given.isascii() or given in "\r\n\0":
-        section.problem(key, f"must be a single ASCII character, not {given!r:.80}")
+        section.problem(key, f"must be a single ASCII character, not {quoted(given)}")
         return None
     return given
 
@@ -102,7 +102,7 @@ def _encoding(given: str | None) -> str | None:
         return codecs.lookup(given).name if "".encode(given) is not None else None
     except (LookupError, ValueError):
         raise ValueError(
-            f'{given!r:.80} is not a known encoding; use a name such as "cp1252" or "utf-16"'
+            f'{quoted(given)} is not a known encoding; use a name such as "cp1252" or "utf-16"'
         ) from None
 
 
@@ -121,10 +121,10 @@ def _read_storage_options(section: Section, path: str) -> dict[str, str | int | 
         if _SECRET.search(key):
             section.problem(
                 "storage_options",
-                f"{key:.80} would be stored with the run; set it in the environment instead",
+                f"{short(key)} would be stored with the run; set it in the environment instead",
             )
         if not isinstance(value, str | int | float):
-            section.problem("storage_options", f"{key:.80} must be text, not {value!r:.80}")
+            section.problem("storage_options", f"{short(key)} must be text, not {quoted(value)}")
     # true and false are words there.
     return {k: str(v).lower() if isinstance(v, bool) else v for k, v in given.items()}
 
@@ -171,7 +171,7 @@ def _read_concurrency(section: Section) -> int | None:
     if given == "auto" or given is None:
         return None
     if isinstance(given, bool) or not isinstance(given, int):
-        section.problem("concurrency", f'must be a whole number or "auto", not {given!r:.80}')
+        section.problem("concurrency", f'must be a whole number or "auto", not {quoted(given)}')
         return None
     return section.number("concurrency", int, 1, most=100_000)
 
@@ -186,7 +186,7 @@ def read_batch(section: Section) -> BatchConfig:
     if then not in THENS:
         known = ", ".join(f'"{each}"' for each in THENS)
         hint = did_you_mean(then, THENS)
-        section.problem("then", f"must be one of {known}, not {then!r:.80}{hint}")
+        section.problem("then", f"must be one of {known}, not {quoted(then)}{hint}")
         then = default.then
     return BatchConfig(
         max_rows=section.number("max_rows", int, default.max_rows),
@@ -219,7 +219,7 @@ def check_cap(
         if kind.startswith(SERVER_TOOLS):
             section.problem(
                 "max_cost_usd",
-                f"cannot be enforced with the tool {kind}, which the provider runs and bills",
+                f"cannot be enforced with the tool {short(kind)}, which the provider runs and bills",
             )
 
 
@@ -297,7 +297,7 @@ def _tools_module(base: Path, given: str | None, request: RequestConfig) -> Path
         return None
     path = absolute(base, given)
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{given!r:.80} is not a Python file; expected at {path}")
+        raise ValueError(f"{quoted(given)} is not a Python file; expected at {path}")
     if not request.tools:
         raise ValueError("there are no tools to run; describe them in [request] tools")
     if request.parameters.get("n", 1) != 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import quoted
 from batchrun.formats.tool_calls import cache_mark
 from batchrun.formats.tool_definitions import read_cache
 
@@ -36,7 +37,7 @@ def read_system(
     if isinstance(given, str):
         return ((given, {}),)
     if not isinstance(given, list) or not given:
-        section.problem("system", f"must be text or an array of text blocks, not {given!r:.80}")
+        section.problem("system", f"must be text or an array of text blocks, not {quoted(given)}")
         return ()
     nothing: tuple[str, dict[str, Any]] = ("", {})
     return tuple(
@@ -53,7 +54,7 @@ def _read_block(given: object, wire_format: WireFormat) -> tuple[str, dict[str, 
         or not isinstance(text, str)
         or block.get("type", "text") != "text"
     ):
-        raise ValueError(f'a block must be text or {{ type = "text", text = … }}: {given!r:.80}')
+        raise ValueError(f'a block must be text or {{ type = "text", text = … }}: {quoted(given)}')
     if not text.strip():
         raise ValueError("a block is empty; remove it")
     marks = {key: value for key, value in block.items() if key not in {"type", "text", "cache"}}
@@ -109,13 +110,13 @@ def _read_turn(number: int, turn: object, wire_format: WireFormat) -> tuple[str,
         "content",
         "cache",
     }:
-        raise ValueError(f"turn {number} must be {{ role = …, content = … }}: {turn!r:.80}")
+        raise ValueError(f"turn {number} must be {{ role = …, content = … }}: {quoted(turn)}")
     role, content = turn["role"], turn["content"]
     if role not in ROLES:
         known = f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
-        raise ValueError(f"turn {number}: role must be {known}, not {role!r:.80}")
+        raise ValueError(f"turn {number}: role must be {known}, not {quoted(role)}")
     if not isinstance(content, str) or not content.strip():
-        raise ValueError(f"turn {number}: content must be text, not {content!r:.80}")
+        raise ValueError(f"turn {number}: content must be text, not {quoted(content)}")
     try:
         ttl = read_cache(turn.get("cache"), wire_format)
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from batchrun.errors import short
 from batchrun.limits.budgets import CapReached, CostBudget
 from batchrun.limits.concurrency import MOST, START, InFlight
 from batchrun.limits.endpoint import (
@@ -85,7 +86,7 @@ class Limits:
             return "over_token_limit", reason
         if self.caps_cost and asked.most_cost is None:
             return "unknown_price", (
-                f"[limits] max_cost_usd: the price of {asked.key[1]} is not known, or max_tokens is "
+                f"[limits] max_cost_usd: the price of {short(asked.key[1])} is not known, or max_tokens is "
                 "missing, so the highest cost of the request is not known"
             )
         return None

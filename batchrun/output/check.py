@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from batchrun.errors import Flaw
+from batchrun.errors import Flaw, short
 from batchrun.output.file_readers import FILE_ERRORS, reader_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Comparison:
 
     def _where(self, total: int) -> str:
         row, name = self._first or (total, "")
-        return f"the first that differs is row {row + 1:,}{f' ({name})' if name else ''}"
+        return f"the first that differs is row {row + 1:,}{f' ({short(name)})' if name else ''}"
 
     def _compare(
         self, start: int, frame: pl.DataFrame, wanted: pl.DataFrame, found: pl.DataFrame

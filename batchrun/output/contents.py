@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.output.file_readers import columns_in
 from batchrun.output.file_types import converted, file_type
@@ -254,11 +254,11 @@ def check_outputs(
         if name not in every or name == names["custom_id"]:
             known = [each for each in every if each != names["custom_id"]]
             raise JobError(
-                f"[output] partition_by: {name!r:.80} is not a column to divide by"
+                f"[output] partition_by: {quoted(name)} is not a column to divide by"
                 f"{did_you_mean(name, known)}; the columns are {listed(known)}"
             )
         if not (kind := every[name]).is_integer() and kind not in _FOLDER_TYPES:
             raise JobError(
-                f"[output] partition_by: {name} has the type {kind}; its values would be names of "
+                f"[output] partition_by: {short(name)} has the type {kind}; its values would be names of "
                 "folders, so it must be text, a whole number, a date, or true or false"
             )

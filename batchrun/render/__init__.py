@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from batchrun.errors import JobError, RenderError
+from batchrun.errors import JobError, RenderError, quoted, short
 from batchrun.formats.conflicts import Combination
 from batchrun.formats.parameters import coerce, is_template
 from batchrun.formats.tool_calls import with_cache_mark
@@ -146,11 +146,11 @@ class Renderer:
             for name in _SINGLE_BRACES.findall(text):
                 if name in columns:
                     raise JobError(
-                        f"{uses}; {{{name}}} is plain text: write {{{{ {name} }}}} with two braces"
+                        f"{uses}; {{{short(name)}}} is plain text: write {{{{ {short(name)} }}}} with two braces"
                     )
         if self._config.samples == 1:
             raise JobError(
-                f"{uses}; insert a column with two braces, such as {{{{ {example} }}}}. The columns "
+                f"{uses}; insert a column with two braces, such as {{{{ {short(example)} }}}}. The columns "
                 f"are {listed(columns)}. To ask the same several times, use [request] samples"
             )
 
@@ -380,7 +380,7 @@ class Renderer:
         cell = self._override(key, row)
         if cell is None or isinstance(cell, str):
             return cell
-        raise RenderError("invalid_parameter", f"{key}: must be text, not {cell!r:.80}")
+        raise RenderError("invalid_parameter", f"{key}: must be text, not {quoted(cell)}")
 
     def _texts(self) -> list[Text]:
         turns = [text for _, text in self._turns]
@@ -443,7 +443,7 @@ def _is_empty(cell: object) -> bool:
 
 def _unknown_column(where: str, name: str, columns: Sequence[str]) -> str:
     hint = did_you_mean(name, columns)
-    return f"{where}: the input has no column {name!r}{hint}; it has {listed(columns)}"
+    return f"{where}: the input has no column {quoted(name)}{hint}; it has {listed(columns)}"
 
 
 def _streams(config: RequestConfig, parameters: Parameters) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrun import formats
-from batchrun.errors import RenderError
+from batchrun.errors import RenderError, quoted
 from batchrun.formats.content_blocks import PDF, TEXT, pdf_pages
 from batchrun.job.reader import TooLargeError, read_small_file
 from batchrun.records import Attachment
@@ -125,7 +125,7 @@ def _read(kind: _Kind, value: object, folder: Path) -> list[Attachment]:
     if isinstance(value, bytes):
         return [_from_bytes(kind, value, "the bytes")]
     if not isinstance(value, str):
-        raise kind.invalid(f"must be text or bytes, not {value!r:.80}")
+        raise kind.invalid(f"must be text or bytes, not {quoted(value)}")
     if value.startswith(("http://", "https://")):
         return [Attachment(url=value, is_document=kind is _DOCUMENTS)]
     if value.startswith("data:"):
@@ -154,7 +154,7 @@ def _from_data_url(kind: _Kind, url: str) -> Attachment:
 
 
 def _from_file(kind: _Kind, name: str, folder: Path) -> Attachment:
-    what = f"{name!r:.200}"
+    what = f"{quoted(name, 200)}"
     try:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.utils import Namespace
 
+from batchrun.errors import quoted
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -174,7 +176,7 @@ def strip_tags(text: Any) -> int:  # noqa: ANN401
 def decode(content: Any, encoding: Any = "utf-8", errors: Any = "strict") -> int:  # noqa: ANN401
     """Bytes as text, in the encodings whose text is not longer than the bytes."""
     if encoding not in ENCODINGS:
-        raise ValueError(f"decode: must be one of {', '.join(ENCODINGS)}, not {encoding!r:.80}")
+        raise ValueError(f"decode: must be one of {', '.join(ENCODINGS)}, not {quoted(encoding)}")
     return len(content)
 
 
@@ -208,7 +210,7 @@ def printf(text: Any, *values: Any, **named: Any) -> int:  # noqa: ANN401
     if _BRACKETS_IN_NAME.search(template):
         raise OverBudgetError("format: a name in a format cannot contain brackets")
     if wide := _WIDE_PRINTF.search(template):
-        raise OverBudgetError(f"format: {wide.group()[:40]!r} is wider than {MAX_WIDTH:,}")
+        raise OverBudgetError(f"format: {quoted(wide.group(), 40)} is wider than {MAX_WIDTH:,}")
     widths = sum(map(int, re.findall(r"\d{1,4}", template)))
     return widths + template.count("%") * (LONGEST_NUMBER + _weigh_all(values, named))
 
@@ -216,7 +218,7 @@ def printf(text: Any, *values: Any, **named: Any) -> int:  # noqa: ANN401
 def check_spec(spec: str) -> None:
     """Refuse a format spec, as of `str.format`, with a very large width or precision."""
     if _LONG_NUMBER.search(spec):
-        raise OverBudgetError(f"format: {spec[:40]!r} is wider than {MAX_WIDTH:,}")
+        raise OverBudgetError(f"format: {quoted(spec, 40)} is wider than {MAX_WIDTH:,}")
 
 
 # Operators

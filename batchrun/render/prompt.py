@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from batchrun.errors import RenderError
+from batchrun.errors import RenderError, quoted, short
 from batchrun.formats.conversation import EXTRA_KEYS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read_messages(column: str, values: Mapping[str, Any]) -> list[Turn]:
         cell = _without_nulls(cell)
     if not isinstance(cell, list) or not cell:
         raise RenderError(
-            "invalid_messages", f"{column}: must be a list of messages, not {cell!r:.80}"
+            "invalid_messages", f"{column}: must be a list of messages, not {quoted(cell)}"
         )
     return [_read_turn(column, number, turn) for number, turn in enumerate(cell, 1)]
 
@@ -47,25 +47,26 @@ def read_messages(column: str, values: Mapping[str, Any]) -> list[Turn]:
 def _read_turn(column: str, number: int, turn: object) -> Turn:
     where = f"{column}, message {number}"
     if not isinstance(turn, dict):
-        raise RenderError("invalid_messages", f"{where}: must be an object, not {turn!r:.80}")
+        raise RenderError("invalid_messages", f"{where}: must be an object, not {quoted(turn)}")
     known = {key: value for key, value in turn.items() if value is not None}
     others = [key for key in known if key not in {"role", "content", *EXTRA_KEYS}]
     if others:
         raise RenderError(
             "invalid_messages",
             f"{where}: can have role, content, {', '.join(EXTRA_KEYS)} only, "
-            f"not {', '.join(map(str, others))}",
+            f"not {short(', '.join(map(str, others)))}",
         )
     role, content = known.get("role"), known.get("content")
     if role not in ROLES:
         raise RenderError(
-            "invalid_messages", f"{where}: role must be one of {', '.join(ROLES)}, not {role!r:.80}"
+            "invalid_messages",
+            f"{where}: role must be one of {', '.join(ROLES)}, not {quoted(role)}",
         )
     blocks = isinstance(content, list) and all(isinstance(block, dict) for block in content)
     only_calls = content in (None, []) and "tool_calls" in known
     if not isinstance(content, str) and not (blocks and content) and not only_calls:
         raise RenderError(
-            "invalid_messages", f"{where}: content must be text or blocks, not {content!r:.80}"
+            "invalid_messages", f"{where}: content must be text or blocks, not {quoted(content)}"
         )
     return known
 

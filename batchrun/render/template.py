@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 
-from batchrun.errors import JobError, RenderError
+from batchrun.errors import JobError, RenderError, quoted, short
 from batchrun.formats.parameters import is_template
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.render.bounds import MAX_TEXT, reset_budget
@@ -125,7 +125,7 @@ class Text:
     def _null_message(self, values: Mapping[str, Any]) -> str:
         names = sorted(self.names | self.row_names)
         nulls = [name for name in names if name in values and values[name] is None]
-        where = f"the column {nulls[0]!r} is null" if nulls else "a value is null"
+        where = f"the column {quoted(nulls[0])} is null" if nulls else "a value is null"
         return (
             f"{self.key}: {where} where text is needed; guard it with {{% if … %}} or "
             'with default("…", true)'
@@ -143,7 +143,7 @@ class Text:
             self._template.globals = dict(self._template.globals)
         except _TEMPLATE_ERRORS as error:
             where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
-            reason = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{where}"
+            reason = f"{short(str(error).splitlines()[0], 300) if str(error) else type(error).__name__}{where}"
             place = f"[{self._section}] {self.key}"
             raise JobError(f"{place}: not a valid template: {reason}") from None
 
@@ -266,7 +266,7 @@ class Expression:
         wanted = text.names if ROW in columns else text.names | text.row_names
         for name in sorted(wanted - text.guarded - {*columns, ROW, *ENVIRONMENT.globals}):
             raise JobError(
-                f"[{section}] {key}: the input has no column {name!r}{did_you_mean(name, columns)}"
+                f"[{section}] {key}: the input has no column {quoted(name)}{did_you_mean(name, columns)}"
                 f"; it has {listed(columns)}"
             )
         text.try_once(columns)

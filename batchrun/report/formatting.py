@@ -8,7 +8,6 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchrun.errors import printable
 from batchrun.records import PICO_PER_USD
 
 if TYPE_CHECKING:
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 # What HTML cannot hold, and what would reverse the direction of the text around it.
 UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def short(text: str, most: int) -> str:
-    """Return printable text, truncated to `most` characters."""
-    whole = printable(text)
-    return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
 def counted(count: int, noun: str) -> str:

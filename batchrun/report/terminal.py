@@ -7,11 +7,11 @@ import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from batchrun.errors import RunEnd, harmless, printable
+from batchrun.errors import RunEnd, harmless, printable, short
 from batchrun.evaluation import score_lines
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD, unusual_endings
-from batchrun.report.formatting import counted, dollars, moment, rate, seconds, short
+from batchrun.report.formatting import counted, dollars, moment, rate, seconds
 from batchrun.report.hints import Problem, ending_problems, error_problems
 from batchrun.report.open_batches import expiring, listed_batches
 from batchrun.report.run_summary import cost_by_kind, throughput

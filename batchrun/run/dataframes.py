@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchrun import checkpoint, formats, output
-from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt
+from batchrun.errors import CheckpointError, Interrupted, JobError, keyboard_interrupt, quoted
 from batchrun.job import Job
 from batchrun.output import given_table
 from batchrun.run.run_options import RunOptions
@@ -184,13 +184,15 @@ def prepared(
     """
     table = given_table(frame)
     if not isinstance(directory, str | os.PathLike):
-        raise JobError(f"{origin}: directory must be a path, not {directory!r:.80}")
+        raise JobError(f"{origin}: directory must be a path, not {quoted(directory)}")
     folder = Path(directory).expanduser().absolute()
     path = _stored(table, folder)
     sections = {"limits": limits, "retry": retry, "price": price, "score": score}
     for name, keys in sections.items():
         if keys is not None and not hasattr(keys, "keys"):
-            raise JobError(f"{origin}: {name} must be a dict of keys of [{name}], not {keys!r:.80}")
+            raise JobError(
+                f"{origin}: {name} must be a dict of keys of [{name}], not {quoted(keys)}"
+            )
     document = {
         **{name: _without_nones(keys) for name, keys in sections.items() if keys is not None},
         "name": folder.name.strip(".") or "batchrun",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, short
 from batchrun.formats.parameters import is_template
 from batchrun.pricing import near_model, near_provider, price_book
 
@@ -21,7 +21,7 @@ def check_price(job: Job) -> None:
     model = _unpriced_model(job)
     if job.limits.max_cost_usd is not None and model is not None:
         raise JobError(
-            f"[limits] max_cost_usd: the price of {model} is not known{_why_unpriced(job, model)}, so "
+            f"[limits] max_cost_usd: the price of {short(model)} is not known{_why_unpriced(job, model)}, so "
             "the cap could not be kept; give the price in [price], or use a model that the price list "
             "has"
         )
@@ -43,7 +43,7 @@ def _refused_hint(job: Job) -> str | None:
     if not refused:
         return None
     return (
-        f"[request] {', '.join(sorted(refused))}: not sent, because {request.model} does not accept "
+        f"[request] {', '.join(sorted(refused))}: not sent, because {short(request.model)} does not accept "
         f"{'it' if len(refused) == 1 else 'them'}"
     )
 
@@ -55,7 +55,7 @@ def _model_hint(job: Job) -> str | None:
         return None
     if (near := near_model(model, request.provider, request.base_url)) is not None:
         return (
-            f'[request] model: the price list has no {model} (did you mean "{near}"?); its cost will '
+            f'[request] model: the price list has no {short(model)} (did you mean "{near}"?); its cost will '
             "be unknown"
         )
     if request.provider is not None and (name := near_provider(request.provider)) is not None:

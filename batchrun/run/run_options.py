@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from batchrun.dispatch import LIVE, BatchMode
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.simulator import SimulatorConfig
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not isinstance(self.simulate, SimulatorConfig | bool | None):
             raise JobError(
-                f"simulate must be True or a SimulatorConfig, not {self.simulate!r:.80}; for example: "
+                f"simulate must be True or a SimulatorConfig, not {quoted(self.simulate)}; for example: "
                 "simulate=batchrun.SimulatorConfig(latency_ms=50)"
             )
 

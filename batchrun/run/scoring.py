@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from batchrun import __version__, checkpoint, output
-from batchrun.errors import JobError, RenderError
+from batchrun.errors import JobError, RenderError, quoted
 from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
 from batchrun.evaluation.calibration import confidence
 from batchrun.evaluation.matching import as_text
@@ -267,7 +267,7 @@ class _Groups:
             for name in names:
                 if name is not None and name not in columns:
                     raise JobError(
-                        f"[score] {key}: the input has no column {name!r:.80}"
+                        f"[score] {key}: the input has no column {quoted(name)}"
                         f"{did_you_mean(name, columns)}; it has {listed(columns)}"
                     )
 

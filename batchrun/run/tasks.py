@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.formats.schema_rules import closed
 from batchrun.run.dataframes import complete
 
@@ -99,7 +99,7 @@ def _label_names(labels: object) -> list[str]:
     is_text = all(isinstance(name, str) for name in names)
     if not is_text or len(names) < 2 or len(set(names)) < len(names):
         raise JobError(
-            f"labels must be a list of at least two different labels (texts), not {labels!r:.80}"
+            f"labels must be a list of at least two different labels (texts), not {quoted(labels)}"
         )
     return names
 
@@ -122,7 +122,7 @@ def json_schema(schema: Mapping[str, Any] | type) -> dict[str, Any]:
     found = describe() if describe is not None else schema
     if not isinstance(found, Mapping):
         raise JobError(
-            f"schema must be a pydantic model class or a JSON schema, not {schema!r:.80}"
+            f"schema must be a pydantic model class or a JSON schema, not {quoted(schema)}"
         )
     if not isinstance(found.get("properties"), Mapping):
         raise JobError("schema must be that of an object with properties")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import orjson
 
+from batchrun.errors import quoted
 from batchrun.simulator.batch_processing import (
     BatchProcessor,
     BatchShape,
@@ -187,7 +188,7 @@ def _checked(requests: Iterator[Json]) -> Iterator[tuple[str, Json]]:
         where = f"requests.{number}"
         if not isinstance(custom_id, str) or not _ID.match(custom_id):
             message = (
-                f"must match {_ID.pattern.removesuffix(chr(92) + 'Z')}, got {custom_id!r:.80}."
+                f"must match {_ID.pattern.removesuffix(chr(92) + 'Z')}, got {quoted(custom_id)}."
             )
             raise RefusedError(Fault.INVALID, message, f"{where}.custom_id")
         if custom_id in seen:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.source.table_faults import TableFault, file_errors
 
@@ -102,7 +102,7 @@ def copy_sheet(path: Path, copy: Path, sheet: str | None) -> str | None:
     chosen = names[0] if sheet is None else sheet
     if chosen not in names:
         raise JobError(
-            f"{path}: [input] sheet = {chosen!r:.80} is not one of its sheets"
+            f"{path}: [input] sheet = {quoted(chosen)} is not one of its sheets"
             f"{did_you_mean(chosen, names)}; they are {listed(names)}"
         )
     _read_sheet(path, chosen).write_parquet(copy)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from batchrun.errors import truncated
 from batchrun.source.dialects import BACKSLASH, SAMPLE_BYTES, UTF8, Dialect, dialect_of, encoding_of
 from batchrun.source.inputs import SEPARATORS
 from batchrun.source.table_faults import TableFault, file_errors, open_text
@@ -198,12 +199,8 @@ def _check_utf8(block: bytes, line: int) -> None:
         shown = block[start:end].decode(_WINDOWS, errors="replace").strip()
         raise TableFault(
             f"line {number} is not UTF-8 text; set [input] encoding, such as "
-            f'encoding = "{_WINDOWS}" if this is right: {_cut(shown)}'
+            f'encoding = "{_WINDOWS}" if this is right: {truncated(shown, SHOWN)}'
         ) from None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _fault_in(rest: bytes, line: int, dialect: Dialect) -> str:
@@ -215,7 +212,7 @@ def _fault_in(rest: bytes, line: int, dialect: Dialect) -> str:
     if end >= len(rest.rstrip(b"\r\n")):
         opened = line + _opening_line(before, dialect)
         return f"the quote that opens in line {opened} is not closed; close it, or double a quote inside a cell"
-    shown = _cut(_line_at(rest, end))
+    shown = truncated(_line_at(rest, end), SHOWN)
     if dialect.escape is None and before.endswith(BACKSLASH + dialect.quote):
         return (
             f"line {number} has a quote after a backslash: {shown}; if backslashes escape quotes "

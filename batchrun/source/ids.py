@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, short
 from batchrun.job.reader import did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ def check_id_column(path: str, column: str, schema: pl.Schema) -> None:
     """
     if column not in schema:
         raise JobError(
-            f'{path}: [input] id = "{column}" is not a column'
+            f'{path}: [input] id = "{short(column)}" is not a column'
             f"{did_you_mean(column, schema)}; the columns are {listed(schema)}"
         )
     kind = schema[column]
     is_moment = kind.is_temporal() and kind != pl.Duration
     if not (kind.is_numeric() or is_moment or isinstance(kind, _WITH_A_SPELLING)):
         raise JobError(
-            f'{path}: [input] id = "{column}" has the type {kind}; an id must be text, a number, '
+            f'{path}: [input] id = "{short(column)}" has the type {kind}; an id must be text, a number, '
             f"true or false, a date or a time. Name another column, {USE_ROW_NUMBERS}"
         )
 
@@ -64,7 +64,7 @@ def check_present(path: str, column: str, values: pl.Series, ids: pl.Series, sta
         place = int(missing.arg_max() or 0)
         has = "the id NaN" if ids[place] else "no id"
         raise JobError(
-            f'{path}: row {start + place + 1} has {has} in the column "{column}"; add one, '
+            f'{path}: row {start + place + 1} has {has} in the column "{short(column)}"; add one, '
             f"{USE_ROW_NUMBERS}"
         )
 

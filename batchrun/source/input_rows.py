@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.records import Item
 from batchrun.source import json_lines, parquet, readers
 from batchrun.source.id_hashes import IdHashes
@@ -281,8 +281,8 @@ class Source:
                 row += 1
                 if digest in suspects and seen.setdefault(value, row) != row:
                     raise JobError(
-                        f"{self._name}: the id {value!r} in the column "
-                        f'"{column}" is in row {seen[value]} and in row {row}; ids must be unique. Fix the '
+                        f"{self._name}: the id {quoted(value)} in the column "
+                        f'"{short(column)}" is in row {seen[value]} and in row {row}; ids must be unique. Fix the '
                         f"table, {USE_ROW_NUMBERS}"
                     )
 

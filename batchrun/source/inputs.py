@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted, short
 from batchrun.job import UserFile, is_remote
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ def resolve(pattern: str, dated: str | None = None) -> list[Path]:
         others = [path for path in paths if path.exists() and not (path.is_file() or path.is_dir())]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise JobError(f"{pattern[:200]}: cannot be looked up ({reason})") from None
+        raise JobError(f"{short(pattern, 200)}: cannot be looked up ({reason})") from None
     if not paths:
-        filled = "" if dated is None else f" ({dated!r:.200} with its dates filled in)"
+        filled = "" if dated is None else f" ({quoted(dated, 200)} with its dates filled in)"
         raise JobError(
             f"{pattern}: file not found{filled}; [input] path is relative to the job file"
         )

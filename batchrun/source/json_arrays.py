@@ -7,6 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TextIO
 
+from batchrun.errors import quoted
 from batchrun.source.table_faults import TableFault, file_errors, open_text
 
 if TYPE_CHECKING:
@@ -152,5 +153,5 @@ def _refuse_wrapped(value: dict[str, Any]) -> None:
     for key, part in value.items():
         if isinstance(part, list) and part and all(isinstance(each, dict) for each in part):
             raise TableFault(
-                f"is one object, and its rows seem to be in {key!r:.80}; save that array as a file"
+                f"is one object, and its rows seem to be in {quoted(key)}; save that array as a file"
             )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, short
 from batchrun.job.reader import listed
 from batchrun.source import parquet
 from batchrun.source.table_faults import file_errors
@@ -157,7 +157,7 @@ def check_header(path: Path | str, columns: pl.Schema) -> None:
         # polars renames repeated columns; a template would silently use the first one.
         original = name.rpartition("_duplicated_")[0]
         if original and original in columns:
-            raise JobError(f'{path}: the column "{original}" appears twice; rename one')
+            raise JobError(f'{path}: the column "{short(original)}" appears twice; rename one')
         if "\ufffd" in name or "\0" in name:
             raise JobError(f"{path}: the header is not UTF-8 text; save the table as UTF-8")
         if "\r" in name.replace("\r\n", ""):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from batchrun.errors import JobError
+from batchrun.errors import JobError, quoted
 from batchrun.job.reader import did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Where:
         except JobError as error:
             if isinstance(error.__cause__, PolarsError):
                 raise JobError(
-                    f"{error} (read with [input] where = {self._text!r:.300})"
+                    f"{error} (read with [input] where = {quoted(self._text, 300)})"
                 ) from error
             raise
 
@@ -75,11 +75,11 @@ class Where:
             if name not in schema:
                 hint = did_you_mean(name, schema)
                 raise self._wrong(
-                    f"unknown column {name!r}{hint}; the columns are {listed(schema)}"
+                    f"unknown column {quoted(name)}{hint}; the columns are {listed(schema)}"
                 )
 
     def _wrong(self, reason: str) -> JobError:
-        return JobError(f"{self._path}: [input] where = {self._text!r:.300}: {reason}")
+        return JobError(f"{self._path}: [input] where = {quoted(self._text, 300)}: {reason}")
 
 
 def _is_over_rows(node: Any) -> bool:  # noqa: ANN401 - the expression as JSON
