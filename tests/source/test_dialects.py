@@ -47,7 +47,9 @@ def refused(folder: Path, content: bytes | str, **config: Any) -> str:
     return str(caught.value)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     table=ROWS,
     separator=st.sampled_from(",;\t|"),
