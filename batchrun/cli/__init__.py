@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +21,15 @@ import click
 import batchrun
 from batchrun.cli import jobs, runs
 from batchrun.cli.console import check_system, fail, say
+from batchrun.cli.ending import EndedBySignal, ended_by_signals
 from batchrun.errors import BatchrunError, JobError, OutputError, quoted
 
 if TYPE_CHECKING:
     from typing import TextIO
 
-INTERRUPTED_EXIT_CODE = 130
 BROKEN_PIPE_EXIT_CODE = 141
+# Commands that handle the signals themselves, or have nothing to remove.
+WITHOUT_ENDING = ("run", "simulate")
 LARGE_BLOCK_BYTES = 1024 * 1024
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
@@ -33,13 +37,20 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 def main() -> None:
     """Run a command and exit with its code."""
     _free_large_blocks_at_once()
+    code, signum = 0, None
     try:
         code = _run_command()
     except OSError as error:
         code = _stdout_failed(error)
     except KeyboardInterrupt:
+        signum = signal.SIGINT
+    except EndedBySignal as ended:
+        signum = ended.signum
+    # Outside of `except`, where the exception would keep objects alive that have temporary files.
+    if signum is not None:
+        gc.collect()
         say("interrupted; all answers are saved")
-        _exit_at_once(INTERRUPTED_EXIT_CODE)
+        _exit_at_once(128 + signum)
     for stream in (sys.stdout, sys.stderr):
         _flush_or_discard(stream)
     sys.exit(code)
@@ -124,7 +135,8 @@ class OrderedGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(batchrun.__version__, prog_name="batchrun")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Send every row of a table to an LLM.
 
     Run the same command again to resume an interrupted run. Saved answers are never requested
@@ -138,6 +150,8 @@ def cli() -> None:
     """
     if not {"--help", "-h"} & {*sys.argv[1:]}:
         check_system()
+    if context.invoked_subcommand not in WITHOUT_ENDING:
+        context.with_resource(ended_by_signals())
 
 
 for command in (
