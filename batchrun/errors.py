@@ -18,10 +18,11 @@ BatchrunError
 
 from __future__ import annotations
 
+import copyreg
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import signal
@@ -73,6 +74,10 @@ class BatchrunError(Exception):
     def _render_traceback_(self) -> list[str]:
         """Return what IPython prints in place of a traceback: the message says what to do."""
         return [f"{type(self).__name__}: {self}"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process have the error: Python would call `__init__` with the message alone."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class JobError(BatchrunError):
@@ -166,7 +171,8 @@ def keyboard_interrupt(message: str) -> KeyboardInterrupt:
     """
     error = KeyboardInterrupt(message)
     # IPython prints these lines in place of a traceback, which would not add anything.
-    setattr(error, "_render_traceback_", lambda: [f"KeyboardInterrupt: {message}"])  # noqa: B010
+    shown = [f"KeyboardInterrupt: {message}"]
+    setattr(error, "_render_traceback_", shown.copy)  # noqa: B010 - can be pickled
     return error
 
 
