@@ -99,6 +99,7 @@ from .inspection.recosting import (
 from .inspection.reporting import run_scores as run_scores
 from .inspection.reporting import write_report as write_report
 from .inspection.rescoring import score as score
+from .inspection.rescoring import score_runs as score_runs
 from .inspection.rescoring import score_text as score_text
 from .inspection.run_lookup import run_of as run_of
 from .inspection.run_status import status as status

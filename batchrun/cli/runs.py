@@ -99,7 +99,7 @@ def export(
 ) -> None:
     """Write the output files of a run again.
 
-    Sends nothing. Runs the [score] function of the job only if some answers are not scored yet.
+    Sends nothing. Runs the [score] function of the job only if some answers are not scored yet. For a matrix, writes the files of each cell.
 
     \b
     Examples:
@@ -155,7 +155,7 @@ def report(directory: Path, fail_under: float | None) -> int:
 def score(directory: Path, job: Path | None, fail_under: float | None, *, as_json: bool) -> int:
     """Score the answers of a run again.
 
-    Sends nothing. Writes the output files and summary.json again. The [score] function of the job, if any, runs with your permissions.
+    Sends nothing. Writes the output files and summary.json again. The [score] function of the job, if any, runs with your permissions. For a matrix, scores each cell.
 
     \b
     Examples:
@@ -163,9 +163,9 @@ def score(directory: Path, job: Path | None, fail_under: float | None, *, as_jso
       batchrun score runs/triage --job jobs/triage.toml
       batchrun score runs/triage --fail-under 0.8
     """
-    totals = batchrun.score(directory, job)
-    click.echo(batchrun.score_text(totals, as_json=as_json))
-    return checked_score(0, {directory.name: totals}, fail_under)
+    scores = batchrun.score_runs(directory, job)
+    click.echo(batchrun.score_text(scores, as_json=as_json))
+    return checked_score(0, {run.name: totals for run, totals in scores.items()}, fail_under)
 
 
 @click.command()

@@ -15,6 +15,7 @@ from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.paths import ProtectedFiles, user_files
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
+from batchrun.run.matrix_runs import begun_runs, single_run
 from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import folders_of
@@ -23,6 +24,8 @@ from batchrun.run.signatures import same_input
 from batchrun.source import Source, input_files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchrun.pricing.totals import RunTotals
 
 
@@ -44,16 +47,18 @@ def export(
 ) -> Exported:
     """Write a run's outputs again from its checkpoint, with new scores if the job has a `[score]`.
 
-    A function from the author of the job runs only for answers that it has not scored yet.
+    A function from the author of the job runs only for answers that it has not scored yet. For a matrix,
+    this is done for every cell.
 
     Args:
-        directory: the run directory.
+        directory: the run directory, or, without `to`, that of a matrix.
         to: write only this file, with the results, instead of the run's own files.
         since: write only rows with results at least as new as this; requires `to`.
 
     Raises:
         CheckpointError: when the checkpoint cannot be used.
-        JobError: when the input is gone, `to` has an unknown suffix, or `since` is used without `to`.
+        JobError: when the input is gone, `to` has an unknown suffix or is used with a matrix, or `since`
+            is used without `to`.
         OutputError: when a file cannot be written or the input has changed.
     """
     directory, to = Path(directory), None if to is None else Path(to)
@@ -65,10 +70,22 @@ def export(
         raise JobError(
             "--last and --since need --to FILE: the output files of the run always have all rows"
         )
-    if to is not None and to.suffix == inspect_log.SUFFIX:
+    if to is None:
+        return _joined([_export_run(run) for run in begun_runs(directory)])
+    single_run(directory, "--to writes one file for one run")
+    if to.suffix == inspect_log.SUFFIX:
         if since is not None:
             raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
         return Exported((inspect_log.export_inspect_log(directory, to),))
+    return _export_run(directory, to, since)
+
+
+def _joined(exported: Sequence[Exported]) -> Exported:
+    paths = tuple(path for each in exported for path in each.paths)
+    return Exported(paths, tuple(note for each in exported for note in each.notes))
+
+
+def _export_run(directory: Path, to: Path | None = None, since: Since | None = None) -> Exported:
     if is_partitioned(directory):
         return _export_partitioned(directory, to, since)
     store = checkpoint.Checkpoint(directory, writable=False)
@@ -116,7 +133,7 @@ def _export_partitioned(directory: Path, to: Path | None, since: Since | None) -
         return Exported((to,), () if note is None else (note,))
     with checkpoint.open_directory(directory):
         for folder in folders_of(directory):
-            export(folder)
+            _export_run(folder)
         written = run.write()
         return Exported(written.files, written.notes)
 

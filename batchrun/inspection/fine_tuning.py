@@ -16,6 +16,7 @@ from batchrun import formats, output
 from batchrun.errors import JobError, quoted
 from batchrun.inspection.transcripts import open_transcripts
 from batchrun.records import Ending
+from batchrun.run.matrix_runs import single_run
 
 if TYPE_CHECKING:
     from batchrun.inspection.transcripts import Transcript
@@ -68,6 +69,7 @@ def export_fine_tuning(
     if shape is not None and shape not in formats.FORMATS:
         known = " or ".join(formats.FORMATS)
         raise JobError(f"--finetune: must be {known}, not {quoted(shape)}")
+    single_run(directory, "--finetune writes one file for one run")
     output.refuse_existing(to, "--to")
     written = left_out = unsuitable = 0
     with (

@@ -18,7 +18,7 @@ from batchrun.records import PICO_PER_USD
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
 from batchrun.run.judging import judge_folder, judge_job
-from batchrun.run.matrix_runs import runs_in
+from batchrun.run.matrix_runs import begun_runs
 from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import folders_of, totals_of_run
@@ -70,7 +70,7 @@ def recost(directory: Path | str, job_file: Path | str | None = None) -> list[Re
     """
     directory = Path(directory)
     given = None if job_file is None else Job.load(job_file)
-    return [each for run in runs_in(directory) for each in _recost_run(run, given)]
+    return [each for run in begun_runs(directory) for each in _recost_run(run, given)]
 
 
 def _changed(

@@ -13,19 +13,21 @@ from urllib.parse import quote
 import orjson
 
 from batchrun import checkpoint, output
-from batchrun.errors import CheckpointError, JobError, RunEnd
+from batchrun.errors import JobError, RunEnd
 from batchrun.inspection.comparison import side_by_side, write_comparison
 from batchrun.inspection.shown_rows import embedded_rows, usable_input
 from batchrun.job import Job
 from batchrun.job.paths import is_simulated
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
-from batchrun.run.matrix_runs import is_matrix, runs_in
+from batchrun.run.matrix_runs import begun_runs, runs_in
 from batchrun.run.partitioned_run import with_judges
 from batchrun.run.run_folders import opened_checkpoint
 from batchrun.run.scoring import Evaluation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchrun.evaluation import ScoreTotals
     from batchrun.pricing.totals import RunTotals
     from batchrun.source import Source
@@ -49,9 +51,10 @@ def write_report(directory: Path | str) -> Path:
     """
     directory = Path(directory)
     # A run that shares the directory of a matrix has its report there.
-    if is_matrix(directory) and not (directory / checkpoint.FILE_NAME).exists():
-        return _write_matrix_report(directory)
-    return _write_run_report(directory)
+    runs = begun_runs(directory)
+    if directory in runs:
+        return _write_run_report(directory)
+    return _write_matrix_report(directory, runs)
 
 
 def run_scores(directory: Path | str) -> dict[str, ScoreTotals | None]:
@@ -72,10 +75,7 @@ def run_scores(directory: Path | str) -> dict[str, ScoreTotals | None]:
     return found
 
 
-def _write_matrix_report(directory: Path) -> Path:
-    cells = runs_in(directory)
-    if not cells:
-        raise CheckpointError(f"{directory}: no cell of the matrix has started; run the job first")
+def _write_matrix_report(directory: Path, cells: Sequence[Path]) -> Path:
     for cell in cells:
         _write_run_report(cell)
     path = directory / FILE_NAME

@@ -15,6 +15,7 @@ from batchrun.inspection.exporting import check_targets
 from batchrun.job import Job
 from batchrun.job.overrides import SCORE
 from batchrun.run.conclusion import write_files
+from batchrun.run.matrix_runs import begun_runs, single_run
 from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import folders_of
@@ -22,6 +23,8 @@ from batchrun.run.scoring import Evaluation, our_columns
 from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchrun.evaluation import ScoreTotals
 
 
@@ -40,7 +43,8 @@ def score(directory: Path | str, job_file: Path | str | None = None) -> ScoreTot
         JobError: when there is no `[score]`, it is wrong, or the input is gone.
         OutputError: when a file cannot be written or the input has changed.
     """
-    directory, job_file = Path(directory), None if job_file is None else Path(job_file)
+    directory = single_run(Path(directory), "score() returns the scores of one; use score_runs()")
+    job_file = None if job_file is None else Path(job_file)
     if is_partitioned(directory):
         with checkpoint.open_directory(directory):
             for folder in folders_of(directory):
@@ -68,11 +72,28 @@ def score(directory: Path | str, job_file: Path | str | None = None) -> ScoreTot
             store.close()
 
 
-def score_text(totals: ScoreTotals, *, as_json: bool) -> str:
-    """Describe the scores of a run."""
+def score_runs(
+    directory: Path | str, job_file: Path | str | None = None
+) -> dict[Path, ScoreTotals]:
+    """Score the answers of a run, or those of each run of a matrix, again; see `score`.
+
+    Returns:
+        The scores by run directory.
+    """
+    return {run: score(run, job_file) for run in begun_runs(Path(directory))}
+
+
+def score_text(scores: Mapping[Path, ScoreTotals], *, as_json: bool) -> str:
+    """Describe the scores that `score_runs` returned; those of several runs with their directories."""
     if as_json:
-        return orjson.dumps(score_facts(totals), option=orjson.OPT_INDENT_2).decode()
-    return "\n".join(harmless(line) for line in score_lines(totals))
+        facts = [{"directory": str(run), **score_facts(of)} for run, of in scores.items()]
+        found = {"runs": facts} if len(facts) > 1 else score_facts(*scores.values())
+        return orjson.dumps(found, option=orjson.OPT_INDENT_2).decode()
+    lines = []
+    for run, totals in scores.items():
+        lead = f"{run.name}: " if len(scores) > 1 else ""
+        lines += [f"{lead}{line}" for line in score_lines(totals)]
+    return "\n".join(map(harmless, lines))
 
 
 def _score_section(path: Path) -> dict[str, Any] | list[dict[str, Any]]:

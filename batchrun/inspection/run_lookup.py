@@ -40,13 +40,14 @@ def run_of(path: Path) -> Path:
 def _directory(path: Path) -> Path:
     if is_run(path):
         return path
-    inside = [str(each) for each in _runs_inside(path)]
+    inside = list(_runs_inside(path))
     if not inside:
         return path  # the command says what is missing there
     is_one = len(inside) == 1
     raise JobError(
         f"{path}: is not a run directory, but has {'a run' if is_one else 'runs'} in it: "
-        f"{listed(inside)}; name {'it' if is_one else 'one of them'}"
+        f"{listed(each.name for each in inside)}; name {'it' if is_one else 'one of them'} with its "
+        f"path, such as {inside[0]}"
     )
 
 

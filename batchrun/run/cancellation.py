@@ -13,7 +13,7 @@ from batchrun.errors import JobError
 from batchrun.job import Job
 from batchrun.job.paths import SIMULATED_SUFFIX, is_simulated
 from batchrun.report.formatting import counted
-from batchrun.run.matrix_runs import runs_in
+from batchrun.run.matrix_runs import begun_runs
 from batchrun.run.run_folders import folders_of, stored_document
 from batchrun.run.run_options import RunOptions
 
@@ -70,9 +70,9 @@ def cancel(directory: Path, options: RunOptions | None = None) -> list[Canceled]
 
     Raises:
         JobError: when the input of the run is gone, or the batches belong to another key.
-        CheckpointError: when a checkpoint cannot be used.
+        CheckpointError: when a checkpoint cannot be used, or there is none yet.
     """
-    return [_cancel(each, options or RunOptions()) for each in runs_in(directory)]
+    return [_cancel(each, options or RunOptions()) for each in begun_runs(directory)]
 
 
 def _cancel(directory: Path, options: RunOptions) -> Canceled:

@@ -12,6 +12,7 @@ import orjson
 from batchrun import checkpoint, evaluation, job, report
 from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.job.paths import is_simulated
+from batchrun.job.reader import listed
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import in_columns
 from batchrun.report.open_batches import listed_batches
@@ -198,6 +199,40 @@ def runs_in(directory: Path) -> list[Path]:
     if not is_matrix(directory):
         return [directory]
     return [directory / cell.name for cell in read_cells(directory)]
+
+
+def begun_runs(directory: Path) -> list[Path]:
+    """Return the directory of a run, or those of a matrix and of a run that shares its directory.
+
+    Raises:
+        CheckpointError: when no cell of the matrix has begun.
+    """
+    if not is_matrix(directory):
+        return [directory]
+    runs = [*([directory] if _has_run(directory) else []), *runs_in(directory)]
+    if not runs:
+        raise CheckpointError(f"{directory}: no cell of the matrix has started; run the job first")
+    return runs
+
+
+def single_run(directory: Path, what: str) -> Path:
+    """Return a directory if it has a run of its own.
+
+    Args:
+        directory: the run directory.
+        what: what is done with one run only, for the message.
+
+    Raises:
+        JobError: when it has only those of a matrix; names their directories.
+        CheckpointError: when no cell of a matrix has begun.
+    """
+    runs = begun_runs(directory)
+    if directory not in runs:
+        raise JobError(
+            f"{directory}: is a matrix, and {what}; name the directory of one of its runs, such as "
+            f"{runs[0]}; the runs are {listed(run.name for run in runs)}"
+        )
+    return directory
 
 
 def compared_runs(directories: Sequence[Path | str]) -> list[Path]:

@@ -306,10 +306,74 @@ def test_status_compare_and_preview_of_a_matrix(
     assert runs[1]["against_first"]["difference"] == -0.25
     assert runs[1]["against_first"]["same_text"] == 0.75
     assert runs[0]["cost_per_correct_usd"] == pytest.approx(EACH_USD)
-    code, _, stderr = command("export", tmp_path / "out")
-    assert code == 5
-    assert "it is a matrix: name the folder of a cell" in stderr
     assert command("export", tmp_path / "out" / CELLS[1])[0] == 0
+
+
+def test_export_and_score_write_the_files_of_each_cell(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    score = '[score]\nexpected = "yes"\n'
+    with serving(lambda call: answer(call, "yes")) as provider:
+        job = write_job(provider.url, rows=3, extra=TWO + score)
+        assert command("run", job, "-q") == (0, "", "")
+    out = tmp_path / "out"
+    files = [out / cell / "results.parquet" for cell in CELLS]
+    before = [file.read_bytes() for file in files]
+    for name in ("export", "score", "recost"):
+        for file in files:
+            file.unlink()
+        code, stdout, stderr = command(name, out)
+        assert code == 0, stderr
+        assert [file.read_bytes() for file in files] == before
+        assert all(cell in stdout for cell in CELLS)
+    facts = json.loads(command("score", out, "--json")[1])["runs"]
+    assert [Path(run["directory"]).name for run in facts] == list(CELLS)
+    assert [run["correct"] for run in facts] == [3, 3]
+    assert command("score", out, "--fail-under", "0.9")[0] == 0
+    job.write_text(job.read_text().replace('expected = "yes"', 'expected = "no"'))
+    code, _, stderr = command("score", out, "--job", job, "--fail-under", "0.9")
+    assert code == 8
+    assert CELLS[1] in stderr
+
+
+def test_one_file_for_several_runs_is_refused_with_their_folders(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    with serving() as provider:
+        job = write_job(provider.url, rows=2, extra=TWO)
+        assert command("run", job, "-q")[0] == 0
+        out = tmp_path / "out"
+        for to in (("x.csv",), ("x.eval",), ("x.jsonl", "--finetune")):
+            code, _, stderr = command("export", out, "--to", *to, cwd=tmp_path)
+            assert code == 2
+            assert str(out / CELLS[0]) in stderr
+            assert CELLS[1] in stderr
+        with pytest.raises(library.JobError, match="score_runs"):
+            library.score(out)
+        assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_run_that_shares_the_directory_of_a_matrix_is_exported_with_it(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with serving() as provider:
+        job = write_job(provider.url, rows=2)
+        assert command("run", job, "-q")[0] == 0
+        assert command("run", job, "-q", "--model", "a", "--model", "b")[0] == 0
+    written = command("export", out)[1].split()
+    folders = {Path(path).parent for path in written}
+    assert folders == {out, out / "model=a", out / "model=b"}
+    assert command("export", out, "--to", tmp_path / "x.csv")[0] == 0
+    assert pl.read_csv(tmp_path / "x.csv").height == 2
+
+
+def test_a_matrix_without_a_begun_cell_says_so(tmp_path: Path) -> None:
+    (tmp_path / "matrix.json").write_text('{"cells": []}')
+    for name in ("export", "score", "recost", "report", "cancel"):
+        code, _, stderr = command(name, tmp_path)
+        assert code == 5
+        assert "no cell of the matrix has started" in stderr
 
 
 def test_simulated_and_new_matrices_have_folders_of_their_own(
