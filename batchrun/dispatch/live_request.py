@@ -16,7 +16,7 @@ from batchrun.dispatch.judgement import Action, judge, stop_for
 from batchrun.dispatch.refusals import HeldRefusal
 from batchrun.dispatch.retries import RequestRetries
 from batchrun.dispatch.toolbox import concluded
-from batchrun.errors import ProviderError, ProviderFault, RunEnd, Stop
+from batchrun.errors import ProviderError, ProviderFault, Stop
 from batchrun.limits import RETRY, CapReached, Cause, above_bound, demand, most_tokens
 from batchrun.records import Attempt, AttemptStart, Billing, Result, Status, Usage, changed
 
@@ -177,7 +177,7 @@ class LiveRequest:
                 (self._request.key, self._number + 1),
             )
         except CapReached as reason:
-            live.stop(Stop(RunEnd.MAX_COST, str(reason)))
+            live.stop(Stop(reason.end, str(reason)))
 
     def _withdraw(self) -> None:
         if self._permit is not None:

@@ -1,4 +1,5 @@
 from .budgets import CapReached as CapReached
+from .budgets import CapReserved as CapReserved
 from .budgets import CostBudget as CostBudget
 from .budgets import ErrorBudget as ErrorBudget
 from .budgets import ErrorTally as ErrorTally

@@ -102,6 +102,14 @@ class ErrorBudget:
 class CapReached(Exception):
     """The rest of `max_cost_usd` cannot cover the next request, even if all others cost nothing."""
 
+    end = RunEnd.MAX_COST
+
+
+class CapReserved(CapReached):
+    """The rest could cover the next request if open batches cost less, but nobody waits for them."""
+
+    end = RunEnd.BATCHES_OUT
+
 
 class CostBudget:
     """Keeps `max_cost_usd`: a request is sent only if its highest cost still fits.
@@ -110,10 +118,19 @@ class CostBudget:
         cap: in pico-dollars; None for none.
         spent: cost of the run in all its earlier executions.
         unsure: the part of `spent` that may not have been billed.
+        awaits_batches: open batches are collected in this execution, which frees money.
     """
 
-    def __init__(self, cap: int | None = None, spent: int = 0, unsure: int = 0) -> None:
+    def __init__(
+        self,
+        cap: int | None = None,
+        spent: int = 0,
+        unsure: int = 0,
+        *,
+        awaits_batches: bool = False,
+    ) -> None:
         self.cap = cap
+        self._awaits_batches = awaits_batches
         self.spent = spent
         self.unsure = unsure
         self.reserved = 0
@@ -131,6 +148,18 @@ class CostBudget:
                 f"max_cost_usd = {_usd(self.cap)} is reached: {self._described()}, and the next request may cost up to {_usd(amount)} USD"
             )
         return self.spent + self.reserved + amount <= self.cap
+
+    def check_wait(self) -> None:
+        """Check that waiting can free money, when nothing is in flight.
+
+        Raises:
+            CapReserved: if only batches can free it, and they are not collected in this execution.
+        """
+        if not self._awaits_batches:
+            raise CapReserved(
+                f"{self.shortage()}; run with --batch to wait for them, cancel them (batchrun cancel), or "
+                "raise the limit"
+            )
 
     def shortage(self) -> str:
         """Return why an amount does not fit now, but may fit later."""

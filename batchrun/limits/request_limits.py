@@ -15,6 +15,7 @@ from batchrun.limits.concurrency import MOST, START, InFlight
 from batchrun.limits.endpoint import (
     CONCURRENCY,
     LONGEST_TROUBLE,
+    MONEY,
     OUTAGE,
     PAUSE,
     RETRY,
@@ -136,6 +137,7 @@ class Limits:
 
         Raises:
             CapReached: if the rest of the cost cap cannot cover it.
+            CapReserved: if open batches reserve that rest, and they are not waited for.
         """
         del attempt
         endpoint, lock = self._endpoint(asked.key)
@@ -144,6 +146,8 @@ class Limits:
         try:
             await endpoint.take_request_turn(waits)
             while (obstacle := self._obstacle(endpoint, asked)) is not None:
+                if obstacle[0] == MONEY and not self._in_flight.count:
+                    self.money.check_wait()
                 await self._wait_for(*obstacle, waits)
             self._in_flight.enter()
             return endpoint.grant(asked)

@@ -352,6 +352,8 @@ class Execution:
             error = Interrupted(interrupts.first, f"interrupted; all answers are saved{stay}")
             return ExecutionEnd(RunEnd.INTERRUPTED, interrupts.first.name, error)
         held, unchecked = self._held_rows(), self._unchecked()
+        if stop is not None and stop.end is RunEnd.BATCHES_OUT:
+            stop = None  # what open batches reserve leaves no money for the rows that are held
         if stop is None and (out or held):
             reason = come_back(out, held, unchecked)
             return ExecutionEnd(RunEnd.BATCHES_OUT, reason, BatchesOut(reason, held, unchecked))
@@ -369,7 +371,10 @@ class Execution:
 
     def _held_rows(self) -> HeldRows | None:
         """Return the rows that wait for room at the provider; None if there are none."""
-        reason = self._dispatcher.tally.held
+        tally = self._dispatcher.tally
+        reason = tally.held
+        if tally.stop is not None and tally.stop.end is RunEnd.BATCHES_OUT:
+            reason = tally.stop.reason
         rows = 0 if reason is None else checkpoint.rows_not_submitted(self._store)
         return HeldRows(rows, reason) if reason is not None and rows else None
 

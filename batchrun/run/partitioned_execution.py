@@ -169,7 +169,7 @@ async def run_in_parts(
         before = Spending(spent_before)
         for run in runs:
             before += await anyio.to_thread.run_sync(_spending, run, options)
-        money = budget_of(plans[0].job, before)
+        money = budget_of(plans[0].job, before, options)
         with interrupts.caught():
             try:
                 async with shared_by(plans, money, options, interrupts, log) as shared:

@@ -175,7 +175,7 @@ async def run_plan(plan: Prepared, options: RunOptions, interrupts: Interrupts) 
         with interrupts.caught():
             try:
                 async with shared_by(
-                    [run.plan], money_of([run]), options, interrupts, log
+                    [run.plan], money_of([run], options), options, interrupts, log
                 ) as shared:
                     execution = Execution(run, shared)
                     with shared.progress:
@@ -193,7 +193,7 @@ async def _execute(
     log: EventFile,
 ) -> list[RunReport]:
     try:
-        money = money_of(runs, spent_before)
+        money = money_of(runs, options, spent_before)
         async with shared_by([run.plan for run in runs], money, options, interrupts, log) as shared:
             executions = [Execution(run, shared) for run in runs]
             with shared.progress:

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from batchrun import checkpoint
+from batchrun.dispatch import BATCH
 from batchrun.limits import CostBudget, ErrorTally, Limits, Waits
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import counted
@@ -140,15 +141,17 @@ def _transport(connections: int) -> TransportPort:
     return PyreqwestTransport(connections=connections)
 
 
-def money_of(runs: Sequence[OpenRun], spent_before: int = 0) -> CostBudget:
+def money_of(runs: Sequence[OpenRun], options: RunOptions, spent_before: int = 0) -> CostBudget:
     """Return the cost limit of runs, with their costs so far.
 
     Args:
         runs: the open runs.
+        options: how to run them.
         spent_before: cost of other runs, in pico-dollars.
     """
     stores = [each.store for run in runs for each in (run, *run.judges)]
-    return budget_of(runs[0].plan.job, spending_of(stores) + Spending(spent_before))
+    spending = spending_of(stores) + Spending(spent_before)
+    return budget_of(runs[0].plan.job, spending, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +184,17 @@ def spending_of(stores: Iterable[checkpoint.Checkpoint]) -> Spending:
     return found
 
 
-def budget_of(job: Job, before: Spending) -> CostBudget:
+def budget_of(job: Job, before: Spending, options: RunOptions) -> CostBudget:
     """Return the cost limit of a job, with the costs so far."""
     cap, reserved = job.limits.max_cost_usd, before.reserved
     pico = None if cap is None else int(cap * PICO_PER_USD)
     # Open batches are reserved, not spent: when they are collected, the rest is free again.
-    budget = CostBudget(pico, before.spent - reserved, before.unsure - reserved)
+    budget = CostBudget(
+        pico,
+        before.spent - reserved,
+        before.unsure - reserved,
+        awaits_batches=options.dispatcher is BATCH,
+    )
     budget.reserve(reserved)
     return budget
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from batchrun.limits import ByteBudget, CapReached, CostBudget, Limits, Waits
+from batchrun.limits import ByteBudget, CapReached, CapReserved, CostBudget, Limits, Waits
 from batchrun.limits.memory import ANSWER_BYTES, REQUEST_BYTES
 from batchrun.workers.protocol import (
     AboveReported,
@@ -259,7 +259,8 @@ class Leases:
             self.owner.report(Withdraw(number))
             raise
         if isinstance(answer, Refuse):
-            raise CapReached(answer.reason)
+            kind = CapReserved if answer.end is CapReserved.end else CapReached
+            raise kind(answer.reason)
         lease = self._open[attempt] = Lease(self, number, asked, answer, attempt)
         return lease
 

@@ -118,7 +118,7 @@ class Admitter:
             try:
                 permit = await self._admission.admit(ask.asked, rank, self._waits)
             except CapReached as reached:
-                session.refuse(ask, str(reached))
+                session.refuse(ask, reached)
                 return
         if session.wants(ask):
             session.granted(ask, permit)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from batchrun.client import KeyRenewal
-from batchrun.errors import Stop
+from batchrun.errors import RunEnd, Stop
 from batchrun.limits import Demand, RetryDecision
 from batchrun.records import (
     Attempt,
@@ -295,6 +295,7 @@ class Refuse(WorkerMessage, frozen=True):
 
     lease: int
     reason: str
+    end: RunEnd
 
 
 class Recorded(WorkerMessage, frozen=True):

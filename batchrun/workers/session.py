@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from batchrun.dispatch.ports import Permit
+    from batchrun.limits import CapReached
     from batchrun.records import LimitState, PlannedRequest, Turn
     from batchrun.workers.channel import Channel
     from batchrun.workers.owner import WorkersDispatcher
@@ -249,9 +250,9 @@ class WorkerSession:
         self._unrecorded.grants.append(Grant(ask.lease, permit.sent_at, permit.cost))
         self._has_events.set()
 
-    def refuse(self, ask: AskLease, reason: str) -> None:
+    def refuse(self, ask: AskLease, reached: CapReached) -> None:
         """Tell the worker that the rest of the cost cap cannot cover a request."""
-        self.order(Refuse(ask.lease, reason))
+        self.order(Refuse(ask.lease, str(reached), reached.end))
 
     def wants(self, ask: AskLease) -> bool:
         """Return whether a request still waits for admission."""

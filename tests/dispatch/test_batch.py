@@ -407,6 +407,28 @@ def test_rows_without_room_are_counted_with_the_reason(write_job: Callable[..., 
         assert "not submitted" not in stderr
 
 
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_live_run_ends_when_open_batches_reserve_all_money(
+    write_job: Callable[..., Path], workers: tuple[str, ...]
+) -> None:
+    with vendor(batch_s=600) as server:
+        job = write_job(server.url, rows=60, extra=QUICK)
+        limit = ("--set", "limits.max_cost_usd=0.0015")
+        assert command("run", job, "--batch", "--no-wait", *limit)[0] == 7
+        code, _, stderr = finish(start_batchrun("run", job, *limit, *workers))
+        assert code == 7
+        assert "being worked on" in stderr
+        assert "of max_cost_usd = 0.0015, the open batches reserve" in stderr
+        assert "--batch to wait for them" in stderr
+        assert "batchrun cancel" in stderr
+        # With more money the other rows are sent live, and the batch stays where it is.
+        code, _, stderr = command("run", job, "--set", "limits.max_cost_usd=1")
+        assert code == 7
+        assert "not submitted" not in stderr
+        assert server.usage()["billed_in_batches"] == 0
+        assert server.usage()["billed"] > 0
+
+
 def test_rows_that_a_full_queue_holds_back_are_counted(write_job: Callable[..., Path]) -> None:
     with vendor(batch_s=600) as server:
         job = write_job(server.url, rows=100, wire_format="chat", extra=QUICK)
