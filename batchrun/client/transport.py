@@ -260,9 +260,19 @@ def _message(reasons: Sequence[str], url: httpx.URL) -> str:
     """Return a description of the error, such as "connection refused (127.0.0.1:8001)"."""
     known = [_OS_ERROR.sub("", reason) for reason in reasons if reason not in _LAYERS]
     message = ": ".join(known or reasons[:1])
-    port = "" if url.port is None else f":{url.port}"
-    place = f" ({url.host}{port})" if _CONNECTING in reasons else ""
+    place = _place(url) if _CONNECTING in reasons else ""
     return message[:1].lower() + message[1:] + place
+
+
+def _place(url: httpx.URL) -> str:
+    port = "" if url.port is None else f":{url.port}"
+    return f" ({url.host}{port})"
+
+
+def _https_hint(url: httpx.URL) -> str:
+    """Return a question for a server of the user, which may wait for the rest of a plain request."""
+    is_own = url.scheme == "https" and url.port is not None
+    return "; does the server speak https?" if is_own else ""
 
 
 def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportError:
@@ -283,6 +293,8 @@ def _as_httpx(error: PyreqwestError, request: httpx.Request) -> httpx.TransportE
     )
     for kind, translated in kinds:
         if isinstance(error, kind):
+            if translated is httpx.ConnectTimeout:
+                message = f"no connection in time{_place(request.url)}{_https_hint(request.url)}"
             if translated is httpx.ReadTimeout and TIMEOUT_EXTENSION in request.extensions:
                 message = f"no answer within {request.extensions[TIMEOUT_EXTENSION]:g} s"
             return translated(message, request=request)

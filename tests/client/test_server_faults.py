@@ -75,12 +75,12 @@ async def serving(act: Act, host: str = "127.0.0.1") -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def opened(
-    wire_format: FormatName = "messages", timeout_s: float = 10.0
+    wire_format: FormatName = "messages", timeout_s: float = 10.0, connect_timeout_s: float = 10.0
 ) -> AsyncIterator[Client]:
     client = Client(
         of(wire_format),
         Credentials("key"),
-        PyreqwestTransport(connections=2),
+        PyreqwestTransport(connections=2, connect_timeout_s=connect_timeout_s),
         ClientOptions(timeout_s),
     )
     try:
@@ -256,6 +256,18 @@ async def test_a_tls_server_spoken_to_plainly_and_the_other_way_round() -> None:
             await client.send(wire(url.replace("http:", "https:")))
     assert caught.value.fault.error_type == "tls_error"
     assert not caught.value.fault.maybe_billed
+
+
+async def test_a_plain_server_that_waits_for_more_than_the_hello_of_tls() -> None:
+    async def wait(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    async with serving(wait) as url, opened(connect_timeout_s=0.2) as client:
+        with pytest.raises(ProviderError) as caught:
+            await client.send(wire(url.replace("http:", "https:")))
+    fault = caught.value.fault
+    assert (fault.error_type, fault.maybe_billed) == ("timeout", False)
+    assert fault.message.endswith(f"({url.removeprefix('http://')}); does the server speak https?")
 
 
 async def test_headers_that_are_no_ascii_are_left_out() -> None:
