@@ -10,7 +10,7 @@ from .directory import other_files as other_files
 from .directory import part_folders as part_folders
 from .integrity import COUNTED as COUNTED
 from .integrity import check_intact as check_intact
-from .integrity import check_places as check_places
+from .integrity import check_plan as check_plan
 from .integrity import file_flaws as file_flaws
 from .integrity import find_damage as find_damage
 from .integrity import is_planned as is_planned

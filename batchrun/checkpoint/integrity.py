@@ -78,7 +78,14 @@ KINDS = {
     Record.RUN: RecordKind(encoding.RUN, "0", key="NULL", custom_id="NULL"),
 }
 # What decides which rows are sent: checked before anything is sent.
-PLACES = (Record.ROW, Record.REQUEST, Record.STATUS, Record.BATCH, Record.EXECUTION, Record.RUN)
+PLAN_RECORDS = (
+    Record.ROW,
+    Record.REQUEST,
+    Record.STATUS,
+    Record.BATCH,
+    Record.EXECUTION,
+    Record.RUN,
+)
 # What `recost` replaces.
 COUNTED = (Record.COST, Record.PRICE)
 
@@ -113,14 +120,14 @@ def _readable(custom_id: bytes | None) -> str | None:
     return None if custom_id is None else custom_id.decode("utf-8", "replace")
 
 
-def check_places(store: Checkpoint) -> None:
+def check_plan(store: Checkpoint) -> None:
     """Check that the records that decide which rows are sent are unchanged.
 
     Raises:
         RecordsDamaged: if one has changed.
         CheckpointError: if the file cannot be read.
     """
-    if (damage := find_damage(store, PLACES)).count:
+    if (damage := find_damage(store, PLAN_RECORDS)).count:
         first, more = damage.first[0], damage.count - 1
         others = f" (and {more:,} more)" if more else ""
         raise RecordsDamaged(

@@ -51,7 +51,7 @@ def begin(run: OpenRun, options: RunOptions, log: RunLog) -> None:
         copied = restore_copies(store, plan.directory, plan.job.output)
         repair = checkpoint.repair(store)
     else:
-        checkpoint.check_places(store)
+        checkpoint.check_plan(store)
     # Before the job is kept: a process that dies here does it again.
     judged = judge_again(plan, store)
     missing = missing_bodies(plan, store)

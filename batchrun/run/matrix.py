@@ -19,7 +19,7 @@ from batchrun.report.open_batches import come_back_together
 from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.matrix_runs import FILE_NAME, read_cells, table_of
-from batchrun.run.run_directories import check_places, run_directory
+from batchrun.run.run_directories import check_written_paths, run_directory
 from batchrun.run.run_folders import folders_of
 from batchrun.run.run_options import RunOptions
 from batchrun.run.running import run_together
@@ -133,7 +133,7 @@ async def arun_matrix(job: Job, options: RunOptions | None = None) -> MatrixRepo
 async def _run_matrix(job: Job, options: RunOptions, interrupts: Interrupts) -> MatrixReport:
     if not job.cells:
         raise JobError(f"{job.name}: has no [matrix]; call run_job")
-    check_places(job, options)
+    check_written_paths(job, options)
     directory = run_directory(job, options)
     checkpoint.refuse_locked(directory)
     with checkpoint.open_directory(directory, new=options.new, files=job.output.files):

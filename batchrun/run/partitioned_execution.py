@@ -36,10 +36,10 @@ from batchrun.run.parts import PartList, missing_message, missing_parts, write_p
 from batchrun.run.run_folders import totals_of_run
 from batchrun.run.steps import (
     Spending,
-    agreed,
-    agreed_judges,
     budget_of,
     concluded,
+    confirmed_judges,
+    confirmed_reuse,
     judge_all,
     opened_run,
     run_all,
@@ -298,8 +298,8 @@ async def _agreed_part(
     run: DividedRun, index: int, opened: OpenRun, options: RunOptions
 ) -> OpenRun:
     if run.parts is None:
-        found = replace(opened, reuse=await agreed(opened, options))
-        return await agreed_judges(found, options)
+        found = replace(opened, reuse=await confirmed_reuse(opened, options))
+        return await confirmed_judges(found, options)
     part = run.parts.parts[index]
     label = f"{opened.label} {part.name}".strip()
     found = replace(
@@ -310,7 +310,7 @@ async def _agreed_part(
         number=run.number,
         has_succeeded=run.ended.succeeded > 0,
     )
-    return await agreed_judges(found, options)
+    return await confirmed_judges(found, options)
 
 
 def _ended(run: DividedRun, options: RunOptions, interrupts: Interrupts) -> RunReport:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchrun.run.run_options import RunOptions
 
 
-def check_places(job: Job, options: RunOptions) -> None:
+def check_written_paths(job: Job, options: RunOptions) -> None:
     """Check that no run of a job writes to a file or directory of the user.
 
     Raises:

@@ -26,12 +26,12 @@ from batchrun.run.interrupts import Interrupts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.partitioned_execution import DividedRun, run_in_parts
 from batchrun.run.preparation import Prepared, prepare
-from batchrun.run.run_directories import check_places, run_directory
+from batchrun.run.run_directories import check_written_paths, run_directory
 from batchrun.run.run_options import RunOptions
 from batchrun.run.steps import (
-    agreed,
-    agreed_judges,
     concluded,
+    confirmed_judges,
+    confirmed_reuse,
     judge_all,
     money_of,
     opened_run,
@@ -82,7 +82,7 @@ async def run_with_interrupts(job: Job, options: RunOptions, interrupts: Interru
     """Run or resume a job inside an event loop; `interrupts` end it like signals."""
     if job.cells:
         raise JobError(f"{job.name}: has a [matrix] of {len(job.cells)} cells; call run_matrix")
-    check_places(job, options)
+    check_written_paths(job, options)
     (report,) = await run_together([job], options, interrupts)
     return report
 
@@ -124,8 +124,8 @@ async def _run_together(
         return await run_in_parts(divided, options, interrupts, spent_before, log)
     with ExitStack() as stack:
         runs = [stack.enter_context(opened_run(plan, options)) for plan in plans]
-        runs = [replace(run, reuse=await agreed(run, options)) for run in runs]
-        runs = [await agreed_judges(run, options) for run in runs]
+        runs = [replace(run, reuse=await confirmed_reuse(run, options)) for run in runs]
+        runs = [await confirmed_judges(run, options) for run in runs]
         with interrupts.caught():
             return await _execute(runs, options, interrupts, spent_before, log)
 
@@ -171,7 +171,7 @@ class PlanEnd:
 async def run_plan(plan: Prepared, options: RunOptions, interrupts: Interrupts) -> PlanEnd:
     """Send the requests of a plan, and write no outputs."""
     with event_file(options.log_file) as log, opened_run(plan, options) as opened:
-        run = replace(opened, reuse=await agreed(opened, options))
+        run = replace(opened, reuse=await confirmed_reuse(opened, options))
         with interrupts.caught():
             try:
                 async with shared_by(

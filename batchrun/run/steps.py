@@ -60,7 +60,7 @@ def opened_run(plan: Prepared, options: RunOptions) -> Iterator[OpenRun]:
             )
 
 
-async def agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
+async def confirmed_reuse(run: OpenRun, options: RunOptions) -> Reuse | None:
     """Return which answers a changed plan reuses; ask the user if too many would be unused."""
     # Until something has been sent there is nothing to save: a signal ends the run at once.
     in_thread = partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
@@ -70,7 +70,7 @@ async def agreed(run: OpenRun, options: RunOptions) -> Reuse | None:
     return reuse
 
 
-async def agreed_judges(run: OpenRun, options: RunOptions) -> OpenRun:
+async def confirmed_judges(run: OpenRun, options: RunOptions) -> OpenRun:
     """Ask the user if too many paid verdicts would be unused; not if the rows have changed, too."""
     if run.reuse is not None:
         return run
@@ -78,7 +78,7 @@ async def agreed_judges(run: OpenRun, options: RunOptions) -> OpenRun:
     judges = []
     for judge in run.judges:
         plan = await in_thread(over_answers, judge.plan, run.store)
-        reuse = await agreed(replace(judge, plan=plan), options)
+        reuse = await confirmed_reuse(replace(judge, plan=plan), options)
         judges.append(replace(judge, reuse=reuse))
     return replace(run, judges=tuple(judges))
 

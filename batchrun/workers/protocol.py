@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-# Where every row has a form of its own (an image), only the latest are remembered.
-MOST_FORMS = 1_000
+# Where no two rows share parts (images), only the latest are remembered.
+MOST_PARTS = 1_000
 
 
 class WorkerMessage(msgspec.Struct, array_like=True, frozen=True, tag=True):
@@ -256,18 +256,18 @@ class Setup(WorkerMessage, frozen=True):
     dropped: tuple[tuple[str, str], ...] = ()
 
 
-class Row(msgspec.Struct, array_like=True, frozen=True):
-    """A request; the parts that it shares with others are in the form with this number."""
+class RequestRow(msgspec.Struct, array_like=True, frozen=True):
+    """A request; `shared` is the number of the parts that it shares with others."""
 
     key: int
     custom_id: str
-    form: int
+    shared: int
     body: bytes
     attempts_made: int = 0
     turns: tuple[Turn, ...] = ()
 
 
-class Form(msgspec.Struct, array_like=True, frozen=True):
+class SharedParts(msgspec.Struct, array_like=True, frozen=True):
     """The parts that many requests share."""
 
     request: Request
@@ -275,10 +275,10 @@ class Form(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Requests(WorkerMessage, frozen=True):
-    """Requests to send; an answer to `Sample` if it has a question. `forms` are new ones."""
+    """Requests to send; an answer to `Sample` if it has a question. `parts` are new ones."""
 
-    rows: list[Row]
-    forms: dict[int, Form]
+    rows: list[RequestRow]
+    parts: dict[int, SharedParts]
     question: int | None = None
 
 
@@ -385,7 +385,7 @@ def decode_orders(data: bytes) -> list[Ordered]:
 
 
 class RowEncoder:
-    """Encodes requests as rows for one worker, and remembers the forms that it has.
+    """Encodes requests as rows for one worker, and remembers which shared parts it has.
 
     Messages and texts of a request are only in its body: dispatch does not read them elsewhere.
     """
@@ -398,11 +398,11 @@ class RowEncoder:
 
     def encode(self, requests: Sequence[PlannedRequest], question: int | None = None) -> Requests:
         """Return the order to send requests."""
-        forms: dict[int, Form] = {}
-        rows = [self._row(request, forms) for request in requests]
-        return Requests(rows, forms, question)
+        parts: dict[int, SharedParts] = {}
+        rows = [self._row(request, parts) for request in requests]
+        return Requests(rows, parts, question)
 
-    def _row(self, planned: PlannedRequest, forms: dict[int, Form]) -> Row:
+    def _row(self, planned: PlannedRequest, parts: dict[int, SharedParts]) -> RequestRow:
         request, wire = planned.request, planned.wire
         attachments = tuple(replace(one, data=None) for one in request.attachments)
         identity = (
@@ -427,13 +427,13 @@ class RowEncoder:
                 extra_headers=(),
                 attachments=attachments,
             )
-            forms[number] = Form(slim, changed(wire, body=b""))
-        return Row(
+            parts[number] = SharedParts(slim, changed(wire, body=b""))
+        return RequestRow(
             planned.key, planned.custom_id, number, wire.body, planned.attempts_made, planned.turns
         )
 
     def _new(self, identity: tuple[object, ...], request: Request) -> int:
-        if len(self._seen) >= MOST_FORMS:
+        if len(self._seen) >= MOST_PARTS:
             self._numbers.clear()
             self._seen.clear()
         number = self._numbers[identity] = self._next
@@ -446,19 +446,19 @@ class RowDecoder:
     """Decodes rows to requests; see `RowEncoder`."""
 
     def __init__(self) -> None:
-        self._forms: dict[int, Form] = {}
+        self._parts: dict[int, SharedParts] = {}
 
     def decode(self, order: Requests) -> list[PlannedRequest]:
         """Return the requests of an order."""
-        self._forms.update(order.forms)
+        self._parts.update(order.parts)
         found = [self._planned(row) for row in order.rows]
-        for number in order.forms:
-            self._forms.pop(number - MOST_FORMS, None)
+        for number in order.parts:
+            self._parts.pop(number - MOST_PARTS, None)
         return found
 
-    def _planned(self, row: Row) -> PlannedRequest:
-        form = self._forms[row.form]
-        wire = WireRequest(form.wire.url, form.wire.headers, row.body, form.wire.stream)
+    def _planned(self, row: RequestRow) -> PlannedRequest:
+        shared = self._parts[row.shared]
+        wire = WireRequest(shared.wire.url, shared.wire.headers, row.body, shared.wire.stream)
         return PlannedRequest(
-            row.key, row.custom_id, form.request, wire, row.attempts_made, row.turns
+            row.key, row.custom_id, shared.request, wire, row.attempts_made, row.turns
         )

@@ -222,9 +222,9 @@ class Worker:
             case SetConcurrency():
                 self._owner.set_concurrency(order.count)
             case _:
-                self._end(order)
+                self._change_run(order)
 
-    def _end(self, order: Ordered) -> None:
+    def _change_run(self, order: Ordered) -> None:
         if isinstance(order, NoMoreRequests):
             self._inbox.close()
         elif isinstance(order, Drain) and self._dispatcher is not None:

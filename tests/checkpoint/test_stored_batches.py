@@ -235,7 +235,7 @@ def damage(store: Checkpoint, assignments: str) -> None:
     (found,) = find_damage(store).first
     assert "the stored batch 1 is damaged" in str(found)
     with pytest.raises(CheckpointError, match="Nothing was sent"):
-        checkpoint.check_places(store)
+        checkpoint.check_plan(store)
 
 
 FLIPPED = {
