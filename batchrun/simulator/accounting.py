@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # 12 bytes occupy as much memory as 8 and make a false double bill unthinkable (1e-17 at a million).
 DIGEST_BYTES = 12
 _MOST_PREFIXES = 50_000
+# Up to twice as many bodies are remembered, in about 120 bytes each. Whoever sends a body again does so soon.
+_MOST_BODIES = 200_000
 _LIFETIMES_S = {"5m": 300.0, "1h": 3600.0, "": 300.0}
 
 
@@ -73,20 +75,51 @@ class BatchBill:
         self.output_tokens += other.output_tokens
 
 
-class UsageCounter:
-    """Counts requests by body digest and status. About 120 bytes for each distinct body.
+class BodyCounts:
+    """Counts something by body digest. Of millions of bodies, only the latest are remembered.
 
     Attributes:
-        bills: number of billed answers by body.
-        failures: number of simulated failures by body; the next try draws again.
+        total: sum of all counts.
+        bodies: number of distinct bodies.
+        repeated: number of bodies that were counted more than once.
+    """
+
+    def __init__(self) -> None:
+        self._latest: dict[bytes, int] = {}
+        self._earlier: dict[bytes, int] = {}
+        self.total = self.bodies = self.repeated = 0
+
+    def of(self, digest: bytes) -> int:
+        """Return the count of a body; 0 if it is unknown."""
+        return self._latest.get(digest) or self._earlier.get(digest, 0)
+
+    def add(self, digest: bytes, count: int = 1) -> int:
+        """Count a body; return its count."""
+        before = self.of(digest)
+        after = before + count
+        if len(self._latest) >= _MOST_BODIES and digest not in self._latest:
+            self._earlier, self._latest = self._latest, {}
+        self._latest[digest] = after
+        self.total += count
+        self.bodies += before == 0
+        self.repeated += before <= 1 < after
+        return after
+
+
+class UsageCounter:
+    """Counts requests by body digest and status.
+
+    Attributes:
+        bills: billed answers by body.
+        failures: simulated failures by body; the next try draws again.
         statuses: HTTP statuses of answers.
         batches: number of batches that were created.
         in_batches: the bills of batches among all bills.
     """
 
     def __init__(self) -> None:
-        self.bills: Counter[bytes] = Counter()
-        self.failures: Counter[bytes] = Counter()
+        self.bills = BodyCounts()
+        self.failures = BodyCounts()
         self.statuses: Counter[int] = Counter()
         self.batches = 0
         self.in_batches = BatchBill()
@@ -98,8 +131,10 @@ class UsageCounter:
 
     def charge(self, bill: BatchBill) -> None:
         """Charge for a batch that has ended."""
-        self.bills.update(bill.bills)
-        self.failures.update(bill.failures)
+        for digest, count in bill.bills.items():
+            self.bills.add(digest, count)
+        for digest, count in bill.failures.items():
+            self.failures.add(digest, count)
         self.in_batches.add(bill)
 
     def begin(self) -> int:
@@ -119,16 +154,15 @@ class UsageCounter:
         Refusals by a rate limit do not count: they depend on timing, and must not change later
         outcomes of the body.
         """
-        return self.bills.get(digest, 0) + self.failures.get(digest, 0)
+        return self.bills.of(digest) + self.failures.of(digest)
 
     def snapshot(self) -> UsageRecord:
         """Return the counts as they stand."""
-        billed = self.bills.total()
         return UsageRecord(
             requests=self._requests,
-            billed=billed,
-            billed_more_than_once=sum(bills > 1 for bills in self.bills.values()),
-            extra_bills=billed - len(self.bills),
+            billed=self.bills.total,
+            billed_more_than_once=self.bills.repeated,
+            extra_bills=self.bills.total - self.bills.bodies,
             statuses=dict(self.statuses),
             max_in_flight=self._max_in_flight,
             batches=self.batches,

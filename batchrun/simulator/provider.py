@@ -105,10 +105,9 @@ class SimulatedProvider:
         outcome = draw_outcome(self.config, digest, self.counter.tries(digest))
         self.limits.admit(0 if outcome.failure else call.reserved_tokens)
         if outcome.failure:
-            self.counter.failures[digest] += 1
+            self.counter.failures.add(digest)
             raise _flexible(outcome.failure) if call.service_tier == "flex" else outcome.failure
-        self.counter.bills[digest] += 1
-        bills = self.counter.bills[digest]
+        bills = self.counter.bills.add(digest)
         paid = self.cache.use(call.prompt.prefixes, call.prompt.tokens)
         return self._compose(call, fields, (digest, bills), paid, spoiled=outcome.spoiled), outcome
 
@@ -145,7 +144,7 @@ class SimulatedProvider:
             bill.failures[digest] += 1
             raise outcome.failure
         bill.bills[digest] += 1
-        bills = self.counter.bills.get(digest, 0) + bill.bills[digest]
+        bills = self.counter.bills.of(digest) + bill.bills[digest]
         paid = input_usage(call.prompt.prefixes, call.prompt.tokens, is_known)
         answer = self._compose(call, fields, (digest, bills), paid, spoiled=outcome.spoiled)
         bill.add_answer(answer.input.total, answer.output_tokens)

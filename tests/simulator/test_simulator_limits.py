@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 from batchrun.simulator import SimulatorConfig
+from batchrun.simulator.accounting import BodyCounts
 from batchrun.simulator.provider import draw_outcome
 from tests.support.simulated import (
     BOTH,
@@ -224,3 +226,19 @@ async def test_the_usage_shows_what_was_billed_twice() -> None:
         "batch_tokens": [0, 0],
     }
     assert (usage.requests, usage.extra_bills, usage.statuses) == (7, 3, {200: 6, 400: 1})
+
+
+async def test_of_millions_of_requests_the_simulator_remembers_the_latest() -> None:
+    counts, most = BodyCounts(), 1_000_000
+    tracemalloc.start()
+    try:
+        for number in range(most):
+            counts.add(number.to_bytes(12))
+        for number in (0, most - 1, most - 1):  # the first one is forgotten
+            counts.add(number.to_bytes(12))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (counts.total, counts.of(b"new"), counts.of((most - 1).to_bytes(12))) == (most + 3, 0, 3)
+    assert (counts.bodies, counts.repeated) == (most + 1, 1)
+    assert held < 70e6
