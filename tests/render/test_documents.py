@@ -209,7 +209,7 @@ def test_images_of_a_conversation_count_by_their_size(tmp_path: Path, wire_forma
 def test_a_worker_gets_a_document_once_and_knows_its_size(tmp_path: Path) -> None:
     request = planned(rendered(tmp_path, b"word " * 1_000))
     order = RowEncoder().encode([request])
-    (form,) = order.forms.values()
+    (form,) = order.parts.values()
     assert [one.data for one in form.request.attachments] == [None]
     (received,) = RowDecoder().decode(order)
     assert received.wire.body == request.wire.body
