@@ -16,6 +16,7 @@ from unittest import mock
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, settings
 
 import batchrun as library
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 KEY = "sk-test-canary-0123456789"
 ROOT = Path(__file__).parent.parent
+# On a machine with much else to do, an example may take long to make and to try.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("patient")
+
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -14,7 +14,7 @@ import pytest
 from click.shell_completion import BashComplete
 
 from batchrun.cli import cli
-from tests.conftest import ROOT, batchrun, command, environment, finish
+from tests.conftest import DEADLINE_S, ROOT, batchrun, command, environment, finish
 from tests.support.provider import serving
 
 WriteJob = Callable[..., Path]
@@ -148,7 +148,7 @@ def test_a_terminal(variables: dict[str, str], *, is_red: bool) -> None:
     while chunk := _read(master):
         shown += chunk
     os.close(master)
-    assert process.wait(30) == 5
+    assert process.wait(DEADLINE_S) == 5
     assert (RED.encode() in shown) == is_red
     if variables["TERM"] == "dumb":
         assert b"\x1b" not in shown

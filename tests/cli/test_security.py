@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import trustme
 
-from tests.conftest import KEY, command, environment, finish, start_batchrun
+from tests.conftest import DEADLINE_S, KEY, command, environment, finish, start_batchrun
 from tests.support.provider import Call, Reply, answer, refusal, serving
 
 if TYPE_CHECKING:
@@ -93,12 +93,12 @@ def test_the_key_is_in_no_process_list_and_in_no_file_while_running(
 
     def decide(call: Call) -> Reply:
         arrived.set()
-        go_on.wait(20)
+        go_on.wait(DEADLINE_S)
         return answer(call)
 
     with serving(decide) as provider:
         process = start_batchrun("run", write_job(provider.url, rows=2))
-        assert arrived.wait(20)
+        assert arrived.wait(DEADLINE_S)
         commands = Path(f"/proc/{process.pid}/cmdline").read_bytes()
         found = everything_below(tmp_path)
         go_on.set()
@@ -287,13 +287,13 @@ def serving_tls(certificate: trustme.LeafCert) -> Iterator[tuple[str, list[bytes
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(DEADLINE_S)
     try:
         yield f"https://localhost:{port}", received
     finally:
         loop, end = loops[0]
         loop.call_soon_threadsafe(end.set)
-        thread.join(10)
+        thread.join(DEADLINE_S)
 
 
 def run_against(

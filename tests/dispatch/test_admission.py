@@ -138,7 +138,7 @@ async def test_live_dispatch_sends_what_is_granted_and_settles_each_grant_once()
         rules=Rules(RetryConfig()),
     )
     send, receive = anyio.create_memory_object_stream["list[PlannedRequest]"](1)
-    with anyio.fail_after(30), receive:
+    with anyio.fail_after(120), receive:
         async with anyio.create_task_group() as group:
             group.start_soon(dispatcher.run, receive)
             with send:

@@ -22,7 +22,7 @@ import polars as pl
 import pytest
 
 import batchrun as library
-from tests.conftest import command, environment
+from tests.conftest import DEADLINE_S, command, environment
 from tests.support.checkpoints import seal_all
 from tests.support.provider import Call, Provider, Reply, answer, serving
 
@@ -604,12 +604,12 @@ def on_a_terminal(*words: str | Path, columns: int) -> tuple[int, str]:
         arguments, stdout=subprocess.DEVNULL, stderr=child, env=environment()
     ) as p:
         os.close(child)
-        found, deadline = b"", time.monotonic() + 60
+        found, deadline = b"", time.monotonic() + DEADLINE_S
         with contextlib.suppress(OSError):  # the terminal has no other end any more
             while time.monotonic() < deadline and (part := os.read(terminal, 65_536)):
                 found += part
         os.close(terminal)
-        return p.wait(30), found.decode()
+        return p.wait(DEADLINE_S), found.decode()
 
 
 @pytest.mark.parametrize("columns", [80, 120, 60])

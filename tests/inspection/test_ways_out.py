@@ -131,7 +131,7 @@ def test_inspect_ai_reads_the_log(done: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", READ, str(path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=480,
         check=False,
     )
     assert read.returncode == 0, read.stderr

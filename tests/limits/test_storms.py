@@ -14,8 +14,10 @@ def test_a_few_refusals_at_random_do_not_slow_a_run_down() -> None:
     with_them = run(server, 1_000, 64, command)
     assert (without.code, with_them.code) == (0, 0), with_them.stderr
     assert server.refused
-    # By how little shows in the long form, on a machine that does nothing else.
-    assert with_them.seconds <= 2 * without.seconds + 0.5
+    assert len(server.accepted) == 1_000, "each is tried again once, and no other"
+    # How little they cost is proved with a virtual clock, and measured in the long form. Here another
+    # process may have taken the processor; a run that crawls would take ten times as long.
+    assert with_them.seconds <= 5 * without.seconds + 5
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -23,6 +25,7 @@ def test_a_run_is_back_soon_after_nothing_was_answered(status: int) -> None:
     server = Server(latency_s=0.1, down=(2, 5), status=status)
     ended = run(server, 800, 16, command)
     assert (ended.code, ended.statuses) == (0, {"succeeded": 800}), ended.stderr
-    assert server.back_after_s() <= 5
+    # At 16 in flight; with one or two a run that is not back would crawl. Other processes take a share.
+    assert server.back_after_s(share=0.4) <= 8
     # All pause together: the requests that were in flight, and a few probes.
     assert len(server.refused) <= 16 + 30

@@ -71,7 +71,7 @@ def chromium() -> Iterator[Browser]:
         yield running
 
 
-def becomes(page: Page, expression: str, wanted: object, *, within_s: float = 10.0) -> bool:
+def becomes(page: Page, expression: str, wanted: object, *, within_s: float = 120.0) -> bool:
     """Wait until an expression has a value; fail with the one that it had last."""
     deadline = time.monotonic() + within_s
     while (found := page.run(expression)) != wanted and time.monotonic() < deadline:

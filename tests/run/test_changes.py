@@ -16,7 +16,7 @@ import pytest
 from batchrun import Job, RunOptions, run_job
 from batchrun.checkpoint import Checkpoint, NewExecution
 from batchrun.errors import JobError
-from tests.conftest import KEY, command, environment
+from tests.conftest import DEADLINE_S, KEY, command, environment
 from tests.support.checkpoints import seal_all
 from tests.support.provider import answer, serving
 
@@ -277,7 +277,7 @@ def test_somebody_at_a_terminal_is_asked(
             text=True,
         ) as process:
             os.write(terminal, reply)
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=DEADLINE_S)
         os.close(child_side)
         os.close(terminal)
     assert process.returncode == code, stderr

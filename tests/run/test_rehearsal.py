@@ -30,7 +30,7 @@ def simulator(*options: str) -> Iterator[str]:
 
 
 def usage(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/usage", timeout=10) as response:
+    with urllib.request.urlopen(f"{url}/usage", timeout=60) as response:
         found: dict[str, Any] = json.loads(response.read())
     return found
 

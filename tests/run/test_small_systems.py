@@ -37,7 +37,7 @@ def limited(
         env=env or environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
@@ -210,7 +210,7 @@ def test_a_current_folder_that_cannot_be_written(write_job: WriteJob, tmp_path: 
                 env=environment(),
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=240,
             )
             assert done.returncode == expected, done.stderr
             assert len(provider.calls) == 3
@@ -232,7 +232,7 @@ def test_a_current_folder_that_was_removed(write_job: WriteJob, tmp_path: Path) 
                 env=environment(),
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=240,
             )
             assert done.returncode == expected, done.stderr
     assert "Traceback" not in done.stderr

@@ -48,7 +48,8 @@ def refused(folder: Path, content: bytes | str, **config: Any) -> str:
 
 
 @settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     table=ROWS,
@@ -85,7 +86,10 @@ def test_what_python_writes_is_read(
     assert rows(found) == table
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(table=ROWS, name=st.sampled_from(["x.csv", "x.csv.gz"]))
 def test_what_python_writes_with_backslashes_is_read(
     tmp_path: Path, table: list[tuple[str, ...]], name: str

@@ -49,7 +49,10 @@ def refused(path: Path, **config: Any) -> str:
     return message
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(table=OBJECTS, indent=st.sampled_from([None, 1]), block=st.integers(1, 30))
 def test_an_array_of_objects_is_read_whatever_is_read_at_a_time(
     tmp_path: Path, table: list[dict[str, Any]], indent: int | None, block: int

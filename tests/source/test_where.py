@@ -61,7 +61,9 @@ def test_only_rows_that_satisfy_it_are_read(tmp_path: Path, kind: str) -> None:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(kept=st.lists(st.booleans(), max_size=700), rows=st.integers(1, 40))
 def test_parquet_is_read_in_slices_where_there_is_something(

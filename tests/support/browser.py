@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ANSWER_S = 30.0
+ANSWER_S = 120.0
 # It would look for updates, sync and translate; and as root it has no sandbox.
 OPTIONS = (
     "--headless=new",

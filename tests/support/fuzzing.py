@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests.conftest import command
+from tests.conftest import DEADLINE_S, command
 
 if TYPE_CHECKING:
     from tests.support.provider import Provider
@@ -71,6 +71,8 @@ def run_over(
     provider: Provider,
     name: str,
     content: bytes,
+    *,
+    timeout_s: float = DEADLINE_S,
     **request: Any,
 ) -> int:
     """Run a job over a table of this content; return the exit code."""
@@ -85,7 +87,7 @@ def run_over(
                 "max_tokens": 9,
                 **request,
             },
-            "retry": {"max_attempts": 1, "max_wait_s": 0.001, "timeout_s": 0.5},
+            "retry": {"max_attempts": 1, "max_wait_s": 0.001, "timeout_s": timeout_s},
             "output": {"files": ["r.parquet", "r.csv", "r.jsonl"], "prefix": "batchrun_"},
         }
         Path(folder, name).write_bytes(content)

@@ -195,7 +195,7 @@ class LlamaServer:
     slots: int = 4
     context_per_slot: int = 4096
     port: int = 0
-    deadline_s: float = 30.0
+    deadline_s: float = 120.0
     base_url: str = field(default="", init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
@@ -284,7 +284,7 @@ def running_llama_server(
     *,
     slots: int = 4,
     context_per_slot: int = 4096,
-    deadline_s: float = 30.0,
+    deadline_s: float = 120.0,
 ) -> Iterator[str]:
     """Serve from `tmp_path` and yield the base URL, without `/v1`; no `api_key`: any will do."""
     with LlamaServer(
@@ -294,7 +294,7 @@ def running_llama_server(
 
 
 def _is_healthy(base_url: str) -> bool:
-    connection = HTTPConnection(urlsplit(base_url).netloc, timeout=5)
+    connection = HTTPConnection(urlsplit(base_url).netloc, timeout=60)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

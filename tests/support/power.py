@@ -65,7 +65,7 @@ def traced(trace: Path, *arguments: str | Path) -> tuple[int, str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=480,
     )
     return done.returncode, done.stderr
 

@@ -14,9 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tests.support.provider import LONGEST_S
+from tests.support.worker_runs import command_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,17 +92,21 @@ class RayNodes:
         self._process.stdin.flush()
         return int(self._answer()["raylet"])
 
+    def actors(self) -> list[int]:
+        """The processes of this project's actors on all nodes; another cluster may run beside it."""
+        below = descendants(self._process.pid)
+        return [pid for pid in below if command_of(pid).startswith("ray::WorkerActor")]
+
     @contextmanager
     def node_without(self, folder: Path) -> Iterator[None]:
         """Add a node for which a folder is empty, as where a disk is not mounted."""
         command = [*("unshare", "--mount", "sh", "-c"), _HIDDEN, str(folder), self.address]
         command.append(str(Path(sys.executable).with_name("ray")))
-        before = raylets()
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as node:
-            deadline = time.monotonic() + 60
-            while not (started := raylets() - before):
+            deadline = time.monotonic() + LONGEST_S
+            while not (started := raylets(node.pid)):
                 assert node.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -117,10 +124,25 @@ class RayNodes:
         raise AssertionError("the cluster ended")
 
 
-def raylets() -> set[int]:
-    """The processes of all raylets of this machine."""
-    links = Path("/proc").glob("[0-9]*/exe")
-    return {int(link.parent.name) for link in links if target(link).endswith("/raylet")}
+def raylets(root: int) -> list[int]:
+    """The processes of raylets that a process has started."""
+    below = descendants(root)
+    return [pid for pid in below if target(Path(f"/proc/{pid}/exe")).endswith("/raylet")]
+
+
+def descendants(root: int) -> list[int]:
+    """The processes below a process."""
+    below: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            below.setdefault(parent, []).append(int(path.parent.name))
+    found, pids = [], [root]
+    while pids:
+        children = below.get(pids.pop(), [])
+        found += children
+        pids += children
+    return found
 
 
 def target(link: Path) -> str:
@@ -146,7 +168,7 @@ def ray_nodes(count: int) -> Iterator[RayNodes]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(60)
+            process.wait(LONGEST_S)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from tests.conftest import batchrun, finish, start_batchrun, wait_for_line, wait_until
-from tests.support.provider import Call, Reply, answer, serving
+from tests.support.provider import Call, Gate, Reply, answer, serving
 from tests.support.worker_runs import (
     CONCURRENCY,
     LIMITS,
@@ -80,13 +80,15 @@ def test_a_worker_that_is_killed_loses_nothing(
 def test_an_owner_that_is_killed_loses_nothing(
     write_job: WriteJob, results: Callable[[], pl.DataFrame], wire_format: str
 ) -> None:
-    with serving(lambda call: answer(call, f"answer to {call.prompt}", delay_s=0.02)) as provider:
+    gate = Gate(200, delay_s=0.02)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=500, wire_format=wire_format, extra=LIMITS)
         owner = start_batchrun("run", job, "--workers", "2", "--quiet")
-        wait_until(lambda: len(provider.calls) >= 200, owner)
+        wait_until(lambda: len(provider.calls) > 200, owner)
         workers = workers_of(owner)
         owner.kill()
         finish(owner)
+        gate.opened.set()
         wait_until(lambda: not any(command_of(pid) for pid in workers))
         provider.settle()
         code, _, stderr = batchrun("run", job)  # in one process: the checkpoint is the same
@@ -102,8 +104,8 @@ def test_an_owner_that_is_killed_loses_nothing(
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_signals_end_a_run_with_workers(write_job: WriteJob, signals: int) -> None:
-    delay_s = 0.5 if signals == 1 else 60
-    with serving(lambda call: answer(call, delay_s=delay_s)) as provider:
+    gate = Gate(0)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=200, extra=LIMITS)
         owner = start_batchrun("run", job, "--workers", "2")
         wait_until(lambda: len(provider.calls) >= CONCURRENCY, owner)
@@ -111,7 +113,9 @@ def test_signals_end_a_run_with_workers(write_job: WriteJob, signals: int) -> No
         for said in ("stopping", "")[:signals]:
             owner.send_signal(signal.SIGINT)
             wait_for_line(owner, said)
-        code, _, stderr = finish(owner, timeout=30)
+        if signals == 1:
+            gate.opened.set()
+        code, _, stderr = finish(owner)
         assert code == 130, stderr
         assert not any(command_of(pid) for pid in workers)
         assert len(provider.billed) >= (CONCURRENCY if signals == 1 else 0)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
 from tests.conftest import KEY, batchrun, environment, finish, start_batchrun, wait_until
-from tests.support.provider import Call, Reply, answer, serving
+from tests.support.provider import Call, Gate, Reply, answer, serving
 from tests.support.ray_nodes import RayNodes, ray_nodes
-from tests.support.worker_runs import CONCURRENCY, LIMITS, VARYING, command_of, faulty
+from tests.support.worker_runs import CONCURRENCY, LIMITS, VARYING, faulty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     WriteJob = Callable[..., Path]
 
@@ -31,12 +31,6 @@ ROWS = 400
 def cluster() -> Iterator[RayNodes]:
     with ray_nodes(2) as nodes:
         yield nodes
-
-
-def actors() -> list[int]:
-    """The processes that Ray's actors of this project run in, on all nodes."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in pids if command_of(pid).startswith("ray::WorkerActor")]
 
 
 def prompt_answer(call: Call) -> Reply:
@@ -80,7 +74,7 @@ def test_a_node_that_dies_is_replaced(
 
     def decide(call: Call) -> Reply:
         if call.number == ROWS // 4:
-            killed.append(actors()[0] if victim == "actor" else cluster.raylets.pop())
+            killed.append(cluster.actors()[0] if victim == "actor" else cluster.raylets.pop())
             os.kill(killed[0], signal.SIGKILL)
         return prompt_answer(call)
 
@@ -104,14 +98,16 @@ def test_a_node_that_dies_is_replaced(
 def test_an_owner_that_is_killed_loses_nothing(
     cluster: RayNodes, write_job: WriteJob, results: Callable[[], pl.DataFrame], wire_format: str
 ) -> None:
-    before = set(actors())
-    with serving(prompt_answer) as provider:
+    before = set(cluster.actors())
+    gate = Gate(ROWS // 2)
+    with serving(gate.decide) as provider:
         job = write_job(provider.url, rows=ROWS, wire_format=wire_format, extra=LIMITS)
         owner = start_batchrun("run", job, "--on", f"ray:{cluster.address}", "--quiet")
-        wait_until(lambda: len(provider.calls) >= ROWS // 2, owner)
+        wait_until(lambda: len(provider.calls) > ROWS // 2, owner)
         owner.kill()
         finish(owner)
-        wait_until(lambda: not set(actors()) - before)
+        gate.opened.set()
+        wait_until(lambda: not set(cluster.actors()) - before)
         provider.settle()
         env = environment(RAY_ADDRESS=cluster.address)  # as in a Ray job
         code, _, stderr = finish(start_batchrun("run", job, "--on", "ray", env=env))
@@ -129,9 +125,9 @@ def test_a_node_that_joins_is_used(cluster: RayNodes, write_job: WriteJob) -> No
         job = write_job(provider.url, rows=1_000, extra=LIMITS)
         run = start_batchrun("run", job, "--on", f"ray:{cluster.address}", "--quiet")
         wait_until(lambda: len(provider.calls) >= CONCURRENCY, run)
-        before = len(actors())
+        before = len(cluster.actors())
         joined = cluster.add()
-        wait_until(lambda: len(actors()) > before, run)
+        wait_until(lambda: len(cluster.actors()) > before, run)
         delays[0] = 0.0
         code, _, stderr = finish(run)
         assert code == 0, stderr
