@@ -147,7 +147,7 @@ async def test_limits_may_be_kept_from_the_client(path: str) -> None:
 
 async def test_tokens_are_reserved_and_then_corrected() -> None:
     clock = Clock()
-    config = SimulatorConfig(tokens_per_minute=300, latency_ms=40)
+    config = SimulatorConfig(tokens_per_minute=300, latency_ms=1_000)
     async with serving(config, clock) as peer:
         answers: list[httpx.Response] = []
 
@@ -207,7 +207,7 @@ async def test_a_failure_gives_its_tokens_back() -> None:
 
 
 async def test_the_usage_shows_what_was_billed_twice() -> None:
-    async with serving(SimulatorConfig(latency_ms=500)) as peer:
+    async with serving(SimulatorConfig(latency_ms=1_000)) as peer:
         async with anyio.create_task_group() as tasks:
             for prompt in ("a", "b", "b", "c", "c", "c"):
                 tasks.start_soon(peer.post, MESSAGES, prompt)

@@ -230,7 +230,7 @@ async def test_latency_is_spread_over_a_stream() -> None:
 
 
 async def test_a_stream_stays_in_hand_and_reserves_its_tokens_until_it_ends() -> None:
-    config = SimulatorConfig(latency_ms=200, tokens_per_minute=1000)
+    config = SimulatorConfig(latency_ms=1_000, tokens_per_minute=1000)
     async with serving(config, Clock()) as peer:
         async with anyio.create_task_group() as tasks:
             for number in range(4):

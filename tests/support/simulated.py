@@ -60,7 +60,7 @@ async def serving(
     async with anyio.create_task_group() as tasks:
         url = await tasks.start(simulator.serve)
         # Nothing is encrypted here, and loading the certificates takes longer than most tests.
-        async with httpx.AsyncClient(base_url=url, verify=False) as http:
+        async with httpx.AsyncClient(base_url=url, verify=False, timeout=120) as http:
             yield Peer(simulator, url, http)
         tasks.cancel_scope.cancel()
 

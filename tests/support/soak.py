@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 64
 SAMPLE_EVERY_S = 0.5
-MOST_ROWS_A_SECOND = 3_000
+MOST_ROWS_A_SECOND = 8_000
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 ANSWER = (
     b'{"id":"msg_1","type":"message","role":"assistant","model":"claude-haiku-4-5-20251001",'
