@@ -14,7 +14,8 @@ import orjson
 from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import unpacked
 from batchrun.checkpoint.lock import MATRIX_FILE, FileLock, is_locked, refuse_hard_links
-from batchrun.checkpoint.schema import DEVELOPMENT, migrate, migrations
+from batchrun.checkpoint.migrations import applied
+from batchrun.checkpoint.schema import DEVELOPMENT, known_migrations, migrate
 from batchrun.checkpoint.sqlite import Database
 from batchrun.errors import CheckpointError, CheckpointFull
 from batchrun.job.paths import PRIVATE_FILE
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 # "btrn": tells a checkpoint from any other SQLite file.
 APPLICATION_ID = 0x6274726E
-# How long SQLite waits for a lock that another connection holds.
-BUSY_TIMEOUT_S = 30.0
 # `long_texts` divides long texts so that they fill pages of this size.
 PAGE_BYTES = 16384
 # Of a writer: the part of an index of a million requests that its plan needs again and again.
@@ -81,8 +80,8 @@ def open_existing(path: Path) -> Database:
         CheckpointError: when it is not there, foreign, damaged or newer than this version.
     """
     with usable(path):
-        applied = _begun(path, _check(_existing(path)))
-        if applied != _known():
+        had = _begun(path, _check(_existing(path)))
+        if had != known_migrations():
             _refuse_running(path)
             refuse_hard_links(path)
             with closing(_connect(path, "mode=rw")) as older:
@@ -110,7 +109,7 @@ def open_still(path: Path) -> Database:
     else:
         connect = partial(_connect, options="mode=ro&immutable=1")
     with usable(path):
-        if _begun(path, _check(_existing(path), connect)) != _known():
+        if _begun(path, _check(_existing(path), connect)) != known_migrations():
             raise CheckpointError(
                 f"{path}: was written by an earlier version of batchrun; upgrade it with: "
                 f"batchrun status {path.parent}"
@@ -187,17 +186,10 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
 
 
 def _connect(path: Path, options: str) -> Database:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{options}",
-        uri=True,
-        check_same_thread=False,
-        timeout=BUSY_TIMEOUT_S,
-        # A transaction that sqlite3 begins implicitly would swallow every commit after it.
-        isolation_level=None,
-    )
-    connection.create_function("unpacked", 1, unpacked, deterministic=True)
-    encoding.register(connection)
-    return Database(connection)
+    db = Database(f"{path.absolute().as_uri()}?{options}")
+    db.conn.create_function("unpacked", 1, unpacked, deterministic=True)
+    encoding.register(db.conn)
+    return db
 
 
 def _connect_reader(path: Path) -> Database:
@@ -249,10 +241,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _begun(path: Path, applied: set[str]) -> set[str]:
-    if not applied:
+def _begun(path: Path, had: set[str]) -> set[str]:
+    if not had:
         raise CheckpointError(f"{path}: contains no run yet; run the job first")
-    return applied
+    return had
 
 
 def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set[str]:
@@ -271,26 +263,21 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
             )
         if path.stat().st_size % page_bytes and not _has_wal(path):
             raise _damaged(path, "it ends in the middle of a page")
-        applied = {migration.name for migration in migrations.applied(db)}
-    if DEVELOPMENT & applied:
+        had = applied(db)
+    if DEVELOPMENT & had:
         raise CheckpointError(
             f"{path}: was made by an earlier development version of batchrun, which this version "
             "cannot read. Start over with: batchrun run JOB --new. To keep the results, export "
             "them with the version that made them"
         )
-    if not applied <= _known():
+    if not had <= known_migrations():
         raise CheckpointError(
             f"{path}: was written by a newer version of batchrun; it was left as it is. "
             "Upgrade batchrun, or choose another directory with --output-dir"
         )
-    return applied
+    return had
 
 
 def _has_wal(path: Path) -> bool:
     wal = path.with_name(f"{path.name}-wal")
     return wal.exists() and wal.stat().st_size > 0
-
-
-def _known() -> set[str]:
-    with closing(Database(memory=True)) as nothing:
-        return {migration.name for migration in migrations.pending(nothing)}

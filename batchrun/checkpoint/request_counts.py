@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.file import usable
-from batchrun.checkpoint.schema import migrations
+from batchrun.checkpoint.schema import MIGRATIONS
 from batchrun.checkpoint.sqlite import Database, temporary_space
 from batchrun.checkpoint.store import FILE_NAME, Checkpoint
 
@@ -120,8 +120,9 @@ def request_counter(directory: Path) -> Iterator[RequestCounter]:
     """
     path = directory / FILE_NAME
     if not path.exists():
-        nothing = Database(memory=True)
-        migrations.apply(nothing)
+        nothing = Database()
+        for migration in MIGRATIONS:
+            migration(nothing)
         yield RequestCounter(nothing)
         nothing.close()
         return

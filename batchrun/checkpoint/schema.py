@@ -25,16 +25,14 @@ from batchrun.checkpoint.columns import (
     RESULTS as RESULT_COLUMNS,
 )
 from batchrun.checkpoint.long_texts import TABLE as PIECES
-from batchrun.checkpoint.sqlite import Migrations
+from batchrun.checkpoint.migrations import apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from batchrun.checkpoint.columns import ColumnOf
+    from batchrun.checkpoint.migrations import Migration
     from batchrun.checkpoint.sqlite import Database
-
-
-migrations = Migrations("batchrun")
 
 
 def _definitions(columns: Iterable[ColumnOf]) -> str:
@@ -201,9 +199,8 @@ _TABLES = (
 DEVELOPMENT = frozenset({"m001_initial", "m001_schema", "m001_tables"})
 
 
-@migrations()
 def m001_checkpoint(db: Database) -> None:
-    """Create the tables. A later version adds its changes in a migration of its own."""
+    """Create the tables."""
     for statement in _TABLES:
         db.execute(statement)
 
@@ -217,9 +214,18 @@ def add_missing_columns(db: Database) -> None:
                 db.execute(f"ALTER TABLE {table} ADD COLUMN {column.definition}")
 
 
+# In the order in which they are applied. A later version adds its changes in a function of its own.
+MIGRATIONS: list[Migration] = [m001_checkpoint]
+
+
+def known_migrations() -> set[str]:
+    """Return the names of the migrations that this version has."""
+    return {each.__name__ for each in MIGRATIONS}
+
+
 def migrate(db: Database) -> None:
     """Apply the missing migrations, and create the views again if they differ."""
-    migrations.apply(db)
+    apply(db, MIGRATIONS)
     with db.atomic():
         there = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
         for name, sql in VIEWS.items():

@@ -1,14 +1,9 @@
-"""sqlite-utils, without the libraries that it would import; and what to do when a disk is full.
-
-sqlite-utils imports pandas and NumPy if they are installed, to store their values. batchrun does not need
-that, and importing pandas takes half a second of every command.
-"""
+"""A connection to a checkpoint, and what to do when a disk is full."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -21,25 +16,76 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from batchrun.errors import CheckpointFull, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
-@contextmanager
-def _as_if_without(*names: str) -> Iterator[None]:
-    modules: dict[str, Any] = sys.modules
-    hidden = [name for name in names if name not in modules]
-    modules.update(dict.fromkeys(hidden))  # an import of what is None there fails
-    try:
-        yield
-    finally:
-        for name in hidden:
-            del modules[name]
+T = TypeVar("T")
 
-
-with _as_if_without("pandas", "numpy"):
-    from sqlite_utils import Database, Migrations
-
+# How long SQLite waits for a lock that another connection holds.
+BUSY_TIMEOUT_S = 30.0
+_TABLE_NAMES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_WRITE}
+
+
+class Database:
+    """A connection to a SQLite file. Each statement is a transaction, except in the block of `atomic`.
+
+    Attributes:
+        conn: the connection of Python's `sqlite3`, which begins no transactions itself.
+    """
+
+    def __init__(self, address: str = ":memory:") -> None:
+        self.conn = sqlite3.connect(
+            address,
+            uri=True,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_S,
+            # A transaction that sqlite3 begins implicitly would swallow every commit after it.
+            isolation_level=None,
+        )
+
+    def execute(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> sqlite3.Cursor:
+        """Execute a statement."""
+        return self.conn.execute(sql, parameters)
+
+    def query(
+        self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Execute a statement; return its rows by the names of their columns."""
+        found = self.conn.execute(sql, parameters)
+        names = [column[0] for column in found.description]
+        return (dict(zip(names, row, strict=True)) for row in found)
+
+    def table_names(self) -> list[str]:
+        """Return the names of the tables."""
+        return [name for (name,) in self.execute(_TABLE_NAMES)]
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Run the block in one transaction: an error undoes all that it has written. Blocks may be nested."""
+        is_inner = self.conn.in_transaction
+        self.execute("SAVEPOINT inner_block" if is_inner else "BEGIN")
+        try:
+            yield
+            self.execute("RELEASE inner_block" if is_inner else "COMMIT")
+        except BaseException:
+            self._undo(is_inner=is_inner)
+            raise
+
+    def _undo(self, *, is_inner: bool) -> None:
+        if not self.conn.in_transaction:
+            return  # SQLite has undone it: the disk is full, or the file cannot be used
+        if is_inner:
+            self.execute("ROLLBACK TO inner_block")
+            self.execute("RELEASE inner_block")
+        else:
+            self.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.conn.close()
 
 
 @contextmanager
@@ -100,11 +146,6 @@ def quick_bytes(content: bytes) -> bytearray:
     """Return bytes as sqlite3 binds them in a third of the time."""
     return bytearray(content)
 
-
-__all__ = ["Database", "Migrations", "quick_bytes", "temporary_space", "write_rows"]
-
-
-T = TypeVar("T")
 
 PAUSE_S = 0.5
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.checkpoint import NewExecution, encoding
 from batchrun.checkpoint.columns import result_kinds
-from batchrun.checkpoint.schema import add_missing_columns, migrations
+from batchrun.checkpoint.schema import MIGRATIONS, add_missing_columns
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -132,15 +132,15 @@ def asked(pending: Sequence[PlannedRequest]) -> list[str]:
 def later_version() -> Iterator[None]:
     """Act as a later version of batchrun, whose checkpoints have one table more: `next`."""
 
-    @migrations()
     def m002_next(db: Any) -> None:
         db.execute("CREATE TABLE next (id)")
         add_missing_columns(db)
 
+    MIGRATIONS.append(m002_next)
     try:
         yield
     finally:
-        migrations._migrations.pop()
+        MIGRATIONS.remove(m002_next)
 
 
 def by_row(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
