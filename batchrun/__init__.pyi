@@ -55,9 +55,7 @@ from .inspection.comparison import (
 from .inspection.comparison import (
     comparison_text as comparison_text,
 )
-from .inspection.comparison import (
-    write_comparison as write_comparison,
-)
+from .inspection.comparison_file import write_comparison as write_comparison
 from .inspection.exporting import Since as Since
 from .inspection.exporting import export as export
 from .inspection.fine_tuning import (
@@ -65,9 +63,6 @@ from .inspection.fine_tuning import (
 )
 from .inspection.fine_tuning import (
     export_fine_tuning as export_fine_tuning,
-)
-from .inspection.leaderboard import (
-    is_folder_of_runs as is_folder_of_runs,
 )
 from .inspection.leaderboard import (
     leaderboard as leaderboard,
@@ -101,6 +96,7 @@ from .inspection.reporting import write_report as write_report
 from .inspection.rescoring import score as score
 from .inspection.rescoring import score_runs as score_runs
 from .inspection.rescoring import score_text as score_text
+from .inspection.run_lookup import is_folder_of_runs as is_folder_of_runs
 from .inspection.run_lookup import run_of as run_of
 from .inspection.run_status import status as status
 from .inspection.verification import Verification as Verification

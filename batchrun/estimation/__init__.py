@@ -10,17 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchrun import checkpoint
+from batchrun import checkpoint, evaluation
 from batchrun.checkpoint import RequestSize
 from batchrun.estimation.estimator import Estimator
 from batchrun.estimation.judging_costs import judge_estimates
 from batchrun.estimation.ranges import Estimate, RowsForPrecision
 from batchrun.estimation.text import estimate_json, estimate_text
 from batchrun.estimation.tokens import prompt_tokens
-from batchrun.evaluation.intervals import rows_for
-from batchrun.evaluation.metrics import HALF_WIDTHS, rows_needed
-from batchrun.evaluation.scorer import kind_of
-from batchrun.evaluation.scores import ScoreKind
 from batchrun.limits import most_output
 from batchrun.pricing import price_book
 from batchrun.render import Renderer
@@ -102,15 +98,16 @@ def _estimate_cell(job: Job, options: RunOptions) -> Estimate:
 
 def _precision(job: Job, directory: Path) -> RowsForPrecision | None:
     """Return the number of rows that the score needs: from the scores of the run, or else an upper bound."""
-    kinds = {kind_of(config) for config in job.scores}
-    if not kinds or ScoreKind.ANY in kinds:
+    kinds = {evaluation.kind_of(config) for config in job.scores}
+    if not kinds or evaluation.ScoreKind.ANY in kinds:
         return None
     if has_begun(directory):
         with opened_checkpoint(directory, checkpoint.SCORED) as store:
             totals = checkpoint.score_totals(store)
-        if totals.scored >= FEWEST_SCORED and (rows := rows_needed(totals)) is not None:
+        if totals.scored >= FEWEST_SCORED and (rows := evaluation.rows_needed(totals)) is not None:
             return RowsForPrecision(rows, totals.scored)
-    return RowsForPrecision({f"{width:g}": rows_for(width) for width in HALF_WIDTHS})
+    widths = evaluation.HALF_WIDTHS
+    return RowsForPrecision({f"{width:g}": evaluation.rows_for(width) for width in widths})
 
 
 def _asked(rendered: list[RenderedItem]) -> Iterator[RequestSize]:

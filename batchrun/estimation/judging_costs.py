@@ -17,8 +17,8 @@ from batchrun.estimation.tokens import prompt_tokens
 from batchrun.limits import most_output
 from batchrun.pricing import price_book
 from batchrun.run.answered_rows import AnsweredRow, texts_of
+from batchrun.run.job_scores import evaluation_of
 from batchrun.run.model_checks import service_tier
-from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import plan_signature
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def judge_estimates(
     Raises:
         JobError: when the section of a judge is wrong.
     """
-    evaluation = Evaluation.of(job, places[0][1])
+    evaluation = evaluation_of(job, places[0][1])
     if evaluation is None:
         return ()
     return tuple(_estimate(judge, job, places, rows) for judge in evaluation.judges)

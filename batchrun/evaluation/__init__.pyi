@@ -1,11 +1,16 @@
 from .answer_text import fold as fold
+from .intervals import rows_for as rows_for
+from .metrics import HALF_WIDTHS as HALF_WIDTHS
 from .metrics import interval as interval
 from .metrics import mean_score as mean_score
+from .metrics import rows_needed as rows_needed
 from .metrics import score_facts as score_facts
 from .metrics import score_line as score_line
 from .metrics import score_lines as score_lines
 from .metrics import score_notes as score_notes
+from .reducers import answers_needed as answers_needed
 from .scorer import Scorer as Scorer
+from .scorer import kind_of as kind_of
 from .scorer import weighted_mean as weighted_mean
 from .scores import ClassCount as ClassCount
 from .scores import ClassTotals as ClassTotals
@@ -13,6 +18,7 @@ from .scores import Confusion as Confusion
 from .scores import Pairs as Pairs
 from .scores import RowScore as RowScore
 from .scores import ScoreColumn as ScoreColumn
+from .scores import ScoreKind as ScoreKind
 from .scores import ScoreSums as ScoreSums
 from .scores import ScoreTotals as ScoreTotals
 from .scores import score_columns as score_columns

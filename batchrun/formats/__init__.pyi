@@ -3,8 +3,6 @@ from .batches import BatchFormat as BatchFormat
 from .batches import BatchLimits as BatchLimits
 from .batches import BatchOutcome as BatchOutcome
 from .batches import BatchService as BatchService
-from .batches import BatchState as BatchState
-from .batches import RemoteBatch as RemoteBatch
 from .limit_headers import limit_state as limit_state
 from .limit_headers import seconds_until_reset as seconds_until_reset
 from .parsing import BILLED_STATUSES as BILLED_STATUSES
@@ -14,6 +12,8 @@ from .registry import DEFAULT as DEFAULT
 from .registry import FORMATS as FORMATS
 from .registry import of as of
 from .registry import use_another as use_another
+from .remote_batches import BatchState as BatchState
+from .remote_batches import RemoteBatch as RemoteBatch
 from .streaming import StreamReader as StreamReader
 from .tool_calls import SCHEMA_TOOL as SCHEMA_TOOL
 from .tool_calls import turn as turn

@@ -15,10 +15,7 @@ from batchrun.formats.batches import (
     BatchLimits,
     BatchLine,
     BatchOutcome,
-    BatchProblem,
     BatchService,
-    BatchState,
-    RemoteBatch,
     split_url,
     time_us,
 )
@@ -32,6 +29,7 @@ from batchrun.formats.parsing import (
     glimpse,
     text_or_none,
 )
+from batchrun.formats.remote_batches import BatchProblem, BatchState, RemoteBatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import math
 import re
 import time
@@ -125,7 +124,9 @@ def _now(headers: Mapping[str, str], now: float | None) -> float:
 
 
 def _date(text: str | None) -> float | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - it loads much, and few read dates
+
     try:
-        return email.utils.parsedate_to_datetime(text).timestamp() if text else None
+        return parsedate_to_datetime(text).timestamp() if text else None
     except (ValueError, TypeError, OverflowError):
         return None

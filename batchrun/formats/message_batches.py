@@ -13,8 +13,6 @@ from batchrun.formats.batches import (
     BatchLine,
     BatchOutcome,
     BatchService,
-    BatchState,
-    RemoteBatch,
     split_url,
     time_us,
 )
@@ -27,6 +25,7 @@ from batchrun.formats.parsing import (
     glimpse,
     text_or_none,
 )
+from batchrun.formats.remote_batches import BatchState, RemoteBatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchrun.formats.batches import BatchState, RemoteBatch
+    from batchrun.formats.remote_batches import BatchState, RemoteBatch
 
 
 class BatchStage(StrEnum):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun import checkpoint, output
-from batchrun.errors import JobError, harmless
+from batchrun import checkpoint
+from batchrun.errors import harmless
 from batchrun.evaluation.metrics import difference_interval, is_tested_by_counts, part_of
-from batchrun.inspection.shown_rows import embedded_rows, usable_input
-from batchrun.job.paths import is_simulated
 from batchrun.report.compared_runs import (
     ComparedRun,
     corrected,
@@ -23,7 +20,6 @@ from batchrun.report.compared_runs import (
     run_cells,
     scorer_cells,
 )
-from batchrun.report.comparison_page import comparison_page
 from batchrun.report.formatting import in_columns
 from batchrun.report.preference_text import preference_facts, preference_lines
 from batchrun.run.matrix_runs import compared_runs
@@ -34,13 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.evaluation import Pairs, ScoreTotals
-    from batchrun.job import Job
     from batchrun.run.comparisons import JudgedPairs
-    from batchrun.source import Source
-
-
-# How many rows with different answers are found first, in runs with more rows than a page can hold.
-MOST_ROWS = 40_000
 
 
 def compare(directories: Sequence[Path | str]) -> list[ComparedRun]:
@@ -61,13 +51,18 @@ def side_by_side(directories: Sequence[Path]) -> list[ComparedRun]:
     Raises:
         CheckpointError: when a directory has no usable run.
     """
-    with _opened(directories) as stores:
+    with opened_runs(directories) as stores:
         found = zip(directories, stores, strict=True)
         return corrected([_compared(directory, store, stores[0]) for directory, store in found])
 
 
 @contextmanager
-def _opened(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]]:
+def opened_runs(directories: Sequence[Path]) -> Iterator[list[checkpoint.Checkpoint]]:
+    """Open the checkpoints of runs.
+
+    Raises:
+        CheckpointError: when a directory has no usable run.
+    """
     with ExitStack() as stack:
         yield [stack.enter_context(opened_checkpoint(directory)) for directory in directories]
 
@@ -192,51 +187,3 @@ def _table(first: str, rows: Sequence[Mapping[str, str]], width: int | None) -> 
     """Return rows with a header; `first` is the heading of the first column."""
     heads = [first, *list(rows[0])[1:]]
     return in_columns([heads, *(list(row.values()) for row in rows)], width)
-
-
-def write_comparison(
-    runs: Sequence[ComparedRun],
-    path: Path,
-    *,
-    title: str = "",
-    links: Mapping[Path, str] | None = None,
-) -> None:
-    """Write the comparison as a page: one file that needs no network.
-
-    Args:
-        runs: what `compare` returned.
-        path: the file to write.
-        title: title of the page; by default the number of runs.
-        links: address of each run's own page, by its directory.
-
-    Raises:
-        JobError: when another file is there.
-        CheckpointError: when a directory has no usable run any more.
-        OutputError: when the file cannot be written.
-    """
-    output.refuse_foreign_page(path, "--html")
-    with _opened([run.directory for run in runs]) as stores:
-        differing = checkpoint.differing_rows(stores, MOST_ROWS)
-        rows = embedded_rows(
-            stores, list(names_of(runs).values()), *_input(stores[0]), also=differing.ordinals
-        )
-    text = comparison_page(
-        runs,
-        differing,
-        rows,
-        title=title or f"{len(runs)} runs side by side",
-        is_simulated=any(is_simulated(run.directory) for run in runs),
-        links=links or {},
-        written_us=time.time_ns() // 1_000,
-    )
-    named = " ".join(str(run.directory) for run in runs)
-    again = f"batchrun compare {named} --html {path}"
-    output.write_text(path, text, again=again, in_run_directory=False)
-
-
-def _input(store: checkpoint.Checkpoint) -> tuple[Job | None, Source | None]:
-    """Return the job of a run and its input, if they can still be used."""
-    try:
-        return usable_input(store)
-    except JobError:
-        return None, None

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 from batchrun import checkpoint, output
 from batchrun.errors import JobError
-from batchrun.inspection import inspect_log
 from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.paths import ProtectedFiles, user_files
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
+from batchrun.run.job_scores import evaluation_of, our_columns, score_table
 from batchrun.run.matrix_runs import begun_runs, single_run
 from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import folders_of
-from batchrun.run.scoring import Evaluation, our_columns, score_table
 from batchrun.run.signatures import same_input
 from batchrun.source import Source, input_files
 
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchrun.pricing.totals import RunTotals
+
+
+# Of a log for inspect_ai.
+LOG_SUFFIX = ".eval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,8 @@ def export(
         OutputError: when a file cannot be written or the input has changed.
     """
     directory, to = Path(directory), None if to is None else Path(to)
-    if to is not None and to.suffix not in {*OUTPUT_SUFFIXES, inspect_log.SUFFIX}:
-        raise JobError(
-            f"--to {to}: must end in {', '.join((*OUTPUT_SUFFIXES, inspect_log.SUFFIX))}"
-        )
+    if to is not None and to.suffix not in {*OUTPUT_SUFFIXES, LOG_SUFFIX}:
+        raise JobError(f"--to {to}: must end in {', '.join((*OUTPUT_SUFFIXES, LOG_SUFFIX))}")
     if since is not None and to is None:
         raise JobError(
             "--last and --since need --to FILE: the output files of the run always have all rows"
@@ -73,10 +74,14 @@ def export(
     if to is None:
         return _joined([_export_run(run) for run in begun_runs(directory)])
     single_run(directory, "--to writes one file for one run")
-    if to.suffix == inspect_log.SUFFIX:
+    if to.suffix == LOG_SUFFIX:
         if since is not None:
             raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
-        return Exported((inspect_log.export_inspect_log(directory, to),))
+        from batchrun.inspection.inspect_log import (  # noqa: PLC0415 - few exports are logs
+            export_inspect_log,
+        )
+
+        return Exported((export_inspect_log(directory, to),))
     return _export_run(directory, to, since)
 
 
@@ -98,7 +103,7 @@ def _export_run(directory: Path, to: Path | None = None, since: Since | None = N
             )
         source = same_input(job, signature)
         check_targets(job, source, directory, to)
-        evaluation = Evaluation.of(job, source)
+        evaluation = evaluation_of(job, source)
         if to is not None:
             check_intact(store, directory, job.output)
             scores = None

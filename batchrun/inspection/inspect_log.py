@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from batchrun.pricing.totals import RunTotals
 
 
-SUFFIX = ".eval"
 VERSION = 2
 ONLY_SCORER = "score"  # the name of a scorer without one
 _STOP_REASONS = {

@@ -12,6 +12,7 @@ import orjson
 from batchrun import output
 from batchrun.errors import CheckpointError, JobError, harmless
 from batchrun.inspection.comparison import run_facts, side_by_side
+from batchrun.inspection.run_lookup import runs_below
 from batchrun.job.paths import is_simulated
 from batchrun.report.formatting import in_columns
 from batchrun.report.ranking import (
@@ -21,21 +22,15 @@ from batchrun.report.ranking import (
     ranked_cells,
     scorer_lines,
 )
-from batchrun.run.matrix_runs import is_run, runs_in
 from batchrun.run.run_folders import stored_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from batchrun.report.compared_runs import ComparedRun
 
 
 REPORT = "report.html"
-
-
-def is_folder_of_runs(path: Path) -> bool:
-    """Return whether a folder is not itself a run but has runs in it."""
-    return path.is_dir() and not is_run(path) and any(_runs(path))
 
 
 def leaderboard(folder: Path) -> Leaderboard:
@@ -49,7 +44,7 @@ def leaderboard(folder: Path) -> Leaderboard:
     """
     by_table: dict[tuple[str, str], list[ComparedRun]] = {}
     problems = []
-    for directory in _runs(folder):
+    for directory in runs_below(folder):
         try:
             table = _table_of(directory)
             if table is not None:
@@ -119,12 +114,6 @@ def write_leaderboard(board: Leaderboard, path: Path) -> None:
     )
     again = f"batchrun compare {board.folder} --html {path}"
     output.write_text(path, text, again=again, in_run_directory=False)
-
-
-def _runs(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and is_run(path):
-            yield from (run for run in runs_in(path) if is_run(run))
 
 
 def _table_of(directory: Path) -> tuple[str, str] | None:

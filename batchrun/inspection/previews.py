@@ -12,7 +12,7 @@ import orjson
 from batchrun.errors import printable, short
 from batchrun.job import is_remote
 from batchrun.render import Renderer
-from batchrun.run.scoring import Evaluation
+from batchrun.run.job_scores import evaluation_of
 from batchrun.source import Source
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _first_requests(job: Job, count: int) -> Iterator[dict[str, Any]]:
         source = Source(_first_rows(cell.input, count))
         renderer = Renderer(cell, source.columns)
         renderer.check_columns()
-        Evaluation.of(cell, source)  # checks the templates and columns of the scores
+        evaluation_of(cell, source)  # checks the templates and columns of the scores
         source.check_ids()
         items = (item for chunk in source.items(renderer.columns, count) for item in chunk)
         for item in chain.from_iterable(renderer.chunks(islice(items, count))):

@@ -17,12 +17,12 @@ from batchrun.pricing import NewPrices, price_book
 from batchrun.records import PICO_PER_USD
 from batchrun.run.conclusion import write_files
 from batchrun.run.damage import check_intact
-from batchrun.run.judging import judge_folder, judge_job
+from batchrun.run.job_scores import evaluation_of
+from batchrun.run.judge_runs import judge_folder, judge_job
 from batchrun.run.matrix_runs import begun_runs
 from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import folders_of, totals_of_run
-from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _recost(directory: Path, given: Job | None) -> list[Recosted]:
         before = checkpoint.totals(store)
         _count_store(store, job, given)
         judged = [_recost_judge(folder, own, given) for folder, own in judges]
-        evaluation = Evaluation.of(job, source)
+        evaluation = evaluation_of(job, source)
         again = evaluation is None or not evaluation.runs_code
         written = write_files(job, source, store, evaluation, score_again=again)
         after = written.totals or checkpoint.totals(store)

@@ -14,16 +14,17 @@ import orjson
 
 from batchrun import checkpoint, output
 from batchrun.errors import JobError, RunEnd
-from batchrun.inspection.comparison import side_by_side, write_comparison
+from batchrun.inspection.comparison import side_by_side
+from batchrun.inspection.comparison_file import write_comparison
 from batchrun.inspection.shown_rows import embedded_rows, usable_input
 from batchrun.job import Job
 from batchrun.job.paths import is_simulated
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
+from batchrun.run.job_scores import evaluation_of
 from batchrun.run.matrix_runs import begun_runs, runs_in
 from batchrun.run.partitioned_run import with_judges
 from batchrun.run.run_folders import opened_checkpoint
-from batchrun.run.scoring import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,7 +125,7 @@ def _score(
     directory: Path, job: Job, source: Source, store: checkpoint.Checkpoint
 ) -> ScoreTotals | None:
     """Add up the scores; score the answers first if that was not done during the run."""
-    evaluation = Evaluation.of(job, source)
+    evaluation = evaluation_of(job, source)
     if evaluation is None:
         return None
     evaluation.score(source, store, again=False)

@@ -15,11 +15,11 @@ from batchrun.inspection.exporting import check_targets
 from batchrun.job import Job
 from batchrun.job.overrides import SCORE
 from batchrun.run.conclusion import write_files
+from batchrun.run.job_scores import evaluation_of, our_columns
 from batchrun.run.matrix_runs import begun_runs, single_run
 from batchrun.run.partitioned_run import stored_run
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import folders_of
-from batchrun.run.scoring import Evaluation, our_columns
 from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def score(directory: Path | str, job_file: Path | str | None = None) -> ScoreTot
         try:
             job = Job.from_document(document, Path(base), origin=str(store.path))
             source = same_input(job, signature)
-            evaluation = _required(Evaluation.of(job, source), directory)
+            evaluation = _required(evaluation_of(job, source), directory)
             config = job.output
             output.result_names(source.columns, config.prefix, config.unnest, our_columns(job))
             check_targets(job, source, directory, None)

@@ -1,4 +1,4 @@
-"""Finds the run directory for a path: the directory itself, or that of a job file."""
+"""Finds run directories: for a directory or a job file, and those in a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batchrun import inspection, run
 from batchrun.errors import JobError
 from batchrun.job.reader import listed
-from batchrun.run.matrix_runs import is_run
+from batchrun.run.matrix_runs import is_run, runs_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,18 @@ def run_of(path: Path) -> Path:
         f"{path}: this job has no run yet (in {_shortened(real)}); start one with: "
         f"batchrun run {shlex.quote(str(path))}"
     )
+
+
+def is_folder_of_runs(path: Path) -> bool:
+    """Return whether a folder is not itself a run but has runs in it."""
+    return path.is_dir() and not is_run(path) and any(runs_below(path))
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """Yield the runs in a folder in order; for a matrix, its cells."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and is_run(path):
+            yield from (run for run in runs_in(path) if is_run(run))
 
 
 def _directory(path: Path) -> Path:

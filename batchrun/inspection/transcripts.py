@@ -13,9 +13,9 @@ from batchrun.evaluation import ScoreColumn
 from batchrun.job import Job
 from batchrun.render import Renderer
 from batchrun.run.damage import check_intact
+from batchrun.run.job_scores import evaluation_of
 from batchrun.run.parts import is_partitioned
 from batchrun.run.run_folders import opened_checkpoint
-from batchrun.run.scoring import Evaluation
 from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def open_transcripts(directory: Path) -> Iterator[OpenTranscripts]:
         job = Job.from_document(document, Path(base), origin=str(store.path))
         source = same_input(job, signature)
         check_intact(store, directory, job.output)
-        evaluation = Evaluation.of(job, source)
+        evaluation = evaluation_of(job, source)
         if evaluation is not None:
             again = not evaluation.runs_code and not is_partitioned(directory)
             evaluation.score(source, store, again=again)

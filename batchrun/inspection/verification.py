@@ -29,10 +29,10 @@ from batchrun.job import Job
 from batchrun.records import changed
 from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
+from batchrun.run.job_scores import evaluation_of, score_table
 from batchrun.run.matrix_runs import is_matrix, runs_in
 from batchrun.run.parts import is_partitioned, missing_parts
 from batchrun.run.run_folders import folders_of
-from batchrun.run.scoring import Evaluation, score_table
 from batchrun.run.signatures import input_signature, plan_signature
 from batchrun.source import Source
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchrun.evaluation import ScoreTotals
     from batchrun.inspection.findings import Finding
     from batchrun.records import RenderedItem
+    from batchrun.run.scoring import Evaluation
 
 
 _BESIDE_INPUT = "requests, scores and the input's columns in the results"
@@ -335,7 +336,7 @@ class _Outputs:
     def check_results(self, job: Job, source: Source) -> ScoreTotals | None:
         """Compare the files of results and the scores; return the totals of the scores."""
         store, scores, score = self._store, None, None
-        evaluation = Evaluation.of(job, source)
+        evaluation = evaluation_of(job, source)
         if evaluation is not None:
             self._check_scores(evaluation, source)
             scores, score = score_table(job, store), evaluation.totals(store)

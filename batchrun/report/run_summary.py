@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.evaluation import score_facts
+from batchrun import evaluation
 from batchrun.records import PICO_PER_USD
 from batchrun.report.formatting import moment
 from batchrun.report.hints import hint
@@ -62,7 +62,7 @@ def summary(totals: RunTotals, score: ScoreTotals | None = None) -> dict[str, An
         "last_execution": _last_execution(totals),
         "wall_time_s": round(totals.wall_time_s, 3),
         "last_error": totals.last_error,
-        **({} if score is None else {"score": score_facts(score)}),
+        **({} if score is None else {"score": evaluation.score_facts(score)}),
     }
 
 

@@ -7,8 +7,8 @@ import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from batchrun import evaluation
 from batchrun.errors import RunEnd, harmless, printable, short
-from batchrun.evaluation import score_lines
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD, unusual_endings
 from batchrun.report.formatting import counted, dollars, moment, rate, seconds
@@ -333,7 +333,7 @@ def _last(totals: RunTotals, directory: Path) -> list[str]:
 
 def _score_lines(score: ScoreTotals) -> list[str]:
     """Return sentences about the scores, wrapped; lines of tables stay unchanged."""
-    lines = map(harmless, score_lines(score))
+    lines = map(harmless, evaluation.score_lines(score))
     return [part for line in lines for part in ([line] if "  " in line else _wrapped(line))]
 
 

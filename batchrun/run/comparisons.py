@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from batchrun import checkpoint
 from batchrun.evaluation.preferences import PreferenceCounts
 from batchrun.job import Job
-from batchrun.run.judging import check_verdicts
+from batchrun.run.judge_runs import check_verdicts
 from batchrun.run.loop_threads import run_loop
 from batchrun.run.matrix_runs import compared_runs
 from batchrun.run.pairwise import PairJudge, PairTable, pairwise_config

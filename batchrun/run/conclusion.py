@@ -16,7 +16,7 @@ from batchrun.errors import (
     RunEnd,
 )
 from batchrun.run.damage import USAGE_FILE, check_intact
-from batchrun.run.scoring import score_table
+from batchrun.run.job_scores import score_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

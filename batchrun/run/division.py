@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from batchrun import checkpoint
 from batchrun.errors import JobError
+from batchrun.run.job_scores import evaluation_of
 from batchrun.run.parts import PartList, is_partitioned, read_parts
 from batchrun.run.preparation import Prepared, judging_plan
-from batchrun.run.scoring import Evaluation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def plan_of_part(plan: Prepared, parts: PartList, part: RunPart, options: RunOpt
     )
     if plan.evaluation is None or not plan.judges:
         return of_part
-    evaluation = Evaluation.of(job, source)
+    evaluation = evaluation_of(job, source)
     if evaluation is None:
         return of_part
     evaluation.load()

@@ -27,29 +27,24 @@ from batchrun.evaluation.verdicts import (
     Verdict,
     VerdictReader,
 )
-from batchrun.job import Job
-from batchrun.job.judge import judge_document
-from batchrun.records import Item, changed
+from batchrun.records import Item
 from batchrun.render import Expression, Renderer
-from batchrun.run.answered_rows import answered_rows
+from batchrun.run.judge_runs import check_verdicts, judge_folder, judge_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from batchrun.checkpoint import Checkpoint, StoredVerdict
-    from batchrun.job import JudgeConfig, ScoreConfig
+    from batchrun.job import Job, JudgeConfig, ScoreConfig
     from batchrun.records import RenderedItem
     from batchrun.run.answered_rows import AnsweredRow
-    from batchrun.source import Source
 
 
 # What the templates of a judge may use beside the columns of the row.
 RESPONSE, EXPECTED, PROMPT = "response", "expected", "rendered_prompt"
 # Looked up with one statement; SQLite limits the number of its values.
 MOST_FINGERPRINTS = 5_000
-# Sections of a job that hold for its judges, too.
-_SHARED = ("date", "input", "limits", "retry", "price")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,65 +240,6 @@ class Judge:
             return self._lookup.reader.verdict(said).label
         except UnreadableVerdict:
             return None
-
-
-class AnswerTable:
-    """The answers of a run as the table of a judge: one item for each answer.
-
-    Args:
-        judge: renders the requests.
-        source: the input of the run.
-        store: the checkpoint of the run.
-
-    Attributes:
-        count: number of answers.
-        stamp: changes when the answers change.
-    """
-
-    def __init__(self, judge: Judge, source: Source, store: Checkpoint) -> None:
-        self._judge = judge
-        self._source = source
-        self._store = store
-        found = checkpoint.answers_to_judge(store)
-        self.count, self.stamp = found.answers, found.stamp
-
-    def items(self, _columns: Sequence[str], chunk_rows: int) -> Iterator[list[Item]]:
-        """Yield the answers in order, numbered from 0, in chunks of at most `chunk_rows`."""
-        number = 0
-        for rows in answered_rows(self._source, self._store, self._judge.columns):
-            every = [each for row in rows for each in self._judge.items(row)]
-            for start in range(0, len(every), chunk_rows):
-                chunk = every[start : start + chunk_rows]
-                yield [changed(each, ordinal=number + n) for n, each in enumerate(chunk)]
-                number += len(chunk)
-
-
-def check_verdicts(folder: Path) -> None:
-    """Check that the verdicts in the folder of a judge, if there are any, are unchanged.
-
-    Raises:
-        RecordsDamaged: if one has changed.
-    """
-    if (folder / checkpoint.FILE_NAME).exists():
-        with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-            checkpoint.check_intact(store)
-
-
-def judge_folder(scorer: str) -> str:
-    """Return the name of the folder of a scorer's judge in the run directory."""
-    return f"{checkpoint.JUDGE_FOLDER}-{scorer}" if scorer else checkpoint.JUDGE_FOLDER
-
-
-def judge_job(job: Job, config: JudgeConfig, folder: str) -> Job:
-    """Return the job of a judge: its own requests, with the limits and prices of the job."""
-    sections = {key: job.document[key] for key in _SHARED if key in job.document}
-    document = {
-        **sections,
-        "name": f"{job.name} {folder}",
-        "request": config.document,
-        "judge": judge_document(config),
-    }
-    return Job.from_document(document, job.base)
 
 
 def _required(judge: JudgeConfig | None) -> JudgeConfig:

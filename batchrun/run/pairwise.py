@@ -15,13 +15,13 @@ from batchrun.job.paths import judge_tables
 from batchrun.job.texts import TEXT_SOURCES
 from batchrun.records import Item, changed
 from batchrun.render import Renderer
+from batchrun.run.judge_runs import judge_job
 from batchrun.run.judging import (
     EXPECTED,
     PROMPT,
     NoVerdict,
     VerdictLookup,
     expression_of,
-    judge_job,
     prompt_of,
     value_of,
 )

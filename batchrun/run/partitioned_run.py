@@ -15,12 +15,12 @@ from batchrun.errors import OutputError
 from batchrun.job import Job
 from batchrun.run.conclusion import SUMMARY_FILE, Written
 from batchrun.run.damage import USAGE_FILE
+from batchrun.run.job_scores import columns_of_scores, evaluation_of, score_table
 from batchrun.run.parts import (
     PartList,
     read_parts,
 )
 from batchrun.run.run_folders import stored_document, totals_of_run
-from batchrun.run.scoring import Evaluation, columns_of_scores, score_table
 from batchrun.run.signatures import same_input
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchrun.evaluation import ScoreTotals
     from batchrun.job import RunPart
     from batchrun.pricing.totals import RunTotals
+    from batchrun.run.scoring import Evaluation
     from batchrun.source import Source
 
 
@@ -137,7 +138,7 @@ class PartitionedRun:
 
     def score(self) -> ScoreTotals | None:
         """Add up the stored scores of the parts; None if the job has no `[score]`."""
-        evaluation = Evaluation.of(self.job, self.source)
+        evaluation = evaluation_of(self.job, self.source)
         if evaluation is None:
             return None
         folders = [(self.directory / part.name, part.first) for part in self.begun]

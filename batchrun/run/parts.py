@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from batchrun import checkpoint, output
+from batchrun import checkpoint, job, output
 from batchrun.errors import CheckpointError
-from batchrun.job import RunPart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from batchrun.job import RunPart
 
 
 PARTS_FILE = checkpoint.PARTS_FILE
@@ -41,7 +42,7 @@ class PartList:
     def parts(self) -> tuple[RunPart, ...]:
         """The parts in order."""
         size = self.partition_rows
-        return tuple(RunPart(n + 1, n * size, size) for n in range(self.count))
+        return tuple(job.RunPart(n + 1, n * size, size) for n in range(self.count))
 
     def rows_of(self, part: RunPart) -> int:
         """Return the number of rows of a part."""
@@ -79,7 +80,7 @@ def missing_parts(directory: Path) -> list[str]:
     results = {path.stem for path in directory.glob("part-*.parquet")}
     begun = sorted(part for part in there | results if part.removeprefix("part-").isdecimal())
     last = int(begun[-1].removeprefix("part-")) if begun else 0
-    names = (RunPart(number, 0, 0).name for number in range(1, last + 1))
+    names = (job.RunPart(number, 0, 0).name for number in range(1, last + 1))
     return [name for name in names if name not in there]
 
 

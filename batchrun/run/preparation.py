@@ -6,22 +6,15 @@ import resource
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from batchrun import __version__, checkpoint, output
-from batchrun.dispatch import (
-    BATCH,
-    Review,
-    check_batch,
-    review_of,
-    toolbox_of,
-)
+from batchrun import __version__, checkpoint, dispatch, output
 from batchrun.errors import JobError
 from batchrun.limits import MOST
 from batchrun.render import Renderer
-from batchrun.run.judging import AnswerTable
+from batchrun.run.job_scores import check_reduce, evaluation_of, our_columns
+from batchrun.run.judge_runs import AnswerTable
 from batchrun.run.model_checks import check_price
 from batchrun.run.precision import check_stop_at
 from batchrun.run.run_directories import run_directory
-from batchrun.run.scoring import Evaluation, check_reduce, our_columns
 from batchrun.run.signatures import plan_signature
 from batchrun.source import Source
 
@@ -29,11 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchrun.client import Credentials
+    from batchrun.dispatch import Review
     from batchrun.dispatch.toolbox import Toolbox
     from batchrun.job import Job
     from batchrun.run.judging import Judge
     from batchrun.run.pairwise import PairJudge, PairTable
     from batchrun.run.run_options import RunOptions
+    from batchrun.run.scoring import Evaluation
 
 
 # Open files beside the connections; on a small system as few as can be.
@@ -103,8 +98,8 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
     renderer = Renderer(job, source.columns)
     renderer.check_columns()
     output.result_names(source.columns, job.output.prefix, job.output.unnest, our_columns(job))
-    if options.dispatcher is BATCH:
-        check_batch(job)
+    if options.dispatcher is dispatch.BATCH:
+        dispatch.check_batch(job)
     check_stop_at(job, options)
     if options.rows is None:  # of some rows nothing is scored
         check_reduce(job)
@@ -124,8 +119,8 @@ def prepare(job: Job, options: RunOptions, like: Prepared | None = None) -> Prep
         total=total,
         credentials=credentials,
         directory=run_directory(job, options),
-        review=review_of(job),
-        tools=toolbox_of(job),
+        review=dispatch.review_of(job),
+        tools=dispatch.toolbox_of(job),
         evaluation=evaluation,
         most_in_flight=most_in_flight,
     )
@@ -148,7 +143,7 @@ def judging_plan(plan: Prepared, judge: Judge, options: RunOptions) -> Prepared:
         total=0,
         credentials=_credentials(job, is_simulated=options.simulator is not None),
         directory=plan.directory / judge.folder,
-        review=review_of(job),
+        review=dispatch.review_of(job),
         most_in_flight=plan.most_in_flight,
         judge=judge,
     )
@@ -185,7 +180,7 @@ def plan_of_pairs(
         total=table.count,
         credentials=_credentials(job, is_simulated=options.simulator is not None),
         directory=directory,
-        review=review_of(job),
+        review=dispatch.review_of(job),
         most_in_flight=allow_open_files(job),
         answers=table,
     )
@@ -199,7 +194,7 @@ def _credentials(job: Job, *, is_simulated: bool) -> Credentials:
 
 
 def _evaluation(job: Job, source: Source, options: RunOptions) -> Evaluation | None:
-    evaluation = Evaluation.of(job, source)
+    evaluation = evaluation_of(job, source)
     # A run of some rows writes no outputs, and so scores nothing.
     if evaluation is not None and options.rows is None:
         evaluation.load()

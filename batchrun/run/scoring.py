@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from batchrun import __version__, checkpoint, output
+from batchrun import __version__, checkpoint
 from batchrun.errors import JobError, RenderError, quoted
-from batchrun.evaluation import RowScore, Scorer, score_columns, weighted_mean
+from batchrun.evaluation import RowScore, Scorer, weighted_mean
 from batchrun.evaluation.calibration import confidence
 from batchrun.evaluation.matching import as_text
-from batchrun.evaluation.reducers import answers_needed
 from batchrun.evaluation.scorer import kind_of
 from batchrun.evaluation.scores import NONE
 from batchrun.job.reader import did_you_mean, listed
@@ -26,9 +24,9 @@ from batchrun.run.judging import Judge
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.evaluation import ScoreColumn, ScoreTotals
-    from batchrun.job import Job, RequestConfig, ScoreConfig
-    from batchrun.records import Item, Kind
+    from batchrun.evaluation import ScoreTotals
+    from batchrun.job import Job, ScoreConfig
+    from batchrun.records import Item
     from batchrun.run.answered_rows import AnsweredRow
     from batchrun.source import Source
 
@@ -158,14 +156,12 @@ class Evaluation:
         return tuple(scorer for scorer in self._scorers if scorer.config.stop_at is not None)
 
     @classmethod
-    def of(cls, job: Job, source: Source) -> Evaluation | None:
-        """Return a job's evaluation; None if it has no `[score]`.
+    def of(cls, job: Job, source: Source) -> Evaluation:
+        """Return the evaluation of a job with a `[score]`.
 
         Raises:
             JobError: see the class.
         """
-        if not job.scores:
-            return None
         judged = [config for config in job.scores if config.judge is not None]
         judges = [Judge(config, job, source.columns) for config in judged]
         return cls(job.scores, source.columns, judges)
@@ -284,57 +280,6 @@ class _Groups:
     @staticmethod
     def _shown(value: object) -> str:
         return NONE if value is None or value == "" else as_text(value)[:LONGEST_VALUE]
-
-
-def check_reduce(job: Job) -> None:
-    """Check that rows get as many answers as the scores need.
-
-    Checked only for a run that sends: a finished run may have more answers than its job now asks for.
-
-    Raises:
-        JobError: names the scorer, both keys and the fix.
-    """
-    answers = _answers_per_row(job.request)
-    for config in job.scores:
-        needed = answers_needed(config.reduce)
-        if answers is None or answers >= needed:
-            continue
-        key = "n" if job.request.samples == 1 and answers > 1 else "samples"
-        section = f"score.{config.name}" if config.name else "score"
-        raise JobError(
-            f'[{section}] reduce: "{config.reduce}" needs {needed} answers to each row, and '
-            f"[request] {key} = {answers} asks for {answers}; set {key} = {needed}, or a lower number "
-            "in reduce"
-        )
-
-
-def _answers_per_row(request: RequestConfig) -> int | None:
-    """Return the number of answers of each row; None if it depends on the row."""
-    n = request.parameters.get("n", request.extra_body.get("n", 1))
-    return request.samples * n if isinstance(n, int) and "n" not in request.from_columns else None
-
-
-def our_columns(job: Job) -> dict[str, Kind]:
-    """Return the columns that are added to those of the input in the results of a job."""
-    scores = {column.name: column.kind for column in columns_of_scores(job)}
-    return {**checkpoint.result_kinds(job.request.optional_columns), **scores}
-
-
-def columns_of_scores(job: Job) -> tuple[ScoreColumn, ...]:
-    """Return the columns of a job's scores."""
-    names = tuple(config.name for config in job.scores)
-    judged = {config.name for config in job.scores if config.judge is not None}
-    confident = "logprobs" in job.request.optional_columns
-    return score_columns(names, judged, confident=confident)
-
-
-def score_table(job: Job, store: checkpoint.Checkpoint) -> output.ScoreTable | None:
-    """Return the columns of a job's scores for the outputs; None if it has no `[score]`."""
-    if not job.scores:
-        return None
-    columns = columns_of_scores(job)
-    kinds = {column.name: column.kind for column in columns}
-    return output.ScoreTable(kinds, partial(checkpoint.score_rows, store, columns))
 
 
 def _totals(store: checkpoint.Checkpoint, config: ScoreConfig) -> ScoreTotals:

@@ -20,11 +20,13 @@ path = "rows.csv"
 model = "claude-haiku-4-5"
 prompt = "{{ text }}"
 max_tokens = 20
+[output]
+dir = "run"
+"""
+SCORE = """
 [score]
 expected = "{{ text }}"
 match = "contains"
-[output]
-dir = "run"
 """
 LIBRARIES = {
     *(
@@ -47,42 +49,52 @@ SENDING = {
     *("batchrun.limits.request_limits", "batchrun.run.execution", "batchrun.run.running"),
     *("batchrun.simulator.service", "batchrun.workers.owner"),
 }
-ROWS = {"polars"}
-STORED = {"sqlite_utils"}
-TEMPLATES = {"jinja2"}
-PRICES = {"asyncio", "genai_prices.types", "httpx2", "pydantic"}
-ESTIMATES = {
-    *(ROWS | STORED | TEMPLATES | PRICES),
-    *("aiolimiter", "anyio", "batchrun.dispatch.batch", "batchrun.dispatch.live"),
+# Modules that read jobs, render templates, score answers, or prepare a run.
+PARTS = {
+    *("batchrun.formats.wire_format", "batchrun.render", "batchrun.run.scoring"),
+    *("batchrun.evaluation.scorer", "batchrun.run.preparation", "batchrun.simulator.provider"),
 }
+WATCHED = LIBRARIES | SENDING | PARTS
+ROWS = {"polars"}
+JOBS = {"batchrun.formats.wire_format"}
+TEMPLATES = {"batchrun.render", "jinja2"}
+PRICES = {"asyncio", "genai_prices.types", "httpx2", "pydantic"}
+SCORES = {"batchrun.evaluation.scorer", "batchrun.run.scoring", *TEMPLATES}
+ESTIMATES = {*ROWS, *JOBS, *TEMPLATES, *PRICES, "anyio", "batchrun.run.preparation"}
 REHEARSES = {
     *ESTIMATES,
-    *("batchrun.client", "batchrun.limits.request_limits", "batchrun.run.execution"),
-    *("batchrun.run.running", "batchrun.simulator.service", "h11", "httpx", "jsonschema_rs"),
-    *("multiprocessing", "pyreqwest", "tqdm", "uvloop"),
+    *SENDING,
+    *("aiolimiter", "batchrun.simulator.provider", "h11", "httpx", "jsonschema_rs"),
+    *("multiprocessing", "pyreqwest", "sqlite_utils", "tqdm", "uvloop"),
 }
-# Command → those of LIBRARIES and SENDING that it may load.
+# Command for a job without `[score]` → those of WATCHED that it may load.
 MAY_LOAD: dict[tuple[str, ...], set[str]] = {
     ("--version",): set(),
     ("--help",): set(),
-    ("run", "--help"): set(),
+    ("run", "--help"): JOBS,
     ("simulate", "--help"): set(),
-    ("init", "rows.csv"): ROWS | TEMPLATES,
-    ("preview", "job.toml"): ROWS | STORED | TEMPLATES | PRICES,
+    ("init", "rows.csv"): ROWS | JOBS | TEMPLATES,
+    ("preview", "job.toml"): ROWS | JOBS | TEMPLATES | PRICES,
     ("estimate", "job.toml"): ESTIMATES,
     ("run", "job.toml", "--simulate"): REHEARSES,
-    ("status", "run.simulated"): STORED,
-    ("status", "run.simulated", "--json"): STORED,
-    ("status", "job.toml"): STORED,
-    ("cancel", "run.simulated"): STORED,
-    ("export", "run.simulated"): ROWS | STORED | TEMPLATES,
-    ("export", "run.simulated", "--to", "copy.jsonl"): ROWS | STORED | TEMPLATES,
-    ("report", "run.simulated"): ROWS | STORED | TEMPLATES,
-    ("score", "run.simulated"): ROWS | STORED | TEMPLATES,
-    ("recost", "run.simulated"): ROWS | STORED | TEMPLATES | PRICES,
-    ("compare", "run.simulated", "other.simulated"): ROWS | STORED | TEMPLATES,
-    ("verify", "run.simulated"): ROWS | STORED | TEMPLATES,
+    ("status", "run.simulated"): set(),
+    ("status", "run.simulated", "--json"): set(),
+    ("status", "job.toml"): JOBS,
+    ("cancel", "run.simulated"): JOBS,
+    ("export", "run.simulated"): ROWS | JOBS,
+    ("export", "run.simulated", "--to", "copy.jsonl"): ROWS | JOBS,
+    ("report", "run.simulated"): ROWS | JOBS | TEMPLATES,
+    ("recost", "run.simulated"): ROWS | JOBS | PRICES,
+    ("compare", "run.simulated", "other.simulated"): set(),
+    ("verify", "run.simulated"): ROWS | JOBS | TEMPLATES,
 }
+# The same for a job with `[score]`, where that makes a difference.
+WITH_SCORES: dict[tuple[str, ...], set[str]] = {
+    command: MAY_LOAD[command] | SCORES
+    for command in MAY_LOAD
+    if command[0] in {"preview", "estimate", "run", "export", "report", "recost", "verify"}
+    and "--help" not in command
+} | {("score", "run.simulated"): ROWS | JOBS | SCORES}
 MAIN = """
 import sys
 from batchrun.__main__ import main
@@ -107,24 +119,40 @@ def loaded(folder: Path, *command: str) -> set[str]:
     return set(done.stderr.rpartition("\nloaded ")[2].split())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a job, and two runs of it."""
-    place = tmp_path_factory.mktemp("start")
+def with_runs(place: Path, job: str) -> Path:
+    """Write a job into a folder, and run it twice."""
     (place / "rows.csv").write_text("text\none\ntwo\n")
-    (place / "job.toml").write_text(JOB)
+    (place / "job.toml").write_text(job)
     for name in ("run", "other"):
         loaded(place, "run", "job.toml", "--simulate", "--output-dir", name)
     return place
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a job without `[score]`, and two runs of it."""
+    return with_runs(tmp_path_factory.mktemp("plain"), JOB)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a job with `[score]`, and two runs of it."""
+    return with_runs(tmp_path_factory.mktemp("scored"), JOB + SCORE)
+
+
 @pytest.mark.parametrize("command", MAY_LOAD, ids=" ".join)
 def test_a_command_loads_nothing_that_it_does_not_need(
-    folder: Path, command: tuple[str, ...]
+    plain: Path, command: tuple[str, ...]
 ) -> None:
-    found = loaded(folder, *command) & (LIBRARIES | SENDING)
+    found = loaded(plain, *command) & WATCHED
     assert found <= MAY_LOAD[command], sorted(found - MAY_LOAD[command])
 
 
+@pytest.mark.parametrize("command", WITH_SCORES, ids=" ".join)
+def test_a_job_with_scores_loads_what_scores(scored: Path, command: tuple[str, ...]) -> None:
+    found = loaded(scored, *command) & WATCHED
+    assert found <= WITH_SCORES[command], sorted(found - WITH_SCORES[command])
+
+
 def test_the_table_has_every_command() -> None:
-    assert {command[0] for command in MAY_LOAD} >= set(cli.commands)
+    assert {command[0] for command in MAY_LOAD | WITH_SCORES} >= set(cli.commands)

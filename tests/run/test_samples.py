@@ -13,7 +13,7 @@ import pytest
 from batchrun import Job, RunOptions, compare, comparison_json, export, run_job, score
 from batchrun.errors import JobError
 from batchrun.evaluation.metrics import pass_at
-from batchrun.run.scoring import check_reduce
+from batchrun.run.job_scores import check_reduce
 from tests.conftest import KEY, batchrun, command, finish, start_batchrun, wait_until
 from tests.support.provider import Call, Gate, Reply, answer, refusal, serving
 
