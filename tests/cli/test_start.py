@@ -104,6 +104,14 @@ finally:
     sys.stdout.flush()
     print("\\nloaded", *sys.modules, file=sys.stderr)
 """
+# Prints how many objects the collector leaves alone when Python ends.
+END = """
+import atexit
+import gc
+from batchrun.__main__ import main
+atexit.register(lambda: print(gc.get_freeze_count()))
+main()
+"""
 
 
 def loaded(folder: Path, *command: str) -> set[str]:
@@ -152,6 +160,13 @@ def test_a_command_loads_nothing_that_it_does_not_need(
 def test_a_job_with_scores_loads_what_scores(scored: Path, command: tuple[str, ...]) -> None:
     found = loaded(scored, *command) & WATCHED
     assert found <= WITH_SCORES[command], sorted(found - WITH_SCORES[command])
+
+
+def test_the_end_of_a_command_looks_for_no_garbage() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", END, "--version"], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) > 10_000
 
 
 def test_the_table_has_every_command() -> None:
