@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from batchrun import evaluation
 from batchrun.dispatch.ports import accept
 from batchrun.errors import JobError, Rejection, short
-from batchrun.evaluation.verdicts import (
-    CUT_VERDICT,
-    UNREADABLE_VERDICT,
-    UnreadableVerdict,
-    VerdictReader,
-)
 from batchrun.formats import SCHEMA_TOOL
 from batchrun.formats.parsing import as_dict, dumps, glimpse, loads
 from batchrun.records import Ending, changed
@@ -194,19 +189,21 @@ class VerdictReview:
     """Accepts the answers of a judge if they have a verdict."""
 
     def __init__(self, config: JudgeConfig) -> None:
-        self._reader = VerdictReader(config)
+        self._reader = evaluation.VerdictReader(config)
 
     def __call__(self, completion: Completion) -> tuple[Completion, Rejection | None]:
         """Return the completion, and why it has no verdict, if it has none."""
         if completion.ending is Ending.LENGTH:
             reason = "the answer of the judge was cut: its max_tokens is too low"
-            return completion, Rejection(CUT_VERDICT, reason, most_retries=0)
+            return completion, Rejection(evaluation.CUT_VERDICT, reason, most_retries=0)
         try:
             self._reader.read(completion.texts[0] or "")
-        except UnreadableVerdict as problem:
+        except evaluation.UnreadableVerdict as problem:
             retries = MOST_VERDICT_RETRIES if completion.ending is Ending.STOP else 0
             reason = f"the verdict of the judge cannot be read: {problem}"
-            return completion, Rejection(UNREADABLE_VERDICT, reason, most_retries=retries)
+            return completion, Rejection(
+                evaluation.UNREADABLE_VERDICT, reason, most_retries=retries
+            )
         return completion, None
 
 

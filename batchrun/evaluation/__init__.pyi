@@ -22,3 +22,9 @@ from .scores import ScoreKind as ScoreKind
 from .scores import ScoreSums as ScoreSums
 from .scores import ScoreTotals as ScoreTotals
 from .scores import score_columns as score_columns
+from .sequences import ConfidenceSequence as ConfidenceSequence
+from .sequences import random_place as random_place
+from .verdicts import CUT_VERDICT as CUT_VERDICT
+from .verdicts import UNREADABLE_VERDICT as UNREADABLE_VERDICT
+from .verdicts import UnreadableVerdict as UnreadableVerdict
+from .verdicts import VerdictReader as VerdictReader

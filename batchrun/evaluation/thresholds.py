@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.evaluation.metrics import mean_score, score_line
+from batchrun import evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,13 +29,13 @@ def below_threshold(scores: Mapping[str, ScoreTotals | None], least: float) -> s
     low = {
         name: totals
         for name, totals in scores.items()
-        if totals is None or (mean := mean_score(totals)) is None or mean < least
+        if totals is None or (mean := evaluation.mean_score(totals)) is None or mean < least
     }
     if not low:
         return None
     scores_below = [
         f"{f'{name}: ' if len(scores) > 1 else ''}"
-        f"{'there is no score' if totals is None else score_line(totals)}"
+        f"{'there is no score' if totals is None else evaluation.score_line(totals)}"
         for name, totals in low.items()
     ]
     hint = ""

@@ -130,7 +130,9 @@ class Execution:
         self._feed = self._new_feed(first)
         assignment = self._assignment()
         self._dispatcher = shared.options.dispatcher.create(assignment)
-        self._batches = BATCH.beside(self._dispatcher, assignment)
+        # Few runs have batches, and a run without any does not load what works with them.
+        has_batches = shared.options.dispatcher is BATCH or checkpoint.has_open_batches(run.store)
+        self._batches = BATCH.beside(self._dispatcher, assignment) if has_batches else None
         self._work_scope = anyio.CancelScope()
         self._error: BatchrunError | None = None
 

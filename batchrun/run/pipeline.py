@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from batchrun import checkpoint
+from batchrun import checkpoint, evaluation
 from batchrun.errors import JobError
-from batchrun.evaluation.sequences import random_place
 from batchrun.run.precision import draws, in_random_order
 
 if TYPE_CHECKING:
@@ -209,7 +208,12 @@ class Feed:
     def _read_drawn(self, places: range, more: Sequence[str]) -> list[Item]:
         """Return the rows with these places in the random order, in the order of the table."""
         chunks = self._plan.renderer.read(self._plan.table, self._samples, more)
-        return [item for items in chunks for item in items if random_place(item.ordinal) in places]
+        return [
+            item
+            for items in chunks
+            for item in items
+            if evaluation.random_place(item.ordinal) in places
+        ]
 
     async def _send_draw(
         self, requests: Sequence[PlannedRequest], send: RequestStream, precision: PrecisionCheck

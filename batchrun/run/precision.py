@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from batchrun import checkpoint
+from batchrun import checkpoint, evaluation
 from batchrun.dispatch import BATCH
 from batchrun.errors import JobError, RunEnd, Stop
-from batchrun.evaluation.sequences import ConfidenceSequence, random_place
 from batchrun.records import Item
 from batchrun.run.answered_rows import AnsweredRow, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from batchrun.evaluation import RowScore
+    from batchrun.evaluation import ConfidenceSequence, RowScore
     from batchrun.job import Job
     from batchrun.run.preparation import Prepared
     from batchrun.run.run_options import RunOptions
@@ -86,7 +85,7 @@ class PrecisionCheck:
         self._directory = plan.directory
         self._total = plan.total
         self._scorers = () if plan.evaluation is None else plan.evaluation.stopping
-        self._sequences = [ConfidenceSequence(plan.total) for _ in self._scorers]
+        self._sequences = [evaluation.ConfidenceSequence(plan.total) for _ in self._scorers]
         self._drawn: deque[Item] = deque()
         self._counted = 0
         self._lock = anyio.Lock()
@@ -164,4 +163,4 @@ def stopping_at(
 
 def in_random_order(items: Sequence[Item]) -> list[Item]:
     """Return rows in the order in which they are drawn."""
-    return sorted(items, key=lambda item: random_place(item.ordinal))
+    return sorted(items, key=lambda item: evaluation.random_place(item.ordinal))
