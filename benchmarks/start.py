@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -99,15 +100,16 @@ def main(rounds: int) -> None:
 def start(directory: Path, *arguments: str) -> tuple[float, float]:
     """Run Python with arguments; return its seconds on the clock and of the processor."""
     (directory / "rows.toml").unlink(missing_ok=True)  # `init` replaces nothing
-    before, started = os.times(), time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [sys.executable, *arguments], cwd=directory, capture_output=True, check=False
     )
-    seconds, after = time.perf_counter() - started, os.times()
+    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in {0, 3}:
         raise SystemExit(f"{arguments}: exit {done.returncode}: {done.stderr.decode()}")
-    used = after.children_user + after.children_system
-    return seconds, used - before.children_user - before.children_system
+    used = after.ru_utime + after.ru_stime
+    return seconds, used - before.ru_utime - before.ru_stime
 
 
 def loaded(directory: Path, *command: str) -> str:

@@ -10,7 +10,6 @@ import re
 import tomllib
 from dataclasses import replace
 from functools import cache, partial
-from importlib import resources
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +44,8 @@ _RESPONSE = re.compile(r"\{[{%][^}]*response")
 @cache
 def rubric(name: str) -> Mapping[str, Any]:
     """Return the keys of a built-in rubric."""
+    from importlib import resources  # noqa: PLC0415 - few jobs have a judge
+
     text = resources.files("batchrun.job").joinpath("rubrics", f"{name}.toml").read_text("utf-8")
     return {key: _unbroken(value) for key, value in tomllib.loads(text).items()}
 

@@ -5,11 +5,9 @@ Problems are collected, not raised one by one, so that all of them can be correc
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import stat
-import tomllib
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from batchrun.errors import JobError, quoted, short, truncated
@@ -66,8 +64,16 @@ def toml_name(kind: type) -> str:
     return _TOML_NAMES.get(kind, kind.__name__)
 
 
+def _parsed(text: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - `status` of a run reads no TOML
+
+    return tomllib.loads(text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean "x"?)` for a near miss, or nothing."""
+    import difflib  # noqa: PLC0415 - only a wrong key needs it
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f' (did you mean "{short(close[0])}"?)' if close else ""
 
@@ -131,7 +137,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             text = as_text(_bounded(file, MAX_FILE_BYTES))
-        return tomllib.loads(text)
+        return _parsed(text)
     except FileNotFoundError:
         raise JobError(f"{path}: file not found") from None
     except OSError as error:
@@ -154,7 +160,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise JobError("--set: write it as key=value, such as --set temperature=0.2")
     try:
-        parsed = tomllib.loads(f"value = {text}")
+        parsed = _parsed(f"value = {text}")
     except (ValueError, RecursionError):
         return key.strip(), text
     # Text of several lines can look like more TOML than the one value.

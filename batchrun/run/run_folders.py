@@ -60,13 +60,13 @@ def has_begun(directory: Path) -> bool:
 
 @contextmanager
 def opened_checkpoint(
-    directory: Path, tables: Sequence[str] = checkpoint.EVERYTHING
+    directory: Path, tables: Sequence[str] | None = None
 ) -> Iterator[checkpoint.Checkpoint]:
     """Open the checkpoint of a run for reading; of a partitioned one, a temporary copy of its parts.
 
     Args:
         directory: the run directory.
-        tables: the tables to copy from parts, in addition to the run and its executions.
+        tables: the tables to copy from parts, in addition to the run and its executions; None for all.
 
     Raises:
         CheckpointError: when there is no usable checkpoint.
@@ -84,6 +84,7 @@ def opened_checkpoint(
             checkpoint.check_intact(store)
     size = parts.partition_rows
     firsts = [(int(folder.name.removeprefix("part-")) - 1) * size for folder in folders]
+    tables = checkpoint.EVERYTHING if tables is None else tables
     with checkpoint.merged(list(zip(folders, firsts, strict=True)), parts.rows, tables) as store:
         yield store
 

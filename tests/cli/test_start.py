@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.cli import cli
+from batchrun.limits import memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,12 +105,12 @@ finally:
     sys.stdout.flush()
     print("\\nloaded", *sys.modules, file=sys.stderr)
 """
-# Prints how many objects the collector leaves alone when Python ends.
+# Prints how often garbage is looked for, and how many objects are left alone when Python ends.
 END = """
 import atexit
 import gc
 from batchrun.__main__ import main
-atexit.register(lambda: print(gc.get_freeze_count()))
+atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count()))
 main()
 """
 
@@ -162,11 +163,13 @@ def test_a_job_with_scores_loads_what_scores(scored: Path, command: tuple[str, .
     assert found <= WITH_SCORES[command], sorted(found - WITH_SCORES[command])
 
 
-def test_the_end_of_a_command_looks_for_no_garbage() -> None:
+def test_a_command_looks_for_garbage_rarely_and_not_at_its_end() -> None:
     done = subprocess.run(
         [sys.executable, "-c", END, "--version"], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout.split()[-1]) > 10_000
+    threshold, frozen = map(int, done.stdout.split()[-2:])
+    assert threshold == memory.COLLECTED_EVERY
+    assert frozen > 10_000
 
 
 def test_the_table_has_every_command() -> None:
