@@ -111,7 +111,7 @@ def _export_run(directory: Path, to: Path | None = None, since: Since | None = N
                 evaluation.score(source, store, again=not evaluation.runs_code)
                 scores = score_table(job, store)
             kinds = checkpoint.result_kinds(job.request.optional_columns)
-            start = _start(checkpoint.totals(store), since)
+            start = None if since is None else _start(checkpoint.totals(store), since)
             results = output.Results(source, store, kinds, scores, start)
             note = output.write_results(job.output, to, results, in_run_directory=False)
             return Exported((to,), () if note is None else (note,))
@@ -132,7 +132,8 @@ def _export_partitioned(directory: Path, to: Path | None, since: Since | None) -
         for folder in folders_of(directory):
             with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
                 check_intact(store, folder, run.job.output)
-        contents = run.results(to.suffix, since=_start(run.totals(), since))
+        start = None if since is None else _start(run.totals(), since)
+        contents = run.results(to.suffix, since=start)
         contents = replace(contents, partition_by=())
         note = output.write_contents(to, contents, in_run_directory=False)
         return Exported((to,), () if note is None else (note,))
@@ -154,9 +155,7 @@ class Since:
     moment: datetime | None = None
 
 
-def _start(totals: RunTotals, since: Since | None) -> datetime | None:
-    if since is None:
-        return None
+def _start(totals: RunTotals, since: Since) -> datetime | None:
     if since.moment is not None:
         return since.moment
     executions = totals.executions

@@ -297,7 +297,7 @@ def _request_flaws(job: Job, source: Source, store: checkpoint.Checkpoint) -> It
             flaws[problem] = Flaw(problem, first.row, first.others + 1)
         rows += len(rendered) // samples
     yield from flaws.values()
-    if rows != (total := checkpoint.totals(store).total):
+    if rows != (total := store.size()[0]):
         yield Flaw(f"{total:,} rows are counted, and the input has {rows:,}")
 
 

@@ -203,8 +203,7 @@ def _begun(run: DividedRun, options: RunOptions) -> DividedRun:
             continue
         plan = plan_of_part(run.plan, run.parts, part, options)
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
-            known = checkpoint.totals(store).executions
-            number = max([number, *(each["execution"] + 1 for each in known)])
+            number = max([number, *(known + 1 for known in store.executions())])
             reuse = reuse_of(plan, store, options_of_part(options, part))
         if reuse is not None:
             found[part.number] = reuse
