@@ -426,6 +426,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         resealed("UPDATE run SET job = replace(job, 'Say', 'Tell')"),
         "fingerprints: the stored job is not the one that was run",
     ),
+    "another number of rows": (
+        resealed("UPDATE run SET total = total + 1"),
+        "rows are counted, and the input has ",
+    ),
     "the job is no JSON": (
         sql("UPDATE run SET job = 'x'"),
         "checkpoint.db: the stored description of the run is damaged",
