@@ -32,8 +32,7 @@ from batchrun.records import (
     Turn,
     Usage,
 )
-from tests.checkpoint.test_stored_batches import BATCH
-from tests.support.checkpoints import NOON, finish, items, plan, succeeded
+from tests.support.checkpoints import BATCH, NOON, finish, items, plan, succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

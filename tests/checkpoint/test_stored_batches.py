@@ -12,26 +12,14 @@ from batchrun import checkpoint
 from batchrun.checkpoint import Checkpoint, Comparison, find_damage, state_flaws, totals
 from batchrun.errors import CheckpointError
 from batchrun.formats import BatchState, RemoteBatch
-from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, BatchStage, SentBatch
+from batchrun.formats.sent_batches import DAMAGED, UNKNOWN_ACCOUNT, SentBatch
 from batchrun.records import Attempt, AttemptStart, PlannedRequest, Result, Status, changed
-from tests.support.checkpoints import NOON, asked, items, plan, rows, start, succeeded
+from tests.support.checkpoints import BATCH, NOON, asked, items, plan, rows, start, succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-BATCH = SentBatch(
-    tag="t0",
-    stage=BatchStage.INTENDED,
-    account="digest",
-    base_url="http://x",
-    model="m",
-    rows=2,
-    tokens=20,
-    queued_tokens=20,
-    is_primer=False,
-    intended_us=1,
-)
 REMOTE = RemoteBatch(id="remote", state=BatchState.RUNNING, rows=2, created_us=5, expires_us=9)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.checkpoint import NewExecution, encoding
 from batchrun.checkpoint.columns import result_kinds
 from batchrun.checkpoint.schema import MIGRATIONS, add_missing_columns
+from batchrun.formats.sent_batches import BatchStage, SentBatch
 from batchrun.records import (
     Attempt,
     AttemptStart,
@@ -42,6 +43,20 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 DOCUMENT = {"name": "job"}
+
+
+BATCH = SentBatch(
+    tag="t0",
+    stage=BatchStage.INTENDED,
+    account="digest",
+    base_url="http://x",
+    model="m",
+    rows=2,
+    tokens=20,
+    queued_tokens=20,
+    is_primer=False,
+    intended_us=1,
+)
 
 
 def item(
