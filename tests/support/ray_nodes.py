@@ -58,7 +58,9 @@ def serve() -> None:
         say(address=cluster.address, session=cluster.head_node.get_session_dir_path())
         for line in sys.stdin:
             assert line.strip() == "add", line
-            node = cluster.add_node(**common, num_cpus=CPUS)
+            # Ray itself waits 30 s, and ends then.
+            node = cluster.add_node(wait=False, **common, num_cpus=CPUS)
+            cluster._wait_for_node(node, timeout=LONGEST_S)
             say(raylet=node.all_processes["raylet"][0].process.pid)
     finally:
         for node in cluster.list_all_nodes():
@@ -156,7 +158,8 @@ def target(link: Path) -> str:
 @contextmanager
 def ray_nodes(count: int) -> Iterator[RayNodes]:
     """Start a cluster with this many nodes beside the head."""
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    waits = {"RAY_gcs_server_port_wait_time_s": str(int(LONGEST_S))}
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **waits}
     command = [sys.executable, "-m", "tests.support.ray_nodes"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
