@@ -210,6 +210,7 @@ class Progress:
         }
 
     def __exit__(self, *_error: object) -> None:
+        self._waiting = None  # a run that has ended waits for nothing
         if self._bar is not None:
             self._describe()
             self._bar.close()

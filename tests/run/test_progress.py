@@ -132,11 +132,22 @@ def test_the_cause_of_a_wait_is_shown_on_a_narrow_terminal(
     with os.fdopen(own, "rb", buffering=0) as seen, suppress(OSError):  # the other end is closed
         while part := seen.read(65_536):
             shown += part.decode()
-    shown = shown.split("\r")[-2].rstrip()
+    shown = next(part for part in reversed(shown.split("\r")) if "waiting" in part).rstrip()
     assert shown.endswith(cause), shown
     assert "2/5000" in shown
     assert "1 errors" in shown
     assert len(shown) <= columns
+
+
+def test_the_bar_of_a_run_that_has_ended_waits_for_nothing(
+    terminal: Terminal, clock: Clock
+) -> None:
+    with progress_on(terminal, 1, clock) as progress:
+        clock.now += 1
+        progress.waiting("server (1 in flight)")
+        assert terminal.text.endswith("waiting: server (1 in flight)")
+        progress.finished(result())
+    assert "waiting" not in terminal.text.rstrip().split("\n")[-1]
 
 
 def test_the_bar_is_drawn_now_and_then_however_many_rows_finish(
