@@ -159,6 +159,8 @@ class PriceBook:
 
     def _moments(self, model: str) -> Sequence[datetime | None]:
         """Return the times at which a request to a model may be priced."""
+        if self._own((model,)) is not None:
+            return [None]
         entry = self._list.entry((model,))
         return [None] if entry is None else entry.moments(self._moment(None))
 
@@ -219,11 +221,15 @@ class PriceBook:
     def _look_up(self, names: tuple[str, ...], conditions: Conditions) -> _ModelPrice:
         if len(self._found) >= MOST_KNOWN:  # a server may send new names and tiers with each answer
             self._found.clear()
-        own = next((self._by_model[name] for name in names if name in self._by_model), self._fixed)
+        own = self._own(names)
         if own is not None:
             own = own.in_batches if IN_BATCHES in conditions else own
             return _ModelPrice(None, conditions, (Tier(-1, own),))
         return _ModelPrice(self._list.entry(names), conditions)
+
+    def _own(self, names: tuple[str, ...]) -> Rates | None:
+        """Return the rates of the job for the first of these models that it has rates for."""
+        return next((self._by_model[name] for name in names if name in self._by_model), self._fixed)
 
     def _moment(self, at: datetime | None) -> datetime:
         return at or self._at or datetime.now(UTC)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -93,8 +93,13 @@ class PriceList:
 
     def __init__(self, provider: str | None, base_url: str | None) -> None:
         self._name = provider
-        self._provider = _provider(provider, base_url)
+        self._base_url = base_url
         self._known: dict[tuple[str, ...], Entry | None] = {}
+
+    @cached_property
+    def _provider(self) -> Provider | None:
+        """The provider in the list, which is loaded when a price is first looked up."""
+        return _provider(self._name, self._base_url)
 
     @property
     def is_known(self) -> bool:

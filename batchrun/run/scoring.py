@@ -19,7 +19,6 @@ from batchrun.evaluation.scores import NONE
 from batchrun.job.reader import did_you_mean, listed
 from batchrun.render import Expression
 from batchrun.run.answered_rows import answered_rows
-from batchrun.run.judging import Judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from batchrun.job import Job, ScoreConfig
     from batchrun.records import Item
     from batchrun.run.answered_rows import AnsweredRow
+    from batchrun.run.judging import Judge
     from batchrun.source import Source
 
 
@@ -163,6 +163,10 @@ class Evaluation:
             JobError: see the class.
         """
         judged = [config for config in job.scores if config.judge is not None]
+        if not judged:
+            return cls(job.scores, source.columns)
+        from batchrun.run.judging import Judge  # noqa: PLC0415 - few jobs have a judge
+
         judges = [Judge(config, job, source.columns) for config in judged]
         return cls(job.scores, source.columns, judges)
 

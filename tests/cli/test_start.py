@@ -53,7 +53,8 @@ SENDING = {
 # Modules that read jobs, render templates, score answers, or prepare a run.
 PARTS = {
     *("batchrun.formats.wire_format", "batchrun.render", "batchrun.run.scoring"),
-    *("batchrun.evaluation.scorer", "batchrun.run.preparation", "batchrun.simulator.provider"),
+    *("batchrun.evaluation.scorer", "batchrun.run.judging", "batchrun.run.preparation"),
+    "batchrun.simulator.provider",
 }
 WATCHED = LIBRARIES | SENDING | PARTS
 ROWS = {"polars"}
@@ -161,6 +162,14 @@ def test_a_command_loads_nothing_that_it_does_not_need(
 def test_a_job_with_scores_loads_what_scores(scored: Path, command: tuple[str, ...]) -> None:
     found = loaded(scored, *command) & WATCHED
     assert found <= WITH_SCORES[command], sorted(found - WITH_SCORES[command])
+
+
+@pytest.mark.parametrize("command", [("preview", "job.toml"), ("run", "job.toml", "--simulate")])
+def test_a_job_with_its_own_price_loads_no_price_list(
+    plain: Path, command: tuple[str, ...]
+) -> None:
+    price = ("--set", "price.input=1", "--set", "price.output=5")
+    assert not loaded(plain, *command, *price) & {"genai_prices.types", "pydantic"}
 
 
 def test_a_command_looks_for_garbage_rarely_and_not_at_its_end() -> None:
