@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun import checkpoint, output
+from batchrun import checkpoint, inspection, output
 from batchrun.errors import JobError
 from batchrun.job import OUTPUT_SUFFIXES, Job
 from batchrun.job.paths import ProtectedFiles, user_files
@@ -77,11 +77,7 @@ def export(
     if to.suffix == LOG_SUFFIX:
         if since is not None:
             raise JobError(f"--to {to}: a log has all rows; remove --last or --since")
-        from batchrun.inspection.inspect_log import (  # noqa: PLC0415 - few exports are logs
-            export_inspect_log,
-        )
-
-        return Exported((export_inspect_log(directory, to),))
+        return Exported((inspection.export_inspect_log(directory, to),))
     return _export_run(directory, to, since)
 
 

@@ -44,9 +44,8 @@ def is_folder_of_runs(path: Path) -> bool:
 
 def runs_below(folder: Path) -> Iterator[Path]:
     """Yield the runs in a folder in order; for a matrix, its cells."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and is_run(path):
-            yield from (run for run in runs_in(path) if is_run(run))
+    for path in _runs_inside(folder):
+        yield from (each for each in runs_in(path) if is_run(each))
 
 
 def _directory(path: Path) -> Path:
