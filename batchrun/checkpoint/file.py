@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -15,7 +16,12 @@ from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import unpacked
 from batchrun.checkpoint.lock import MATRIX_FILE, FileLock, is_locked, refuse_hard_links
 from batchrun.checkpoint.migrations import applied
-from batchrun.checkpoint.schema import DEVELOPMENT, known_migrations, migrate
+from batchrun.checkpoint.schema import (
+    DEVELOPMENT,
+    known_migrations,
+    migrate,
+    missing_columns,
+)
 from batchrun.checkpoint.sqlite import Database
 from batchrun.errors import CheckpointError, CheckpointFull
 from batchrun.job.paths import PRIVATE_FILE
@@ -31,6 +37,7 @@ APPLICATION_ID = 0x6274726E
 PAGE_BYTES = 16384
 # Of a writer: the part of an index of a million requests that its plan needs again and again.
 CACHE_KIB = 16 * 1024
+_NO_COLUMN = re.compile("no such (?:table|column)|table .* has no column")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -146,6 +153,8 @@ def usable(path: Path) -> Iterator[None]:
                 "failing. Make room and run the job again: the stored answers are safe, and those "
                 "that could not be saved count as possibly billed"
             ) from error
+        if _NO_COLUMN.match(str(error)):
+            raise _of_another_version(path, str(error)) from error
         # The second is what SQLite says when `unpacked` is given what was never packed.
         if "decode" in str(error) or "user-defined function" in str(error):
             raise _damaged(path, str(error)) from error
@@ -264,6 +273,7 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
         if path.stat().st_size % page_bytes and not _has_wal(path):
             raise _damaged(path, "it ends in the middle of a page")
         had = applied(db)
+        missing = missing_columns(db) if had == known_migrations() else ()
     if DEVELOPMENT & had:
         raise CheckpointError(
             f"{path}: was made by an earlier development version of batchrun, which this version "
@@ -275,7 +285,17 @@ def _check(path: Path, connect: Callable[[Path], Database] | None = None) -> set
             f"{path}: was written by a newer version of batchrun; it was left as it is. "
             "Upgrade batchrun, or choose another directory with --output-dir"
         )
+    if missing:
+        table, name, kind = min(missing)
+        raise _of_another_version(path, f"it has no column {table}.{name} of the type {kind}")
     return had
+
+
+def _of_another_version(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: was made by another version of batchrun ({reason}); it was left as it is. Start over "
+        "with: batchrun run JOB --new. To keep the results, export them with the version that made them"
+    )
 
 
 def _has_wal(path: Path) -> bool:

@@ -6,6 +6,8 @@ round trips are exact.
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import cache
 from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.columns import (
@@ -26,13 +28,13 @@ from batchrun.checkpoint.columns import (
 )
 from batchrun.checkpoint.long_texts import TABLE as PIECES
 from batchrun.checkpoint.migrations import apply
+from batchrun.checkpoint.sqlite import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from batchrun.checkpoint.columns import ColumnOf
     from batchrun.checkpoint.migrations import Migration
-    from batchrun.checkpoint.sqlite import Database
 
 
 def _definitions(columns: Iterable[ColumnOf]) -> str:
@@ -221,6 +223,31 @@ MIGRATIONS: list[Migration] = [m001_checkpoint]
 def known_migrations() -> set[str]:
     """Return the names of the migrations that this version has."""
     return {each.__name__ for each in MIGRATIONS}
+
+
+# One row for each column: its table, its name and its type.
+_COLUMNS_IN = """SELECT t.name, c.name, c.type FROM sqlite_master t JOIN pragma_table_xinfo(t.name) c
+    WHERE t.type = 'table'"""
+
+
+def missing_columns(db: Database) -> set[tuple[str, str, str]]:
+    """Return the columns that a checkpoint with all migrations lacks: table, name and type.
+
+    A version that was never released may have had migrations of the same names.
+    """
+    return _columns_after(tuple(MIGRATIONS)) - _columns_in(db)
+
+
+@cache
+def _columns_after(steps: Iterable[Migration]) -> set[tuple[str, str, str]]:
+    with closing(Database()) as db:
+        for step in steps:
+            step(db)
+        return _columns_in(db)
+
+
+def _columns_in(db: Database) -> set[tuple[str, str, str]]:
+    return {(table, name, kind) for table, name, kind in db.execute(_COLUMNS_IN)}
 
 
 def migrate(db: Database) -> None:

@@ -790,6 +790,31 @@ def test_a_file_of_an_earlier_development_version_is_refused(tmp_path: Path, nam
     refused(tmp_path, "earlier development version of batchrun.*--new.*export")
 
 
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("DROP TABLE pieces", "pieces.id"),
+        ("ALTER TABLE turns DROP COLUMN checksum", "turns.checksum"),
+    ],
+)
+def test_a_file_without_a_table_of_this_version_is_refused(
+    tmp_path: Path, change: str, missing: str
+) -> None:
+    filled(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other, other:
+        other.execute(change)
+    refused(tmp_path, f"another version of batchrun .it has no column {missing}.*--new.*export")
+
+
+def test_a_table_that_goes_missing_later_is_not_a_traceback(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with closing(Checkpoint(tmp_path, writable=False)) as store:
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as other, other:
+            other.execute("DROP TABLE prices")
+        with pytest.raises(CheckpointError, match="another version of batchrun .no such table"):
+            totals(store)
+
+
 def refused(directory: Path, message: str, suffixes: Sequence[str] = ("",)) -> None:
     """Neither writer nor reader may accept the file, nor change a byte of it or its mode."""
     paths = [directory / f"{FILE_NAME}{suffix}" for suffix in suffixes]
