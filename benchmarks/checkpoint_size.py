@@ -4,7 +4,7 @@ Usage: python -m benchmarks.checkpoint_size [MEGABYTES]
 
 For each length of answers it writes that many megabytes of them, each commit with
 `synchronous=FULL`, as a run with 256 requests in flight does: answers arrive in another order than their
-rows. Answers are not compressed, so their content does not matter.
+rows. Answers are not compressed, so their content does not matter. Then it writes conversations with tools.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ from batchrun.records import (
     Request,
     Result,
     Status,
+    Turn,
     Usage,
     WireRequest,
+    changed,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MEGABYTES = 20
 LENGTHS = (200, 450, 1_000, 2_000, 5_000, 9_000, 12_000, 25_000, 70_000, 300_000, 1_000_000)
+TURN_LENGTHS = (1_000, 2_000, 5_000, 20_000, 40_000)
 # With fewer rows, the pages of empty tables count.
 FEWEST_ROWS = 100
 MOST_ROWS = 20_000
@@ -58,13 +61,19 @@ def main(megabytes: int) -> None:
         rows = min(MOST_ROWS, max(FEWEST_ROWS, megabytes * 1_000_000 // length))
         measure(f"{length:,} bytes", [length] * rows)
     measure("mixed lengths", mixed)
+    for length in TURN_LENGTHS:
+        rows = min(MOST_ROWS, max(FEWEST_ROWS, megabytes * 1_000_000 // length))
+        measure(f"{length:,} in turns", [length] * rows, in_turns=True)
 
 
-def measure(name: str, lengths: Sequence[int]) -> None:
-    """Write answers of these lengths, and print the size of the file and the CPU time of a row."""
+def measure(name: str, lengths: Sequence[int], *, in_turns: bool = False) -> None:
+    """Write answers of these lengths, and print the size of the file and the CPU time of a row.
+
+    With `in_turns`, each row is a conversation of two turns with these bytes, half of them results of tools.
+    """
     with tempfile.TemporaryDirectory() as directory:
         started = time.process_time()
-        size = write(Path(directory), lengths)
+        size = write(Path(directory), lengths, in_turns=in_turns)
         seconds = time.process_time() - started
     ratio, other = size / sum(lengths), (size - sum(lengths)) / len(lengths)
     print(
@@ -73,7 +82,7 @@ def measure(name: str, lengths: Sequence[int]) -> None:
     )
 
 
-def write(directory: Path, lengths: Sequence[int]) -> int:
+def write(directory: Path, lengths: Sequence[int], *, in_turns: bool = False) -> int:
     """Plan and answer rows; return the size of the checkpoint in bytes."""
     dice = random.Random(1)
     store = Checkpoint(directory, writable=True)
@@ -95,10 +104,22 @@ def write(directory: Path, lengths: Sequence[int]) -> int:
         group = min(dice.randint(5, 60), len(in_flight))
         arrived = [heapq.heappop(in_flight) for _ in range(group)]
         now = arrived[-1][0]
-        results = [answered(key, completion(key, lengths[key - 1])) for _, key in arrived]
+        if in_turns:
+            write_turns(store, {key: lengths[key - 1] for _, key in arrived})
+        answers = {key: 2 if in_turns else lengths[key - 1] for _, key in arrived}
+        results = [answered(key, completion(key, length)) for key, length in answers.items()]
         store.record([], [result.last for result in results], results)
     store.close()
     return store.path.stat().st_size
+
+
+def write_turns(store: Checkpoint, lengths: Mapping[int, int]) -> None:
+    """Write two turns of each conversation: first without the results of the tools, then with them."""
+    for number in (1, 2):
+        said = {key: "x" * (length // 4) for key, length in lengths.items()}
+        turns = [Turn(key, number, text, '[{"id":"1"}]') for key, text in said.items()]
+        store.record([], [], [], turns)
+        store.record([], [], [], [changed(turn, results=turn.said) for turn in turns])
 
 
 def item(row: int) -> RenderedItem:

@@ -188,7 +188,8 @@ _ATTEMPT = _stored(column for column in ATTEMPT_COLUMNS if column.table_column n
 _RESULT_COLUMNS = ("request_id", "status", "retryable", "attempts", "finished_us", *_names(_ANSWER))
 _ATTEMPT_COLUMNS = (*_names(_ATTEMPT), *MONEY, "request_id", "number")
 START_COLUMNS = ("request_id", "number", "execution", "started_us", "reserved")
-_TURN_COLUMNS = ("request_id", "number", "said", "calls", "results")
+LONG_OF_TURNS = ("said", "calls", "results")
+_TURN_COLUMNS = ("request_id", "number", *LONG_OF_TURNS)
 _ITEM_COLUMNS = ("ordinal", "custom_id", "request_id", "error_type", "error_message")
 REQUEST_COLUMNS = ("id", "fingerprint", "occurrence", "custom_id")
 RUN_COLUMNS = (
@@ -218,7 +219,7 @@ COSTS = Checked(
     "attempts", ("request_id", "number", *MONEY), "cost_checksum", is_written=_HAS_ENDED
 )
 STARTS = Checked("attempts", START_COLUMNS, "start_checksum")
-TURNS = Checked("turns", _TURN_COLUMNS)
+TURNS = Checked("turns", _TURN_COLUMNS, long=LONG_OF_TURNS)
 ITEMS = Checked("items", _ITEM_COLUMNS)
 REQUESTS = Checked("requests", REQUEST_COLUMNS)
 RUN = Checked("run", RUN_COLUMNS)
@@ -257,6 +258,12 @@ INSERT_ITEM = _insert("INSERT", "items", "checksum", *_ITEM_COLUMNS)
 INSERT_PLANNED = _insert("INSERT", "items", "checksum", "ordinal", "custom_id", "request_id")
 INSERT_REQUEST = _insert("INSERT", "requests", "checksum", *REQUEST_COLUMNS)
 REPLACE_TURN = _insert("INSERT OR REPLACE", "turns", "checksum", *_TURN_COLUMNS)
+# A turn is written again when its tools have run: only their results are new.
+ADD_TOOL_RESULTS = f"""{_insert("INSERT", "turns", "checksum", *_TURN_COLUMNS)}
+    ON CONFLICT (request_id, number)
+    DO UPDATE SET checksum = excluded.checksum, results = excluded.results"""
+LONG_TURN_PLACES = tuple(1 + _TURN_COLUMNS.index(name) for name in LONG_OF_TURNS)
+TOOL_RESULTS_PLACES = LONG_TURN_PLACES[-1:]
 
 
 def start_row(start: AttemptStart, execution: int) -> tuple[Any, ...]:
@@ -325,10 +332,24 @@ def request_row(key: int, fingerprint: bytes, occurrence: int, custom_id: str) -
     return (found, key, quick_bytes(fingerprint), occurrence, custom_id)
 
 
-def turn_row(turn: Turn) -> tuple[Any, ...]:
-    """Return the values for `REPLACE_TURN`."""
+def turn_row(turn: Turn) -> tuple[tuple[Any, ...], int]:
+    """Return the values for `REPLACE_TURN` or `ADD_TOOL_RESULTS`, and about how many bytes they have."""
     row = (turn.key, turn.number, turn.said, turn.calls, turn.results)
-    return (checksum(_of_turn(row)), *row)
+    covered = _covered(_of_turn(row))
+    return (zlib.crc32(covered), *row), len(covered)
+
+
+def is_written_again(turn: Turn) -> bool:
+    """Return whether a turn is stored already, without the results of its tools.
+
+    A turn without calls has empty results from the beginning.
+    """
+    return turn.results is not None and turn.calls != "[]"
+
+
+def turn_checksum(turn: Turn) -> int:
+    """Return the checksum that is stored with a turn."""
+    return int(turn_row(turn)[0][0])
 
 
 def microseconds(moment: datetime) -> int:

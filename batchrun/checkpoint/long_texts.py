@@ -1,4 +1,4 @@
-"""Long texts of answers, in pieces that fill the pages of the file.
+"""Long texts of answers and of turns with tools, in pieces that fill the pages of the file.
 
 SQLite puts the start of a row in one page with other rows. A row of half a page or more leaves the rest of
 its page empty, and rows that arrive in another order than their keys leave pages partly empty. Pieces are
@@ -58,12 +58,14 @@ def length(value: str) -> str:
         WHEN typeof({value}) = 'integer' THEN {PIECE_BYTES} * {pieces} ELSE length({value}) END"""
 
 
-def delete_pieces(db: Database, keys: Iterable[int], columns: Sequence[str]) -> None:
-    """Delete the pieces of these columns of the results of requests, whose texts are replaced."""
+def delete_pieces(
+    db: Database, keys: Iterable[int], columns: Sequence[str], table: str = "results"
+) -> None:
+    """Delete the pieces of these columns of requests' rows in a table, whose texts are replaced."""
     ids = ", ".join(f"CASE typeof({name}) WHEN 'integer' THEN {name} END" for name in columns)
     for key in keys if columns else ():
-        row = db.execute(f"SELECT {ids} FROM results WHERE request_id = ?", (key,)).fetchone()  # noqa: S608 - our own names
-        found = [(first, key) for first in row or () if first is not None]
+        rows = db.execute(f"SELECT {ids} FROM {table} WHERE request_id = ?", (key,))  # noqa: S608 - our own names
+        found = [(first, key) for row in rows for first in row if first is not None]
         db.conn.executemany(_DELETE, found)
 
 
@@ -84,7 +86,7 @@ class LongTexts:
         self._pieces: list[tuple[int, int, str | bytes]] = []
 
     def take_out(self, key: int, row: Sequence[Any], places: Iterable[int]) -> tuple[Any, ...]:
-        """Return a row of a request's result with ids instead of the long texts at these places."""
+        """Return a row of a request with ids instead of the long texts at these places."""
         found = list(row)
         for place in places:
             value = found[place]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.file import usable
+from batchrun.checkpoint.long_texts import whole
 from batchrun.checkpoint.sqlite import quick_bytes, temporary_space
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Record, RecordsDamaged
 from batchrun.records import PlannedRequest, Turn
@@ -32,6 +33,7 @@ MANY = 1_000
 _HELD = f"""SELECT i.ordinal, i.custom_id, i.request_id, q.fingerprint, i.error_message,
     {encoding.REQUESTS.differs("q")}
     FROM items i LEFT JOIN requests q ON q.id = i.request_id WHERE i.ordinal BETWEEN ? AND ?"""  # noqa: S608
+_TEXTS_OF_TURNS = ", ".join(whole(f"t.{name}") for name in encoding.LONG_OF_TURNS)
 _HIGHEST = "SELECT coalesce(max(occurrence), 0) FROM requests WHERE fingerprint = ?"
 
 # Which results do not settle their request, with `retry_errored` and without.
@@ -306,14 +308,14 @@ class Planner:
         """Return the turns of conversations so far, by request."""
         wanted = list(keys)
         rows = self._db.execute(
-            f"""SELECT checksum, request_id, number, said, calls, results FROM turns
+            f"""SELECT checksum, request_id, number, {_TEXTS_OF_TURNS} FROM turns t
             WHERE request_id IN ({_marks(wanted)}) ORDER BY number""",  # noqa: S608 - marks only
             wanted,
         )
         turns: dict[int, tuple[Turn, ...]] = {}
         for checksum, *row in rows:
             turn = Turn(*row)
-            if checksum not in (None, encoding.turn_row(turn)[0]):
+            if checksum not in (None, encoding.turn_checksum(turn)):
                 raise self._damaged(turn)
             turns[turn.key] = (*turns.get(turn.key, ()), turn)
         return turns

@@ -267,6 +267,7 @@ def _give_up(store: Checkpoint) -> None:
         db.execute(checked.seal("request_id IN (SELECT request_id FROM given_up)"))
     keys = [key for (key,) in db.execute("SELECT DISTINCT request_id FROM given_up")]
     delete_pieces(db, keys, LONG)
+    delete_pieces(db, keys, encoding.LONG_OF_TURNS, "turns")
     for table in ("results", "turns"):
         db.execute(f"DELETE FROM {table} WHERE request_id IN (SELECT request_id FROM given_up)")  # noqa: S608
     db.execute("DROP TABLE given_up")

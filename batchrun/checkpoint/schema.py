@@ -169,15 +169,15 @@ _TABLES = (
         checksum INTEGER,
         status_checksum INTEGER
     ) STRICT""",
-    # The long texts of results.
+    # The long texts of results and turns.
     PIECES,
     # Conversations with tools: what the model said in each turn, and the results of its calls.
     """CREATE TABLE turns (
         request_id INTEGER NOT NULL REFERENCES requests (id),
         number INTEGER NOT NULL,
-        said TEXT NOT NULL,
-        calls TEXT NOT NULL,
-        results TEXT,
+        said ANY NOT NULL,
+        calls ANY NOT NULL,
+        results ANY,
         checksum INTEGER,
         PRIMARY KEY (request_id, number)
     ) STRICT, WITHOUT ROWID""",

@@ -342,7 +342,8 @@ class Checkpoint:
             write_rows(self.db, encoding.INSERT_START, begun)
             write_rows(self.db, encoding.UPDATE_ATTEMPT, map(encoding.attempt_row, attempts))
             self.write_results(results)
-            write_rows(self.db, encoding.REPLACE_TURN, map(encoding.turn_row, turns))
+            if turns:
+                self._write_turns(turns)
 
     def write_results(self, results: Sequence[Result]) -> None:
         """Write results within a transaction, with their long texts in pieces."""
@@ -354,6 +355,20 @@ class Checkpoint:
         # Only a request with earlier attempts can have a result that is replaced.
         delete_pieces(self.db, (r.key for r in results if r.last.number > 1), LONG)
         write_rows(self.db, encoding.REPLACE_RESULT, rows)
+        texts.write()
+
+    def _write_turns(self, turns: Sequence[Turn]) -> None:
+        texts = LongTexts(self.db)
+        new: list[tuple[Any, ...]] = []
+        with_results: list[tuple[Any, ...]] = []
+        for turn in turns:
+            row, size = encoding.turn_row(turn)
+            is_there = encoding.is_written_again(turn)
+            places = encoding.TOOL_RESULTS_PLACES if is_there else encoding.LONG_TURN_PLACES
+            kept = texts.take_out(turn.key, row, places) if size > MOST_IN_ROW else row
+            (with_results if is_there else new).append(kept)
+        write_rows(self.db, encoding.REPLACE_TURN, new)
+        write_rows(self.db, encoding.ADD_TOOL_RESULTS, with_results)
         texts.write()
 
     def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:

@@ -1136,3 +1136,9 @@ def test_libraries_that_nothing_here_uses_are_not_loaded_with_it() -> None:
 def test_long_answers_take_little_more_than_their_bytes(tmp_path: Path, length: int) -> None:
     rows = 6_000_000 // length  # with fewer, the pages of empty tables count
     assert write_answers(tmp_path, [length] * rows) <= 1.3 * rows * length
+
+
+@pytest.mark.parametrize("length", [5_000, 10_000, 20_000])
+def test_long_conversations_take_little_more_than_their_bytes(tmp_path: Path, length: int) -> None:
+    rows = 3_000_000 // length
+    assert write_answers(tmp_path, [length] * rows, in_turns=True) <= 1.35 * rows * length

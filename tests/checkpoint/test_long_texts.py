@@ -23,6 +23,7 @@ from batchrun.checkpoint import (
     totals,
 )
 from batchrun.checkpoint.columns import LONG
+from batchrun.checkpoint.encoding import LONG_OF_TURNS
 from batchrun.checkpoint.long_texts import (
     LONGEST_BYTES,
     MOST_IN_ROW,
@@ -30,8 +31,9 @@ from batchrun.checkpoint.long_texts import (
     SHORT_BYTES,
     whole,
 )
-from batchrun.records import changed
+from batchrun.records import Turn, changed
 from tests.support.checkpoints import (
+    begin,
     column,
     finish,
     items,
@@ -191,6 +193,56 @@ def test_runs_with_long_answers_are_compared_and_their_parts_merged(tmp_path: Pa
         assert totals(store).succeeded == 8
 
 
+@settings(max_examples=15, deadline=None)
+@given(texts(), texts(), texts())
+@example("é" * 200_000, "[]", "")
+def test_turns_of_every_length_come_back_as_they_are(
+    tmp_path_factory: pytest.TempPathFactory, said: str, calls: str, results: str
+) -> None:
+    directory = tmp_path_factory.mktemp("run")
+    with closing(Checkpoint(directory, writable=True)) as store:
+        first, second = plan(store, items("ab"))
+        calling = Turn(first.key, 1, said, f"[{calls}]")
+        paused = Turn(first.key, 2, said, "[]", "[]")
+        waiting = Turn(second.key, 1, said, f"[{calls}]")
+        begin(store, first, second)
+        store.record([], [], [], [calling, waiting])
+        answered = changed(calling, results=results)
+        store.record([], [], [], [answered, paused])
+        held = pieces(store)
+        store.record([], [], [], [answered])  # the same again, as after a crash of a worker
+        assert pieces(store) >= held
+    with closing(Checkpoint(directory, writable=True)) as store:
+        again = plan(store, items("ab"))
+        assert [request.turns for request in again] == [(answered, paused), (waiting,)]
+        assert not find_damage(store).count
+
+
+def test_turns_with_their_results_leave_no_piece_of_those_without(tmp_path: Path) -> None:
+    said, results = "s" * 4 * PIECE_BYTES, "r" * 3 * PIECE_BYTES
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        (request,) = plan(store, items("a"))
+        turn = Turn(request.key, 1, said, "[1]")
+        store.record([], [], [], [turn])
+        assert pieces(store) == 4
+        store.record([], [], [], [changed(turn, results=results)])
+        assert pieces(store) == 7
+
+
+def test_a_conversation_with_a_damaged_turn_is_given_up_with_its_pieces(tmp_path: Path) -> None:
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        (request,) = plan(store, items("a"))
+        turns = [Turn(request.key, n, f"{n}" * 5_000, "[1]", "r" * 5_000) for n in (1, 2)]
+        begin(store, request)
+        store.record([], [], [], [changed(turn, results=None) for turn in turns])
+        store.record([], [], [], turns)
+        store.db.execute("UPDATE pieces SET text = 'x' || text WHERE id = 0 OR text LIKE '2%'")
+        assert find_damage(store).count
+        repair(store)
+        assert pieces(store) == 0
+        assert not find_damage(store).count
+
+
 def test_the_same_long_answer_to_every_row_is_found(tmp_path: Path) -> None:
     long = "the same " * 500
     with closing(Checkpoint(tmp_path, writable=True)) as store:
@@ -201,6 +253,7 @@ def test_the_same_long_answer_to_every_row_is_found(tmp_path: Path) -> None:
 def test_every_column_in_pieces_is_declared_so(tmp_path: Path) -> None:
     with closing(Checkpoint(tmp_path, writable=True)) as store:
         start(store, 0)
-        kinds = dict(store.db.execute("SELECT name, type FROM pragma_table_info('results')"))
-    assert {name for name, kind in kinds.items() if kind == "ANY"} == {*LONG}
+        for table, long in (("results", LONG), ("turns", LONG_OF_TURNS)):
+            found = store.db.execute("SELECT name, type FROM pragma_table_info(?)", (table,))
+            assert {name for name, kind in found if kind == "ANY"} == {*long}
     assert "pieces" in whole("r.response")
