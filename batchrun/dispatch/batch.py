@@ -137,6 +137,8 @@ class BatchDispatcher:
 
     async def run(self, requests: ObjectReceiveStream[Sequence[PlannedRequest]]) -> None:
         """Submit every request of the stream, and wait for the results if the mode says so."""
+        # Also without open batches: earlier ones show what the vendor's queue has room for.
+        await self._tracker.load()
         self._tracker.begin_round()
         async with anyio.create_task_group() as group:
             group.start_soon(self._follow)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from batchrun.dispatch.batch_ports import BatchMode
+from batchrun.dispatch.batch_tracking import TOKEN_LIMIT
 from batchrun.dispatch.judgement import Action, TrackRecord, judge, stop_for
 from batchrun.errors import (
     BatchInDoubt,
@@ -69,6 +70,7 @@ class BatchSubmitter:
         self._doubts = 0
         self._waited_s = 0.0
         self._is_checked = False
+        self._was_full = False  # the queue, when the last batch was refused
         self.sent = self.in_flight = 0
         # Why nothing more is submitted for now: this execution does not wait for it.
         self.held: str | None = None
@@ -127,7 +129,8 @@ class BatchSubmitter:
             self.in_flight -= 1
         if remote is None:
             self.sent -= batch.rows
-            await self._tracker.void(draft.tag, "not created")
+            # The next execution learns the limit of the queue from this reason.
+            await self._tracker.void(draft.tag, TOKEN_LIMIT if self._was_full else "not created")
             return
         self._doubts, self._waited_s = 0, 0.0
         await self._tracker.confirm(draft.tag, remote)
@@ -168,6 +171,7 @@ class BatchSubmitter:
         """
         content = draft.content()
         input_file, failures = None, 0
+        self._was_full = False
         while True:
             try:
                 content.seek(0)
@@ -208,6 +212,7 @@ class BatchSubmitter:
         model = draft.group.model
         others = self._tracker.queued_tokens(model) - draft.tokens
         self._tracker.learn(model, others + draft.tokens)
+        self._was_full = True
         if self._is_patient and others > 0:
             return await self._draining.interruptible(self._tracker.closed)
         # It is too large even for an empty queue. Its requests will be divided into smaller batches.

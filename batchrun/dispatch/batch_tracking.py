@@ -86,6 +86,7 @@ class BatchTracker:
         self._failing_since: float | None = None
         self._known_ids: set[str] = set()
         self._creating: set[str] = set()
+        self._is_loaded = False
         self._is_expecting = True  # further batches may be submitted
         self._interval_s = config.poll_s
         self._closed = anyio.Event()
@@ -95,7 +96,10 @@ class BatchTracker:
         self.learned: dict[str, float] = {}
 
     async def load(self) -> None:
-        """Read the batches of earlier executions."""
+        """Read the batches of earlier executions, once."""
+        if self._is_loaded:
+            return
+        self._is_loaded = True
         for batch in await self._journal.batches(open_only=False):
             if batch.remote_id is not None:
                 self._known_ids.add(batch.remote_id)

@@ -461,6 +461,19 @@ def test_a_queue_without_room_for_the_first_batch_does_not_finish_the_run(
         assert "run the same command again to submit them" in str(report.error)
 
 
+def test_a_queue_that_was_full_at_once_is_remembered_by_the_next_execution(
+    write_job: Callable[..., Path],
+) -> None:
+    with vendor(batch_s=600, enqueued_tokens=1_500) as server:
+        job = write_job(server.url, rows=60, extra=QUICK)  # with 1,560 tokens
+        open_rows = []
+        for _ in range(3):
+            report = run(job, wait=False)
+            assert report.exit_code == 7
+            open_rows.append([batch.rows for batch in report.totals.open_batches])
+        assert open_rows == [[], [30], [30]]
+
+
 def _queue_is_full(kind: str, status: int, body: bytes) -> tuple[int, bytes]:
     full = b'{"error": {"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}}'
     return (400, full) if kind == "create" else (status, body)
