@@ -165,6 +165,18 @@ def test_no_file_is_longer_than_one_can_read() -> None:
     assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
+def test_values_in_messages_are_shortened_by_one_function() -> None:
+    """`{value!r}` would print a value however long it is; `quoted` of `errors.py` shortens it."""
+    found = [
+        f"{in_package(path)}:{node.lineno}"
+        for path in modules()
+        if "simulator" not in path.parts
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")
+    ]
+    assert found == []
+
+
 def distinguishes_formats(node: ast.AST) -> bool:
     """Whether code depends on the name of a format: it compares one, lists both, or names one in a message.
 

@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.sqlite import FullDiskRetry
-from batchrun.errors import CheckpointError
+from batchrun.errors import CheckpointError, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,4 +202,4 @@ def _failure(checkpoint: Checkpoint, error: BaseException) -> CheckpointError:
     """Return the error for those who wait for a commit that failed."""
     if isinstance(error, CheckpointError):
         return error
-    return CheckpointError(f"{checkpoint.path}: could not be written: {error!r}")
+    return CheckpointError(f"{checkpoint.path}: could not be written: {quoted(error, 500)}")

@@ -214,7 +214,7 @@ def _written_path(place: str, job_file: Path) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise JobError(
-            f"{place!r}: rename it; a job file cannot contain a name that is not UTF-8"
+            f"{quoted(place)}: rename it; a job file cannot contain a name that is not UTF-8"
         ) from None
     return Path(text).as_posix()
 

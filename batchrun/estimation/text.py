@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from batchrun.errors import harmless
+from batchrun.errors import harmless, quoted
 from batchrun.estimation.ranges import Range
 from batchrun.estimation.tokenizers import lacks_vocabulary
 from batchrun.job.paths import is_simulated
@@ -199,7 +199,7 @@ def _batches(estimate: Estimate) -> list[str]:
     if saved <= 0:
         cost = _cost(estimate.batch_cost)
         if estimate.tier:
-            why = f"no less than with service_tier = {estimate.tier!r}"
+            why = f"no less than with service_tier = {quoted(estimate.tier)}"
         else:
             why = "by the same prices; if batches cost less, set [price] batch, such as 0.5"
         return [f"  in batches  {cost}", f"              ({why})"]

@@ -156,7 +156,7 @@ def _pass_at(section: Section, config: ScoreConfig) -> float | None:
     if number is None:
         return None
     if not -1e300 < number < 1e300:
-        raise ValueError(f"must be a finite number, not {number!r}")
+        raise ValueError(f"must be a finite number, not {quoted(number)}")
     bounds = None if "function" in section else _score_bounds(config)
     if bounds is not None and not bounds[0] <= number <= bounds[1]:
         scorer = f'match = "{config.match}"' if config.judge is None else "the judge"

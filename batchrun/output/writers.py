@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from batchrun.errors import OutputError
+from batchrun.errors import OutputError, quoted
 from batchrun.footers import row_group_file
 from batchrun.output import workbooks
 from batchrun.output.frames import CHUNK_ROWS, FileContents, ahead
@@ -168,7 +168,7 @@ class _PartitionCheck:
             )
         if any(NO_VALUE in values for values in self._seen):
             raise OutputError(
-                f"[output] partition_by: the value {NO_VALUE!r} is the name of the folder of nulls; "
+                f"[output] partition_by: the value {quoted(NO_VALUE)} is the name of the folder of nulls; "
                 "choose another column"
             )
 

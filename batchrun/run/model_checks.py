@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchrun.errors import JobError, short
+from batchrun.errors import JobError, quoted, short
 from batchrun.formats.parameters import is_template
 from batchrun.pricing import near_model, near_provider, price_book
 
@@ -89,7 +89,7 @@ def _why_unpriced(job: Job, model: str) -> str:
         return f' (did you mean "{near}"?)'
     book = price_book(job)
     if book.highest(1, 1, model) is not None:
-        return f" with service_tier = {tier!r}"
+        return f" with service_tier = {quoted(tier)}"
     if not book.knows_provider:
         return f" at {request.provider_name}"
     return ""
