@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -32,9 +34,25 @@ class _Handler:
         self.first: signal.Signals | None = None
 
     def __call__(self, signum: int, _frame: FrameType | None) -> None:
-        if self.first is None:
-            self.first = signal.Signals(signum)
-            raise EndedBySignal(self.first)
+        if self.first is not None:
+            return
+        self.first = signal.Signals(signum)
+        if _is_in_event_loop():
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        raise EndedBySignal(self.first)
+
+
+def _is_in_event_loop() -> bool:
+    """Return whether an event loop is running, which would print an exception and continue.
+
+    A run handles the signals itself before it sends anything.
+    """
+    loops = sys.modules.get("asyncio")
+    try:
+        return loops is not None and loops.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 @contextmanager

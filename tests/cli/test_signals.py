@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -125,6 +127,23 @@ def test_an_error_that_a_signal_causes_is_not_reported() -> None:
             db.execute("SELECT send()")  # SQLite makes an error of its own
     assert caught.value.signum is signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("loop", [True, False], ids=["uvloop", "asyncio"])
+def test_an_event_loop_that_handles_no_signals_ends_at_once(*, loop: bool) -> None:
+    code = f"""
+import anyio, os, signal
+from batchrun.cli.ending import ended_by_signals
+
+async def send():
+    os.kill(os.getpid(), signal.SIGTERM)
+    await anyio.sleep(60)
+
+with ended_by_signals():
+    anyio.run(send, backend_options={{"use_uvloop": {loop}}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
