@@ -41,6 +41,7 @@ def _definitions(columns: Iterable[ColumnOf]) -> str:
     return ", ".join(column.definition for column in columns if column.stored is not None)
 
 
+# Not WITHOUT ROWID: there, each row of more than a quarter of a page takes another page.
 SCORES = """CREATE TABLE scores (
     scorer TEXT NOT NULL,
     ordinal INTEGER NOT NULL,
@@ -60,7 +61,7 @@ SCORES = """CREATE TABLE scores (
     confidence REAL,
     kind TEXT,
     PRIMARY KEY (scorer, ordinal)
-) STRICT, WITHOUT ROWID"""
+) STRICT"""
 
 _TABLES = (
     """CREATE TABLE run (

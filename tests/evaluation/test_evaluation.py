@@ -417,3 +417,14 @@ def test_scores_of_a_table_that_has_changed_are_forgotten(tmp_path: Path) -> Non
         assert score_rows(store, columns, 0, 2) == [(0, 1.0, "a"), (1, 0.0, "b")]
         start("two")
         assert score_rows(store, columns, 0, 2) == []
+
+
+def test_scores_with_long_texts_take_little_more_than_their_bytes(tmp_path: Path) -> None:
+    rows, text = 400, "x" * 2_500
+    facts: dict[str, Any] = {"name": "n", "job": {}, "base": tmp_path, "version": "1"}
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        store.start_execution(NewExecution(signature="s", total=rows, **facts))
+        empty = store.path.stat().st_size
+        write_scores(store, [RowScore(n, 1.0, text, text) for n in range(rows)], "exact")
+    size = (tmp_path / "checkpoint.db").stat().st_size - empty
+    assert size < 1.3 * rows * 2 * len(text)
