@@ -146,7 +146,7 @@ class Written:
 
 
 class InterruptibleRows:
-    """The checkpoint's rows for the outputs.
+    """The checkpoint's rows for the scores and the outputs.
 
     Raises:
         Interrupted: if a signal arrives while they are read.
@@ -159,7 +159,7 @@ class InterruptibleRows:
 
     def columns(self, first: int, end: int, names: Sequence[str]) -> dict[str, list[Any]]:
         """Return these columns of the rows from ordinal `first` up to `end`."""
-        self._check()
+        self.check()
         return self._store.columns(first, end, names)
 
     def rows_within(self, first: int, end: int, most_bytes: int) -> int:
@@ -169,10 +169,11 @@ class InterruptibleRows:
     def attempt_columns(self, chunk_rows: int) -> Iterator[dict[str, list[Any]]]:
         """Yield the columns of the attempts in chunks."""
         for chunk in self._store.attempt_columns(chunk_rows):
-            self._check()
+            self.check()
             yield chunk
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has arrived."""
         if self._interrupts.first is not None and self._interrupts.count > self._count:
             raise Interrupted(
                 self._interrupts.first,
@@ -183,7 +184,7 @@ class InterruptibleRows:
 def conclude(
     plan: Prepared,
     store: checkpoint.Checkpoint,
-    rows: output.Rows,
+    rows: InterruptibleRows,
     error: BatchrunError | None,
     is_placed: bool,
 ) -> RunReport:
@@ -214,7 +215,7 @@ def write_files(
     store: checkpoint.Checkpoint,
     evaluation: Evaluation | None,
     *,
-    rows: output.Rows | None = None,
+    rows: InterruptibleRows | None = None,
     score_again: bool = True,
 ) -> Written:
     """Score the answers, and write the outputs and `summary.json`.
@@ -238,7 +239,7 @@ def write_files(
     check_intact(store, directory, job.output)
     scores, score = None, None
     if evaluation is not None:
-        evaluation.score(source, store, again=score_again)
+        evaluation.score(source, store, again=score_again, rows=rows)
         scores, score = score_table(job, store), evaluation.totals(store)
     kinds = result_kinds(job.request.optional_columns)
     results = output.Results(source, rows or store, kinds, scores)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batchrun.job import Job, ScoreConfig
     from batchrun.records import Item
     from batchrun.run.answered_rows import AnsweredRow
+    from batchrun.run.conclusion import InterruptibleRows
     from batchrun.run.judging import Judge
     from batchrun.source import Source
 
@@ -179,15 +180,24 @@ class Evaluation:
         for scorer in self._scorers:
             scorer.load()
 
-    def score(self, source: Source, store: checkpoint.Checkpoint, *, again: bool = True) -> None:
+    def score(
+        self,
+        source: Source,
+        store: checkpoint.Checkpoint,
+        *,
+        again: bool = True,
+        rows: InterruptibleRows | None = None,
+    ) -> None:
         """Score every row that succeeded.
 
         Args:
             source: the input.
             store: the checkpoint.
             again: score also if these answers were already scored by the same `[score]`.
+            rows: ends this when a signal arrives; the earlier scores stay.
 
         Raises:
+            Interrupted: when a signal arrives.
             JobError: if the input cannot be read, or the function cannot be imported.
             CheckpointError: if the checkpoint, or that of a judge, cannot be used.
         """
@@ -195,7 +205,7 @@ class Evaluation:
             self.load()
             for judge in self.judges:
                 judge.check_intact(store.path.parent)
-            checkpoint.write_scores(store, self._row_scores(source, store), self._scored_by)
+            checkpoint.write_scores(store, self._row_scores(source, store, rows), self._scored_by)
 
     @property
     def _scored_by(self) -> str:
@@ -216,10 +226,14 @@ class Evaluation:
         # What was compared is known for each scorer only.
         return replace(overall, unanswered=0, scorers=own)
 
-    def _row_scores(self, source: Source, store: checkpoint.Checkpoint) -> Iterator[RowScore]:
-        for rows in answered_rows(source, store, self._columns, logprobs=True):
-            groups = [self._groups.of(row.item) for row in rows]
-            for scores in self._by_scorer(rows, store.path.parent):
+    def _row_scores(
+        self, source: Source, store: checkpoint.Checkpoint, rows: InterruptibleRows | None
+    ) -> Iterator[RowScore]:
+        for answered in answered_rows(source, store, self._columns, logprobs=True):
+            if rows is not None:
+                rows.check()
+            groups = [self._groups.of(row.item) for row in answered]
+            for scores in self._by_scorer(answered, store.path.parent):
                 yield from (
                     replace(score, cluster=cluster, slices=slices)
                     for score, (cluster, slices) in zip(scores, groups, strict=True)

@@ -155,6 +155,34 @@ def test_a_signal_while_outputs_are_read_stops_that(tmp_path: Path) -> None:
     assert caught.value.exit_code == 130
 
 
+def test_a_signal_while_answers_are_scored_stops_that(write_job: WriteJob) -> None:
+    job = write_job(
+        "https://api.example.com",
+        rows=3_000,
+        extra='[score]\nfunction = "slow_score.py:score"',
+    )
+    (job.parent / "slow_score.py").write_text(
+        "import os, signal, time\n"
+        "calls = 0\n"
+        "def score(row, answer):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    if calls % 500 == 0:\n"
+        "        time.sleep(1)\n"
+        "    if calls == 3_000:\n"
+        "        open('all', 'w').close()\n"
+        "    return 1.0\n"
+    )
+    process = start_batchrun("run", job, "--simulate", cwd=job.parent)
+    code, _, stderr = finish(process)
+    assert code == 130
+    assert "interrupted before the output files were written" in stderr
+    assert not list(job.parent.rglob("results.*"))
+    assert not (job.parent / "all").exists()
+
+
 def test_a_signal_from_before_the_outputs_lets_them_be_written(tmp_path: Path) -> None:
     async def conclude() -> None:
         interrupts = Interrupts()
