@@ -43,18 +43,22 @@ class Database:
             # A transaction that sqlite3 begins implicitly would swallow every commit after it.
             isolation_level=None,
         )
+        # Python crashes if a connection is closed while another thread executes a statement: an
+        # interrupted export closes it while the next rows are being read.
+        self._in_use = threading.Lock()
 
     def execute(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> sqlite3.Cursor:
         """Execute a statement."""
-        return self.conn.execute(sql, parameters)
+        with self._in_use:
+            return self.conn.execute(sql, parameters)
 
     def query(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> Iterator[dict[str, Any]]:
         """Execute a statement; return its rows by the names of their columns."""
-        found = self.conn.execute(sql, parameters)
+        found = self.execute(sql, parameters)
         names = [column[0] for column in found.description]
         return (dict(zip(names, row, strict=True)) for row in found)
 
@@ -84,8 +88,9 @@ class Database:
             self.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the connection."""
-        self.conn.close()
+        """Close the connection, when no thread executes a statement."""
+        with self._in_use:
+            self.conn.close()
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class Checkpoint:
             # If that fails, as on a full disk, the results are just as safe in the log.
             with suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._connection.close()
+        self.db.close()
         self._locks.close()
 
     def is_in_place(self) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command in an orderly way, as Ctrl-C does: temporary files are removed."""
+"""SIGTERM, SIGHUP and Ctrl-C end a command in an orderly way: temporary files are removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class EndedBySignal(BaseException):
@@ -28,15 +28,20 @@ class EndedBySignal(BaseException):
 
 
 class _Handler:
-    """Raises `EndedBySignal` for the first signal; further ones do not disturb the removal of files."""
+    """Ends the command at the first signal; further ones do not disturb the removal of files.
+
+    Ctrl-C raises KeyboardInterrupt each time, as in other Python programs.
+    """
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
 
     def __call__(self, signum: int, _frame: FrameType | None) -> None:
-        if self.first is not None:
+        is_first, self.first = self.first is None, self.first or signal.Signals(signum)
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt  # event loops end by it
+        if not is_first:
             return
-        self.first = signal.Signals(signum)
         if _is_in_event_loop():
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
@@ -57,23 +62,30 @@ def _is_in_event_loop() -> bool:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let the signals end a block with `EndedBySignal`.
+    """Let the signals end a block with `EndedBySignal`, and Ctrl-C with KeyboardInterrupt.
 
     SQLite, which calls our functions, turns any exception from them into an error of its own. So every
-    error after a signal is replaced by `EndedBySignal`.
+    error after a signal is replaced by the exception of the first one.
 
     Raises:
         EndedBySignal: if a signal arrived.
+        KeyboardInterrupt: if it was Ctrl-C.
     """
     handler = _Handler()
-    # Under nohup, SIGHUP stays ignored.
+    # Under nohup, SIGHUP stays ignored, and SIGINT in the background of a shell script.
     before = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN}
+    report = sys.unraisablehook
     for signum in before:
         signal.signal(signum, handler)
+    # Python prints an exception in the removal of an object with its traceback, and continues.
+    sys.unraisablehook = lambda found: None if handler.first is not None else report(found)
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for signum, earlier in before.items():
             signal.signal(signum, earlier)
+        if handler.first is signal.SIGINT:
+            raise KeyboardInterrupt
         if handler.first is not None:
             raise EndedBySignal(handler.first)

@@ -165,7 +165,7 @@ def score(directory: Path, job: Path | None, fail_under: float | None, *, as_jso
     """
     scores = batchrun.score_runs(directory, job)
     click.echo(batchrun.score_text(scores, as_json=as_json))
-    return checked_score(0, {run.name: totals for run, totals in scores.items()}, fail_under)
+    return checked_score(0, {run.absolute().name: of for run, of in scores.items()}, fail_under)
 
 
 @click.command()

@@ -22,7 +22,7 @@ from batchrun.job.paths import is_simulated
 from batchrun.report.run_page import RunPageInfo, run_page
 from batchrun.run.damage import check_intact
 from batchrun.run.job_scores import evaluation_of
-from batchrun.run.matrix_runs import begun_runs, runs_in
+from batchrun.run.matrix_runs import begun_runs
 from batchrun.run.partitioned_run import with_judges
 from batchrun.run.run_folders import opened_checkpoint
 
@@ -59,7 +59,7 @@ def write_report(directory: Path | str) -> Path:
 
 
 def run_scores(directory: Path | str) -> dict[str, ScoreTotals | None]:
-    """Return the scores that are stored with a run, or with the cells of a matrix, by name.
+    """Return the scores that are stored with a run, or with each run of a matrix, by name.
 
     The value is None for a run whose job has no `[score]`.
 
@@ -68,11 +68,11 @@ def run_scores(directory: Path | str) -> dict[str, ScoreTotals | None]:
     """
     directory = Path(directory)
     found: dict[str, ScoreTotals | None] = {}
-    for run in runs_in(directory):
+    for run in begun_runs(directory):
         with opened_checkpoint(run) as store:
             document, _, _ = store.job()
             totals = checkpoint.score_totals(store)
-        found[run.name] = totals if document.get("score") else None
+        found[run.absolute().name] = totals if document.get("score") else None
     return found
 
 

@@ -91,7 +91,7 @@ def score_text(scores: Mapping[Path, ScoreTotals], *, as_json: bool) -> str:
         return orjson.dumps(found, option=orjson.OPT_INDENT_2).decode()
     lines = []
     for run, totals in scores.items():
-        lead = f"{run.name}: " if len(scores) > 1 else ""
+        lead = f"{run.absolute().name}: " if len(scores) > 1 else ""
         lines += [f"{lead}{line}" for line in score_lines(totals)]
     return "\n".join(map(harmless, lines))
 

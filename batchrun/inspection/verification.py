@@ -30,7 +30,7 @@ from batchrun.records import changed
 from batchrun.render import Renderer
 from batchrun.run.damage import described, remedy_for
 from batchrun.run.job_scores import evaluation_of, score_table
-from batchrun.run.matrix_runs import is_matrix, runs_in
+from batchrun.run.matrix_runs import begun_runs, is_matrix
 from batchrun.run.parts import is_partitioned, missing_parts
 from batchrun.run.run_folders import folders_of
 from batchrun.run.signatures import input_signature, plan_signature
@@ -101,21 +101,21 @@ class Verification:
 def verify(directory: Path | str) -> Verification:
     """Check a run's checkpoint and outputs against each other, and its requests against its input.
 
-    For a matrix, check the runs of its cells.
+    For a matrix, check the runs of its cells, and a run that shares its directory.
 
     Raises:
-        CheckpointError: when the checkpoint cannot be opened, or the run is active.
+        CheckpointError: when the checkpoint cannot be opened, the run is active, or no cell has begun.
     """
     directory = Path(directory)
     with checkpoint.shared_lock(directory):
         if not is_matrix(directory):
             return _verify_whole(directory)
         with ExitStack() as stack:
-            cells = runs_in(directory)
+            runs = begun_runs(directory)
             # All locks first: a run that begins meanwhile would change what is compared.
-            for cell in cells:
-                stack.enter_context(checkpoint.shared_lock(cell))
-            return _combined(directory, [_verify_whole(cell) for cell in cells])
+            for run in runs:
+                stack.enter_context(checkpoint.shared_lock(run))
+            return _combined(directory, [_verify_whole(run) for run in runs])
 
 
 def _verify_whole(directory: Path) -> Verification:

@@ -1142,3 +1142,25 @@ def test_long_answers_take_little_more_than_their_bytes(tmp_path: Path, length: 
 def test_long_conversations_take_little_more_than_their_bytes(tmp_path: Path, length: int) -> None:
     rows = 3_000_000 // length
     assert write_answers(tmp_path, [length] * rows, in_turns=True) <= 1.35 * rows * length
+
+
+def test_a_connection_is_closed_after_the_statement_of_another_thread(tmp_path: Path) -> None:
+    # Otherwise Python crashes, so this is not tried in the process of the tests.
+    code = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from batchrun.checkpoint.sqlite import Database
+for _ in range(20):
+    db, begun, more = Database(), threading.Event(), threading.Event()
+    db.conn.create_function("wait", 0, lambda: begun.set() or more.wait(0.01))
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(db.execute, "SELECT wait()")
+        begun.wait()
+        db.close()
+        found.result()
+print("closed")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "closed\n"), done.stderr

@@ -368,9 +368,31 @@ def test_a_run_that_shares_the_directory_of_a_matrix_is_exported_with_it(
     assert pl.read_csv(tmp_path / "x.csv").height == 2
 
 
+SCORED = '[score]\nexpected = "{}"\nmatch = "regex"\n'
+
+
+def test_a_run_that_shares_the_directory_of_a_matrix_is_judged_and_verified_with_it(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with serving() as provider:
+        models = ("--model", "a", "--model", "b")
+        right = write_job(provider.url, rows=2, extra=SCORED.format(".*"))
+        assert command("run", right, "-q", *models)[0] == 0
+        assert command("report", out, "--fail-under", 0.5)[0] == 0
+        wrong = write_job(provider.url, rows=2, extra=SCORED.format("nowhere"))
+        assert command("run", wrong, "-q")[0] == 0
+    assert command("report", out, "--fail-under", 0.5)[0] == 8
+    assert command("verify", out)[0] == 0
+    (out / "results.parquet").write_text("damaged")
+    code, stdout, _ = command("verify", out)
+    assert code == 5
+    assert "results.parquet" in stdout
+
+
 def test_a_matrix_without_a_begun_cell_says_so(tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text('{"cells": []}')
-    for name in ("export", "score", "recost", "report", "cancel"):
+    for name in ("export", "score", "recost", "report", "cancel", "verify"):
         code, _, stderr = command(name, tmp_path)
         assert code == 5
         assert "no cell of the matrix has started" in stderr
