@@ -74,15 +74,11 @@ def ended_by_signals() -> Iterator[None]:
     handler = _Handler()
     # Under nohup, SIGHUP stays ignored, and SIGINT in the background of a shell script.
     before = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN}
-    report = sys.unraisablehook
     for signum in before:
         signal.signal(signum, handler)
-    # Python prints an exception in the removal of an object with its traceback, and continues.
-    sys.unraisablehook = lambda found: None if handler.first is not None else report(found)
     try:
         yield
     finally:
-        sys.unraisablehook = report
         for signum, earlier in before.items():
             signal.signal(signum, earlier)
         if handler.first is signal.SIGINT:

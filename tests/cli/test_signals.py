@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrun.cli.ending import EndedBySignal, ended_by_signals
-from tests.conftest import ROOT, batchrun, command, environment
+from tests.conftest import batchrun, command, environment
 from tests.support.provider import answer, serving
 
 if TYPE_CHECKING:
@@ -133,26 +133,6 @@ def test_an_error_that_a_signal_causes_is_not_reported(
             db.execute("SELECT send()")  # SQLite makes an error of its own
     assert getattr(caught.value, "signum", signal.SIGINT) is signum
     assert signal.getsignal(signum) is before
-
-
-class SignalWhenRemoved:
-    def __del__(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_a_signal_while_an_object_is_removed_prints_no_traceback() -> None:
-    code = """
-from batchrun.cli.ending import EndedBySignal, ended_by_signals
-from tests.cli.test_signals import SignalWhenRemoved
-try:
-    with ended_by_signals():
-        SignalWhenRemoved()
-except EndedBySignal:
-    print("ended")
-"""
-    program = [sys.executable, "-c", code]
-    done = subprocess.run(program, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert (done.stdout, done.stderr) == ("ended\n", "")
 
 
 @pytest.mark.parametrize("loop", [True, False], ids=["uvloop", "asyncio"])
