@@ -379,10 +379,10 @@ def test_a_run_that_shares_the_directory_of_a_matrix_is_judged_and_verified_with
         models = ("--model", "a", "--model", "b")
         right = write_job(provider.url, rows=2, extra=SCORED.format(".*"))
         assert command("run", right, "-q", *models)[0] == 0
-        assert command("report", out, "--fail-under", 0.5)[0] == 0
+        assert command("report", out, "--fail-under", "0.5")[0] == 0
         wrong = write_job(provider.url, rows=2, extra=SCORED.format("nowhere"))
         assert command("run", wrong, "-q")[0] == 0
-    assert command("report", out, "--fail-under", 0.5)[0] == 8
+    assert command("report", out, "--fail-under", "0.5")[0] == 8
     assert command("verify", out)[0] == 0
     (out / "results.parquet").write_text("damaged")
     code, stdout, _ = command("verify", out)
