@@ -101,7 +101,8 @@ class Choices:
         marked = marked_answer(text)
         if marked is not None:
             return self._only(_without_latex(marked))
-        if self._anywhere.search(text) is None:  # the searches below would take ten times as long
+        if self._anywhere.search(text) is None:
+            # Without a label the phrases below find nothing, and searching for them takes long.
             return self._alone_in_a_line(text)
         announced = list(self._announcements(text))
         if not announced and self._has_letters:

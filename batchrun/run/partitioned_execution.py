@@ -267,7 +267,7 @@ async def _run_group(group: Sequence[tuple[DividedRun, int]], shared: Shared) ->
         for run, index in active:
             plan, of_part = run.part_plan(index, shared.options)
             found = stack.enter_context(opened_run(plan, of_part))
-            opened.append(await _agreed_part(run, index, found, of_part))
+            opened.append(await _confirmed_part(run, index, found, of_part))
             options.append(of_part)
         executions = [
             Execution(one, replace(shared, options=each))
@@ -293,7 +293,7 @@ def _runs_in(group: Sequence[tuple[DividedRun, int]]) -> int:
     return len({id(run) for run, _ in group})
 
 
-async def _agreed_part(
+async def _confirmed_part(
     run: DividedRun, index: int, opened: OpenRun, options: RunOptions
 ) -> OpenRun:
     if run.parts is None:

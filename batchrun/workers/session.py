@@ -238,7 +238,7 @@ class WorkerSession:
         ]
 
     def granted(self, ask: AskLease, permit: Permit) -> None:
-        """Grant a request's demand; the worker is told when its attempt is recorded."""
+        """Admit a request of the worker; the grant is sent when the attempt has been recorded."""
         start = AttemptStart(ask.key, ask.number, datetime.now(UTC), permit.cost)
         self._asked.discard(ask.lease)
         self._drop_lease(ask.key)
