@@ -108,11 +108,15 @@ def peaks(folder: Path, table: str, port: int) -> dict[str, float]:
 
 def peak(folder: Path, *arguments: str) -> float:
     """Return the peak memory of one command in MiB."""
-    report = folder / "peak"
-    code = _MEASURED.format(report=str(report))
-    command = [sys.executable, "-c", code, *arguments]
+    command, report = measured(folder, *arguments)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return int(report.read_text()) / 1024
+
+
+def measured(folder: Path, *arguments: str) -> tuple[list[str], Path]:
+    """Return a command line that writes the peak memory of a command to a file, in KiB, and the file."""
+    report = folder / "peak"
+    return [sys.executable, "-c", _MEASURED.format(report=str(report)), *arguments], report
 
 
 if __name__ == "__main__":
