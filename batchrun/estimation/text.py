@@ -12,6 +12,7 @@ from batchrun.estimation.ranges import Range
 from batchrun.estimation.tokenizers import lacks_vocabulary
 from batchrun.job.paths import is_simulated
 from batchrun.records import PICO_PER_USD
+from batchrun.report.formatting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,7 +166,9 @@ def _precision(precision: RowsForPrecision | None) -> list[str]:
     if precision is None:
         return []
     widths = sorted(precision.rows.items(), key=lambda each: -float(each[0]))
-    needed = ", ".join(f"{rows:,} rows for ±{100 * float(width):g} %" for width, rows in widths)
+    needed = ", ".join(
+        f"{counted(rows, 'row')} for ±{100 * float(width):g} %" for width, rows in widths
+    )
     basis = (
         f"if they vary like the {precision.scored:,} scored rows"
         if precision.scored

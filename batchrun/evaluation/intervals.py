@@ -72,11 +72,18 @@ def share_interval(mean: float, variance: float, freedom: float, count: int) -> 
         freedom: degrees of freedom.
         count: number of rows.
     """
+    rows = effective_rows(mean, variance, freedom)
+    if rows is None:
+        return wilson(mean * count, count)
+    return wilson(mean * rows, rows, t_quantile(freedom))
+
+
+def effective_rows(mean: float, variance: float, freedom: float) -> float | None:
+    """Return the number of rows that would give this variance if all values were 0 or 1; None if all are equal."""
     most = mean * (1 - mean)
     if freedom < 1 or variance <= _TINY or most <= _TINY:
-        return wilson(mean * count, count)
-    rows = most / variance
-    return wilson(mean * rows, rows, t_quantile(freedom))
+        return None
+    return most / variance
 
 
 def variance_of_mean(total: float, squares: float, count: int) -> float:
@@ -205,6 +212,15 @@ def rows_for(half_width: float, deviation: float = 0.5) -> int:
         deviation: standard deviation of the scores; 0.5 is the maximum for scores from 0 to 1.
     """
     return max(2, ceil((Z * deviation / half_width) ** 2))
+
+
+def rows_for_share(half_width: float, share: float) -> float:
+    """Return the number of independent rows for which Wilson's interval of a share has this half width."""
+    # The half width is z * sqrt(share * (1 - share) / n + z^2 / 4n^2) / (1 + z^2 / n); this solves it for n.
+    squared, width = Z**2, half_width**2
+    linear = squared * (share * (1 - share) - 2 * width)
+    root = sqrt(linear**2 + width * squared**2 * (1 - 4 * width))
+    return (linear + root) / (2 * width)
 
 
 def t_tail(value: float, freedom: float) -> float:

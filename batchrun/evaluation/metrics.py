@@ -10,7 +10,9 @@ from batchrun.evaluation.agreement import judge_facts, judge_lines
 from batchrun.evaluation.calibration import calibration_facts, calibration_line
 from batchrun.evaluation.intervals import (
     clustered_variance,
+    effective_rows,
     mcnemar,
+    rows_for_share,
     share_interval,
     sign_flips,
     t_interval,
@@ -215,11 +217,14 @@ def pass_interval(totals: ScoreSums) -> Interval | None:
 
 def rows_needed(totals: ScoreSums) -> dict[str, int] | None:
     """Return the number of rows like these that an interval would need, for several half widths."""
-    bounds = interval(totals)
-    if bounds is None or not totals.is_share:
+    if interval(totals) is None or not totals.is_share:
         return None
-    half = (bounds[1] - bounds[0]) / 2
-    return {f"{width:g}": ceil(totals.scored * (half / width) ** 2) for width in HALF_WIDTHS}
+    share, rows = totals.total / totals.scored, None
+    if interval_method(totals) != "wilson":
+        rows = effective_rows(share, *_variance(totals, totals.scored))
+    # How many rows give the information of one independent score of 0 or 1.
+    each = totals.scored / (rows or totals.clusters or totals.scored)
+    return {f"{width:g}": ceil(each * rows_for_share(width, share)) for width in HALF_WIDTHS}
 
 
 def score_lines(totals: ScoreTotals) -> list[str]:

@@ -13,6 +13,7 @@ from batchrun.evaluation.intervals import (
     clustered_variance,
     holm,
     rows_for,
+    rows_for_share,
     share_interval,
     sign_flips,
     t_interval,
@@ -23,6 +24,8 @@ from batchrun.evaluation.intervals import (
     variance_of_mean,
     wilson,
 )
+from batchrun.evaluation.metrics import rows_needed
+from batchrun.evaluation.scores import ScoreSums
 from benchmarks.coverage import INTERVALS, coverage
 
 VALUES = st.lists(st.floats(-5, 5), min_size=2, max_size=40)
@@ -157,6 +160,33 @@ def test_how_many_rows_an_interval_needs() -> None:
     assert (high - low) / 2 == pytest.approx(0.02, rel=1e-3)
     widths = [rows_for(width) for width in (0.01, 0.02, 0.05, 0.1)]
     assert all(one > other for one, other in pairwise(widths))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("width", [0.01, 0.05])
+def test_rows_for_a_share_give_the_half_width(share: float, width: float) -> None:
+    rows = rows_for_share(width, share)
+    low, high = wilson(share * rows, rows)
+    assert (high - low) / 2 == pytest.approx(width, rel=1e-9)
+
+
+@pytest.mark.parametrize("right", [0.0, 0.5, 1.0])
+def test_many_scored_rows_do_not_make_rows_seem_unnecessary(right: float) -> None:
+    few, many = (
+        rows_needed(
+            ScoreSums(
+                scored=n,
+                total=right * n,
+                squares=right * n,
+                is_binary=True,
+                correct=round(right * n),
+            )
+        )
+        for n in (1_000, 2_000_000)
+    )
+    assert few == many
+    assert many is not None
+    assert many["0.05"] == (35 if right != 0.5 else 381)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.7, 1.0])
