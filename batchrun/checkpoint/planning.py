@@ -6,6 +6,7 @@ find their request and its answer again.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from batchrun.checkpoint import encoding
 from batchrun.checkpoint.columns import OUT
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.long_texts import whole
+from batchrun.checkpoint.schema import REQUESTS_INDEX
 from batchrun.checkpoint.sqlite import quick_bytes, temporary_space
 from batchrun.errors import DAMAGE_REMEDY, Damage, DamagedRecord, Record, RecordsDamaged
 from batchrun.records import PlannedRequest, Turn
@@ -102,13 +104,52 @@ class _RequestPool:
         return self.highest
 
 
+class _NewFingerprints:
+    """The fingerprints of the first plan, as long as all of them differ: a hash table of their first 8 bytes.
+
+    It takes 16 to 32 bytes for each, at most 32 MiB. A set would take 100.
+    """
+
+    FIRST_SLOTS = 1 << 14
+    MOST_SLOTS = 1 << 22
+
+    def __init__(self) -> None:
+        self._slots = array("Q", bytes(8 * self.FIRST_SLOTS))
+        self._count = 0
+
+    def add(self, fingerprints: Sequence[bytes]) -> bool:
+        """Add fingerprints; return False if one of them may be there already, or if there are too many."""
+        self._count += len(fingerprints)
+        while 2 * self._count > len(self._slots):
+            if len(self._slots) >= self.MOST_SLOTS:
+                return False
+            known, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
+            self._fill(value for value in known if value)
+        # 0 is an empty slot.
+        return self._fill(int.from_bytes(each[:8], "little") or 1 for each in fingerprints)
+
+    def _fill(self, values: Iterable[int]) -> bool:
+        slots, mask = self._slots, len(self._slots) - 1
+        for value in values:
+            place = value & mask
+            while found := slots[place]:
+                if found == value:
+                    return False
+                place = (place + 1) & mask
+            slots[place] = value
+        return True
+
+
 class Planner:
     """Gives rows their requests. Runs inside the caller's transaction."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._is_indexed = False
+        # None until the first row is planned.
+        self._new: _NewFingerprints | None = None
         # By fingerprint; see `MANY`. A pool must be removed here when a row releases one of its requests.
-        self._large: dict[bytes | None, _RequestPool] = {}
+        self._large: dict[bytes, _RequestPool] = {}
 
     def plan(
         self, rendered: Sequence[RenderedItem], *, retry_errored: bool, dedupe: bool
@@ -200,6 +241,7 @@ class Planner:
         )
         if all(encoding.REQUESTS.of(one) != expected for one in tries):
             return False
+        self.index()
         (highest,) = self._db.execute(_HIGHEST, (fingerprint,)).fetchone()
         self._db.execute(
             "UPDATE requests SET fingerprint = ?, occurrence = ? WHERE id = ?",
@@ -208,6 +250,26 @@ class Planner:
         self._db.execute(encoding.REQUESTS.seal("id = ?"), (key,))
         self._large.pop(fingerprint, None)
         return True
+
+    def index(self) -> None:
+        """Create the index of the fingerprints, if it is missing: seconds for millions of requests."""
+        if not self._is_indexed:
+            self._db.execute(REQUESTS_INDEX)
+            self._is_indexed, self._new = True, None
+
+    def _are_new(self, fingerprints: Sequence[bytes]) -> bool:
+        """Return whether no request has one of these fingerprints, and all differ.
+
+        If that is not certain, the requests are looked up, and so the index is created.
+        """
+        if self._is_indexed:
+            return False
+        if self._new is None and not self._db.execute("SELECT 1 FROM requests LIMIT 1").fetchone():
+            self._new = _NewFingerprints()
+        if self._new is not None and self._new.add(fingerprints):
+            return True
+        self.index()
+        return False
 
     def _next_key(self) -> int:
         (key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
@@ -219,11 +281,16 @@ class Planner:
         """Find or create a request for each row; new ones are numbered from `first_new`."""
         if not items:
             return
-        pools = self._pools({item.fingerprint for item in items})
+        fingerprints = [item.fingerprint or b"" for item in items]
+        if self._are_new(fingerprints):
+            pools = {fingerprint: _RequestPool() for fingerprint in fingerprints}
+        else:
+            pools = self._pools({*fingerprints})
         new: list[tuple[Any, ...]] = []
         moved: list[tuple[str, int]] = []
         for item in items:
-            pool = pools[item.fingerprint]
+            fingerprint = item.fingerprint or b""
+            pool = pools[fingerprint]
             if dedupe and pool.best is not None:
                 key = pool.best
             elif pool.free:
@@ -231,7 +298,6 @@ class Planner:
                 moved.append((item.custom_id, key))
             else:
                 key = first_new + len(new)
-                fingerprint = item.fingerprint or b""
                 new.append(encoding.request_row(key, fingerprint, pool.add(key), item.custom_id))
             yield item, key
         self._db.conn.executemany(encoding.INSERT_REQUEST, new)
@@ -239,7 +305,7 @@ class Planner:
         seal = encoding.REQUESTS.seal("id = ?")
         self._db.conn.executemany(seal, [(key,) for _, key in moved])
 
-    def _pools(self, fingerprints: set[bytes | None]) -> dict[bytes | None, _RequestPool]:
+    def _pools(self, fingerprints: set[bytes]) -> dict[bytes, _RequestPool]:
         """Return the requests of each fingerprint, the best last.
 
         A request that succeeded is best, then one that is in a batch, then the one with the lowest
@@ -255,7 +321,7 @@ class Planner:
             ORDER BY r.status IS 'succeeded',
                 EXISTS (SELECT 1 FROM attempts WHERE request_id = q.id AND {OUT}),
                 q.occurrence DESC""",  # noqa: S608 - marks only
-            [fingerprint and quick_bytes(fingerprint) for fingerprint in unknown],
+            [quick_bytes(fingerprint) for fingerprint in unknown],
         )
         for fingerprint, key, occurrence, is_free in rows:
             pools[fingerprint].know(key, occurrence, is_free=bool(is_free))

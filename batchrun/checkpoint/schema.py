@@ -92,14 +92,13 @@ _TABLES = (
         waiting TEXT,
         checksum INTEGER
     ) STRICT""",
-    # A request is what is asked, however often and wherever it is in the input.
+    # A request is what is asked, however often and wherever it is in the input. See `REQUESTS_INDEX`.
     """CREATE TABLE requests (
         id INTEGER PRIMARY KEY,
         fingerprint BLOB NOT NULL,
         occurrence INTEGER NOT NULL,
         custom_id TEXT NOT NULL,
-        checksum INTEGER,
-        UNIQUE (fingerprint, occurrence)
+        checksum INTEGER
     ) STRICT""",
     # An item is a row of the input, or a sample of one, with the request that answers it.
     """CREATE TABLE items (
@@ -198,6 +197,10 @@ _TABLES = (
     # name. A null score means: not scored.
     SCORES,
 )
+# Fingerprints are random, so that a chunk of new rows changes almost every page of this index, and each commit
+# writes them. That would be 30 KB for each of two million rows, so the index is created after the first plan.
+REQUESTS_INDEX = """CREATE UNIQUE INDEX IF NOT EXISTS requests_by_fingerprint
+    ON requests (fingerprint, occurrence)"""
 # The first migrations of versions before the first release, whose tables had other names or columns.
 DEVELOPMENT = frozenset({"m001_initial", "m001_schema", "m001_tables"})
 

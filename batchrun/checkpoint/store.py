@@ -316,6 +316,7 @@ class Checkpoint:
         with self.transaction():
             end = total * self.samples
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
+            self._planner.index()
             self.update_run("planned = ?", mark or "")
 
     def is_planned(self, mark: str | None) -> bool:

@@ -329,6 +329,71 @@ def test_any_sequence_of_inputs_sends_only_what_was_never_answered(
             assert fingerprints(store) == [item(0, ask).fingerprint for ask in version]
 
 
+# The index of the fingerprints, which the first plan does without
+
+
+def is_indexed(store: Checkpoint) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'requests_by_fingerprint'"
+    return store.db.execute(query).fetchone() is not None
+
+
+def occurrences(store: Checkpoint) -> list[int]:
+    return [number for (number,) in store.db.execute("SELECT occurrence FROM requests ORDER BY id")]
+
+
+def test_the_first_plan_of_different_rows_looks_nothing_up(store: Checkpoint) -> None:
+    rows = items([f"{number}" for number in range(40_000)])
+    start(store, len(rows))
+    for first in range(0, len(rows), 1_000):
+        assert len(store.plan(rows[first : first + 1_000], retry_errored=False)) == 1_000
+    assert not is_indexed(store)
+    store.finish_plan(len(rows))
+    assert is_indexed(store)
+    assert set(occurrences(store)) == {1}
+
+
+@pytest.mark.parametrize("dedupe", [False, True])
+def test_a_row_like_an_earlier_one_is_noticed_in_the_first_plan(
+    store: Checkpoint, *, dedupe: bool
+) -> None:
+    rows = items([*(f"{number}" for number in range(20_000)), "7", "19999", "last"])
+    start(store, len(rows))
+    store.plan(rows[:20_000], retry_errored=False, dedupe=dedupe)
+    pending = store.plan(rows[20_000:], retry_errored=False, dedupe=dedupe)
+    assert asked(pending) == (["20003"] if dedupe else ["20001", "20002", "20003"])
+    assert occurrences(store)[20_000:] == ([1] if dedupe else [2, 2, 1])
+    assert is_indexed(store)
+
+
+def test_rows_whose_fingerprints_begin_alike_are_different(store: Checkpoint) -> None:
+    pending = plan(store, items(["12345678 one", "12345678 two", "12345678 one"]), chunk=1)
+    assert len(pending) == 3
+    assert occurrences(store) == [1, 1, 2]
+
+
+def test_a_first_plan_that_was_cut_short_is_found_again(tmp_path: Path) -> None:
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        start(store, 3)
+        answer_all(store, store.plan(items("ab"), retry_errored=False))
+        assert not is_indexed(store)
+    with closing(Checkpoint(tmp_path, writable=True)) as store:
+        assert asked(plan(store, items("cab"), signature="2")) == ["1"]
+        assert occurrences(store) == [1, 1, 1]
+        assert is_indexed(store)
+
+
+def test_a_chunk_that_was_not_written_is_new_again(store: Checkpoint) -> None:
+    start(store, 2)
+    store.db.execute(
+        "CREATE TEMP TRIGGER refuse BEFORE INSERT ON items BEGIN SELECT raise(ABORT, 'no'); END"
+    )
+    with pytest.raises(CheckpointError):
+        store.plan(items("ab"), retry_errored=False)
+    store.db.execute("DROP TRIGGER refuse")
+    assert asked(store.plan(items("ab"), retry_errored=False)) == ["1", "2"]
+    assert occurrences(store) == [1, 1]
+
+
 def fingerprints(store: Checkpoint) -> list[bytes]:
     found = store.db.execute(
         "SELECT fingerprint FROM items i JOIN requests q ON q.id = i.request_id ORDER BY ordinal"

@@ -299,7 +299,7 @@ def reordered(directory: Path) -> None:
 def flipped(directory: Path) -> None:
     """Flip bits in the middle of a page of an index."""
     with closing(sqlite3.connect(directory / "checkpoint.db")) as db:
-        name = "sqlite_autoindex_requests_1"
+        name = "requests_by_fingerprint"
         (page,) = db.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)
         ).fetchone()
