@@ -44,9 +44,9 @@ audit: $(READY)  ## check the installed packages for known vulnerabilities (need
 	@$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt || { \
 	echo "audit: a package is vulnerable, or the check failed (it needs the network); see above" >&2; exit 1; }
 
-bench: $(READY)  ## measure the figures of docs/performance.md
+bench: $(READY)  ## measure the figures of docs/performance.md (hours; 15 GB in the folder for temporary files)
 	$(BIN)/python -m benchmarks.large_input
-	$(BIN)/python -m benchmarks.resume
+	$(BIN)/python -m benchmarks.resume 10000000
 	$(BIN)/python -m benchmarks.checkpoint_size
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.memory

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 LONGEST_VALUE = 200
+# The cluster of a row, and its values in the columns of `by` as JSON.
+Group = tuple[str | None, str | None]
 # The ways of comparing whose answers are labels; what a function returns may be, too.
 _LABELS = {
     "exact": checkpoint.Labels.EXACT,
@@ -232,30 +234,37 @@ class Evaluation:
         for answered in answered_rows(source, store, self._columns, logprobs=True):
             if rows is not None:
                 rows.check()
-            groups = [self._groups.of(row.item) for row in answered]
-            for scores in self._by_scorer(answered, store.path.parent):
-                yield from (
-                    replace(score, cluster=cluster, slices=slices)
-                    for score, (cluster, slices) in zip(scores, groups, strict=True)
-                )
+            yield from self._all_scores(answered, store.path.parent)
 
-    def _by_scorer(self, rows: Sequence[AnsweredRow], directory: Path) -> Iterator[list[RowScore]]:
+    def _all_scores(self, rows: Sequence[AnsweredRow], directory: Path) -> Iterator[RowScore]:
         """Yield the scores of rows by each scorer; if scorers have names, also those over all of them."""
-        found = [self._named(scorer, rows, directory) for scorer in self._scorers]
-        yield from found
+        groups = [self._groups.of(row.item) for row in rows]
+        found = [self._scored(scorer, rows, groups, directory) for scorer in self._scorers]
+        for scores in found:
+            yield from scores
         if all(config.name for config in self._configs):
             weights = [config.weight for config in self._configs]
-            yield [weighted_mean(each, weights) for each in zip(*found, strict=True)]
+            for each, (cluster, slices) in zip(zip(*found, strict=True), groups, strict=True):
+                yield replace(weighted_mean(each, weights), cluster=cluster, slices=slices)
 
     @staticmethod
-    def _named(scorer: RowScorer, rows: Sequence[AnsweredRow], directory: Path) -> list[RowScore]:
+    def _scored(
+        scorer: RowScorer, rows: Sequence[AnsweredRow], groups: Sequence[Group], directory: Path
+    ) -> list[RowScore]:
         config = scorer.config
-        kind = kind_of(config)
+        name, kind = config.name, kind_of(config)
+        scores = scorer.score(rows, directory)
+        # All at once: this runs for every row, and each copy takes some microseconds.
         return [
             replace(
-                score, scorer=config.name, confidence=_confidence(config, row, score), kind=kind
+                score,
+                scorer=name,
+                kind=kind,
+                confidence=_confidence(config, row, score),
+                cluster=cluster,
+                slices=slices,
             )
-            for row, score in zip(rows, scorer.score(rows, directory), strict=True)
+            for score, row, (cluster, slices) in zip(scores, rows, groups, strict=True)
         ]
 
 
@@ -285,8 +294,8 @@ class _Groups:
                         f"{did_you_mean(name, columns)}; it has {listed(columns)}"
                     )
 
-    def of(self, item: Item) -> tuple[str | None, str | None]:
-        """Return the cluster of a row, and its values in the columns of `by` as JSON."""
+    def of(self, item: Item) -> Group:
+        """Return the group of a row."""
         cluster = None
         if self._cluster is not None:
             value = item.values[self._cluster]
