@@ -38,6 +38,9 @@ _HELD = f"""SELECT i.ordinal, i.custom_id, i.request_id, q.fingerprint, i.error_
 _TEXTS_OF_TURNS = ", ".join(whole(f"t.{name}") for name in encoding.LONG_OF_TURNS)
 _HIGHEST = "SELECT coalesce(max(occurrence), 0) FROM requests WHERE fingerprint = ?"
 
+# What SQLite writes to a temporary file for each fingerprint when it creates their index.
+_SORTED_BYTES = 40
+
 # Which results do not settle their request, with `retry_errored` and without.
 _TRY_AGAIN = {True: "status = 'errored'", False: "retryable"}
 
@@ -105,7 +108,7 @@ class _RequestPool:
 
 
 class _NewFingerprints:
-    """The fingerprints of the first plan, as long as all of them differ: a hash table of their first 8 bytes.
+    """The fingerprints of the first plan, as long as all of them differ: a hash table.
 
     It takes 16 to 32 bytes for each, at most 32 MiB. A set would take 100.
     """
@@ -114,7 +117,7 @@ class _NewFingerprints:
     MOST_SLOTS = 1 << 22
 
     def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * self.FIRST_SLOTS))
+        self._slots = array("q", bytes(8 * self.FIRST_SLOTS))
         self._count = 0
 
     def add(self, fingerprints: Sequence[bytes]) -> bool:
@@ -123,10 +126,10 @@ class _NewFingerprints:
         while 2 * self._count > len(self._slots):
             if len(self._slots) >= self.MOST_SLOTS:
                 return False
-            known, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
+            known, self._slots = self._slots, array("q", bytes(16 * len(self._slots)))
             self._fill(value for value in known if value)
         # 0 is an empty slot.
-        return self._fill(int.from_bytes(each[:8], "little") or 1 for each in fingerprints)
+        return self._fill(hash(each) or 1 for each in fingerprints)
 
     def _fill(self, values: Iterable[int]) -> bool:
         slots, mask = self._slots, len(self._slots) - 1
@@ -254,7 +257,8 @@ class Planner:
     def index(self) -> None:
         """Create the index of the fingerprints, if it is missing: seconds for millions of requests."""
         if not self._is_indexed:
-            self._db.execute(REQUESTS_INDEX)
+            with temporary_space(needed=_SORTED_BYTES * self._next_key()):
+                self._db.execute(REQUESTS_INDEX)
             self._is_indexed, self._new = True, None
 
     def _are_new(self, fingerprints: Sequence[bytes]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -94,11 +95,13 @@ class Database:
 
 
 @contextmanager
-def temporary_space(used: str | None = None) -> Iterator[None]:
+def temporary_space(used: str | None = None, needed: int | None = None) -> Iterator[None]:
     """Distinguish a full folder of temporary files from a full disk under the checkpoint.
 
     Args:
         used: the folder; None for that of SQLite's own temporary files.
+        needed: bytes of temporary files; a folder with this much room is not the cause. None if nothing but
+            temporary files is written.
 
     Raises:
         OutputError: names the folder, if a temporary table cannot be written.
@@ -110,6 +113,8 @@ def temporary_space(used: str | None = None) -> Iterator[None]:
             raise
         named = (os.environ.get(name) for name in ("SQLITE_TMPDIR", "TMPDIR"))
         folder = used or next(filter(None, named), "/var/tmp")  # noqa: S108 - where SQLite looks next
+        if needed is not None and shutil.disk_usage(folder).free >= needed:
+            raise
         raise OutputError(
             f"{folder}: temporary files cannot be written there ({error}); make room, or name "
             "another folder in the environment variable TMPDIR"
