@@ -33,12 +33,7 @@ from .merged_parts import merged as merged
 from .pairs import compare_rows as compare_rows
 from .pairs import differing_rows as differing_rows
 from .part_totals import totals_of_parts as totals_of_parts
-from .planning import Comparison as Comparison
 from .planning import PlannedChunk as PlannedChunk
-from .planning import Reuse as Reuse
-from .planning import answers_without_body as answers_without_body
-from .planning import has_answers as has_answers
-from .planning import latest_plan as latest_plan
 from .planning import places_of_requests as places_of_requests
 from .repair import Repair as Repair
 from .repair import forget_damaged_costs as forget_damaged_costs
@@ -47,6 +42,11 @@ from .repair import repair as repair
 from .request_counts import RequestCounts as RequestCounts
 from .request_counts import RequestSize as RequestSize
 from .request_counts import request_counter as request_counter
+from .reuse import Comparison as Comparison
+from .reuse import Reuse as Reuse
+from .reuse import answers_without_body as answers_without_body
+from .reuse import has_answers as has_answers
+from .reuse import latest_plan as latest_plan
 from .row_details import chosen_rows as chosen_rows
 from .row_details import row_details as row_details
 from .row_details import score_ranges as score_ranges
