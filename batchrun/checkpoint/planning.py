@@ -85,40 +85,61 @@ class _RequestPool:
         return self.highest
 
 
-class _NewFingerprints:
-    """The fingerprints of the first plan, as long as all of them differ: a hash table.
+class _FirstRequests:
+    """The requests that the first plan has created, while there are no others: the latest of each fingerprint.
 
-    It takes 16 to 32 bytes for each, at most 32 MiB. A set would take 100.
+    A hash table of 24 to 48 bytes for each fingerprint, at most 48 MiB; a dict would take 200 bytes.
     """
 
-    FIRST_SLOTS = 1 << 14
-    MOST_SLOTS = 1 << 22
+    _FIRST_SLOTS = 1 << 14
+    _MOST_SLOTS = 1 << 22
 
     def __init__(self) -> None:
-        self._slots = array("q", bytes(8 * self.FIRST_SLOTS))
         self._count = 0
+        self._make_slots(self._FIRST_SLOTS)
 
-    def add(self, fingerprints: Sequence[bytes]) -> bool:
-        """Add fingerprints; return False if one of them may be there already, or if there are too many."""
-        self._count += len(fingerprints)
-        while 2 * self._count > len(self._slots):
-            if len(self._slots) >= self.MOST_SLOTS:
-                return False
-            known, self._slots = self._slots, array("q", bytes(16 * len(self._slots)))
-            self._fill(value for value in known if value)
-        # 0 is an empty slot.
-        return self._fill(hash(each) or 1 for each in fingerprints)
+    def _make_slots(self, number: int) -> None:
+        self._hashes = array("q", bytes(8 * number))  # 0 for an empty slot
+        self._keys = array("I", bytes(4 * number))
 
-    def _fill(self, values: Iterable[int]) -> bool:
-        slots, mask = self._slots, len(self._slots) - 1
-        for value in values:
-            place = value & mask
-            while found := slots[place]:
-                if found == value:
-                    return False
-                place = (place + 1) & mask
-            slots[place] = value
-        return True
+    @property
+    def is_full(self) -> bool:
+        """Whether the index has to take over."""
+        return self._count > self._MOST_SLOTS // 2
+
+    def latest(self, fingerprints: Iterable[bytes]) -> dict[bytes, int]:
+        """Return the keys of the fingerprints that are there; of one in many millions it may be another's."""
+        hashes, last, found = self._hashes, len(self._hashes) - 1, {}
+        for fingerprint in fingerprints:
+            value = hash(fingerprint) or 1
+            slot = value & last
+            while there := hashes[slot]:
+                if there == value:
+                    found[fingerprint] = self._keys[slot]
+                    break
+                slot = (slot + 1) & last
+        return found
+
+    def add(self, requests: Sequence[tuple[bytes, int]]) -> None:
+        """Add requests: fingerprint and key."""
+        self._count += len(requests)
+        number = len(self._hashes)
+        while number < min(2 * self._count, self._MOST_SLOTS):
+            number *= 2
+        if number > len(self._hashes):
+            known = zip(self._hashes, self._keys, strict=True)
+            self._make_slots(number)
+            self._fill((value, key) for value, key in known if value)
+        self._fill((hash(fingerprint) or 1, key) for fingerprint, key in requests)
+
+    def _fill(self, entries: Iterable[tuple[int, int]]) -> None:
+        hashes, last = self._hashes, len(self._hashes) - 1
+        for value, key in entries:
+            slot = value & last
+            while (there := hashes[slot]) and there != value:
+                slot = (slot + 1) & last
+            hashes[slot] = value
+            self._keys[slot] = key
 
 
 class Planner:
@@ -127,8 +148,8 @@ class Planner:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._is_indexed = False
-        # None until the first row is planned.
-        self._new: _NewFingerprints | None = None
+        # In place of the index; None until the first row is planned.
+        self._first: _FirstRequests | None = None
         # By fingerprint; see `MANY`. A pool must be removed here when a row releases one of its requests.
         self._large: dict[bytes, _RequestPool] = {}
 
@@ -188,6 +209,8 @@ class Planner:
                 self._large.pop(fingerprint, None)
                 replaced.append((item.ordinal,))
                 unrenderable.append(encoding.item_row(item))
+        if replaced:
+            self.index()
         self._db.conn.executemany("DELETE FROM items WHERE ordinal = ?", replaced)
         planned: list[tuple[Any, ...]] = []
         for item, key in self._find_requests(unassigned, first_new, dedupe=dedupe):
@@ -237,21 +260,33 @@ class Planner:
         if not self._is_indexed:
             with temporary_space(needed=_SORTED_BYTES * self._next_key()):
                 self._db.execute(REQUESTS_INDEX)
-            self._is_indexed, self._new = True, None
+            self._is_indexed, self._first = True, None
 
-    def _are_new(self, fingerprints: Sequence[bytes]) -> bool:
-        """Return whether no request has one of these fingerprints, and all differ.
-
-        If that is not certain, the requests are looked up, and so the index is created.
-        """
-        if self._is_indexed:
-            return False
-        if self._new is None and not self._db.execute("SELECT 1 FROM requests LIMIT 1").fetchone():
-            self._new = _NewFingerprints()
-        if self._new is not None and self._new.add(fingerprints):
-            return True
-        self.index()
-        return False
+    def _known(self, fingerprints: set[bytes]) -> dict[bytes, _RequestPool]:
+        """Return the requests of each fingerprint, in the first plan without the index."""
+        if self._first is None and not self._is_indexed:
+            if self._db.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is None:
+                self._first = _FirstRequests()
+            else:
+                self.index()
+        if self._first is None:
+            return self._pools(fingerprints)
+        pools = {fingerprint: _RequestPool() for fingerprint in fingerprints}
+        latest = self._first.latest(fingerprints)
+        if not latest:
+            return pools
+        rows = self._db.execute(
+            f"SELECT fingerprint, id, occurrence FROM requests WHERE id IN ({_marks(latest)})",  # noqa: S608
+            list(latest.values()),
+        )
+        for fingerprint, key, occurrence in rows:
+            if latest.pop(fingerprint, None) == key:
+                # A row holds it: when a row releases its request, the index takes over.
+                pools[fingerprint].know(key, occurrence, is_free=False)
+        if latest:  # two fingerprints have the same hash
+            self.index()
+            return self._pools(fingerprints)
+        return pools
 
     def _next_key(self) -> int:
         (key,) = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM requests").fetchone()
@@ -263,12 +298,9 @@ class Planner:
         """Find or create a request for each row; new ones are numbered from `first_new`."""
         if not items:
             return
-        fingerprints = [item.fingerprint or b"" for item in items]
-        if self._are_new(fingerprints):
-            pools = {fingerprint: _RequestPool() for fingerprint in fingerprints}
-        else:
-            pools = self._pools({*fingerprints})
+        pools = self._known({item.fingerprint or b"" for item in items})
         new: list[tuple[Any, ...]] = []
+        created: list[tuple[bytes, int]] = []
         moved: list[tuple[str, int]] = []
         for item in items:
             fingerprint = item.fingerprint or b""
@@ -281,8 +313,13 @@ class Planner:
             else:
                 key = first_new + len(new)
                 new.append(encoding.request_row(key, fingerprint, pool.add(key), item.custom_id))
+                created.append((fingerprint, key))
             yield item, key
         self._db.conn.executemany(encoding.INSERT_REQUEST, new)
+        if self._first is not None:
+            self._first.add(created)
+            if self._first.is_full:
+                self.index()
         self._db.conn.executemany("UPDATE requests SET custom_id = ? WHERE id = ?", moved)
         seal = encoding.REQUESTS.seal("id = ?")
         self._db.conn.executemany(seal, [(key,) for _, key in moved])

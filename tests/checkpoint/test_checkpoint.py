@@ -341,28 +341,43 @@ def occurrences(store: Checkpoint) -> list[int]:
     return [number for (number,) in store.db.execute("SELECT occurrence FROM requests ORDER BY id")]
 
 
-def test_the_first_plan_of_different_rows_looks_nothing_up(store: Checkpoint) -> None:
-    rows = items([f"{number}" for number in range(10_000)])
-    start(store, len(rows))
-    for first in range(0, len(rows), 2_500):
-        assert len(store.plan(rows[first : first + 2_500], retry_errored=False)) == 2_500
-    assert not is_indexed(store)
-    store.finish_plan(len(rows))
-    assert is_indexed(store)
-    assert set(occurrences(store)) == {1}
-
-
 @pytest.mark.parametrize("dedupe", [False, True])
-def test_a_row_like_an_earlier_one_is_noticed_in_the_first_plan(
-    store: Checkpoint, *, dedupe: bool
-) -> None:
-    rows = items([*(f"{number}" for number in range(10_000)), "7", "9999", "last"])
-    start(store, len(rows))
-    store.plan(rows[:10_000], retry_errored=False, dedupe=dedupe)
-    pending = store.plan(rows[10_000:], retry_errored=False, dedupe=dedupe)
-    assert asked(pending) == (["10003"] if dedupe else ["10001", "10002", "10003"])
-    assert occurrences(store)[10_000:] == ([1] if dedupe else [2, 2, 1])
+def test_the_first_plan_does_without_the_index(store: Checkpoint, *, dedupe: bool) -> None:
+    number = 20_000
+    table = items([*map(str, range(number)), "7", "19999", "7", "last"])
+    start(store, len(table))
+    for first in range(0, number, 2_500):
+        chunk = table[first : min(first + 2_500, number)]
+        assert len(store.plan(chunk, retry_errored=False, dedupe=dedupe)) == len(chunk)
+    pending = [
+        *store.plan(table[number : number + 2], retry_errored=False, dedupe=dedupe),
+        *store.plan(table[number + 2 :], retry_errored=False, dedupe=dedupe),
+    ]
+    assert asked(pending) == (["20004"] if dedupe else ["20001", "20002", "20003", "20004"])
+    assert occurrences(store)[number:] == ([1] if dedupe else [2, 2, 3, 1])
+    assert not is_indexed(store)
+    store.finish_plan(len(table))
     assert is_indexed(store)
+    assert fingerprints(store) == [each.fingerprint for each in table]
+
+
+def test_a_row_that_releases_its_request_in_the_first_plan_leaves_it_to_another(
+    store: Checkpoint,
+) -> None:
+    start(store, 3)
+    answer_all(store, store.plan(items("ab"), retry_errored=False))
+    store.plan([item(0, "c")], retry_errored=False)
+    assert store.plan([item(2, "a")], retry_errored=False) == []
+    assert occurrences(store) == [1, 1, 1]
+
+
+def test_fingerprints_with_the_same_hash_are_different(store: Checkpoint) -> None:
+    start(store, 3)
+    store.plan(items("a"), retry_errored=False)
+    # Hashes of 64 bits cannot be made equal here, so the request of this one changes.
+    store.db.execute("UPDATE requests SET fingerprint = ?", (item(0, "b").fingerprint,))
+    assert asked(store.plan([item(1, "a"), item(2, "b")], retry_errored=False)) == ["2", "3"]
+    assert occurrences(store) == [1, 1, 2]
 
 
 def test_a_first_plan_that_was_cut_short_is_found_again(tmp_path: Path) -> None:
