@@ -4,6 +4,7 @@ from .directory import FILES as FILES
 from .directory import JUDGE_FOLDER as JUDGE_FOLDER
 from .directory import SIMULATED_BATCHES as SIMULATED_BATCHES
 from .directory import check_directory as check_directory
+from .directory import holds_run as holds_run
 from .directory import judge_folders as judge_folders
 from .directory import open_directory as open_directory
 from .directory import other_files as other_files

@@ -131,7 +131,7 @@ def other_files(directory: Path, files: Collection[str]) -> list[Path]:
         cells = _cells(directory)
         runs = (directory, *(directory / cell for cell in cells))
         known = {*files, *(file for run in runs for file in _earlier_files(run / FILE_NAME))}
-        cells += [folder.name for folder in judge_folders(directory)]
+        cells += [folder.name for folder in _judges(directory)]
         found = [path for path in directory.iterdir() if not _is_ours(path.name, known)]
         inside = [path for cell in cells for path in other_files(directory / cell, files)]
     except OSError as error:
@@ -139,8 +139,17 @@ def other_files(directory: Path, files: Collection[str]) -> list[Path]:
     return sorted([*(path for path in found if path.name not in cells), *inside])
 
 
+def holds_run(directory: Path) -> bool:
+    """Return whether a directory has a checkpoint with a run; see `file.holds_run`."""
+    return file.holds_run(directory / FILE_NAME)
+
+
 def judge_folders(directory: Path) -> list[Path]:
-    """Return the folders in a run directory that have the checkpoint of a judge."""
+    """Return the folders in a run directory that have the run of a judge."""
+    return [folder for folder in _judges(directory) if holds_run(folder)]
+
+
+def _judges(directory: Path) -> list[Path]:
     found = directory.glob(f"{JUDGE_FOLDER}*/{FILE_NAME}")
     names = (path.parent for path in found)
     is_judge = re.compile(rf"{JUDGE_FOLDER}(?:-\w+)?\Z")
@@ -148,7 +157,11 @@ def judge_folders(directory: Path) -> list[Path]:
 
 
 def part_folders(directory: Path) -> list[Path]:
-    """Return the folders of the parts of a run that have a checkpoint, in order."""
+    """Return the folders of the parts of a run that have begun, in order."""
+    return [folder for folder in _parts(directory) if holds_run(folder)]
+
+
+def _parts(directory: Path) -> list[Path]:
     found = (path.parent for path in directory.glob(f"part-*/{FILE_NAME}"))
     folders = [folder for folder in found if _PART.fullmatch(folder.name)]
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("part-")))
@@ -167,7 +180,7 @@ def _earlier_files(path: Path) -> list[str]:
 def _cells(directory: Path) -> list[str]:
     """Return the names of a matrix's cells, or of parts, that are runs; none for other directories."""
     if (directory / PARTS_FILE).is_file():
-        return sorted(folder.name for folder in part_folders(directory))
+        return sorted(folder.name for folder in _parts(directory))
     try:
         listed = orjson.loads((directory / MATRIX_FILE).read_bytes())
         names = [str(cell["name"]) for cell in listed["cells"]]
@@ -244,6 +257,7 @@ def _free_name(directory: Path) -> Path:
 __all__ = [
     "FILES",
     "check_directory",
+    "holds_run",
     "judge_folders",
     "open_directory",
     "other_files",

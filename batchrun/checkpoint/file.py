@@ -124,6 +124,24 @@ def open_still(path: Path) -> Database:
         return connect(path)
 
 
+def holds_run(path: Path) -> bool:
+    """Return whether there is a checkpoint with a run.
+
+    There is none if a process was killed while it created the file, before it recorded the run. A file that
+    cannot be read counts: opening it says what is wrong.
+    """
+    if not path.exists():
+        return False
+    try:
+        with closing(_connect_reader(path)) as db:
+            tables = db.table_names()
+            if "run" in tables:
+                return db.execute("SELECT 1 FROM run").fetchone() is not None
+    except (sqlite3.Error, OSError):
+        return True
+    return bool(tables)
+
+
 def is_checkpoint(path: Path) -> bool:
     """Return whether a SQLite file is a checkpoint of any version. An empty one counts as new.
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.checkpoint.columns import OUT
+from batchrun.checkpoint.directory import holds_run
 from batchrun.checkpoint.file import usable
 from batchrun.checkpoint.schema import MIGRATIONS
 from batchrun.checkpoint.sqlite import Database, temporary_space
-from batchrun.checkpoint.store import FILE_NAME, Checkpoint
+from batchrun.checkpoint.store import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -128,8 +129,7 @@ def request_counter(directory: Path) -> Iterator[RequestCounter]:
     Raises:
         CheckpointError: if there is a checkpoint that cannot be used.
     """
-    path = directory / FILE_NAME
-    if not path.exists():
+    if not holds_run(directory):
         nothing = Database()
         for migration in MIGRATIONS:
             migration(nothing)
@@ -138,7 +138,7 @@ def request_counter(directory: Path) -> Iterator[RequestCounter]:
         return
     store = Checkpoint(directory, writable=False)
     try:
-        with usable(path):
+        with usable(store.path):
             yield RequestCounter(store.db)
     finally:
         store.close()

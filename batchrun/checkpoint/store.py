@@ -22,6 +22,7 @@ from batchrun.errors import (
     CheckpointError,
     Damage,
     DamagedRecord,
+    OutputError,
     Record,
     RecordsDamaged,
 )
@@ -247,6 +248,9 @@ class Checkpoint:
         self, outcome: RunEnd, reason: str | None, waits: dict[str, float]
     ) -> None:
         """Record what ended this execution, the reason, and its waits in seconds by cause."""
+        # Those who look a verdict up need the index also after a plan that was cut short; they can do without.
+        with suppress(CheckpointError, OutputError), self._planning():
+            self._planner.index()
         with self.transaction():
             self.db.execute(
                 """UPDATE executions SET finished_us = ?, outcome = ?, reason = ?, waits = ?
@@ -299,11 +303,16 @@ class Checkpoint:
         """
         if not rendered:
             return PlannedChunk([])
+        with self._planning():
+            return self._planner.plan(rendered, retry_errored=retry_errored, dedupe=dedupe)
+
+    @contextmanager
+    def _planning(self) -> Iterator[None]:
         try:
             with self.transaction():
-                return self._planner.plan(rendered, retry_errored=retry_errored, dedupe=dedupe)
+                yield
         except CheckpointError:
-            # The planner remembers requests of this chunk, which have been rolled back.
+            # The planner remembers what has been rolled back.
             self._planner = Planner(self.db)
             raise
 
@@ -313,7 +322,7 @@ class Checkpoint:
         `mark` identifies the plan for `is_planned` until the job or the input changes. None: the plan
         cannot be recognized later.
         """
-        with self.transaction():
+        with self._planning():
             end = total * self.samples
             self.db.execute("DELETE FROM items WHERE ordinal >= ?", (end,))
             self._planner.index()

@@ -59,7 +59,7 @@ def judge_estimates(
 
 def _answers(job: Job, source: Source, directory: Path, opened: ExitStack) -> Checkpoint | None:
     """Open a checkpoint of the run, if its rows are those of the job."""
-    if not (directory / checkpoint.FILE_NAME).exists():
+    if not checkpoint.holds_run(directory):
         return None
     store = opened.enter_context(closing(checkpoint.Checkpoint(directory, writable=False)))
     begun = checkpoint.latest_plan(store)

@@ -26,6 +26,8 @@ NEARLY_NORMAL = 1e6
 # Halvings: more than a float has bits, so the result is exact.
 _STEPS = 200
 _TINY = 1e-300
+# A share of a sum of squares: rounding makes errors of 1e-16 in each of some million additions.
+_NOISE = 1e-9
 
 Interval = tuple[float, float]
 
@@ -88,7 +90,12 @@ def effective_rows(mean: float, variance: float, freedom: float) -> float | None
 
 def variance_of_mean(total: float, squares: float, count: int) -> float:
     """Return the variance of a mean, from the sum of independent values and the sum of their squares."""
-    return max(0.0, squares - total**2 / count) / (count - 1) / count
+    return _above_noise(squares - total**2 / count, squares) / (count - 1) / count
+
+
+def _above_noise(residual: float, sum_of_squares: float) -> float:
+    """Return a sum of squared deviations; 0 if it may be what rounding leaves of millions of equal values."""
+    return residual if residual > _NOISE * sum_of_squares else 0.0
 
 
 def clustered_variance(
@@ -104,7 +111,7 @@ def clustered_variance(
     """
     mean = total / count
     squared, mixed, sizes = sums
-    residual = max(0.0, squared - 2 * mean * mixed + mean**2 * sizes)
+    residual = _above_noise(squared - 2 * mean * mixed + mean**2 * sizes, squared)
     return clusters / (clusters - 1) * residual / count**2
 
 

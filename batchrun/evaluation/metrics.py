@@ -257,7 +257,7 @@ def score_notes(totals: ScoreTotals) -> list[str]:
         if own.calibration is not None:
             lines.append(f"{name}: " * bool(name) + calibration_line(own.calibration))
     if needed := rows_needed(totals):
-        lines.append(f"about {needed['0.02']:,} rows like these for ±2 %")
+        lines.append(f"about {_rows(needed['0.02'])} like these for ±2 %")
     if classes := totals.classes:
         lines.append(f"macro F1 {classes.macro_f1:.3f} over {classes.count:,} labels")
     return lines + [line for judge in totals.judges for line in judge_lines(*_judged(judge))]

@@ -63,7 +63,7 @@ def check_verdicts(folder: Path) -> None:
     Raises:
         RecordsDamaged: if one has changed.
     """
-    if (folder / checkpoint.FILE_NAME).exists():
+    if checkpoint.holds_run(folder):
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
             checkpoint.check_intact(store)
 

@@ -72,7 +72,7 @@ class VerdictLookup:
     def find(self, folder: Path, asked: Sequence[RenderedItem]) -> dict[bytes, list[StoredVerdict]]:
         """Return the verdicts that are stored in the folder of a judge, by fingerprint of the request."""
         wanted = {each.fingerprint: None for each in asked if each.fingerprint is not None}
-        if not wanted or not (folder / checkpoint.FILE_NAME).exists():
+        if not wanted or not checkpoint.holds_run(folder):
             return {}
         found: dict[bytes, list[StoredVerdict]] = {}
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
@@ -218,7 +218,7 @@ class Judge:
         order = _order(found.verdicts, self.config.judge)
         found = replace(found, order=order, has_human=self._human is not None)
         folder = store.path.parent / self.folder
-        if not (folder / checkpoint.FILE_NAME).exists():
+        if not checkpoint.holds_run(folder):
             return found
         with closing(checkpoint.Checkpoint(folder, writable=False)) as own:
             done = checkpoint.totals(own)

@@ -130,7 +130,7 @@ class DividedRun:
         if self.parts is None:
             return True
         folder = self.plan.directory / self.parts.parts[index].name
-        return (folder / checkpoint.FILE_NAME).exists()
+        return checkpoint.holds_run(folder)
 
     def part_plan(self, index: int, options: RunOptions) -> tuple[Prepared, RunOptions]:
         """Return the plan of a part, counted from 0, and its options."""
@@ -199,7 +199,7 @@ def _begun(run: DividedRun, options: RunOptions) -> DividedRun:
     number, found = run.number, {}
     for part in run.parts.parts:
         folder = run.plan.directory / part.name
-        if not (folder / checkpoint.FILE_NAME).exists():
+        if not checkpoint.holds_run(folder):
             continue
         plan = plan_of_part(run.plan, run.parts, part, options)
         with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
@@ -233,7 +233,7 @@ def _spending(run: DividedRun, options: RunOptions) -> Spending:
     runs = [home] if run.parts is None else checkpoint.part_folders(home)
     found = Spending()
     for folder in (each for one in runs for each in (one, *checkpoint.judge_folders(one))):
-        if (folder / checkpoint.FILE_NAME).exists():
+        if checkpoint.holds_run(folder):
             with closing(checkpoint.Checkpoint(folder, writable=False)) as store:
                 found += spending_of([store])
     return found

@@ -250,7 +250,7 @@ def with_judges(directory: Path, evaluation: Evaluation, score: ScoreTotals) -> 
     for judge in evaluation.judges:
         name = judge.config.name
         folders = [part / judge.folder for part in checkpoint.part_folders(directory)]
-        folders = [each for each in folders if (each / checkpoint.FILE_NAME).exists()]
+        folders = [each for each in folders if checkpoint.holds_run(each)]
         own = score.scorers[name] if name else score
         if not folders or own.judge is None:
             continue

@@ -76,7 +76,7 @@ def read_parts(directory: Path) -> PartList:
 
 def missing_parts(directory: Path) -> list[str]:
     """Return the names of missing parts: their folders are gone, and later parts or results exist."""
-    there = {folder.name for folder in checkpoint.part_folders(directory)}
+    there = {path.parent.name for path in directory.glob(f"part-*/{checkpoint.FILE_NAME}")}
     results = {path.stem for path in directory.glob("part-*.parquet")}
     begun = sorted(part for part in there | results if part.removeprefix("part-").isdecimal())
     last = int(begun[-1].removeprefix("part-")) if begun else 0

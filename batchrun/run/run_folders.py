@@ -52,10 +52,10 @@ def folders_of(directory: Path) -> list[Path]:
 
 
 def has_begun(directory: Path) -> bool:
-    """Return whether a run, or one of its parts, has a checkpoint."""
+    """Return whether a run, or one of its parts, has begun."""
     if is_partitioned(directory):
         return bool(checkpoint.part_folders(directory))
-    return (directory / checkpoint.FILE_NAME).exists()
+    return checkpoint.holds_run(directory)
 
 
 @contextmanager

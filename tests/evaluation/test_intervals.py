@@ -24,7 +24,7 @@ from batchrun.evaluation.intervals import (
     variance_of_mean,
     wilson,
 )
-from batchrun.evaluation.metrics import rows_needed
+from batchrun.evaluation.metrics import interval, rows_needed
 from batchrun.evaluation.scores import ScoreSums
 from benchmarks.coverage import INTERVALS, coverage
 
@@ -160,6 +160,17 @@ def test_how_many_rows_an_interval_needs() -> None:
     assert (high - low) / 2 == pytest.approx(0.02, rel=1e-3)
     widths = [rows_for(width) for width in (0.01, 0.02, 0.05, 0.1)]
     assert all(one > other for one, other in pairwise(widths))
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 0.7, 0.9])
+def test_equal_fractional_scores_have_the_interval_of_a_share(value: float) -> None:
+    total = squares = 0.0
+    for _ in range(100_000):
+        total, squares = total + value, squares + value * value
+    sums = ScoreSums(scored=100_000, total=total, squares=squares, is_binary=False, correct=None)
+    assert interval(sums) == pytest.approx(wilson(value * 100_000, 100_000), rel=1e-6)
+    clustered = clustered_variance(total, 100_000, 10, (10 * (total / 10) ** 2, total * 1e4, 1e9))
+    assert clustered == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 1.0])

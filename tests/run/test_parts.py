@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
+from batchrun.checkpoint import Checkpoint
 from tests.conftest import (
     DEADLINE_S,
     batchrun,
@@ -474,6 +478,44 @@ def test_a_missing_part_is_named_and_nothing_is_lost(write_job: WriteJob, result
 
 
 @pytest.mark.parametrize("left", ["older", "damaged", "gone"])
+def no_bytes(folder: Path) -> None:
+    (folder / "checkpoint.db").touch(mode=0o600)
+
+
+def no_tables(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "checkpoint.db")) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+
+
+def no_run(folder: Path) -> None:
+    Checkpoint(folder, writable=True).close()
+
+
+@pytest.mark.parametrize("leave", [no_bytes, no_tables, no_run])
+@pytest.mark.parametrize("with_judge", [False, True])
+def test_a_process_that_was_killed_while_it_created_a_checkpoint_is_in_nobodys_way(
+    write_job: WriteJob, results: Results, leave: Callable[[Path], None], *, with_judge: bool
+) -> None:
+    with serving(say) as provider:
+        job = write_job(provider.url, rows=ROWS, extra=PARTS)
+        assert command("run", job)[0] == 0
+        out = job.parent / "out"
+        shutil.rmtree(out / "part-0003")
+        (out / "part-0003.parquet").unlink()
+        last = out / ("part-0002/judge" if with_judge else "part-0003")
+        last.mkdir(mode=0o700)
+        leave(last)
+        for arguments in (["status", out], ["report", out], ["export", out], ["score", out]):
+            code, _, stderr = command(*arguments)
+            assert "checkpoint.db" not in stderr, stderr
+            assert code == 0 or arguments[0] == "score", stderr  # the job has no [score]
+        assert "to send     5 requests; 20 are already answered" in command("estimate", job)[1]
+        sent = len(provider.calls)
+        assert command("run", job)[0] == 0
+        assert len(provider.calls) == sent + 5
+    assert_answered(results(), ROWS)
+
+
 def test_a_part_whose_file_is_older_than_its_answers_is_written_again(
     write_job: WriteJob, results: Results, left: str
 ) -> None:
