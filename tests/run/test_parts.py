@@ -477,7 +477,6 @@ def test_a_missing_part_is_named_and_nothing_is_lost(write_job: WriteJob, result
     assert_answered(results(), ROWS)
 
 
-@pytest.mark.parametrize("left", ["older", "damaged", "gone"])
 def no_bytes(folder: Path) -> None:
     (folder / "checkpoint.db").touch(mode=0o600)
 
@@ -516,6 +515,7 @@ def test_a_process_that_was_killed_while_it_created_a_checkpoint_is_in_nobodys_w
     assert_answered(results(), ROWS)
 
 
+@pytest.mark.parametrize("left", ["older", "damaged", "gone"])
 def test_a_part_whose_file_is_older_than_its_answers_is_written_again(
     write_job: WriteJob, results: Results, left: str
 ) -> None:
