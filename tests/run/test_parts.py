@@ -504,10 +504,10 @@ def test_a_process_that_was_killed_while_it_created_a_checkpoint_is_in_nobodys_w
         last = out / ("part-0002/judge" if with_judge else "part-0003")
         last.mkdir(mode=0o700)
         leave(last)
-        for arguments in (["status", out], ["report", out], ["export", out], ["score", out]):
-            code, _, stderr = command(*arguments)
+        for name in ("status", "report", "export", "score"):
+            code, _, stderr = command(name, out)
             assert "checkpoint.db" not in stderr, stderr
-            assert code == 0 or arguments[0] == "score", stderr  # the job has no [score]
+            assert code == 0 or name == "score", stderr  # the job has no [score]
         assert "to send     5 requests; 20 are already answered" in command("estimate", job)[1]
         sent = len(provider.calls)
         assert command("run", job)[0] == 0
