@@ -70,14 +70,15 @@ def measure(folder: Path, rows: int) -> None:
         table = [sys.executable, "-c", _MAKE_TABLE, str(folder / "rows.parquet"), str(rows)]
         subprocess.run(table, check=True)
         job.write_text(JOB)
-        seconds, processor_s = finish(prepare(Job.load(job), RunOptions()))
+        seconds, processor_s, written = finish(prepare(Job.load(job), RunOptions()))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         line(
             "planning",
             rows,
             seconds,
             peak,
-            f", {rows / processor_s:,.0f} per second of the processor",
+            f", {rows / processor_s:,.0f} per second of the processor, "
+            f"{written / rows / 1000:.1f} KB per row written to the disk",
         )
     notice_s, seconds, peak = timed(folder, "run", job)
     line("nothing to do", rows, notice_s, peak)
@@ -93,9 +94,13 @@ def line(name: str, rows: int, seconds: float, peak_mib: float, more: str = "") 
     print(f"{name:<16} {rows / seconds:>10,.0f} rows/s, peak {peak_mib:,.0f} MiB{more}", flush=True)
 
 
-def finish(plan: Prepared) -> tuple[float, float]:
-    """Plan every row, and answer it; return the seconds of planning, on the clock and of the processor."""
-    options, wall_s, processor_s = RunOptions(), 0.0, 0.0
+def finish(plan: Prepared) -> tuple[float, float, int]:
+    """Plan every row, and answer it; return what planning took.
+
+    Returns:
+        Seconds on the clock, seconds of the processor, and bytes written to the disk.
+    """
+    options, wall_s, processor_s, written = RunOptions(), 0.0, 0.0, 0
     parts = division_of(plan, options)
     with open_directory(plan.directory, new=False):
         plans = [plan]
@@ -105,13 +110,19 @@ def finish(plan: Prepared) -> tuple[float, float]:
         for each in plans:
             each.directory.mkdir(exist_ok=True)
             store = Checkpoint(each.directory, writable=True)
-            started, used = time.perf_counter(), time.process_time()
+            started, used, before = time.perf_counter(), time.process_time(), written_bytes()
             plan_rows(each, store)
+            written += written_bytes() - before
             wall_s += time.perf_counter() - started
             processor_s += time.process_time() - used
             answer_rows(store)
             store.close()
-    return wall_s, processor_s
+    return wall_s, processor_s, written
+
+
+def written_bytes() -> int:
+    """Return the bytes that this process has written to the disk; the system counts blocks of 512."""
+    return 512 * resource.getrusage(resource.RUSAGE_SELF).ru_oublock
 
 
 def plan_rows(plan: Prepared, store: Checkpoint) -> None:
